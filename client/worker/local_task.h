@@ -1,0 +1,72 @@
+// The client half of a federated method: what a device does with a plan. Runs in the worker process and, unchanged, in the
+// simulator's threads. To add a method: one file with a LocalTask, one line in registry.cc, one recipe.
+//
+// Free of LibTorch and Protobuf, so that its users are too; the implementations use LibTorch.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "common/state_dict.h"
+#include "common/status.h"
+
+namespace heddle::client {
+
+// As heddle.v1.TrainPlan, same units.
+struct TrainSettings {
+  uint32_t local_steps = 1, batch_size = 1, sequence_length = 128, warmup_steps = 0, threads = 1;
+  double learning_rate = 1e-3, weight_decay = 0, beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8, max_grad_norm = 0;
+};
+
+struct TaskInput {
+  TrainSettings train;
+  uint64_t seed = 0;
+  std::filesystem::path base_model_dir;  // Hugging Face layout
+  std::filesystem::path adapter_dir;     // PEFT layout
+  std::filesystem::path data_path;
+  uint64_t memory_limit_bytes = 0;       // 0: none; else a task that cannot fit is refused with kResourceExhausted
+};
+
+struct TaskStats {
+  uint64_t num_examples = 0, num_tokens = 0;
+  uint32_t steps = 0;
+  double train_loss = 0, first_loss = 0, last_loss = 0, train_seconds = 0;
+};
+
+struct TaskOutput {
+  StateDict update;  // trained minus initial adapter, F32, PEFT key names
+  TaskStats stats;
+};
+
+// Called after each step; false asks the task to stop (it then returns kCancelled).
+using ProgressCallback = std::function<bool(uint32_t step, uint32_t total_steps, double loss)>;
+
+// What tasks may share: base models, tokenized data. The worker keeps one for its life, the simulator one for all devices, so
+// frozen weights exist once in memory. Thread-safe.
+class TaskResources;
+std::shared_ptr<TaskResources> MakeTaskResources();
+
+// Stateless; Run may be called from several threads at once with one TaskResources. Sets its thread's compute threads.
+class LocalTask {
+ public:
+  virtual ~LocalTask() = default;
+  // Errors: kCancelled; kInvalidArgument (model, adapter, data or settings do not fit together: one sentence); kNotFound;
+  // kResourceExhausted (memory); kInternal (a library's exception, or a loss that is not finite).
+  virtual Result<TaskOutput> Run(const TaskInput& input, TaskResources& resources, const ProgressCallback& progress) const = 0;
+};
+
+// Errors: kNotFound with the nearest name.
+Result<std::shared_ptr<const LocalTask>> FindLocalTask(std::string_view name);
+std::vector<std::string> LocalTaskNames();  // sorted
+
+// Held-out quality of base + adapter (adapter_dir empty: the base alone): mean loss in nats a token over all windows of the file.
+struct Evaluation { double loss = 0; double perplexity = 0; uint64_t num_tokens = 0; };
+Result<Evaluation> EvaluatePerplexity(const std::filesystem::path& base_model_dir, const std::filesystem::path& adapter_dir,
+                                      const std::filesystem::path& data_path, uint32_t sequence_length, TaskResources& resources);
+
+}  // namespace heddle::client

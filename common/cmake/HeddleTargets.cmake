@@ -1,0 +1,63 @@
+# heddle_library(NAME [TORCH] SOURCES … [HEADERS …] [DEPENDS …] [PRIVATE_DEPENDS …]): the library heddle_NAME with alias
+# heddle::NAME. TORCH: links LibTorch, uses its precompiled header, and is left out without HEDDLE_WITH_TORCH.
+function(heddle_library name)
+  cmake_parse_arguments(ARG "TORCH" "" "SOURCES;HEADERS;DEPENDS;PRIVATE_DEPENDS" ${ARGN})
+  if(ARG_TORCH AND NOT HEDDLE_WITH_TORCH)
+    return()
+  endif()
+  add_library(heddle_${name} STATIC ${ARG_SOURCES} ${ARG_HEADERS})
+  add_library(heddle::${name} ALIAS heddle_${name})
+  target_link_libraries(heddle_${name} PUBLIC heddle_options ${ARG_DEPENDS} PRIVATE ${ARG_PRIVATE_DEPENDS})
+  if(ARG_TORCH)
+    heddle_use_torch(heddle_${name})
+  endif()
+endfunction()
+
+# heddle_executable(NAME [TORCH] SOURCES … DEPENDS …): installed to bin/.
+function(heddle_executable name)
+  cmake_parse_arguments(ARG "TORCH" "" "SOURCES;DEPENDS" ${ARGN})
+  if(ARG_TORCH AND NOT HEDDLE_WITH_TORCH)
+    return()
+  endif()
+  add_executable(${name} ${ARG_SOURCES})
+  target_link_libraries(${name} PRIVATE heddle_options ${ARG_DEPENDS})
+  if(ARG_TORCH)
+    heddle_use_torch(${name})
+  endif()
+  install(TARGETS ${name})
+endfunction()
+
+# heddle_test(NAME [TORCH] LABEL unit|integration|simulation|fuzz|bench|tidy SOURCES … DEPENDS … [TIMEOUT s]): a GoogleTest binary,
+# each of its tests in CTest under the label.
+function(heddle_test name)
+  cmake_parse_arguments(ARG "TORCH" "LABEL;TIMEOUT" "SOURCES;DEPENDS" ${ARGN})
+  if(ARG_TORCH AND NOT HEDDLE_WITH_TORCH)
+    return()
+  endif()
+  if(NOT ARG_TIMEOUT)
+    set(ARG_TIMEOUT 120)
+  endif()
+  add_executable(${name} ${ARG_SOURCES})
+  target_link_libraries(${name} PRIVATE heddle_options ${ARG_DEPENDS} GTest::gmock_main)
+  target_compile_definitions(${name} PRIVATE HEDDLE_SOURCE_DIR="${CMAKE_SOURCE_DIR}" HEDDLE_BINARY_DIR="${CMAKE_BINARY_DIR}")
+  if(ARG_TORCH)
+    heddle_use_torch(${name})
+  endif()
+  gtest_discover_tests(${name} DISCOVERY_MODE PRE_TEST DISCOVERY_TIMEOUT 60
+    PROPERTIES LABELS ${ARG_LABEL} TIMEOUT ${ARG_TIMEOUT})
+endfunction()
+
+# heddle_fuzz_target(NAME SOURCE DEPENDS …): with HEDDLE_FUZZ a libFuzzer binary; without, the same entry point run over its
+# committed seeds and their deterministic mutations, as a test with label fuzz.
+function(heddle_fuzz_target name source)
+  cmake_parse_arguments(ARG "" "" "DEPENDS" ${ARGN})
+  if(HEDDLE_FUZZ)
+    add_executable(${name} ${source})
+    target_link_options(${name} PRIVATE -fsanitize=fuzzer)
+  else()
+    add_executable(${name} ${source} ${CMAKE_SOURCE_DIR}/tests/fuzz/replay_main.cc)
+    add_test(NAME fuzz.${name} COMMAND ${name} ${CMAKE_SOURCE_DIR}/tests/fuzz/corpus/${name})
+    set_tests_properties(fuzz.${name} PROPERTIES LABELS fuzz TIMEOUT 120)
+  endif()
+  target_link_libraries(${name} PRIVATE heddle_options ${ARG_DEPENDS})
+endfunction()

@@ -1,0 +1,72 @@
+// Files, the way the rest of Heddle needs them: mapped for reading, written so that a reader (or a machine that lost its
+// power) sees the old content or the new, never a mixture. Every error names the path.
+#pragma once
+
+#include <cstddef>
+#include <filesystem>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "common/status.h"
+
+namespace heddle {
+
+// A file mapped read-only for the life of the object. Immutable, so safe to share between threads. The file must not be
+// truncated by others meanwhile (blobs never are). An empty file maps to an empty span.
+class MappedFile {
+ public:
+  // Errors: kNotFound, kPermissionDenied, kInvalidArgument (not a regular file), kInternal.
+  static Result<std::shared_ptr<const MappedFile>> Open(const std::filesystem::path& path);
+  ~MappedFile();
+  MappedFile(const MappedFile&) = delete;
+  MappedFile& operator=(const MappedFile&) = delete;
+
+  std::span<const std::byte> bytes() const { return bytes_; }
+  const std::filesystem::path& path() const { return path_; }
+
+ private:
+  MappedFile(std::filesystem::path path, std::span<const std::byte> bytes) : path_(std::move(path)), bytes_(bytes) {}
+  std::filesystem::path path_;
+  std::span<const std::byte> bytes_;
+};
+
+// Owns a file descriptor; closes it.
+class UniqueFd {
+ public:
+  UniqueFd() = default;
+  explicit UniqueFd(int fd) : fd_(fd) {}
+  UniqueFd(UniqueFd&& other) noexcept : fd_(other.Release()) {}
+  UniqueFd& operator=(UniqueFd&& other) noexcept;
+  ~UniqueFd() { Reset(); }
+  int get() const { return fd_; }
+  bool valid() const { return fd_ >= 0; }
+  int Release() { int fd = fd_; fd_ = -1; return fd; }
+  void Reset();
+
+ private:
+  int fd_ = -1;
+};
+
+// The whole content. Errors: kNotFound, kPermissionDenied, kResourceExhausted when larger than `max_bytes`, kInternal.
+Result<std::string> ReadFile(const std::filesystem::path& path, size_t max_bytes = size_t{64} << 20);
+
+// Writes to a temporary name in the same folder, fsyncs, renames over `path`, fsyncs the folder. `mode` as in chmod.
+// Errors: kPermissionDenied, kResourceExhausted (disk full, quota), kNotFound (no such folder), kInternal. On error the old
+// content stays and the temporary file is gone.
+Status WriteFileAtomically(const std::filesystem::path& path, std::string_view content, int mode = 0644);
+
+// Renames a finished, already fsynced file into place and fsyncs the target's folder.
+Status RenameDurably(const std::filesystem::path& from, const std::filesystem::path& to);
+
+// fsync of a folder: makes names created or renamed in it durable.
+Status SyncDirectory(const std::filesystem::path& directory);
+
+// mkdir -p. Errors as above.
+Status MakeDirectories(const std::filesystem::path& directory);
+
+// The Status for an errno value: ENOENT -> kNotFound, EACCES/EPERM -> kPermissionDenied, ENOSPC/EDQUOT -> kResourceExhausted, …
+Status ErrnoStatus(int error, std::string_view what);
+
+}  // namespace heddle

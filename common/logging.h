@@ -1,0 +1,42 @@
+// One line per event, on stderr: text for people or JSON for machines. Ids are fields, never part of the sentence:
+//   Log(Severity::kInfo, "round committed", {{"run_id", id}, {"round", 3}});
+// Thread-safe. A thin wall around spdlog, so that its headers stay out of ours.
+#pragma once
+
+#include <cstdint>
+#include <initializer_list>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <variant>
+
+#include "common/status.h"
+
+namespace heddle {
+
+enum class Severity { kDebug, kInfo, kWarning, kError };
+
+struct LogField {
+  LogField(std::string_view k, std::string_view v) : key(k), value(std::string(v)) {}
+  LogField(std::string_view k, const char* v) : key(k), value(std::string(v)) {}
+  LogField(std::string_view k, const std::string& v) : key(k), value(v) {}
+  LogField(std::string_view k, double v) : key(k), value(v) {}
+  LogField(std::string_view k, bool v) : key(k), value(v) {}
+  template <typename T>
+    requires std::is_integral_v<T>
+  LogField(std::string_view k, T v) : key(k), value(static_cast<int64_t>(v)) {}
+  std::string_view key;
+  std::variant<std::string, int64_t, double, bool> value;
+};
+
+struct LogOptions {
+  std::string level = "info";   // debug, info, warning, error
+  std::string format = "text";  // text, json
+  std::string file;             // empty: stderr. A file is appended to.
+};
+
+// Errors: kInvalidArgument for an unknown level or format, kPermissionDenied/kNotFound for the file.
+Status InitLogging(const LogOptions& options);
+void Log(Severity severity, std::string_view event, std::initializer_list<LogField> fields = {});
+
+}  // namespace heddle

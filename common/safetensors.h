@@ -1,0 +1,41 @@
+// The safetensors file format: 8 bytes little-endian header length N, N bytes of JSON, then the tensors' bytes.
+// See https://github.com/huggingface/safetensors#format. The reader trusts nothing in the header: length limit, JSON depth,
+// duplicate keys, known dtypes, offsets inside the file, no holes, no overlap, size == shape x dtype. Little-endian hosts only.
+#pragma once
+
+#include <filesystem>
+#include <map>
+#include <string>
+
+#include "common/file.h"
+#include "common/state_dict.h"
+#include "common/status.h"
+
+namespace heddle {
+
+struct SafetensorsFile {
+  StateDict tensors;                            // views into the mapping or buffer; keep it alive by themselves
+  std::map<std::string, std::string> metadata;  // "__metadata__"
+};
+
+inline constexpr size_t kMaxSafetensorsHeaderBytes = size_t{16} << 20;
+
+// Parses bytes owned by `owner`. Errors: kInvalidArgument with what is wrong and the tensor's name.
+Result<SafetensorsFile> ParseSafetensors(std::span<const std::byte> bytes, std::shared_ptr<const void> owner);
+
+// Maps and parses. Errors: those of MappedFile::Open and ParseSafetensors, with the path in front.
+Result<SafetensorsFile> ReadSafetensors(const std::filesystem::path& path);
+
+// Reads a model folder: model.safetensors, or model.safetensors.index.json with its shards. A folder that only has pickle
+// weights (*.bin, *.pt, *.pth) is refused with a sentence that says how to convert.
+Result<SafetensorsFile> ReadModelSafetensors(const std::filesystem::path& folder);
+
+// The canonical serialisation: tensors in name order, header without spaces except padding to 8 bytes at its end. The same
+// StateDict and metadata give the same bytes, hence the same SHA-256.
+std::string SerializeSafetensors(const StateDict& tensors, const std::map<std::string, std::string>& metadata = {{"format", "pt"}});
+
+// SerializeSafetensors through WriteFileAtomically.
+Status WriteSafetensors(const std::filesystem::path& path, const StateDict& tensors,
+                        const std::map<std::string, std::string>& metadata = {{"format", "pt"}});
+
+}  // namespace heddle
