@@ -5,8 +5,8 @@
 //   b. Validate(update) for each arriving update; const and thread-safe, so validations run side by side.
 //   c. Fold(update) for each update that is accepted; one at a time.
 //   d. Finish() once; the aggregator is used up.
-// The result depends on the set of folded updates only, to the bit: not on their order, threads or restarts (DESIGN 5.3).
-// Free of LibTorch, Protobuf and sockets.
+// The result depends on the set of folded updates only, to the bit: not on their order, threads or restarts
+// (DESIGN 5.3). Free of LibTorch, Protobuf and sockets.
 #pragma once
 
 #include <cstdint>
@@ -30,9 +30,9 @@ struct UpdateInfo {
 struct AggregatorOptions {
   uint64_t max_num_examples = 1'000'000;  // per update; FedAvg's weight. At most 2^32.
   uint64_t max_updates = 1'000'000;       // folded into one sum
-  double max_abs = 16.0;                  // |element| of an update; sets the fixed-point scale. Power of two is exact; > 0
-  double max_norm = 0;                    // L2 norm of the whole update; 0: no bound
-  unsigned threads = 1;                   // for Fold and Finish of large tensors; never changes a bit of the result
+  double max_abs = 16.0;  // |element| of an update; sets the fixed-point scale. Power of two is exact; > 0
+  double max_norm = 0;    // L2 norm of the whole update; 0: no bound
+  unsigned threads = 1;   // for Fold and Finish of large tensors; never changes a bit of the result
   std::map<std::string, std::string> method;  // the method's own settings: [strategy] keys it declares
 };
 
@@ -49,8 +49,8 @@ class Aggregator {
  public:
   virtual ~Aggregator() = default;
 
-  // Names, dtypes and shapes as the parent's, all values finite and within bounds, num_examples in 1 .. max_num_examples.
-  // Reads every byte once. Thread-safe.
+  // Names, dtypes and shapes as the parent's, all values finite and within bounds, num_examples in 1 ..
+  // max_num_examples. Reads every byte once. Thread-safe.
   virtual Validity Validate(const StateDict& update, const UpdateInfo& info) const = 0;
 
   // Adds an update that Validate accepted (the spec and num_examples are checked again; a failure changes nothing).
@@ -64,10 +64,11 @@ class Aggregator {
   virtual Result<StateDict> Finish() && = 0;
 };
 
-// Makes the aggregator of a method by its name in the recipe ("FedAvg"). `parent` is the committed adapter: F32 tensors.
-// Errors: kInvalidArgument for an unknown method (the nearest name is given), an unknown setting, or a parent that the method
-// cannot aggregate (a dtype other than F32, non-finite values).
-Result<std::unique_ptr<Aggregator>> MakeAggregator(std::string_view method, const StateDict& parent, const AggregatorOptions& options);
+// Makes the aggregator of a method by its name in the recipe ("FedAvg"). `parent` is the committed adapter: F32
+// tensors. Errors: kInvalidArgument for an unknown method (the nearest name is given), an unknown setting, or a parent
+// that the method cannot aggregate (a dtype other than F32, non-finite values).
+Result<std::unique_ptr<Aggregator>> MakeAggregator(std::string_view method, const StateDict& parent,
+                                                   const AggregatorOptions& options);
 
 // Names of all methods, sorted.
 std::vector<std::string> AggregatorNames();

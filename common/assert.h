@@ -1,5 +1,5 @@
-// HEDDLE_ASSERT(condition, message): always on, for bugs of our own only. Nothing that network, disk or configuration can
-// cause may reach one: that is what Status is for (status.h). Prints place, condition and message, and aborts.
+// HEDDLE_ASSERT(condition, message): always on, for bugs of our own only. Nothing that network, disk or configuration
+// can cause may reach one: that is what Status is for (status.h). Prints place, condition and message, and aborts.
 #pragma once
 
 namespace heddle {
@@ -8,8 +8,8 @@ namespace heddle {
 
 }  // namespace heddle
 
-#define HEDDLE_ASSERT(condition, message)                                              \
-  do {                                                                                 \
-    if (!(condition)) [[unlikely]]                                                     \
-      ::heddle::AssertFailed(__FILE__, __LINE__, #condition, (message));               \
+#define HEDDLE_ASSERT(condition, message)                                \
+  do {                                                                   \
+    if (!(condition)) [[unlikely]]                                       \
+      ::heddle::AssertFailed(__FILE__, __LINE__, #condition, (message)); \
   } while (false)

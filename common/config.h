@@ -1,8 +1,9 @@
-// Configuration with precedence flag > environment (HEDDLE_…) > file > default, read from TOML. All mistakes are reported at
-// once; an unknown key is an error that names the nearest known one. kebab-case keys are accepted as aliases of snake_case.
+// Configuration with precedence flag > environment (HEDDLE_…) > file > default, read from TOML. All mistakes are
+// reported at once; an unknown key is an error that names the nearest known one. kebab-case keys are accepted as
+// aliases of snake_case.
 //
-// Life cycle: declare each key with Bind (which also gives the default: the bound variable's value); Load once; read the
-// bound variables. Bound variables must outlive Load(). Not thread-safe.
+// Life cycle: declare each key with Bind (which also gives the default: the bound variable's value); Load once; read
+// the bound variables. Bound variables must outlive Load(). Not thread-safe.
 //
 //   ServerConfig c;
 //   ConfigSchema schema("coordinator");
@@ -27,12 +28,12 @@
 namespace heddle {
 
 struct ConfigKeyOptions {
-  std::string help;                    // one line; printed by Describe()
+  std::string help;  // one line; printed by Describe()
   bool required = false;
   double min = -std::numeric_limits<double>::infinity();  // numbers: inclusive bounds; strings and lists: of the length
   double max = std::numeric_limits<double>::infinity();
-  std::vector<std::string> choices;    // strings: the legal values; empty: any
-  bool is_path = false;                // strings: resolved relative to the file's folder
+  std::vector<std::string> choices;  // strings: the legal values; empty: any
+  bool is_path = false;              // strings: resolved relative to the file's folder
 };
 
 class ConfigSchema {
@@ -42,18 +43,19 @@ class ConfigSchema {
   ~ConfigSchema();
   ConfigSchema(ConfigSchema&&) noexcept;
 
-  using Target = std::variant<bool*, int64_t*, uint64_t*, double*, std::string*, std::vector<std::string>*, std::vector<int64_t>*>;
+  using Target =
+      std::variant<bool*, int64_t*, uint64_t*, double*, std::string*, std::vector<std::string>*, std::vector<int64_t>*>;
   // `key` is dotted ("lora.r"). Binding the same key twice is a bug (asserted).
   void Bind(std::string key, Target target, ConfigKeyOptions options = {});
   // Marks a whole table as free-form: its keys are collected as dotted key -> text of the value, unchecked.
   void BindTable(std::string key, std::map<std::string, std::string>* target, std::string help);
 
-  // Overrides are {"lora.r", "16"}: from flags. Environment: HEDDLE_LORA_R for key lora.r, unless `use_environment` is false.
-  // Errors: kNotFound, kInvalidArgument with every mistake on a line of its own: file:line: key: sentence.
+  // Overrides are {"lora.r", "16"}: from flags. Environment: HEDDLE_LORA_R for key lora.r, unless `use_environment` is
+  // false. Errors: kNotFound, kInvalidArgument with every mistake on a line of its own: file:line: key: sentence.
   Status LoadFile(const std::filesystem::path& path, const std::map<std::string, std::string>& overrides = {},
                   bool use_environment = true);
-  Status LoadText(std::string_view toml, std::string_view name, const std::map<std::string, std::string>& overrides = {},
-                  bool use_environment = false);
+  Status LoadText(std::string_view toml, std::string_view name,
+                  const std::map<std::string, std::string>& overrides = {}, bool use_environment = false);
 
   // "key = value  # source: file|environment|flag|default" lines, in key order, after a Load.
   std::string ShowResolved() const;

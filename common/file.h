@@ -1,5 +1,5 @@
-// Files, the way the rest of Heddle needs them: mapped for reading, written so that a reader (or a machine that lost its
-// power) sees the old content or the new, never a mixture. Every error names the path.
+// Files, the way the rest of Heddle needs them: mapped for reading, written so that a reader (or a machine that lost
+// its power) sees the old content or the new, never a mixture. Every error names the path.
 #pragma once
 
 #include <cstddef>
@@ -42,7 +42,11 @@ class UniqueFd {
   ~UniqueFd() { Reset(); }
   int get() const { return fd_; }
   bool valid() const { return fd_ >= 0; }
-  int Release() { int fd = fd_; fd_ = -1; return fd; }
+  int Release() {
+    int fd = fd_;
+    fd_ = -1;
+    return fd;
+  }
   void Reset();
 
  private:
@@ -53,8 +57,8 @@ class UniqueFd {
 Result<std::string> ReadFile(const std::filesystem::path& path, size_t max_bytes = size_t{64} << 20);
 
 // Writes to a temporary name in the same folder, fsyncs, renames over `path`, fsyncs the folder. `mode` as in chmod.
-// Errors: kPermissionDenied, kResourceExhausted (disk full, quota), kNotFound (no such folder), kInternal. On error the old
-// content stays and the temporary file is gone.
+// Errors: kPermissionDenied, kResourceExhausted (disk full, quota), kNotFound (no such folder), kInternal. On error the
+// old content stays and the temporary file is gone.
 Status WriteFileAtomically(const std::filesystem::path& path, std::string_view content, int mode = 0644);
 
 // Renames a finished, already fsynced file into place and fsyncs the target's folder.
@@ -66,7 +70,8 @@ Status SyncDirectory(const std::filesystem::path& directory);
 // mkdir -p. Errors as above.
 Status MakeDirectories(const std::filesystem::path& directory);
 
-// The Status for an errno value: ENOENT -> kNotFound, EACCES/EPERM -> kPermissionDenied, ENOSPC/EDQUOT -> kResourceExhausted, …
+// The Status for an errno value: ENOENT -> kNotFound, EACCES/EPERM -> kPermissionDenied, ENOSPC/EDQUOT ->
+// kResourceExhausted, …
 Status ErrnoStatus(int error, std::string_view what);
 
 }  // namespace heddle

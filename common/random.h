@@ -11,8 +11,8 @@ namespace heddle {
 // The bijection itself: known-answer tested against the published vectors.
 std::array<uint32_t, 4> Philox4x32(std::array<uint32_t, 4> counter, std::array<uint32_t, 2> key);
 
-// A 64-bit key for a named purpose: the first 8 bytes (little-endian) of SHA-256("heddle" 0 purpose 0 seed-as-8-bytes-LE 0 detail).
-// Example: DeriveSeed(run_seed, "train", "round=3 device=phone-7").
+// A 64-bit key for a named purpose: the first 8 bytes (little-endian) of SHA-256("heddle" 0 purpose 0
+// seed-as-8-bytes-LE 0 detail). Example: DeriveSeed(run_seed, "train", "round=3 device=phone-7").
 uint64_t DeriveSeed(uint64_t seed, std::string_view purpose, std::string_view detail);
 
 // Random access and sequential access to one stream. A value; not thread-safe while drawing sequentially.
@@ -21,7 +21,7 @@ class PhiloxStream {
   explicit PhiloxStream(uint64_t key, uint64_t stream = 0) : key_(key), stream_(stream) {}
 
   uint32_t U32At(uint64_t index) const;
-  uint64_t U64At(uint64_t index) const;    // words 2*index and 2*index+1, low first
+  uint64_t U64At(uint64_t index) const;  // words 2*index and 2*index+1, low first
   // Uniform on [0, 1): the top 24 bits of U32At(index) times 2^-24, so exact in float.
   float UniformAt(uint64_t index) const { return static_cast<float>(U32At(index) >> 8) * 0x1p-24F; }
 

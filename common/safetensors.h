@@ -1,6 +1,7 @@
 // The safetensors file format: 8 bytes little-endian header length N, N bytes of JSON, then the tensors' bytes.
-// See https://github.com/huggingface/safetensors#format. The reader trusts nothing in the header: length limit, JSON depth,
-// duplicate keys, known dtypes, offsets inside the file, no holes, no overlap, size == shape x dtype. Little-endian hosts only.
+// See https://github.com/huggingface/safetensors#format. The reader trusts nothing in the header: length limit, JSON
+// depth, duplicate keys, known dtypes, offsets inside the file, no holes, no overlap, size == shape x dtype.
+// Little-endian hosts only.
 #pragma once
 
 #include <filesystem>
@@ -26,13 +27,14 @@ Result<SafetensorsFile> ParseSafetensors(std::span<const std::byte> bytes, std::
 // Maps and parses. Errors: those of MappedFile::Open and ParseSafetensors, with the path in front.
 Result<SafetensorsFile> ReadSafetensors(const std::filesystem::path& path);
 
-// Reads a model folder: model.safetensors, or model.safetensors.index.json with its shards. A folder that only has pickle
-// weights (*.bin, *.pt, *.pth) is refused with a sentence that says how to convert.
+// Reads a model folder: model.safetensors, or model.safetensors.index.json with its shards. A folder that only has
+// pickle weights (*.bin, *.pt, *.pth) is refused with a sentence that says how to convert.
 Result<SafetensorsFile> ReadModelSafetensors(const std::filesystem::path& folder);
 
-// The canonical serialisation: tensors in name order, header without spaces except padding to 8 bytes at its end. The same
-// StateDict and metadata give the same bytes, hence the same SHA-256.
-std::string SerializeSafetensors(const StateDict& tensors, const std::map<std::string, std::string>& metadata = {{"format", "pt"}});
+// The canonical serialisation: tensors in name order, header without spaces except padding to 8 bytes at its end. The
+// same StateDict and metadata give the same bytes, hence the same SHA-256.
+std::string SerializeSafetensors(const StateDict& tensors,
+                                 const std::map<std::string, std::string>& metadata = {{"format", "pt"}});
 
 // SerializeSafetensors through WriteFileAtomically.
 Status WriteSafetensors(const std::filesystem::path& path, const StateDict& tensors,

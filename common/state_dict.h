@@ -1,7 +1,7 @@
 // StateDict: named tensors as plain bytes, free of LibTorch. What blobs hold, what aggregation folds.
 //
-// A Tensor is an immutable view of row-major little-endian bytes with shared ownership of what they live in (a mapped file,
-// a heap buffer): copying one is cheap and safe between threads.
+// A Tensor is an immutable view of row-major little-endian bytes with shared ownership of what they live in (a mapped
+// file, a heap buffer): copying one is cheap and safe between threads.
 #pragma once
 
 #include <cstddef>
@@ -21,11 +21,11 @@ namespace heddle {
 // The element types of safetensors that Heddle reads.
 enum class DType : uint8_t { kBool, kU8, kI8, kI16, kI32, kI64, kF16, kBF16, kF32, kF64 };
 
-size_t DTypeSize(DType dtype);                                // bytes an element
-std::string_view DTypeName(DType dtype);                      // "F32", as in safetensors headers
+size_t DTypeSize(DType dtype);            // bytes an element
+std::string_view DTypeName(DType dtype);  // "F32", as in safetensors headers
 std::optional<DType> DTypeFromName(std::string_view name);
 
-using Shape = std::vector<int64_t>;  // empty: a scalar. Zero-sized dimensions are legal.
+using Shape = std::vector<int64_t>;             // empty: a scalar. Zero-sized dimensions are legal.
 std::string ShapeToString(const Shape& shape);  // "[4, 16]"
 // Product of the dimensions. Errors: kInvalidArgument on a negative dimension or overflow of 2^62.
 Result<int64_t> NumElements(const Shape& shape);

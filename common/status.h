@@ -2,8 +2,8 @@
 //
 // Policy: a Status (or Result) for everything that network, disk, configuration or a peer can cause; HEDDLE_ASSERT
 // (assert.h) for bugs of our own; exceptions only inside the wall around a library that throws them.
-// A message is one clear sentence: what is wrong, where, and what to do. It ends without a full stop, so that context can
-// be added in front with Annotate().
+// A message is one clear sentence: what is wrong, where, and what to do. It ends without a full stop, so that context
+// can be added in front with Annotate().
 //
 // Thread-safety: values; as safe as std::string.
 #pragma once
@@ -23,22 +23,22 @@ namespace heddle {
 // The values are stored in databases and sent over the wire: never renumber.
 enum class Code : int {
   kOk = 0,
-  kCancelled = 1,            // stopped on request
-  kUnknown = 2,              // a newer peer's code that this version does not know
-  kInvalidArgument = 3,      // wrong whatever the state of the system: fix the input
-  kDeadlineExceeded = 4,     // did not finish in time
+  kCancelled = 1,         // stopped on request
+  kUnknown = 2,           // a newer peer's code that this version does not know
+  kInvalidArgument = 3,   // wrong whatever the state of the system: fix the input
+  kDeadlineExceeded = 4,  // did not finish in time
   kNotFound = 5,
   kAlreadyExists = 6,
-  kPermissionDenied = 7,     // the caller is known and may not
-  kResourceExhausted = 8,    // a limit, a full disk, no memory: later or less
-  kFailedPrecondition = 9,   // wrong in the present state
-  kAborted = 10,             // lost a race; starting over may help
+  kPermissionDenied = 7,    // the caller is known and may not
+  kResourceExhausted = 8,   // a limit, a full disk, no memory: later or less
+  kFailedPrecondition = 9,  // wrong in the present state
+  kAborted = 10,            // lost a race; starting over may help
   kOutOfRange = 11,
   kUnimplemented = 12,
-  kInternal = 13,            // an invariant of a library or of ours broke, without danger to the process
-  kUnavailable = 14,         // try again later
-  kDataLoss = 15,            // stored or sent bytes are not what they were
-  kUnauthenticated = 16,     // no valid certificate or token
+  kInternal = 13,         // an invariant of a library or of ours broke, without danger to the process
+  kUnavailable = 14,      // try again later
+  kDataLoss = 15,         // stored or sent bytes are not what they were
+  kUnauthenticated = 16,  // no valid certificate or token
 };
 
 // "INVALID_ARGUMENT" and so on; "UNKNOWN" for values out of range.
@@ -89,7 +89,7 @@ inline Status DeadlineExceeded(std::string m) { return {Code::kDeadlineExceeded,
 template <typename T>
 class [[nodiscard]] Result {
  public:
-  Result(T value) : rep_(std::in_place_index<0>, std::move(value)) {}  // NOLINT(google-explicit-constructor)
+  Result(T value) : rep_(std::in_place_index<0>, std::move(value)) {}        // NOLINT(google-explicit-constructor)
   Result(Status status) : rep_(std::in_place_index<1>, std::move(status)) {  // NOLINT(google-explicit-constructor)
     HEDDLE_ASSERT(!std::get<1>(rep_).ok(), "a Result needs a value or an error");
   }
@@ -117,13 +117,14 @@ class [[nodiscard]] Result {
 #define HEDDLE_CONCAT(a, b) HEDDLE_CONCAT_INNER(a, b)
 
 // Returns the status from the enclosing function unless it is ok.
-#define HEDDLE_RETURN_IF_ERROR(expr)                               \
-  do {                                                             \
+#define HEDDLE_RETURN_IF_ERROR(expr)                                                        \
+  do {                                                                                      \
     if (::heddle::Status heddle_status = (expr); !heddle_status.ok()) return heddle_status; \
   } while (false)
 
 // HEDDLE_ASSIGN_OR_RETURN(auto x, F()): x = *F(), or returns F's status.
-#define HEDDLE_ASSIGN_OR_RETURN(lhs, expr) HEDDLE_ASSIGN_OR_RETURN_INNER(HEDDLE_CONCAT(heddle_result_, __LINE__), lhs, expr)
+#define HEDDLE_ASSIGN_OR_RETURN(lhs, expr) \
+  HEDDLE_ASSIGN_OR_RETURN_INNER(HEDDLE_CONCAT(heddle_result_, __LINE__), lhs, expr)
 #define HEDDLE_ASSIGN_OR_RETURN_INNER(result, lhs, expr) \
   auto result = (expr);                                  \
   if (!result.ok()) return result.status();              \

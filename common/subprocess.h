@@ -15,26 +15,27 @@
 namespace heddle {
 
 struct SubprocessOptions {
-  std::vector<std::string> argv;              // argv[0] is a path, or a name looked up in PATH
+  std::vector<std::string> argv;               // argv[0] is a path, or a name looked up in PATH
   std::vector<std::string> extra_environment;  // "NAME=value"
-  bool pipe_stdin = false;                    // else /dev/null
-  bool pipe_stdout = false;                   // else inherited
-  std::filesystem::path stderr_file;          // empty: inherited; else appended to
-  std::filesystem::path stdout_file;          // as above; not with pipe_stdout
-  bool die_with_parent = true;                // PR_SET_PDEATHSIG(SIGKILL): no orphans
+  bool pipe_stdin = false;                     // else /dev/null
+  bool pipe_stdout = false;                    // else inherited
+  std::filesystem::path stderr_file;           // empty: inherited; else appended to
+  std::filesystem::path stdout_file;           // as above; not with pipe_stdout
+  bool die_with_parent = true;                 // PR_SET_PDEATHSIG(SIGKILL): no orphans
 };
 
 // Owns the child: the destructor kills (SIGKILL) and reaps one that still runs. Not thread-safe. Movable.
 class Subprocess {
  public:
-  // Errors: kNotFound when argv[0] cannot be executed (reported by the parent, not by a dying child), kResourceExhausted.
+  // Errors: kNotFound when argv[0] cannot be executed (reported by the parent, not by a dying child),
+  // kResourceExhausted.
   static Result<Subprocess> Start(const SubprocessOptions& options);
   Subprocess(Subprocess&&) noexcept;
   Subprocess& operator=(Subprocess&&) noexcept;
   ~Subprocess();
 
   pid_t pid() const { return pid_; }
-  int stdin_fd() const { return stdin_.get(); }    // -1 unless piped; blocking
+  int stdin_fd() const { return stdin_.get(); }  // -1 unless piped; blocking
   int stdout_fd() const { return stdout_.get(); }
   void CloseStdin() { stdin_.Reset(); }
   UniqueFd TakeStdin() { return std::move(stdin_); }
@@ -55,7 +56,10 @@ class Subprocess {
 };
 
 // Resident set size of a process in bytes, now and at its peak, from /proc. Errors: kNotFound.
-struct ProcessMemory { uint64_t rss_bytes = 0; uint64_t peak_rss_bytes = 0; };
+struct ProcessMemory {
+  uint64_t rss_bytes = 0;
+  uint64_t peak_rss_bytes = 0;
+};
 Result<ProcessMemory> ReadProcessMemory(pid_t pid);
 
 }  // namespace heddle

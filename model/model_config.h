@@ -20,8 +20,8 @@ struct LlamaConfig {
   int64_t bos_token_id = -1, eos_token_id = -1;  // -1: none
   std::string torch_dtype = "float32";
 
-  // Checks ranges and divisibility too. Unknown keys are ignored; what would change the numbers and is not supported (another
-  // model_type, hidden_act, rope_scaling) is refused by name. Errors: kInvalidArgument, kUnimplemented.
+  // Checks ranges and divisibility too. Unknown keys are ignored; what would change the numbers and is not supported
+  // (another model_type, hidden_act, rope_scaling) is refused by name. Errors: kInvalidArgument, kUnimplemented.
   static Result<LlamaConfig> FromJson(std::string_view json);
   static Result<LlamaConfig> Read(const std::filesystem::path& folder);
   std::string ToJson() const;

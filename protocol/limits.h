@@ -1,4 +1,5 @@
-// Every bound of the protocol in one place. Units in the names. A peer that goes beyond one is refused, never crashed on.
+// Every bound of the protocol in one place. Units in the names. A peer that goes beyond one is refused, never crashed
+// on.
 #pragma once
 
 #include <cstddef>
@@ -10,7 +11,7 @@ inline constexpr uint32_t kProtocolVersion = 1;
 
 inline constexpr size_t kMaxHttpHeaderBytes = size_t{16} << 10;
 inline constexpr size_t kMaxTargetBytes = 2048;
-inline constexpr size_t kMaxMessageBytes = size_t{1} << 20;         // any protobuf body
+inline constexpr size_t kMaxMessageBytes = size_t{1} << 20;  // any protobuf body
 inline constexpr size_t kMaxWorkerMessageBytes = size_t{1} << 20;
 inline constexpr size_t kMaxReportMessageBytes = 512;
 inline constexpr size_t kMaxBlobNameBytes = 128;
@@ -21,6 +22,6 @@ inline constexpr size_t kMaxTokenBytes = 256;
 inline constexpr uint64_t kMaxBlobBytes = uint64_t{1} << 40;
 inline constexpr uint32_t kMaxRetryAfterMs = 24 * 3600 * 1000;
 inline constexpr uint32_t kMaxLocalSteps = 1'000'000;
-inline constexpr size_t kIoBufferBytes = size_t{256} << 10;         // pieces in which bodies move
+inline constexpr size_t kIoBufferBytes = size_t{256} << 10;  // pieces in which bodies move
 
 }  // namespace heddle::protocol

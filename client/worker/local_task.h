@@ -1,5 +1,5 @@
-// The client half of a federated method: what a device does with a plan. Runs in the worker process and, unchanged, in the
-// simulator's threads. To add a method: one file with a LocalTask, one line in registry.cc, one recipe.
+// The client half of a federated method: what a device does with a plan. Runs in the worker process and, unchanged, in
+// the simulator's threads. To add a method: one file with a LocalTask, one line in registry.cc, one recipe.
 //
 // Free of LibTorch and Protobuf, so that its users are too; the implementations use LibTorch.
 #pragma once
@@ -29,7 +29,7 @@ struct TaskInput {
   std::filesystem::path base_model_dir;  // Hugging Face layout
   std::filesystem::path adapter_dir;     // PEFT layout
   std::filesystem::path data_path;
-  uint64_t memory_limit_bytes = 0;       // 0: none; else a task that cannot fit is refused with kResourceExhausted
+  uint64_t memory_limit_bytes = 0;  // 0: none; else a task that cannot fit is refused with kResourceExhausted
 };
 
 struct TaskStats {
@@ -46,8 +46,8 @@ struct TaskOutput {
 // Called after each step; false asks the task to stop (it then returns kCancelled).
 using ProgressCallback = std::function<bool(uint32_t step, uint32_t total_steps, double loss)>;
 
-// What tasks may share: base models, tokenized data. The worker keeps one for its life, the simulator one for all devices, so
-// frozen weights exist once in memory. Thread-safe.
+// What tasks may share: base models, tokenized data. The worker keeps one for its life, the simulator one for all
+// devices, so frozen weights exist once in memory. Thread-safe.
 class TaskResources;
 std::shared_ptr<TaskResources> MakeTaskResources();
 
@@ -55,18 +55,25 @@ std::shared_ptr<TaskResources> MakeTaskResources();
 class LocalTask {
  public:
   virtual ~LocalTask() = default;
-  // Errors: kCancelled; kInvalidArgument (model, adapter, data or settings do not fit together: one sentence); kNotFound;
-  // kResourceExhausted (memory); kInternal (a library's exception, or a loss that is not finite).
-  virtual Result<TaskOutput> Run(const TaskInput& input, TaskResources& resources, const ProgressCallback& progress) const = 0;
+  // Errors: kCancelled; kInvalidArgument (model, adapter, data or settings do not fit together: one sentence);
+  // kNotFound; kResourceExhausted (memory); kInternal (a library's exception, or a loss that is not finite).
+  virtual Result<TaskOutput> Run(const TaskInput& input, TaskResources& resources,
+                                 const ProgressCallback& progress) const = 0;
 };
 
 // Errors: kNotFound with the nearest name.
 Result<std::shared_ptr<const LocalTask>> FindLocalTask(std::string_view name);
 std::vector<std::string> LocalTaskNames();  // sorted
 
-// Held-out quality of base + adapter (adapter_dir empty: the base alone): mean loss in nats a token over all windows of the file.
-struct Evaluation { double loss = 0; double perplexity = 0; uint64_t num_tokens = 0; };
-Result<Evaluation> EvaluatePerplexity(const std::filesystem::path& base_model_dir, const std::filesystem::path& adapter_dir,
-                                      const std::filesystem::path& data_path, uint32_t sequence_length, TaskResources& resources);
+// Held-out quality of base + adapter (adapter_dir empty: the base alone): mean loss in nats a token over all windows of
+// the file.
+struct Evaluation {
+  double loss = 0;
+  double perplexity = 0;
+  uint64_t num_tokens = 0;
+};
+Result<Evaluation> EvaluatePerplexity(const std::filesystem::path& base_model_dir,
+                                      const std::filesystem::path& adapter_dir, const std::filesystem::path& data_path,
+                                      uint32_t sequence_length, TaskResources& resources);
 
 }  // namespace heddle::client

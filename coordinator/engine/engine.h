@@ -1,9 +1,9 @@
 // The engine: what happens in a run, as one pure state machine, (state, now, event) -> (state, step).
 //
-// It holds no socket, clock, thread, file or random device. The service, the simulator and the fault tests drive this same
-// code. A driver must, for each Step: write `writes` in one transaction; only then carry out `effects` in order. When the
-// transaction fails the driver throws the engine away, rebuilds it with Restore() from what is stored, and refuses the
-// affected requests as unavailable: a failing disk is treated like a crash.
+// It holds no socket, clock, thread, file or random device. The service, the simulator and the fault tests drive this
+// same code. A driver must, for each Step: write `writes` in one transaction; only then carry out `effects` in order.
+// When the transaction fails the driver throws the engine away, rebuilds it with Restore() from what is stored, and
+// refuses the affected requests as unavailable: a failing disk is treated like a crash.
 //
 // Life of a round attempt:
 //   selecting  -> collecting   min_available_devices wait, or the selection timeout passed with min_reports waiting
@@ -11,12 +11,13 @@
 //   collecting -> committing   cohort_size reports accepted, or the deadline passed with at least min_reports
 //   collecting -> abandoned    the deadline passed with fewer
 //   committing -> committed    the driver says that the new model is durable (RoundModelReady)
-// After a commit the next round starts, after an abandoned attempt the next attempt of the same round; the run is complete
-// after `rounds` commits and fails after max_abandoned_attempts in a row. No phase lasts for ever: see NextDeadline().
+// After a commit the next round starts, after an abandoned attempt the next attempt of the same round; the run is
+// complete after `rounds` commits and fails after max_abandoned_attempts in a row. No phase lasts for ever: see
+// NextDeadline().
 //
-// Selection takes the waiting devices with the smallest DeriveSeed(seed, "select", "<round>/<device>"), so it depends on the
-// set of waiting devices, not on their order. An assignment that fails is given to the next waiting device of that order.
-// A device with an open assignment that checks in again gets the same assignment again.
+// Selection takes the waiting devices with the smallest DeriveSeed(seed, "select", "<round>/<device>"), so it depends
+// on the set of waiting devices, not on their order. An assignment that fails is given to the next waiting device of
+// that order. A device with an open assignment that checks in again gets the same assignment again.
 //
 // Thread-safety: none; one driver strand owns it.
 #pragma once
@@ -44,9 +45,12 @@ struct CheckinEvent {
   std::vector<std::string> local_tasks;
 };
 // The connection of a waiting check-in has gone.
-struct PollGoneEvent { PollToken token = 0; };
-// A report. The driver has looked at the update: `validity` is ok, or says what is wrong with it (refusal_reason with it).
-// `stored` is the assignment's row when the engine does not hold it (an earlier round), nothing when no such row exists.
+struct PollGoneEvent {
+  PollToken token = 0;
+};
+// A report. The driver has looked at the update: `validity` is ok, or says what is wrong with it (refusal_reason with
+// it). `stored` is the assignment's row when the engine does not hold it (an earlier round), nothing when no such row
+// exists.
 struct ReportEvent {
   PollToken token = 0;  // names the waiting report request
   AssignmentId assignment;
@@ -61,42 +65,94 @@ struct ReportEvent {
   std::optional<AssignmentRecord> stored;
 };
 // The model of a CommitEffect is durable under this digest.
-struct RoundModelReady { uint32_t round = 0; uint32_t attempt = 0; Sha256Digest model; };
+struct RoundModelReady {
+  uint32_t round = 0;
+  uint32_t attempt = 0;
+  Sha256Digest model;
+};
 // It could not be made: the attempt is abandoned with this reason.
-struct RoundModelFailed { uint32_t round = 0; uint32_t attempt = 0; std::string reason; };
-struct DeviceRevokedEvent { DeviceId device; };
-struct StopRunEvent { std::string reason; };
+struct RoundModelFailed {
+  uint32_t round = 0;
+  uint32_t attempt = 0;
+  std::string reason;
+};
+struct DeviceRevokedEvent {
+  DeviceId device;
+};
+struct StopRunEvent {
+  std::string reason;
+};
 // Time has passed; sent at NextDeadline() or any time.
 struct TickEvent {};
 
-using Event = std::variant<CheckinEvent, PollGoneEvent, ReportEvent, RoundModelReady, RoundModelFailed, DeviceRevokedEvent,
-                           StopRunEvent, TickEvent>;
+using Event = std::variant<CheckinEvent, PollGoneEvent, ReportEvent, RoundModelReady, RoundModelFailed,
+                           DeviceRevokedEvent, StopRunEvent, TickEvent>;
 
 // ---- steps ----
 
 using Record = std::variant<RunRecord, RoundRecord, AssignmentRecord>;  // upserts, in order
 
-enum class RejectReason { kNotNeeded = 1, kNoRun = 2, kUnsupportedTask = 3, kShuttingDown = 4, kReplaced = 5, kPollAgain = 6 };
+enum class RejectReason {
+  kNotNeeded = 1,
+  kNoRun = 2,
+  kUnsupportedTask = 3,
+  kShuttingDown = 4,
+  kReplaced = 5,
+  kPollAgain = 6
+};
 enum class Verdict { kAccepted = 1, kLate = 2, kInvalid = 3, kSuperseded = 4, kNoted = 5 };
 
-struct AssignEffect { PollToken token = 0; AssignmentRecord assignment; Time deadline; Sha256Digest parent; };
-struct RejectEffect { PollToken token = 0; RejectReason reason = RejectReason::kNotNeeded; Duration retry_after{}; };
+struct AssignEffect {
+  PollToken token = 0;
+  AssignmentRecord assignment;
+  Time deadline;
+  Sha256Digest parent;
+};
+struct RejectEffect {
+  PollToken token = 0;
+  RejectReason reason = RejectReason::kNotNeeded;
+  Duration retry_after{};
+};
 // Fold this accepted update into the open round's sum.
-struct FoldEffect { AssignmentRecord assignment; };
+struct FoldEffect {
+  AssignmentRecord assignment;
+};
 // Answer a report. `refusal_reason` and `message` with kInvalid.
-struct VerdictEffect { PollToken token = 0; Verdict verdict = Verdict::kNoted; int refusal_reason = 0; std::string message; };
+struct VerdictEffect {
+  PollToken token = 0;
+  Verdict verdict = Verdict::kNoted;
+  int refusal_reason = 0;
+  std::string message;
+};
 // The report names an assignment that does not exist or belongs to another device.
-struct UnknownAssignmentEffect { PollToken token = 0; bool other_device = false; };
+struct UnknownAssignmentEffect {
+  PollToken token = 0;
+  bool other_device = false;
+};
 // Make the new model from the updates folded in this attempt; answer with RoundModelReady or RoundModelFailed.
-struct CommitEffect { uint32_t round = 0; uint32_t attempt = 0; Sha256Digest parent; std::vector<AssignmentRecord> accepted; };
+struct CommitEffect {
+  uint32_t round = 0;
+  uint32_t attempt = 0;
+  Sha256Digest parent;
+  std::vector<AssignmentRecord> accepted;
+};
 // Throw away what was folded: a new attempt begins.
-struct ResetSumEffect { uint32_t round = 0; uint32_t attempt = 0; Sha256Digest parent; };
+struct ResetSumEffect {
+  uint32_t round = 0;
+  uint32_t attempt = 0;
+  Sha256Digest parent;
+};
 // For history, metrics and progress.
-struct RoundEndedEffect { RoundRecord round; std::vector<AssignmentRecord> assignments; };
-struct RunEndedEffect { RunRecord run; };
+struct RoundEndedEffect {
+  RoundRecord round;
+  std::vector<AssignmentRecord> assignments;
+};
+struct RunEndedEffect {
+  RunRecord run;
+};
 
-using Effect = std::variant<AssignEffect, RejectEffect, FoldEffect, VerdictEffect, UnknownAssignmentEffect, CommitEffect,
-                            ResetSumEffect, RoundEndedEffect, RunEndedEffect>;
+using Effect = std::variant<AssignEffect, RejectEffect, FoldEffect, VerdictEffect, UnknownAssignmentEffect,
+                            CommitEffect, ResetSumEffect, RoundEndedEffect, RunEndedEffect>;
 
 struct Step {
   std::vector<Record> writes;
@@ -112,12 +168,13 @@ struct Snapshot {
 
 class Engine {
  public:
-  // A new run; `first` receives the step that makes it durable. `initial_model` is the adapter that round 1 starts from.
-  // Errors: kInvalidArgument when the spec contradicts itself (min_reports > cohort_size, …), every mistake in one message.
+  // A new run; `first` receives the step that makes it durable. `initial_model` is the adapter that round 1 starts
+  // from. Errors: kInvalidArgument when the spec contradicts itself (min_reports > cohort_size, …), every mistake in
+  // one message.
   static Result<Engine> Create(RunSpec spec, const Sha256Digest& initial_model, Time now, Step* first);
 
-  // The same run after a restart. Accepted updates of an open attempt are folded again (FoldEffects in `first`), and a commit
-  // that was under way is asked for again. Errors: kDataLoss when the snapshot contradicts itself.
+  // The same run after a restart. Accepted updates of an open attempt are folded again (FoldEffects in `first`), and a
+  // commit that was under way is asked for again. Errors: kDataLoss when the snapshot contradicts itself.
   static Result<Engine> Restore(RunSpec spec, Snapshot snapshot, Time now, Step* first);
 
   Step Handle(Time now, const Event& event);

@@ -20,29 +20,36 @@ struct RunSpec {
   uint32_t rounds = 1;                 // commits until the run is complete
   uint32_t cohort_size = 1;            // reports that close a round
   double over_selection = 1.0;         // ceil(cohort_size * over_selection) devices get the task; >= 1
-  uint32_t min_available_devices = 1;  // devices waiting before a round selects; >= ceil(cohort_size * over_selection) gives a
-                                       // selection that does not depend on the order of arrival
-  uint32_t min_reports = 1;            // accepted reports with which a round may commit at its deadline; <= cohort_size
-  Duration selection_timeout = Seconds(600);  // after it a round selects from at least min_reports waiting devices, or is abandoned
-  Duration report_deadline = Seconds(600);    // from selection to commit or abandon
-  uint32_t max_abandoned_attempts = 0;        // abandoned attempts in a row before the run fails; 0: no limit
-  Duration max_poll_hold = Seconds(300);      // a waiting check-in is answered POLL_AGAIN after this, less jitter
-  Duration min_retry_after = Seconds(1);      // bounds of retry_after in rejections; jitter is drawn between them
+  uint32_t min_available_devices = 1;  // devices waiting before a round selects; >= ceil(cohort_size * over_selection)
+                                       // gives a selection that does not depend on the order of arrival
+  uint32_t min_reports = 1;  // accepted reports with which a round may commit at its deadline; <= cohort_size
+  Duration selection_timeout =
+      Seconds(600);  // after it a round selects from at least min_reports waiting devices, or is abandoned
+  Duration report_deadline = Seconds(600);  // from selection to commit or abandon
+  uint32_t max_abandoned_attempts = 0;      // abandoned attempts in a row before the run fails; 0: no limit
+  Duration max_poll_hold = Seconds(300);    // a waiting check-in is answered POLL_AGAIN after this, less jitter
+  Duration min_retry_after = Seconds(1);    // bounds of retry_after in rejections; jitter is drawn between them
   Duration max_retry_after = Seconds(60);
   uint64_t max_update_bytes = 0;
   uint64_t max_num_examples = 1'000'000;
 };
 
-enum class RunState : int { kRunning = 0, kComplete = 1, kStopped = 2, kFailed = 3 };               // stored: never renumber
-enum class RoundPhase : int { kSelecting = 0, kCollecting = 1, kCommitting = 2, kCommitted = 3, kAbandoned = 4 };  // stored
-enum class AssignmentState : int {                                                                   // stored
+enum class RunState : int { kRunning = 0, kComplete = 1, kStopped = 2, kFailed = 3 };  // stored: never renumber
+enum class RoundPhase : int {
+  kSelecting = 0,
+  kCollecting = 1,
+  kCommitting = 2,
+  kCommitted = 3,
+  kAbandoned = 4
+};                                  // stored
+enum class AssignmentState : int {  // stored
   kOpen = 0,
-  kAccepted = 1,    // in the sum of its round
+  kAccepted = 1,  // in the sum of its round
   kLate = 2,
   kInvalid = 3,
   kSuperseded = 4,
-  kFailed = 5,      // the device reported a failed or interrupted task
-  kExpired = 6,     // the round closed without a report
+  kFailed = 5,   // the device reported a failed or interrupted task
+  kExpired = 6,  // the round closed without a report
 };
 
 struct RunRecord {
@@ -62,7 +69,7 @@ struct RoundRecord {
   RoundPhase phase = RoundPhase::kSelecting;
   Time started_at;
   Time selected_at;
-  Time deadline;       // of the present phase
+  Time deadline;  // of the present phase
   Time ended_at;
   Sha256Digest parent;  // model the devices start from
   Sha256Digest model;   // committed model; zero before
@@ -88,7 +95,7 @@ struct AssignmentRecord {
   AssignmentState state = AssignmentState::kOpen;
   Time issued_at;
   Time reported_at;
-  Sha256Digest update;   // with kAccepted
+  Sha256Digest update;  // with kAccepted
   uint64_t update_bytes = 0;
   int refusal_reason = 0;  // heddle.v1.RefusalReason with kInvalid
   std::string message;     // why invalid or failed

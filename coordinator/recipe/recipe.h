@@ -18,49 +18,51 @@ namespace heddle::coordinator {
 
 // One simulated device: its name, its data and how long the virtual world lets its tasks take. TLS runs ignore it.
 struct SimulatedDevices {
-  std::vector<std::string> names;         // [simulation] devices = ["device-1", …]
+  std::vector<std::string> names;           // [simulation] devices = ["device-1", …]
   std::vector<std::filesystem::path> data;  // [simulation] data = ["…txt", …], one per device, relative to the recipe
-  double seconds_per_step = 0.1;          // virtual time of a training step
-  double speed_spread = 0;                // devices are up to this factor slower, drawn by seed: 0 all equal
-  double failure_probability = 0;         // a task ends as interrupted, drawn by seed
-  unsigned threads = 0;                   // worker threads; 0: the machine's cores
+  double seconds_per_step = 0.1;            // virtual time of a training step
+  double speed_spread = 0;                  // devices are up to this factor slower, drawn by seed: 0 all equal
+  double failure_probability = 0;           // a task ends as interrupted, drawn by seed
+  unsigned threads = 0;                     // worker threads; 0: the machine's cores
 };
 
 struct Recipe {
-  std::string name;                        // [a-z0-9-]{1,40}
+  std::string name;  // [a-z0-9-]{1,40}
   uint64_t seed = 0;
-  std::filesystem::path base_model;        // [model] base: folder in Hugging Face layout, relative to the recipe
-  std::string local_task = "lora_sft";     // [train] local_task
-  peft::AdapterConfig lora;                // [lora]
-  std::string strategy = "FedAvg";         // [strategy] name
-  RunSpec spec;                            // [strategy] num_server_rounds, cohort_size, over_selection, min_available_devices, min_reports,
-                                           //  selection_timeout_s, report_deadline_s, max_abandoned_attempts; `id` is left empty
+  std::filesystem::path base_model;     // [model] base: folder in Hugging Face layout, relative to the recipe
+  std::string local_task = "lora_sft";  // [train] local_task
+  peft::AdapterConfig lora;             // [lora]
+  std::string strategy = "FedAvg";      // [strategy] name
+  RunSpec spec;  // [strategy] num_server_rounds, cohort_size, over_selection, min_available_devices, min_reports,
+                 //  selection_timeout_s, report_deadline_s, max_abandoned_attempts; `id` is left empty
   aggregation::AggregatorOptions aggregator;  // [strategy] max_abs, max_norm, max_num_examples, the method's own keys
-  v1::TrainPlan train;                     // [train]
+  v1::TrainPlan train;                        // [train]
   std::string learning_rate_schedule = "constant";  // [train] "constant" or "cosine" over the rounds
-  SimulatedDevices simulation;             // [simulation]
-  std::string resolved_json;               // for run.json
+  SimulatedDevices simulation;                      // [simulation]
+  std::string resolved_json;                        // for run.json
 
   // Errors: kNotFound, kInvalidArgument with every mistake at once, each with key and what to do.
-  static Result<Recipe> Load(const std::filesystem::path& path, const std::map<std::string, std::string>& overrides = {});
+  static Result<Recipe> Load(const std::filesystem::path& path,
+                             const std::map<std::string, std::string>& overrides = {});
 
   // The TrainPlan of a round, with the schedule applied. round in 1 .. num_server_rounds.
   v1::TrainPlan TrainPlanOf(uint32_t round) const;
 };
 
-// Everything a new run starts from, made from a recipe without LibTorch: the base folder is checked and hashed, the initial
-// adapter (A drawn from the seed, B zero) is made for the base's shapes.
+// Everything a new run starts from, made from a recipe without LibTorch: the base folder is checked and hashed, the
+// initial adapter (A drawn from the seed, B zero) is made for the base's shapes.
 struct RunMaterial {
-  RunSpec spec;                                     // with its id: name + "-" + 8 hex digits of the seed and material digests
-  std::vector<std::pair<v1::BlobRef, std::filesystem::path>> base_model;  // config.json, tokenizer.json, model*.safetensors
-  StateDict initial_adapter;                        // PEFT key names, F32
-  std::string initial_adapter_bytes;                // canonical safetensors of it
-  std::string adapter_config_json;                  // canonical text; a blob too
+  RunSpec spec;  // with its id: name + "-" + 8 hex digits of the seed and material digests
+  std::vector<std::pair<v1::BlobRef, std::filesystem::path>>
+      base_model;                     // config.json, tokenizer.json, model*.safetensors
+  StateDict initial_adapter;          // PEFT key names, F32
+  std::string initial_adapter_bytes;  // canonical safetensors of it
+  std::string adapter_config_json;    // canonical text; a blob too
 };
 Result<RunMaterial> PrepareRun(const Recipe& recipe);
 
 // The plan for one device: `assignment_seed` = DeriveSeed(run seed, "train", "round=<r> device=<name>").
-v1::TaskPlan MakeTaskPlan(const Recipe& recipe, const RunMaterial& material, uint32_t round, const Sha256Digest& adapter,
-                          uint64_t adapter_bytes, const DeviceId& device);
+v1::TaskPlan MakeTaskPlan(const Recipe& recipe, const RunMaterial& material, uint32_t round,
+                          const Sha256Digest& adapter, uint64_t adapter_bytes, const DeviceId& device);
 
 }  // namespace heddle::coordinator

@@ -1,4 +1,5 @@
-// Training data on a device: a text or JSONL file, tokenized once into one stream of ids and cut into sequences. LibTorch-free.
+// Training data on a device: a text or JSONL file, tokenized once into one stream of ids and cut into sequences.
+// LibTorch-free.
 #pragma once
 
 #include <cstdint>
@@ -14,9 +15,10 @@ namespace heddle::model {
 class TextDataset {
  public:
   // .txt: documents are separated by blank lines. .jsonl: one object a line with "text", or "prompt" and "completion".
-  // Each document is encoded, with eos (or bos) between. Errors: kNotFound; kInvalidArgument with the line number; a file with
-  // fewer than sequence_length + 1 tokens is refused.
-  static Result<TextDataset> Read(const std::filesystem::path& path, const Tokenizer& tokenizer, int64_t sequence_length);
+  // Each document is encoded, with eos (or bos) between. Errors: kNotFound; kInvalidArgument with the line number; a
+  // file with fewer than sequence_length + 1 tokens is refused.
+  static Result<TextDataset> Read(const std::filesystem::path& path, const Tokenizer& tokenizer,
+                                  int64_t sequence_length);
 
   // Non-overlapping windows of sequence_length + 1 tokens (the last token of one is the first of the next).
   int64_t num_sequences() const;
@@ -30,8 +32,8 @@ class TextDataset {
   int64_t sequence_length_ = 0;
 };
 
-// The order in which a task sees windows: epochs of permutations (Fisher-Yates) drawn from the seed; index `i` of the task's
-// stream of examples. The same on every device.
+// The order in which a task sees windows: epochs of permutations (Fisher-Yates) drawn from the seed; index `i` of the
+// task's stream of examples. The same on every device.
 class SampleOrder {
  public:
   SampleOrder(int64_t num_sequences, uint64_t seed);

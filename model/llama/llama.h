@@ -17,20 +17,20 @@
 
 namespace heddle::model {
 
-// A checkpoint's tensors in float32, loaded once and shared: any number of Llama modules may be built on the same weights, which
-// they never change. Immutable; thread-safe.
+// A checkpoint's tensors in float32, loaded once and shared: any number of Llama modules may be built on the same
+// weights, which they never change. Immutable; thread-safe.
 struct BaseWeights {
   LlamaConfig config;
   std::map<std::string, torch::Tensor> tensors;
-  // Reads config.json and the safetensors of the folder, checks every name and shape against the config. F16 and BF16 are
-  // widened; F32 is used in place. Errors: kNotFound, kInvalidArgument with the tensor's name.
+  // Reads config.json and the safetensors of the folder, checks every name and shape against the config. F16 and BF16
+  // are widened; F32 is used in place. Errors: kNotFound, kInvalidArgument with the tensor's name.
   static Result<std::shared_ptr<const BaseWeights>> Load(const std::filesystem::path& folder);
 };
 
 // A linear layer that may carry LoRA factors: y = x W^T (+ b) + scaling * (dropout(x) A^T) B^T.
 struct LinearImpl : torch::nn::Module {
-  torch::Tensor weight, bias;            // frozen views of the base, or trainable when pretraining
-  torch::Tensor lora_A, lora_B;          // undefined without LoRA
+  torch::Tensor weight, bias;    // frozen views of the base, or trainable when pretraining
+  torch::Tensor lora_A, lora_B;  // undefined without LoRA
   double scaling = 0, dropout = 0;
   torch::Tensor forward(const torch::Tensor& x);
 };

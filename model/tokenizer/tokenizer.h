@@ -23,8 +23,8 @@ class Tokenizer {
   virtual int32_t bos_id() const = 0;                                  // -1: none
   virtual int32_t eos_id() const = 0;
 
-  // From <folder>/tokenizer.json. Errors: kNotFound; kInvalidArgument (what is wrong in it); kUnimplemented (a model type or
-  // pre-tokenizer that is not supported, by name).
+  // From <folder>/tokenizer.json. Errors: kNotFound; kInvalidArgument (what is wrong in it); kUnimplemented (a model
+  // type or pre-tokenizer that is not supported, by name).
   static Result<std::shared_ptr<const Tokenizer>> Read(const std::filesystem::path& folder);
   static Result<std::shared_ptr<const Tokenizer>> FromJson(std::string_view json);
 };

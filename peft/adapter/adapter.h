@@ -1,6 +1,6 @@
-// PEFT's files, free of LibTorch: adapter_config.json and adapter_model.safetensors, key names, and the initial adapter.
-// On disk: base_model.model.<module path>.lora_A.weight [r, in] and .lora_B.weight [out, r]; scaling lora_alpha / r, or
-// lora_alpha / sqrt(r) with use_rslora. See https://huggingface.co/docs/peft (checkpoint format).
+// PEFT's files, free of LibTorch: adapter_config.json and adapter_model.safetensors, key names, and the initial
+// adapter. On disk: base_model.model.<module path>.lora_A.weight [r, in] and .lora_B.weight [out, r]; scaling
+// lora_alpha / r, or lora_alpha / sqrt(r) with use_rslora. See https://huggingface.co/docs/peft (checkpoint format).
 #pragma once
 
 #include <cstdint>
@@ -47,13 +47,13 @@ struct TargetModule {
   std::string path;  // "model.layers.0.self_attn.q_proj"
   int64_t in_features = 0, out_features = 0;
 };
-// Those of `base` (names and shapes of a Hugging Face checkpoint: "<path>.weight" of rank 2) that the config targets, in name
-// order; embeddings, norms and, for "all-linear", the output layer are not. Errors: kInvalidArgument when nothing matches (the
-// message lists the linear modules' last names).
+// Those of `base` (names and shapes of a Hugging Face checkpoint: "<path>.weight" of rank 2) that the config targets,
+// in name order; embeddings, norms and, for "all-linear", the output layer are not. Errors: kInvalidArgument when
+// nothing matches (the message lists the linear modules' last names).
 Result<std::vector<TargetModule>> FindTargets(const StateDictSpec& base, const AdapterConfig& config);
 
-// lora_A uniform on +-1/sqrt(in) (Kaiming uniform with a = sqrt(5), as PEFT), from PhiloxStream(DeriveSeed(seed, "lora_A", path));
-// lora_B zero. F32. The same bits everywhere.
+// lora_A uniform on +-1/sqrt(in) (Kaiming uniform with a = sqrt(5), as PEFT), from PhiloxStream(DeriveSeed(seed,
+// "lora_A", path)); lora_B zero. F32. The same bits everywhere.
 StateDict MakeInitialAdapter(const std::vector<TargetModule>& targets, const AdapterConfig& config, uint64_t seed);
 
 // Key names on disk.
@@ -63,7 +63,10 @@ std::string LoraBKey(std::string_view module_path);
 // Names, F32 and shapes of an adapter for these targets.
 StateDictSpec AdapterSpec(const std::vector<TargetModule>& targets, const AdapterConfig& config);
 
-struct Adapter { AdapterConfig config; StateDict tensors; };
+struct Adapter {
+  AdapterConfig config;
+  StateDict tensors;
+};
 // Folder in PEFT layout. Errors name the file.
 Result<Adapter> ReadAdapter(const std::filesystem::path& folder);
 Status WriteAdapter(const std::filesystem::path& folder, const AdapterConfig& config, const StateDict& tensors);

@@ -28,7 +28,7 @@ struct ClientOptions {
   std::string server_name;                         // name the certificate must bear; empty: `host`
   bool verify_name = true;                         // false only while enrolling against a pinned fingerprint
   Duration connect_timeout = Seconds(15);
-  Duration idle_timeout = Seconds(60);             // without a byte either way, except while a long poll waits
+  Duration idle_timeout = Seconds(60);  // without a byte either way, except while a long poll waits
 };
 
 struct HttpRequest {
@@ -37,7 +37,7 @@ struct HttpRequest {
   Headers headers;
   std::string body;
   std::string content_type = "application/x-protobuf";
-  Duration answer_timeout = Seconds(60);           // until the answer's head; long polls set it high
+  Duration answer_timeout = Seconds(60);  // until the answer's head; long polls set it high
   size_t max_body = size_t{1} << 20;
 };
 
@@ -57,19 +57,25 @@ class HttpClient {
   // kResourceExhausted (answer too large), kCancelled. An answer of any HTTP status is a value.
   Awaitable<Result<HttpResponse>> Send(HttpRequest request);
 
-  // GETs `target` from byte `offset` (Range when > 0) and appends to `file`, hashing as it goes with `hasher` (which already
-  // holds the first `offset` bytes). At most `max_bytes` in all. What came stays on error, so that a later call resumes.
-  // The value is the HTTP status: 200/206 done, else the refusal's body is in `refusal`.
-  struct Download { unsigned status = 0; uint64_t bytes = 0; HttpResponse refusal; };
-  Awaitable<Result<Download>> DownloadTo(std::string target, const std::filesystem::path& file, uint64_t offset, uint64_t max_bytes,
-                                         Sha256Hasher* hasher, std::function<void(uint64_t bytes)> progress = {});
+  // GETs `target` from byte `offset` (Range when > 0) and appends to `file`, hashing as it goes with `hasher` (which
+  // already holds the first `offset` bytes). At most `max_bytes` in all. What came stays on error, so that a later call
+  // resumes. The value is the HTTP status: 200/206 done, else the refusal's body is in `refusal`.
+  struct Download {
+    unsigned status = 0;
+    uint64_t bytes = 0;
+    HttpResponse refusal;
+  };
+  Awaitable<Result<Download>> DownloadTo(std::string target, const std::filesystem::path& file, uint64_t offset,
+                                         uint64_t max_bytes, Sha256Hasher* hasher,
+                                         std::function<void(uint64_t bytes)> progress = {});
 
   // Sends `length` bytes of the file from `offset` as the body.
-  Awaitable<Result<HttpResponse>> SendFile(HttpRequest head, const std::filesystem::path& file, uint64_t offset, uint64_t length);
+  Awaitable<Result<HttpResponse>> SendFile(HttpRequest head, const std::filesystem::path& file, uint64_t offset,
+                                           uint64_t length);
 
   void Cancel();
   void Close();
-  uint64_t bytes_in() const;   // of bodies and heads, before TLS
+  uint64_t bytes_in() const;  // of bodies and heads, before TLS
   uint64_t bytes_out() const;
 
  private:

@@ -1,9 +1,9 @@
-// The HTTP/1.1 server under every Heddle listener: Asio coroutines, Beast for the heads, bodies in large pieces read and
-// written around Beast (its parser is fed heads only). TLS 1.3, or plain TCP for loopback listeners.
+// The HTTP/1.1 server under every Heddle listener: Asio coroutines, Beast for the heads, bodies in large pieces read
+// and written around Beast (its parser is fed heads only). TLS 1.3, or plain TCP for loopback listeners.
 //
-// Life cycle: construct; Start (binds; port() is then real); Stop (two steps: stops accepting and wakes waiting handlers
-// through their cancellation, gives them `grace`, then closes what is left); destroy. Start and Stop from one thread.
-// A handler runs on the connection's strand; several connections run at once on the server's io threads.
+// Life cycle: construct; Start (binds; port() is then real); Stop (two steps: stops accepting and wakes waiting
+// handlers through their cancellation, gives them `grace`, then closes what is left); destroy. Start and Stop from one
+// thread. A handler runs on the connection's strand; several connections run at once on the server's io threads.
 #pragma once
 
 #include <boost/asio/any_io_executor.hpp>
@@ -33,10 +33,10 @@ using Awaitable = boost::asio::awaitable<T>;
 
 // Who is at the other end, as TLS says it.
 struct Peer {
-  bool authenticated = false;   // a client certificate of our authority, in its time
-  std::string device;           // its common name; empty unless authenticated
-  std::string serial_hex;       // its serial number, lower case
-  std::string address;          // "127.0.0.1:4711", for logs only
+  bool authenticated = false;  // a client certificate of our authority, in its time
+  std::string device;          // its common name; empty unless authenticated
+  std::string serial_hex;      // its serial number, lower case
+  std::string address;         // "127.0.0.1:4711", for logs only
 };
 
 using Headers = std::vector<std::pair<std::string, std::string>>;
@@ -47,8 +47,8 @@ class Exchange {
   virtual ~Exchange() = default;
 
   virtual const Peer& peer() const = 0;
-  virtual std::string_view method() const = 0;                 // "GET"
-  virtual const std::string& path() const = 0;                 // percent-decoded, without the query
+  virtual std::string_view method() const = 0;  // "GET"
+  virtual const std::string& path() const = 0;  // percent-decoded, without the query
   virtual std::optional<std::string> Query(std::string_view name) const = 0;
   virtual std::optional<std::string_view> Header(std::string_view name) const = 0;  // case-insensitive
   virtual std::optional<uint64_t> content_length() const = 0;  // nothing: no body (chunked bodies are refused with 411)
@@ -59,8 +59,10 @@ class Exchange {
   // The whole body. Errors: as above; kResourceExhausted beyond `limit`.
   virtual Awaitable<Result<std::string>> ReadAll(size_t limit) = 0;
 
-  // Exactly one of these, once. A body left unread is drained up to a small bound, else the connection closes afterwards.
-  virtual Awaitable<Status> Respond(unsigned status, std::string content_type, std::string body, Headers headers = {}) = 0;
+  // Exactly one of these, once. A body left unread is drained up to a small bound, else the connection closes
+  // afterwards.
+  virtual Awaitable<Status> Respond(unsigned status, std::string content_type, std::string body,
+                                    Headers headers = {}) = 0;
   // `length` bytes of the file from `offset`, in large pieces; HEAD sends the head only. Content-Length is set.
   virtual Awaitable<Status> RespondFile(unsigned status, std::string content_type, const std::filesystem::path& file,
                                         uint64_t offset, uint64_t length, Headers headers = {}) = 0;
@@ -79,17 +81,18 @@ using Handler = std::function<Awaitable<void>(Exchange&)>;
 
 struct ServerOptions {
   std::string address = "127.0.0.1";
-  uint16_t port = 0;                                        // 0: any free one
-  std::shared_ptr<boost::asio::ssl::context> tls;           // null: plain TCP
-  size_t max_connections = 10'000;                          // further ones are closed at once
+  uint16_t port = 0;                               // 0: any free one
+  std::shared_ptr<boost::asio::ssl::context> tls;  // null: plain TCP
+  size_t max_connections = 10'000;                 // further ones are closed at once
   Duration handshake_timeout = Seconds(10);
-  Duration header_timeout = Seconds(30);                    // from the first byte of a request to the end of its head
-  Duration keep_alive_timeout = Seconds(120);               // between requests
-  Duration body_idle_timeout = Seconds(60);                 // without a byte of a body either way
+  Duration header_timeout = Seconds(30);       // from the first byte of a request to the end of its head
+  Duration keep_alive_timeout = Seconds(120);  // between requests
+  Duration body_idle_timeout = Seconds(60);    // without a byte of a body either way
 };
 
 struct ServerStats {
-  uint64_t connections_accepted = 0, connections_open = 0, handshakes_failed = 0, requests = 0, bytes_in = 0, bytes_out = 0;
+  uint64_t connections_accepted = 0, connections_open = 0, handshakes_failed = 0, requests = 0, bytes_in = 0,
+           bytes_out = 0;
 };
 
 class Server {
@@ -116,7 +119,9 @@ class Server {
 
 // "bytes=a-b", "bytes=a-", "bytes=-n" against a size. Nothing: no or an unusable Range header (send the whole, 200).
 // An Error: unsatisfiable (416).
-struct ByteRange { uint64_t offset = 0, length = 0; };
+struct ByteRange {
+  uint64_t offset = 0, length = 0;
+};
 Result<std::optional<ByteRange>> ParseRange(std::optional<std::string_view> header, uint64_t size);
 
 }  // namespace heddle::protocol

@@ -1,5 +1,5 @@
-// TLS contexts, the coordinator's private certificate authority, and keys and requests of devices. OpenSSL 3 behind a wall:
-// its errors become Statuses with the file's name in them.
+// TLS contexts, the coordinator's private certificate authority, and keys and requests of devices. OpenSSL 3 behind a
+// wall: its errors become Statuses with the file's name in them.
 #pragma once
 
 #include <boost/asio/ssl/context.hpp>
@@ -19,19 +19,21 @@ class CertificateAuthority {
  public:
   // Makes key (0600) and certificate files in `directory`: ca.key, ca.crt. Errors: kAlreadyExists when there is one.
   static Status Create(const std::filesystem::path& directory, const std::string& common_name, Duration validity);
-  // Errors: kNotFound, kInvalidArgument (not a key or certificate; they do not belong together), kFailedPrecondition (expired).
+  // Errors: kNotFound, kInvalidArgument (not a key or certificate; they do not belong together), kFailedPrecondition
+  // (expired).
   static Result<CertificateAuthority> Load(const std::filesystem::path& directory);
 
   // Issues a server certificate and key in `directory` (server.crt, server.key 0600) for the names and addresses given.
-  Status IssueServer(const std::filesystem::path& directory, const std::vector<std::string>& names, Duration validity) const;
+  Status IssueServer(const std::filesystem::path& directory, const std::vector<std::string>& names,
+                     Duration validity) const;
 
   struct Issued {
     std::string certificate_pem;
     std::string serial_hex;  // lower case
     Time not_after;
   };
-  // Checks the request's self-signature and key (EC P-256/P-384, Ed25519, or RSA >= 2048) and issues a client certificate whose
-  // common name is `device`, whatever subject the request names. Errors: kInvalidArgument.
+  // Checks the request's self-signature and key (EC P-256/P-384, Ed25519, or RSA >= 2048) and issues a client
+  // certificate whose common name is `device`, whatever subject the request names. Errors: kInvalidArgument.
   Result<Issued> IssueDevice(std::string_view csr_der, const DeviceId& device, Duration validity) const;
 
   const std::string& certificate_pem() const { return certificate_pem_; }
@@ -57,8 +59,9 @@ struct ServerTlsOptions {
   std::filesystem::path certificate, key;  // PEM
   std::string ca_pem;                      // authority of client certificates
 };
-// TLS 1.3 only; asks for a client certificate and verifies one that is given; a connection without any gets through, so that
-// /v1/enroll can be reached, and is refused path by path (Peer::authenticated). Session tickets on, so a device resumes cheaply.
+// TLS 1.3 only; asks for a client certificate and verifies one that is given; a connection without any gets through, so
+// that /v1/enroll can be reached, and is refused path by path (Peer::authenticated). Session tickets on, so a device
+// resumes cheaply.
 Result<std::shared_ptr<boost::asio::ssl::context>> MakeServerTls(const ServerTlsOptions& options);
 
 struct ClientTlsOptions {
