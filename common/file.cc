@@ -1,0 +1,155 @@
+#include "common/file.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cerrno>
+#include <cstdio>
+#include <system_error>
+
+namespace heddle {
+namespace fs = std::filesystem;
+
+Status ErrnoStatus(int error, std::string_view what) {
+  std::string message = std::string(what) + ": " + std::generic_category().message(error);
+  switch (error) {
+    case ENOENT:
+    case ENOTDIR:
+      return NotFound(std::move(message));
+    case EACCES:
+    case EPERM:
+    case EROFS:
+      return PermissionDenied(std::move(message));
+    case ENOSPC:
+    case EDQUOT:
+    case EMFILE:
+    case ENFILE:
+    case ENOMEM:
+    case EFBIG:
+      return ResourceExhausted(std::move(message));
+    case EEXIST:
+      return AlreadyExists(std::move(message));
+    case EIO:
+      return DataLoss(std::move(message));
+    case EISDIR:
+    case ENAMETOOLONG:
+    case ELOOP:
+      return InvalidArgument(std::move(message));
+    default:
+      return Internal(std::move(message));
+  }
+}
+
+UniqueFd& UniqueFd::operator=(UniqueFd&& other) noexcept {
+  if (this != &other) {
+    Reset();
+    fd_ = other.Release();
+  }
+  return *this;
+}
+
+void UniqueFd::Reset() {
+  if (fd_ >= 0) ::close(fd_);
+  fd_ = -1;
+}
+
+Result<std::shared_ptr<const MappedFile>> MappedFile::Open(const fs::path& path) {
+  UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (!fd.valid()) return ErrnoStatus(errno, "cannot open " + path.string());
+  struct stat info {};
+  if (::fstat(fd.get(), &info) != 0) return ErrnoStatus(errno, "cannot stat " + path.string());
+  if (!S_ISREG(info.st_mode)) return InvalidArgument(path.string() + " is not a regular file");
+  auto size = static_cast<size_t>(info.st_size);
+  std::span<const std::byte> bytes;
+  if (size > 0) {
+    void* data = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, fd.get(), 0);
+    if (data == MAP_FAILED) return ErrnoStatus(errno, "cannot map " + path.string());
+    bytes = {static_cast<const std::byte*>(data), size};
+  }
+  return std::shared_ptr<const MappedFile>(new MappedFile(path, bytes));
+}
+
+MappedFile::~MappedFile() {
+  if (!bytes_.empty()) ::munmap(const_cast<std::byte*>(bytes_.data()), bytes_.size());
+}
+
+Result<std::string> ReadFile(const fs::path& path, size_t max_bytes) {
+  UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (!fd.valid()) return ErrnoStatus(errno, "cannot open " + path.string());
+  std::string content;
+  size_t used = 0;
+  while (true) {
+    content.resize(used + (size_t{64} << 10));
+    ssize_t n = ::read(fd.get(), content.data() + used, content.size() - used);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return ErrnoStatus(errno, "cannot read " + path.string());
+    used += static_cast<size_t>(n);
+    if (used > max_bytes) {
+      return ResourceExhausted(path.string() + " is larger than the limit of " + std::to_string(max_bytes) + " bytes");
+    }
+    if (n == 0) break;
+  }
+  content.resize(used);
+  return content;
+}
+
+Status SyncDirectory(const fs::path& directory) {
+  const fs::path& target = directory.empty() ? fs::path(".") : directory;
+  UniqueFd fd(::open(target.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!fd.valid()) return ErrnoStatus(errno, "cannot open the folder " + target.string());
+  if (::fsync(fd.get()) != 0) return ErrnoStatus(errno, "cannot fsync the folder " + target.string());
+  return OkStatus();
+}
+
+namespace {
+
+Status WriteAll(int fd, std::string_view content, const fs::path& path) {
+  while (!content.empty()) {
+    ssize_t n = ::write(fd, content.data(), content.size());
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return ErrnoStatus(errno, "cannot write " + path.string());
+    content.remove_prefix(static_cast<size_t>(n));
+  }
+  return OkStatus();
+}
+
+Status WriteTemporary(const fs::path& temporary, std::string_view content, int mode) {
+  UniqueFd fd(::open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode));
+  if (!fd.valid()) return ErrnoStatus(errno, "cannot create " + temporary.string());
+  // The umask must not take away from what was asked.
+  if (::fchmod(fd.get(), static_cast<mode_t>(mode)) != 0) return ErrnoStatus(errno, "cannot chmod " + temporary.string());
+  HEDDLE_RETURN_IF_ERROR(WriteAll(fd.get(), content, temporary));
+  if (::fsync(fd.get()) != 0) return ErrnoStatus(errno, "cannot fsync " + temporary.string());
+  return OkStatus();
+}
+
+}  // namespace
+
+Status WriteFileAtomically(const fs::path& path, std::string_view content, int mode) {
+  static std::atomic<uint64_t> counter{0};
+  fs::path temporary = path;
+  temporary += ".tmp-" + std::to_string(::getpid()) + "-" + std::to_string(counter.fetch_add(1));
+  Status status = WriteTemporary(temporary, content, mode);
+  if (status.ok()) status = RenameDurably(temporary, path);
+  if (!status.ok()) ::unlink(temporary.c_str());
+  return status;
+}
+
+Status RenameDurably(const fs::path& from, const fs::path& to) {
+  if (::rename(from.c_str(), to.c_str()) != 0) {
+    return ErrnoStatus(errno, "cannot rename " + from.string() + " to " + to.string());
+  }
+  return SyncDirectory(to.parent_path());
+}
+
+Status MakeDirectories(const fs::path& directory) {
+  std::error_code error;
+  fs::create_directories(directory, error);
+  if (error) return ErrnoStatus(error.value(), "cannot make the folder " + directory.string());
+  return OkStatus();
+}
+
+}  // namespace heddle
