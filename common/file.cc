@@ -120,7 +120,8 @@ Status WriteTemporary(const fs::path& temporary, std::string_view content, int m
   UniqueFd fd(::open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode));
   if (!fd.valid()) return ErrnoStatus(errno, "cannot create " + temporary.string());
   // The umask must not take away from what was asked.
-  if (::fchmod(fd.get(), static_cast<mode_t>(mode)) != 0) return ErrnoStatus(errno, "cannot chmod " + temporary.string());
+  if (::fchmod(fd.get(), static_cast<mode_t>(mode)) != 0)
+    return ErrnoStatus(errno, "cannot chmod " + temporary.string());
   HEDDLE_RETURN_IF_ERROR(WriteAll(fd.get(), content, temporary));
   if (::fsync(fd.get()) != 0) return ErrnoStatus(errno, "cannot fsync " + temporary.string());
   return OkStatus();

@@ -30,8 +30,8 @@ struct Entry {
 
 constexpr size_t kMaxRank = 16;
 
-// A SAX handler that takes exactly the grammar of a safetensors header, so that duplicate keys, other types and deep nesting
-// are seen (a DOM would hide the first and build the last).
+// A SAX handler that takes exactly the grammar of a safetensors header, so that duplicate keys, other types and deep
+// nesting are seen (a DOM would hide the first and build the last).
 class HeaderHandler {
  public:
   static constexpr size_t max_object_size = 1'000'000;
@@ -181,7 +181,8 @@ Status ParseHeader(std::string_view text, json::basic_parser<HeaderHandler>& par
 }
 
 // The tensor of an entry, checked against the data that is there.
-Result<Tensor> MakeTensor(const Entry& entry, std::span<const std::byte> data, const std::shared_ptr<const void>& owner) {
+Result<Tensor> MakeTensor(const Entry& entry, std::span<const std::byte> data,
+                          const std::shared_ptr<const void>& owner) {
   const std::string who = "the tensor '" + entry.name + "'";
   std::optional<DType> dtype = DTypeFromName(entry.dtype);
   if (!dtype) return InvalidArgument(who + " has the dtype '" + entry.dtype + "', which is not supported");
@@ -192,12 +193,13 @@ Result<Tensor> MakeTensor(const Entry& entry, std::span<const std::byte> data, c
   uint64_t end = entry.offsets[1];
   if (begin > end || end > data.size()) {
     return InvalidArgument(who + " lies at bytes " + std::to_string(begin) + " to " + std::to_string(end) +
-                           ", outside the file's " + std::to_string(data.size()) + " bytes of data (a truncated file?)");
+                           ", outside the file's " + std::to_string(data.size()) +
+                           " bytes of data (a truncated file?)");
   }
   uint64_t size = end - begin;
   if (static_cast<uint64_t>(*count) > data.size() || static_cast<uint64_t>(*count) * DTypeSize(*dtype) != size) {
-    return InvalidArgument(who + " of shape " + ShapeToString(entry.shape) + " and dtype " + entry.dtype + " does not fill its " +
-                           std::to_string(size) + " bytes");
+    return InvalidArgument(who + " of shape " + ShapeToString(entry.shape) + " and dtype " + entry.dtype +
+                           " does not fill its " + std::to_string(size) + " bytes");
   }
   std::span<const std::byte> bytes = data.subspan(begin, size);
   TensorSpec spec{*dtype, entry.shape};
@@ -214,8 +216,8 @@ Status CheckCoverage(std::vector<Entry>& entries, uint64_t data_size) {
   uint64_t position = 0;
   for (const Entry& entry : entries) {
     if (entry.offsets[0] != position) {
-      return InvalidArgument("the tensor '" + entry.name + "' starts at byte " + std::to_string(entry.offsets[0]) + " where " +
-                             std::to_string(position) + " is expected: the file has a hole or an overlap");
+      return InvalidArgument("the tensor '" + entry.name + "' starts at byte " + std::to_string(entry.offsets[0]) +
+                             " where " + std::to_string(position) + " is expected: the file has a hole or an overlap");
     }
     position = entry.offsets[1];
   }
@@ -236,11 +238,12 @@ Result<SafetensorsFile> ParseSafetensors(std::span<const std::byte> bytes, std::
                            " bytes, the limit is " + std::to_string(kMaxSafetensorsHeaderBytes));
   }
   if (header_size > bytes.size() - 8) {
-    return InvalidArgument("the safetensors header of " + std::to_string(header_size) + " bytes is cut off: the file has " +
-                           std::to_string(bytes.size()) + " bytes");
+    return InvalidArgument("the safetensors header of " + std::to_string(header_size) +
+                           " bytes is cut off: the file has " + std::to_string(bytes.size()) + " bytes");
   }
   std::string_view text(reinterpret_cast<const char*>(bytes.data()) + 8, header_size);
-  if (text.empty() || text[0] != '{') return InvalidArgument("not a safetensors file: its header does not start with '{'");
+  if (text.empty() || text[0] != '{')
+    return InvalidArgument("not a safetensors file: its header does not start with '{'");
   json::parse_options options;
   options.max_depth = 4;
   json::basic_parser<HeaderHandler> parser(options);
@@ -272,7 +275,8 @@ Result<SafetensorsFile> ReadShards(const fs::path& folder, const fs::path& index
   boost::system::error_code ec;
   json::value index = json::parse(text, ec);
   const json::value* map = !ec && index.is_object() ? index.as_object().if_contains("weight_map") : nullptr;
-  if (map == nullptr || !map->is_object()) return InvalidArgument(index_path.string() + ": it has no object 'weight_map'");
+  if (map == nullptr || !map->is_object())
+    return InvalidArgument(index_path.string() + ": it has no object 'weight_map'");
   std::map<std::string, std::string> shard_of;
   std::set<std::string> shards;
   for (const auto& [name, shard] : map->as_object()) {
@@ -314,9 +318,10 @@ Result<SafetensorsFile> ReadModelSafetensors(const fs::path& folder) {
   for (const fs::directory_entry& entry : entries) {
     fs::path extension = entry.path().extension();
     if (extension == ".bin" || extension == ".pt" || extension == ".pth") {
-      return InvalidArgument(entry.path().string() +
-                             " is a pickle, which can run code when it is read; convert it with safetensors.torch.save_file in "
-                             "Python, or download the model's safetensors files");
+      return InvalidArgument(
+          entry.path().string() +
+          " is a pickle, which can run code when it is read; convert it with safetensors.torch.save_file in "
+          "Python, or download the model's safetensors files");
     }
   }
   return NotFound("the folder " + folder.string() + " has neither model.safetensors nor model.safetensors.index.json");
@@ -335,8 +340,8 @@ std::string SerializeSafetensors(const StateDict& tensors, const std::map<std::s
   uint64_t offset = 0;
   for (const auto& [name, tensor] : tensors) {
     uint64_t end = offset + tensor.bytes().size();
-    header += (header.size() == 1 ? "" : ",") + quoted(name) + ":{\"dtype\":\"" + std::string(DTypeName(tensor.dtype())) +
-              "\",\"shape\":[";
+    header += (header.size() == 1 ? "" : ",") + quoted(name) + ":{\"dtype\":\"" +
+              std::string(DTypeName(tensor.dtype())) + "\",\"shape\":[";
     for (size_t i = 0; i < tensor.shape().size(); ++i) header += (i ? "," : "") + std::to_string(tensor.shape()[i]);
     header += "],\"data_offsets\":[" + std::to_string(offset) + "," + std::to_string(end) + "]}";
     offset = end;
@@ -355,7 +360,8 @@ std::string SerializeSafetensors(const StateDict& tensors, const std::map<std::s
   return out;
 }
 
-Status WriteSafetensors(const fs::path& path, const StateDict& tensors, const std::map<std::string, std::string>& metadata) {
+Status WriteSafetensors(const fs::path& path, const StateDict& tensors,
+                        const std::map<std::string, std::string>& metadata) {
   return WriteFileAtomically(path, SerializeSafetensors(tensors, metadata));
 }
 

@@ -39,7 +39,7 @@ float HalfToFloat(uint16_t half) {
   uint32_t exponent = half >> 10 & 31;
   uint32_t mantissa = half & 0x3FF;
   if (exponent == 31) return std::bit_cast<float>(sign | 0x7F800000 | mantissa << 13);  // infinity, NaN
-  if (exponent == 0) {                                                                  // zero, subnormal: exact in float
+  if (exponent == 0) {  // zero, subnormal: exact in float
     float value = static_cast<float>(mantissa) * 0x1p-24F;
     return sign != 0 ? -value : value;
   }
@@ -133,7 +133,8 @@ Result<std::vector<float>> Tensor::ToFloats() const {
     }
     case DType::kBF16: {
       auto in = values<uint16_t>();
-      std::transform(in.begin(), in.end(), out.begin(), [](uint16_t v) { return std::bit_cast<float>(uint32_t{v} << 16); });
+      std::transform(in.begin(), in.end(), out.begin(),
+                     [](uint16_t v) { return std::bit_cast<float>(uint32_t{v} << 16); });
       return out;
     }
     default:
@@ -160,10 +161,11 @@ Status CheckSameSpec(const StateDictSpec& expected, const StateDictSpec& actual)
     if (a == actual.end() || (e != expected.end() && e->first < a->first)) {
       return InvalidArgument("the tensor '" + e->first + "' is missing");
     }
-    if (e == expected.end() || a->first < e->first) return InvalidArgument("the tensor '" + a->first + "' is not expected");
+    if (e == expected.end() || a->first < e->first)
+      return InvalidArgument("the tensor '" + a->first + "' is not expected");
     if (e->second != a->second) {
-      return InvalidArgument("the tensor '" + e->first + "' is " + a->second.ToString() + " where " + e->second.ToString() +
-                             " is expected");
+      return InvalidArgument("the tensor '" + e->first + "' is " + a->second.ToString() + " where " +
+                             e->second.ToString() + " is expected");
     }
     ++e;
     ++a;

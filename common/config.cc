@@ -1,0 +1,451 @@
+#include "common/config.h"
+
+#include <toml++/toml.h>
+#include <algorithm>
+#include <boost/json/parse.hpp>
+#include <boost/json/serialize.hpp>
+#include <charconv>
+#include <cmath>
+#include <cstdlib>
+
+#include "common/assert.h"
+#include "common/file.h"
+
+namespace heddle {
+namespace {
+
+namespace json = boost::json;
+
+struct Key {
+  ConfigSchema::Target target;
+  ConfigKeyOptions options;
+  std::string source = "default";
+};
+
+struct TableKey {
+  std::map<std::string, std::string>* target;
+  std::string help;
+};
+
+std::string Snake(std::string_view key) {
+  std::string out(key);
+  std::replace(out.begin(), out.end(), '-', '_');
+  return out;
+}
+
+std::string EnvironmentName(const std::string& key) {
+  std::string name = "HEDDLE_" + key;
+  for (char& c : name) c = c == '.' ? '_' : static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
+  return name;
+}
+
+std::string Number(double value) {
+  if (value == std::floor(value) && std::abs(value) < 1e15) return std::to_string(static_cast<int64_t>(value));
+  char buffer[32];
+  auto end = std::to_chars(buffer, buffer + sizeof buffer, value).ptr;
+  return std::string(buffer, end);
+}
+
+template <typename T>
+bool Take(std::optional<T> value, T* out) {
+  if (value) *out = *std::move(value);
+  return value.has_value();
+}
+
+template <typename T>
+bool TakeList(const toml::node& node, std::vector<T>* out) {
+  const toml::array* array = node.as_array();
+  if (array == nullptr) return false;
+  std::vector<T> list;
+  for (const toml::node& element : *array) {
+    auto value = element.value_exact<T>();
+    if (!value) return false;
+    list.push_back(*std::move(value));
+  }
+  *out = std::move(list);
+  return true;
+}
+
+// What the key takes, in words.
+struct TypeName {
+  std::string operator()(const bool*) const { return "true or false"; }
+  std::string operator()(const int64_t*) const { return "a whole number"; }
+  std::string operator()(const uint64_t*) const { return "a whole number from 0"; }
+  std::string operator()(const double*) const { return "a number"; }
+  std::string operator()(const std::string*) const { return "a text in quotes"; }
+  std::string operator()(const std::vector<std::string>*) const { return "a list of texts"; }
+  std::string operator()(const std::vector<int64_t>*) const { return "a list of whole numbers"; }
+};
+
+json::value ToJson(const ConfigSchema::Target& target) {
+  struct Visitor {
+    json::value operator()(const bool* v) const { return *v; }
+    json::value operator()(const int64_t* v) const { return *v; }
+    json::value operator()(const uint64_t* v) const { return *v; }
+    json::value operator()(const double* v) const {
+      // Whole numbers are written as such, so that the text reads as people write it.
+      if (*v == std::floor(*v) && std::abs(*v) < 1e15) return static_cast<int64_t>(*v);
+      return *v;
+    }
+    json::value operator()(const std::string* v) const { return json::string(*v); }
+    json::value operator()(const std::vector<std::string>* v) const {
+      json::array out;
+      for (const std::string& s : *v) out.emplace_back(json::string(s));
+      return out;
+    }
+    json::value operator()(const std::vector<int64_t>* v) const { return json::array(v->begin(), v->end()); }
+  };
+  return std::visit(Visitor{}, target);
+}
+
+std::string DoubleText(double value) {
+  char buffer[32];
+  auto end = std::to_chars(buffer, buffer + sizeof buffer, value).ptr;
+  return std::string(buffer, end);
+}
+
+// Boost.JSON writes 3e-4 as 3E-4 and 0.1 as 1E-1; people read the shortest decimal.
+std::string ValueText(const json::value& value) {
+  if (value.is_double()) return DoubleText(value.as_double());
+  if (value.is_array()) {
+    std::string out = "[";
+    for (const json::value& element : value.as_array()) out += (out.size() > 1 ? "," : "") + ValueText(element);
+    return out + "]";
+  }
+  return json::serialize(value);
+}
+
+}  // namespace
+
+struct ConfigSchema::Impl {
+  std::string what;
+  std::map<std::string, Key> keys;
+  std::map<std::string, TableKey> tables;
+
+  // Of the load under way.
+  std::vector<std::string> errors;
+  std::string name;
+  std::filesystem::path folder;
+
+  std::vector<std::string> KnownNames() const {
+    std::vector<std::string> names;
+    for (const auto& [key, unused] : keys) names.push_back(key);
+    for (const auto& [key, unused] : tables) names.push_back(key);
+    return names;
+  }
+
+  bool IsPrefix(const std::string& prefix) const {
+    auto starts = [&](const auto& map) {
+      auto it = map.lower_bound(prefix + ".");
+      return it != map.end() && it->first.starts_with(prefix + ".");
+    };
+    return starts(keys) || starts(tables);
+  }
+
+  void Error(const std::string& where, const std::string& key, const std::string& sentence) {
+    errors.push_back(where + ": " + (key.empty() ? "" : key + ": ") + sentence);
+  }
+
+  void UnknownKey(const std::string& where, const std::string& key) {
+    auto nearest = NearestName(key, KnownNames());
+    if (!nearest) {
+      // The word may be right in a wrong table.
+      std::string last = key.substr(key.rfind('.') + 1);
+      for (const std::string& known : KnownNames()) {
+        if (known.substr(known.rfind('.') + 1) == last) nearest = known;
+      }
+    }
+    Error(where, key, "this key does not exist" + (nearest ? "; did you mean '" + *nearest + "'?" : std::string()));
+  }
+
+  void CheckBounds(const std::string& where, const std::string& key, const Key& k) {
+    auto check = [&](double value, const std::string& what_it_is) {
+      if (value < k.options.min || value > k.options.max || std::isnan(value)) {
+        std::string range = std::isinf(k.options.max) ? "at least " + Number(k.options.min)
+                            : std::isinf(k.options.min)
+                                ? "at most " + Number(k.options.max)
+                                : "from " + Number(k.options.min) + " to " + Number(k.options.max);
+        Error(where, key, what_it_is + Number(value) + " is out of range; it must be " + range);
+      }
+    };
+    struct Visitor {
+      decltype(check)& c;
+      void operator()(const bool*) const {}
+      void operator()(const int64_t* v) const { c(static_cast<double>(*v), ""); }
+      void operator()(const uint64_t* v) const { c(static_cast<double>(*v), ""); }
+      void operator()(const double* v) const { c(*v, ""); }
+      void operator()(const std::string* v) const { c(static_cast<double>(v->size()), "a length of "); }
+      void operator()(const std::vector<std::string>* v) const { c(static_cast<double>(v->size()), "a length of "); }
+      void operator()(const std::vector<int64_t>* v) const { c(static_cast<double>(v->size()), "a length of "); }
+    };
+    std::visit(Visitor{check}, k.target);
+    if (auto* text = std::get_if<std::string*>(&k.target); text != nullptr && !k.options.choices.empty()) {
+      const auto& choices = k.options.choices;
+      if (std::find(choices.begin(), choices.end(), **text) == choices.end()) {
+        std::string list;
+        for (const std::string& choice : choices) list += (list.empty() ? "" : ", ") + choice;
+        auto nearest = NearestName(**text, choices);
+        Error(where, key,
+              "'" + **text + "' is not one of " + list + (nearest ? "; did you mean '" + *nearest + "'?" : ""));
+      }
+    }
+  }
+
+  // From a TOML node into the bound variable; false when the type is wrong.
+  static bool Assign(const Target& target, const toml::node& node) {
+    struct Visitor {
+      const toml::node& n;
+      bool operator()(bool* v) const { return Take(n.value_exact<bool>(), v); }
+      bool operator()(int64_t* v) const { return Take(n.value_exact<int64_t>(), v); }
+      bool operator()(uint64_t* v) const {
+        auto value = n.value_exact<int64_t>();
+        if (!value || *value < 0) return false;
+        *v = static_cast<uint64_t>(*value);
+        return true;
+      }
+      bool operator()(double* v) const {
+        if (auto value = n.value_exact<int64_t>()) {
+          *v = static_cast<double>(*value);
+          return true;
+        }
+        return Take(n.value_exact<double>(), v);
+      }
+      bool operator()(std::string* v) const { return Take(n.value_exact<std::string>(), v); }
+      bool operator()(std::vector<std::string>* v) const { return TakeList(n, v); }
+      bool operator()(std::vector<int64_t>* v) const { return TakeList(n, v); }
+    };
+    return std::visit(Visitor{node}, target);
+  }
+
+  void Set(const std::string& where, const std::string& key, const toml::node& node, const std::string& source,
+           bool resolve_paths) {
+    Key& k = keys.at(key);
+    if (!Assign(k.target, node)) {
+      Error(where, key, "it must be " + std::visit(TypeName{}, k.target));
+      return;
+    }
+    k.source = source;
+    if (resolve_paths && k.options.is_path) {
+      if (auto* text = std::get_if<std::string*>(&k.target)) Resolve(*text);
+      if (auto* list = std::get_if<std::vector<std::string>*>(&k.target)) {
+        for (std::string& element : **list) Resolve(&element);
+      }
+    }
+    CheckBounds(where, key, k);
+  }
+
+  void Resolve(std::string* text) const {
+    if (!text->empty() && !std::filesystem::path(*text).is_absolute()) {
+      *text = (folder / *text).lexically_normal().string();
+    }
+  }
+
+  // Text of an environment variable or flag as a TOML value: bare words are texts, "a,b" lists of texts.
+  void SetText(const std::string& where, const std::string& key, const std::string& text, const std::string& source) {
+    Key& k = keys.at(key);
+    std::string value = text;
+    bool is_text = std::holds_alternative<std::string*>(k.target);
+    bool is_list = std::holds_alternative<std::vector<std::string>*>(k.target);
+    if (is_text) value = json::serialize(json::string(text));
+    if (is_list && (text.empty() || text[0] != '[')) {
+      value = "[";
+      size_t begin = 0;
+      while (begin <= text.size() && !text.empty()) {
+        size_t end = std::min(text.find(',', begin), text.size());
+        value += (begin > 0 ? "," : "") + json::serialize(json::string(text.substr(begin, end - begin)));
+        begin = end + 1;
+      }
+      value += "]";
+    }
+    if (std::holds_alternative<std::vector<int64_t>*>(k.target) && (text.empty() || text[0] != '['))
+      value = "[" + text + "]";
+    try {
+      toml::table table = toml::parse("v = " + value);
+      if (table.size() == 1) {
+        Set(where, key, *table.get("v"), source, false);
+        return;
+      }
+    } catch (const toml::parse_error&) {
+    }
+    Error(where, key, "'" + text + "' is not " + std::visit(TypeName{}, k.target));
+  }
+
+  static std::string NodeText(const toml::node& node) {
+    if (auto text = node.value_exact<std::string>()) return *text;
+    if (auto number = node.value_exact<int64_t>()) return std::to_string(*number);
+    if (auto number = node.value_exact<double>()) return DoubleText(*number);
+    if (auto flag = node.value_exact<bool>()) return *flag ? "true" : "false";
+    std::ostringstream out;
+    out << toml::node_view<const toml::node>(node);
+    return out.str();
+  }
+
+  std::string Where(const toml::source_region& source) const { return name + ":" + std::to_string(source.begin.line); }
+
+  void Walk(const toml::table& table, const std::string& prefix) {
+    for (const auto& [raw_key, node] : table) {
+      std::string key = (prefix.empty() ? "" : prefix + ".") + Snake(raw_key.str());
+      std::string where = Where(raw_key.source());
+      if (keys.contains(key)) {
+        Set(where, key, node, "file", true);
+      } else if (auto free = tables.find(key); free != tables.end()) {
+        CollectFree(where, key, node, free->second.target);
+      } else if (node.is_table() && IsPrefix(key)) {
+        Walk(*node.as_table(), key);
+      } else if (IsPrefix(key)) {
+        Error(where, key, "it must be a table: [" + key + "]");
+      } else {
+        UnknownKey(where, key);
+      }
+    }
+  }
+
+  void CollectFree(const std::string& where, const std::string& key, const toml::node& node,
+                   std::map<std::string, std::string>* target) {
+    if (!node.is_table()) return Error(where, key, "it must be a table: [" + key + "]");
+    for (const auto& [raw_key, element] : *node.as_table()) (*target)[Snake(raw_key.str())] = NodeText(element);
+  }
+
+  void ApplyEnvironment() {
+    for (auto& [key, k] : keys) {
+      std::string variable = EnvironmentName(key);
+      const char* value = std::getenv(variable.c_str());
+      if (value != nullptr) SetText("environment " + variable, key, value, "environment");
+    }
+  }
+
+  void ApplyOverrides(const std::map<std::string, std::string>& overrides) {
+    for (const auto& [raw_key, value] : overrides) {
+      std::string key = Snake(raw_key);
+      if (keys.contains(key)) {
+        SetText("flag", key, value, "flag");
+      } else {
+        size_t dot = key.rfind('.');
+        auto free = dot == std::string::npos ? tables.end() : tables.find(key.substr(0, dot));
+        if (free != tables.end()) {
+          (*free->second.target)[key.substr(dot + 1)] = value;
+        } else {
+          UnknownKey("flag", key);
+        }
+      }
+    }
+  }
+
+  Status Finish() {
+    for (const auto& [key, k] : keys) {
+      if (k.options.required && k.source == "default") {
+        Error(name, key, "this key is required: " + k.options.help);
+      }
+    }
+    if (errors.empty()) return OkStatus();
+    std::string message = "the " + what + " configuration has " +
+                          (errors.size() == 1 ? "a mistake" : std::to_string(errors.size()) + " mistakes");
+    for (const std::string& error : errors) message += "\n  " + error;
+    return InvalidArgument(std::move(message));
+  }
+};
+
+ConfigSchema::ConfigSchema(std::string what) : impl_(std::make_unique<Impl>()) { impl_->what = std::move(what); }
+ConfigSchema::~ConfigSchema() = default;
+ConfigSchema::ConfigSchema(ConfigSchema&&) noexcept = default;
+
+void ConfigSchema::Bind(std::string key, Target target, ConfigKeyOptions options) {
+  bool inserted = impl_->keys.emplace(std::move(key), Key{target, std::move(options)}).second;
+  HEDDLE_ASSERT(inserted, "a configuration key is bound twice");
+}
+
+void ConfigSchema::BindTable(std::string key, std::map<std::string, std::string>* target, std::string help) {
+  bool inserted = impl_->tables.emplace(std::move(key), TableKey{target, std::move(help)}).second;
+  HEDDLE_ASSERT(inserted, "a configuration table is bound twice");
+}
+
+Status ConfigSchema::LoadFile(const std::filesystem::path& path, const std::map<std::string, std::string>& overrides,
+                              bool use_environment) {
+  HEDDLE_ASSIGN_OR_RETURN(std::string text, ReadFile(path, size_t{4} << 20));
+  std::error_code error;
+  std::filesystem::path absolute = std::filesystem::absolute(path, error);
+  impl_->folder = error ? path.parent_path() : absolute.parent_path();
+  return LoadText(text, path.string(), overrides, use_environment);
+}
+
+Status ConfigSchema::LoadText(std::string_view toml_text, std::string_view name,
+                              const std::map<std::string, std::string>& overrides, bool use_environment) {
+  impl_->errors.clear();
+  impl_->name = std::string(name);
+  try {
+    impl_->Walk(toml::parse(toml_text, name), "");
+  } catch (const toml::parse_error& error) {
+    return InvalidArgument(impl_->Where(error.source()) +
+                           ": this is not valid TOML: " + std::string(error.description()));
+  }
+  if (use_environment) impl_->ApplyEnvironment();
+  impl_->ApplyOverrides(overrides);
+  return impl_->Finish();
+}
+
+std::string ConfigSchema::ShowResolved() const {
+  std::string out;
+  for (const auto& [key, k] : impl_->keys)
+    out += key + " = " + ValueText(ToJson(k.target)) + "  # source: " + k.source + "\n";
+  for (const auto& [key, table] : impl_->tables) {
+    for (const auto& [name, value] : *table.target) out += key + "." + name + " = " + value + "\n";
+  }
+  return out;
+}
+
+std::string ConfigSchema::ResolvedJson() const {
+  json::object root;
+  auto place = [&](const std::string& dotted, json::value value) {
+    json::object* object = &root;
+    size_t begin = 0;
+    for (size_t dot = dotted.find('.'); dot != std::string::npos; dot = dotted.find('.', begin)) {
+      json::value& child = (*object)[dotted.substr(begin, dot - begin)];
+      if (!child.is_object()) child = json::object();
+      object = &child.as_object();
+      begin = dot + 1;
+    }
+    (*object)[dotted.substr(begin)] = std::move(value);
+  };
+  for (const auto& [key, k] : impl_->keys) place(key, ToJson(k.target));
+  for (const auto& [key, table] : impl_->tables) {
+    for (const auto& [name, value] : *table.target) place(key + "." + name, json::string(value));
+  }
+  return json::serialize(root);
+}
+
+std::string ConfigSchema::Describe() const {
+  std::string out;
+  for (const auto& [key, k] : impl_->keys) {
+    out += key + "  (" + std::visit(TypeName{}, k.target) + (k.options.required ? ", required" : "") + ", now " +
+           ValueText(ToJson(k.target)) + ")\n    " + k.options.help + "\n";
+  }
+  for (const auto& [key, table] : impl_->tables) out += key + ".*  (table)\n    " + table.help + "\n";
+  return out;
+}
+
+std::optional<std::string> NearestName(std::string_view word, const std::vector<std::string>& candidates) {
+  if (word.size() > 256) return std::nullopt;
+  std::optional<std::string> best;
+  size_t best_distance = word.size() / 3 + 2;
+  for (const std::string& candidate : candidates) {
+    // Levenshtein, one row.
+    std::vector<size_t> row(candidate.size() + 1);
+    for (size_t j = 0; j < row.size(); ++j) row[j] = j;
+    for (size_t i = 1; i <= word.size(); ++i) {
+      size_t diagonal = row[0];
+      row[0] = i;
+      for (size_t j = 1; j < row.size(); ++j) {
+        size_t above = row[j];
+        row[j] = std::min({row[j] + 1, row[j - 1] + 1, diagonal + (word[i - 1] == candidate[j - 1] ? 0 : 1)});
+        diagonal = above;
+      }
+    }
+    if (row.back() < best_distance) {
+      best_distance = row.back();
+      best = candidate;
+    }
+  }
+  return best;
+}
+
+}  // namespace heddle
