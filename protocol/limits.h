@@ -19,9 +19,19 @@ inline constexpr size_t kMaxBlobsPerFolder = 256;
 inline constexpr size_t kMaxLocalTasks = 64;
 inline constexpr size_t kMaxCsrBytes = size_t{16} << 10;
 inline constexpr size_t kMaxTokenBytes = 256;
+inline constexpr size_t kMaxCertificateBytes = size_t{16} << 10;  // PEM, in EnrollResponse
+inline constexpr size_t kMaxNameBytes = 128;                      // run ids, names of local tasks, software versions
+inline constexpr size_t kMaxPathBytes = 4096;                     // paths between daemon and worker
+inline constexpr size_t kMaxRefusalMessageBytes = 1024;           // longer ones are cut by MakeRefusal
+inline constexpr size_t kMaxWorkerErrorBytes = 4096;              // WorkerDone::message
 inline constexpr uint64_t kMaxBlobBytes = uint64_t{1} << 40;
 inline constexpr uint32_t kMaxRetryAfterMs = 24 * 3600 * 1000;
 inline constexpr uint32_t kMaxLocalSteps = 1'000'000;
+inline constexpr uint32_t kMaxRounds = 1'000'000;         // of a run, and attempts of a round
+inline constexpr uint32_t kMaxBatchSize = 65'536;         // sequences
+inline constexpr uint32_t kMaxSequenceLength = 1u << 20;  // tokens
+inline constexpr uint32_t kMaxThreads = 1024;
+inline constexpr uint64_t kMaxNumExamples = uint64_t{1} << 40;
 inline constexpr size_t kIoBufferBytes = size_t{256} << 10;  // pieces in which bodies move
 
 }  // namespace heddle::protocol

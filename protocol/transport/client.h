@@ -1,7 +1,8 @@
 // The HTTP/1.1 client of devices, demo and tests: one connection, kept alive and reopened as needed, coroutines.
 //
-// Thread-safety: one strand. Cancel() may be called from that strand; it makes the call in flight return kCancelled.
-// A call that fails with kUnavailable or kDeadlineExceeded may be repeated; retry policy belongs to the caller.
+// Thread-safety: one strand, one call at a time; destroying it cancels the call in flight. Cancel() may be called from
+// that strand; it makes the call in flight return kCancelled. A call that fails with kUnavailable or kDeadlineExceeded
+// may be repeated; retry policy belongs to the caller.
 #pragma once
 
 #include <boost/asio/any_io_executor.hpp>
@@ -80,7 +81,7 @@ class HttpClient {
 
  private:
   struct Impl;
-  std::unique_ptr<Impl> impl_;
+  std::shared_ptr<Impl> impl_;  // also held by the call in flight
 };
 
 }  // namespace heddle::protocol

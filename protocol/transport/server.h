@@ -25,6 +25,7 @@
 #include "common/file.h"
 #include "common/status.h"
 #include "protocol/limits.h"
+#include "protocol/transport/http_head.h"  // Headers
 
 namespace heddle::protocol {
 
@@ -38,8 +39,6 @@ struct Peer {
   std::string serial_hex;      // its serial number, lower case
   std::string address;         // "127.0.0.1:4711", for logs only
 };
-
-using Headers = std::vector<std::pair<std::string, std::string>>;
 
 // One request and its answer. Lives on the stack of the connection's coroutine; never outlives the handler's co_return.
 class Exchange {

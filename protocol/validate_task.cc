@@ -1,0 +1,113 @@
+// Validation of task.proto: what a coordinator asks of a device, and what comes out.
+#include <set>
+
+#include "protocol/validate.h"
+#include "protocol/validate_internal.h"
+
+namespace heddle::protocol {
+
+using internal::Bad;
+using internal::CheckName;
+using internal::CheckRange;
+using internal::CheckReal;
+
+namespace {
+
+bool IsIn(std::string_view text, std::string_view extra) {
+  for (char c : text) {
+    const bool alnum = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9');
+    if (!alnum && extra.find(c) == std::string_view::npos) return false;
+  }
+  return true;
+}
+
+// A folder's blobs: each valid, no two of one name.
+template <typename Blobs>
+Status ValidateFolder(const char* field, const Blobs& blobs) {
+  if (blobs.empty() || static_cast<size_t>(blobs.size()) > kMaxBlobsPerFolder)
+    return Bad(field, "names " + std::to_string(blobs.size()) + " files but must name 1 to " +
+                          std::to_string(kMaxBlobsPerFolder));
+  std::set<std::string_view> names;
+  for (const v1::BlobRef& blob : blobs) {
+    if (Status status = Validate(blob); !status.ok()) return status.Annotate(field);
+    if (!names.insert(blob.name()).second) return Bad(field, "names " + blob.name() + " twice");
+  }
+  return OkStatus();
+}
+
+}  // namespace
+
+bool IsValidBlobName(std::string_view name) {
+  return !name.empty() && name.size() <= kMaxBlobNameBytes && name[0] != '.' && IsIn(name, "._-");
+}
+
+bool IsValidAssignmentId(std::string_view id) {
+  if (id.size() != 32) return false;
+  for (char c : id) {
+    if (!((c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'))) return false;
+  }
+  return true;
+}
+
+v1::BlobRef MakeBlobRef(const Sha256Digest& digest, uint64_t size_bytes, std::string_view name) {
+  v1::BlobRef ref;
+  ref.set_sha256(std::string(digest.raw()));
+  ref.set_size_bytes(size_bytes);
+  ref.set_name(std::string(name));
+  return ref;
+}
+
+Result<Sha256Digest> DigestOf(const v1::BlobRef& ref) { return Sha256Digest::FromBytes(ref.sha256()); }
+
+Status Validate(const v1::BlobRef& m) {
+  if (m.sha256().size() != Sha256Digest::kSize) return Bad("sha256", "must have 32 bytes");
+  HEDDLE_RETURN_IF_ERROR(CheckRange("size_bytes", m.size_bytes(), 0, kMaxBlobBytes));
+  if (!IsValidBlobName(m.name()))
+    return Bad("name", "must be one path component of [A-Za-z0-9._-], at most 128 bytes, not starting with a dot");
+  return OkStatus();
+}
+
+Status Validate(const v1::TrainPlan& m) {
+  HEDDLE_RETURN_IF_ERROR(CheckRange("train.local_steps", m.local_steps(), 1, kMaxLocalSteps));
+  HEDDLE_RETURN_IF_ERROR(CheckRange("train.batch_size", m.batch_size(), 1, kMaxBatchSize));
+  HEDDLE_RETURN_IF_ERROR(CheckRange("train.sequence_length", m.sequence_length(), 1, kMaxSequenceLength));
+  HEDDLE_RETURN_IF_ERROR(CheckReal("train.learning_rate", m.learning_rate(), 0, 1e6));
+  HEDDLE_RETURN_IF_ERROR(CheckReal("train.weight_decay", m.weight_decay(), 0, 1e6));
+  HEDDLE_RETURN_IF_ERROR(CheckReal("train.beta1", m.beta1(), 0, 1, /*closed=*/false));
+  HEDDLE_RETURN_IF_ERROR(CheckReal("train.beta2", m.beta2(), 0, 1, /*closed=*/false));
+  HEDDLE_RETURN_IF_ERROR(CheckReal("train.epsilon", m.epsilon(), 0, 1));
+  HEDDLE_RETURN_IF_ERROR(CheckReal("train.max_grad_norm", m.max_grad_norm(), 0, 1e30));
+  HEDDLE_RETURN_IF_ERROR(CheckRange("train.warmup_steps", m.warmup_steps(), 0, kMaxLocalSteps));
+  return CheckRange("train.threads", m.threads(), 1, kMaxThreads);
+}
+
+Status Validate(const v1::TaskPlan& m) {
+  HEDDLE_RETURN_IF_ERROR(CheckName("plan.local_task", m.local_task(), 1, kMaxNameBytes));
+  HEDDLE_RETURN_IF_ERROR(ValidateFolder("plan.base_model", m.base_model()));
+  HEDDLE_RETURN_IF_ERROR(ValidateFolder("plan.adapter", m.adapter()));
+  if (!m.has_train()) return Bad("plan.train", "is missing");
+  HEDDLE_RETURN_IF_ERROR(Validate(m.train()));
+  HEDDLE_RETURN_IF_ERROR(CheckRange("plan.max_update_bytes", m.max_update_bytes(), 1, kMaxBlobBytes));
+  return CheckRange("plan.max_num_examples", m.max_num_examples(), 1, kMaxNumExamples);
+}
+
+Status Validate(const v1::TaskAssignment& m) {
+  if (!IsValidAssignmentId(m.assignment_id())) return Bad("assignment_id", "must be 32 lower-case hex digits");
+  HEDDLE_RETURN_IF_ERROR(CheckName("run_id", m.run_id(), 1, kMaxNameBytes));
+  HEDDLE_RETURN_IF_ERROR(CheckRange("round", m.round(), 1, kMaxRounds));
+  HEDDLE_RETURN_IF_ERROR(CheckRange("attempt", m.attempt(), 1, kMaxRounds));
+  if (m.deadline_unix_us() < 0) return Bad("deadline_unix_us", "must not be negative");
+  if (!m.has_plan()) return Bad("plan", "is missing");
+  return Validate(m.plan());
+}
+
+// num_examples has no lower bound here: zero is legal in the metrics of a failed task, and refused with its own reason
+// where an update is judged.
+Status Validate(const v1::TaskMetrics& m) {
+  HEDDLE_RETURN_IF_ERROR(CheckRange("metrics.steps", m.steps(), 0, kMaxLocalSteps));
+  HEDDLE_RETURN_IF_ERROR(CheckReal("metrics.train_seconds", m.train_seconds(), 0, 1e9));
+  // Losses are what training made of them: a diverged task may report NaN, and its update is judged on its own.
+  return OkStatus();
+}
+
+}  // namespace heddle::protocol
