@@ -4,6 +4,8 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <span>
+#include <string_view>
 #include <vector>
 
 #include "common/status.h"
@@ -17,8 +19,13 @@ class TextDataset {
   // .txt: documents are separated by blank lines. .jsonl: one object a line with "text", or "prompt" and "completion".
   // Each document is encoded, with eos (or bos) between. Errors: kNotFound; kInvalidArgument with the line number; a
   // file with fewer than sequence_length + 1 tokens is refused.
+  // Other endings are refused. At most 1 GiB.
   static Result<TextDataset> Read(const std::filesystem::path& path, const Tokenizer& tokenizer,
                                   int64_t sequence_length);
+  // The same from text in memory.
+  enum class Format { kText, kJsonl };
+  static Result<TextDataset> FromText(std::string_view text, Format format, const Tokenizer& tokenizer,
+                                      int64_t sequence_length);
 
   // Non-overlapping windows of sequence_length + 1 tokens (the last token of one is the first of the next).
   int64_t num_sequences() const;

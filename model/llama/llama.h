@@ -7,9 +7,11 @@
 #include <torch/torch.h>
 
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "common/state_dict.h"
 #include "common/status.h"
@@ -29,13 +31,20 @@ struct BaseWeights {
 
 // A linear layer that may carry LoRA factors: y = x W^T (+ b) + scaling * (dropout(x) A^T) B^T.
 struct LinearImpl : torch::nn::Module {
-  torch::Tensor weight, bias;    // frozen views of the base, or trainable when pretraining
-  torch::Tensor lora_A, lora_B;  // undefined without LoRA
-  double scaling = 0, dropout = 0;
+  // `bias` may be undefined. Both become parameters; `trainable` false freezes them.
+  LinearImpl(torch::Tensor weight, torch::Tensor bias, bool trainable);
+  torch::Tensor weight, bias;       // frozen views of the base, or trainable when pretraining
+  torch::Tensor lora_A, lora_B;     // [r, in], [out, r]; undefined without LoRA
+  double scaling = 0, dropout = 0;  // dropout acts in training mode only
+  at::Generator dropout_generator;  // undefined: the process's default; see LlamaImpl::SeedDropout
   torch::Tensor forward(const torch::Tensor& x);
 };
 TORCH_MODULE(Linear);
 
+// One model: parameters under Hugging Face's names (named_parameters(): "model.layers.0.self_attn.q_proj.weight", LoRA
+// factors "….lora_A" when registered by the injector). One thread at a time; build one module a thread on shared
+// weights. LibTorch's exceptions (c10::Error: ids out of range, too long a sequence, no memory) pass through: the
+// callers' wall.
 class LlamaImpl : public torch::nn::Module {
  public:
   // Frozen, on shared weights (fine-tuning).
@@ -50,6 +59,9 @@ class LlamaImpl : public torch::nn::Module {
   torch::Tensor Loss(const torch::Tensor& ids, const torch::Tensor& targets);
   // Residual stream after the embedding and each layer, before the final norm: for tests.
   std::vector<torch::Tensor> HiddenStates(const torch::Tensor& ids);
+  // Gives every linear layer a dropout generator of its own, so that masks depend on the seed and the layer only, not
+  // on what else runs in the process.
+  void SeedDropout(uint64_t seed);
 
   // Linear layers by module path ("model.layers.0.self_attn.q_proj"), for LoRA injection.
   std::map<std::string, Linear> LinearModules() const;
@@ -57,6 +69,7 @@ class LlamaImpl : public torch::nn::Module {
 
  private:
   struct Body;
+  void Build(const std::function<torch::Tensor(const std::string&)>& source, bool trainable);
   std::shared_ptr<Body> body_;
 };
 TORCH_MODULE(Llama);

@@ -1,0 +1,54 @@
+#include "model/llama/blas_check.h"
+
+#include <torch/torch.h>
+
+#include <fstream>
+#include <iterator>
+
+namespace heddle::model {
+namespace {
+
+// The path at the end of a line of /proc/<pid>/maps that mentions `word` in its file name; empty when there is none.
+std::string MappedPath(std::string_view maps, std::string_view word) {
+  while (!maps.empty()) {
+    const std::string_view line = maps.substr(0, maps.find('\n'));
+    maps.remove_prefix(std::min(maps.size(), line.size() + 1));
+    const size_t path = line.find('/');
+    if (path == std::string_view::npos) continue;
+    if (line.substr(line.rfind('/')).find(word) != std::string_view::npos) return std::string(line.substr(path));
+  }
+  return {};
+}
+
+}  // namespace
+
+BlasCheck CheckBlas(std::string_view maps, std::string_view torch_config) {
+  // libblas.so.3 is a link that the distribution's alternatives set; maps show where it leads.
+  for (const char* fast : {"openblas", "libmkl", "libblis", "libarmpl", "libatlas"}) {
+    if (std::string path = MappedPath(maps, fast); !path.empty()) return {path, false};
+  }
+  if (torch_config.find("BLAS_INFO=mkl") != std::string_view::npos ||
+      torch_config.find("Math Kernel Library") != std::string_view::npos) {
+    return {"MKL, built into LibTorch", false};
+  }
+  std::string path = MappedPath(maps, "libblas.so");
+  if (path.empty()) return {"built in", false};
+  // OpenBLAS may also come under the name libblas.so.3 in a folder of its own; then its folder says so.
+  const bool named = path.find("openblas") != std::string::npos || path.find("blis") != std::string::npos ||
+                     path.find("atlas") != std::string::npos;
+  return {path, !named};
+}
+
+BlasCheck CheckLoadedBlas() {
+  std::ifstream in("/proc/self/maps");
+  const std::string maps{std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};
+  return CheckBlas(maps, at::show_config());
+}
+
+std::string BlasCheck::Describe() const {
+  if (!slow) return "matrix products by " + library;
+  return "matrix products by " + library +
+         ", the reference BLAS, which is many times slower than OpenBLAS: run `apt install libopenblas0-openmp`";
+}
+
+}  // namespace heddle::model

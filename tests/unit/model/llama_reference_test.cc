@@ -1,0 +1,166 @@
+// The Llama modules against outputs of an independent float64 implementation and its central differences.
+#include <gtest/gtest.h>
+#include <torch/torch.h>
+
+#include <boost/json.hpp>
+
+#include "common/file.h"
+#include "common/safetensors.h"
+#include "model/llama/llama.h"
+#include "tests/unit/model/test_data.h"
+
+namespace heddle::model {
+namespace {
+
+namespace json = boost::json;
+
+class Reference {
+ public:
+  explicit Reference(const std::string& model) : folder_(TestDataFolder() / model) {
+    arrays_ = *ReadSafetensors(folder_ / "reference" / "reference.safetensors");
+    base_ = *BaseWeights::Load(folder_);
+  }
+  torch::Tensor Array(const std::string& name) const { return ToTorch(arrays_.tensors.at(name)); }
+  static torch::Tensor ToTorch(const Tensor& tensor) {
+    const auto type = tensor.dtype() == DType::kI64   ? at::kLong
+                      : tensor.dtype() == DType::kF64 ? at::kDouble
+                                                      : at::kFloat;
+    return torch::from_blob(const_cast<std::byte*>(tensor.bytes().data()), tensor.shape(), type).clone();
+  }
+  json::value Json(const std::string& name) const { return json::parse(*ReadFile(folder_ / "reference" / name)); }
+  std::shared_ptr<const BaseWeights> base() const { return base_; }
+  const std::filesystem::path& folder() const { return folder_; }
+
+ private:
+  std::filesystem::path folder_;
+  SafetensorsFile arrays_;
+  std::shared_ptr<const BaseWeights> base_;
+};
+
+double MaxDifference(const torch::Tensor& a, const torch::Tensor& b) {
+  EXPECT_EQ(a.sizes(), b.sizes());
+  return (a.to(at::kDouble) - b.to(at::kDouble)).abs().max().item<double>();
+}
+
+// Mean loss over windows of at most `window` targets, each with a context of its own.
+double TextLoss(Llama& model, const torch::Tensor& ids, int64_t window) {
+  torch::NoGradGuard no_grad;
+  double total = 0;
+  const int64_t targets = ids.size(0) - 1;
+  for (int64_t begin = 0; begin < targets; begin += window) {
+    const int64_t count = std::min(window, targets - begin);
+    const auto x = ids.slice(0, begin, begin + count).unsqueeze(0);
+    const auto y = ids.slice(0, begin + 1, begin + count + 1).unsqueeze(0);
+    total += model->Loss(x, y).item<double>() * static_cast<double>(count);
+  }
+  return total / static_cast<double>(targets);
+}
+
+class LlamaReference : public testing::TestWithParam<std::string> {};
+
+TEST_P(LlamaReference, LogitsAndResidualStreamMatchFloat64) {
+  HEDDLE_NEEDS_TEST_DATA(GetParam());
+  const Reference reference(GetParam());
+  Llama model(reference.base());
+  torch::NoGradGuard no_grad;
+  for (const std::string input : {"in0_", "in1_", "in2_"}) {
+    const auto ids = reference.Array(input + "ids").unsqueeze(0);
+    EXPECT_LT(MaxDifference(model->forward(ids)[0], reference.Array(input + "logits")), 1e-4) << input;
+    const auto hidden = torch::cat(model->HiddenStates(ids));
+    EXPECT_LT(MaxDifference(hidden, reference.Array(input + "hidden")), 1e-4) << input;
+  }
+}
+
+TEST_P(LlamaReference, TextLossesMatchFloat64) {
+  HEDDLE_NEEDS_TEST_DATA(GetParam());
+  const Reference reference(GetParam());
+  Llama model(reference.base());
+  const auto losses = reference.Json("reference.json").at("text_loss");
+  for (const std::string text : {"story", "alice"}) {
+    const double expected = losses.at(text).at("mean_nll").to_number<double>();
+    EXPECT_NEAR(TextLoss(model, reference.Array(text + "_ids"), 256), expected, 1e-5) << text;
+  }
+}
+
+TEST_P(LlamaReference, ABatchGivesTheSameAsItsRows) {
+  HEDDLE_NEEDS_TEST_DATA(GetParam());
+  const Reference reference(GetParam());
+  Llama model(reference.base());
+  torch::NoGradGuard no_grad;
+  const auto ids = reference.Array("alice_ids").slice(0, 0, 96).view({3, 32});
+  const auto together = model->forward(ids);
+  for (int64_t row = 0; row < 3; ++row) {
+    EXPECT_LT(MaxDifference(together[row], model->forward(ids.slice(0, row, row + 1))[0]), 1e-4);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Models, LlamaReference, testing::Values("stories260k", "stories15m"));
+
+// A trainable model with the weights of a checkpoint.
+Llama TrainableCopy(const BaseWeights& base) {
+  Llama model(base.config, 1);
+  torch::NoGradGuard no_grad;
+  for (auto& item : model->named_parameters()) item.value().copy_(base.tensors.at(item.key()));
+  return model;
+}
+
+struct GradientCase {
+  Reference reference{"stories260k"};
+  json::value json = reference.Json("gradients.json");
+  torch::Tensor x, y;
+  GradientCase() {
+    std::vector<int64_t> ids;
+    for (const auto& id : json.at("ids").as_array()) ids.push_back(id.to_number<int64_t>());
+    const auto all = torch::tensor(ids, at::kLong);
+    x = all.slice(0, 0, all.size(0) - 1).unsqueeze(0);
+    y = all.slice(0, 1).unsqueeze(0);
+  }
+};
+
+TEST(LlamaGradients, WeightGradientsMatchCentralDifferences) {
+  HEDDLE_NEEDS_TEST_DATA("stories260k");
+  const GradientCase c;
+  Llama model = TrainableCopy(*c.reference.base());
+  const auto loss = model->Loss(c.x, c.y);
+  EXPECT_NEAR(loss.item<double>(), c.json.at("loss").to_number<double>(), 1e-5);
+  loss.backward();
+  const auto parameters = model->named_parameters();
+  for (const auto& entry : c.json.at("entries").as_array()) {
+    const std::string name(entry.at(0).as_string());
+    const auto index = entry.at(1).to_number<int64_t>();
+    const double expected = entry.at(3).to_number<double>();
+    const double actual = parameters[name].grad().flatten()[index].item<double>();
+    EXPECT_NEAR(actual, expected, 1e-5 + 1e-3 * std::abs(expected)) << name << "[" << index << "]";
+  }
+}
+
+TEST(LlamaGradients, LoraGradientsMatchCentralDifferences) {
+  HEDDLE_NEEDS_TEST_DATA("stories260k");
+  const GradientCase c;
+  Llama model(c.reference.base());
+  const auto arrays = *ReadSafetensors(c.reference.folder() / "reference" / "gradients.safetensors");
+  std::string path(c.json.at("lora_target").as_string());
+  path.resize(path.size() - std::string(".weight").size());
+  Linear target = model->LinearModules().at(path);
+  const auto factor = [&](const char* name) {
+    return Reference::ToTorch(arrays.tensors.at(name)).to(at::kFloat).requires_grad_(true);
+  };
+  target->lora_A = factor("lora_A");
+  target->lora_B = factor("lora_B");
+  target->scaling = c.json.at("lora_scale").to_number<double>();
+  const auto loss = model->Loss(c.x, c.y);
+  EXPECT_NEAR(loss.item<double>(), c.json.at("lora_loss").to_number<double>(), 1e-5);
+  loss.backward();
+  for (const auto& entry : c.json.at("lora").as_array()) {
+    const auto& factor_of = entry.at(0).as_string() == "A" ? target->lora_A : target->lora_B;
+    const double expected = entry.at(2).to_number<double>();
+    EXPECT_NEAR(factor_of.grad().flatten()[entry.at(1).to_number<int64_t>()].item<double>(), expected,
+                1e-5 + 1e-3 * std::abs(expected));
+  }
+  for (const auto& parameter : model->parameters()) {
+    EXPECT_FALSE(parameter.grad().defined()) << "a frozen weight has a gradient";
+  }
+}
+
+}  // namespace
+}  // namespace heddle::model
