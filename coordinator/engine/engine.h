@@ -191,22 +191,53 @@ class Engine {
 
  private:
   struct Waiting {
-    PollToken token;
-    DeviceId device;
+    PollToken token = 0;
     Time answer_by;
-    bool offers_task;
+  };
+  // What one Handle() works on.
+  struct Turn {
+    Time now;
+    Step* step;
   };
 
   explicit Engine(RunSpec spec) : spec_(std::move(spec)) {}
+
+  void On(Turn& turn, const CheckinEvent& event);
+  void On(Turn& turn, const PollGoneEvent& event);
+  void On(Turn& turn, const ReportEvent& event);
+  void On(Turn& turn, const RoundModelReady& event);
+  void On(Turn& turn, const RoundModelFailed& event);
+  void On(Turn& turn, const DeviceRevokedEvent& event);
+  void On(Turn& turn, const StopRunEvent& event);
+  void On(Turn& turn, const TickEvent& event);
+
+  void Advance(Turn& turn);
+  void ExpirePolls(Turn& turn);
+  void AdvanceSelecting(Turn& turn);
+  void AdvanceCollecting(Turn& turn);
+  void StartRound(Turn& turn, uint32_t round, uint32_t attempt);
+  void AssignUpTo(Turn& turn, size_t count);
+  void StartCommit(Turn& turn);
+  void EndRound(Turn& turn, RoundPhase phase, std::string reason);
+  void Abandon(Turn& turn, std::string reason);
+  void EndRun(Turn& turn, RunState state, std::string reason);
+  void AnswerFirstReport(Turn& turn, AssignmentRecord& record, const ReportEvent& event);
+  void AnswerKnown(Turn& turn, const AssignmentRecord& record, PollToken token);
+  void Reject(Turn& turn, PollToken token, RejectReason reason);
+  void DropWaiting(const DeviceId& device);
+
+  size_t SelectionSize() const;
+  size_t CountIn(AssignmentState state) const;
+  Duration Jitter(Turn& turn, Duration low, Duration high);
+  AssignmentRecord MakeAssignment(Turn& turn, const DeviceId& device) const;
 
   RunSpec spec_;
   RunRecord run_;
   std::optional<RoundRecord> round_;
   std::map<AssignmentId, AssignmentRecord> assignments_;
-  std::map<DeviceId, AssignmentId> by_device_;
+  std::map<DeviceId, AssignmentId> by_device_;  // every device that has had a task in this attempt
   std::map<DeviceId, Waiting> waiting_;
   std::map<PollToken, DeviceId> waiting_by_token_;
-  uint32_t abandoned_in_a_row_ = 0;
   uint64_t jitter_counter_ = 0;
 };
 

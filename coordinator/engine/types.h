@@ -22,7 +22,7 @@ struct RunSpec {
   double over_selection = 1.0;         // ceil(cohort_size * over_selection) devices get the task; >= 1
   uint32_t min_available_devices = 1;  // devices waiting before a round selects; >= ceil(cohort_size * over_selection)
                                        // gives a selection that does not depend on the order of arrival
-  uint32_t min_reports = 1;  // accepted reports with which a round may commit at its deadline; <= cohort_size
+  uint32_t min_reports = 1;            // accepted reports with which a round may commit at its deadline; <= cohort_size
   Duration selection_timeout =
       Seconds(600);  // after it a round selects from at least min_reports waiting devices, or is abandoned
   Duration report_deadline = Seconds(600);  // from selection to commit or abandon
