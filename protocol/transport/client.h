@@ -32,7 +32,13 @@ struct ClientOptions {
   Duration idle_timeout = Seconds(60);  // without a byte either way, except while a long poll waits
 };
 
+// Not an aggregate on purpose: g++ 12 destroys a braced temporary of an aggregate twice when it is made inside a
+// co_await expression.
 struct HttpRequest {
+  HttpRequest() = default;
+  HttpRequest(std::string verb, std::string where, std::string content = {})
+      : method(std::move(verb)), target(std::move(where)), body(std::move(content)) {}
+
   std::string method = "GET";
   std::string target = "/";
   Headers headers;

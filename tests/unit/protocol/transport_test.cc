@@ -96,7 +96,7 @@ class Transport : public testing::Test {
 
 TEST_F(Transport, HandlerSeesTheNameAndSerialOfTheDevicesCertificate) {
   Serve();
-  const auto answer = Send(Client(), {.target = "/who"});
+  const auto answer = Send(Client(), {"GET", "/who"});
   ASSERT_TRUE(answer.ok()) << answer.status();
   EXPECT_EQ(answer->status, 200u);
   EXPECT_EQ(answer->body, "phone-1 " + serial_);
@@ -107,7 +107,7 @@ TEST_F(Transport, PostReturnsTheBody) {
   HttpClient& client = Client();
   for (size_t size : {size_t{0}, size_t{1}, size_t{4096}, size_t{1} << 20}) {
     const std::string body = MakeBytes(size);
-    const auto answer = Send(client, {.method = "POST", .target = "/echo", .body = body});
+    const auto answer = Send(client, {"POST", "/echo", body});
     ASSERT_TRUE(answer.ok()) << answer.status();
     EXPECT_EQ(answer->status, 200u);
     EXPECT_EQ(answer->body, body);
@@ -128,7 +128,7 @@ TEST_F(Transport, DownloadAndUploadKeepEveryByte) {
   EXPECT_EQ(download->bytes, bytes.size());
   EXPECT_EQ(hasher.Finish(), Sha256(bytes));
   EXPECT_EQ(ReadAllOf(copy), bytes);
-  const auto upload = Await(client_threads_.io(), client.SendFile({.method = "PATCH", .target = "/upload"}, copy, 5,
+  const auto upload = Await(client_threads_.io(), client.SendFile({"PATCH", "/upload"}, copy, 5,
                                                                   bytes.size() - 5));
   ASSERT_TRUE(upload.ok()) << upload.status();
   EXPECT_EQ(upload->status, 204u);
