@@ -28,8 +28,8 @@ struct UpdateInfo {
 
 // Bounds that every method checks. From the recipe.
 struct AggregatorOptions {
-  uint64_t max_num_examples = 1'000'000;  // per update; FedAvg's weight. At most 2^32.
-  uint64_t max_updates = 1'000'000;       // folded into one sum
+  uint64_t max_num_examples = 1'000'000;  // per update; FedAvg's weight. At most 2^29.
+  uint64_t max_updates = 65'536;          // folded into one sum
   double max_abs = 16.0;  // |element| of an update; sets the fixed-point scale. Power of two is exact; > 0
   double max_norm = 0;    // L2 norm of the whole update; 0: no bound
   unsigned threads = 1;   // for Fold and Finish of large tensors; never changes a bit of the result
