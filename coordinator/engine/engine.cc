@@ -1,457 +1,358 @@
 #include "coordinator/engine/engine.h"
 
 #include <algorithm>
-#include <cmath>
-#include <utility>
 
-#include "common/assert.h"
 #include "common/random.h"
 
 namespace heddle::coordinator {
 namespace {
 
-// heddle.v1.RefusalReason; the engine knows no protobuf.
-constexpr int kRefusalBadUpdate = 10;
-constexpr int kRefusalBadNumExamples = 13;
+// A round is not tried for ever, even without max_abandoned_attempts: the number travels in messages that bound it.
+constexpr uint32_t kMostAttempts = 1'000'000;
+// Polls are answered up to this part of their hold early, so that devices that came together do not return together.
+constexpr double kPollJitter = 0.1;
 
-// After a restart an open phase gets at least this long, since devices could not reach the coordinator while it was
-// down.
-constexpr Duration kRestartGrace = std::chrono::seconds(60);
-
-std::string Count(size_t n, const char* noun) { return std::to_string(n) + " " + noun + (n == 1 ? "" : "s"); }
-
-Status CheckSpec(const RunSpec& spec) {
-  std::string mistakes;
-  auto check = [&](bool fine, const char* sentence) {
-    if (!fine) mistakes += std::string(mistakes.empty() ? "" : "; ") + sentence;
-  };
-  check(!spec.id.empty(), "the run has no id");
-  check(spec.rounds >= 1, "rounds must be at least 1");
-  check(spec.cohort_size >= 1, "cohort_size must be at least 1");
-  check(std::isfinite(spec.over_selection) && spec.over_selection >= 1 && spec.over_selection <= 100,
-        "over_selection must be from 1 to 100");
-  check(spec.min_reports >= 1 && spec.min_reports <= spec.cohort_size, "min_reports must be from 1 to cohort_size");
-  check(spec.selection_timeout > Duration::zero(), "selection_timeout must be positive");
-  check(spec.report_deadline > Duration::zero(), "report_deadline must be positive");
-  check(spec.max_poll_hold > Duration::zero(), "max_poll_hold must be positive");
-  check(spec.min_retry_after >= Duration::zero() && spec.min_retry_after <= spec.max_retry_after,
-        "min_retry_after must be from 0 to max_retry_after");
-  check(spec.max_num_examples >= 1, "max_num_examples must be at least 1");
-  return mistakes.empty() ? OkStatus() : InvalidArgument(mistakes);
-}
-
-Status CheckSnapshot(const RunSpec& spec, const Snapshot& snapshot) {
-  if (snapshot.run.id != spec.id) return DataLoss("the stored run is another one than the spec's");
-  if (snapshot.run.state == RunState::kRunning && !snapshot.round) return DataLoss("the running run has no round");
-  if (!snapshot.round) return OkStatus();
-  const RoundRecord& round = *snapshot.round;
-  if (snapshot.run.state == RunState::kRunning && round.phase <= RoundPhase::kCommitting &&
-      round.round != snapshot.run.committed_rounds + 1) {
-    return DataLoss("the open round is not the next one after the last commit");
+AssignmentId MakeAssignmentId(const RunSpec& spec, const RoundRecord& round, const DeviceId& device, uint32_t attempt) {
+  std::string detail = spec.id.value() + "/" + std::to_string(round.round) + "/" + std::to_string(round.attempt) + "/" +
+                       std::to_string(attempt) + "/" + device.value();
+  std::string id;
+  for (const char* half : {"assignment high", "assignment low"}) {
+    uint64_t bits = DeriveSeed(spec.seed, half, detail);
+    for (int shift = 60; shift >= 0; shift -= 4) id += "0123456789abcdef"[(bits >> shift) & 15];
   }
-  std::set<DeviceId> devices;
-  for (const AssignmentRecord& record : snapshot.assignments) {
-    if (record.round != round.round || record.attempt != round.attempt || !devices.insert(record.device).second) {
-      return DataLoss("the stored assignment " + record.id.value() + " does not belong to the newest round attempt");
-    }
-  }
-  return OkStatus();
+  return AssignmentId(id);
 }
 
 }  // namespace
 
 Result<Engine> Engine::Create(RunSpec spec, const Sha256Digest& initial_model, Time now, Step* first) {
-  HEDDLE_RETURN_IF_ERROR(CheckSpec(spec));
+  HEDDLE_RETURN_IF_ERROR(CheckRunSpec(spec));
+  if (initial_model.IsZero()) return InvalidArgument("the run has no initial model");
   Engine engine(std::move(spec));
   engine.run_.id = engine.spec_.id;
   engine.run_.model = initial_model;
   engine.run_.started_at = now;
-  Turn turn{now, first};
+  *first = {};
   first->writes.emplace_back(engine.run_);
-  engine.StartRound(turn, 1, 1);
-  return engine;
-}
-
-Result<Engine> Engine::Restore(RunSpec spec, Snapshot snapshot, Time now, Step* first) {
-  HEDDLE_RETURN_IF_ERROR(CheckSpec(spec));
-  HEDDLE_RETURN_IF_ERROR(CheckSnapshot(spec, snapshot));
-  Engine engine(std::move(spec));
-  engine.run_ = std::move(snapshot.run);
-  engine.round_ = std::move(snapshot.round);
-  for (AssignmentRecord& record : snapshot.assignments) {
-    engine.by_device_[record.device] = record.id;
-    engine.assignments_[record.id] = std::move(record);
-  }
-  if (engine.run_.state != RunState::kRunning) return engine;
-
-  Turn turn{now, first};
-  RoundRecord& round = *engine.round_;
-  if (round.phase == RoundPhase::kCommitted || round.phase == RoundPhase::kAbandoned) {
-    bool committed = round.phase == RoundPhase::kCommitted;
-    engine.StartRound(turn, engine.run_.committed_rounds + 1, committed ? 1 : round.attempt + 1);
-    return engine;
-  }
-  first->effects.emplace_back(ResetSumEffect{round.round, round.attempt, round.parent});
-  for (const auto& [id, record] : engine.assignments_) {
-    if (record.state == AssignmentState::kAccepted) first->effects.emplace_back(FoldEffect{record});
-  }
-  if (round.phase == RoundPhase::kCommitting) {
-    engine.StartCommit(turn);
-    return engine;
-  }
-  Duration full = round.phase == RoundPhase::kSelecting ? engine.spec_.selection_timeout : engine.spec_.report_deadline;
-  Time at_least = now + std::min(full, kRestartGrace);
-  if (round.deadline < at_least) {
-    round.deadline = at_least;
-    first->writes.emplace_back(round);
-  }
-  engine.Advance(turn);
+  engine.BeginAttempt(now, 1, 1, first);
   return engine;
 }
 
 Step Engine::Handle(Time now, const Event& event) {
   Step step;
-  Turn turn{now, &step};
-  std::visit([&](const auto& e) { On(turn, e); }, event);
-  Advance(turn);
+  // A poll that has gone must not be given the task that became due at this instant.
+  if (const auto* gone = std::get_if<PollGoneEvent>(&event)) On(now, *gone, &step);
+  Advance(now, &step);
+  if (!std::holds_alternative<PollGoneEvent>(event)) {
+    std::visit([&](const auto& e) { On(now, e, &step); }, event);
+  }
+  Settle(now, &step);
   return step;
 }
 
 std::optional<Time> Engine::NextDeadline() const {
   std::optional<Time> next;
-  auto consider = [&](Time t) { next = next ? std::min(*next, t) : t; };
-  if (run_.state == RunState::kRunning && round_ && round_->phase < RoundPhase::kCommitting) consider(round_->deadline);
-  for (const auto& [device, waiting] : waiting_) consider(waiting.answer_by);
+  if (running()) next = round_->deadline;
+  if (!waiting_by_time_.empty()) {
+    Time poll = waiting_by_time_.begin()->first;
+    next = next ? std::min(*next, poll) : poll;
+  }
   return next;
+}
+
+// ---- time ----
+
+void Engine::Advance(Time now, Step* step) {
+  if (running() && now >= round_->deadline) {
+    switch (round_->phase) {
+      case RoundPhase::kSelecting:
+        if (waiting_.size() >= spec_.min_reports) {
+          Select(now, step);
+        } else {
+          Abandon(now,
+                  std::to_string(waiting_.size()) + " devices were waiting when the selection ended, but min_reports is " +
+                      std::to_string(spec_.min_reports),
+                  step);
+        }
+        break;
+      case RoundPhase::kCollecting:
+        if (accepted_ >= spec_.min_reports) {
+          Close(now, step);
+        } else {
+          Abandon(now,
+                  std::to_string(accepted_) + " updates were accepted before the deadline, but min_reports is " +
+                      std::to_string(spec_.min_reports),
+                  step);
+        }
+        break;
+      case RoundPhase::kCommitting:
+        Abandon(now, "the new model was not made in time", step);
+        break;
+      case RoundPhase::kCommitted:
+      case RoundPhase::kAbandoned:
+        HEDDLE_ASSERT(false, "a running run has an open round");
+    }
+    Settle(now, step);  // before the polls: work is a better answer than POLL_AGAIN
+  }
+  while (!waiting_by_time_.empty() && waiting_by_time_.begin()->first <= now) {
+    DeviceId device = waiting_by_time_.begin()->second;
+    RejectWaiting(device, RejectReason::kPollAgain, Duration::zero(), step);
+  }
+}
+
+void Engine::Settle(Time now, Step* step) {
+  if (!running()) return;
+  if (round_->phase == RoundPhase::kSelecting && waiting_.size() >= spec_.min_available_devices) Select(now, step);
+  if (round_->phase == RoundPhase::kCollecting) FillSlots(now, step);
 }
 
 // ---- events ----
 
-void Engine::On(Turn& turn, const CheckinEvent& event) {
-  if (auto old = waiting_.find(event.device); old != waiting_.end()) {
-    PollToken token = old->second.token;
-    DropWaiting(event.device);
-    Reject(turn, token, RejectReason::kReplaced);
+void Engine::On(Time now, const CheckinEvent& event, Step* step) {
+  HEDDLE_ASSERT(!waiting_by_token_.contains(event.token), "the token of a poll is unique while it waits");
+  if (waiting_.contains(event.device)) RejectWaiting(event.device, RejectReason::kReplaced, RetryAfter(), step);
+  if (!running()) {
+    step->effects.push_back(
+        RejectEffect{.token = event.token, .reason = RejectReason::kNoRun, .retry_after = RetryAfter()});
+    return;
   }
-  if (run_.state != RunState::kRunning) return Reject(turn, event.token, RejectReason::kNoRun);
   if (std::find(event.local_tasks.begin(), event.local_tasks.end(), spec_.local_task) == event.local_tasks.end()) {
-    return Reject(turn, event.token, RejectReason::kUnsupportedTask);
-  }
-  if (auto held = by_device_.find(event.device); held != by_device_.end() && round_->phase == RoundPhase::kCollecting) {
-    const AssignmentRecord& record = assignments_.at(held->second);
-    if (record.state == AssignmentState::kOpen) {
-      turn.step->effects.emplace_back(AssignEffect{event.token, record, round_->deadline, round_->parent});
-      return;
-    }
-  }
-  Duration hold = spec_.max_poll_hold - Jitter(turn, Duration::zero(), spec_.max_poll_hold / 10);
-  waiting_[event.device] = {event.token, turn.now + hold};
-  waiting_by_token_[event.token] = event.device;
-}
-
-void Engine::On(Turn&, const PollGoneEvent& event) {
-  auto it = waiting_by_token_.find(event.token);
-  if (it != waiting_by_token_.end()) DropWaiting(DeviceId(it->second));
-}
-
-void Engine::On(Turn& turn, const ReportEvent& event) {
-  auto it = assignments_.find(event.assignment);
-  bool current = it != assignments_.end();
-  if (!current && (!event.stored || event.stored->run != run_.id)) {
-    turn.step->effects.emplace_back(UnknownAssignmentEffect{event.token, false});
+    step->effects.push_back(
+        RejectEffect{.token = event.token, .reason = RejectReason::kUnsupportedTask, .retry_after = RetryAfter()});
     return;
   }
-  AssignmentRecord record = current ? it->second : *event.stored;
-  if (record.device != event.device) {
-    turn.step->effects.emplace_back(UnknownAssignmentEffect{event.token, true});
+  if (auto open = open_.find(event.device); open != open_.end()) {
+    step->effects.push_back(AssignEffect{.token = event.token,
+                                         .assignment = assignments_.at(open->second),
+                                         .deadline = round_->deadline,
+                                         .parent = round_->parent});
     return;
   }
-  bool first_report = record.state == AssignmentState::kOpen || record.state == AssignmentState::kExpired;
-  if (!first_report) return AnswerKnown(turn, record, event.token);
-  AnswerFirstReport(turn, record, event);
-  if (current) it->second = std::move(record);
+  Wait(now, event);
 }
 
-void Engine::AnswerFirstReport(Turn& turn, AssignmentRecord& record, const ReportEvent& event) {
-  bool present_attempt = round_ && record.round == round_->round && record.attempt == round_->attempt;
-  bool open = present_attempt && run_.state == RunState::kRunning && record.state == AssignmentState::kOpen;
-  record.reported_at = turn.now;
-  record.metrics = event.metrics;
-  if (!event.completed) {
-    record.state = AssignmentState::kFailed;
-    record.message = event.message;
-  } else if (!event.validity.ok()) {
-    record.state = AssignmentState::kInvalid;
-    record.refusal_reason = event.refusal_reason != 0 ? event.refusal_reason : kRefusalBadUpdate;
-    record.message = event.validity.message();
-  } else if (event.metrics.num_examples == 0 || event.metrics.num_examples > spec_.max_num_examples) {
-    record.state = AssignmentState::kInvalid;
-    record.refusal_reason = kRefusalBadNumExamples;
-    record.message = "num_examples is " + std::to_string(event.metrics.num_examples) + "; it must be from 1 to " +
-                     std::to_string(spec_.max_num_examples);
-  } else if (open && round_->phase == RoundPhase::kCollecting) {
-    record.state = AssignmentState::kAccepted;
-    record.update = event.update;
-    record.update_bytes = event.update_bytes;
-  } else {
-    bool round_goes_on = record.round > run_.committed_rounds && !open && run_.state == RunState::kRunning;
-    record.state = round_goes_on ? AssignmentState::kSuperseded : AssignmentState::kLate;
+void Engine::On(Time, const PollGoneEvent& event, Step*) {
+  auto waiting = waiting_by_token_.find(event.token);
+  if (waiting != waiting_by_token_.end()) StopWaiting(DeviceId(waiting->second));
+}
+
+void Engine::On(Time now, const RoundModelReady& event, Step* step) {
+  if (!running() || round_->phase != RoundPhase::kCommitting || event.round != round_->round ||
+      event.attempt != round_->attempt) {
+    return;  // an answer to a question of an attempt that has ended
   }
-  turn.step->writes.emplace_back(record);
-  if (record.state == AssignmentState::kAccepted) turn.step->effects.emplace_back(FoldEffect{record});
-  AnswerKnown(turn, record, event.token);
-}
-
-void Engine::AnswerKnown(Turn& turn, const AssignmentRecord& record, PollToken token) {
-  VerdictEffect answer{token, Verdict::kNoted, 0, ""};
-  switch (record.state) {
-    case AssignmentState::kAccepted:
-      answer.verdict = Verdict::kAccepted;
-      break;
-    case AssignmentState::kInvalid:
-      answer = {token, Verdict::kInvalid, record.refusal_reason, record.message};
-      break;
-    case AssignmentState::kSuperseded:
-      answer.verdict = Verdict::kSuperseded;
-      break;
-    case AssignmentState::kLate:
-      answer.verdict = Verdict::kLate;
-      break;
-    case AssignmentState::kFailed:
-      answer.verdict = Verdict::kNoted;
-      break;
-    case AssignmentState::kOpen:
-    case AssignmentState::kExpired:
-      HEDDLE_ASSERT(false, "an assignment without a report has no answer");
-  }
-  turn.step->effects.emplace_back(std::move(answer));
-}
-
-void Engine::On(Turn& turn, const RoundModelReady& event) {
-  bool expected = run_.state == RunState::kRunning && round_->phase == RoundPhase::kCommitting &&
-                  round_->round == event.round && round_->attempt == event.attempt;
-  if (!expected) return;
+  HEDDLE_ASSERT(!event.model.IsZero(), "a committed model has a digest");
   round_->model = event.model;
-  run_.committed_rounds = event.round;
+  run_.committed_rounds = round_->round;
   run_.model = event.model;
-  EndRound(turn, RoundPhase::kCommitted, "");
-  if (run_.committed_rounds >= spec_.rounds) return EndRun(turn, RunState::kComplete, "");
-  turn.step->writes.emplace_back(run_);
-  StartRound(turn, event.round + 1, 1);
-}
-
-void Engine::On(Turn& turn, const RoundModelFailed& event) {
-  bool expected = run_.state == RunState::kRunning && round_->phase == RoundPhase::kCommitting &&
-                  round_->round == event.round && round_->attempt == event.attempt;
-  if (expected) Abandon(turn, event.reason);
-}
-
-void Engine::On(Turn& turn, const DeviceRevokedEvent& event) {
-  if (auto it = waiting_.find(event.device); it != waiting_.end()) {
-    PollToken token = it->second.token;
-    DropWaiting(event.device);
-    Reject(turn, token, RejectReason::kNotNeeded);
+  RecordEnd(now, RoundPhase::kCommitted, step);
+  if (run_.committed_rounds == spec_.rounds) {
+    EndRun(now, RunState::kComplete, "", step);
+    return;
   }
-  auto held = by_device_.find(event.device);
-  if (held == by_device_.end()) return;
-  AssignmentRecord& record = assignments_.at(held->second);
-  if (record.state != AssignmentState::kOpen) return;
-  record.state = AssignmentState::kFailed;
-  record.reported_at = turn.now;
-  record.message = "the device was revoked";
-  turn.step->writes.emplace_back(record);
+  step->writes.emplace_back(run_);
+  BeginAttempt(now, round_->round + 1, 1, step);
 }
 
-void Engine::On(Turn& turn, const StopRunEvent& event) {
-  if (run_.state != RunState::kRunning) return;
-  EndRound(turn, RoundPhase::kAbandoned, event.reason);
-  EndRun(turn, RunState::kStopped, event.reason);
+void Engine::On(Time now, const RoundModelFailed& event, Step* step) {
+  // Also while collecting: an update that cannot be folded spoils the attempt as much as a failed commit.
+  bool open = running() && (round_->phase == RoundPhase::kCommitting || round_->phase == RoundPhase::kCollecting);
+  if (!open || event.round != round_->round || event.attempt != round_->attempt) return;
+  Abandon(now, event.reason, step);
 }
 
-void Engine::On(Turn&, const TickEvent&) {}
+void Engine::On(Time now, const DeviceRevokedEvent& event, Step* step) {
+  if (waiting_.contains(event.device)) {
+    RejectWaiting(event.device, RejectReason::kNotNeeded, spec_.max_retry_after, step);
+  }
+  auto open = open_.find(event.device);
+  if (open == open_.end()) return;
+  AssignmentRecord& assignment = assignments_.at(open->second);
+  assignment.state = AssignmentState::kFailed;
+  assignment.reported_at = now;
+  assignment.message = "the device was revoked";
+  history_[event.device].done = true;
+  open_.erase(open);
+  step->writes.emplace_back(assignment);
+}
+
+void Engine::On(Time now, const StopRunEvent& event, Step* step) {
+  if (!running()) return;
+  ExpireOpen(step);
+  round_->reason = "the run was stopped";
+  RecordEnd(now, RoundPhase::kAbandoned, step);
+  EndRun(now, RunState::kStopped, event.reason, step);
+}
+
+void Engine::On(Time, const TickEvent&, Step*) {}
 
 // ---- phases ----
 
-void Engine::Advance(Turn& turn) {
-  ExpirePolls(turn);
-  if (run_.state != RunState::kRunning) return;
-  if (round_->phase == RoundPhase::kSelecting) AdvanceSelecting(turn);
-  // A selection that follows at once may already have all it needs only after reports, so one pass is enough.
-  if (run_.state == RunState::kRunning && round_->phase == RoundPhase::kCollecting) AdvanceCollecting(turn);
-}
-
-void Engine::ExpirePolls(Turn& turn) {
-  std::vector<DeviceId> due;
-  for (const auto& [device, waiting] : waiting_) {
-    if (waiting.answer_by <= turn.now) due.push_back(device);
-  }
-  for (const DeviceId& device : due) {
-    PollToken token = waiting_.at(device).token;
-    DropWaiting(device);
-    Reject(turn, token, RejectReason::kPollAgain);
-  }
-}
-
-void Engine::AdvanceSelecting(Turn& turn) {
-  size_t need = std::max<size_t>(spec_.min_available_devices, SelectionSize());
-  bool timed_out = turn.now >= round_->deadline;
-  if (waiting_.size() >= need || (timed_out && waiting_.size() >= spec_.min_reports)) {
-    round_->phase = RoundPhase::kCollecting;
-    round_->selected_at = turn.now;
-    round_->deadline = turn.now + spec_.report_deadline;
-    turn.step->writes.emplace_back(*round_);
-    AssignUpTo(turn, SelectionSize());
-  } else if (timed_out) {
-    Abandon(turn, "only " + Count(waiting_.size(), "device") + " checked in within " +
-                      std::to_string(static_cast<int64_t>(ToSeconds(spec_.selection_timeout))) + " s; " +
-                      std::to_string(spec_.min_reports) + " needed");
-  }
-}
-
-void Engine::AdvanceCollecting(Turn& turn) {
-  size_t accepted = CountIn(AssignmentState::kAccepted);
-  if (accepted >= spec_.cohort_size) return StartCommit(turn);
-  if (turn.now >= round_->deadline) {
-    if (accepted >= spec_.min_reports) return StartCommit(turn);
-    return Abandon(turn, "only " + Count(accepted, "report") + " came by the deadline; " +
-                             std::to_string(spec_.min_reports) + " needed");
-  }
-  size_t active = accepted + CountIn(AssignmentState::kOpen);
-  if (active < SelectionSize()) AssignUpTo(turn, SelectionSize() - active);
-}
-
-void Engine::StartRound(Turn& turn, uint32_t round, uint32_t attempt) {
+void Engine::BeginAttempt(Time now, uint32_t round, uint32_t attempt, Step* step) {
   assignments_.clear();
-  by_device_.clear();
-  round_ = RoundRecord{};
-  round_->run = run_.id;
-  round_->round = round;
-  round_->attempt = attempt;
-  round_->started_at = turn.now;
-  round_->deadline = turn.now + spec_.selection_timeout;
-  round_->parent = run_.model;
-  turn.step->writes.emplace_back(*round_);
-  turn.step->effects.emplace_back(ResetSumEffect{round, attempt, round_->parent});
+  open_.clear();
+  history_.clear();
+  accepted_ = 0;
+  RoundRecord next;
+  next.run = run_.id;
+  next.round = round;
+  next.attempt = attempt;
+  next.started_at = now;
+  next.deadline = now + spec_.selection_timeout;
+  next.parent = run_.model;
+  round_ = next;
+  step->writes.emplace_back(next);
+  step->effects.push_back(ResetSumEffect{.round = round, .attempt = attempt, .parent = run_.model});
 }
 
-void Engine::AssignUpTo(Turn& turn, size_t count) {
-  std::vector<std::pair<uint64_t, DeviceId>> order;
-  for (const auto& [device, waiting] : waiting_) {
-    if (by_device_.contains(device)) continue;  // one task an attempt: a device that failed waits for the next
-    order.emplace_back(DeriveSeed(spec_.seed, "select", std::to_string(round_->round) + "/" + device.value()), device);
-  }
-  std::sort(order.begin(), order.end());
-  if (order.size() > count) order.resize(count);
-  for (const auto& [unused, device] : order) {
-    AssignmentRecord record = MakeAssignment(turn, device);
-    turn.step->writes.emplace_back(record);
-    turn.step->effects.emplace_back(AssignEffect{waiting_.at(device).token, record, round_->deadline, round_->parent});
-    DropWaiting(device);
-    by_device_[device] = record.id;
-    assignments_[record.id] = std::move(record);
-  }
+void Engine::Select(Time now, Step* step) {
+  round_->phase = RoundPhase::kCollecting;
+  round_->selected_at = now;
+  round_->deadline = now + spec_.report_deadline;
+  step->writes.emplace_back(*round_);
+  FillSlots(now, step);
 }
 
-void Engine::StartCommit(Turn& turn) {
-  if (round_->phase != RoundPhase::kCommitting) {
-    round_->phase = RoundPhase::kCommitting;
-    turn.step->writes.emplace_back(*round_);
-  }
-  CommitEffect effect{round_->round, round_->attempt, round_->parent, {}};
-  for (const auto& [id, record] : assignments_) {
-    if (record.state == AssignmentState::kAccepted) effect.accepted.push_back(record);
-  }
-  turn.step->effects.emplace_back(std::move(effect));
+void Engine::FillSlots(Time now, Step* step) {
+  size_t target = SelectionTarget(spec_);
+  size_t taken = open_.size() + accepted_;
+  if (taken >= target || waiting_.empty()) return;
+  std::vector<DeviceId> candidates = Candidates();
+  candidates.resize(std::min(candidates.size(), target - taken));
+  for (const DeviceId& device : candidates) Assign(now, device, step);
 }
 
-void Engine::EndRound(Turn& turn, RoundPhase phase, std::string reason) {
-  round_->phase = phase;
-  round_->ended_at = turn.now;
-  round_->reason = std::move(reason);
-  RoundEndedEffect ended{*round_, {}};
-  turn.step->writes.emplace_back(*round_);
-  for (auto& [id, record] : assignments_) {
-    if (record.state == AssignmentState::kOpen) {
-      record.state = AssignmentState::kExpired;
-      turn.step->writes.emplace_back(record);
-    }
-    ended.assignments.push_back(record);
+// Enough reports, or the deadline with enough for a commit.
+void Engine::Close(Time now, Step* step) {
+  ExpireOpen(step);
+  round_->phase = RoundPhase::kCommitting;
+  round_->deadline = now + spec_.report_deadline;
+  step->writes.emplace_back(*round_);
+  CommitEffect commit{.round = round_->round, .attempt = round_->attempt, .parent = round_->parent, .accepted = {}};
+  for (const auto& [id, assignment] : assignments_) {
+    if (assignment.state == AssignmentState::kAccepted) commit.accepted.push_back(assignment);
   }
-  turn.step->effects.emplace_back(std::move(ended));
+  step->effects.emplace_back(std::move(commit));
 }
 
-void Engine::Abandon(Turn& turn, std::string reason) {
-  uint32_t round = round_->round;
-  uint32_t attempt = round_->attempt;
-  EndRound(turn, RoundPhase::kAbandoned, std::move(reason));
-  // Attempts of one round follow each other without a commit between, so the number of this one counts them.
-  if (spec_.max_abandoned_attempts > 0 && attempt >= spec_.max_abandoned_attempts) {
-    return EndRun(turn, RunState::kFailed,
-                  "round " + std::to_string(round) + " was abandoned " + Count(attempt, "time") +
-                      "; the last time because " + round_->reason);
+void Engine::Abandon(Time now, const std::string& reason, Step* step) {
+  ExpireOpen(step);
+  round_->reason = reason;
+  RecordEnd(now, RoundPhase::kAbandoned, step);
+  uint32_t limit = spec_.max_abandoned_attempts == 0 ? kMostAttempts : spec_.max_abandoned_attempts;
+  if (round_->attempt >= limit) {
+    EndRun(now, RunState::kFailed,
+           "round " + std::to_string(round_->round) + " was abandoned " + std::to_string(round_->attempt) +
+               " times in a row; the last time: " + reason,
+           step);
+    return;
   }
-  StartRound(turn, round, attempt + 1);
+  BeginAttempt(now, round_->round, round_->attempt + 1, step);
 }
 
-void Engine::EndRun(Turn& turn, RunState state, std::string reason) {
+void Engine::EndRun(Time now, RunState state, const std::string& reason, Step* step) {
   run_.state = state;
-  run_.reason = std::move(reason);
-  run_.ended_at = turn.now;
-  turn.step->writes.emplace_back(run_);
-  turn.step->effects.emplace_back(RunEndedEffect{run_});
-  for (auto& [device, waiting] : std::exchange(waiting_, {})) Reject(turn, waiting.token, RejectReason::kNoRun);
-  waiting_by_token_.clear();
+  run_.reason = reason;
+  run_.ended_at = now;
+  step->writes.emplace_back(run_);
+  while (!waiting_.empty()) {
+    DeviceId device = waiting_.begin()->first;
+    RejectWaiting(device, RejectReason::kNoRun, RetryAfter(), step);
+  }
+  step->effects.push_back(RunEndedEffect{run_});
 }
 
-// ---- small parts ----
-
-void Engine::Reject(Turn& turn, PollToken token, RejectReason reason) {
-  bool soon = reason == RejectReason::kPollAgain;
-  Duration retry = soon ? Jitter(turn, Duration::zero(), spec_.min_retry_after)
-                        : Jitter(turn, spec_.min_retry_after, spec_.max_retry_after);
-  turn.step->effects.emplace_back(RejectEffect{token, reason, retry});
+void Engine::ExpireOpen(Step* step) {
+  for (const auto& [device, id] : open_) {
+    AssignmentRecord& assignment = assignments_.at(id);
+    assignment.state = AssignmentState::kExpired;
+    step->writes.emplace_back(assignment);
+  }
+  open_.clear();
 }
 
-void Engine::DropWaiting(const DeviceId& device) {
-  auto it = waiting_.find(device);
-  if (it == waiting_.end()) return;
-  waiting_by_token_.erase(it->second.token);
-  waiting_.erase(it);
+void Engine::RecordEnd(Time now, RoundPhase phase, Step* step) {
+  round_->phase = phase;
+  round_->ended_at = now;
+  step->writes.emplace_back(*round_);
+  RoundEndedEffect ended{.round = *round_, .assignments = {}};
+  for (const auto& [id, assignment] : assignments_) ended.assignments.push_back(assignment);
+  step->effects.emplace_back(std::move(ended));
 }
 
-size_t Engine::SelectionSize() const {
-  return static_cast<size_t>(std::ceil(static_cast<double>(spec_.cohort_size) * spec_.over_selection));
-}
+// ---- assignments ----
 
-size_t Engine::CountIn(AssignmentState state) const {
-  return static_cast<size_t>(
-      std::count_if(assignments_.begin(), assignments_.end(), [&](const auto& a) { return a.second.state == state; }));
-}
-
-Duration Engine::Jitter(Turn& turn, Duration low, Duration high) {
-  // The time is in the key, so that a restart does not repeat the sequence.
-  PhiloxStream stream(spec_.seed ^ static_cast<uint64_t>(ToUnixMicros(turn.now)), jitter_counter_++);
-  double fraction = stream.UniformAt(0);
-  return low + Duration(static_cast<int64_t>(fraction * static_cast<double>((high - low).count())));
-}
-
-AssignmentRecord Engine::MakeAssignment(Turn& turn, const DeviceId& device) const {
-  std::string detail = run_.id.value() + "/" + std::to_string(round_->round) + "/" + std::to_string(round_->attempt) +
-                       "/" + device.value();
-  auto hex = [](uint64_t v) {
-    std::string text(16, '0');
-    for (size_t i = 0; i < 16; ++i) text[15 - i] = "0123456789abcdef"[v >> (4 * i) & 15];
-    return text;
+// Waiting devices that may get the task, in the order of selection.
+std::vector<DeviceId> Engine::Candidates() const {
+  struct Candidate {
+    uint32_t tries;
+    uint64_t order;
+    DeviceId device;
+    auto operator<=>(const Candidate&) const = default;
   };
-  AssignmentRecord record;
-  record.id = AssignmentId(hex(DeriveSeed(spec_.seed, "assignment-a", detail)) +
-                           hex(DeriveSeed(spec_.seed, "assignment-b", detail)));
-  record.run = run_.id;
-  record.round = round_->round;
-  record.attempt = round_->attempt;
-  record.device = device;
-  record.issued_at = turn.now;
-  return record;
+  std::vector<Candidate> candidates;
+  std::string prefix = std::to_string(round_->round) + "/";
+  for (const auto& [device, waiting] : waiting_) {
+    auto found = history_.find(device);
+    History history = found == history_.end() ? History{} : found->second;
+    if (history.done || history.tries >= kMaxTriesPerAttempt) continue;
+    candidates.push_back({history.tries, DeriveSeed(spec_.seed, "select", prefix + device.value()), device});
+  }
+  std::sort(candidates.begin(), candidates.end());
+  std::vector<DeviceId> devices;
+  devices.reserve(candidates.size());
+  for (Candidate& candidate : candidates) devices.push_back(std::move(candidate.device));
+  return devices;
+}
+
+void Engine::Assign(Time now, const DeviceId& device, Step* step) {
+  AssignmentRecord assignment;
+  assignment.id = MakeAssignmentId(spec_, *round_, device, ++history_[device].tries);
+  assignment.run = run_.id;
+  assignment.round = round_->round;
+  assignment.attempt = round_->attempt;
+  assignment.device = device;
+  assignment.issued_at = now;
+  open_[device] = assignment.id;
+  step->writes.emplace_back(assignment);
+  step->effects.push_back(AssignEffect{.token = waiting_.at(device).token,
+                                       .assignment = assignment,
+                                       .deadline = round_->deadline,
+                                       .parent = round_->parent});
+  StopWaiting(DeviceId(device));
+  assignments_.emplace(assignment.id, std::move(assignment));
+}
+
+// ---- polls ----
+
+void Engine::Wait(Time now, const CheckinEvent& event) {
+  Duration hold = std::chrono::duration_cast<Duration>(spec_.max_poll_hold * (1 - kPollJitter * NextJitter()));
+  Waiting waiting{.token = event.token, .answer_by = now + std::max(hold, Duration(1))};
+  waiting_by_token_[event.token] = event.device;
+  waiting_by_time_.emplace(waiting.answer_by, event.device);
+  waiting_.emplace(event.device, waiting);
+}
+
+void Engine::StopWaiting(const DeviceId& device) {
+  auto waiting = waiting_.find(device);
+  waiting_by_time_.erase({waiting->second.answer_by, device});
+  waiting_by_token_.erase(waiting->second.token);
+  waiting_.erase(waiting);
+}
+
+void Engine::RejectWaiting(const DeviceId& device, RejectReason reason, Duration retry_after, Step* step) {
+  step->effects.push_back(
+      RejectEffect{.token = waiting_.at(device).token, .reason = reason, .retry_after = retry_after});
+  StopWaiting(device);
+}
+
+double Engine::NextJitter() {
+  return PhiloxStream(DeriveSeed(spec_.seed, "jitter", spec_.id.value())).UniformAt(jitter_counter_++);
+}
+
+Duration Engine::RetryAfter() {
+  Duration span = spec_.max_retry_after - spec_.min_retry_after;
+  return spec_.min_retry_after + std::chrono::duration_cast<Duration>(span * NextJitter());
 }
 
 }  // namespace heddle::coordinator

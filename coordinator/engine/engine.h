@@ -17,7 +17,18 @@
 //
 // Selection takes the waiting devices with the smallest DeriveSeed(seed, "select", "<round>/<device>"), so it depends
 // on the set of waiting devices, not on their order. An assignment that fails is given to the next waiting device of
-// that order. A device with an open assignment that checks in again gets the same assignment again.
+// that order, at once or when one checks in. A device that failed itself may be given the task again, after all others
+// and at most kMaxTriesPerAttempt times; one whose update was invalid may not. A device with an open assignment that
+// checks in again gets the same assignment again.
+//
+// Reports: the first report on an assignment decides its verdict; every later one, whatever it says, gets that verdict
+// again and changes nothing. A report at or after the deadline finds its assignment expired and is late, or superseded
+// when the device has been given a task of the present attempt meanwhile. Accepted updates belong to their attempt: when
+// it is abandoned they are counted in no model, and the round's row says why.
+//
+// Polls: a waiting check-in is answered by an assignment, by POLL_AGAIN (with no delay) when it was held long enough, or
+// by a rejection: its device checked in anew or was revoked, or the run has ended. Reports are answered in the step that
+// takes them. A driver drops effects for polls that have gone meanwhile.
 //
 // Thread-safety: none; one driver strand owns it.
 #pragma once
@@ -26,6 +37,7 @@
 #include <optional>
 #include <set>
 #include <string>
+#include <utility>
 #include <variant>
 #include <vector>
 
@@ -166,78 +178,110 @@ struct Snapshot {
   std::vector<AssignmentRecord> assignments;
 };
 
+// Devices that get the task of a round: ceil(cohort_size * over_selection).
+uint32_t SelectionTarget(const RunSpec& spec);
+
+// Errors: kInvalidArgument when the spec contradicts itself or a number is out of its range, every mistake in one
+// message.
+Status CheckRunSpec(const RunSpec& spec);
+
+// How often one device may be given the task of one attempt.
+inline constexpr uint32_t kMaxTriesPerAttempt = 3;
+
 class Engine {
  public:
   // A new run; `first` receives the step that makes it durable. `initial_model` is the adapter that round 1 starts
-  // from. Errors: kInvalidArgument when the spec contradicts itself (min_reports > cohort_size, …), every mistake in
-  // one message.
+  // from. Errors: those of CheckRunSpec.
   static Result<Engine> Create(RunSpec spec, const Sha256Digest& initial_model, Time now, Step* first);
 
   // The same run after a restart. Accepted updates of an open attempt are folded again (FoldEffects in `first`), and a
-  // commit that was under way is asked for again. Errors: kDataLoss when the snapshot contradicts itself.
+  // commit that was under way is asked for again. The devices that waited have lost their polls and the commit its
+  // work, so those two phases get their time anew; the deadline of reports stands. Errors: kDataLoss when the snapshot
+  // contradicts itself.
   static Result<Engine> Restore(RunSpec spec, Snapshot snapshot, Time now, Step* first);
 
+  // `now` comes from the driver's clock. What is due at `now` happens before the event.
   Step Handle(Time now, const Event& event);
+
+  // The answer to a report when no run is active and so no engine exists: `event.stored` decides.
+  static Step HandleReportWithoutRun(Time now, const ReportEvent& event);
 
   // When a TickEvent is due at the latest; nothing when no time limit runs (the run has ended and nobody waits).
   std::optional<Time> NextDeadline() const;
 
   const RunSpec& spec() const { return spec_; }
   const RunRecord& run() const { return run_; }
+  // The present attempt; after the run has ended the last one.
   const std::optional<RoundRecord>& round() const { return round_; }
-  // Assignments of the present attempt, by id.
+  // Assignments of that attempt, by id.
   const std::map<AssignmentId, AssignmentRecord>& assignments() const { return assignments_; }
   size_t waiting() const { return waiting_.size(); }
+  // Of the present attempt.
+  size_t accepted() const { return accepted_; }
+  size_t open() const { return open_.size(); }
 
  private:
   struct Waiting {
-    PollToken token = 0;
+    PollToken token;
     Time answer_by;
   };
-  // What one Handle() works on.
-  struct Turn {
-    Time now;
-    Step* step;
+  // What one device has done in the present attempt.
+  struct History {
+    uint32_t tries = 0;
+    bool done = false;  // its update was accepted or invalid: no other try
   };
 
   explicit Engine(RunSpec spec) : spec_(std::move(spec)) {}
 
-  void On(Turn& turn, const CheckinEvent& event);
-  void On(Turn& turn, const PollGoneEvent& event);
-  void On(Turn& turn, const ReportEvent& event);
-  void On(Turn& turn, const RoundModelReady& event);
-  void On(Turn& turn, const RoundModelFailed& event);
-  void On(Turn& turn, const DeviceRevokedEvent& event);
-  void On(Turn& turn, const StopRunEvent& event);
-  void On(Turn& turn, const TickEvent& event);
+  bool running() const { return run_.state == RunState::kRunning; }
 
-  void Advance(Turn& turn);
-  void ExpirePolls(Turn& turn);
-  void AdvanceSelecting(Turn& turn);
-  void AdvanceCollecting(Turn& turn);
-  void StartRound(Turn& turn, uint32_t round, uint32_t attempt);
-  void AssignUpTo(Turn& turn, size_t count);
-  void StartCommit(Turn& turn);
-  void EndRound(Turn& turn, RoundPhase phase, std::string reason);
-  void Abandon(Turn& turn, std::string reason);
-  void EndRun(Turn& turn, RunState state, std::string reason);
-  void AnswerFirstReport(Turn& turn, AssignmentRecord& record, const ReportEvent& event);
-  void AnswerKnown(Turn& turn, const AssignmentRecord& record, PollToken token);
-  void Reject(Turn& turn, PollToken token, RejectReason reason);
-  void DropWaiting(const DeviceId& device);
+  void On(Time now, const CheckinEvent& event, Step* step);
+  void On(Time now, const PollGoneEvent& event, Step* step);
+  void On(Time now, const ReportEvent& event, Step* step);
+  void On(Time now, const RoundModelReady& event, Step* step);
+  void On(Time now, const RoundModelFailed& event, Step* step);
+  void On(Time now, const DeviceRevokedEvent& event, Step* step);
+  void On(Time now, const StopRunEvent& event, Step* step);
+  void On(Time now, const TickEvent& event, Step* step);
 
-  size_t SelectionSize() const;
-  size_t CountIn(AssignmentState state) const;
-  Duration Jitter(Turn& turn, Duration low, Duration high);
-  AssignmentRecord MakeAssignment(Turn& turn, const DeviceId& device) const;
+  // What is due by time, and what became possible by an event.
+  void Advance(Time now, Step* step);
+  void Settle(Time now, Step* step);
+
+  // Phases.
+  void BeginAttempt(Time now, uint32_t round, uint32_t attempt, Step* step);
+  void Select(Time now, Step* step);
+  void FillSlots(Time now, Step* step);
+  void Close(Time now, Step* step);
+  void Abandon(Time now, const std::string& reason, Step* step);
+  void EndRun(Time now, RunState state, const std::string& reason, Step* step);
+  void ExpireOpen(Step* step);
+  void RecordEnd(Time now, RoundPhase phase, Step* step);
+
+  // Assignments.
+  std::vector<DeviceId> Candidates() const;
+  void Assign(Time now, const DeviceId& device, Step* step);
+  void DecideOpen(Time now, const ReportEvent& event, AssignmentRecord* assignment, Step* step);
+
+  // Polls.
+  void Wait(Time now, const CheckinEvent& event);
+  void StopWaiting(const DeviceId& device);
+  void RejectWaiting(const DeviceId& device, RejectReason reason, Duration retry_after, Step* step);
+  double NextJitter();
+  Duration RetryAfter();
+
+  Status RestoreFrom(Snapshot snapshot);
 
   RunSpec spec_;
   RunRecord run_;
   std::optional<RoundRecord> round_;
   std::map<AssignmentId, AssignmentRecord> assignments_;
-  std::map<DeviceId, AssignmentId> by_device_;  // every device that has had a task in this attempt
+  std::map<DeviceId, AssignmentId> open_;  // devices at work
+  std::map<DeviceId, History> history_;
+  size_t accepted_ = 0;
   std::map<DeviceId, Waiting> waiting_;
   std::map<PollToken, DeviceId> waiting_by_token_;
+  std::set<std::pair<Time, DeviceId>> waiting_by_time_;
   uint64_t jitter_counter_ = 0;
 };
 

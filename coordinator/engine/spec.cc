@@ -1,0 +1,78 @@
+#include <cmath>
+#include <cstdio>
+
+#include "coordinator/engine/engine.h"
+
+namespace heddle::coordinator {
+namespace {
+
+constexpr uint32_t kMostDevices = 1'000'000;
+constexpr uint32_t kMostRounds = 1'000'000;
+constexpr double kMostOverSelection = 100;
+// Long enough for every device of the world, short enough that adding one to a date never overflows.
+constexpr Duration kLongest = std::chrono::hours(24 * 366);
+constexpr Duration kLongestRetry = std::chrono::hours(24);
+
+class Mistakes {
+ public:
+  void Add(const std::string& sentence) { text_ += (text_.empty() ? "" : "; ") + sentence; }
+  void Between(const char* name, uint32_t value, uint32_t low, uint32_t high) {
+    if (value >= low && value <= high) return;
+    Add(std::string(name) + " is " + std::to_string(value) + " but must be between " + std::to_string(low) + " and " +
+        std::to_string(high));
+  }
+  void PositiveTime(const char* name, Duration value, Duration longest) {
+    if (value > Duration::zero() && value <= longest) return;
+    char text[160];
+    std::snprintf(text, sizeof text, "%s is %g s but must be above 0 and at most %g s", name, ToSeconds(value),
+                  ToSeconds(longest));
+    Add(text);
+  }
+  Status ToStatus() const {
+    return text_.empty() ? OkStatus() : InvalidArgument("the settings of the run contradict themselves: " + text_);
+  }
+
+ private:
+  std::string text_;
+};
+
+}  // namespace
+
+uint32_t SelectionTarget(const RunSpec& spec) {
+  // Less than a billionth of a device above a whole number is rounding: 10 * 1.1 means 11 devices.
+  return static_cast<uint32_t>(std::ceil(spec.cohort_size * spec.over_selection - 1e-9));
+}
+
+Status CheckRunSpec(const RunSpec& spec) {
+  Mistakes mistakes;
+  if (spec.id.empty()) mistakes.Add("the run has no id");
+  if (spec.local_task.empty()) mistakes.Add("local_task is empty");
+  mistakes.Between("num_server_rounds", spec.rounds, 1, kMostRounds);
+  mistakes.Between("cohort_size", spec.cohort_size, 1, kMostDevices);
+  mistakes.Between("min_available_devices", spec.min_available_devices, 1, kMostDevices);
+  if (spec.max_abandoned_attempts > kMostRounds) {
+    mistakes.Between("max_abandoned_attempts", spec.max_abandoned_attempts, 0, kMostRounds);
+  }
+  // Written so that NaN fails too.
+  if (!(spec.over_selection >= 1 && spec.over_selection <= kMostOverSelection)) {
+    mistakes.Add("over_selection is " + std::to_string(spec.over_selection) + " but must be between 1 and 100");
+  }
+  if (spec.min_reports < 1 || spec.min_reports > spec.cohort_size) {
+    mistakes.Add("min_reports is " + std::to_string(spec.min_reports) + " but must be between 1 and cohort_size (" +
+                 std::to_string(spec.cohort_size) + ")");
+  }
+  if (spec.min_available_devices < spec.min_reports) {
+    mistakes.Add("min_available_devices is " + std::to_string(spec.min_available_devices) +
+                 " but must be at least min_reports (" + std::to_string(spec.min_reports) + ")");
+  }
+  mistakes.PositiveTime("selection_timeout", spec.selection_timeout, kLongest);
+  mistakes.PositiveTime("report_deadline", spec.report_deadline, kLongest);
+  mistakes.PositiveTime("max_poll_hold", spec.max_poll_hold, kLongest);
+  mistakes.PositiveTime("min_retry_after", spec.min_retry_after, kLongestRetry);
+  mistakes.PositiveTime("max_retry_after", spec.max_retry_after, kLongestRetry);
+  if (spec.min_retry_after > spec.max_retry_after) mistakes.Add("min_retry_after is above max_retry_after");
+  if (spec.max_num_examples == 0) mistakes.Add("max_num_examples is 0, so that no update could be accepted");
+  return mistakes.ToStatus();
+}
+
+}  // namespace heddle::coordinator

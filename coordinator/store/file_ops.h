@@ -1,0 +1,36 @@
+// The operations of the file system that the blob store needs, as an interface: real ones, and in the fault tests ones
+// that fail at a chosen call or lose what was not synced.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <span>
+
+#include "common/file.h"
+#include "common/status.h"
+
+namespace heddle::coordinator {
+
+// Thread-safety: any thread. Errors: ErrnoStatus of the system's error, with the path.
+class FileOps {
+ public:
+  virtual ~FileOps() = default;
+
+  // Opens for writing and reading; `create`: makes the file, which must not exist (kAlreadyExists).
+  virtual Result<UniqueFd> Open(const std::filesystem::path& path, bool create);
+  // Writes all of it at `offset`.
+  virtual Status WriteAt(const UniqueFd& fd, uint64_t offset, std::span<const std::byte> data,
+                         const std::filesystem::path& path);
+  virtual Status Truncate(const UniqueFd& fd, uint64_t size, const std::filesystem::path& path);
+  virtual Status Sync(const UniqueFd& fd, const std::filesystem::path& path);
+  virtual Status Rename(const std::filesystem::path& from, const std::filesystem::path& to);
+  virtual Status SyncFolder(const std::filesystem::path& folder);
+  virtual Status MakeFolder(const std::filesystem::path& folder);
+  // Ok when there is none.
+  virtual Status Remove(const std::filesystem::path& path);
+
+  // The real ones.
+  static FileOps* Real();
+};
+
+}  // namespace heddle::coordinator

@@ -1,0 +1,120 @@
+// The coordinator's memory: one SQLite database (WAL, synchronous=FULL, foreign keys). What a method has answered with
+// ok is on disk and survives a kill or a power cut at any later instant; what it has answered with an error has not
+// happened.
+//
+// Life cycle: Open() makes or migrates the file; the object closes it. Several processes may have the same file open
+// (the daemon and the command line): a lock that lasts longer than busy_timeout is kUnavailable.
+// Thread-safety: all methods may be called from any thread; they run one at a time.
+//
+// Errors of every method, beside its own: kResourceExhausted (disk full, no memory), kDataLoss (the file is damaged),
+// kUnavailable (another process holds the lock), kPermissionDenied (read-only), kInternal (the disk failed). After
+// kResourceExhausted, kUnavailable or kInternal the same call may be tried again.
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "common/digest.h"
+#include "common/status.h"
+#include "coordinator/engine/engine.h"
+#include "coordinator/engine/types.h"
+
+namespace heddle::coordinator {
+
+struct StoreOptions {
+  Duration busy_timeout = Seconds(5);
+  std::string vfs;  // name of a registered SQLite VFS; empty: the system's. For fault tests.
+};
+
+// What a run was started with. Immutable.
+struct RunOrigin {
+  RunSpec spec;
+  std::string recipe;         // the recipe's text as submitted
+  std::string resolved_json;  // every setting with its resolved value
+  std::string material_json;  // the driver's own notes: which blobs make up the base model, …
+};
+
+struct StoredRun {
+  RunRecord run;
+  RunOrigin origin;
+};
+
+// One enrolled device. A certificate is valid for it only while `revoked_at` is empty and its serial is this one:
+// enrolling or renewing replaces the serial, so an old certificate ends with it.
+struct DeviceRecord {
+  DeviceId device;
+  std::string serial;  // of the certificate, hex as printed by the certificate authority
+  Time not_after;      // of the certificate
+  Time enrolled_at;
+  std::optional<Time> revoked_at;
+};
+
+class Store {
+ public:
+  // Makes the file when absent and brings an older schema up to date, each migration in a transaction of its own.
+  // Errors: kFailedPrecondition when the schema is newer than this program; kInvalidArgument when the file is another
+  // program's database; kNotFound when the folder is absent.
+  static Result<std::unique_ptr<Store>> Open(const std::filesystem::path& path, const StoreOptions& options = {});
+  virtual ~Store() = default;
+
+  // ---- runs ----
+
+  // A new run and the writes of its engine's first step, in one transaction. Errors: kAlreadyExists when a run has this
+  // id; kFailedPrecondition when another run is still running.
+  virtual Status CreateRun(const RunOrigin& origin, std::span<const Record> writes) = 0;
+  // The writes of one step, in order, in one transaction: all or none. Errors: kFailedPrecondition when a row names a
+  // run or round that does not exist.
+  virtual Status Apply(std::span<const Record> writes) = 0;
+
+  // Errors: kNotFound.
+  virtual Result<StoredRun> GetRun(const RunId& id) = 0;
+  // Newest first.
+  virtual Result<std::vector<RunRecord>> ListRuns() = 0;
+  // The run in state kRunning: at most one.
+  virtual Result<std::optional<RunId>> ActiveRun() = 0;
+  // For Engine::Restore(): the run, its newest attempt and the assignments of that. Errors: kNotFound.
+  virtual Result<Snapshot> LoadSnapshot(const RunId& id) = 0;
+  // For ReportEvent::stored. Nothing when no such row exists.
+  virtual Result<std::optional<AssignmentRecord>> FindAssignment(const AssignmentId& id) = 0;
+  // All attempts, in order. An unknown run has none.
+  virtual Result<std::vector<RoundRecord>> ListRounds(const RunId& id) = 0;
+  // Ordered by id.
+  virtual Result<std::vector<AssignmentRecord>> ListAssignments(const RunId& id, uint32_t round, uint32_t attempt) = 0;
+  // Blobs that rows need, sorted: models of all versions, and accepted updates of committed or open attempts. The
+  // driver adds those of its base models before it deletes what is left.
+  virtual Result<std::vector<Sha256Digest>> ReferencedBlobs() = 0;
+
+  // ---- enrolment: only the SHA-256 of a token is ever stored ----
+
+  // Errors: kAlreadyExists when the token exists; kInvalidArgument when the name is not a device's name.
+  virtual Status CreateToken(const Sha256Digest& token_hash, const DeviceId& device, Time expires_at) = 0;
+  // The device a token would enrol, without using it up. Errors: kUnauthenticated when it is unknown, used or expired
+  // at `now` (one sentence for all three, so that a guesser learns nothing).
+  virtual Result<DeviceId> CheckToken(const Sha256Digest& token_hash, Time now) = 0;
+  // Uses the token up and makes (or replaces) the row of its device, in one transaction: two racing calls never both
+  // succeed. `device.device` must be the token's; enrolling again lifts a revocation. Errors: as CheckToken.
+  virtual Status RedeemToken(const Sha256Digest& token_hash, Time now, const DeviceRecord& device) = 0;
+  // Forgets tokens that expired before `before`. Returns how many.
+  virtual Result<size_t> DeleteExpiredTokens(Time before) = 0;
+
+  // ---- devices ----
+
+  virtual Result<std::vector<DeviceRecord>> ListDevices() = 0;  // by name
+  virtual Result<std::optional<DeviceRecord>> GetDevice(const DeviceId& device) = 0;
+  // Revoking again changes nothing. Errors: kNotFound.
+  virtual Status RevokeDevice(const DeviceId& device, Time now) = 0;
+  // A new certificate takes the place of the old one. Errors: kNotFound; kPermissionDenied when revoked.
+  virtual Status RenewDevice(const DeviceId& device, const std::string& serial, Time not_after) = 0;
+
+  // ---- meta ----
+
+  // Small values the coordinator keeps across restarts. Nothing when absent.
+  virtual Result<std::optional<std::string>> GetMeta(const std::string& key) = 0;
+  virtual Status SetMeta(const std::string& key, const std::string& value) = 0;
+};
+
+}  // namespace heddle::coordinator
