@@ -1,0 +1,38 @@
+// One line a local task.
+#include <array>
+#include <string>
+
+#include "client/worker/local_task.h"
+#include "client/worker/lora_sft.h"
+#include "common/config.h"
+
+namespace heddle::client {
+namespace {
+
+struct Entry {
+  std::string_view name;
+  std::shared_ptr<const LocalTask> (*make)();
+};
+
+constexpr std::array kTasks = {
+    Entry{"lora_sft", MakeLoraSft},
+};
+
+}  // namespace
+
+Result<std::shared_ptr<const LocalTask>> FindLocalTask(std::string_view name) {
+  for (const Entry& entry : kTasks) {
+    if (entry.name == name) return entry.make();
+  }
+  auto nearest = NearestName(name, LocalTaskNames());
+  return NotFound("this worker has no local task '" + std::string(name) + "'" +
+                  (nearest ? "; did you mean '" + *nearest + "'?" : std::string()));
+}
+
+std::vector<std::string> LocalTaskNames() {
+  std::vector<std::string> names;
+  for (const Entry& entry : kTasks) names.emplace_back(entry.name);
+  return names;
+}
+
+}  // namespace heddle::client

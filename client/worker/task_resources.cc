@@ -1,0 +1,55 @@
+#include "client/worker/task_resources.h"
+
+#include <sys/stat.h>
+
+namespace heddle::client {
+
+std::string FileIdentity(const std::filesystem::path& path) {
+  struct stat info {};
+  if (::stat(path.c_str(), &info) != 0) return "";
+  return path.string() + "|" + std::to_string(info.st_ino) + "|" + std::to_string(info.st_size) + "|" +
+         std::to_string(info.st_mtim.tv_sec) + "." + std::to_string(info.st_mtim.tv_nsec);
+}
+
+std::shared_ptr<TaskResources> MakeTaskResources() { return std::make_shared<TaskResources>(); }
+
+Result<TaskResources::Base> TaskResources::GetBase(const std::filesystem::path& folder) {
+  std::lock_guard lock(mutex_);
+  std::string identity;
+  for (const char* name : {"config.json", "tokenizer.json", "model.safetensors", "model.safetensors.index.json"}) {
+    identity += FileIdentity(folder / name) + "\n";
+  }
+  if (auto it = bases_.find(identity); it != bases_.end()) return it->second;
+  Base base;
+  HEDDLE_ASSIGN_OR_RETURN(base.weights, model::BaseWeights::Load(folder));
+  HEDDLE_ASSIGN_OR_RETURN(base.tokenizer, model::Tokenizer::Read(folder));
+  int64_t vocabulary = base.weights->config.vocab_size;
+  if (base.tokenizer->vocab_size() > vocabulary) {
+    return InvalidArgument(folder.string() + ": the tokenizer does not fit the model: it makes ids up to " +
+                           std::to_string(base.tokenizer->vocab_size() - 1) +
+                           ", the model has embeddings for ids below " + std::to_string(vocabulary));
+  }
+  // A worker serves one model at a time: an older one would only hold memory.
+  bases_.clear();
+  data_.clear();
+  bases_[identity] = base;
+  return base;
+}
+
+Result<std::shared_ptr<const model::TextDataset>> TaskResources::GetData(const std::filesystem::path& path,
+                                                                         const model::Tokenizer& tokenizer,
+                                                                         uint32_t sequence_length) {
+  std::string identity = FileIdentity(path) + "|" + std::to_string(reinterpret_cast<uintptr_t>(&tokenizer)) + "|" +
+                         std::to_string(sequence_length);
+  {
+    std::lock_guard lock(mutex_);
+    if (auto it = data_.find(identity); it != data_.end()) return it->second;
+  }
+  auto read = model::TextDataset::Read(path, tokenizer, sequence_length);
+  if (!read.ok()) return read.status();
+  auto shared = std::make_shared<const model::TextDataset>(*std::move(read));
+  std::lock_guard lock(mutex_);
+  return data_.emplace(identity, std::move(shared)).first->second;
+}
+
+}  // namespace heddle::client
