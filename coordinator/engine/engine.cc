@@ -70,7 +70,8 @@ void Engine::Advance(Time now, Step* step) {
           Select(now, step);
         } else {
           Abandon(now,
-                  std::to_string(waiting_.size()) + " devices were waiting when the selection ended, but min_reports is " +
+                  std::to_string(waiting_.size()) +
+                      " devices were waiting when the selection ended, but min_reports is " +
                       std::to_string(spec_.min_reports),
                   step);
         }

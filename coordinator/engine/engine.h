@@ -23,12 +23,12 @@
 //
 // Reports: the first report on an assignment decides its verdict; every later one, whatever it says, gets that verdict
 // again and changes nothing. A report at or after the deadline finds its assignment expired and is late, or superseded
-// when the device has been given a task of the present attempt meanwhile. Accepted updates belong to their attempt: when
-// it is abandoned they are counted in no model, and the round's row says why.
+// when the device has been given a task of the present attempt meanwhile. Accepted updates belong to their attempt:
+// when it is abandoned they are counted in no model, and the round's row says why.
 //
-// Polls: a waiting check-in is answered by an assignment, by POLL_AGAIN (with no delay) when it was held long enough, or
-// by a rejection: its device checked in anew or was revoked, or the run has ended. Reports are answered in the step that
-// takes them. A driver drops effects for polls that have gone meanwhile.
+// Polls: a waiting check-in is answered by an assignment, by POLL_AGAIN (with no delay) when it was held long enough,
+// or by a rejection: its device checked in anew or was revoked, or the run has ended. Reports are answered in the step
+// that takes them. A driver drops effects for polls that have gone meanwhile.
 //
 // Thread-safety: none; one driver strand owns it.
 #pragma once

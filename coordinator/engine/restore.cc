@@ -106,8 +106,7 @@ Result<Engine> Engine::Restore(RunSpec spec, Snapshot snapshot, Time now, Step* 
   if (!engine.running()) return engine;
 
   RoundRecord& round = *engine.round_;
-  first->effects.push_back(
-      ResetSumEffect{.round = round.round, .attempt = round.attempt, .parent = round.parent});
+  first->effects.push_back(ResetSumEffect{.round = round.round, .attempt = round.attempt, .parent = round.parent});
   std::vector<AssignmentRecord> accepted;
   for (const auto& [id, assignment] : engine.assignments_) {
     if (assignment.state != AssignmentState::kAccepted) continue;

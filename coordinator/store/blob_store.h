@@ -16,6 +16,7 @@
 // failed), with the path in the message.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <filesystem>
 #include <map>
@@ -78,8 +79,8 @@ class Upload {
   Status Append(uint64_t offset, std::span<const std::byte> data);
 
   // Checks the hash of the whole and moves the file into the blobs. Ok again when already finished. Errors:
-  // kFailedPrecondition when bytes are missing; kDataLoss when the bytes do not have the declared SHA-256 (the upload is
-  // discarded); an error of the disk (discarded too); kNotFound when it was discarded.
+  // kFailedPrecondition when bytes are missing; kDataLoss when the bytes do not have the declared SHA-256 (the upload
+  // is discarded); an error of the disk (discarded too); kNotFound when it was discarded.
   Status Finish();
 
  private:
@@ -125,13 +126,12 @@ class BlobStore {
   // ---- uploads ----
 
   // Begins an upload or finds the one with the same id: the same call again is harmless. When the blob exists already
-  // the upload is finished at once. Errors: kInvalidArgument when a field is malformed or the same upload was begun with
-  // another size; kResourceExhausted beyond max_upload_bytes or max_uploads.
+  // the upload is finished at once. Errors: kInvalidArgument when a field is malformed or the same upload was begun
+  // with another size; kResourceExhausted beyond max_upload_bytes or max_uploads.
   Result<std::unique_ptr<Upload>> BeginUpload(const UploadSpec& spec);
-  // Errors: kNotFound (never begun, or finished before the last restart, or discarded).
+  // Errors: kNotFound (never begun, or discarded, or finished and closed: its device begins again and hears so).
   Result<std::unique_ptr<Upload>> FindUpload(const std::string& id);
-  // Discards unfinished uploads that nobody has open and that have not grown since `before`, and forgets finished ones
-  // as old. Returns how many were discarded.
+  // Discards unfinished uploads that nobody has open and that have not grown since `before`. Returns how many.
   Result<size_t> DiscardStaleUploads(Time before);
   // Unfinished ones.
   size_t num_uploads() const;
@@ -145,20 +145,23 @@ class BlobStore {
   explicit BlobStore(BlobStoreOptions options);
 
   Status MakeFolders();
+  Status TakeUpBlobs();
   Status TakeUpUploads();
-  Status CountBlobs();
-  // The folder of a blob is fsynced, so that the blob's name is durable.
-  Status SyncBlob(const Sha256Digest& digest);
-  // fsync done; rename into the blobs and fsync of the folder.
-  Status MoveIntoPlace(const std::filesystem::path& from, const Sha256Digest& digest, uint64_t size);
-  Result<Sha256Digest> PutTemporary(const std::filesystem::path& temporary, UniqueFd fd, const Sha256Digest& digest,
-                                    uint64_t size);
 
+  // Blobs.
+  bool TakeExisting(const Sha256Digest& digest);
+  Status MoveIntoPlace(const std::filesystem::path& from, const Sha256Digest& digest);
+  std::mutex& FolderMutex(const Sha256Digest& digest) { return folder_mutexes_[digest.bytes()[0]]; }
+
+  // Uploads. Except for the first three the entry's mutex is held.
+  Result<std::shared_ptr<Entry>> NewEntry(const UploadSpec& spec, std::string id);  // mutex_ is held
+  std::unique_ptr<Upload> MakeHandle(std::shared_ptr<Entry> entry);                 // mutex_ is held
+  void ReleaseHandle(const std::shared_ptr<Entry>& entry);
   Status OpenEntry(Entry& entry);
   Status AppendTo(Entry& entry, uint64_t offset, std::span<const std::byte> data);
   Status FinishEntry(Entry& entry);
-  void DiscardEntry(Entry& entry);
-  void Released(const std::shared_ptr<Entry>& entry);
+  Status MoveUpload(Entry& entry);
+  void EndEntry(Entry& entry, bool finished);
 
   std::filesystem::path blobs_;
   std::filesystem::path uploads_;
@@ -166,10 +169,12 @@ class BlobStore {
   FileOps* files_;
   std::atomic<uint64_t> total_bytes_{0};
   std::atomic<uint64_t> temporary_counter_{0};
+  // One a folder of blobs: whoever makes or deletes a blob there.
+  std::array<std::mutex, 256> folder_mutexes_;
 
-  // Guards the index below, never held during I/O of data. Lock order: an entry's own mutex first, then this.
+  // Guards what follows; never held while data moves. Lock order: an entry's mutex, then this.
   mutable std::mutex mutex_;
-  std::map<std::string, std::shared_ptr<Entry>> entries_;
+  std::map<std::string, std::shared_ptr<Entry>> entries_;  // by id: unfinished uploads, finished ones while in use
   size_t unfinished_ = 0;
   uint64_t unfinished_bytes_ = 0;
 };

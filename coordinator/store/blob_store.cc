@@ -1,0 +1,222 @@
+#include "coordinator/store/blob_store.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <algorithm>
+#include <cerrno>
+
+namespace heddle::coordinator {
+namespace fs = std::filesystem;
+namespace {
+
+constexpr size_t kCopyBytes = size_t{1} << 20;
+
+std::string FolderName(unsigned byte) {
+  static constexpr char kDigits[] = "0123456789abcdef";
+  return {kDigits[byte >> 4], kDigits[byte & 15]};
+}
+
+// When the file was last written; nothing when there is none.
+std::optional<Time> WrittenAt(const fs::path& path) {
+  struct stat info {};
+  if (::stat(path.c_str(), &info) != 0) return std::nullopt;
+  return FromUnixMicros(int64_t{info.st_mtim.tv_sec} * 1'000'000 + info.st_mtim.tv_nsec / 1000);
+}
+
+// Young again, so that a blob somebody is about to name is not collected. A failure only makes it older.
+void Touch(const fs::path& path) { ::utimensat(AT_FDCWD, path.c_str(), nullptr, 0); }
+
+}  // namespace
+
+BlobStore::BlobStore(BlobStoreOptions options)
+    : blobs_(options.root / "blobs"),
+      uploads_(options.root / "uploads"),
+      options_(std::move(options)),
+      files_(options_.files != nullptr ? options_.files : FileOps::Real()) {}
+
+BlobStore::~BlobStore() = default;
+
+Result<std::unique_ptr<BlobStore>> BlobStore::Open(BlobStoreOptions options) {
+  std::unique_ptr<BlobStore> store(new BlobStore(std::move(options)));
+  HEDDLE_RETURN_IF_ERROR(store->MakeFolders());
+  HEDDLE_RETURN_IF_ERROR(store->TakeUpBlobs());
+  HEDDLE_RETURN_IF_ERROR(store->TakeUpUploads());
+  return store;
+}
+
+Status BlobStore::MakeFolders() {
+  HEDDLE_RETURN_IF_ERROR(files_->MakeFolder(blobs_));
+  HEDDLE_RETURN_IF_ERROR(files_->MakeFolder(uploads_));
+  for (unsigned byte = 0; byte < folder_mutexes_.size(); ++byte) {
+    HEDDLE_RETURN_IF_ERROR(files_->MakeFolder(blobs_ / FolderName(byte)));
+  }
+  HEDDLE_RETURN_IF_ERROR(files_->SyncFolder(blobs_));
+  return files_->SyncFolder(options_.root);
+}
+
+Status BlobStore::TakeUpBlobs() {
+  std::error_code error;
+  uint64_t total = 0;
+  for (unsigned byte = 0; byte < folder_mutexes_.size(); ++byte) {
+    fs::path folder = blobs_ / FolderName(byte);
+    bool empty = true;
+    for (fs::directory_iterator it(folder, error), end; !error && it != end; it.increment(error)) {
+      empty = false;
+      std::error_code gone;
+      uint64_t size = it->file_size(gone);
+      if (!gone) total += size;
+    }
+    if (error) return ErrnoStatus(error.value(), "cannot list the folder " + folder.string());
+    // A kill may have come between a blob's rename and the fsync of its folder.
+    if (!empty) HEDDLE_RETURN_IF_ERROR(files_->SyncFolder(folder));
+  }
+  total_bytes_ = total;
+  return OkStatus();
+}
+
+// ---- blobs ----
+
+fs::path BlobStore::Path(const Sha256Digest& digest) const {
+  std::string hex = digest.ToHex();
+  return blobs_ / hex.substr(0, 2) / hex;
+}
+
+fs::path BlobStore::TemporaryPath() {
+  return uploads_ / ("put-" + std::to_string(::getpid()) + "-" + std::to_string(temporary_counter_++) + ".tmp");
+}
+
+bool BlobStore::Has(const Sha256Digest& digest) const { return ::access(Path(digest).c_str(), F_OK) == 0; }
+
+Result<uint64_t> BlobStore::Size(const Sha256Digest& digest) const {
+  struct stat info {};
+  fs::path path = Path(digest);
+  if (::stat(path.c_str(), &info) == 0) return static_cast<uint64_t>(info.st_size);
+  if (errno == ENOENT) return NotFound("there is no blob " + digest.ToHex());
+  return ErrnoStatus(errno, "cannot look at " + path.string());
+}
+
+Result<std::shared_ptr<const MappedFile>> BlobStore::Map(const Sha256Digest& digest) const {
+  return MappedFile::Open(Path(digest));
+}
+
+// True when the blob is there. Its name is durable then: a rename and the fsync of the folder happen under one lock.
+bool BlobStore::TakeExisting(const Sha256Digest& digest) {
+  std::lock_guard lock(FolderMutex(digest));
+  if (!Has(digest)) return false;
+  Touch(Path(digest));
+  return true;
+}
+
+// `from` is complete and fsynced; it is gone afterwards, whatever happens.
+Status BlobStore::MoveIntoPlace(const fs::path& from, const Sha256Digest& digest) {
+  std::lock_guard lock(FolderMutex(digest));
+  fs::path to = Path(digest);
+  if (Has(digest)) {
+    Touch(to);
+    return files_->Remove(from);
+  }
+  std::error_code error;
+  uint64_t size = fs::file_size(from, error);
+  Status status = error ? ErrnoStatus(error.value(), "cannot look at " + from.string()) : files_->Rename(from, to);
+  if (!status.ok()) {
+    (void)files_->Remove(from);
+    return status;
+  }
+  status = files_->SyncFolder(to.parent_path());
+  if (!status.ok()) {
+    // Its name may not be durable, so nobody may rely on it.
+    (void)files_->Remove(to);
+    return status;
+  }
+  total_bytes_ += size;
+  return OkStatus();
+}
+
+Result<Sha256Digest> BlobStore::Put(std::string_view content) {
+  Sha256Digest digest = Sha256(content);
+  if (TakeExisting(digest)) return digest;
+  fs::path temporary = TemporaryPath();
+  Status written = [&]() -> Status {
+    HEDDLE_ASSIGN_OR_RETURN(UniqueFd fd, files_->Open(temporary, true));
+    HEDDLE_RETURN_IF_ERROR(files_->WriteAt(fd, 0, std::as_bytes(std::span(content)), temporary));
+    return files_->Sync(fd, temporary);
+  }();
+  if (!written.ok()) {
+    (void)files_->Remove(temporary);
+    return written;
+  }
+  HEDDLE_RETURN_IF_ERROR(MoveIntoPlace(temporary, digest));
+  return digest;
+}
+
+Result<Sha256Digest> BlobStore::PutCopyOf(const fs::path& path) {
+  HEDDLE_ASSIGN_OR_RETURN(Sha256Digest expected, Sha256File(path));
+  if (TakeExisting(expected)) return expected;
+  fs::path temporary = TemporaryPath();
+  Sha256Hasher hasher;
+  Status written = [&]() -> Status {
+    UniqueFd in(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+    if (!in.valid()) return ErrnoStatus(errno, "cannot open " + path.string());
+    HEDDLE_ASSIGN_OR_RETURN(UniqueFd out, files_->Open(temporary, true));
+    std::vector<std::byte> buffer(kCopyBytes);
+    for (uint64_t offset = 0;;) {
+      ssize_t n = ::read(in.get(), buffer.data(), buffer.size());
+      if (n < 0 && errno == EINTR) continue;
+      if (n < 0) return ErrnoStatus(errno, "cannot read " + path.string());
+      if (n == 0) break;
+      auto piece = std::span(buffer).first(static_cast<size_t>(n));
+      HEDDLE_RETURN_IF_ERROR(files_->WriteAt(out, offset, piece, temporary));
+      hasher.Update(piece);
+      offset += piece.size();
+    }
+    return files_->Sync(out, temporary);
+  }();
+  if (!written.ok()) {
+    (void)files_->Remove(temporary);
+    return written;
+  }
+  Sha256Digest digest = hasher.Finish();  // of what was copied, should the file have changed meanwhile
+  HEDDLE_RETURN_IF_ERROR(MoveIntoPlace(temporary, digest));
+  return digest;
+}
+
+Status BlobStore::PutFile(const fs::path& temporary, const Sha256Digest& digest) {
+  Status synced = [&]() -> Status {
+    HEDDLE_ASSIGN_OR_RETURN(UniqueFd fd, files_->Open(temporary, false));
+    return files_->Sync(fd, temporary);
+  }();
+  if (!synced.ok()) {
+    (void)files_->Remove(temporary);
+    return synced;
+  }
+  return MoveIntoPlace(temporary, digest);
+}
+
+Status BlobStore::Delete(const Sha256Digest& digest) {
+  std::lock_guard lock(FolderMutex(digest));
+  auto size = Size(digest);
+  if (!size.ok()) return size.status().code() == Code::kNotFound ? OkStatus() : size.status();
+  HEDDLE_RETURN_IF_ERROR(files_->Remove(Path(digest)));
+  total_bytes_ -= *size;
+  return OkStatus();
+}
+
+Result<std::vector<Sha256Digest>> BlobStore::ListGarbage(const std::set<Sha256Digest>& live, Time before) const {
+  std::vector<Sha256Digest> garbage;
+  std::error_code error;
+  for (unsigned byte = 0; byte < folder_mutexes_.size(); ++byte) {
+    fs::path folder = blobs_ / FolderName(byte);
+    for (fs::directory_iterator it(folder, error), end; !error && it != end; it.increment(error)) {
+      auto digest = Sha256Digest::FromHex(it->path().filename().string());
+      if (!digest.ok() || live.contains(*digest)) continue;
+      std::optional<Time> written = WrittenAt(it->path());
+      if (written && *written < before) garbage.push_back(*digest);
+    }
+    if (error) return ErrnoStatus(error.value(), "cannot list the folder " + folder.string());
+  }
+  std::sort(garbage.begin(), garbage.end());
+  return garbage;
+}
+
+}  // namespace heddle::coordinator

@@ -1,0 +1,59 @@
+#include "coordinator/store/file_ops.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+#include <cerrno>
+
+namespace heddle::coordinator {
+
+Result<UniqueFd> FileOps::Open(const std::filesystem::path& path, bool create) {
+  int flags = O_RDWR | O_CLOEXEC | (create ? O_CREAT | O_EXCL : 0);
+  UniqueFd fd(::open(path.c_str(), flags, 0640));
+  if (!fd.valid() && errno == EEXIST) return AlreadyExists("there is a file " + path.string() + " already");
+  if (!fd.valid()) return ErrnoStatus(errno, "cannot open " + path.string());
+  return fd;
+}
+
+Status FileOps::WriteAt(const UniqueFd& fd, uint64_t offset, std::span<const std::byte> data,
+                        const std::filesystem::path& path) {
+  while (!data.empty()) {
+    ssize_t n = ::pwrite(fd.get(), data.data(), data.size(), static_cast<off_t>(offset));
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return ErrnoStatus(errno, "cannot write " + path.string());
+    offset += static_cast<uint64_t>(n);
+    data = data.subspan(static_cast<size_t>(n));
+  }
+  return OkStatus();
+}
+
+Status FileOps::Truncate(const UniqueFd& fd, uint64_t size, const std::filesystem::path& path) {
+  if (::ftruncate(fd.get(), static_cast<off_t>(size)) == 0) return OkStatus();
+  return ErrnoStatus(errno, "cannot truncate " + path.string());
+}
+
+Status FileOps::Sync(const UniqueFd& fd, const std::filesystem::path& path) {
+  // fdatasync also writes the size, which is all of the metadata that a reader needs.
+  if (::fdatasync(fd.get()) == 0) return OkStatus();
+  return ErrnoStatus(errno, "cannot fsync " + path.string());
+}
+
+Status FileOps::Rename(const std::filesystem::path& from, const std::filesystem::path& to) {
+  if (::rename(from.c_str(), to.c_str()) == 0) return OkStatus();
+  return ErrnoStatus(errno, "cannot rename " + from.string() + " to " + to.string());
+}
+
+Status FileOps::SyncFolder(const std::filesystem::path& folder) { return SyncDirectory(folder); }
+
+Status FileOps::MakeFolder(const std::filesystem::path& folder) { return MakeDirectories(folder); }
+
+Status FileOps::Remove(const std::filesystem::path& path) {
+  if (::unlink(path.c_str()) == 0 || errno == ENOENT) return OkStatus();
+  return ErrnoStatus(errno, "cannot delete " + path.string());
+}
+
+FileOps* FileOps::Real() {
+  static FileOps real;
+  return &real;
+}
+
+}  // namespace heddle::coordinator

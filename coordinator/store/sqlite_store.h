@@ -1,0 +1,137 @@
+// Private to the store: the Store over one SQLite connection. Only .cc files of this folder include it.
+#pragma once
+
+#include <SQLiteCpp/SQLiteCpp.h>
+
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "coordinator/store/store.h"
+
+namespace heddle::coordinator {
+
+// The Status of an exception of SQLiteCpp: see the list in store.h.
+Status StatusOf(const SQLite::Exception& error, const std::string& path);
+
+// A prepared statement in use; given back clean. Binding is by position, in the order of the calls.
+class Query {
+ public:
+  explicit Query(SQLite::Statement* statement) : statement_(statement) {}
+  ~Query() {
+    statement_->tryReset();
+    statement_->clearBindings();
+  }
+  Query(const Query&) = delete;
+  Query& operator=(const Query&) = delete;
+
+  Query& Bind(const std::string& text);
+  Query& Bind(const Sha256Digest& digest);
+  Query& Bind(Time time);
+  Query& Bind(uint64_t number);  // kept bit by bit in SQLite's signed 64 bits
+  Query& Bind(uint32_t number) { return Bind(uint64_t{number}); }
+  Query& Bind(int number);
+  Query& Bind(double number);  // NaN is kept as NULL
+  Query& BindNull();
+
+  bool Next() { return statement_->executeStep(); }
+  // Runs a statement without rows; returns how many rows it changed.
+  int Execute();
+
+  std::string Text(int column) { return statement_->getColumn(column).getString(); }
+  uint64_t Number(int column) { return static_cast<uint64_t>(statement_->getColumn(column).getInt64()); }
+  uint32_t Number32(int column) { return static_cast<uint32_t>(Number(column)); }
+  int Int(int column) { return statement_->getColumn(column).getInt(); }
+  double Real(int column);
+  Time TimeAt(int column) { return FromUnixMicros(statement_->getColumn(column).getInt64()); }
+  bool IsNull(int column) { return statement_->getColumn(column).isNull(); }
+  Sha256Digest Digest(int column);  // 32 bytes, which the schema checks
+
+ private:
+  SQLite::Statement* statement_;
+  int bound_ = 0;
+};
+
+class SqliteStore final : public Store {
+ public:
+  SqliteStore(std::string path, std::unique_ptr<SQLite::Database> database)
+      : path_(std::move(path)), database_(std::move(database)) {}
+
+  // Pragmas, ownership check and migrations.
+  Status Prepare();
+
+  Status CreateRun(const RunOrigin& origin, std::span<const Record> writes) override;
+  Status Apply(std::span<const Record> writes) override;
+  Result<StoredRun> GetRun(const RunId& id) override;
+  Result<std::vector<RunRecord>> ListRuns() override;
+  Result<std::optional<RunId>> ActiveRun() override;
+  Result<Snapshot> LoadSnapshot(const RunId& id) override;
+  Result<std::optional<AssignmentRecord>> FindAssignment(const AssignmentId& id) override;
+  Result<std::vector<RoundRecord>> ListRounds(const RunId& id) override;
+  Result<std::vector<AssignmentRecord>> ListAssignments(const RunId& id, uint32_t round, uint32_t attempt) override;
+  Result<std::vector<Sha256Digest>> ReferencedBlobs() override;
+
+  Status CreateToken(const Sha256Digest& token_hash, const DeviceId& device, Time expires_at) override;
+  Result<DeviceId> CheckToken(const Sha256Digest& token_hash, Time now) override;
+  Status RedeemToken(const Sha256Digest& token_hash, Time now, const DeviceRecord& device) override;
+  Result<size_t> DeleteExpiredTokens(Time before) override;
+
+  Result<std::vector<DeviceRecord>> ListDevices() override;
+  Result<std::optional<DeviceRecord>> GetDevice(const DeviceId& device) override;
+  Status RevokeDevice(const DeviceId& device, Time now) override;
+  Status RenewDevice(const DeviceId& device, const std::string& serial, Time not_after) override;
+
+  Result<std::optional<std::string>> GetMeta(const std::string& key) override;
+  Status SetMeta(const std::string& key, const std::string& value) override;
+
+ private:
+  // The wall: runs `body`, which returns a Status or Result, under the mutex; exceptions become a Status.
+  template <typename Body>
+  auto Guarded(Body body) -> decltype(body()) {
+    std::lock_guard lock(mutex_);
+    try {
+      return body();
+    } catch (const SQLite::Exception& error) {
+      return StatusOf(error, path_);
+    } catch (const std::bad_alloc&) {
+      return ResourceExhausted("no memory for the database " + path_);
+    }
+  }
+
+  // The same in one transaction, which commits when the result is ok. It takes the write lock at once: a transaction
+  // that starts as a reader and then cannot become a writer would fail without waiting.
+  template <typename Body>
+  auto InTransaction(Body body) -> decltype(body()) {
+    return Guarded([&]() -> decltype(body()) {
+      SQLite::Transaction transaction(*database_, SQLite::TransactionBehavior::IMMEDIATE);
+      auto result = body();
+      if (result.ok()) transaction.commit();
+      return result;
+    });
+  }
+
+  // `sql` is a literal: statements are prepared once and kept.
+  Query Prepared(const char* sql);
+
+  Status CheckOwner();
+  Status Migrate();
+  Status MigrateOnce(size_t version);
+  int SchemaVersion();
+
+  Status Write(const Record& record);
+  Status Write(const RunRecord& run);
+  Status Write(const RoundRecord& round);
+  Status Write(const AssignmentRecord& assignment);
+  std::vector<AssignmentRecord> Assignments(const RunId& id, uint32_t round, uint32_t attempt);
+  Result<DeviceId> UsableToken(const Sha256Digest& token_hash, Time now);
+
+  std::string path_;
+  std::mutex mutex_;
+  std::unique_ptr<SQLite::Database> database_;
+  std::map<std::string_view, std::unique_ptr<SQLite::Statement>> statements_;  // after database_: destroyed first
+};
+
+}  // namespace heddle::coordinator
