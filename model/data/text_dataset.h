@@ -31,6 +31,7 @@ class TextDataset {
   int64_t num_sequences() const;
   int64_t sequence_length() const { return sequence_length_; }
   int64_t num_tokens() const { return static_cast<int64_t>(ids_.size()); }
+  std::span<const int32_t> ids() const { return ids_; }  // the whole stream
   // sequence_length + 1 ids of window `index`.
   std::span<const int32_t> Sequence(int64_t index) const;
 

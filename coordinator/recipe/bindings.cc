@@ -1,0 +1,139 @@
+#include "coordinator/recipe/bindings.h"
+
+#include <algorithm>
+
+#include "protocol/limits.h"
+
+namespace heddle::coordinator {
+
+RecipeBindings::RecipeBindings(Recipe* recipe) : recipe_(recipe) {
+  schema_.Bind("name", &recipe_->name, {.help = "short name of the run: a-z, 0-9, '-'", .required = true});
+  schema_.Bind("seed", &recipe_->seed, {.help = "seed of everything random in the run"});
+  BindModel();
+  BindStrategy();
+  BindTrain();
+  BindSimulation();
+}
+
+void RecipeBindings::BindModel() {
+  schema_.Bind("model.base", &base_,
+               {.help = "folder of the base model in Hugging Face layout, relative to the recipe",
+                .required = true,
+                .is_path = true});
+  schema_.Bind("lora.r", &lora_r_, {.help = "rank", .min = 1, .max = 4096});
+  schema_.Bind("lora.lora_alpha", &recipe_->lora.lora_alpha,
+               {.help = "scaling is lora_alpha / r", .min = 1e-6, .max = 1e6});
+  schema_.Bind("lora.lora_dropout", &recipe_->lora.lora_dropout, {.help = "dropout before A", .min = 0, .max = 0.99});
+  schema_.Bind("lora.use_rslora", &recipe_->lora.use_rslora, {.help = "scaling is lora_alpha / sqrt(r)"});
+  schema_.Bind("lora.target_modules", &target_modules_,
+               {.help = "names of linear layers, or [\"all-linear\"]", .min = 1, .max = 256});
+  schema_.Bind("lora.exclude_modules", &recipe_->lora.exclude_modules, {.help = "names that get no factors"});
+}
+
+void RecipeBindings::BindStrategy() {
+  RunSpec& spec = recipe_->spec;
+  schema_.Bind("strategy.name", &recipe_->strategy,
+               {.help = "aggregation method", .choices = aggregation::AggregatorNames()});
+  schema_.Bind("strategy.num_server_rounds", &rounds_,
+               {.help = "commits until the run is complete", .min = 1, .max = 1e6});
+  schema_.Bind("strategy.cohort_size", &cohort_size_, {.help = "reports that close a round", .min = 1, .max = 1e5});
+  schema_.Bind("strategy.over_selection", &spec.over_selection,
+               {.help = "this many times cohort_size devices get the task", .min = 1, .max = 100});
+  schema_.Bind("strategy.min_available_devices", &min_available_,
+               {.help = "devices that must wait before a round selects; 0: as many as it selects", .max = 1e6});
+  schema_.Bind("strategy.min_reports", &min_reports_,
+               {.help = "reports with which a round commits at its deadline; 0: cohort_size", .max = 1e5});
+  schema_.Bind("strategy.selection_timeout_s", &selection_timeout_s_,
+               {.help = "seconds until a round without enough devices is abandoned", .min = 0.001, .max = 1e7});
+  schema_.Bind("strategy.report_deadline_s", &report_deadline_s_,
+               {.help = "seconds from selection to commit or abandon", .min = 0.001, .max = 1e7});
+  schema_.Bind("strategy.max_abandoned_attempts", &max_abandoned_,
+               {.help = "abandoned attempts of a round before the run fails; 0: no limit", .max = 1e6});
+  schema_.Bind("strategy.max_poll_hold_s", &max_poll_hold_s_,
+               {.help = "seconds a waiting check-in is held", .min = 0.01, .max = 3600});
+  schema_.Bind("strategy.min_retry_after_s", &min_retry_after_s_,
+               {.help = "bounds of retry_after", .min = 0, .max = 86400});
+  schema_.Bind("strategy.max_retry_after_s", &max_retry_after_s_,
+               {.help = "bounds of retry_after", .min = 0, .max = 86400});
+  schema_.Bind("strategy.max_abs", &recipe_->aggregator.max_abs,
+               {.help = "largest element of an update; sets the grid of the sums", .min = 1e-6, .max = 1e12});
+  schema_.Bind("strategy.max_norm", &recipe_->aggregator.max_norm,
+               {.help = "largest L2 norm of an update; 0: no bound", .min = 0, .max = 1e12});
+  schema_.Bind("strategy.max_num_examples", &max_num_examples_,
+               {.help = "largest weight of an update; 0: local_steps x batch_size", .max = 536870912});
+}
+
+void RecipeBindings::BindTrain() {
+  schema_.Bind("train.local_task", &recipe_->local_task, {.help = "the devices' half of the method"});
+  schema_.Bind("train.optimizer", &optimizer_, {.help = "optimizer of the devices", .choices = {"AdamW"}});
+  schema_.Bind("train.local_steps", &local_steps_,
+               {.help = "optimizer steps a round", .min = 1, .max = protocol::kMaxLocalSteps});
+  schema_.Bind("train.batch_size", &batch_size_, {.help = "sequences a step", .min = 1, .max = 65536});
+  schema_.Bind("train.sequence_length", &sequence_length_, {.help = "tokens a sequence", .min = 1, .max = 1 << 20});
+  schema_.Bind("train.learning_rate", &learning_rate_, {.help = "AdamW's step size", .min = 0, .max = 1000});
+  schema_.Bind("train.learning_rate_schedule", &recipe_->learning_rate_schedule,
+               {.help = "over the rounds", .choices = {"constant", "cosine"}});
+  schema_.Bind("train.weight_decay", &weight_decay_, {.help = "decoupled weight decay", .min = 0, .max = 100});
+  schema_.Bind("train.beta1", &beta1_, {.help = "AdamW", .min = 0, .max = 0.999999});
+  schema_.Bind("train.beta2", &beta2_, {.help = "AdamW", .min = 0, .max = 0.999999999});
+  schema_.Bind("train.epsilon", &epsilon_, {.help = "AdamW", .min = 1e-30, .max = 1});
+  schema_.Bind("train.max_grad_norm", &max_grad_norm_,
+               {.help = "clip to this L2 norm; 0: no clipping", .min = 0, .max = 1e9});
+  schema_.Bind("train.warmup_steps", &warmup_steps_, {.help = "linear warm-up of each task", .max = 1e6});
+  schema_.Bind("train.threads", &threads_,
+               {.help = "compute threads of a task; changes the last bits", .min = 1, .max = 256});
+}
+
+void RecipeBindings::BindSimulation() {
+  SimulatedDevices& sim = recipe_->simulation;
+  schema_.Bind("simulation.devices", &sim.names, {.help = "names of the simulated devices"});
+  schema_.Bind("simulation.data", &data_,
+               {.help = "their data, one file each, relative to the recipe", .is_path = true});
+  schema_.Bind("simulation.seconds_per_step", &sim.seconds_per_step,
+               {.help = "virtual seconds a training step", .min = 0, .max = 1e6});
+  schema_.Bind("simulation.speed_spread", &sim.speed_spread,
+               {.help = "devices are slower by a factor drawn from 1 to 1 + this", .min = 0, .max = 1000});
+  schema_.Bind("simulation.failure_probability", &sim.failure_probability,
+               {.help = "probability that a task is interrupted", .min = 0, .max = 1});
+  schema_.Bind("simulation.threads", &simulation_threads_,
+               {.help = "worker threads; 0: the machine's cores", .max = 1024});
+}
+
+Status RecipeBindings::Store() {
+  recipe_->base_model = base_;
+  recipe_->lora.r = lora_r_;
+  recipe_->lora.target_modules = target_modules_;
+  RunSpec& spec = recipe_->spec;
+  spec.seed = recipe_->seed;
+  spec.rounds = static_cast<uint32_t>(rounds_);
+  spec.cohort_size = static_cast<uint32_t>(cohort_size_);
+  spec.min_available_devices = static_cast<uint32_t>(min_available_);
+  spec.min_reports = static_cast<uint32_t>(min_reports_ > 0 ? min_reports_ : cohort_size_);
+  spec.max_abandoned_attempts = static_cast<uint32_t>(max_abandoned_);
+  spec.selection_timeout = Seconds(selection_timeout_s_);
+  spec.report_deadline = Seconds(report_deadline_s_);
+  spec.max_poll_hold = Seconds(max_poll_hold_s_);
+  spec.min_retry_after = Seconds(min_retry_after_s_);
+  spec.max_retry_after = Seconds(std::max(min_retry_after_s_, max_retry_after_s_));
+  v1::TrainPlan& train = recipe_->train;
+  train.set_local_steps(static_cast<uint32_t>(local_steps_));
+  train.set_batch_size(static_cast<uint32_t>(batch_size_));
+  train.set_sequence_length(static_cast<uint32_t>(sequence_length_));
+  train.set_warmup_steps(static_cast<uint32_t>(warmup_steps_));
+  train.set_threads(static_cast<uint32_t>(threads_));
+  train.set_learning_rate(learning_rate_);
+  train.set_weight_decay(weight_decay_);
+  train.set_beta1(beta1_);
+  train.set_beta2(beta2_);
+  train.set_epsilon(epsilon_);
+  train.set_max_grad_norm(max_grad_norm_);
+  // The tighter the bounds, the finer the grid of the sums: devices report exactly local_steps x batch_size examples.
+  recipe_->aggregator.max_num_examples = max_num_examples_ > 0 ? max_num_examples_ : local_steps_ * batch_size_;
+  recipe_->aggregator.max_updates = cohort_size_;
+  spec.max_num_examples = recipe_->aggregator.max_num_examples;
+  recipe_->simulation.threads = static_cast<unsigned>(simulation_threads_);
+  for (std::string& path : data_) recipe_->simulation.data.emplace_back(std::move(path));
+  return OkStatus();
+}
+
+}  // namespace heddle::coordinator

@@ -1,0 +1,41 @@
+// The recipe's keys: which TOML key sets which field. Internal to the room.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "common/config.h"
+#include "coordinator/recipe/recipe.h"
+
+namespace heddle::coordinator {
+
+// Binds every key of a recipe to staging variables with the recipe's defaults; Store() moves them into it after a load.
+class RecipeBindings {
+ public:
+  explicit RecipeBindings(Recipe* recipe);
+  ConfigSchema& schema() { return schema_; }
+  Status Store();
+
+ private:
+  void BindModel();
+  void BindStrategy();
+  void BindTrain();
+  void BindSimulation();
+
+  Recipe* recipe_;
+  ConfigSchema schema_{"recipe"};
+  std::string base_;
+  int64_t lora_r_ = 8;
+  std::vector<std::string> target_modules_ = {"q_proj", "v_proj"};
+  uint64_t rounds_ = 1, cohort_size_ = 1, min_available_ = 0, min_reports_ = 0, max_abandoned_ = 0;
+  double selection_timeout_s_ = 600, report_deadline_s_ = 600, max_poll_hold_s_ = 300;
+  double min_retry_after_s_ = 1, max_retry_after_s_ = 60;
+  uint64_t max_num_examples_ = 0;
+  std::string optimizer_ = "AdamW";
+  uint64_t local_steps_ = 10, batch_size_ = 8, sequence_length_ = 128, warmup_steps_ = 0, threads_ = 1;
+  double learning_rate_ = 1e-3, weight_decay_ = 0, beta1_ = 0.9, beta2_ = 0.999, epsilon_ = 1e-8, max_grad_norm_ = 1.0;
+  std::vector<std::string> data_;
+  uint64_t simulation_threads_ = 0;
+};
+
+}  // namespace heddle::coordinator
