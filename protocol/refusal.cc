@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "protocol/limits.h"
+#include "protocol/validate.h"
 
 namespace heddle::protocol {
 namespace {
@@ -41,14 +42,6 @@ const ReasonRow* FindReason(v1::RefusalReason reason) {
     if (row.reason == reason) return &row;
   }
   return nullptr;
-}
-
-// `text` cut to `limit` bytes without splitting a UTF-8 sequence; protobuf strings must be valid UTF-8.
-std::string_view CutUtf8(std::string_view text, size_t limit) {
-  if (text.size() <= limit) return text;
-  size_t end = limit;
-  while (end > 0 && (static_cast<unsigned char>(text[end]) & 0xC0) == 0x80) --end;
-  return text.substr(0, end);
 }
 
 }  // namespace
@@ -135,8 +128,7 @@ v1::RefusalReason ReasonOfHttpStatus(unsigned http_status) {
 v1::Refusal MakeRefusal(v1::RefusalReason reason, std::string_view message, Duration retry_after) {
   v1::Refusal refusal;
   refusal.set_reason(reason);
-  std::string_view cut = CutUtf8(message, kMaxRefusalMessageBytes);
-  refusal.set_message(std::string(cut));
+  refusal.set_message(CleanText(message, kMaxRefusalMessageBytes));
   const int64_t us = std::max<int64_t>(retry_after.count(), 0);
   const int64_t ms = us / 1000 + (us % 1000 != 0 ? 1 : 0);
   refusal.set_retry_after_ms(static_cast<uint32_t>(std::min<int64_t>(ms, kMaxRetryAfterMs)));

@@ -27,7 +27,7 @@ v1::RefusalReason ReasonOf(const Status& status);
 // The best guess for an answer without a Refusal in its body (a proxy's, say).
 v1::RefusalReason ReasonOfHttpStatus(unsigned http_status);
 
-// A message longer than its limit is cut (on a UTF-8 boundary); retry_after is rounded up to milliseconds and bounded.
+// The message is cleaned and cut to its limit (CleanText); retry_after is rounded up to milliseconds and bounded.
 v1::Refusal MakeRefusal(v1::RefusalReason reason, std::string_view message, Duration retry_after = Duration(0));
 
 // The same, serialised; and the value of Retry-After in whole seconds, rounded up; empty when there is none.

@@ -1,6 +1,10 @@
 // Validation of device.proto and worker.proto.
 #include "protocol/validate.h"
 
+#include <google/protobuf/stubs/logging.h>
+
+#include <algorithm>
+
 #include "protocol/validate_internal.h"
 
 namespace heddle::protocol {
@@ -21,12 +25,48 @@ Status ValidateLocalTasks(const Names& names, int at_least) {
   return OkStatus();
 }
 
+// Bytes of the UTF-8 character at the beginning of `text`; 0 when there is none that is valid (RFC 3629).
+size_t Utf8Length(std::string_view text) {
+  const auto byte = [&](size_t i) { return static_cast<unsigned char>(text[i]); };
+  const unsigned char first = byte(0);
+  if (first < 0x80) return 1;
+  const size_t length = first >= 0xC2 && first <= 0xDF   ? 2
+                        : first >= 0xE0 && first <= 0xEF ? 3
+                        : first >= 0xF0 && first <= 0xF4 ? 4
+                                                         : 0;
+  if (length == 0 || length > text.size()) return 0;
+  for (size_t i = 1; i < length; ++i) {
+    if ((byte(i) & 0xC0) != 0x80) return 0;
+  }
+  // Overlong forms, surrogates, beyond U+10FFFF.
+  if ((first == 0xE0 && byte(1) < 0xA0) || (first == 0xED && byte(1) > 0x9F) || (first == 0xF0 && byte(1) < 0x90) ||
+      (first == 0xF4 && byte(1) > 0x8F))
+    return 0;
+  return length;
+}
+
+// Protobuf writes a line to stderr for each broken string that a peer sends; our own log says what is refused.
+void SilenceProtobuf() { [[maybe_unused]] static const bool once = (google::protobuf::SetLogHandler(nullptr), true); }
+
 }  // namespace
+
+std::string CleanText(std::string_view text, size_t max_bytes) {
+  std::string clean;
+  clean.reserve(std::min(text.size(), max_bytes));
+  while (!text.empty()) {
+    const size_t length = Utf8Length(text);
+    if (clean.size() + std::max<size_t>(length, 1) > max_bytes) break;
+    clean += length > 0 ? text.substr(0, length) : std::string_view("?");
+    text.remove_prefix(std::max<size_t>(length, 1));
+  }
+  return clean;
+}
 
 Status ParseBounded(std::string_view bytes, google::protobuf::MessageLite* message) {
   if (bytes.size() > kMaxMessageBytes)
     return ResourceExhausted("the message has " + std::to_string(bytes.size()) + " bytes, more than the limit of " +
                              std::to_string(kMaxMessageBytes));
+  SilenceProtobuf();
   if (!message->ParseFromArray(bytes.data(), static_cast<int>(bytes.size())))
     return InvalidArgument("the body is not a " + message->GetTypeName() + " message");
   return OkStatus();

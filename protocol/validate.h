@@ -62,6 +62,11 @@ bool IsValidBlobName(std::string_view name);
 // 32 lower-case hex digits.
 bool IsValidAssignmentId(std::string_view id);
 
+// `text` as it may go into a string field: bytes that are not UTF-8 become '?', and it is cut to `max_bytes` between
+// characters. A message with a broken string is refused as a whole by its receiver, so clean what comes from elsewhere
+// (file names, errors of libraries) first.
+std::string CleanText(std::string_view text, size_t max_bytes);
+
 v1::BlobRef MakeBlobRef(const Sha256Digest& digest, uint64_t size_bytes, std::string_view name);
 // The digest of a validated reference. Errors: kInvalidArgument when it has not 32 bytes.
 Result<Sha256Digest> DigestOf(const v1::BlobRef& ref);

@@ -431,9 +431,13 @@ Awaitable<std::optional<RequestHead>> Server::Impl::ReadHead(Connection& connect
   stream.ReleaseBuffers();
   stream.SetDeadline(connection.input.empty() ? options.keep_alive_timeout : options.header_timeout);
   size_t searched = 0;
+  bool begun = !connection.input.empty();
   for (;;) {
-    // An empty line before a request is allowed (RFC 9112, 2.2).
-    while (searched == 0 && connection.unread().starts_with("\r\n")) connection.Consume(2);
+    // An empty line before a request is allowed (RFC 9112, 2.2), and may arrive in two pieces.
+    while (connection.unread().starts_with("\r\n")) {
+      connection.Consume(2);
+      searched = 0;
+    }
     if (const auto end = FindHeadEnd(connection.unread(), &searched)) {
       RequestHead head;
       HeadError error;
@@ -450,10 +454,11 @@ Awaitable<std::optional<RequestHead>> Server::Impl::ReadHead(Connection& connect
       co_await RefuseHead(connection, *error);
       co_return std::nullopt;
     }
-    const bool first = connection.unread().empty();
     const Stream::Attempt attempt = ReadIntoInput(connection);
     if (attempt.bytes > 0) {
-      if (first) stream.SetDeadline(options.header_timeout);
+      // Once a request: a peer that sends nothing but empty lines does not prolong it.
+      if (!begun) stream.SetDeadline(options.header_timeout);
+      begun = true;
       continue;
     }
     if (attempt.state != Stream::State::kOpen) co_return std::nullopt;

@@ -10,6 +10,7 @@
 #include <filesystem>
 #include <fstream>
 #include <future>
+#include <map>
 #include <thread>
 
 #include "common/digest.h"
@@ -137,5 +138,40 @@ inline std::string ReadAllOf(const std::filesystem::path& path) {
   std::ifstream in(path, std::ios::binary);
   return {std::istreambuf_iterator<char>(in), {}};
 }
+
+// Waits (at most 10 s) until something that happens on other threads has happened.
+template <typename Condition>
+bool Eventually(Condition condition) {
+  const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(10);
+  while (!condition()) {
+    if (std::chrono::steady_clock::now() > end) return false;
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));
+  }
+  return true;
+}
+
+// A server whose answers each test gives by path, and clients that talk to it.
+class TransportTest : public testing::Test {
+ protected:
+  TransportTest();
+  ~TransportTest() override;
+
+  void Serve(ServerOptions options = {}, bool tls = true);
+  HttpClient& MakeClient(ClientOptions options);
+  // A client with the device's certificate; empty: without any.
+  HttpClient& Client(const std::string& device = "phone-1");
+  ClientOptions OptionsFor(const std::string& device = "phone-1");
+  Result<HttpResponse> Send(HttpClient& client, HttpRequest request);
+  Awaitable<void> Handle(Exchange& exchange);
+
+  Pki pki_;
+  TempDir temp_;
+  const std::filesystem::path file_ = temp_.path() / "file", uploaded_ = temp_.path() / "uploaded";
+  std::string serial_;
+  Threads server_threads_, client_threads_{1};
+  std::map<std::string, Handler> routes_;
+  std::unique_ptr<Server> server_;
+  std::vector<std::unique_ptr<HttpClient>> clients_;
+};
 
 }  // namespace heddle::protocol
