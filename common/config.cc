@@ -1,12 +1,15 @@
 #include "common/config.h"
 
 #include <toml++/toml.h>
+
 #include <algorithm>
 #include <boost/json/parse.hpp>
 #include <boost/json/serialize.hpp>
 #include <charconv>
 #include <cmath>
 #include <cstdlib>
+#include <set>
+#include <sstream>
 
 #include "common/assert.h"
 #include "common/file.h"
@@ -126,6 +129,7 @@ struct ConfigSchema::Impl {
   std::vector<std::string> errors;
   std::string name;
   std::filesystem::path folder;
+  std::set<std::string> flag_keys;  // keys of free-form tables that came from a flag
 
   std::vector<std::string> KnownNames() const {
     std::vector<std::string> names;
@@ -160,7 +164,8 @@ struct ConfigSchema::Impl {
 
   void CheckBounds(const std::string& where, const std::string& key, const Key& k) {
     auto check = [&](double value, const std::string& what_it_is) {
-      if (value < k.options.min || value > k.options.max || std::isnan(value)) {
+      if (!std::isfinite(value)) return Error(where, key, "it must be a finite number");
+      if (value < k.options.min || value > k.options.max) {
         std::string range = std::isinf(k.options.max) ? "at least " + Number(k.options.min)
                             : std::isinf(k.options.min)
                                 ? "at most " + Number(k.options.max)
@@ -286,7 +291,10 @@ struct ConfigSchema::Impl {
     for (const auto& [raw_key, node] : table) {
       std::string key = (prefix.empty() ? "" : prefix + ".") + Snake(raw_key.str());
       std::string where = Where(raw_key.source());
-      if (keys.contains(key)) {
+      // TOML refuses equal keys, but `lora-r` and `lora_r` are two to it.
+      if (table.contains(key.substr(key.rfind('.') + 1)) && raw_key.str().find('-') != std::string_view::npos) {
+        Error(where, key, "this key stands twice, as '" + std::string(raw_key.str()) + "' and with underscores");
+      } else if (keys.contains(key)) {
         Set(where, key, node, "file", true);
       } else if (auto free = tables.find(key); free != tables.end()) {
         CollectFree(where, key, node, free->second.target);
@@ -303,7 +311,24 @@ struct ConfigSchema::Impl {
   void CollectFree(const std::string& where, const std::string& key, const toml::node& node,
                    std::map<std::string, std::string>* target) {
     if (!node.is_table()) return Error(where, key, "it must be a table: [" + key + "]");
-    for (const auto& [raw_key, element] : *node.as_table()) (*target)[Snake(raw_key.str())] = NodeText(element);
+    CollectTable(*node.as_table(), "", target);
+  }
+
+  static void CollectTable(const toml::table& table, const std::string& prefix,
+                           std::map<std::string, std::string>* target) {
+    for (const auto& [raw_key, element] : table) {
+      std::string name = prefix + Snake(raw_key.str());
+      if (element.is_table()) {
+        CollectTable(*element.as_table(), name + ".", target);
+      } else {
+        (*target)[name] = NodeText(element);
+      }
+    }
+  }
+
+  // The free-form table that the dotted key lies in, or tables.end().
+  auto FreeTableOf(const std::string& key) const {
+    return std::find_if(tables.begin(), tables.end(), [&](const auto& t) { return key.starts_with(t.first + "."); });
   }
 
   void ApplyEnvironment() {
@@ -320,10 +345,10 @@ struct ConfigSchema::Impl {
       if (keys.contains(key)) {
         SetText("flag", key, value, "flag");
       } else {
-        size_t dot = key.rfind('.');
-        auto free = dot == std::string::npos ? tables.end() : tables.find(key.substr(0, dot));
+        auto free = FreeTableOf(key);
         if (free != tables.end()) {
-          (*free->second.target)[key.substr(dot + 1)] = value;
+          flag_keys.insert(key);
+          (*free->second.target)[key.substr(free->first.size() + 1)] = value;
         } else {
           UnknownKey("flag", key);
         }
@@ -368,6 +393,8 @@ Status ConfigSchema::LoadFile(const std::filesystem::path& path, const std::map<
   return LoadText(text, path.string(), overrides, use_environment);
 }
 
+void ConfigSchema::SetFolder(std::filesystem::path folder) { impl_->folder = std::move(folder); }
+
 Status ConfigSchema::LoadText(std::string_view toml_text, std::string_view name,
                               const std::map<std::string, std::string>& overrides, bool use_environment) {
   impl_->errors.clear();
@@ -384,12 +411,17 @@ Status ConfigSchema::LoadText(std::string_view toml_text, std::string_view name,
 }
 
 std::string ConfigSchema::ShowResolved() const {
-  std::string out;
-  for (const auto& [key, k] : impl_->keys)
-    out += key + " = " + ValueText(ToJson(k.target)) + "  # source: " + k.source + "\n";
+  std::map<std::string, std::string> lines;
+  for (const auto& [key, k] : impl_->keys) lines[key] = ValueText(ToJson(k.target)) + "  # source: " + k.source;
   for (const auto& [key, table] : impl_->tables) {
-    for (const auto& [name, value] : *table.target) out += key + "." + name + " = " + value + "\n";
+    for (const auto& [name, value] : *table.target) {
+      std::string full = key + "." + name;
+      lines[full] =
+          json::serialize(json::string(value)) + "  # source: " + (impl_->flag_keys.contains(full) ? "flag" : "file");
+    }
   }
+  std::string out;
+  for (const auto& [key, text] : lines) out += key + " = " + text + "\n";
   return out;
 }
 
@@ -406,10 +438,12 @@ std::string ConfigSchema::ResolvedJson() const {
     }
     (*object)[dotted.substr(begin)] = std::move(value);
   };
-  for (const auto& [key, k] : impl_->keys) place(key, ToJson(k.target));
+  std::map<std::string, json::value> values;  // sorted: an object of Boost.JSON keeps the order of insertion
+  for (const auto& [key, k] : impl_->keys) values[key] = ToJson(k.target);
   for (const auto& [key, table] : impl_->tables) {
-    for (const auto& [name, value] : *table.target) place(key + "." + name, json::string(value));
+    for (const auto& [name, value] : *table.target) values[key + "." + name] = json::string(value);
   }
+  for (const auto& [key, value] : values) place(key, value);
   return json::serialize(root);
 }
 

@@ -1,6 +1,6 @@
 // Configuration with precedence flag > environment (HEDDLE_…) > file > default, read from TOML. All mistakes are
 // reported at once; an unknown key is an error that names the nearest known one. kebab-case keys are accepted as
-// aliases of snake_case.
+// aliases of snake_case. Numbers must be finite.
 //
 // Life cycle: declare each key with Bind (which also gives the default: the bound variable's value); Load once; read
 // the bound variables. Bound variables must outlive Load(). Not thread-safe.
@@ -56,6 +56,8 @@ class ConfigSchema {
                   bool use_environment = true);
   Status LoadText(std::string_view toml, std::string_view name,
                   const std::map<std::string, std::string>& overrides = {}, bool use_environment = false);
+  // What LoadText resolves relative paths against; LoadFile takes the file's folder. Empty: they stay as they are.
+  void SetFolder(std::filesystem::path folder);
 
   // "key = value  # source: file|environment|flag|default" lines, in key order, after a Load.
   std::string ShowResolved() const;

@@ -101,12 +101,21 @@ Result<std::vector<fs::path>> BaseFiles(const fs::path& folder) {
 }  // namespace
 
 Result<Recipe> Recipe::Load(const fs::path& path, const std::map<std::string, std::string>& overrides) {
+  std::error_code error;
+  fs::path absolute = fs::absolute(path, error);
+  HEDDLE_ASSIGN_OR_RETURN(const std::string text, ReadFile(path, size_t{1} << 20));
+  return LoadText(text, (error ? path : absolute).parent_path(), path.string(), overrides);
+}
+
+Result<Recipe> Recipe::LoadText(const std::string& text, const fs::path& folder, const std::string& name,
+                                const std::map<std::string, std::string>& overrides) {
   Recipe recipe;
   RecipeBindings bindings(&recipe);
-  HEDDLE_RETURN_IF_ERROR(bindings.schema().LoadFile(path, overrides, /*use_environment=*/false));
+  bindings.schema().SetFolder(folder);
+  HEDDLE_RETURN_IF_ERROR(bindings.schema().LoadText(text, name, overrides, /*use_environment=*/false));
   HEDDLE_RETURN_IF_ERROR(bindings.Store());
-  HEDDLE_RETURN_IF_ERROR(CheckRelations(recipe).Annotate(path.string()));
-  HEDDLE_RETURN_IF_ERROR(CheckStrategy(recipe).Annotate(path.string()));
+  HEDDLE_RETURN_IF_ERROR(CheckRelations(recipe).Annotate(name));
+  HEDDLE_RETURN_IF_ERROR(CheckStrategy(recipe).Annotate(name));
   recipe.resolved_json = bindings.schema().ResolvedJson();
   return recipe;
 }

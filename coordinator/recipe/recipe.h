@@ -45,6 +45,10 @@ struct Recipe {
   static Result<Recipe> Load(const std::filesystem::path& path,
                              const std::map<std::string, std::string>& overrides = {});
 
+  // The same from text; relative paths in it are relative to `folder`. `name` stands in messages.
+  static Result<Recipe> LoadText(const std::string& text, const std::filesystem::path& folder, const std::string& name,
+                                 const std::map<std::string, std::string>& overrides = {});
+
   // The TrainPlan of a round, with the schedule applied. round in 1 .. num_server_rounds.
   v1::TrainPlan TrainPlanOf(uint32_t round) const;
 };

@@ -1,0 +1,67 @@
+// The loopback listener: /metrics, /healthz, /readyz, and the JSON API that `heddle` and scripts use
+// (docs/openapi.yaml). Reading needs nothing but to be on this machine; changing something needs the bearer token of
+// <state_dir>/admin.token, which only the coordinator's user can read (another user of the machine, or a web page in a
+// browser, cannot).
+//
+// Thread-safety: as DeviceApi.
+#pragma once
+
+#include <atomic>
+#include <boost/asio/thread_pool.hpp>
+#include <functional>
+#include <string>
+
+#include "coordinator/service/config.h"
+#include "coordinator/service/device_directory.h"
+#include "coordinator/service/metrics.h"
+#include "coordinator/service/run_driver.h"
+#include "protocol/transport/server.h"
+
+namespace heddle::coordinator {
+
+struct AdminApiContext {
+  const CoordinatorConfig* config = nullptr;
+  Store* store = nullptr;
+  BlobStore* blobs = nullptr;
+  RunDriver* driver = nullptr;
+  DeviceDirectory* directory = nullptr;
+  Metrics* metrics = nullptr;
+  const Clock* clock = nullptr;
+  boost::asio::thread_pool* disk = nullptr;
+  boost::asio::thread_pool* watch = nullptr;  // threads that wait for changes
+  std::function<protocol::ServerStats()> server_stats;
+  std::function<void(const std::string& serial)> close_connections;
+  const std::atomic<bool>* ready = nullptr;
+  std::string token;
+};
+
+class AdminApi {
+ public:
+  explicit AdminApi(AdminApiContext context) : context_(std::move(context)) {}
+  protocol::Awaitable<void> Handle(protocol::Exchange& exchange);
+
+ private:
+  struct Reply {
+    unsigned status = 200;
+    std::string type = "application/json";
+    std::string body;
+  };
+  // Blocking; on the disk or watch pool.
+  Reply Route(const std::string& method, const std::string& path, const std::string& body, uint64_t seen,
+              Duration timeout);
+  Reply ListRuns();
+  Reply ShowRun(const RunId& id);
+  Reply ListRounds(const RunId& id);
+  Reply Watch(const RunId& id, uint64_t seen, Duration timeout);
+  Reply Submit(const std::string& body);
+  Reply StopRun(const RunId& id);
+  Reply ListDevices();
+  Reply Revoke(const DeviceId& device);
+  Reply Config();
+  Reply MetricsText();
+  static Reply Problem(const Status& status);
+
+  AdminApiContext context_;
+};
+
+}  // namespace heddle::coordinator

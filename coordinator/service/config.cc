@@ -1,0 +1,70 @@
+#include "coordinator/service/config.h"
+
+#include <algorithm>
+#include <thread>
+
+namespace heddle::coordinator {
+namespace {
+
+void Bind(ConfigSchema* schema, CoordinatorConfig* c) {
+  schema->Bind("listen.address", &c->listen_address, {.help = "address of the devices' listener", .min = 1});
+  schema->Bind("listen.port", &c->listen_port, {.help = "its TCP port; 0: any free one", .max = 65535});
+  schema->Bind("listen.server_names", &c->server_names,
+               {.help = "names and addresses in the server's certificate", .min = 1, .max = 64});
+  schema->Bind("listen.port_file", &c->listen_port_file,
+               {.help = "file that gets the port's number once it is open", .is_path = true});
+  schema->Bind("admin.address", &c->admin_address,
+               {.help = "address of the loopback listener", .choices = {"127.0.0.1", "::1"}});
+  schema->Bind("admin.port", &c->admin_port, {.help = "its TCP port; 0: any free one", .max = 65535});
+  schema->Bind("admin.port_file", &c->admin_port_file,
+               {.help = "file that gets the port's number once it is open", .is_path = true});
+  schema->Bind("storage.state_dir", &c->state_dir,
+               {.help = "folder of database, blobs, keys and runs", .min = 1, .is_path = true});
+  schema->Bind("limits.max_connections", &c->max_connections,
+               {.help = "devices connected at one time", .min = 1, .max = 1e6});
+  schema->Bind("limits.max_upload_bytes", &c->max_upload_bytes, {.help = "size of one upload", .min = 1});
+  schema->Bind("limits.max_pending_upload_bytes", &c->max_pending_upload_bytes,
+               {.help = "declared sizes of all unfinished uploads together", .min = 1});
+  schema->Bind("limits.stale_upload_hours", &c->stale_upload_hours,
+               {.help = "an unfinished upload that has not grown for this long is discarded", .min = 0.01, .max = 1e5});
+  schema->Bind("limits.device_certificate_days", &c->device_certificate_days,
+               {.help = "validity of devices' certificates", .min = 0.001, .max = 36500});
+  schema->Bind("limits.token_hours", &c->token_hours,
+               {.help = "validity of enrolment tokens", .min = 0.001, .max = 8760});
+  schema->Bind("limits.shutdown_grace_s", &c->shutdown_grace_s,
+               {.help = "seconds that open requests get at SIGTERM", .min = 0, .max = 3600});
+  schema->Bind("limits.validation_bytes_in_flight", &c->validation_bytes_in_flight,
+               {.help = "bytes of updates looked at at one time; bounds memory", .min = 1});
+  schema->Bind("log.level", &c->log.level,
+               {.help = "least severity that is logged", .choices = {"debug", "info", "warning", "error"}});
+  schema->Bind("log.format", &c->log.format, {.help = "lines for people or machines", .choices = {"text", "json"}});
+  schema->Bind("log.file", &c->log.file, {.help = "empty: standard error", .is_path = true});
+  schema->Bind("threads", &c->threads, {.help = "io threads; 0: the machine's cores, at most 8", .max = 256});
+  schema->Bind("aggregation_threads", &c->aggregation_threads,
+               {.help = "threads that fold updates; 0: the machine's cores, at most 8", .max = 256});
+}
+
+uint64_t Cores() { return std::clamp(std::thread::hardware_concurrency(), 1U, 8U); }
+
+}  // namespace
+
+Result<CoordinatorConfig> CoordinatorConfig::Load(const std::filesystem::path& path,
+                                                  const std::map<std::string, std::string>& overrides) {
+  CoordinatorConfig config;
+  ConfigSchema schema("coordinator");
+  Bind(&schema, &config);
+  HEDDLE_RETURN_IF_ERROR(schema.LoadFile(path, overrides));
+  config.resolved = schema.ShowResolved();
+  if (config.threads == 0) config.threads = Cores();
+  if (config.aggregation_threads == 0) config.aggregation_threads = Cores();
+  return config;
+}
+
+std::string CoordinatorConfig::Describe() {
+  CoordinatorConfig config;
+  ConfigSchema schema("coordinator");
+  Bind(&schema, &config);
+  return schema.Describe();
+}
+
+}  // namespace heddle::coordinator

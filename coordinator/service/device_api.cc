@@ -1,0 +1,402 @@
+#include "coordinator/service/device_api.h"
+
+#include <boost/asio/experimental/awaitable_operators.hpp>
+#include <boost/asio/post.hpp>
+#include <boost/asio/redirect_error.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <boost/asio/this_coro.hpp>
+#include <boost/asio/use_awaitable.hpp>
+#include <memory>
+#include <utility>
+
+#include "common/logging.h"
+#include "common/safetensors.h"
+#include "protocol/transport/blocking.h"
+#include "protocol/validate.h"
+
+namespace heddle::coordinator {
+namespace {
+
+namespace asio = boost::asio;
+using protocol::Awaitable;
+using asio::experimental::awaitable_operators::operator||;
+
+// Where the driver's thread leaves an answer for the coroutine that waits for it.
+struct Pending {
+  explicit Pending(const asio::any_io_executor& executor) : timer(executor, asio::steady_timer::time_point::max()) {}
+  asio::steady_timer timer;  // cancelled when the answer is there
+  std::optional<Answer> answer;
+
+  // May be called from any thread.
+  static AnswerCallback Callback(std::shared_ptr<Pending> pending) {
+    return [pending](Answer answer) {
+      auto& timer = pending->timer;
+      asio::post(timer.get_executor(), [pending, answer = std::move(answer)]() mutable {
+        pending->answer = std::move(answer);
+        pending->timer.cancel();
+      });
+    };
+  }
+};
+
+std::string_view VerdictName(v1::ReportVerdict verdict) {
+  switch (verdict) {
+    case v1::REPORT_VERDICT_ACCEPTED:
+      return "accepted";
+    case v1::REPORT_VERDICT_LATE:
+      return "late";
+    case v1::REPORT_VERDICT_INVALID:
+      return "invalid";
+    case v1::REPORT_VERDICT_SUPERSEDED:
+      return "superseded";
+    default:
+      return "noted";
+  }
+}
+
+// A fixed set, so that labels do not grow with what strangers ask for.
+std::string_view EndpointOf(std::string_view path) {
+  for (std::string_view known : {"/v1/enroll", "/v1/checkin", "/v1/reports", "/v1/uploads"}) {
+    if (path == known) return known;
+  }
+  if (path.starts_with("/v1/blobs/")) return "/v1/blobs/{sha256}";
+  if (path.starts_with("/v1/uploads/")) return "/v1/uploads/{id}";
+  return "other";
+}
+
+ReportMetrics MetricsOf(const v1::TaskMetrics& metrics) {
+  return {.num_examples = metrics.num_examples(),
+          .num_tokens = metrics.num_tokens(),
+          .steps = metrics.steps(),
+          .train_loss = metrics.train_loss(),
+          .first_loss = metrics.first_loss(),
+          .last_loss = metrics.last_loss(),
+          .train_seconds = metrics.train_seconds(),
+          .peak_memory_bytes = metrics.peak_memory_bytes()};
+}
+
+}  // namespace
+
+ByteBudget::Hold::Hold(ByteBudget& budget, uint64_t bytes) : budget_(budget), bytes_(std::min(bytes, budget.total_)) {
+  std::unique_lock lock(budget_.mutex_);
+  budget_.freed_.wait(lock, [&] { return budget_.free_ >= bytes_; });
+  budget_.free_ -= bytes_;
+}
+
+ByteBudget::Hold::~Hold() {
+  {
+    std::lock_guard lock(budget_.mutex_);
+    budget_.free_ += bytes_;
+  }
+  budget_.freed_.notify_all();
+}
+
+DeviceApi::DeviceApi(DeviceApiContext context)
+    : context_(std::move(context)), validation_(context_.config->validation_bytes_in_flight) {}
+
+// ---- the way in ----
+
+Result<DeviceId> DeviceApi::Authenticate(const Exchange& exchange) const {
+  if (context_.authority != nullptr) return context_.directory->Authenticate(exchange.peer());
+  // Plain TCP on loopback, which --insecure asked for: the device says its own name.
+  std::string name(exchange.Header("Heddle-Device").value_or(""));
+  if (!IsValidDeviceName(name)) return Unauthenticated("without TLS a request needs the header Heddle-Device");
+  return DeviceId(name);
+}
+
+Awaitable<void> DeviceApi::Handle(Exchange& exchange) {
+  co_await Dispatch(exchange);
+  context_.metrics->AddTraffic(exchange.bytes_in(), exchange.bytes_out());
+}
+
+Awaitable<void> DeviceApi::Dispatch(Exchange& exchange) {
+  const std::string& path = exchange.path();
+  const std::string_view method = exchange.method();
+  if (path == "/v1/enroll" && method == "POST") co_return co_await Enroll(exchange);
+
+  Result<DeviceId> device = Authenticate(exchange);
+  if (!device.ok()) co_return co_await RefuseStatus(exchange, device.status());
+  if (path == "/v1/checkin" && method == "POST") co_return co_await Checkin(exchange, *device);
+  if (path == "/v1/reports" && method == "POST") co_return co_await Report(exchange, *device);
+  if (path == "/v1/uploads" && method == "POST") co_return co_await BeginUpload(exchange, *device);
+  constexpr std::string_view kBlobs = "/v1/blobs/", kUploads = "/v1/uploads/";
+  if (path.starts_with(kBlobs) && (method == "GET" || method == "HEAD")) {
+    co_return co_await GetBlob(exchange, std::string_view(path).substr(kBlobs.size()));
+  }
+  if (path.starts_with(kUploads)) {
+    std::string id = path.substr(kUploads.size());
+    if (method == "HEAD" || method == "GET") co_return co_await UploadOffset(exchange, *device, std::move(id));
+    if (method == "PATCH") co_return co_await ContinueUpload(exchange, *device, std::move(id));
+  }
+  Refused refused;
+  const bool known = EndpointOf(path) != "other";
+  refused.reason = known ? v1::REFUSAL_REASON_UNSUPPORTED : v1::REFUSAL_REASON_NOT_FOUND;
+  refused.message = known ? std::string(method) + " is not something that " + path + " does"
+                          : "there is nothing at this path; see docs/protocol.md for those that exist";
+  co_await Refuse(exchange, std::move(refused));
+}
+
+// ---- answers ----
+
+Awaitable<void> DeviceApi::Answer(Exchange& exchange, unsigned status, std::string body) {
+  context_.metrics->CountRequest(EndpointOf(exchange.path()), status);
+  std::string type(protocol::kProtobufContentType);
+  auto ignored = co_await exchange.Respond(status, std::move(type), std::move(body));
+}
+
+Awaitable<void> DeviceApi::Refuse(Exchange& exchange, Refused refused) {
+  const v1::Refusal message = protocol::MakeRefusal(refused.reason, refused.message, refused.retry_after);
+  const unsigned status = protocol::HttpStatusOf(refused.reason);
+  context_.metrics->CountRefusal(protocol::ReasonName(refused.reason));
+  context_.metrics->CountRequest(EndpointOf(exchange.path()), status);
+  if (std::string after = protocol::RetryAfterValue(message); !after.empty()) {
+    refused.headers.emplace_back("Retry-After", std::move(after));
+  }
+  Log(Severity::kDebug, "refused",
+      {{"device", exchange.peer().device},
+       {"address", exchange.peer().address},
+       {"path", exchange.path()},
+       {"reason", protocol::ReasonName(refused.reason)},
+       {"message", refused.message}});
+  std::string type(protocol::kProtobufContentType), body = protocol::SerializeRefusal(message);
+  auto ignored = co_await exchange.Respond(status, std::move(type), std::move(body), std::move(refused.headers));
+}
+
+Awaitable<void> DeviceApi::RefuseStatus(Exchange& exchange, const Status& status) {
+  Refused refused;
+  refused.message = status.message();
+  switch (status.code()) {
+    case Code::kUnauthenticated:
+      refused.reason = v1::REFUSAL_REASON_UNAUTHENTICATED;
+      break;
+    case Code::kPermissionDenied:
+      refused.reason = v1::REFUSAL_REASON_REVOKED;
+      break;
+    default:
+      refused.reason = protocol::ReasonOf(status);
+  }
+  const bool ours = status.code() == Code::kInternal || status.code() == Code::kUnavailable ||
+                    status.code() == Code::kResourceExhausted || status.code() == Code::kDataLoss;
+  if (ours) {
+    refused.retry_after = Seconds(5);
+    Log(Severity::kError, "a request failed", {{"path", exchange.path()}, {"error", status.message()}});
+    // Paths of this machine are nobody's business.
+    refused.message = "the coordinator cannot do this now; come back later";
+  }
+  co_await Refuse(exchange, std::move(refused));
+}
+
+// ---- enrolment ----
+
+Awaitable<void> DeviceApi::Enroll(Exchange& exchange) {
+  Refused refused;
+  if (context_.authority == nullptr) {
+    refused.reason = v1::REFUSAL_REASON_UNSUPPORTED;
+    refused.message = "this coordinator runs without TLS; there is nothing to enrol for";
+    co_return co_await Refuse(exchange, std::move(refused));
+  }
+  Result<std::string> body = co_await exchange.ReadAll(protocol::kMaxMessageBytes);
+  if (!body.ok()) co_return co_await RefuseStatus(exchange, body.status());
+  auto request = protocol::ParseMessage<v1::EnrollRequest>(*body);
+  if (!request.ok()) {
+    refused.reason = v1::REFUSAL_REASON_MALFORMED;
+    refused.message = request.status().message();
+    co_return co_await Refuse(exchange, std::move(refused));
+  }
+  v1::EnrollResponse response;
+  std::string replaced;
+  auto work = [&]() -> Status {
+    const Sha256Digest token = Sha256(request->token());
+    const Time now = context_.clock->Now();
+    HEDDLE_ASSIGN_OR_RETURN(const DeviceId device, context_.store->CheckToken(token, now));
+    const Duration validity = Seconds(context_.config->device_certificate_days * 86400);
+    HEDDLE_ASSIGN_OR_RETURN(const auto issued, context_.authority->IssueDevice(request->csr_der(), device, validity));
+    HEDDLE_ASSIGN_OR_RETURN(const auto before, context_.store->GetDevice(device));
+    DeviceRecord record;
+    record.device = device;
+    record.serial = issued.serial_hex;
+    record.not_after = issued.not_after;
+    record.enrolled_at = now;
+    HEDDLE_RETURN_IF_ERROR(context_.store->RedeemToken(token, now, record));
+    context_.directory->Put(record);
+    if (before) replaced = before->serial;
+    response.set_certificate_pem(issued.certificate_pem);
+    response.set_ca_certificate_pem(context_.authority->certificate_pem());
+    response.set_device_id(device.value());
+    return OkStatus();
+  };
+  Status status = co_await protocol::RunBlocking(*context_.disk, work);
+  if (!status.ok()) {
+    if (status.code() != Code::kUnauthenticated && status.code() != Code::kInvalidArgument) {
+      co_return co_await RefuseStatus(exchange, status);
+    }
+    refused.reason =
+        status.code() == Code::kUnauthenticated ? v1::REFUSAL_REASON_BAD_TOKEN : v1::REFUSAL_REASON_MALFORMED;
+    refused.message = status.message();
+    co_return co_await Refuse(exchange, std::move(refused));
+  }
+  if (!replaced.empty() && context_.close_connections) context_.close_connections(replaced);
+  Log(Severity::kInfo, "device enrolled", {{"device", response.device_id()}});
+  co_await Answer(exchange, 200, response.SerializeAsString());
+}
+
+// ---- check-in ----
+
+Awaitable<void> DeviceApi::Checkin(Exchange& exchange, DeviceId device) {
+  Result<std::string> body = co_await exchange.ReadAll(protocol::kMaxMessageBytes);
+  if (!body.ok()) co_return co_await RefuseStatus(exchange, body.status());
+  auto request = protocol::ParseMessage<v1::CheckinRequest>(*body);
+  if (!request.ok()) {
+    Refused refused;
+    refused.reason = request.status().code() == Code::kFailedPrecondition ? v1::REFUSAL_REASON_UNSUPPORTED_VERSION
+                                                                          : v1::REFUSAL_REASON_MALFORMED;
+    refused.message = request.status().message();
+    co_return co_await Refuse(exchange, std::move(refused));
+  }
+  auto pending = std::make_shared<Pending>(co_await asio::this_coro::executor);
+  std::vector<std::string> tasks(request->local_tasks().begin(), request->local_tasks().end());
+  const PollToken token = context_.driver->Checkin(device, std::move(tasks), Pending::Callback(pending));
+  if (!pending->answer) {
+    boost::system::error_code ignored;
+    co_await (pending->timer.async_wait(asio::redirect_error(asio::use_awaitable, ignored)) || exchange.WaitGone());
+  }
+  if (!pending->answer) {
+    context_.driver->PollGone(token);
+    if (!exchange.stopping()) co_return;  // nobody is there to hear an answer
+    v1::CheckinResponse response;
+    response.mutable_rejection()->set_reason(v1::REJECTION_REASON_SHUTTING_DOWN);
+    response.mutable_rejection()->set_retry_after_ms(2000);
+    co_return co_await Answer(exchange, 200, response.SerializeAsString());
+  }
+  if (const auto* refused = std::get_if<Status>(&*pending->answer)) co_return co_await RefuseStatus(exchange, *refused);
+  const auto& response = std::get<v1::CheckinResponse>(*pending->answer);
+  context_.metrics->CountCheckin(response.has_assignment());
+  co_await Answer(exchange, 200, response.SerializeAsString());
+}
+
+// ---- blobs ----
+
+Awaitable<void> DeviceApi::GetBlob(Exchange& exchange, std::string_view hex) {
+  Refused refused;
+  refused.reason = v1::REFUSAL_REASON_NOT_FOUND;
+  refused.message = "there is no such blob for devices here";
+  auto digest = Sha256Digest::FromHex(hex);
+  if (!digest.ok() || !context_.driver->IsPublished(*digest)) co_return co_await Refuse(exchange, std::move(refused));
+  Result<uint64_t> size = context_.blobs->Size(*digest);
+  if (!size.ok()) co_return co_await Refuse(exchange, std::move(refused));
+
+  const std::string etag = "\"" + digest->ToHex() + "\"";
+  protocol::Headers headers = {
+      {"ETag", etag}, {"Accept-Ranges", "bytes"}, {"Cache-Control", "private, max-age=31536000, immutable"}};
+  std::string type = "application/octet-stream";
+  if (exchange.Header("If-None-Match") == std::string_view(etag)) {
+    context_.metrics->CountRequest(EndpointOf(exchange.path()), 304);
+    auto ignored = co_await exchange.Respond(304, std::move(type), "", std::move(headers));
+    co_return;
+  }
+  std::optional<std::string_view> wanted = exchange.Header("Range");
+  if (auto condition = exchange.Header("If-Range"); condition && *condition != etag) wanted.reset();
+  auto range = protocol::ParseRange(wanted, *size);
+  if (!range.ok()) {
+    headers.emplace_back("Content-Range", "bytes */" + std::to_string(*size));
+    context_.metrics->CountRequest(EndpointOf(exchange.path()), 416);
+    const v1::Refusal message = protocol::MakeRefusal(v1::REFUSAL_REASON_MALFORMED, range.status().message());
+    type = std::string(protocol::kProtobufContentType);
+    std::string body = protocol::SerializeRefusal(message);
+    auto ignored = co_await exchange.Respond(416, std::move(type), std::move(body), std::move(headers));
+    co_return;
+  }
+  uint64_t offset = 0, length = *size;
+  unsigned status = 200;
+  if (range->has_value()) {
+    offset = (*range)->offset;
+    length = (*range)->length;
+    status = 206;
+    headers.emplace_back("Content-Range", "bytes " + std::to_string(offset) + "-" +
+                                              std::to_string(offset + length - 1) + "/" + std::to_string(*size));
+  }
+  context_.metrics->CountRequest(EndpointOf(exchange.path()), status);
+  auto ignored = co_await exchange.RespondFile(status, std::move(type), context_.blobs->Path(*digest), offset, length,
+                                               std::move(headers));
+}
+
+// ---- reports ----
+
+// Looks at an open assignment's update; `event` gets what is wrong with it. Errors: the update is not here.
+Awaitable<Status> DeviceApi::CheckUpdate(const v1::ReportRequest& request, ReportEvent* event) {
+  auto validator = context_.driver->ValidatorFor(event->assignment, event->device);
+  if (validator == nullptr) co_return OkStatus();
+  auto work = [&]() -> Status {
+    HEDDLE_ASSIGN_OR_RETURN(const uint64_t size, context_.blobs->Size(event->update));
+    if (size != request.update().size_bytes()) {
+      event->validity = InvalidArgument("the update has " + std::to_string(size) + " bytes, the report says " +
+                                        std::to_string(request.update().size_bytes()));
+      event->refusal_reason = v1::REFUSAL_REASON_BAD_UPDATE;
+      return OkStatus();
+    }
+    ByteBudget::Hold hold(validation_, size);
+    HEDDLE_ASSIGN_OR_RETURN(const auto mapped, context_.blobs->Map(event->update));
+    auto parsed = ParseSafetensors(mapped->bytes(), mapped);
+    if (!parsed.ok()) {
+      event->validity = parsed.status();
+      event->refusal_reason = v1::REFUSAL_REASON_BAD_UPDATE;
+      return OkStatus();
+    }
+    const auto validity = validator->Validate(parsed->tensors, {.num_examples = event->metrics.num_examples});
+    if (!validity.ok()) {
+      event->validity = InvalidArgument(validity.message);
+      event->refusal_reason = static_cast<int>(validity.refusal);
+    }
+    return OkStatus();
+  };
+  co_return co_await protocol::RunBlocking(*context_.check, work);
+}
+
+Awaitable<void> DeviceApi::Report(Exchange& exchange, DeviceId device) {
+  Result<std::string> body = co_await exchange.ReadAll(protocol::kMaxMessageBytes);
+  if (!body.ok()) co_return co_await RefuseStatus(exchange, body.status());
+  auto request = protocol::ParseMessage<v1::ReportRequest>(*body);
+  Refused refused;
+  if (!request.ok()) {
+    refused.reason = v1::REFUSAL_REASON_MALFORMED;
+    refused.message = request.status().message();
+    co_return co_await Refuse(exchange, std::move(refused));
+  }
+  ReportEvent event;
+  event.assignment = AssignmentId(request->assignment_id());
+  event.device = std::move(device);
+  event.completed = request->outcome() == v1::TASK_OUTCOME_COMPLETED;
+  event.metrics = MetricsOf(request->metrics());
+  event.message = request->message();
+  if (event.completed) {
+    event.update = protocol::DigestOf(request->update()).value();  // validated with the message
+    event.update_bytes = request->update().size_bytes();
+    Status checked = co_await CheckUpdate(*request, &event);
+    if (checked.code() == Code::kNotFound) {
+      refused.reason = v1::REFUSAL_REASON_NOT_FOUND;
+      refused.message = "the update " + event.update.ToHex() + " has not been uploaded; upload it, then report";
+      co_return co_await Refuse(exchange, std::move(refused));
+    }
+    if (!checked.ok()) co_return co_await RefuseStatus(exchange, checked);
+    context_.metrics->ObserveUpdateBytes(event.update_bytes);
+  }
+  auto pending = std::make_shared<Pending>(co_await asio::this_coro::executor);
+  context_.driver->Report(std::move(event), Pending::Callback(pending));
+  while (!pending->answer) {  // the driver always answers
+    boost::system::error_code ignored;
+    co_await pending->timer.async_wait(asio::redirect_error(asio::use_awaitable, ignored));
+  }
+  if (const auto* status = std::get_if<Status>(&*pending->answer)) {
+    if (status->code() == Code::kUnavailable) co_return co_await RefuseStatus(exchange, *status);
+    refused.reason =
+        status->code() == Code::kPermissionDenied ? v1::REFUSAL_REASON_NOT_YOURS : v1::REFUSAL_REASON_NOT_FOUND;
+    refused.message = status->message();
+    co_return co_await Refuse(exchange, std::move(refused));
+  }
+  const auto& response = std::get<v1::ReportResponse>(*pending->answer);
+  context_.metrics->CountUpdate(VerdictName(response.verdict()));
+  if (response.has_refusal()) context_.metrics->CountRefusal(protocol::ReasonName(response.refusal().reason()));
+  co_await Answer(exchange, 200, response.SerializeAsString());
+}
+
+}  // namespace heddle::coordinator

@@ -1,0 +1,100 @@
+// What devices may ask: enrol, check in, fetch, upload, report (docs/protocol.md). Each request is authenticated by its
+// certificate, checked against limits.h, and answered or refused with a typed reason.
+//
+// Thread-safety: Handle may run for many exchanges at once, on the server's threads.
+#pragma once
+
+#include <boost/asio/thread_pool.hpp>
+#include <condition_variable>
+#include <functional>
+#include <mutex>
+#include <string>
+
+#include "coordinator/service/config.h"
+#include "coordinator/service/device_directory.h"
+#include "coordinator/service/metrics.h"
+#include "coordinator/service/run_driver.h"
+#include "coordinator/store/blob_store.h"
+#include "coordinator/store/store.h"
+#include "protocol/refusal.h"
+#include "protocol/transport/server.h"
+#include "protocol/transport/tls.h"
+
+namespace heddle::coordinator {
+
+// Lets work through while the bytes it declares fit; work larger than the whole goes alone. Blocks its caller.
+class ByteBudget {
+ public:
+  explicit ByteBudget(uint64_t bytes) : free_(bytes), total_(bytes) {}
+  class Hold {
+   public:
+    Hold(ByteBudget& budget, uint64_t bytes);
+    ~Hold();
+    Hold(const Hold&) = delete;
+    Hold& operator=(const Hold&) = delete;
+
+   private:
+    ByteBudget& budget_;
+    uint64_t bytes_;
+  };
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable freed_;
+  uint64_t free_, total_;
+};
+
+struct DeviceApiContext {
+  const CoordinatorConfig* config = nullptr;
+  Store* store = nullptr;
+  BlobStore* blobs = nullptr;
+  RunDriver* driver = nullptr;
+  DeviceDirectory* directory = nullptr;
+  Metrics* metrics = nullptr;
+  const Clock* clock = nullptr;
+  const protocol::CertificateAuthority* authority = nullptr;  // null with plain TCP
+  boost::asio::thread_pool* disk = nullptr;                   // fsync and the database
+  boost::asio::thread_pool* check = nullptr;                  // looking at updates
+  std::function<void(const std::string& serial)> close_connections;
+};
+
+class DeviceApi {
+ public:
+  explicit DeviceApi(DeviceApiContext context);
+  protocol::Awaitable<void> Handle(protocol::Exchange& exchange);
+
+ private:
+  using Exchange = protocol::Exchange;
+  template <typename T>
+  using Awaitable = protocol::Awaitable<T>;
+
+  struct Refused {
+    v1::RefusalReason reason = v1::REFUSAL_REASON_INTERNAL;
+    std::string message;
+    Duration retry_after{0};
+    protocol::Headers headers;
+  };
+
+  Result<DeviceId> Authenticate(const Exchange& exchange) const;
+  Awaitable<void> Dispatch(Exchange& exchange);
+
+  Awaitable<void> Enroll(Exchange& exchange);
+  Awaitable<void> Checkin(Exchange& exchange, DeviceId device);
+  Awaitable<void> GetBlob(Exchange& exchange, std::string_view hex);
+  Awaitable<void> BeginUpload(Exchange& exchange, DeviceId device);
+  Awaitable<void> UploadOffset(Exchange& exchange, DeviceId device, std::string id);
+  Awaitable<void> ContinueUpload(Exchange& exchange, DeviceId device, std::string id);
+  Awaitable<void> Report(Exchange& exchange, DeviceId device);
+
+  Awaitable<void> ReceiveInto(Exchange& exchange, Upload& upload, unsigned status, protocol::Headers headers);
+  Awaitable<Status> CheckUpdate(const v1::ReportRequest& request, ReportEvent* event);
+
+  Awaitable<void> Refuse(Exchange& exchange, Refused refused);
+  Awaitable<void> RefuseStatus(Exchange& exchange, const Status& status);
+  Awaitable<void> Answer(Exchange& exchange, unsigned status, std::string body);
+
+  DeviceApiContext context_;
+  ByteBudget validation_;
+};
+
+}  // namespace heddle::coordinator

@@ -1,0 +1,34 @@
+// Which certificates are good: the devices' rows in memory, so that no request waits for the database.
+//
+// Thread-safety: every method from any thread. The writer of the rows (enrolment, revocation) tells it here.
+#pragma once
+
+#include <map>
+#include <shared_mutex>
+#include <string>
+
+#include "common/status.h"
+#include "coordinator/store/store.h"
+#include "protocol/transport/server.h"
+
+namespace heddle::coordinator {
+
+class DeviceDirectory {
+ public:
+  Status Load(Store& store);
+
+  // The device that a request acts for: its certificate says it, never its message. Errors: kUnauthenticated (no
+  // certificate of ours, or one that a newer enrolment has replaced); kPermissionDenied (revoked).
+  Result<DeviceId> Authenticate(const protocol::Peer& peer) const;
+
+  void Put(const DeviceRecord& device);
+  // The serial of its certificate; empty when the device is not known.
+  std::string Revoke(const DeviceId& device, Time now);
+  size_t enrolled() const;  // not revoked
+
+ private:
+  mutable std::shared_mutex mutex_;
+  std::map<std::string, DeviceRecord, std::less<>> devices_;
+};
+
+}  // namespace heddle::coordinator

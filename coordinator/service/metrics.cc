@@ -1,0 +1,155 @@
+#include "coordinator/service/metrics.h"
+
+#include <prometheus/counter.h>
+#include <prometheus/gauge.h>
+#include <prometheus/histogram.h>
+#include <prometheus/registry.h>
+#include <prometheus/text_serializer.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <ctime>
+#include <filesystem>
+
+#include "common/build_info.h"
+#include "common/clock.h"
+#include "common/subprocess.h"
+
+namespace heddle::coordinator {
+namespace {
+
+using prometheus::Counter;
+using prometheus::Family;
+using prometheus::Gauge;
+
+template <typename Builder>
+auto& Named(Builder builder, const char* name, const char* help, prometheus::Registry& registry) {
+  return builder.Name(name).Help(help).Register(registry);
+}
+
+double ProcessCpuSeconds() {
+  timespec time{};
+  ::clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &time);
+  return static_cast<double>(time.tv_sec) + static_cast<double>(time.tv_nsec) * 1e-9;
+}
+
+double OpenFileDescriptors() {
+  std::error_code error;
+  double count = 0;
+  for (std::filesystem::directory_iterator it("/proc/self/fd", error), end; !error && it != end; it.increment(error)) {
+    ++count;
+  }
+  return count;
+}
+
+}  // namespace
+
+struct Metrics::Impl {
+  prometheus::Registry registry;
+
+  Family<Counter>& Counters(const char* name, const char* help) {
+    return Named(prometheus::BuildCounter(), name, help, registry);
+  }
+  Gauge& OneGauge(const char* name, const char* help) {
+    return Named(prometheus::BuildGauge(), name, help, registry).Add({});
+  }
+
+  Family<Counter>& requests = Counters("heddle_http_requests_total", "Requests of devices by endpoint and status.");
+  Family<Counter>& checkins = Counters("heddle_client_checkins_total", "Check-ins by their answer.");
+  Family<Counter>& updates = Counters("heddle_client_updates_total", "Reports by their verdict.");
+  Family<Counter>& refusals = Counters("heddle_refusals_total", "Refused requests and updates by reason.");
+  Family<Counter>& rounds = Counters("heddle_rounds_total", "Ended round attempts by outcome.");
+  Counter& received = Counters("heddle_network_receive_bytes_total", "Body bytes from devices.").Add({});
+  Counter& sent = Counters("heddle_network_transmit_bytes_total", "Body bytes to devices.").Add({});
+  prometheus::Histogram& round_seconds =
+      Named(prometheus::BuildHistogram(), "heddle_round_duration_seconds", "Time from a round's start to its end.",
+            registry)
+          .Add({}, prometheus::Histogram::BucketBoundaries{0.01, 0.1, 1, 10, 60, 300, 1800, 7200, 43200});
+  prometheus::Histogram& update_bytes =
+      Named(prometheus::BuildHistogram(), "heddle_update_size_bytes", "Sizes of reported updates.", registry)
+          .Add({}, prometheus::Histogram::BucketBoundaries{1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9});
+  Gauge& round = OneGauge("heddle_round_current", "The round being run; 0 without a run.");
+  Gauge& run_active = OneGauge("heddle_run_active", "1 while a run is active.");
+  Gauge& train_loss =
+      OneGauge("heddle_round_train_loss", "Mean training loss of the newest committed round, nats a token.");
+  Gauge& connected = OneGauge("heddle_clients_connected", "Open connections of devices.");
+  Gauge& waiting = OneGauge("heddle_clients_waiting", "Check-ins that wait for work.");
+  Gauge& enrolled = OneGauge("heddle_clients_enrolled", "Enrolled devices, without revoked ones.");
+  Gauge& blob_bytes = OneGauge("heddle_blob_bytes", "Bytes of stored blobs.");
+  Gauge& uploads = OneGauge("heddle_uploads_unfinished", "Uploads that are not finished.");
+  Gauge& handshakes_failed = OneGauge("heddle_tls_handshakes_failed", "TLS handshakes that failed since the start.");
+  Gauge& cpu = OneGauge("process_cpu_seconds_total", "Processor time of this process.");
+  Gauge& memory = OneGauge("process_resident_memory_bytes", "Resident memory of this process.");
+  Gauge& fds = OneGauge("process_open_fds", "Open file descriptors of this process.");
+  Gauge& start = OneGauge("process_start_time_seconds", "Start of this process, Unix time.");
+  std::atomic<uint64_t> up{0}, down{0};
+};
+
+Metrics::Metrics() : impl_(std::make_unique<Impl>()) {
+  Named(prometheus::BuildGauge(), "heddle_build_info", "What runs; always 1.", impl_->registry)
+      .Add({{"version", std::string(VersionString())}})
+      .Set(1);
+  impl_->start.Set(static_cast<double>(ToUnixMicros(SystemClock().Now())) * 1e-6);
+  // Known from the first scrape on, so that a rate over them is never missing.
+  for (const char* verdict : {"accepted", "late", "invalid", "superseded", "noted"}) {
+    impl_->updates.Add({{"result", verdict}});
+  }
+  for (const char* result : {"assigned", "rejected"}) impl_->checkins.Add({{"result", result}});
+  for (const char* outcome : {"committed", "abandoned"}) impl_->rounds.Add({{"outcome", outcome}});
+}
+
+Metrics::~Metrics() = default;
+
+void Metrics::CountRequest(std::string_view endpoint, unsigned status) {
+  impl_->requests.Add({{"endpoint", std::string(endpoint)}, {"status", std::to_string(status)}}).Increment();
+}
+
+void Metrics::CountCheckin(bool assigned) {
+  impl_->checkins.Add({{"result", assigned ? "assigned" : "rejected"}}).Increment();
+}
+
+void Metrics::CountUpdate(std::string_view verdict) {
+  impl_->updates.Add({{"result", std::string(verdict)}}).Increment();
+}
+
+void Metrics::CountRefusal(std::string_view reason) {
+  impl_->refusals.Add({{"reason", std::string(reason)}}).Increment();
+}
+
+void Metrics::AddTraffic(uint64_t received, uint64_t sent) {
+  impl_->up += received;
+  impl_->down += sent;
+  impl_->received.Increment(static_cast<double>(received));
+  impl_->sent.Increment(static_cast<double>(sent));
+}
+
+void Metrics::RoundEnded(bool committed, double seconds, double train_loss, uint32_t round) {
+  impl_->rounds.Add({{"outcome", committed ? "committed" : "abandoned"}}).Increment();
+  impl_->round_seconds.Observe(seconds);
+  if (committed) impl_->train_loss.Set(train_loss);
+  impl_->round.Set(round);
+}
+
+void Metrics::ObserveUpdateBytes(uint64_t bytes) { impl_->update_bytes.Observe(static_cast<double>(bytes)); }
+
+Traffic Metrics::traffic() const { return {.down = impl_->down, .up = impl_->up}; }
+
+std::string Metrics::Text(const Gauges& gauges) {
+  Impl& m = *impl_;
+  m.round.Set(gauges.run_active ? gauges.round : 0);
+  m.run_active.Set(gauges.run_active ? 1 : 0);
+  m.connected.Set(static_cast<double>(gauges.server.connections_open));
+  m.handshakes_failed.Set(static_cast<double>(gauges.server.handshakes_failed));
+  m.waiting.Set(static_cast<double>(gauges.polls_waiting));
+  m.enrolled.Set(static_cast<double>(gauges.devices_enrolled));
+  m.blob_bytes.Set(static_cast<double>(gauges.blob_bytes));
+  m.uploads.Set(static_cast<double>(gauges.uploads_unfinished));
+  m.cpu.Set(ProcessCpuSeconds());
+  m.fds.Set(OpenFileDescriptors());
+  if (auto memory = ReadProcessMemory(::getpid()); memory.ok()) {
+    m.memory.Set(static_cast<double>(memory->rss_bytes));
+  }
+  return prometheus::TextSerializer().Serialize(m.registry.Collect());
+}
+
+}  // namespace heddle::coordinator

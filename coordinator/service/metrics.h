@@ -1,0 +1,47 @@
+// What /metrics shows, in Prometheus' text format: names and units after its conventions, no label that grows with
+// devices. prometheus-cpp stays in metrics.cc.
+//
+// Thread-safety: every method from any thread.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "coordinator/service/run_files.h"
+#include "protocol/transport/server.h"
+
+namespace heddle::coordinator {
+
+class Metrics {
+ public:
+  Metrics();
+  ~Metrics();
+
+  // Counters.
+  void CountRequest(std::string_view endpoint, unsigned status);  // `endpoint` is one of a fixed set
+  void CountCheckin(bool assigned);
+  void CountUpdate(std::string_view verdict);  // accepted, late, invalid, superseded, noted
+  void CountRefusal(std::string_view reason);  // ReasonName()
+  void AddTraffic(uint64_t received, uint64_t sent);
+  void RoundEnded(bool committed, double seconds, double train_loss, uint32_t round);
+  void ObserveUpdateBytes(uint64_t bytes);
+  // Body bytes since the program started.
+  Traffic traffic() const;
+
+  // What is looked up when it is asked for.
+  struct Gauges {
+    protocol::ServerStats server;
+    uint64_t devices_enrolled = 0, polls_waiting = 0, blob_bytes = 0, uploads_unfinished = 0;
+    bool run_active = false;
+    uint32_t round = 0;
+  };
+  std::string Text(const Gauges& gauges);
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace heddle::coordinator

@@ -1,0 +1,411 @@
+#include "coordinator/service/run_core.h"
+
+#include <algorithm>
+#include <boost/json.hpp>
+#include <utility>
+
+#include "common/file.h"
+#include "common/logging.h"
+#include "common/safetensors.h"
+#include "protocol/refusal.h"
+#include "protocol/validate.h"
+
+namespace heddle::coordinator {
+namespace {
+
+namespace json = boost::json;
+
+// What a resumed run needs beside its recipe.
+std::string MaterialJson(const Submission& submission, const RunMaterial& material, const Sha256Digest& adapter) {
+  json::array base;
+  for (const auto& [ref, path] : material.base_model) {
+    base.push_back(
+        {{"name", ref.name()}, {"sha256", protocol::DigestOf(ref).value().ToHex()}, {"size_bytes", ref.size_bytes()}});
+  }
+  json::object overrides;
+  for (const auto& [key, value] : submission.overrides) overrides[key] = value;
+  return json::serialize(json::object{{"folder", submission.folder.string()},
+                                      {"overrides", std::move(overrides)},
+                                      {"base_model", std::move(base)},
+                                      {"initial_adapter_sha256", adapter.ToHex()},
+                                      {"adapter_config", material.adapter_config_json}});
+}
+
+Status ReadMaterialJson(const std::string& text, Submission* submission, RunMaterial* material) {
+  try {
+    const json::value parsed = json::parse(text);
+    const json::object& object = parsed.as_object();
+    submission->folder = json::value_to<std::string>(object.at("folder"));
+    for (const auto& item : object.at("overrides").as_object()) {
+      submission->overrides[std::string(item.key())] = json::value_to<std::string>(item.value());
+    }
+    material->adapter_config_json = json::value_to<std::string>(object.at("adapter_config"));
+    for (const json::value& item : object.at("base_model").as_array()) {
+      auto digest = Sha256Digest::FromHex(json::value_to<std::string>(item.at("sha256")));
+      if (!digest.ok()) return DataLoss("the stored material of the run is damaged: " + digest.status().message());
+      material->base_model.emplace_back(protocol::MakeBlobRef(*digest, item.at("size_bytes").to_number<uint64_t>(),
+                                                              json::value_to<std::string>(item.at("name"))),
+                                        std::filesystem::path());
+    }
+    return OkStatus();
+  } catch (const std::exception& error) {
+    return DataLoss(std::string("the stored material of the run is damaged: ") + error.what());
+  }
+}
+
+v1::RejectionReason ReasonOf(RejectReason reason) { return static_cast<v1::RejectionReason>(reason); }
+
+v1::ReportResponse ResponseOf(const VerdictEffect& effect) {
+  v1::ReportResponse response;
+  response.set_verdict(static_cast<v1::ReportVerdict>(effect.verdict));
+  if (effect.verdict == Verdict::kInvalid) {
+    *response.mutable_refusal() =
+        protocol::MakeRefusal(static_cast<v1::RefusalReason>(effect.refusal_reason), effect.message);
+  }
+  return response;
+}
+
+Status UnknownStatus(const UnknownAssignmentEffect& effect) {
+  return effect.other_device ? PermissionDenied("the assignment belongs to another device")
+                             : NotFound("there is no assignment with this id");
+}
+
+}  // namespace
+
+// ---- start ----
+
+Status RunCore::Prepare(const Submission& submission, RunMaterial* material) {
+  HEDDLE_ASSIGN_OR_RETURN(recipe_,
+                          Recipe::LoadText(submission.recipe_text, submission.folder, "recipe", submission.overrides));
+  recipe_.aggregator.threads = std::max(1U, options_.aggregation_threads);
+  if (material == nullptr) return OkStatus();
+  HEDDLE_ASSIGN_OR_RETURN(*material, PrepareRun(recipe_));
+  return OkStatus();
+}
+
+Result<std::unique_ptr<RunCore>> RunCore::Create(RunCoreOptions options, const Submission& submission) {
+  std::unique_ptr<RunCore> core(new RunCore(std::move(options)));
+  RunMaterial material;
+  HEDDLE_RETURN_IF_ERROR(core->Prepare(submission, &material));
+  BlobStore& blobs = *core->options_.blobs;
+  for (const auto& [ref, path] : material.base_model) {
+    HEDDLE_ASSIGN_OR_RETURN(const Sha256Digest stored, blobs.PutCopyOf(path));
+    if (stored.raw() != ref.sha256()) return Aborted(path.string() + " changed while it was read; submit again");
+  }
+  HEDDLE_RETURN_IF_ERROR(blobs.Put(material.adapter_config_json).status());
+  HEDDLE_ASSIGN_OR_RETURN(const Sha256Digest adapter, blobs.Put(material.initial_adapter_bytes));
+
+  StoredRun stored;
+  stored.origin = RunOrigin{.spec = material.spec,
+                            .recipe = submission.recipe_text,
+                            .resolved_json = core->recipe_.resolved_json,
+                            .material_json = MaterialJson(submission, material, adapter)};
+  Step first;
+  HEDDLE_ASSIGN_OR_RETURN(Engine engine, Engine::Create(material.spec, adapter, core->options_.clock->Now(), &first));
+  HEDDLE_RETURN_IF_ERROR(core->options_.store->CreateRun(stored.origin, first.writes));
+  // From here on the run exists: what fails now is taken up again by the next restart.
+  stored.run = engine.run();
+  material.initial_adapter.clear();
+  material.initial_adapter_bytes.clear();
+  core->material_ = std::move(material);
+  core->engine_.emplace(std::move(engine));
+  HEDDLE_RETURN_IF_ERROR(core->TakeUp(stored));
+  first.writes.clear();
+  std::vector<AddressedAnswer> none;
+  HEDDLE_RETURN_IF_ERROR(core->Execute(std::move(first), &none));
+  return core;
+}
+
+Result<std::unique_ptr<RunCore>> RunCore::Resume(RunCoreOptions options, const RunId& id) {
+  std::unique_ptr<RunCore> core(new RunCore(std::move(options)));
+  HEDDLE_ASSIGN_OR_RETURN(const StoredRun stored, core->options_.store->GetRun(id));
+  Submission submission{.recipe_text = stored.origin.recipe, .folder = {}, .overrides = {}};
+  HEDDLE_RETURN_IF_ERROR(ReadMaterialJson(stored.origin.material_json, &submission, &core->material_));
+  HEDDLE_RETURN_IF_ERROR(core->Prepare(submission, nullptr));
+  core->material_.spec = stored.origin.spec;
+  HEDDLE_RETURN_IF_ERROR(core->TakeUp(stored));
+  std::vector<AddressedAnswer> none;
+  HEDDLE_RETURN_IF_ERROR(core->Rebuild(&none));
+  return core;
+}
+
+// What Create and Resume have in common: the folder and what devices may fetch.
+Status RunCore::TakeUp(const StoredRun& stored) {
+  origin_ = stored.origin;
+  files_ = RunFiles(options_.runs_folder / origin_.spec.id.value());
+  for (const auto& [ref, path] : material_.base_model) {
+    HEDDLE_ASSIGN_OR_RETURN(const Sha256Digest digest, protocol::DigestOf(ref));
+    published_.insert(digest);
+  }
+  published_.insert(Sha256(material_.adapter_config_json));
+  published_.insert(stored.run.model);
+  start_traffic_ = round_traffic_ = TrafficNow();
+  HEDDLE_RETURN_IF_ERROR(MakeDirectories(files_.folder() / "checkpoints"));
+  HEDDLE_RETURN_IF_ERROR(files_.Repair(stored, *options_.store, *options_.blobs, material_.adapter_config_json));
+  return files_.WriteRun(stored.run, origin_, {});
+}
+
+// The engine anew from what is stored: at a restart, and after storage failed under a step.
+Status RunCore::Rebuild(std::vector<AddressedAnswer>* answers) {
+  engine_.reset();
+  HEDDLE_ASSIGN_OR_RETURN(Snapshot snapshot, options_.store->LoadSnapshot(origin_.spec.id));
+  Step first;
+  HEDDLE_ASSIGN_OR_RETURN(Engine engine,
+                          Engine::Restore(origin_.spec, std::move(snapshot), options_.clock->Now(), &first));
+  engine_.emplace(std::move(engine));
+  published_.insert(engine_->run().model);
+  if (Status status = Execute(std::move(first), answers); !status.ok()) {
+    engine_.reset();
+    return status;
+  }
+  return OkStatus();
+}
+
+// ---- events ----
+
+Result<std::vector<AddressedAnswer>> RunCore::Handle(const Event& event) {
+  std::vector<AddressedAnswer> answers;
+  if (!engine_) HEDDLE_RETURN_IF_ERROR(Rebuild(&answers));
+  Status status = Execute(engine_->Handle(options_.clock->Now(), event), &answers);
+  if (!status.ok()) {
+    Log(Severity::kError, "storage failed under a step; the run goes on from what is stored",
+        {{"run_id", id().value()}, {"error", status.message()}});
+    engine_.reset();
+    return status;
+  }
+  return answers;
+}
+
+std::optional<Time> RunCore::NextDeadline() const {
+  if (!engine_) return options_.clock->Now() + Seconds(1);  // try again to rebuild it
+  return engine_->NextDeadline();
+}
+
+Status RunCore::Execute(Step step, std::vector<AddressedAnswer>* answers) {
+  std::vector<Step> steps;
+  steps.push_back(std::move(step));
+  return ExecuteAll(std::move(steps), answers);
+}
+
+// A step's effects may be events of their own (a model is ready), which make further steps.
+Status RunCore::ExecuteAll(std::vector<Step> steps, std::vector<AddressedAnswer>* answers) {
+  for (size_t i = 0; i < steps.size(); ++i) {
+    const Step step = std::move(steps[i]);
+    if (!step.writes.empty()) HEDDLE_RETURN_IF_ERROR(options_.store->Apply(step.writes));
+    std::vector<Event> next;
+    for (const Effect& effect : step.effects) {
+      std::visit([&](const auto& e) { On(e, answers, &next); }, effect);
+    }
+    for (const Event& event : next) steps.push_back(engine_->Handle(options_.clock->Now(), event));
+  }
+  return OkStatus();
+}
+
+// ---- effects for devices ----
+
+void RunCore::On(const AssignEffect& effect, std::vector<AddressedAnswer>* answers, std::vector<Event>*) {
+  if (model_bytes_of_ != effect.parent) {
+    auto size = options_.blobs->Size(effect.parent);
+    if (!size.ok()) {
+      Log(Severity::kError, "the model of the round is not in the blobs",
+          {{"run_id", id().value()}, {"error", size.status().message()}});
+      answers->push_back({effect.token, Unavailable("the coordinator has lost the model of this round")});
+      return;
+    }
+    model_bytes_of_ = effect.parent;
+    model_bytes_ = *size;
+  }
+  const AssignmentRecord& a = effect.assignment;
+  v1::CheckinResponse response;
+  v1::TaskAssignment* out = response.mutable_assignment();
+  out->set_assignment_id(a.id.value());
+  out->set_run_id(a.run.value());
+  out->set_round(a.round);
+  out->set_attempt(a.attempt);
+  out->set_deadline_unix_us(ToUnixMicros(effect.deadline));
+  *out->mutable_plan() = MakeTaskPlan(recipe_, material_, a.round, effect.parent, model_bytes_, a.device);
+  answers->push_back({effect.token, std::move(response)});
+}
+
+void RunCore::On(const RejectEffect& effect, std::vector<AddressedAnswer>* answers, std::vector<Event>*) {
+  v1::CheckinResponse response;
+  response.mutable_rejection()->set_reason(ReasonOf(effect.reason));
+  const auto milliseconds = std::chrono::ceil<std::chrono::milliseconds>(effect.retry_after).count();
+  response.mutable_rejection()->set_retry_after_ms(
+      static_cast<uint32_t>(std::clamp<int64_t>(milliseconds, 0, protocol::kMaxRetryAfterMs)));
+  answers->push_back({effect.token, std::move(response)});
+}
+
+void RunCore::On(const VerdictEffect& effect, std::vector<AddressedAnswer>* answers, std::vector<Event>*) {
+  answers->push_back({effect.token, ResponseOf(effect)});
+}
+
+void RunCore::On(const UnknownAssignmentEffect& effect, std::vector<AddressedAnswer>* answers, std::vector<Event>*) {
+  answers->push_back({effect.token, UnknownStatus(effect)});
+}
+
+// ---- effects on the sum ----
+
+Result<StateDict> RunCore::LoadModel(const Sha256Digest& digest) const {
+  HEDDLE_ASSIGN_OR_RETURN(const auto mapped, options_.blobs->Map(digest));
+  HEDDLE_ASSIGN_OR_RETURN(SafetensorsFile file, ParseSafetensors(mapped->bytes(), mapped));
+  return std::move(file.tensors);
+}
+
+Status RunCore::ResetSum(const Sha256Digest& parent) {
+  aggregator_.reset();  // first, so that two sums are never there at once
+  HEDDLE_ASSIGN_OR_RETURN(const StateDict model, LoadModel(parent));
+  HEDDLE_ASSIGN_OR_RETURN(auto made, aggregation::MakeAggregator(recipe_.strategy, model, recipe_.aggregator));
+  aggregator_ = std::move(made);
+  return OkStatus();
+}
+
+Status RunCore::Fold(const AssignmentRecord& assignment) {
+  HEDDLE_RETURN_IF_ERROR(sum_state_);
+  HEDDLE_ASSIGN_OR_RETURN(const StateDict update, LoadModel(assignment.update));
+  return aggregator_->Fold(update, {.num_examples = assignment.metrics.num_examples});
+}
+
+Result<Sha256Digest> RunCore::MakeModel() {
+  HEDDLE_RETURN_IF_ERROR(sum_state_);
+  std::string bytes;
+  {
+    HEDDLE_ASSIGN_OR_RETURN(const StateDict model, std::move(*aggregator_).Finish());
+    bytes = SerializeSafetensors(model);
+  }
+  return options_.blobs->Put(bytes);
+}
+
+void RunCore::SpoilSum(const Status& status, uint32_t round, uint32_t attempt, std::vector<Event>* next) {
+  Log(Severity::kError, "the sum of a round failed",
+      {{"run_id", id().value()}, {"round", round}, {"attempt", attempt}, {"error", status.message()}});
+  if (sum_state_.ok()) sum_state_ = status;
+  next->push_back(RoundModelFailed{.round = round, .attempt = attempt, .reason = status.message()});
+}
+
+void RunCore::On(const ResetSumEffect& effect, std::vector<AddressedAnswer>*, std::vector<Event>*) {
+  round_traffic_ = TrafficNow();
+  sum_state_ = ResetSum(effect.parent);
+  // Not an event: nobody has the task yet. The first fold, or the commit, will say it.
+  if (!sum_state_.ok()) {
+    Log(Severity::kError, "the sum of a round could not be begun",
+        {{"run_id", id().value()}, {"round", effect.round}, {"error", sum_state_.message()}});
+  }
+}
+
+void RunCore::On(const FoldEffect& effect, std::vector<AddressedAnswer>*, std::vector<Event>* next) {
+  const AssignmentRecord& a = effect.assignment;
+  if (Status status = Fold(a); !status.ok()) {
+    SpoilSum(status.Annotate("folding the update of " + a.device.value()), a.round, a.attempt, next);
+  }
+}
+
+void RunCore::On(const CommitEffect& effect, std::vector<AddressedAnswer>*, std::vector<Event>* next) {
+  Result<Sha256Digest> model = MakeModel();
+  if (!model.ok()) {
+    SpoilSum(model.status(), effect.round, effect.attempt, next);
+    return;
+  }
+  published_.insert(*model);
+  next->push_back(RoundModelReady{.round = effect.round, .attempt = effect.attempt, .model = *model});
+}
+
+// ---- effects for people: a failure here is logged, and mended by the next restart ----
+
+void RunCore::On(const RoundEndedEffect& effect, std::vector<AddressedAnswer>*, std::vector<Event>*) {
+  const RoundRecord& round = effect.round;
+  const Traffic now = TrafficNow();
+  const Traffic traffic{now.down - round_traffic_.down, now.up - round_traffic_.up};
+  const bool committed = round.phase == RoundPhase::kCommitted;
+  Status status = files_.AppendHistory(HistoryLine(round, effect.assignments, traffic));
+  if (committed && status.ok()) {
+    status = files_.WriteCheckpoint(round.round, material_.adapter_config_json, round.model, *options_.blobs);
+  }
+  if (!status.ok()) {
+    Log(Severity::kError, "the run folder could not be written",
+        {{"run_id", id().value()}, {"round", round.round}, {"error", status.message()}});
+  }
+  const RoundLosses losses = LossesOf(effect.assignments);
+  if (committed) {
+    last_train_loss_ = losses.train_loss;
+    Log(Severity::kInfo, "round committed",
+        {{"run_id", id().value()},
+         {"round", round.round},
+         {"attempt", round.attempt},
+         {"updates", losses.num_accepted},
+         {"train_loss", losses.train_loss},
+         {"seconds", ToSeconds(round.ended_at - round.started_at)},
+         {"adapter_sha256", round.model.ToHex()}});
+  } else {
+    Log(Severity::kWarning, "round abandoned",
+        {{"run_id", id().value()}, {"round", round.round}, {"attempt", round.attempt}, {"reason", round.reason}});
+  }
+  if (options_.observer.round_ended) options_.observer.round_ended(round, effect.assignments);
+}
+
+void RunCore::On(const RunEndedEffect& effect, std::vector<AddressedAnswer>*, std::vector<Event>*) {
+  const Traffic now = TrafficNow();
+  Status status = files_.WriteRun(effect.run, origin_, {now.down - start_traffic_.down, now.up - start_traffic_.up});
+  if (!status.ok()) Log(Severity::kError, "run.json could not be written", {{"error", status.message()}});
+  Log(Severity::kInfo, "run ended",
+      {{"run_id", id().value()},
+       {"state", effect.run.state == RunState::kComplete  ? "complete"
+                 : effect.run.state == RunState::kStopped ? "stopped"
+                                                          : "failed"},
+       {"rounds", effect.run.committed_rounds},
+       {"reason", effect.run.reason},
+       {"adapter_sha256", effect.run.model.ToHex()}});
+  aggregator_.reset();
+  if (options_.observer.run_ended) options_.observer.run_ended(effect.run);
+}
+
+// ---- questions ----
+
+bool RunCore::Holds(const AssignmentId& id) const { return engine_ && engine_->assignments().contains(id); }
+
+bool RunCore::IsOpen(const AssignmentId& id, const DeviceId& device) const {
+  if (!engine_) return false;
+  auto found = engine_->assignments().find(id);
+  return found != engine_->assignments().end() && found->second.device == device &&
+         found->second.state == AssignmentState::kOpen;
+}
+
+RunProgress RunCore::Progress() const {
+  RunProgress out;
+  out.rounds = origin_.spec.rounds;
+  out.cohort_size = origin_.spec.cohort_size;
+  out.max_update_bytes = origin_.spec.max_update_bytes;
+  out.last_train_loss = last_train_loss_;
+  const Traffic now = TrafficNow();
+  out.traffic = {now.down - start_traffic_.down, now.up - start_traffic_.up};
+  if (!engine_) {
+    out.run.id = id();
+    return out;
+  }
+  out.run = engine_->run();
+  out.waiting = engine_->waiting();
+  out.open = engine_->open();
+  out.accepted = engine_->accepted();
+  if (const auto& round = engine_->round()) {
+    out.round = round->round;
+    out.attempt = round->attempt;
+    out.phase = round->phase;
+  }
+  return out;
+}
+
+Result<AddressedAnswer> AnswerReportWithoutRun(Store& store, Time now, const ReportEvent& event) {
+  const Step step = Engine::HandleReportWithoutRun(now, event);
+  if (!step.writes.empty()) HEDDLE_RETURN_IF_ERROR(store.Apply(step.writes));
+  for (const Effect& effect : step.effects) {
+    if (const auto* verdict = std::get_if<VerdictEffect>(&effect)) {
+      return AddressedAnswer{verdict->token, ResponseOf(*verdict)};
+    }
+    if (const auto* unknown = std::get_if<UnknownAssignmentEffect>(&effect)) {
+      return AddressedAnswer{unknown->token, UnknownStatus(*unknown)};
+    }
+  }
+  return Internal("a report was left without an answer");
+}
+
+}  // namespace heddle::coordinator

@@ -1,0 +1,155 @@
+// One run, driven: the engine with its store, its blobs and its sum. This is the code between the pure engine and the
+// world, and it is the same in the service and in the simulator.
+//
+// For each event it writes the engine's step in one transaction and only then acts on it: folds updates, makes and
+// stores models, writes the run folder, and hands back the answers that waiting devices are to get.
+//
+// Life cycle: Create or Resume; Handle for each event, and a TickEvent at NextDeadline(); when state() is no longer
+// kRunning the run has ended and the object only answers late reports. When Handle fails (the disk), the answers of all
+// waiting polls are lost and the engine has been, or will be, rebuilt from what is stored.
+//
+// Thread-safety: none; one thread or strand owns it. The validator alone may be used from any thread.
+#pragma once
+
+#include <filesystem>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <set>
+#include <span>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "aggregation/aggregator.h"
+#include "common/clock.h"
+#include "coordinator/engine/engine.h"
+#include "coordinator/recipe/recipe.h"
+#include "coordinator/service/run_files.h"
+#include "coordinator/store/blob_store.h"
+#include "coordinator/store/store.h"
+#include "protocol/v1/device.pb.h"
+
+namespace heddle::coordinator {
+
+// What a poll or a report is answered with. A Status is a refusal: kNotFound (no such assignment), kPermissionDenied
+// (another device's), kUnavailable.
+using Answer = std::variant<v1::CheckinResponse, v1::ReportResponse, Status>;
+struct AddressedAnswer {
+  PollToken token = 0;
+  Answer answer;
+};
+
+// What metrics, progress and logs want to hear of. Called on the owner's thread.
+struct RunObserver {
+  std::function<void(const RoundRecord& round, std::span<const AssignmentRecord> assignments)> round_ended;
+  std::function<void(const RunRecord& run)> run_ended;
+};
+
+struct RunCoreOptions {
+  Store* store = nullptr;  // not owned; outlive the core
+  BlobStore* blobs = nullptr;
+  const Clock* clock = nullptr;
+  std::filesystem::path runs_folder;  // one folder a run is made in it
+  unsigned aggregation_threads = 1;
+  std::function<Traffic()> traffic;  // bytes moved for devices since the program started; may be empty
+  RunObserver observer;
+};
+
+// A recipe as it was submitted.
+struct Submission {
+  std::string recipe_text;
+  std::filesystem::path folder;                  // what the recipe's paths are relative to
+  std::map<std::string, std::string> overrides;  // key -> value, over the text
+};
+
+struct RunProgress {
+  RunRecord run;
+  uint32_t rounds = 0;
+  uint32_t round = 0, attempt = 0;  // the present ones
+  RoundPhase phase = RoundPhase::kSelecting;
+  size_t waiting = 0, open = 0, accepted = 0;
+  uint32_t cohort_size = 0;
+  uint64_t max_update_bytes = 0;
+  std::optional<double> last_train_loss;  // of the newest committed round
+  Traffic traffic;                        // since this program took the run up
+};
+
+class RunCore {
+ public:
+  // Starts a run: reads the recipe, puts the base model's files, the adapter's configuration and the initial adapter
+  // into the blobs, and writes the run. Errors: those of Recipe::LoadText, PrepareRun and the store (kAlreadyExists:
+  // the same recipe with the same seed has been run here; kFailedPrecondition: another run is active).
+  static Result<std::unique_ptr<RunCore>> Create(RunCoreOptions options, const Submission& submission);
+
+  // Takes up a stored run. Errors: kNotFound, kDataLoss.
+  static Result<std::unique_ptr<RunCore>> Resume(RunCoreOptions options, const RunId& id);
+
+  // Errors: the storage failed, as above.
+  Result<std::vector<AddressedAnswer>> Handle(const Event& event);
+  std::optional<Time> NextDeadline() const;
+
+  const RunId& id() const { return origin_.spec.id; }
+  const RunSpec& spec() const { return origin_.spec; }
+  bool running() const { return !engine_ || engine_->run().state == RunState::kRunning; }
+  RunProgress Progress() const;
+  const std::filesystem::path& folder() const { return files_.folder(); }
+  const Recipe& recipe() const { return recipe_; }
+
+  // True when the present attempt has this assignment and it is open; such a report's update needs a look.
+  bool IsOpen(const AssignmentId& id, const DeviceId& device) const;
+  bool Holds(const AssignmentId& id) const;
+
+  // Checks an update's tensors; Validate() may be called from any thread while this object lives or not.
+  std::shared_ptr<const aggregation::Aggregator> validator() const { return aggregator_; }
+
+  // Whether devices may fetch the blob: the base model, the adapter's configuration, models of this run.
+  bool IsPublished(const Sha256Digest& digest) const { return published_.contains(digest); }
+  const std::set<Sha256Digest>& published() const { return published_; }
+
+ private:
+  explicit RunCore(RunCoreOptions options) : options_(std::move(options)), files_({}) {}
+
+  Status Prepare(const Submission& submission, RunMaterial* material);
+  Status TakeUp(const StoredRun& stored);
+  Status Rebuild(std::vector<AddressedAnswer>* answers);
+  Status Execute(Step step, std::vector<AddressedAnswer>* answers);
+  Status ExecuteAll(std::vector<Step> steps, std::vector<AddressedAnswer>* answers);
+
+  void On(const AssignEffect& effect, std::vector<AddressedAnswer>* answers, std::vector<Event>* next);
+  void On(const RejectEffect& effect, std::vector<AddressedAnswer>* answers, std::vector<Event>* next);
+  void On(const VerdictEffect& effect, std::vector<AddressedAnswer>* answers, std::vector<Event>* next);
+  void On(const UnknownAssignmentEffect& effect, std::vector<AddressedAnswer>* answers, std::vector<Event>* next);
+  void On(const FoldEffect& effect, std::vector<AddressedAnswer>* answers, std::vector<Event>* next);
+  void On(const CommitEffect& effect, std::vector<AddressedAnswer>* answers, std::vector<Event>* next);
+  void On(const ResetSumEffect& effect, std::vector<AddressedAnswer>* answers, std::vector<Event>* next);
+  void On(const RoundEndedEffect& effect, std::vector<AddressedAnswer>* answers, std::vector<Event>* next);
+  void On(const RunEndedEffect& effect, std::vector<AddressedAnswer>* answers, std::vector<Event>* next);
+
+  Result<StateDict> LoadModel(const Sha256Digest& digest) const;
+  Status Fold(const AssignmentRecord& assignment);
+  Result<Sha256Digest> MakeModel();
+  Status ResetSum(const Sha256Digest& parent);
+  void SpoilSum(const Status& status, uint32_t round, uint32_t attempt, std::vector<Event>* next);
+  Traffic TrafficNow() const { return options_.traffic ? options_.traffic() : Traffic{}; }
+
+  RunCoreOptions options_;
+  Recipe recipe_;
+  RunOrigin origin_;
+  RunMaterial material_;
+  RunFiles files_;
+  std::optional<Engine> engine_;  // empty after storage failed, until it has been rebuilt
+  std::shared_ptr<aggregation::Aggregator> aggregator_;
+  Status sum_state_;  // why the sum of this attempt is of no use
+  std::set<Sha256Digest> published_;
+  uint64_t model_bytes_ = 0;  // size of the adapter that assignments name
+  Sha256Digest model_bytes_of_;
+  std::optional<double> last_train_loss_;
+  Traffic start_traffic_, round_traffic_;
+};
+
+// Answers a report when no run has been taken up. Errors: the storage failed.
+Result<AddressedAnswer> AnswerReportWithoutRun(Store& store, Time now, const ReportEvent& event);
+
+}  // namespace heddle::coordinator

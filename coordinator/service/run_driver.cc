@@ -1,0 +1,342 @@
+#include "coordinator/service/run_driver.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "common/logging.h"
+#include "common/random.h"
+
+namespace heddle::coordinator {
+namespace {
+
+v1::CheckinResponse Rejected(v1::RejectionReason reason, Duration retry_after) {
+  v1::CheckinResponse response;
+  response.mutable_rejection()->set_reason(reason);
+  response.mutable_rejection()->set_retry_after_ms(
+      static_cast<uint32_t>(std::chrono::ceil<std::chrono::milliseconds>(retry_after).count()));
+  return response;
+}
+
+}  // namespace
+
+RunDriver::RunDriver(RunDriverOptions options) : options_(std::move(options)) {}
+
+RunDriver::~RunDriver() { Stop(); }
+
+Status RunDriver::Start() {
+  HEDDLE_ASSIGN_OR_RETURN(const std::optional<RunId> active, options_.core.store->ActiveRun());
+  if (active) {
+    HEDDLE_ASSIGN_OR_RETURN(core_, RunCore::Resume(options_.core, *active));
+    Log(Severity::kInfo, "run taken up", {{"run_id", active->value()}, {"round", core_->Progress().round}});
+  }
+  Publish();
+  {
+    std::lock_guard lock(mutex_);
+    started_ = true;
+  }
+  thread_ = std::thread([this] { Loop(); });
+  return OkStatus();
+}
+
+void RunDriver::Stop() {
+  if (!thread_.joinable()) return;
+  Post([this] {
+    AnswerAll([](const Poll& poll) -> Answer {
+      if (poll.report) return Unavailable("the coordinator is shutting down; send the report again");
+      return Rejected(v1::REJECTION_REASON_SHUTTING_DOWN, Seconds(2));
+    });
+  });
+  {
+    std::lock_guard lock(mutex_);
+    stopping_ = true;
+  }
+  wake_.notify_all();
+  thread_.join();
+  {
+    std::lock_guard lock(shared_mutex_);
+    ++version_;
+  }
+  changed_.notify_all();
+}
+
+// ---- the thread ----
+
+void RunDriver::Post(Job job) {
+  {
+    std::lock_guard lock(mutex_);
+    queue_.push_back(std::move(job));
+  }
+  wake_.notify_one();
+}
+
+// Runs on the driver's thread and waits; `stopped` when that thread does not run.
+template <typename T>
+T RunDriver::Ask(std::function<T()> question, T stopped) {
+  std::promise<T> promise;
+  std::future<T> answer = promise.get_future();
+  {
+    std::lock_guard lock(mutex_);
+    if (stopping_ || !started_) return stopped;
+    queue_.emplace_back([&] { promise.set_value(question()); });
+  }
+  wake_.notify_one();
+  return answer.get();
+}
+
+void RunDriver::Loop() {
+  std::unique_lock lock(mutex_);
+  for (;;) {
+    if (queue_.empty()) {
+      if (stopping_) return;
+      lock.unlock();
+      const std::optional<Time> next = NextWake();  // reads the thread's own state only
+      lock.lock();
+      if (queue_.empty() && !stopping_) {
+        const Time now = options_.core.clock->Now();
+        // Not longer than a minute, so that a clock that was set is noticed.
+        const Duration most = Seconds(60);
+        if (!next || *next > now) wake_.wait_for(lock, next ? std::min(most, *next - now) : most);
+      }
+    }
+    std::deque<Job> jobs;
+    jobs.swap(queue_);
+    lock.unlock();
+    for (Job& job : jobs) job();
+    Tick();
+    Publish();
+    lock.lock();
+  }
+}
+
+std::optional<Time> RunDriver::NextWake() const {
+  std::optional<Time> next;
+  if (core_) next = core_->NextDeadline();
+  for (const auto& [device, token] : lobby_) {
+    const Time until = *polls_.at(token).lobby_until;
+    next = next ? std::min(*next, until) : until;
+  }
+  return next;
+}
+
+void RunDriver::Tick() {
+  const Time now = options_.core.clock->Now();
+  if (core_) {
+    const std::optional<Time> due = core_->NextDeadline();
+    if (due && *due <= now) Feed(TickEvent{});
+  }
+  std::vector<PollToken> expired;
+  for (const auto& [device, token] : lobby_) {
+    if (*polls_.at(token).lobby_until <= now) expired.push_back(token);
+  }
+  for (PollToken token : expired) AnswerOne(token, Rejected(v1::REJECTION_REASON_POLL_AGAIN, Duration(0)));
+}
+
+void RunDriver::Publish() {
+  busy_ = core_ && core_->running();
+  waiting_ = polls_.size();
+  bool changed = false;
+  {
+    std::lock_guard lock(shared_mutex_);
+    if (core_) {
+      RunProgress now = core_->Progress();
+      const auto same = [](const RunProgress& a, const RunProgress& b) {
+        return a.run.id == b.run.id && a.run.state == b.run.state && a.round == b.round && a.attempt == b.attempt &&
+               a.phase == b.phase && a.accepted == b.accepted && a.open == b.open && a.waiting == b.waiting &&
+               a.run.committed_rounds == b.run.committed_rounds;
+      };
+      if (!progress_ || !same(*progress_, now)) {
+        changed = true;
+        ++version_;
+      }
+      progress_ = std::move(now);
+      if (published_.size() != core_->published().size() || changed) published_ = core_->published();
+    }
+  }
+  if (changed) changed_.notify_all();
+}
+
+// ---- events of devices ----
+
+PollToken RunDriver::Checkin(DeviceId device, std::vector<std::string> local_tasks, AnswerCallback answer) {
+  const PollToken token = next_token_++;
+  Post([this, token,
+        poll = Poll{.device = std::move(device),
+                    .local_tasks = std::move(local_tasks),
+                    .answer = std::move(answer),
+                    .report = false,
+                    .lobby_until = {}}]() mutable {
+    if (polls_.size() >= options_.max_waiting) {
+      poll.answer(Rejected(v1::REJECTION_REASON_NOT_NEEDED, Seconds(60)));
+      return;
+    }
+    polls_.emplace(token, std::move(poll));
+    OnCheckin(token);
+  });
+  return token;
+}
+
+void RunDriver::OnCheckin(PollToken token) {
+  Poll& poll = polls_.at(token);
+  if (!core_ || !core_->running()) {
+    EnterLobby(token, poll);
+    return;
+  }
+  Feed(CheckinEvent{.token = token, .device = poll.device, .local_tasks = poll.local_tasks});
+}
+
+void RunDriver::EnterLobby(PollToken token, Poll& poll) {
+  if (auto old = lobby_.find(poll.device); old != lobby_.end()) {
+    AnswerOne(PollToken(old->second), Rejected(v1::REJECTION_REASON_REPLACED, Seconds(1)));
+  }
+  const double jitter = PhiloxStream(DeriveSeed(0, "lobby", poll.device.value())).UniformAt(jitter_++);
+  poll.lobby_until =
+      options_.core.clock->Now() + std::chrono::duration_cast<Duration>(options_.lobby_hold * (1 - 0.1 * jitter));
+  lobby_[poll.device] = token;
+}
+
+// A run has begun: those who wait are its devices.
+void RunDriver::EmptyLobby() {
+  const std::map<DeviceId, PollToken> waiting = std::exchange(lobby_, {});
+  for (const auto& [device, token] : waiting) {
+    auto poll = polls_.find(token);
+    if (poll == polls_.end()) continue;
+    poll->second.lobby_until.reset();
+    OnCheckin(token);
+  }
+}
+
+void RunDriver::PollGone(PollToken token) {
+  Post([this, token] {
+    auto poll = polls_.find(token);
+    if (poll == polls_.end()) return;
+    const bool in_lobby = poll->second.lobby_until.has_value();
+    const DeviceId device = poll->second.device;
+    polls_.erase(poll);
+    if (in_lobby) {
+      lobby_.erase(device);
+    } else if (core_) {
+      Feed(PollGoneEvent{token});
+    }
+  });
+}
+
+void RunDriver::Report(ReportEvent event, AnswerCallback answer) {
+  event.token = next_token_++;
+  Post([this, event = std::move(event), answer = std::move(answer)]() mutable {
+    const PollToken token = event.token;
+    polls_.emplace(
+        token,
+        Poll{
+            .device = event.device, .local_tasks = {}, .answer = std::move(answer), .report = true, .lobby_until = {}});
+    if (!core_ || !core_->Holds(event.assignment)) {
+      auto stored = options_.core.store->FindAssignment(event.assignment);
+      if (!stored.ok()) {
+        AnswerOne(token, Unavailable("the coordinator's storage fails; send the report again"));
+        return;
+      }
+      event.stored = *std::move(stored);
+    }
+    if (core_) {
+      Feed(event);
+      return;
+    }
+    auto made = AnswerReportWithoutRun(*options_.core.store, options_.core.clock->Now(), event);
+    AnswerOne(token, made.ok() ? std::move(made->answer)
+                               : Answer(Unavailable("the coordinator's storage fails; send the report again")));
+  });
+}
+
+void RunDriver::DeviceRevoked(const DeviceId& device) {
+  Post([this, device] {
+    if (auto waiting = lobby_.find(device); waiting != lobby_.end()) {
+      AnswerOne(PollToken(waiting->second), PermissionDenied("the device was revoked"));
+    }
+    if (core_) Feed(DeviceRevokedEvent{device});
+  });
+}
+
+std::shared_ptr<const aggregation::Aggregator> RunDriver::ValidatorFor(const AssignmentId& id, const DeviceId& device) {
+  return Ask<std::shared_ptr<const aggregation::Aggregator>>(
+      [&]() -> std::shared_ptr<const aggregation::Aggregator> {
+        return core_ && core_->IsOpen(id, device) ? core_->validator() : nullptr;
+      },
+      nullptr);
+}
+
+// ---- answers ----
+
+void RunDriver::Feed(const Event& event) { Deliver(core_->Handle(event)); }
+
+void RunDriver::Deliver(Result<std::vector<AddressedAnswer>> answers) {
+  if (!answers.ok()) {
+    // The engine has forgotten who waits; devices come back by themselves.
+    AnswerAll([](const Poll&) -> Answer { return Unavailable("the coordinator's storage fails; come back later"); });
+    return;
+  }
+  Publish();  // before a device hears of a blob it may fetch
+  for (AddressedAnswer& item : *answers) AnswerOne(item.token, std::move(item.answer));
+}
+
+void RunDriver::AnswerOne(PollToken token, Answer answer) {
+  auto found = polls_.find(token);
+  if (found == polls_.end()) return;  // gone meanwhile
+  Poll poll = std::move(found->second);
+  polls_.erase(found);
+  if (poll.lobby_until) lobby_.erase(poll.device);
+  poll.answer(std::move(answer));
+}
+
+void RunDriver::AnswerAll(const std::function<Answer(const Poll&)>& answer) {
+  std::map<PollToken, Poll> all = std::exchange(polls_, {});
+  lobby_.clear();
+  for (auto& [token, poll] : all) poll.answer(answer(poll));
+}
+
+// ---- runs ----
+
+Result<RunId> RunDriver::Submit(const Submission& submission) {
+  return Ask<Result<RunId>>(
+      [&]() -> Result<RunId> {
+        if (core_ && core_->running()) {
+          return FailedPrecondition("run " + core_->id().value() + " is active; stop it or wait for its end");
+        }
+        HEDDLE_ASSIGN_OR_RETURN(std::unique_ptr<RunCore> core, RunCore::Create(options_.core, submission));
+        core_ = std::move(core);
+        EmptyLobby();
+        Log(Severity::kInfo, "run started", {{"run_id", core_->id().value()}, {"rounds", core_->spec().rounds}});
+        return core_->id();
+      },
+      Unavailable("the coordinator is shutting down"));
+}
+
+Status RunDriver::StopRun(const RunId& id, const std::string& reason) {
+  return Ask<Status>(
+      [&]() -> Status {
+        if (!core_ || !core_->running() || core_->id() != id) {
+          return NotFound("run " + id.value() + " is not active");
+        }
+        auto answers = core_->Handle(StopRunEvent{reason});
+        Status status = answers.status();
+        Deliver(std::move(answers));
+        return status;
+      },
+      Unavailable("the coordinator is shutting down"));
+}
+
+std::optional<RunProgress> RunDriver::Progress() {
+  std::lock_guard lock(shared_mutex_);
+  return progress_;
+}
+
+RunDriver::Watch RunDriver::WaitForChange(uint64_t seen, Duration timeout) {
+  std::unique_lock lock(shared_mutex_);
+  changed_.wait_for(lock, timeout, [&] { return version_ != seen; });
+  return {progress_, version_};
+}
+
+bool RunDriver::IsPublished(const Sha256Digest& digest) const {
+  std::lock_guard lock(shared_mutex_);
+  return published_.contains(digest);
+}
+
+}  // namespace heddle::coordinator

@@ -1,0 +1,126 @@
+// The thread that owns the active run. Whatever concerns a run (check-ins, reports, time, submission, stop) is a job in
+// its queue, so the engine sees one event after the other, and the disk may block here without stopping a connection.
+//
+// Devices that check in while there is no run wait in the lobby and are handed to the next run's engine; nothing polls.
+//
+// Life cycle: construct; Start (takes up the active run of the store); any calls; Stop (answers every waiting poll with
+// SHUTTING_DOWN, finishes the queue, joins). Thread-safety: every method from any thread; callbacks run on the driver's
+// thread and must only hand the answer on.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <deque>
+#include <functional>
+#include <future>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <set>
+#include <string>
+#include <thread>
+
+#include "coordinator/service/run_core.h"
+
+namespace heddle::coordinator {
+
+using AnswerCallback = std::function<void(Answer)>;
+
+struct RunDriverOptions {
+  RunCoreOptions core;                        // observer included
+  Duration lobby_hold = Seconds(300);         // a check-in without a run is answered POLL_AGAIN after this, less jitter
+  Duration retry_after_storage = Seconds(5);  // what devices are told when the disk failed
+  size_t max_waiting = 100'000;               // polls that may wait; beyond it they are told to come back
+};
+
+class RunDriver {
+ public:
+  explicit RunDriver(RunDriverOptions options);
+  ~RunDriver();
+
+  // Errors: those of RunCore::Resume. The thread runs afterwards also without a run.
+  Status Start();
+  void Stop();
+
+  // A check-in; `answer` is called once, unless PollGone(token) came first.
+  PollToken Checkin(DeviceId device, std::vector<std::string> local_tasks, AnswerCallback answer);
+  void PollGone(PollToken token);
+  // A report whose update has been looked at.
+  void Report(ReportEvent event, AnswerCallback answer);
+  void DeviceRevoked(const DeviceId& device);
+
+  // The check that a completed report's update needs: the aggregator of the present attempt when the assignment is open
+  // there, else nothing (the engine decides without looking).
+  std::shared_ptr<const aggregation::Aggregator> ValidatorFor(const AssignmentId& id, const DeviceId& device);
+
+  // Errors: those of RunCore::Create.
+  Result<RunId> Submit(const Submission& submission);
+  // Errors: kNotFound when it is not the active run; kUnavailable.
+  Status StopRun(const RunId& id, const std::string& reason);
+  // The active run, or the one that ended last since the start.
+  std::optional<RunProgress> Progress();
+  // Blocks until the progress is not `seen` any more, the run has ended or the time ran out. For watchers of a run.
+  struct Watch {
+    std::optional<RunProgress> progress;
+    uint64_t version = 0;
+  };
+  Watch WaitForChange(uint64_t seen, Duration timeout);
+  // Whether a device may fetch the blob.
+  bool IsPublished(const Sha256Digest& digest) const;
+  // Whether a run is active.
+  bool busy() const { return busy_.load(); }
+  // Polls that wait, for a run or in its engine.
+  size_t waiting() const { return waiting_.load(); }
+
+ private:
+  struct Poll {
+    DeviceId device;
+    std::vector<std::string> local_tasks;
+    AnswerCallback answer;
+    bool report = false;
+    std::optional<Time> lobby_until;  // in the lobby
+  };
+  using Job = std::function<void()>;
+
+  void Post(Job job);
+  template <typename T>
+  T Ask(std::function<T()> question, T stopped);
+  void Loop();
+  std::optional<Time> NextWake() const;
+  void Tick();
+  void OnCheckin(PollToken token);
+  void Feed(const Event& event);
+  void Deliver(Result<std::vector<AddressedAnswer>> answers);
+  void AnswerAll(const std::function<Answer(const Poll&)>& answer);
+  void AnswerOne(PollToken token, Answer answer);
+  void EnterLobby(PollToken token, Poll& poll);
+  void EmptyLobby();
+  void Publish();
+
+  RunDriverOptions options_;
+  std::unique_ptr<RunCore> core_;        // driver thread
+  std::map<PollToken, Poll> polls_;      // driver thread
+  std::map<DeviceId, PollToken> lobby_;  // driver thread
+  uint64_t jitter_ = 0;                  // driver thread
+
+  std::atomic<PollToken> next_token_{1};
+  std::atomic<bool> busy_{false};
+  std::atomic<size_t> waiting_{0};
+
+  mutable std::mutex mutex_;  // of the queue
+  std::condition_variable wake_;
+  std::deque<Job> queue_;
+  bool stopping_ = false;
+  bool started_ = false;
+
+  mutable std::mutex shared_mutex_;  // of what others read without asking
+  std::condition_variable changed_;
+  std::set<Sha256Digest> published_;
+  std::optional<RunProgress> progress_;
+  uint64_t version_ = 0;
+
+  std::thread thread_;
+};
+
+}  // namespace heddle::coordinator

@@ -1,0 +1,241 @@
+#include "coordinator/service/run_files.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <boost/json.hpp>
+#include <cmath>
+#include <set>
+#include <utility>
+
+#include "common/build_info.h"
+#include "common/file.h"
+
+namespace heddle::coordinator {
+namespace {
+
+namespace fs = std::filesystem;
+namespace json = boost::json;
+
+constexpr size_t kMaxHistoryBytes = size_t{1} << 30;
+
+std::string_view StateName(AssignmentState state) {
+  switch (state) {
+    case AssignmentState::kOpen:
+      return "open";
+    case AssignmentState::kAccepted:
+      return "accepted";
+    case AssignmentState::kLate:
+      return "late";
+    case AssignmentState::kInvalid:
+      return "invalid";
+    case AssignmentState::kSuperseded:
+      return "superseded";
+    case AssignmentState::kFailed:
+      return "failed";
+    case AssignmentState::kExpired:
+      return "expired";
+  }
+  return "unknown";
+}
+
+std::string_view StateName(RunState state) {
+  switch (state) {
+    case RunState::kRunning:
+      return "running";
+    case RunState::kComplete:
+      return "complete";
+    case RunState::kStopped:
+      return "stopped";
+    case RunState::kFailed:
+      return "failed";
+  }
+  return "unknown";
+}
+
+double UnixSeconds(Time t) { return static_cast<double>(ToUnixMicros(t)) * 1e-6; }
+
+// JSON has no NaN; a device may report one.
+json::value Number(double value) { return std::isfinite(value) ? json::value(value) : json::value(nullptr); }
+
+json::object DeviceJson(const AssignmentRecord& a) {
+  json::object out = {{"device", a.device.value()}, {"state", StateName(a.state)}};
+  if (a.state == AssignmentState::kAccepted) {
+    out["num_examples"] = a.metrics.num_examples;
+    out["num_tokens"] = a.metrics.num_tokens;
+    out["steps"] = a.metrics.steps;
+    out["train_loss"] = Number(a.metrics.train_loss);
+    out["first_loss"] = Number(a.metrics.first_loss);
+    out["last_loss"] = Number(a.metrics.last_loss);
+    out["train_seconds"] = Number(a.metrics.train_seconds);
+    out["peak_memory_bytes"] = a.metrics.peak_memory_bytes;
+    out["update_sha256"] = a.update.ToHex();
+    out["update_bytes"] = a.update_bytes;
+    out["seconds"] = ToSeconds(a.reported_at - a.issued_at);
+  }
+  if (!a.message.empty()) out["message"] = a.message;
+  return out;
+}
+
+json::value ParsedOrNull(const std::string& text) {
+  json::error_code error;
+  json::value value = json::parse(text, error);
+  return error ? json::value(nullptr) : value;
+}
+
+// Rounds and attempts that have a line already.
+std::set<std::pair<uint32_t, uint32_t>> LinesOf(const std::string& text) {
+  std::set<std::pair<uint32_t, uint32_t>> found;
+  for (size_t begin = 0; begin < text.size();) {
+    size_t end = text.find('\n', begin);
+    if (end == std::string::npos) break;  // a torn last line does not count
+    json::error_code error;
+    json::value line = json::parse(std::string_view(text).substr(begin, end - begin), error);
+    begin = end + 1;
+    const json::object* object = error ? nullptr : line.if_object();
+    if (object == nullptr || !object->contains("round") || !object->contains("attempt")) continue;
+    const json::value& round = object->at("round");
+    const json::value& attempt = object->at("attempt");
+    if (round.is_int64() && attempt.is_int64()) found.emplace(round.get_int64(), attempt.get_int64());
+  }
+  return found;
+}
+
+}  // namespace
+
+RoundLosses LossesOf(std::span<const AssignmentRecord> assignments) {
+  RoundLosses out;
+  for (const AssignmentRecord& a : assignments) {
+    if (a.state != AssignmentState::kAccepted) continue;
+    const auto weight = static_cast<double>(a.metrics.num_examples);
+    out.num_examples += a.metrics.num_examples;
+    ++out.num_accepted;
+    out.train_loss += weight * a.metrics.train_loss;
+    out.first_loss += weight * a.metrics.first_loss;
+    out.last_loss += weight * a.metrics.last_loss;
+  }
+  if (out.num_examples > 0) {
+    const auto total = static_cast<double>(out.num_examples);
+    out.train_loss /= total;
+    out.first_loss /= total;
+    out.last_loss /= total;
+  }
+  return out;
+}
+
+std::string HistoryLine(const RoundRecord& round, std::span<const AssignmentRecord> assignments,
+                        const Traffic& traffic) {
+  const RoundLosses losses = LossesOf(assignments);
+  const bool committed = round.phase == RoundPhase::kCommitted;
+  json::object out = {{"run_id", round.run.value()},
+                      {"round", int64_t{round.round}},
+                      {"attempt", int64_t{round.attempt}},
+                      {"outcome", committed ? "committed" : "abandoned"}};
+  if (!round.reason.empty()) out["reason"] = round.reason;
+  out["started_at"] = UnixSeconds(round.started_at);
+  out["seconds"] = ToSeconds(round.ended_at - round.started_at);
+  if (round.selected_at != Time()) out["seconds_selecting"] = ToSeconds(round.selected_at - round.started_at);
+  out["parent_sha256"] = round.parent.ToHex();
+  if (committed) out["adapter_sha256"] = round.model.ToHex();
+  out["num_assigned"] = assignments.size();
+  out["num_accepted"] = losses.num_accepted;
+  out["num_examples"] = losses.num_examples;
+  if (losses.num_accepted > 0) {
+    out["train_loss"] = Number(losses.train_loss);
+    out["first_loss"] = Number(losses.first_loss);
+    out["last_loss"] = Number(losses.last_loss);
+  }
+  out["bytes_down"] = traffic.down;
+  out["bytes_up"] = traffic.up;
+  json::array devices;
+  for (const AssignmentRecord& a : assignments) devices.push_back(DeviceJson(a));
+  out["devices"] = std::move(devices);
+  return json::serialize(out);
+}
+
+std::string RunJson(const RunRecord& run, const RunOrigin& origin, const Traffic& traffic) {
+  json::object out = {{"run_id", run.id.value()},
+                      {"state", StateName(run.state)},
+                      {"seed", origin.spec.seed},
+                      {"rounds", origin.spec.rounds},
+                      {"committed_rounds", run.committed_rounds},
+                      {"adapter_sha256", run.model.ToHex()},
+                      {"started_at", UnixSeconds(run.started_at)}};
+  if (run.ended_at != Time()) out["ended_at"] = UnixSeconds(run.ended_at);
+  if (!run.reason.empty()) out["reason"] = run.reason;
+  out["bytes_down"] = traffic.down;
+  out["bytes_up"] = traffic.up;
+  out["version"] = VersionString();
+  out["material"] = ParsedOrNull(origin.material_json);
+  out["recipe"] = ParsedOrNull(origin.resolved_json);
+  return json::serialize(out) + "\n";
+}
+
+fs::path RunFiles::CheckpointFolder(const fs::path& run_folder, uint32_t round) {
+  return run_folder / "checkpoints" / ("round-" + std::to_string(round));
+}
+
+Status RunFiles::WriteRun(const RunRecord& run, const RunOrigin& origin, const Traffic& traffic) {
+  HEDDLE_RETURN_IF_ERROR(MakeDirectories(folder_));
+  return WriteFileAtomically(folder_ / "run.json", RunJson(run, origin, traffic));
+}
+
+Status RunFiles::AppendHistory(const std::string& line) {
+  const fs::path path = folder_ / "history.jsonl";
+  UniqueFd fd(::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644));
+  if (!fd.valid()) return ErrnoStatus(errno, "cannot open " + path.string());
+  const std::string text = line + "\n";
+  for (size_t done = 0; done < text.size();) {
+    const ssize_t n = ::write(fd.get(), text.data() + done, text.size() - done);
+    if (n < 0 && errno != EINTR) return ErrnoStatus(errno, "cannot write " + path.string());
+    if (n > 0) done += static_cast<size_t>(n);
+  }
+  return OkStatus();
+}
+
+Status RunFiles::WriteCheckpoint(uint32_t round, const std::string& adapter_config_json, const Sha256Digest& model,
+                                 const BlobStore& blobs) {
+  const fs::path final = CheckpointFolder(folder_, round);
+  const fs::path temporary = final.string() + ".tmp";
+  std::error_code error;
+  fs::remove_all(temporary, error);
+  HEDDLE_RETURN_IF_ERROR(MakeDirectories(temporary));
+  HEDDLE_RETURN_IF_ERROR(WriteFileAtomically(temporary / "adapter_config.json", adapter_config_json));
+  fs::copy_file(blobs.Path(model), temporary / "adapter_model.safetensors", error);
+  if (error) return ErrnoStatus(error.value(), "cannot write the checkpoint " + final.string());
+  fs::permissions(temporary / "adapter_model.safetensors", fs::perms(0644), error);
+  fs::remove_all(final, error);
+  return RenameDurably(temporary, final);
+}
+
+Status RunFiles::Repair(const StoredRun& run, Store& store, const BlobStore& blobs,
+                        const std::string& adapter_config_json) {
+  HEDDLE_RETURN_IF_ERROR(MakeDirectories(folder_));
+  std::string text;
+  if (auto read = ReadFile(folder_ / "history.jsonl", kMaxHistoryBytes); read.ok()) {
+    text = *std::move(read);
+  } else if (read.status().code() != Code::kNotFound) {
+    return read.status();
+  }
+  if (!text.empty() && text.back() != '\n') {  // a line that a kill tore
+    text.erase(text.rfind('\n') == std::string::npos ? 0 : text.rfind('\n') + 1);
+    HEDDLE_RETURN_IF_ERROR(WriteFileAtomically(folder_ / "history.jsonl", text));
+  }
+  const auto lines = LinesOf(text);
+  HEDDLE_ASSIGN_OR_RETURN(const std::vector<RoundRecord> rounds, store.ListRounds(run.run.id));
+  for (const RoundRecord& round : rounds) {
+    const bool committed = round.phase == RoundPhase::kCommitted;
+    if (!committed && round.phase != RoundPhase::kAbandoned) continue;
+    if (!lines.contains({round.round, round.attempt})) {
+      HEDDLE_ASSIGN_OR_RETURN(const auto assignments, store.ListAssignments(run.run.id, round.round, round.attempt));
+      HEDDLE_RETURN_IF_ERROR(AppendHistory(HistoryLine(round, assignments, {})));
+    }
+    std::error_code error;
+    if (committed && !fs::exists(CheckpointFolder(folder_, round.round), error)) {
+      HEDDLE_RETURN_IF_ERROR(WriteCheckpoint(round.round, adapter_config_json, round.model, blobs));
+    }
+  }
+  return OkStatus();
+}
+
+}  // namespace heddle::coordinator

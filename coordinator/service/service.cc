@@ -1,0 +1,292 @@
+#include "coordinator/service/service.h"
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <atomic>
+#include <boost/asio/executor_work_guard.hpp>
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/post.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <boost/asio/thread_pool.hpp>
+#include <set>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "common/file.h"
+#include "common/logging.h"
+#include "coordinator/service/admin_api.h"
+#include "coordinator/service/device_api.h"
+#include "coordinator/service/metrics.h"
+#include "coordinator/service/secret.h"
+#include "protocol/transport/tls.h"
+
+namespace heddle::coordinator {
+namespace {
+
+namespace asio = boost::asio;
+namespace fs = std::filesystem;
+
+const Duration kHousekeeping = Seconds(600);
+// Blobs that no row names are kept this long: an upload that waits for its report is one.
+const Duration kGarbageAge = Seconds(24 * 3600);
+
+Result<UniqueFd> LockState(const fs::path& state_dir) {
+  const fs::path path = state_dir / "lock";
+  UniqueFd fd(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+  if (!fd.valid()) return ErrnoStatus(errno, "cannot open " + path.string());
+  if (::flock(fd.get(), LOCK_EX | LOCK_NB) != 0) {
+    return FailedPrecondition("another coordinator uses " + state_dir.string() +
+                              "; stop it, or give this one its own "
+                              "storage.state_dir");
+  }
+  return fd;
+}
+
+bool IsLoopback(const std::string& address) {
+  return address == "::1" || address.starts_with("127.") || address == "localhost";
+}
+
+}  // namespace
+
+struct Service::Impl {
+  explicit Impl(CoordinatorConfig c) : config(std::move(c)) {}
+
+  CoordinatorConfig config;
+  ServiceOptions options;
+  SystemClock clock;
+  UniqueFd lock;
+  Metrics metrics;
+  DeviceDirectory directory;
+  std::unique_ptr<Store> store;
+  std::unique_ptr<BlobStore> blobs;
+  std::optional<protocol::CertificateAuthority> authority;
+  std::unique_ptr<RunDriver> driver;
+  std::atomic<bool> ready{false};
+
+  asio::thread_pool disk{4};
+  asio::thread_pool check{2};
+  asio::thread_pool watch{8};
+  asio::io_context io;
+  std::optional<asio::executor_work_guard<asio::io_context::executor_type>> work;
+  asio::steady_timer housekeeping{io};
+  std::unique_ptr<DeviceApi> device_api;
+  std::unique_ptr<AdminApi> admin_api;
+  std::unique_ptr<protocol::Server> devices;
+  std::unique_ptr<protocol::Server> admin;
+  std::vector<std::thread> threads;
+  bool stopped = false;
+
+  Status OpenStorage();
+  Result<std::shared_ptr<asio::ssl::context>> Tls() const;
+  void MakeDriver();
+  Status OpenListeners();
+  void ArmHousekeeping();
+  void CleanUp();
+  void Stop();
+};
+
+Status Service::Impl::OpenStorage() {
+  const fs::path state(config.state_dir);
+  std::error_code error;
+  if (!options.insecure && !fs::exists(config.pki() / "ca.crt", error)) {
+    return FailedPrecondition("there is no authority in " + config.pki().string() +
+                              "; make one with: heddle coordinator init");
+  }
+  HEDDLE_RETURN_IF_ERROR(MakeDirectories(state));
+  HEDDLE_ASSIGN_OR_RETURN(lock, LockState(state));
+  if (!options.insecure) {
+    HEDDLE_ASSIGN_OR_RETURN(authority, protocol::CertificateAuthority::Load(config.pki()));
+  }
+  HEDDLE_ASSIGN_OR_RETURN(store, Store::Open(config.database()));
+  BlobStoreOptions blob_options;
+  blob_options.root = state;
+  blob_options.max_upload_bytes = config.max_pending_upload_bytes;
+  HEDDLE_ASSIGN_OR_RETURN(blobs, BlobStore::Open(std::move(blob_options)));
+  HEDDLE_RETURN_IF_ERROR(directory.Load(*store));
+  return MakeDirectories(config.runs());
+}
+
+Result<std::shared_ptr<asio::ssl::context>> Service::Impl::Tls() const {
+  if (options.insecure) return std::shared_ptr<asio::ssl::context>();
+  protocol::ServerTlsOptions tls;
+  tls.certificate = config.pki() / "server.crt";
+  tls.key = config.pki() / "server.key";
+  tls.ca_pem = authority->certificate_pem();
+  return protocol::MakeServerTls(tls);
+}
+
+void Service::Impl::MakeDriver() {
+  RunDriverOptions driver_options;
+  driver_options.core.store = store.get();
+  driver_options.core.blobs = blobs.get();
+  driver_options.core.clock = &clock;
+  driver_options.core.runs_folder = config.runs();
+  driver_options.core.aggregation_threads = static_cast<unsigned>(config.aggregation_threads);
+  driver_options.core.traffic = [this] { return metrics.traffic(); };
+  driver_options.core.observer.round_ended = [this](const RoundRecord& round, std::span<const AssignmentRecord> all) {
+    metrics.RoundEnded(round.phase == RoundPhase::kCommitted, ToSeconds(round.ended_at - round.started_at),
+                       LossesOf(all).train_loss, round.round);
+  };
+  driver = std::make_unique<RunDriver>(std::move(driver_options));
+}
+
+Status Service::Impl::OpenListeners() {
+  auto close_connections = [this](const std::string& serial) { devices->CloseBySerial(serial); };
+  device_api = std::make_unique<DeviceApi>(DeviceApiContext{.config = &config,
+                                                            .store = store.get(),
+                                                            .blobs = blobs.get(),
+                                                            .driver = driver.get(),
+                                                            .directory = &directory,
+                                                            .metrics = &metrics,
+                                                            .clock = &clock,
+                                                            .authority = authority ? &*authority : nullptr,
+                                                            .disk = &disk,
+                                                            .check = &check,
+                                                            .close_connections = close_connections});
+  HEDDLE_ASSIGN_OR_RETURN(std::string token, ReadOrMakeSecret(config.admin_token()));
+  admin_api = std::make_unique<AdminApi>(AdminApiContext{.config = &config,
+                                                         .store = store.get(),
+                                                         .blobs = blobs.get(),
+                                                         .driver = driver.get(),
+                                                         .directory = &directory,
+                                                         .metrics = &metrics,
+                                                         .clock = &clock,
+                                                         .disk = &disk,
+                                                         .watch = &watch,
+                                                         .server_stats = [this] { return devices->stats(); },
+                                                         .close_connections = close_connections,
+                                                         .ready = &ready,
+                                                         .token = std::move(token)});
+  protocol::ServerOptions device_options;
+  device_options.address = config.listen_address;
+  device_options.port = static_cast<uint16_t>(config.listen_port);
+  device_options.max_connections = config.max_connections;
+  HEDDLE_ASSIGN_OR_RETURN(device_options.tls, Tls());
+  devices = std::make_unique<protocol::Server>(
+      io, device_options, [this](protocol::Exchange& exchange) { return device_api->Handle(exchange); });
+  protocol::ServerOptions admin_options;
+  admin_options.address = config.admin_address;
+  admin_options.port = static_cast<uint16_t>(config.admin_port);
+  admin_options.max_connections = 256;
+  admin = std::make_unique<protocol::Server>(
+      io, admin_options, [this](protocol::Exchange& exchange) { return admin_api->Handle(exchange); });
+  HEDDLE_RETURN_IF_ERROR(admin->Start().Annotate("admin.address and admin.port"));
+  HEDDLE_RETURN_IF_ERROR(devices->Start().Annotate("listen.address and listen.port"));
+  work.emplace(asio::make_work_guard(io));
+  for (uint64_t i = 0; i < config.threads; ++i) threads.emplace_back([this] { io.run(); });
+  if (!config.listen_port_file.empty()) {
+    HEDDLE_RETURN_IF_ERROR(WriteFileAtomically(config.listen_port_file, std::to_string(devices->port()) + "\n"));
+  }
+  if (!config.admin_port_file.empty()) {
+    HEDDLE_RETURN_IF_ERROR(WriteFileAtomically(config.admin_port_file, std::to_string(admin->port()) + "\n"));
+  }
+  return OkStatus();
+}
+
+void Service::Impl::ArmHousekeeping() {
+  housekeeping.expires_after(kHousekeeping);
+  housekeeping.async_wait([this](boost::system::error_code error) {
+    if (error) return;
+    asio::post(disk, [this] { CleanUp(); });
+    ArmHousekeeping();
+  });
+}
+
+void Service::Impl::CleanUp() {
+  const Time now = clock.Now();
+  Status failed;
+  auto note = [&failed](const Status& status) {
+    if (failed.ok()) failed = status;
+  };
+  note(blobs->DiscardStaleUploads(now - Seconds(config.stale_upload_hours * 3600)).status());
+  note(store->DeleteExpiredTokens(now).status());
+  auto referenced = store->ReferencedBlobs();
+  note(referenced.status());
+  if (referenced.ok()) {
+    std::set<Sha256Digest> live(referenced->begin(), referenced->end());
+    auto garbage = blobs->ListGarbage(live, now - kGarbageAge);
+    note(garbage.status());
+    if (garbage.ok()) {
+      size_t deleted = 0;
+      for (const Sha256Digest& digest : *garbage) {
+        if (driver->IsPublished(digest)) continue;
+        note(blobs->Delete(digest));
+        ++deleted;
+      }
+      if (deleted > 0) Log(Severity::kInfo, "unused blobs deleted", {{"count", deleted}});
+    }
+  }
+  if (!failed.ok()) Log(Severity::kWarning, "cleaning up failed", {{"error", failed.message()}});
+}
+
+void Service::Impl::Stop() {
+  if (std::exchange(stopped, true)) return;
+  ready = false;
+  if (driver) driver->Stop();  // answers every poll
+  const Duration grace = Seconds(config.shutdown_grace_s);
+  if (devices) devices->Stop(grace);
+  if (admin) admin->Stop(Seconds(1));
+  asio::post(io, [this] { housekeeping.cancel(); });
+  watch.join();
+  check.join();
+  disk.join();
+  work.reset();
+  io.stop();
+  for (std::thread& thread : threads) thread.join();
+  threads.clear();
+}
+
+Service::Service(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+
+Service::~Service() { Stop(); }
+
+Result<std::unique_ptr<Service>> Service::Start(CoordinatorConfig config, ServiceOptions options) {
+  if (options.insecure && !IsLoopback(config.listen_address)) {
+    return InvalidArgument("--insecure is for loopback only, and listen.address is " + config.listen_address +
+                           "; set it to 127.0.0.1 or leave out --insecure");
+  }
+  std::unique_ptr<Service> service(new Service(std::make_unique<Impl>(std::move(config))));
+  Impl& impl = *service->impl_;
+  impl.options = options;
+  HEDDLE_RETURN_IF_ERROR(impl.OpenStorage());
+  impl.MakeDriver();
+  HEDDLE_RETURN_IF_ERROR(impl.driver->Start());
+  HEDDLE_RETURN_IF_ERROR(impl.OpenListeners());
+  asio::post(impl.disk, [&impl] { impl.CleanUp(); });
+  impl.ArmHousekeeping();
+  impl.ready = true;
+  Log(Severity::kInfo, "coordinator is up",
+      {{"listen", impl.config.listen_address + ":" + std::to_string(service->device_port())},
+       {"admin", impl.config.admin_address + ":" + std::to_string(service->admin_port())},
+       {"tls", !options.insecure},
+       {"devices", impl.directory.enrolled()}});
+  return service;
+}
+
+void Service::Stop() { impl_->Stop(); }
+
+Status Service::ReloadTls() {
+  HEDDLE_ASSIGN_OR_RETURN(auto tls, impl_->Tls());
+  if (tls) impl_->devices->ReplaceTls(std::move(tls));
+  return OkStatus();
+}
+
+uint16_t Service::device_port() const { return impl_->devices->port(); }
+uint16_t Service::admin_port() const { return impl_->admin->port(); }
+
+Status InitCoordinator(const CoordinatorConfig& config) {
+  HEDDLE_RETURN_IF_ERROR(MakeDirectories(config.pki()));
+  ::chmod(config.state_dir.c_str(), 0700);
+  HEDDLE_RETURN_IF_ERROR(protocol::CertificateAuthority::Create(config.pki(), "Heddle coordinator authority",
+                                                                Seconds(10.0 * 365 * 86400)));
+  HEDDLE_ASSIGN_OR_RETURN(const auto authority, protocol::CertificateAuthority::Load(config.pki()));
+  HEDDLE_RETURN_IF_ERROR(authority.IssueServer(config.pki(), config.server_names, Seconds(5.0 * 365 * 86400)));
+  HEDDLE_RETURN_IF_ERROR(ReadOrMakeSecret(config.admin_token()).status());
+  return Store::Open(config.database()).status();
+}
+
+}  // namespace heddle::coordinator

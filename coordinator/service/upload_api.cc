@@ -1,0 +1,169 @@
+// The upload endpoints of DeviceApi: begin, ask for the offset, continue.
+#include <charconv>
+#include <utility>
+#include <vector>
+
+#include "common/logging.h"
+#include "coordinator/service/device_api.h"
+#include "protocol/transport/blocking.h"
+#include "protocol/validate.h"
+
+namespace heddle::coordinator {
+namespace {
+
+using protocol::Awaitable;
+
+std::optional<uint64_t> ParseNumber(std::optional<std::string_view> text) {
+  uint64_t value = 0;
+  if (!text || text->empty()) return std::nullopt;
+  auto [end, error] = std::from_chars(text->data(), text->data() + text->size(), value);
+  if (error != std::errc() || end != text->data() + text->size()) return std::nullopt;
+  return value;
+}
+
+protocol::Headers OffsetHeaders(const Upload& upload) {
+  protocol::Headers headers = {{"Upload-Offset", std::to_string(upload.offset())},
+                               {"Upload-Length", std::to_string(upload.spec().size_bytes)},
+                               {"Cache-Control", "no-store"}};
+  if (upload.finished()) headers.emplace_back("Upload-Complete", "1");
+  return headers;
+}
+
+}  // namespace
+
+// Streams the body into the upload and answers. What arrived before a break stays, for the device to go on from.
+Awaitable<void> DeviceApi::ReceiveInto(Exchange& exchange, Upload& upload, unsigned status, protocol::Headers headers) {
+  std::vector<std::byte> buffer(protocol::kIoBufferBytes);
+  for (;;) {
+    Result<size_t> got = co_await exchange.ReadBody(buffer);
+    if (!got.ok()) co_return;  // the connection broke: nobody hears an answer
+    if (*got == 0) break;
+    Status appended = upload.Append(upload.offset(), std::span<const std::byte>(buffer.data(), *got));
+    if (appended.code() == Code::kOutOfRange) {
+      Refused refused;
+      refused.reason = v1::REFUSAL_REASON_TOO_LARGE;
+      refused.message =
+          "the body goes beyond the declared Upload-Length of " + std::to_string(upload.spec().size_bytes) + " bytes";
+      refused.headers = OffsetHeaders(upload);
+      co_return co_await Refuse(exchange, std::move(refused));
+    }
+    if (!appended.ok()) co_return co_await RefuseStatus(exchange, appended);
+  }
+  if (upload.offset() == upload.spec().size_bytes && !upload.finished()) {
+    auto finish = [&upload] { return upload.Finish(); };
+    Status finished = co_await protocol::RunBlocking(*context_.disk, finish);
+    if (finished.code() == Code::kDataLoss) {
+      Refused refused;
+      refused.reason = v1::REFUSAL_REASON_DIGEST_MISMATCH;
+      refused.message = finished.message();
+      co_return co_await Refuse(exchange, std::move(refused));
+    }
+    if (!finished.ok()) co_return co_await RefuseStatus(exchange, finished);
+  }
+  for (auto& header : OffsetHeaders(upload)) headers.push_back(std::move(header));
+  context_.metrics->CountRequest(exchange.method() == "POST" ? "/v1/uploads" : "/v1/uploads/{id}", status);
+  std::string type = "application/octet-stream", empty;
+  auto ignored = co_await exchange.Respond(status, std::move(type), std::move(empty), std::move(headers));
+}
+
+Awaitable<void> DeviceApi::BeginUpload(Exchange& exchange, DeviceId device) {
+  UploadSpec spec;
+  spec.device = std::move(device);
+  spec.assignment = AssignmentId(std::string(exchange.Header("Heddle-Assignment").value_or("")));
+  auto digest = Sha256Digest::FromHex(exchange.Header("Heddle-Digest").value_or(""));
+  auto length = ParseNumber(exchange.Header("Upload-Length"));
+  Refused refused;
+  if (!protocol::IsValidAssignmentId(spec.assignment.value()) || !digest.ok() || !length || *length == 0) {
+    refused.reason = v1::REFUSAL_REASON_MALFORMED;
+    refused.message =
+        "an upload needs the headers Heddle-Assignment (32 hex digits), Heddle-Digest (64 hex digits) and "
+        "Upload-Length (bytes, at least 1)";
+    co_return co_await Refuse(exchange, std::move(refused));
+  }
+  spec.digest = *digest;
+  spec.size_bytes = *length;
+
+  uint64_t limit = context_.config->max_upload_bytes;
+  const std::optional<RunProgress> progress = context_.driver->Progress();
+  std::optional<AssignmentRecord> assignment;
+  bool begun_before = false;
+  std::unique_ptr<Upload> upload;
+  auto begin = [&]() -> Status {
+    HEDDLE_ASSIGN_OR_RETURN(assignment, context_.store->FindAssignment(spec.assignment));
+    if (!assignment) return NotFound("there is no assignment with this id");
+    if (assignment->device != spec.device) return NotFound("");
+    if (progress && progress->run.id == assignment->run) limit = std::min(limit, progress->max_update_bytes);
+    if (spec.size_bytes > limit) return OutOfRange("");
+    begun_before = context_.blobs->FindUpload(UploadId(spec)).ok();
+    HEDDLE_ASSIGN_OR_RETURN(upload, context_.blobs->BeginUpload(spec));
+    return OkStatus();
+  };
+  Status begun = co_await protocol::RunBlocking(*context_.disk, begin);
+  if (!begun.ok()) {
+    if (begun.code() == Code::kNotFound) {
+      refused.reason = assignment ? v1::REFUSAL_REASON_NOT_YOURS : v1::REFUSAL_REASON_NOT_FOUND;
+      refused.message = assignment ? "the assignment belongs to another device" : begun.message();
+    } else if (begun.code() == Code::kOutOfRange) {
+      refused.reason = v1::REFUSAL_REASON_TOO_LARGE;
+      refused.message = "the upload has " + std::to_string(spec.size_bytes) + " bytes; at most " +
+                        std::to_string(limit) + " are taken";
+    } else if (begun.code() == Code::kInvalidArgument) {
+      refused.reason = v1::REFUSAL_REASON_MALFORMED;
+      refused.message = begun.message();
+    } else {
+      co_return co_await RefuseStatus(exchange, begun);
+    }
+    co_return co_await Refuse(exchange, std::move(refused));
+  }
+  protocol::Headers headers = {{"Location", "/v1/uploads/" + upload->id()}};
+  const unsigned status = begun_before ? 200 : 201;
+  // A body is the beginning of the file: of use only where nothing is there yet.
+  if (upload->offset() == 0 && exchange.content_length().value_or(0) > 0) {
+    co_return co_await ReceiveInto(exchange, *upload, status, std::move(headers));
+  }
+  for (auto& header : OffsetHeaders(*upload)) headers.push_back(std::move(header));
+  context_.metrics->CountRequest("/v1/uploads", status);
+  std::string type = "application/octet-stream", empty;
+  auto ignored = co_await exchange.Respond(status, std::move(type), std::move(empty), std::move(headers));
+}
+
+Awaitable<void> DeviceApi::UploadOffset(Exchange& exchange, DeviceId device, std::string id) {
+  Result<std::unique_ptr<Upload>> upload = context_.blobs->FindUpload(id);
+  Refused refused;
+  refused.reason = v1::REFUSAL_REASON_NOT_FOUND;
+  refused.message = "there is no such upload (any more); begin it again";
+  if (!upload.ok()) co_return co_await Refuse(exchange, std::move(refused));
+  if ((*upload)->spec().device != device) {
+    refused.reason = v1::REFUSAL_REASON_NOT_YOURS;
+    refused.message = "the upload belongs to another device";
+    co_return co_await Refuse(exchange, std::move(refused));
+  }
+  context_.metrics->CountRequest("/v1/uploads/{id}", 200);
+  std::string type = "application/octet-stream", empty;
+  protocol::Headers headers = OffsetHeaders(**upload);
+  auto ignored = co_await exchange.Respond(200, std::move(type), std::move(empty), std::move(headers));
+}
+
+Awaitable<void> DeviceApi::ContinueUpload(Exchange& exchange, DeviceId device, std::string id) {
+  Result<std::unique_ptr<Upload>> upload = context_.blobs->FindUpload(id);
+  Refused refused;
+  refused.reason = v1::REFUSAL_REASON_NOT_FOUND;
+  refused.message = "there is no such upload (any more); begin it again";
+  if (!upload.ok()) co_return co_await Refuse(exchange, std::move(refused));
+  if ((*upload)->spec().device != device) {
+    refused.reason = v1::REFUSAL_REASON_NOT_YOURS;
+    refused.message = "the upload belongs to another device";
+    co_return co_await Refuse(exchange, std::move(refused));
+  }
+  auto offset = ParseNumber(exchange.Header("Upload-Offset"));
+  if (!offset || *offset != (*upload)->offset()) {
+    refused.reason = offset ? v1::REFUSAL_REASON_WRONG_OFFSET : v1::REFUSAL_REASON_MALFORMED;
+    refused.message = "the upload goes on at byte " + std::to_string((*upload)->offset()) + "; say so in Upload-Offset";
+    refused.headers = OffsetHeaders(**upload);
+    co_return co_await Refuse(exchange, std::move(refused));
+  }
+  protocol::Headers headers;
+  co_await ReceiveInto(exchange, **upload, 204, std::move(headers));
+}
+
+}  // namespace heddle::coordinator
