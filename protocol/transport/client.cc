@@ -179,8 +179,10 @@ bool HttpClient::Impl::AnswerIsEarly() {
 
 Awaitable<Status> HttpClient::Impl::SendHead(const HttpRequest& request, std::optional<uint64_t> length,
                                              std::string_view body) {
+  Headers headers = options.headers;
+  headers.insert(headers.end(), request.headers.begin(), request.headers.end());
   std::string head =
-      FormatRequestHead(request.method, request.target, HostHeader(), request.content_type, length, request.headers);
+      FormatRequestHead(request.method, request.target, HostHeader(), request.content_type, length, headers);
   const bool more = length.value_or(0) > body.size();
   head += body;
   stream->SetIdleLimit(options.idle_timeout);

@@ -28,6 +28,7 @@ struct ClientOptions {
   std::shared_ptr<boost::asio::ssl::context> tls;  // null: plain TCP
   std::string server_name;                         // name the certificate must bear; empty: `host`
   bool verify_name = true;                         // false only while enrolling against a pinned fingerprint
+  Headers headers;                                 // sent with every request
   Duration connect_timeout = Seconds(15);
   Duration idle_timeout = Seconds(60);  // without a byte either way, except while a long poll waits
 };

@@ -1,0 +1,193 @@
+#include "client/daemon/link.h"
+
+#include <charconv>
+
+#include "common/build_info.h"
+#include "common/logging.h"
+#include "protocol/refusal.h"
+#include "protocol/validate.h"
+
+namespace heddle::client {
+
+namespace asio = boost::asio;
+using protocol::HttpRequest;
+using protocol::HttpResponse;
+
+namespace {
+
+// Longer than any coordinator may hold a check-in (an hour), shorter than for ever.
+constexpr Duration kPollLimit = std::chrono::seconds(4000);
+// The coordinator checks and folds the update before it answers.
+constexpr Duration kReportLimit = std::chrono::seconds(120);
+constexpr int kMaxPatches = 64;  // of one Upload call
+
+CallFailed Failure(Status status) {
+  CallFailed failed;
+  failed.status = std::move(status);
+  return failed;
+}
+
+std::optional<uint64_t> NumberHeader(const HttpResponse& response, std::string_view name) {
+  const auto text = response.Header(name);
+  uint64_t value = 0;
+  if (!text) return std::nullopt;
+  const auto [end, error] = std::from_chars(text->data(), text->data() + text->size(), value);
+  if (error != std::errc() || end != text->data() + text->size()) return std::nullopt;
+  return value;
+}
+
+std::string BlobTarget(const CachedBlob& blob) { return "/v1/blobs/" + blob.digest.ToHex(); }
+
+}  // namespace
+
+CallFailed FailureOf(const HttpResponse& response) {
+  CallFailed failed;
+  if (const auto refusal = protocol::ParseMessage<v1::Refusal>(response.body);
+      refusal.ok() && refusal->reason() != v1::REFUSAL_REASON_UNSPECIFIED) {
+    failed.status = protocol::StatusOf(*refusal);
+    failed.reason = refusal->reason();
+    failed.retry_after = std::chrono::milliseconds(refusal->retry_after_ms());
+  } else {
+    failed.reason = protocol::ReasonOfHttpStatus(response.status);
+    failed.status = Status(protocol::CodeOf(*failed.reason), "the server answered " + std::to_string(response.status));
+  }
+  if (failed.retry_after == Duration(0)) {
+    const uint64_t seconds = NumberHeader(response, "Retry-After").value_or(0);
+    failed.retry_after = std::chrono::seconds(std::min<uint64_t>(seconds, protocol::kMaxRetryAfterMs / 1000));
+  }
+  return failed;
+}
+
+CoordinatorLink::CoordinatorLink(asio::any_io_executor executor, protocol::ClientOptions options)
+    : client_(std::move(executor), std::move(options)) {}
+
+asio::awaitable<Event> CoordinatorLink::CheckIn(std::vector<std::string> local_tasks, uint64_t memory_bytes) {
+  v1::CheckinRequest message;
+  message.set_protocol_version(protocol::kProtocolVersion);
+  message.set_software_version(std::string(VersionString()));
+  for (std::string& name : local_tasks) message.add_local_tasks(std::move(name));
+  message.set_memory_bytes(memory_bytes);
+  HttpRequest request("POST", "/v1/checkin", message.SerializeAsString());
+  request.answer_timeout = kPollLimit;
+  const Result<HttpResponse> answer = co_await client_.Send(std::move(request));
+  if (!answer.ok()) co_return Failure(answer.status());
+  if (answer->status != 200) co_return FailureOf(*answer);
+  Result<v1::CheckinResponse> parsed = protocol::ParseMessage<v1::CheckinResponse>(answer->body);
+  if (!parsed.ok()) co_return Failure(parsed.status().Annotate("the answer to the check-in"));
+  CheckinAnswered event;
+  event.response = *std::move(parsed);
+  co_return event;
+}
+
+asio::awaitable<Event> CoordinatorLink::Fetch(std::vector<CachedBlob> blobs, BlobCache* cache) {
+  for (const CachedBlob& blob : blobs) {
+    if (cache->Find(blob)) continue;
+    std::optional<CallFailed> failed = co_await FetchOne(blob, cache);
+    if (failed && !failed->reason && failed->status.code() == Code::kDataLoss) {
+      Log(Severity::kWarning, "fetching again from the start: " + failed->status.message());
+      failed = co_await FetchOne(blob, cache);
+    }
+    if (failed) co_return *std::move(failed);
+  }
+  co_return Fetched{};
+}
+
+asio::awaitable<std::optional<CallFailed>> CoordinatorLink::FetchOne(const CachedBlob& blob, BlobCache* cache) {
+  Result<BlobCache::Partial> partial = cache->Begin(blob);
+  if (!partial.ok()) co_return Failure(partial.status());
+  if (partial->offset < blob.size_bytes) {
+    Log(Severity::kInfo, partial->offset > 0 ? "fetching the rest of a file" : "fetching a file",
+        {{"name", blob.name}, {"bytes", blob.size_bytes}, {"from", partial->offset}});
+    const auto download = co_await client_.DownloadTo(BlobTarget(blob), partial->file, partial->offset, blob.size_bytes,
+                                                      &partial->hasher);
+    if (!download.ok()) co_return Failure(download.status());
+    if (download->status != 200 && download->status != 206) co_return FailureOf(download->refusal);
+  }
+  const auto path = cache->Finish(blob, *std::move(partial));
+  if (!path.ok()) co_return Failure(path.status());
+  co_return std::nullopt;
+}
+
+asio::awaitable<Result<HttpResponse>> CoordinatorLink::BeginUpload(const v1::ReportRequest& report,
+                                                                   const std::filesystem::path& file, bool fresh) {
+  HttpRequest request("POST", "/v1/uploads");
+  request.content_type = "application/octet-stream";
+  request.answer_timeout = kReportLimit;
+  const Result<Sha256Digest> digest = protocol::DigestOf(report.update());
+  if (!digest.ok()) co_return digest.status();
+  request.headers.emplace_back("Heddle-Assignment", report.assignment_id());
+  request.headers.emplace_back("Heddle-Digest", digest->ToHex());
+  request.headers.emplace_back("Upload-Length", std::to_string(report.update().size_bytes()));
+  if (fresh) {
+    Result<HttpResponse> sent = co_await client_.SendFile(std::move(request), file, 0, report.update().size_bytes());
+    co_return sent;
+  }
+  Result<HttpResponse> asked = co_await client_.Send(std::move(request));
+  co_return asked;
+}
+
+std::optional<Event> CoordinatorLink::UploadProgress(const HttpResponse& response, uint64_t size, uint64_t* offset) {
+  const bool conflict = response.status == 409 && NumberHeader(response, "Upload-Offset");
+  if (!conflict && (response.status < 200 || response.status > 299)) {
+    if (response.status == 404 || response.status == 422) upload_->location.clear();
+    return FailureOf(response);
+  }
+  if (const auto location = response.Header("Location"); location && location->starts_with("/v1/uploads/"))
+    upload_->location = std::string(*location);
+  const auto at = NumberHeader(response, "Upload-Offset");
+  if (response.Header("Upload-Complete") == "1") return Uploaded{};
+  if (!at || *at > size) return Failure(Unavailable("the coordinator's answer to the upload makes no sense"));
+  if (upload_->location.empty()) return Failure(Unavailable("the coordinator did not say where the upload goes on"));
+  *offset = *at;
+  return std::nullopt;
+}
+
+asio::awaitable<Event> CoordinatorLink::Upload(v1::ReportRequest report, std::filesystem::path file, bool fresh) {
+  const uint64_t size = report.update().size_bytes();
+  if (!upload_ || upload_->assignment_id != report.assignment_id()) {
+    upload_.emplace();
+    upload_->assignment_id = report.assignment_id();
+    upload_->asked = !fresh;
+  }
+  // What does the coordinator have? A first request carries the whole body in the hope that nothing breaks.
+  Result<HttpResponse> answer = Unavailable("");
+  if (upload_->location.empty()) {
+    const bool whole = !std::exchange(upload_->asked, true);
+    answer = co_await BeginUpload(report, file, whole);
+  } else {
+    HttpRequest head("HEAD", upload_->location);
+    answer = co_await client_.Send(std::move(head));
+    if (answer.ok() && answer->status == 404) {
+      upload_->location.clear();
+      answer = co_await BeginUpload(report, file, false);
+    }
+  }
+  for (int patches = 0;; ++patches) {
+    if (!answer.ok()) co_return Failure(answer.status());
+    uint64_t offset = 0;
+    std::optional<Event> end = UploadProgress(*answer, size, &offset);
+    if (end) co_return *std::move(end);
+    if (patches == kMaxPatches) co_return Failure(Unavailable("the upload makes no progress"));
+    if (offset > 0) Log(Severity::kInfo, "upload goes on", {{"from", offset}, {"bytes", size}});
+    HttpRequest patch("PATCH", upload_->location);
+    patch.content_type = "application/octet-stream";
+    patch.answer_timeout = kReportLimit;
+    patch.headers.emplace_back("Upload-Offset", std::to_string(offset));
+    answer = co_await client_.SendFile(std::move(patch), file, offset, size - offset);
+  }
+}
+
+asio::awaitable<Event> CoordinatorLink::Report(v1::ReportRequest report) {
+  HttpRequest request("POST", "/v1/reports", report.SerializeAsString());
+  request.answer_timeout = kReportLimit;
+  const Result<HttpResponse> answer = co_await client_.Send(std::move(request));
+  if (!answer.ok()) co_return Failure(answer.status());
+  if (answer->status != 200) co_return FailureOf(*answer);
+  Result<v1::ReportResponse> parsed = protocol::ParseMessage<v1::ReportResponse>(answer->body);
+  if (!parsed.ok()) co_return Failure(parsed.status().Annotate("the answer to the report"));
+  ReportAnswered event;
+  event.response = *std::move(parsed);
+  co_return event;
+}
+
+}  // namespace heddle::client

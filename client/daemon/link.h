@@ -1,0 +1,56 @@
+// The device's calls to the coordinator, each answered with the session's event: an answer, or CallFailed with the
+// refusal's reason.
+//
+// On one executor; one call at a time; Cancel() makes it end soon. Knows how far an upload got between its calls.
+#pragma once
+
+#include <boost/asio/any_io_executor.hpp>
+#include <boost/asio/awaitable.hpp>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "client/daemon/blob_cache.h"
+#include "client/daemon/session.h"
+#include "protocol/transport/client.h"
+
+namespace heddle::client {
+
+// What a refusing answer says; an answer without a Refusal in it is judged by its HTTP status and Retry-After.
+CallFailed FailureOf(const protocol::HttpResponse& response);
+
+class CoordinatorLink {
+ public:
+  CoordinatorLink(boost::asio::any_io_executor executor, protocol::ClientOptions options);
+
+  boost::asio::awaitable<Event> CheckIn(std::vector<std::string> local_tasks, uint64_t memory_bytes);
+  // Fetches what the cache does not have. Resumes, verifies, and tries once more when bytes were not what they should.
+  boost::asio::awaitable<Event> Fetch(std::vector<CachedBlob> blobs, BlobCache* cache);
+  // Uploads the file a completed report names, from where it got to. `fresh`: nothing was sent yet, so the whole body
+  // goes along with the first request; else the coordinator is asked first what it has.
+  boost::asio::awaitable<Event> Upload(v1::ReportRequest report, std::filesystem::path file, bool fresh);
+  boost::asio::awaitable<Event> Report(v1::ReportRequest report);
+
+  void ForgetUpload() { upload_.reset(); }
+  void Cancel() { client_.Cancel(); }
+  void Close() { client_.Close(); }
+
+ private:
+  struct UploadState {
+    std::string assignment_id;
+    std::string location;  // empty: not known
+    bool asked = false;    // a first request was sent
+  };
+
+  boost::asio::awaitable<std::optional<CallFailed>> FetchOne(const CachedBlob& blob, BlobCache* cache);
+  boost::asio::awaitable<Result<protocol::HttpResponse>> BeginUpload(const v1::ReportRequest& report,
+                                                                     const std::filesystem::path& file, bool fresh);
+  // Learns Location and how much is left from an answer. Nothing: go on at `*offset`.
+  std::optional<Event> UploadProgress(const protocol::HttpResponse& response, uint64_t size, uint64_t* offset);
+
+  protocol::HttpClient client_;
+  std::optional<UploadState> upload_;
+};
+
+}  // namespace heddle::client

@@ -1,0 +1,202 @@
+// The device's session as a pure state machine: what to do next, given what happened. It owns no socket, process, file,
+// clock or random device; the daemon carries out its actions and tells it how they ended.
+//
+//   not eligible -> starting -> checking in -> fetching -> training -> uploading -> reporting -> checking in …
+//
+// Rules:
+// - At most one operation (ProbeWorker, CheckIn, Fetch, Train, Upload, Report, Wait) is under way. Each ends with
+//   exactly one event of its own kind, or CallFailed. CancelOperation asks the one under way to end soon; it still ends
+//   with an event, and its success counts if it won the race.
+// - When the device may no longer train, or the daemon stops, a task that is fetched or trained is interrupted and
+//   reported so. A finished update is not thrown away: it is uploaded and reported without regard to eligibility, and
+//   when the daemon stops it is kept (SaveReport) for the next start.
+// - Temporary failures are repeated after exponential backoff with full jitter, or after what the server said.
+// - A device that is revoked or not known stops, with a sentence.
+//
+// Life cycle: construct, Handle(Started), then an event at a time until an action Finish. Not thread-safe. Events that
+// come late or twice (a timer's) are ignored, whatever the order.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <set>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "common/clock.h"
+#include "common/random.h"
+#include "common/status.h"
+#include "protocol/v1/device.pb.h"
+
+namespace heddle::client {
+
+enum class SessionState {
+  kNotEligible,
+  kStarting,  // asks the worker what it can do
+  kCheckingIn,
+  kFetching,
+  kTraining,
+  kUploading,
+  kReporting,
+  kStopped
+};
+std::string_view SessionStateName(SessionState state);
+
+struct SessionOptions {
+  uint64_t seed = 0;  // of the jitter
+  Duration backoff_base = Seconds(0.5);
+  Duration backoff_max = Seconds(300);
+  Duration min_pause = Seconds(0.01);  // between check-ins, whatever the server says
+  uint64_t max_tasks = 0;              // stop after so many reported tasks; 0: never
+};
+
+// ---- events ----
+
+struct Started {
+  std::optional<v1::ReportRequest> unreported;  // from the journal
+};
+struct EligibilityChanged {
+  bool eligible = false;
+  std::string reason;  // why not
+};
+struct ShutdownRequested {};
+// The time for a clean shutdown is used up.
+struct GraceExpired {};
+struct TimerFired {};
+struct WorkerProbed {
+  std::vector<std::string> local_tasks;
+};
+struct CheckinAnswered {
+  v1::CheckinResponse response;
+};
+struct Fetched {};
+struct Trained {
+  enum class Outcome { kCompleted, kInterrupted, kFailed };
+  Outcome outcome = Outcome::kFailed;
+  std::string message;  // why not completed
+  v1::TaskMetrics metrics;
+  v1::BlobRef update;  // of a completed task
+};
+struct Uploaded {};
+struct ReportAnswered {
+  v1::ReportResponse response;
+};
+// The operation did not succeed: a refusal of the server's (with `reason`), a broken connection, or a local mishap.
+struct CallFailed {
+  Status status;
+  std::optional<v1::RefusalReason> reason;
+  Duration retry_after{0};
+};
+
+using Event = std::variant<Started, EligibilityChanged, ShutdownRequested, GraceExpired, TimerFired, WorkerProbed,
+                           CheckinAnswered, Fetched, Trained, Uploaded, ReportAnswered, CallFailed>;
+
+// ---- actions ----
+
+struct ProbeWorker {};
+struct CheckIn {
+  std::vector<std::string> local_tasks;
+};
+struct Fetch {
+  v1::TaskAssignment assignment;
+};
+struct Train {
+  v1::TaskAssignment assignment;
+};
+struct Upload {
+  v1::ReportRequest report;
+  bool anew = false;  // forget what is known of an upload under way
+};
+struct Report {
+  v1::ReportRequest report;
+};
+struct Wait {
+  Duration time{0};
+};
+struct CancelOperation {};
+// Writes the journal: durable when it returns.
+struct SaveReport {
+  v1::ReportRequest report;
+};
+// Empties the journal and deletes the task's files.
+struct EndTask {};
+struct Note {
+  bool warning = false;
+  std::string text;
+  std::string assignment_id;  // may be empty
+};
+// Nothing follows. ok: a clean stop.
+struct Finish {
+  Status status;
+};
+
+using Action = std::variant<ProbeWorker, CheckIn, Fetch, Train, Upload, Report, Wait, CancelOperation, SaveReport,
+                            EndTask, Note, Finish>;
+
+class Session {
+ public:
+  explicit Session(SessionOptions options);
+
+  std::vector<Action> Handle(const Event& event);
+
+  SessionState state() const { return state_; }
+  uint64_t tasks_reported() const { return tasks_reported_; }
+
+ private:
+  void On(const Started& event);
+  void On(const EligibilityChanged& event);
+  void On(const ShutdownRequested& event);
+  void On(const GraceExpired& event);
+  void On(const TimerFired& event);
+  void On(const WorkerProbed& event);
+  void On(const CheckinAnswered& event);
+  void On(const Fetched& event);
+  void On(const Trained& event);
+  void On(const Uploaded& event);
+  void On(const ReportAnswered& event);
+  void On(const CallFailed& event);
+
+  void OnAssignment(const v1::TaskAssignment& assignment, bool cancelled);
+  void OnRejection(const v1::Rejection& rejection, bool cancelled);
+  void FailedForGood(const CallFailed& event);
+
+  // Whether the event belongs to the operation under way; it has ended then.
+  bool Ends(SessionState expected, bool* cancelled);
+  void Enter(SessionState state);
+  void Begin();
+  void Delay(Duration time);
+  void Retry(Duration retry_after);
+  void Cancel(const std::string& reason);
+  // The operation ended without a result after CancelOperation.
+  void Interrupted();
+  void Idle();
+  void ReportOutcome(v1::TaskOutcome outcome, const std::string& message);
+  void TaskEnded();
+  void Stop(Status status);
+  Duration Backoff(uint32_t failures);
+  void Say(bool warning, std::string text);
+  void Emit(Action action) { out_.push_back(std::move(action)); }
+
+  SessionOptions options_;
+  PhiloxStream jitter_;
+  SessionState state_ = SessionState::kNotEligible;
+  std::vector<Action> out_;
+
+  bool started_ = false, eligible_ = false, shutdown_ = false;
+  bool busy_ = false;        // an operation is under way
+  bool waiting_ = false;     // it is a Wait, before the operation of state_
+  bool cancelling_ = false;  // it was asked to end
+  bool anew_ = false;        // of the next Upload
+  bool unwell_ = false;      // this task went wrong by itself: pause before the next
+  std::string interruption_;
+  std::optional<std::vector<std::string>> local_tasks_;
+  v1::TaskAssignment task_;
+  v1::ReportRequest report_;
+  uint32_t failures_ = 0;         // of the operation of state_, in a row
+  uint32_t failed_tasks_ = 0;     // in a row
+  uint32_t upload_restarts_ = 0;  // of this task
+  uint64_t tasks_reported_ = 0;
+};
+
+}  // namespace heddle::client

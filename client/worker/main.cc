@@ -1,0 +1,60 @@
+// heddle-worker: trains. Started by the daemon, with commands on standard input and events on standard output; it has
+// no network and no keys.
+#include <unistd.h>
+
+#include <iostream>
+#include <string_view>
+
+#include "client/worker/local_task.h"
+#include "client/worker/worker_loop.h"
+#include "common/build_info.h"
+#include "common/logging.h"
+#include "model/llama/blas_check.h"
+
+namespace heddle::client {
+namespace {
+
+int Main(int argc, char** argv) {
+  if (argc > 1) {
+    const std::string_view option = argv[1];
+    if (option == "--version") {
+      std::cout << "heddle-worker " << VersionString() << "\n";
+      return 0;
+    }
+    const bool help = option == "--help";
+    (help ? std::cout : std::cerr) << "heddle-worker: trains for heddle-client, which starts it and speaks to it over "
+                                      "its standard input and output.\nOptions: --version, --help\n";
+    return help ? 0 : 2;
+  }
+  Result<UniqueFd> output = TakeStandardOutput();
+  if (!output.ok()) {
+    std::cerr << "heddle-worker: " << output.status().message() << "\n";
+    return 1;
+  }
+  if (const model::BlasCheck blas = model::CheckLoadedBlas(); blas.slow) Log(Severity::kWarning, blas.Describe());
+
+  const std::shared_ptr<TaskResources> resources = MakeTaskResources();
+  WorkerBackend backend;
+  backend.local_tasks = LocalTaskNames();
+  backend.run = [&](const std::string& name, const TaskInput& input,
+                    const ProgressCallback& progress) -> Result<TaskOutput> {
+    HEDDLE_ASSIGN_OR_RETURN(const auto task, FindLocalTask(name));
+    return task->Run(input, *resources, progress);
+  };
+  const Status end = RunWorkerLoop(STDIN_FILENO, output->get(), backend);
+  if (end.ok()) return 0;
+  std::cerr << "heddle-worker: " << end.message() << "\n";
+  return 1;
+}
+
+}  // namespace
+}  // namespace heddle::client
+
+int main(int argc, char** argv) {
+  try {
+    return heddle::client::Main(argc, argv);
+  } catch (const std::exception& error) {
+    std::cerr << "heddle-worker: " << error.what() << "\n";
+    return 1;
+  }
+}

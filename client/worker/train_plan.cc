@@ -1,0 +1,49 @@
+#include "client/worker/train_plan.h"
+
+namespace heddle::client {
+
+TrainSettings ToTrainSettings(const v1::TrainPlan& plan) {
+  TrainSettings settings;
+  settings.local_steps = plan.local_steps();
+  settings.batch_size = plan.batch_size();
+  settings.sequence_length = plan.sequence_length();
+  settings.warmup_steps = plan.warmup_steps();
+  settings.threads = plan.threads();
+  settings.learning_rate = plan.learning_rate();
+  settings.weight_decay = plan.weight_decay();
+  settings.beta1 = plan.beta1();
+  settings.beta2 = plan.beta2();
+  settings.epsilon = plan.epsilon();
+  settings.max_grad_norm = plan.max_grad_norm();
+  return settings;
+}
+
+v1::TrainPlan ToTrainPlan(const TrainSettings& settings) {
+  v1::TrainPlan plan;
+  plan.set_local_steps(settings.local_steps);
+  plan.set_batch_size(settings.batch_size);
+  plan.set_sequence_length(settings.sequence_length);
+  plan.set_warmup_steps(settings.warmup_steps);
+  plan.set_threads(settings.threads);
+  plan.set_learning_rate(settings.learning_rate);
+  plan.set_weight_decay(settings.weight_decay);
+  plan.set_beta1(settings.beta1);
+  plan.set_beta2(settings.beta2);
+  plan.set_epsilon(settings.epsilon);
+  plan.set_max_grad_norm(settings.max_grad_norm);
+  return plan;
+}
+
+v1::TaskMetrics ToTaskMetrics(const TaskStats& stats) {
+  v1::TaskMetrics metrics;
+  metrics.set_num_examples(stats.num_examples);
+  metrics.set_steps(stats.steps);
+  metrics.set_num_tokens(stats.num_tokens);
+  metrics.set_train_loss(stats.train_loss);
+  metrics.set_first_loss(stats.first_loss);
+  metrics.set_last_loss(stats.last_loss);
+  metrics.set_train_seconds(stats.train_seconds);
+  return metrics;
+}
+
+}  // namespace heddle::client
