@@ -57,7 +57,8 @@ void UniqueFd::Reset() {
 }
 
 Result<std::shared_ptr<const MappedFile>> MappedFile::Open(const fs::path& path) {
-  UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  // Not blocking: opening a FIFO that nobody writes to would wait for ever.
+  UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
   if (!fd.valid()) return ErrnoStatus(errno, "cannot open " + path.string());
   struct stat info {};
   if (::fstat(fd.get(), &info) != 0) return ErrnoStatus(errno, "cannot stat " + path.string());

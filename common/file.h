@@ -53,12 +53,14 @@ class UniqueFd {
   int fd_ = -1;
 };
 
-// The whole content. Errors: kNotFound, kPermissionDenied, kResourceExhausted when larger than `max_bytes`, kInternal.
+// The whole content. Errors: kNotFound, kPermissionDenied, kInvalidArgument for a folder, kResourceExhausted when
+// larger than `max_bytes`, kDataLoss when the disk fails, kInternal.
 Result<std::string> ReadFile(const std::filesystem::path& path, size_t max_bytes = size_t{64} << 20);
 
 // Writes to a temporary name in the same folder, fsyncs, renames over `path`, fsyncs the folder. `mode` as in chmod.
 // Errors: kPermissionDenied, kResourceExhausted (disk full, quota), kNotFound (no such folder), kInternal. On error the
-// old content stays and the temporary file is gone.
+// old content stays and the temporary file is gone; only when the folder's fsync fails is the new content there,
+// without the promise that it outlives a power cut.
 Status WriteFileAtomically(const std::filesystem::path& path, std::string_view content, int mode = 0644);
 
 // Renames a finished, already fsynced file into place and fsyncs the target's folder.
@@ -71,7 +73,8 @@ Status SyncDirectory(const std::filesystem::path& directory);
 Status MakeDirectories(const std::filesystem::path& directory);
 
 // The Status for an errno value: ENOENT -> kNotFound, EACCES/EPERM -> kPermissionDenied, ENOSPC/EDQUOT ->
-// kResourceExhausted, …
+// kResourceExhausted (also out of descriptors or memory), EIO -> kDataLoss, EEXIST -> kAlreadyExists, EISDIR and bad
+// names -> kInvalidArgument, others -> kInternal.
 Status ErrnoStatus(int error, std::string_view what);
 
 }  // namespace heddle

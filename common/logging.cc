@@ -6,6 +6,7 @@
 
 #include <atomic>
 #include <boost/json/serialize.hpp>
+#include <chrono>
 #include <cmath>
 #include <memory>
 
@@ -33,7 +34,34 @@ std::string NumberText(double value) {
   return std::isfinite(value) ? fmt::format("{}", value) : fmt::format("\"{}\"", value);
 }
 
-std::string Quoted(std::string_view text) { return boost::json::serialize(boost::json::string(text)); }
+// The length of the UTF-8 sequence that `text` starts with; 0 when it starts with none (RFC 3629, table in section 4).
+size_t SequenceLength(std::string_view text) {
+  auto byte = [&](size_t i) { return i < text.size() ? static_cast<unsigned char>(text[i]) : 0U; };
+  auto in = [&](size_t i, unsigned low, unsigned high) { return byte(i) >= low && byte(i) <= high; };
+  unsigned first = byte(0);
+  if (first < 0x80) return 1;
+  if (in(0, 0xC2, 0xDF)) return in(1, 0x80, 0xBF) ? 2 : 0;
+  if (in(0, 0xE0, 0xEF)) {
+    bool second = in(1, first == 0xE0 ? 0xA0 : 0x80, first == 0xED ? 0x9F : 0xBF);
+    return second && in(2, 0x80, 0xBF) ? 3 : 0;
+  }
+  if (in(0, 0xF0, 0xF4)) {
+    bool second = in(1, first == 0xF0 ? 0x90 : 0x80, first == 0xF4 ? 0x8F : 0xBF);
+    return second && in(2, 0x80, 0xBF) && in(3, 0x80, 0xBF) ? 4 : 0;
+  }
+  return 0;
+}
+
+// As a JSON string. What is not UTF-8 (a peer's text, a file name) becomes U+FFFD, or the line would not be JSON.
+std::string Quoted(std::string_view text) {
+  std::string clean;
+  while (!text.empty()) {
+    size_t length = SequenceLength(text);
+    clean += length > 0 ? text.substr(0, length) : std::string_view("\xEF\xBF\xBD");
+    text.remove_prefix(length > 0 ? length : 1);
+  }
+  return boost::json::serialize(boost::json::string(clean));
+}
 
 // Text values are quoted when they hold anything but plain printable characters, so that an event stays on its line.
 std::string FieldText(const LogField& field, bool json) {
@@ -46,6 +74,7 @@ std::string FieldText(const LogField& field, bool json) {
       return plain ? text : Quoted(text);
     }
     std::string operator()(int64_t value) const { return std::to_string(value); }
+    std::string operator()(uint64_t value) const { return std::to_string(value); }
     std::string operator()(double value) const { return NumberText(value); }
     std::string operator()(bool value) const { return value ? "true" : "false"; }
   };

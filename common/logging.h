@@ -7,6 +7,7 @@
 #include <initializer_list>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <utility>
 #include <variant>
 
@@ -23,9 +24,15 @@ struct LogField {
   LogField(std::string_view k, double v) : key(k), value(v) {}
   LogField(std::string_view k, bool v) : key(k), value(v) {}
   template <typename T>
-  requires std::is_integral_v<T> LogField(std::string_view k, T v) : key(k), value(static_cast<int64_t>(v)) {}
+  requires std::is_integral_v<T> LogField(std::string_view k, T v) : key(k) {
+    if constexpr (std::is_unsigned_v<T>) {
+      value = static_cast<uint64_t>(v);
+    } else {
+      value = static_cast<int64_t>(v);
+    }
+  }
   std::string_view key;
-  std::variant<std::string, int64_t, double, bool> value;
+  std::variant<std::string, int64_t, uint64_t, double, bool> value;
 };
 
 struct LogOptions {
@@ -34,7 +41,8 @@ struct LogOptions {
   std::string file;             // empty: stderr. A file is appended to.
 };
 
-// Errors: kInvalidArgument for an unknown level or format, kPermissionDenied/kNotFound for the file.
+// Call it once, before other threads log; without it, text goes to spdlog's default. Folders of the file are made.
+// Errors: kInvalidArgument for an unknown level or format, kPermissionDenied when the file cannot be opened.
 Status InitLogging(const LogOptions& options);
 void Log(Severity severity, std::string_view event, std::initializer_list<LogField> fields = {});
 

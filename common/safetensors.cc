@@ -180,7 +180,7 @@ Status ParseHeader(std::string_view text, json::basic_parser<HeaderHandler>& par
   return OkStatus();
 }
 
-// The tensor of an entry, checked against the data that is there.
+// The tensor of an entry whose offsets CheckCoverage has passed.
 Result<Tensor> MakeTensor(const Entry& entry, std::span<const std::byte> data,
                           const std::shared_ptr<const void>& owner) {
   const std::string who = "the tensor '" + entry.name + "'";
@@ -188,15 +188,8 @@ Result<Tensor> MakeTensor(const Entry& entry, std::span<const std::byte> data,
   if (!dtype) return InvalidArgument(who + " has the dtype '" + entry.dtype + "', which is not supported");
   auto count = NumElements(entry.shape);
   if (!count.ok()) return count.status().Annotate(who);
-  if (entry.offsets.size() != 2) return InvalidArgument(who + " needs two data_offsets");
   uint64_t begin = entry.offsets[0];
-  uint64_t end = entry.offsets[1];
-  if (begin > end || end > data.size()) {
-    return InvalidArgument(who + " lies at bytes " + std::to_string(begin) + " to " + std::to_string(end) +
-                           ", outside the file's " + std::to_string(data.size()) +
-                           " bytes of data (a truncated file?)");
-  }
-  uint64_t size = end - begin;
+  uint64_t size = entry.offsets[1] - begin;
   if (static_cast<uint64_t>(*count) > data.size() || static_cast<uint64_t>(*count) * DTypeSize(*dtype) != size) {
     return InvalidArgument(who + " of shape " + ShapeToString(entry.shape) + " and dtype " + entry.dtype +
                            " does not fill its " + std::to_string(size) + " bytes");
@@ -210,8 +203,18 @@ Result<Tensor> MakeTensor(const Entry& entry, std::span<const std::byte> data,
   return tensor;
 }
 
-// Every byte of the data belongs to exactly one tensor.
+// Every byte of the data belongs to exactly one tensor. Comes before any tensor is made: a misaligned one is copied,
+// and a thousand that overlap would be a thousand copies of the whole file.
 Status CheckCoverage(std::vector<Entry>& entries, uint64_t data_size) {
+  for (const Entry& entry : entries) {
+    const std::string who = "the tensor '" + entry.name + "'";
+    if (entry.offsets.size() != 2) return InvalidArgument(who + " needs two data_offsets");
+    if (entry.offsets[0] > entry.offsets[1] || entry.offsets[1] > data_size) {
+      return InvalidArgument(who + " lies at bytes " + std::to_string(entry.offsets[0]) + " to " +
+                             std::to_string(entry.offsets[1]) + ", outside the file's " + std::to_string(data_size) +
+                             " bytes of data (a truncated file?)");
+    }
+  }
   std::sort(entries.begin(), entries.end(), [](const Entry& a, const Entry& b) { return a.offsets < b.offsets; });
   uint64_t position = 0;
   for (const Entry& entry : entries) {
@@ -252,11 +255,11 @@ Result<SafetensorsFile> ParseSafetensors(std::span<const std::byte> bytes, std::
   SafetensorsFile file;
   std::span<const std::byte> data = bytes.subspan(8 + header_size);
   std::vector<Entry>& entries = parser.handler().entries();
+  HEDDLE_RETURN_IF_ERROR(CheckCoverage(entries, data.size()));
   for (const Entry& entry : entries) {
     HEDDLE_ASSIGN_OR_RETURN(Tensor tensor, MakeTensor(entry, data, owner));
     file.tensors.emplace(entry.name, std::move(tensor));
   }
-  HEDDLE_RETURN_IF_ERROR(CheckCoverage(entries, data.size()));
   file.metadata = std::move(parser.handler().metadata());
   return file;
 }
@@ -315,11 +318,11 @@ Result<SafetensorsFile> ReadModelSafetensors(const fs::path& folder) {
   if (fs::exists(index, ignored)) return ReadShards(folder, index);
   fs::directory_iterator entries(folder, ignored);
   if (ignored) return ErrnoStatus(ignored.value(), "cannot read the model folder " + folder.string());
-  for (const fs::directory_entry& entry : entries) {
-    fs::path extension = entry.path().extension();
+  for (; entries != fs::directory_iterator(); entries.increment(ignored)) {
+    fs::path extension = entries->path().extension();
     if (extension == ".bin" || extension == ".pt" || extension == ".pth") {
       return InvalidArgument(
-          entry.path().string() +
+          entries->path().string() +
           " is a pickle, which can run code when it is read; convert it with safetensors.torch.save_file in "
           "Python, or download the model's safetensors files");
     }
@@ -339,6 +342,7 @@ std::string SerializeSafetensors(const StateDict& tensors, const std::map<std::s
   }
   uint64_t offset = 0;
   for (const auto& [name, tensor] : tensors) {
+    HEDDLE_ASSERT(name != "__metadata__", "the name that the format keeps for itself");
     uint64_t end = offset + tensor.bytes().size();
     header += (header.size() == 1 ? "" : ",") + quoted(name) + ":{\"dtype\":\"" +
               std::string(DTypeName(tensor.dtype())) + "\",\"shape\":[";

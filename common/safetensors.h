@@ -6,6 +6,8 @@
 
 #include <filesystem>
 #include <map>
+#include <memory>
+#include <span>
 #include <string>
 
 #include "common/file.h"
@@ -28,11 +30,14 @@ Result<SafetensorsFile> ParseSafetensors(std::span<const std::byte> bytes, std::
 Result<SafetensorsFile> ReadSafetensors(const std::filesystem::path& path);
 
 // Reads a model folder: model.safetensors, or model.safetensors.index.json with its shards. A folder that only has
-// pickle weights (*.bin, *.pt, *.pth) is refused with a sentence that says how to convert.
+// pickle weights (*.bin, *.pt, *.pth) is refused with a sentence that says how to convert. Errors: those of
+// ReadSafetensors; kInvalidArgument when index and shards disagree or there are only pickles; kNotFound when there is
+// nothing to read.
 Result<SafetensorsFile> ReadModelSafetensors(const std::filesystem::path& folder);
 
 // The canonical serialisation: tensors in name order, header without spaces except padding to 8 bytes at its end. The
-// same StateDict and metadata give the same bytes, hence the same SHA-256.
+// same StateDict and metadata give the same bytes, hence the same SHA-256. Names must be UTF-8 and none may be
+// "__metadata__" (asserted), as is true of all that ParseSafetensors returns.
 std::string SerializeSafetensors(const StateDict& tensors,
                                  const std::map<std::string, std::string>& metadata = {{"format", "pt"}});
 

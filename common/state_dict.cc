@@ -94,7 +94,7 @@ Tensor::Tensor(TensorSpec spec, std::span<const std::byte> bytes, std::shared_pt
 
 Tensor Tensor::Allocate(TensorSpec spec, std::span<std::byte>* bytes) {
   auto count = NumElements(spec.shape);
-  HEDDLE_ASSERT(count.ok(), "the shape of a tensor of ours must be legal");
+  HEDDLE_ASSERT(count.ok() && *count <= (int64_t{1} << 62) / 8, "the shape of a tensor of ours must be legal");
   size_t size = static_cast<size_t>(*count) * DTypeSize(spec.dtype);
   // Eight-byte words, so that every element type is aligned.
   std::shared_ptr<uint64_t[]> buffer(new uint64_t[(size + 7) / 8]());

@@ -18,10 +18,24 @@ struct Pipe {
   UniqueFd read_end, write_end;
 };
 
+// The same file under a descriptor that the child's dup2 onto 0, 1 and 2 cannot run over. A service that was started
+// without standard streams gets those numbers for its own files.
+Result<UniqueFd> AboveStandard(int raw_fd, const std::string& what) {
+  UniqueFd fd(raw_fd);
+  if (fd.valid() && fd.get() > 2) return fd;
+  if (fd.valid()) fd = UniqueFd(::fcntl(fd.get(), F_DUPFD_CLOEXEC, 3));
+  if (!fd.valid()) return ErrnoStatus(errno, what);
+  return fd;
+}
+
 Result<Pipe> MakePipe() {
   int fds[2];
   if (::pipe2(fds, O_CLOEXEC) != 0) return ErrnoStatus(errno, "cannot make a pipe");
-  return Pipe{UniqueFd(fds[0]), UniqueFd(fds[1])};
+  Result<UniqueFd> read_end = AboveStandard(fds[0], "cannot make a pipe");
+  Result<UniqueFd> write_end = AboveStandard(fds[1], "cannot make a pipe");
+  if (!read_end.ok()) return read_end.status();
+  if (!write_end.ok()) return write_end.status();
+  return Pipe{*std::move(read_end), *std::move(write_end)};
 }
 
 // What the child needs, all made before the fork: after it only async-signal-safe calls are allowed.
@@ -55,13 +69,18 @@ struct ChildPlan {
 }
 
 Result<UniqueFd> OpenForAppend(const std::filesystem::path& path) {
-  UniqueFd fd(::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644));
-  if (!fd.valid()) return ErrnoStatus(errno, "cannot open " + path.string());
-  return fd;
+  return AboveStandard(::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644),
+                       "cannot open " + path.string());
 }
 
 int ExitCode(int wait_status) {
   return WIFSIGNALED(wait_status) ? 128 + WTERMSIG(wait_status) : WEXITSTATUS(wait_status);
+}
+
+Status CannotRun(int error, const std::string& program) {
+  Status status = ErrnoStatus(error, "cannot run " + program);
+  bool is_not_a_program = error == EACCES || error == EPERM || error == EISDIR || error == ELOOP || error == ENOEXEC;
+  return is_not_a_program ? NotFound(status.message()) : status;
 }
 
 std::vector<std::string> EnvironmentWith(const std::vector<std::string>& extra) {
@@ -82,8 +101,9 @@ Result<Subprocess> Subprocess::Start(const SubprocessOptions& options) {
   ChildPlan plan;
   std::vector<std::string> environment = EnvironmentWith(options.extra_environment);
   for (const std::string& a : options.argv) plan.argv.push_back(const_cast<char*>(a.c_str()));
-  for (const std::string& e : environment)
-    plan.environment.push_back(e.data() ? const_cast<char*>(e.c_str()) : nullptr);
+  for (const std::string& e : environment) {
+    plan.environment.push_back(const_cast<char*>(e.c_str()));
+  }
   plan.argv.push_back(nullptr);
   plan.environment.push_back(nullptr);
   plan.die_with_parent = options.die_with_parent;
@@ -96,7 +116,7 @@ Result<Subprocess> Subprocess::Start(const SubprocessOptions& options) {
     HEDDLE_ASSIGN_OR_RETURN(in, MakePipe());
     plan.stdin_fd = in.read_end.get();
   } else {
-    null_in = UniqueFd(::open("/dev/null", O_RDONLY | O_CLOEXEC));
+    HEDDLE_ASSIGN_OR_RETURN(null_in, AboveStandard(::open("/dev/null", O_RDONLY | O_CLOEXEC), "cannot open /dev/null"));
     plan.stdin_fd = null_in.get();
   }
   if (options.pipe_stdout) {
@@ -113,7 +133,7 @@ Result<Subprocess> Subprocess::Start(const SubprocessOptions& options) {
   plan.error_fd = error_pipe.write_end.get();
 
   pid_t pid = ::fork();
-  if (pid < 0) return ErrnoStatus(errno, "cannot start " + options.argv[0]);
+  if (pid < 0) return ResourceExhausted("cannot start " + options.argv[0] + ": " + std::strerror(errno));
   if (pid == 0) RunChild(plan);
 
   error_pipe.write_end.Reset();
@@ -128,7 +148,7 @@ Result<Subprocess> Subprocess::Start(const SubprocessOptions& options) {
   process.stdout_ = std::move(out.read_end);
   if (n == sizeof child_error) {
     process.Wait();
-    return ErrnoStatus(child_error, "cannot run " + options.argv[0]);
+    return CannotRun(child_error, options.argv[0]);
   }
   return process;
 }

@@ -3,6 +3,7 @@
 
 #include <sys/types.h>
 
+#include <cstdint>
 #include <filesystem>
 #include <optional>
 #include <string>
@@ -21,14 +22,17 @@ struct SubprocessOptions {
   bool pipe_stdout = false;                    // else inherited
   std::filesystem::path stderr_file;           // empty: inherited; else appended to
   std::filesystem::path stdout_file;           // as above; not with pipe_stdout
-  bool die_with_parent = true;                 // PR_SET_PDEATHSIG(SIGKILL): no orphans
+  // PR_SET_PDEATHSIG(SIGKILL): no orphans. Linux means the parent *thread*: a child started on a thread that ends dies
+  // with it, so start it on one that lives as long.
+  bool die_with_parent = true;
 };
 
 // Owns the child: the destructor kills (SIGKILL) and reaps one that still runs. Not thread-safe. Movable.
 class Subprocess {
  public:
-  // Errors: kNotFound when argv[0] cannot be executed (reported by the parent, not by a dying child),
-  // kResourceExhausted.
+  // Errors: kNotFound when argv[0] is missing or not executable (reported by the parent, not by a dying child),
+  // kInvalidArgument without argv, kResourceExhausted (processes, descriptors, memory), those of opening the output
+  // files.
   static Result<Subprocess> Start(const SubprocessOptions& options);
   Subprocess(Subprocess&&) noexcept;
   Subprocess& operator=(Subprocess&&) noexcept;
