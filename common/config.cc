@@ -107,6 +107,19 @@ std::string DoubleText(double value) {
   return std::string(buffer, end);
 }
 
+// A JSON string is one of TOML too, but for the one control character that JSON does not escape.
+std::string TomlText(std::string_view text) {
+  std::string out;
+  for (char c : json::serialize(json::string(text))) {
+    if (c == '\x7F') {
+      out += "\\u007F";
+    } else {
+      out += c;
+    }
+  }
+  return out;
+}
+
 // Boost.JSON writes 3e-4 as 3E-4 and 0.1 as 1E-1; people read the shortest decimal.
 std::string ValueText(const json::value& value) {
   if (value.is_double()) return DoubleText(value.as_double());
@@ -115,6 +128,7 @@ std::string ValueText(const json::value& value) {
     for (const json::value& element : value.as_array()) out += (out.size() > 1 ? "," : "") + ValueText(element);
     return out + "]";
   }
+  if (value.is_string()) return TomlText(value.as_string());
   return json::serialize(value);
 }
 
@@ -251,13 +265,13 @@ struct ConfigSchema::Impl {
     std::string value = text;
     bool is_text = std::holds_alternative<std::string*>(k.target);
     bool is_list = std::holds_alternative<std::vector<std::string>*>(k.target);
-    if (is_text) value = json::serialize(json::string(text));
+    if (is_text) value = TomlText(text);
     if (is_list && (text.empty() || text[0] != '[')) {
       value = "[";
       size_t begin = 0;
       while (begin <= text.size() && !text.empty()) {
         size_t end = std::min(text.find(',', begin), text.size());
-        value += (begin > 0 ? "," : "") + json::serialize(json::string(text.substr(begin, end - begin)));
+        value += (begin > 0 ? "," : "") + TomlText(text.substr(begin, end - begin));
         begin = end + 1;
       }
       value += "]";

@@ -127,22 +127,23 @@ Status ReadVocab(const json::object& model, NamedVocab* names, TokenizerParts* p
   return OkStatus();
 }
 
-// "left right", or ["left", "right"] as newer files have it.
-bool MergeParts(const json::value& value, std::string_view* left, std::string_view* right) {
+// "left right", or ["left", "right"] as newer files have it. Neither may be empty: the token of no bytes may share its
+// id with another one.
+bool SplitMerge(const json::value& value, std::string_view* left, std::string_view* right) {
   if (value.is_string()) {
     const std::string_view text(value.get_string().data(), value.get_string().size());
     const size_t space = text.find(' ');
     if (space == std::string_view::npos || text.find(' ', space + 1) != std::string_view::npos) return false;
     *left = text.substr(0, space);
     *right = text.substr(space + 1);
-    return true;
+    return !left->empty() && !right->empty();
   }
   if (!value.is_array() || value.get_array().size() != 2) return false;
   const json::value &a = value.get_array()[0], &b = value.get_array()[1];
   if (!a.is_string() || !b.is_string()) return false;
   *left = {a.get_string().data(), a.get_string().size()};
   *right = {b.get_string().data(), b.get_string().size()};
-  return true;
+  return !left->empty() && !right->empty();
 }
 
 Status ReadMerges(const json::object& model, const NamedVocab& names, TokenizerParts* parts) {
@@ -153,7 +154,7 @@ Status ReadMerges(const json::object& model, const NamedVocab& names, TokenizerP
   for (const json::value& value : merges->get_array()) {
     const std::string where = "tokenizer.json: model.merges[" + std::to_string(index++) + "]";
     std::string_view left, right;
-    if (!MergeParts(value, &left, &right))
+    if (!SplitMerge(value, &left, &right))
       return InvalidArgument(where + " must be \"left right\" or [\"left\", \"right\"]");
     joined.assign(left).append(right);
     const auto a = names.find(left), b = names.find(right), c = names.find(joined);

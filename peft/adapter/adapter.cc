@@ -18,6 +18,13 @@ namespace json = boost::json;
 
 constexpr std::string_view kPrefix = "base_model.model.";
 constexpr size_t kMaxRegexBytes = 512;
+// A backtracking matcher takes exponential time for some patterns, and a pattern comes from elsewhere. libstdc++ has
+// one that does not, for patterns without back-references.
+#ifdef __GLIBCXX__
+constexpr auto kRegexFlags = std::regex_constants::ECMAScript | std::regex_constants::__polynomial;
+#else
+constexpr auto kRegexFlags = std::regex_constants::ECMAScript;
+#endif
 constexpr size_t kMaxConfigBytes = size_t{1} << 20;
 
 bool MatchesName(std::string_view path, std::string_view name) {
@@ -161,7 +168,7 @@ Status AdapterConfig::Validate() const {
   check(target_modules_regex.size() <= kMaxRegexBytes, "target_modules is longer than 512 characters");
   if (mistakes.empty() && !target_modules_regex.empty() && target_modules_regex != "all-linear") {
     try {
-      std::regex compiled(target_modules_regex, std::regex::ECMAScript);
+      std::regex compiled(target_modules_regex, kRegexFlags);
     } catch (const std::regex_error& error) {
       check(false, "target_modules is not a regular expression: " + std::string(error.what()));
     }
@@ -179,7 +186,8 @@ bool AdapterConfig::Targets(std::string_view path) const {
   if (target_modules_regex.empty()) return false;
   if (target_modules_regex == "all-linear") return !IsOutputLayer(path);
   try {
-    return path.size() <= 1024 && std::regex_match(path.begin(), path.end(), std::regex(target_modules_regex));
+    return path.size() <= 1024 &&
+           std::regex_match(path.begin(), path.end(), std::regex(target_modules_regex, kRegexFlags));
   } catch (const std::regex_error&) {
     return false;  // too complex to match: Validate has refused what does not compile
   }
