@@ -42,12 +42,31 @@ Step Engine::Handle(Time now, const Event& event) {
   Step step;
   // A poll that has gone must not be given the task that became due at this instant.
   if (const auto* gone = std::get_if<PollGoneEvent>(&event)) On(now, *gone, &step);
-  Advance(now, &step);
-  if (!std::holds_alternative<PollGoneEvent>(event)) {
-    std::visit([&](const auto& e) { On(now, e, &step); }, event);
+  if (const auto* report = std::get_if<ReportEvent>(&event)) {
+    HandleReport(now, *report, &step);
+  } else {
+    Advance(now, &step);
+    if (!std::holds_alternative<PollGoneEvent>(event)) {
+      std::visit([&](const auto& e) { On(now, e, &step); }, event);
+    }
   }
   Settle(now, &step);
   return step;
+}
+
+// What is due at `now` may end the attempt that the report is about; its row is then as it was left, not unknown.
+void Engine::HandleReport(Time now, const ReportEvent& event, Step* step) {
+  auto held = assignments_.find(event.assignment);
+  if (held == assignments_.end()) {
+    Advance(now, step);
+    On(now, event, step);
+    return;
+  }
+  ReportEvent with_row = event;
+  with_row.stored = held->second;
+  Advance(now, step);
+  if (with_row.stored->state == AssignmentState::kOpen) with_row.stored->state = AssignmentState::kExpired;
+  On(now, with_row, step);  // looks at `stored` only when the engine has let go of the row
 }
 
 std::optional<Time> Engine::NextDeadline() const {

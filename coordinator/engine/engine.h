@@ -235,6 +235,8 @@ class Engine {
 
   bool running() const { return run_.state == RunState::kRunning; }
 
+  void HandleReport(Time now, const ReportEvent& event, Step* step);
+
   void On(Time now, const CheckinEvent& event, Step* step);
   void On(Time now, const PollGoneEvent& event, Step* step);
   void On(Time now, const ReportEvent& event, Step* step);
