@@ -29,7 +29,7 @@ struct UpdateInfo {
 // Bounds that every method checks. From the recipe.
 struct AggregatorOptions {
   uint64_t max_num_examples = 1'000'000;  // per update; FedAvg's weight. At most 2^29.
-  uint64_t max_updates = 65'536;          // folded into one sum
+  uint64_t max_updates = 65'536;          // folded into one sum; at most 2^24
   double max_abs = 16.0;  // |element| of an update; sets the fixed-point scale. Power of two is exact; > 0
   double max_norm = 0;    // L2 norm of the whole update; 0: no bound
   unsigned threads = 1;   // for Fold and Finish of large tensors; never changes a bit of the result
@@ -60,7 +60,8 @@ class Aggregator {
   virtual uint64_t num_folded() const = 0;
   virtual uint64_t total_examples() const = 0;
 
-  // The next model: parent (+) the folded updates. Errors: kFailedPrecondition when nothing was folded.
+  // The next model: parent (+) the folded updates. Errors: kFailedPrecondition when nothing was folded;
+  // kResourceExhausted (memory).
   virtual Result<StateDict> Finish() && = 0;
 };
 

@@ -1,25 +1,26 @@
 #include "aggregation/fed_avg.h"
 
 #include <algorithm>
-#include <map>
-#include <thread>
+#include <new>
 #include <utility>
 #include <vector>
 
 #include "aggregation/fixed_point.h"
+#include "aggregation/parallel.h"
 #include "aggregation/update_check.h"
 
 namespace heddle::aggregation {
 namespace {
 
-// Below this a thread costs more than it saves.
-constexpr size_t kElementsPerThread = size_t{1} << 18;
-
 class FedAvg final : public Aggregator {
  public:
   FedAvg(const StateDict& parent, const AggregatorOptions& options, FixedPointGrid grid)
-      : parent_(parent), spec_(SpecOf(parent)), options_(options), grid_(grid) {
-    for (const auto& [name, tensor] : parent_) sums_[name].resize(static_cast<size_t>(tensor.numel()));
+      : spec_(SpecOf(parent)), options_(options), grid_(grid) {
+    for (const auto& [name, tensor] : parent) {
+      const auto size = static_cast<size_t>(tensor.numel());
+      slots_.push_back({name, tensor, num_elements_, FixedPointSum(grid, size)});
+      num_elements_ += size;
+    }
   }
 
   Validity Validate(const StateDict& update, const UpdateInfo& info) const override {
@@ -32,9 +33,17 @@ class FedAvg final : public Aggregator {
     if (num_folded_ >= options_.max_updates) {
       return ResourceExhausted("the sum holds " + std::to_string(num_folded_) + " updates, as many as it may");
     }
-    for (const auto& [name, tensor] : update) AddTensor(tensor.values<float>(), info.num_examples, sums_.at(name));
+    const uint64_t weight = info.num_examples;
+    if (low_weight_ + weight > grid_.low_capacity()) HEDDLE_RETURN_IF_ERROR(Spill());
+    std::vector<std::span<const float>> values;  // in the order of slots_: both are sorted by name
+    values.reserve(slots_.size());
+    for (const auto& [name, tensor] : update) values.push_back(tensor.values<float>());
+    ForRanges([&](size_t slot, size_t begin, size_t count) {
+      slots_[slot].sum.Add(values[slot].subspan(begin, count), weight, begin);
+    });
+    low_weight_ += weight;
+    total_examples_ += weight;
     ++num_folded_;
-    total_examples_ += info.num_examples;
     return OkStatus();
   }
 
@@ -42,51 +51,87 @@ class FedAvg final : public Aggregator {
   uint64_t total_examples() const override { return total_examples_; }
 
   Result<StateDict> Finish() && override {
-    if (num_folded_ == 0) return FailedPrecondition("nothing was folded, so there is no mean");
+    if (num_folded_ == 0) return FailedPrecondition("no update was folded, so there is no mean");
+    try {
+      return Mean();
+    } catch (const std::bad_alloc&) {
+      return ResourceExhausted("there is no memory for the mean of the updates");
+    }
+  }
+
+ private:
+  struct Slot {
+    std::string name;
+    Tensor parent;
+    size_t offset;  // of its first element among all of the model
+    FixedPointSum sum;
+  };
+
+  StateDict Mean() {
     StateDict next;
-    for (const auto& [name, tensor] : parent_) {
+    for (Slot& slot : slots_) {
       std::span<std::byte> bytes;
-      Tensor out = Tensor::Allocate(tensor.spec(), &bytes);
-      std::span<float> values(reinterpret_cast<float*>(bytes.data()), bytes.size() / sizeof(float));
-      grid_.MeanOnto(tensor.values<float>(), sums_.at(name), total_examples_, values);
-      next.emplace(name, std::move(out));
-      sums_.erase(name);
+      Tensor out = Tensor::Allocate(slot.parent.spec(), &bytes);
+      const std::span<float> result(reinterpret_cast<float*>(bytes.data()), bytes.size() / sizeof(float));
+      const std::span<const float> parent = slot.parent.values<float>();
+      ParallelRanges(result.size(), options_.threads, [&](size_t begin, size_t end) {
+        const size_t count = end - begin;
+        slot.sum.MeanOnto(parent.subspan(begin, count), total_examples_, begin, result.subspan(begin, count));
+      });
+      next.emplace_hint(next.end(), slot.name, std::move(out));
+      slot.sum = FixedPointSum(grid_, 0);  // memory of the sums goes as that of the result comes
     }
     return next;
   }
 
- private:
-  void AddTensor(std::span<const float> x, uint64_t weight, std::span<int64_t> sum) const {
-    size_t threads = std::clamp<size_t>(x.size() / kElementsPerThread, 1, std::max(1U, options_.threads));
-    size_t share = (x.size() / threads + 15) / 16 * 16;
-    std::vector<std::jthread> helpers;
-    for (size_t t = 1; t < threads; ++t) {
-      size_t begin = std::min(t * share, x.size());
-      size_t count = t + 1 == threads ? x.size() - begin : std::min(share, x.size() - begin);
-      helpers.emplace_back([=, this] { grid_.Add(x.subspan(begin, count), weight, sum.subspan(begin, count)); });
-    }
-    size_t first = threads == 1 ? x.size() : std::min(share, x.size());
-    grid_.Add(x.first(first), weight, sum.first(first));
+  // Runs work(slot, begin, count) over all elements, split over the threads across tensors.
+  template <typename Work>
+  void ForRanges(const Work& work) {
+    ParallelRanges(num_elements_, options_.threads, [&](size_t begin, size_t end) {
+      for (size_t i = 0; i < slots_.size(); ++i) {
+        const size_t first = std::max(begin, slots_[i].offset);
+        const size_t last = std::min(end, slots_[i].offset + slots_[i].sum.size());
+        if (first < last) work(i, first - slots_[i].offset, last - first);
+      }
+    });
   }
 
-  StateDict parent_;
+  // First all memory, then all changes, so that a failure changes nothing.
+  Status Spill() {
+    try {
+      for (Slot& slot : slots_) slot.sum.ReserveSpill();
+    } catch (const std::bad_alloc&) {
+      return ResourceExhausted("there is no memory for the second limb of the sums");
+    }
+    ForRanges([&](size_t slot, size_t begin, size_t count) { slots_[slot].sum.Spill(begin, begin + count); });
+    low_weight_ = 0;
+    return OkStatus();
+  }
+
   StateDictSpec spec_;
   AggregatorOptions options_;
   FixedPointGrid grid_;
-  std::map<std::string, std::vector<int64_t>, std::less<>> sums_;
+  std::vector<Slot> slots_;  // in name order
+  size_t num_elements_ = 0;
   uint64_t num_folded_ = 0;
   uint64_t total_examples_ = 0;
+  uint64_t low_weight_ = 0;  // folded since the low limbs last spilled
 };
 
 }  // namespace
 
 Result<std::unique_ptr<Aggregator>> MakeFedAvg(const StateDict& parent, const AggregatorOptions& options) {
   if (!options.method.empty()) {
-    return InvalidArgument("FedAvg has no setting '" + options.method.begin()->first + "'");
+    return InvalidArgument("FedAvg has no setting '" + options.method.begin()->first + "'; remove it from [strategy]");
   }
   auto grid = FixedPointGrid::Make(options.max_abs, options.max_num_examples, options.max_updates);
   if (!grid.ok()) return grid.status();
-  return std::unique_ptr<Aggregator>(new FedAvg(parent, options, *grid));
+  try {
+    return std::unique_ptr<Aggregator>(std::make_unique<FedAvg>(parent, options, *grid));
+  } catch (const std::bad_alloc&) {
+    return ResourceExhausted("there is no memory for the sums of " + std::to_string(TotalBytes(parent)) +
+                             " bytes of model");
+  }
 }
 
 }  // namespace heddle::aggregation

@@ -1,10 +1,11 @@
 // One line a method.
 #include <array>
+#include <bit>
 #include <cmath>
 
 #include "aggregation/aggregator.h"
 #include "aggregation/fed_avg.h"
-#include "aggregation/fixed_point.h"
+#include "aggregation/kernels.h"
 #include "common/config.h"
 
 namespace heddle::aggregation {
@@ -28,7 +29,8 @@ Status CheckParent(const StateDict& parent) {
       return InvalidArgument("the parent's tensor '" + name + "' is " + tensor.spec().ToString() +
                              "; adapters are F32");
     }
-    if (!std::isfinite(MaxAbs(tensor.values<float>()))) {
+    const auto values = tensor.values<float>();
+    if (!std::isfinite(std::bit_cast<float>(BestKernels().max_abs_bits(values.data(), values.size())))) {
       return InvalidArgument("the parent's tensor '" + name + "' has a value that is not finite");
     }
   }
@@ -42,6 +44,7 @@ Result<std::unique_ptr<Aggregator>> MakeAggregator(std::string_view name, const 
   for (const Method& method : kMethods) {
     if (method.name != name) continue;
     HEDDLE_RETURN_IF_ERROR(CheckParent(parent));
+    if (!(options.max_norm >= 0)) return InvalidArgument("max_norm must be a number above 0, or 0 for no bound");
     return method.make(parent, options);
   }
   auto nearest = NearestName(name, AggregatorNames());

@@ -1,29 +1,30 @@
 #include "aggregation/update_check.h"
 
+#include <algorithm>
+#include <bit>
 #include <cmath>
 #include <sstream>
 
-#include "aggregation/fixed_point.h"
+#include "aggregation/kernels.h"
 
 namespace heddle::aggregation {
 namespace {
 
-// Says which element is the first bad one; only on the way to a refusal.
-Validity DescribeBadElement(const std::string& name, std::span<const float> values, double max_abs) {
-  for (size_t i = 0; i < values.size(); ++i) {
-    float v = values[i];
-    if (!std::isfinite(v)) {
-      return {Refusal::kNotFinite, "the tensor '" + name + "' has " + (std::isnan(v) ? "a NaN" : "an infinity") +
-                                       " at element " + std::to_string(i)};
-    }
+// 16 KiB of float32: both loops over a block find it in the nearest cache. A multiple of the eight lanes.
+constexpr size_t kBlock = 4096;
+
+// Which element of a block is the first bad one; only on the way to a refusal.
+Validity DescribeBadElement(const std::string& name, std::span<const float> values, size_t begin, double max_abs) {
+  const auto at = [&](size_t i) { return " at element " + std::to_string(i) + " of '" + name + "'"; };
+  for (size_t i = begin; i < values.size(); ++i) {
+    if (std::isnan(values[i])) return {Refusal::kNotFinite, "the update has a NaN" + at(i)};
+    if (std::isinf(values[i])) return {Refusal::kNotFinite, "the update has an infinity" + at(i)};
   }
-  for (size_t i = 0; i < values.size(); ++i) {
-    if (std::abs(static_cast<double>(values[i])) > max_abs) {
-      std::ostringstream text;
-      text << "the tensor '" << name << "' has " << values[i] << " at element " << i << "; the bound max_abs is "
-           << max_abs;
-      return {Refusal::kOutOfBounds, text.str()};
-    }
+  for (size_t i = begin; i < values.size(); ++i) {
+    if (std::abs(static_cast<double>(values[i])) <= max_abs) continue;
+    std::ostringstream text;
+    text << "the update has " << values[i] << at(i) << "; the bound max_abs is " << max_abs;
+    return {Refusal::kOutOfBounds, text.str()};
   }
   return {};
 }
@@ -37,7 +38,7 @@ Validity CheckUpdateSpec(const StateDict& update, const UpdateInfo& info, const 
                                           "; it must be from 1 to " + std::to_string(options.max_num_examples)};
   }
   Status same = CheckSameSpec(expected, SpecOf(update));
-  if (!same.ok()) return {Refusal::kBadUpdate, same.message()};
+  if (!same.ok()) return {Refusal::kBadUpdate, "the update does not fit the model: " + same.message()};
   return {};
 }
 
@@ -45,19 +46,29 @@ Validity CheckUpdate(const StateDict& update, const UpdateInfo& info, const Stat
                      const AggregatorOptions& options) {
   Validity validity = CheckUpdateSpec(update, info, expected, options);
   if (!validity.ok()) return validity;
-  double squares = 0;
+  const Kernels& kernels = BestKernels();
+  const bool with_norm = options.max_norm > 0;
+  std::array<double, 8> lanes{};
   for (const auto& [name, tensor] : update) {
-    std::span<const float> values = tensor.values<float>();
-    float largest = MaxAbs(values);
-    if (!(static_cast<double>(largest) <= options.max_abs)) return DescribeBadElement(name, values, options.max_abs);
-    if (options.max_norm > 0) squares += SumOfSquares(values);
+    const std::span<const float> values = tensor.values<float>();
+    for (size_t begin = 0; begin < values.size(); begin += kBlock) {
+      const std::span<const float> block = values.subspan(begin, std::min(kBlock, values.size() - begin));
+      const float largest = std::bit_cast<float>(kernels.max_abs_bits(block.data(), block.size()));
+      // Written so that a NaN is refused too.
+      if (!(static_cast<double>(largest) <= options.max_abs)) {
+        return DescribeBadElement(name, values, begin, options.max_abs);
+      }
+      if (with_norm) kernels.add_squares(block.data(), block.size(), &lanes);
+    }
   }
-  if (options.max_norm > 0 && std::sqrt(squares) > options.max_norm) {
-    std::ostringstream text;
-    text << "the update's L2 norm is " << std::sqrt(squares) << "; the bound max_norm is " << options.max_norm;
-    return {Refusal::kOutOfBounds, text.str()};
-  }
-  return {};
+  if (!with_norm) return {};
+  double squares = 0;
+  for (double lane : lanes) squares += lane;
+  const double norm = std::sqrt(squares);
+  if (norm <= options.max_norm) return {};
+  std::ostringstream text;
+  text << "the update's L2 norm is " << norm << "; the bound max_norm is " << options.max_norm;
+  return {Refusal::kOutOfBounds, text.str()};
 }
 
 }  // namespace heddle::aggregation
