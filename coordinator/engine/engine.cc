@@ -292,6 +292,9 @@ void Engine::ExpireOpen(Step* step) {
 }
 
 void Engine::RecordEnd(Time now, RoundPhase phase, Step* step) {
+  // A deadline and a stop (or a failed fold) may meet in one step: nobody shall make a model for an attempt that is
+  // over.
+  std::erase_if(step->effects, [](const Effect& effect) { return std::holds_alternative<CommitEffect>(effect); });
   round_->phase = phase;
   round_->ended_at = now;
   step->writes.emplace_back(*round_);

@@ -279,6 +279,20 @@ TEST(Rounds, AreStoppedInEveryPhase) {
   }
 }
 
+TEST(Rounds, AskForNoModelWhenTheStepThatClosesThemAlsoEndsThem) {
+  for (bool stop : {true, false}) {
+    RunSpec spec = SmallSpec();
+    spec.min_reports = 1;
+    World world(spec);
+    FillTwo(world);
+    world.Report("a");
+    world.Go(spec.report_deadline);
+    Step step = stop ? world.Stop("") : world.ModelFailed("a blob is gone");
+    EXPECT_EQ(Only<RoundEndedEffect>(step).round.phase, RoundPhase::kAbandoned);
+    EXPECT_TRUE(All<CommitEffect>(step).empty());
+  }
+}
+
 TEST(Rounds, AlwaysHaveADeadlineAheadWhileTheRunIsRunning) {
   RunSpec spec = SmallSpec();
   spec.max_abandoned_attempts = 50;
