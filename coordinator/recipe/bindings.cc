@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "coordinator/engine/engine.h"
 #include "protocol/limits.h"
 
 namespace heddle::coordinator {
@@ -87,6 +88,9 @@ void RecipeBindings::BindTrain() {
 void RecipeBindings::BindSimulation() {
   SimulatedDevices& sim = recipe_->simulation;
   schema_.Bind("simulation.devices", &sim.names, {.help = "names of the simulated devices"});
+  schema_.Bind("simulation.source", &sim.source,
+               {.help = "where their data comes from: files, or kjv (parts of the King James Bible by name)",
+                .choices = {"files", "kjv"}});
   schema_.Bind("simulation.data", &data_,
                {.help = "their data, one file each, relative to the recipe", .is_path = true});
   schema_.Bind("simulation.seconds_per_step", &sim.seconds_per_step,
@@ -107,7 +111,7 @@ Status RecipeBindings::Store() {
   spec.seed = recipe_->seed;
   spec.rounds = static_cast<uint32_t>(rounds_);
   spec.cohort_size = static_cast<uint32_t>(cohort_size_);
-  spec.min_available_devices = static_cast<uint32_t>(min_available_);
+  spec.min_available_devices = min_available_ > 0 ? static_cast<uint32_t>(min_available_) : SelectionTarget(spec);
   spec.min_reports = static_cast<uint32_t>(min_reports_ > 0 ? min_reports_ : cohort_size_);
   spec.max_abandoned_attempts = static_cast<uint32_t>(max_abandoned_);
   spec.selection_timeout = Seconds(selection_timeout_s_);

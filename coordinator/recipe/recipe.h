@@ -19,6 +19,7 @@ namespace heddle::coordinator {
 // One simulated device: its name, its data and how long the virtual world lets its tasks take. TLS runs ignore it.
 struct SimulatedDevices {
   std::vector<std::string> names;           // [simulation] devices = ["device-1", …]
+  std::string source = "files";             // [simulation] source: "files", or "kjv" (the devices are its parts)
   std::vector<std::filesystem::path> data;  // [simulation] data = ["…txt", …], one per device, relative to the recipe
   double seconds_per_step = 0.1;            // virtual time of a training step
   double speed_spread = 0;                  // devices are up to this factor slower, drawn by seed: 0 all equal

@@ -132,7 +132,7 @@ Result<std::unique_ptr<RunCore>> RunCore::Resume(RunCoreOptions options, const R
 // What Create and Resume have in common: the folder and what devices may fetch.
 Status RunCore::TakeUp(const StoredRun& stored) {
   origin_ = stored.origin;
-  files_ = RunFiles(options_.runs_folder / origin_.spec.id.value());
+  files_ = RunFiles(options_.run_folder.empty() ? options_.runs_folder / origin_.spec.id.value() : options_.run_folder);
   for (const auto& [ref, path] : material_.base_model) {
     HEDDLE_ASSIGN_OR_RETURN(const Sha256Digest digest, protocol::DigestOf(ref));
     published_.insert(digest);

@@ -52,6 +52,7 @@ struct RunCoreOptions {
   BlobStore* blobs = nullptr;
   const Clock* clock = nullptr;
   std::filesystem::path runs_folder;  // one folder a run is made in it
+  std::filesystem::path run_folder;   // when not empty: the run's own folder instead
   unsigned aggregation_threads = 1;
   std::function<Traffic()> traffic;  // bytes moved for devices since the program started; may be empty
   RunObserver observer;

@@ -1,0 +1,45 @@
+// A federated run in one process: the coordinator's own engine, store and aggregation, and the devices' own local
+// tasks, on a virtual clock. With the same recipe and seed it commits the same adapters, bit for bit, as a run over
+// TLS.
+//
+// Devices check in at the start, take their assignment, train (for real, on a pool of threads, while the virtual clock
+// says how long that would take on such a device), report, and check in again. Whatever the threads do, events happen
+// in the order of the virtual clock, so a run depends on the recipe alone. The frozen base weights exist once in
+// memory.
+//
+// Thread-safety: one call at a time per output folder.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <map>
+#include <string>
+
+#include "common/status.h"
+#include "coordinator/service/run_core.h"
+
+namespace heddle::simulator {
+
+struct SimulationOptions {
+  std::filesystem::path recipe;
+  std::map<std::string, std::string> overrides;  // key -> value, over the recipe
+  std::filesystem::path out;                     // run.json, history.jsonl, checkpoints/, data/, state/
+  // After each round attempt; `false` ends the simulation (kCancelled).
+  std::function<bool(const coordinator::RunProgress& progress)> progress;
+};
+
+struct SimulationResult {
+  coordinator::RunRecord run;
+  uint32_t rounds = 0;
+  size_t devices = 0;
+  coordinator::Traffic traffic;
+  double virtual_seconds = 0;
+  double wall_seconds = 0;
+};
+
+// Errors: those of the recipe and its base model; kInvalidArgument when the recipe has no simulated devices or `out`
+// holds something else; kFailedPrecondition when the run failed or was stopped; kCancelled.
+Result<SimulationResult> Simulate(const SimulationOptions& options);
+
+}  // namespace heddle::simulator
