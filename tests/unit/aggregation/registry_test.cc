@@ -1,0 +1,66 @@
+// Making an aggregator: names, settings and parents.
+#include <gtest/gtest.h>
+
+#include <limits>
+
+#include "aggregation/aggregator.h"
+#include "tests/unit/aggregation/updates.h"
+
+namespace heddle::aggregation {
+namespace {
+
+Status MakeStatus(std::string_view method, const StateDict& parent, const AggregatorOptions& options = {}) {
+  return MakeAggregator(method, parent, options).status();
+}
+
+TEST(AggregatorRegistry, EveryNameMakesAnAggregator) {
+  const auto names = AggregatorNames();
+  EXPECT_TRUE(std::is_sorted(names.begin(), names.end()));
+  ASSERT_FALSE(names.empty());
+  for (const std::string& name : names) EXPECT_TRUE(MakeStatus(name, Single({1.0F})).ok()) << name;
+}
+
+TEST(AggregatorRegistry, UnknownMethodGetsTheNearestName) {
+  const Status status = MakeStatus("FedAvgg", Single({1.0F}));
+  EXPECT_EQ(status.code(), Code::kInvalidArgument);
+  EXPECT_NE(status.message().find("did you mean 'FedAvg'"), std::string::npos) << status;
+  const Status far = MakeStatus("SomethingElseEntirely", Single({1.0F}));
+  EXPECT_EQ(far.code(), Code::kInvalidArgument);
+  EXPECT_EQ(far.message().find("did you mean"), std::string::npos) << far;
+}
+
+TEST(AggregatorRegistry, FedAvgHasNoSettingsOfItsOwn) {
+  AggregatorOptions options;
+  options.method["momentum"] = "0.9";
+  const Status status = MakeStatus("FedAvg", Single({1.0F}), options);
+  EXPECT_EQ(status.code(), Code::kInvalidArgument);
+  EXPECT_NE(status.message().find("'momentum'"), std::string::npos) << status;
+}
+
+TEST(AggregatorRegistry, BoundsOutOfRangeAreRefused) {
+  const double nan = std::numeric_limits<double>::quiet_NaN();
+  AggregatorOptions options;
+  options.max_norm = nan;
+  EXPECT_EQ(MakeStatus("FedAvg", Single({1.0F}), options).code(), Code::kInvalidArgument);
+  options.max_norm = -1;
+  EXPECT_EQ(MakeStatus("FedAvg", Single({1.0F}), options).code(), Code::kInvalidArgument);
+  options = {};
+  options.max_abs = nan;
+  EXPECT_EQ(MakeStatus("FedAvg", Single({1.0F}), options).code(), Code::kInvalidArgument);
+}
+
+TEST(AggregatorRegistry, AParentMustBeFiniteFloat32) {
+  EXPECT_EQ(MakeStatus("FedAvg", {}).code(), Code::kInvalidArgument);
+  EXPECT_EQ(MakeStatus("FedAvg", Single({1.0F, std::numeric_limits<float>::quiet_NaN()})).code(),
+            Code::kInvalidArgument);
+  EXPECT_EQ(MakeStatus("FedAvg", Single({-std::numeric_limits<float>::infinity()})).code(), Code::kInvalidArgument);
+  StateDict half;
+  std::span<std::byte> bytes;
+  half.emplace("h", Tensor::Allocate({DType::kF16, {2}}, &bytes));
+  const Status status = MakeStatus("FedAvg", half);
+  EXPECT_EQ(status.code(), Code::kInvalidArgument);
+  EXPECT_NE(status.message().find("'h'"), std::string::npos) << status;
+}
+
+}  // namespace
+}  // namespace heddle::aggregation
