@@ -67,7 +67,7 @@ Status BlobStore::TakeUpBlobs() {
       uint64_t size = it->file_size(gone);
       if (!gone) total += size;
     }
-    if (error) return ErrnoStatus(error.value(), "cannot list the folder " + folder.string());
+    if (error) return DiskStatus(error.value(), "cannot list the folder " + folder.string());
     // A kill may have come between a blob's rename and the fsync of its folder.
     if (!empty) HEDDLE_RETURN_IF_ERROR(files_->SyncFolder(folder));
   }
@@ -93,7 +93,7 @@ Result<uint64_t> BlobStore::Size(const Sha256Digest& digest) const {
   fs::path path = Path(digest);
   if (::stat(path.c_str(), &info) == 0) return static_cast<uint64_t>(info.st_size);
   if (errno == ENOENT) return NotFound("there is no blob " + digest.ToHex());
-  return ErrnoStatus(errno, "cannot look at " + path.string());
+  return DiskStatus(errno, "cannot look at " + path.string());
 }
 
 Result<std::shared_ptr<const MappedFile>> BlobStore::Map(const Sha256Digest& digest) const {
@@ -101,41 +101,58 @@ Result<std::shared_ptr<const MappedFile>> BlobStore::Map(const Sha256Digest& dig
 }
 
 // True when the blob is there. Its name is durable then: a rename and the fsync of the folder happen under one lock.
-bool BlobStore::TakeExisting(const Sha256Digest& digest) {
+Result<bool> BlobStore::TakeExisting(const Sha256Digest& digest) {
   std::lock_guard lock(FolderMutex(digest));
+  return TakeExistingLocked(digest);
+}
+
+Result<bool> BlobStore::TakeExistingLocked(const Sha256Digest& digest) {
   if (!Has(digest)) return false;
+  if (Doubtful(digest).contains(digest)) {
+    HEDDLE_RETURN_IF_ERROR(Drop(digest));
+    return false;
+  }
   Touch(Path(digest));
   return true;
+}
+
+// The blob's file goes; the folder's mutex is held.
+Status BlobStore::Drop(const Sha256Digest& digest) {
+  auto size = Size(digest);
+  if (!size.ok()) return size.status().code() == Code::kNotFound ? OkStatus() : size.status();
+  HEDDLE_RETURN_IF_ERROR(files_->Remove(Path(digest)));
+  Doubtful(digest).erase(digest);
+  total_bytes_ -= *size;
+  return OkStatus();
 }
 
 // `from` is complete and fsynced; it is gone afterwards, whatever happens.
 Status BlobStore::MoveIntoPlace(const fs::path& from, const Sha256Digest& digest) {
   std::lock_guard lock(FolderMutex(digest));
   fs::path to = Path(digest);
-  if (Has(digest)) {
-    Touch(to);
-    return files_->Remove(from);
+  auto have = TakeExistingLocked(digest);
+  if (!have.ok() || *have) {
+    Status removed = files_->Remove(from);
+    return have.ok() ? removed : have.status();
   }
   std::error_code error;
   uint64_t size = fs::file_size(from, error);
-  Status status = error ? ErrnoStatus(error.value(), "cannot look at " + from.string()) : files_->Rename(from, to);
+  Status status = error ? DiskStatus(error.value(), "cannot look at " + from.string()) : files_->Rename(from, to);
   if (!status.ok()) {
     (void)files_->Remove(from);
     return status;
   }
-  status = files_->SyncFolder(to.parent_path());
-  if (!status.ok()) {
-    // Its name may not be durable, so nobody may rely on it.
-    (void)files_->Remove(to);
-    return status;
-  }
   total_bytes_ += size;
-  return OkStatus();
+  status = files_->SyncFolder(to.parent_path());
+  // Its name may not be durable, so nobody may rely on it: where it cannot even be deleted now, before it is used.
+  if (!status.ok() && !Drop(digest).ok()) Doubtful(digest).insert(digest);
+  return status;
 }
 
 Result<Sha256Digest> BlobStore::Put(std::string_view content) {
   Sha256Digest digest = Sha256(content);
-  if (TakeExisting(digest)) return digest;
+  HEDDLE_ASSIGN_OR_RETURN(bool have, TakeExisting(digest));
+  if (have) return digest;
   fs::path temporary = TemporaryPath();
   Status written = [&]() -> Status {
     HEDDLE_ASSIGN_OR_RETURN(UniqueFd fd, files_->Open(temporary, true));
@@ -152,18 +169,19 @@ Result<Sha256Digest> BlobStore::Put(std::string_view content) {
 
 Result<Sha256Digest> BlobStore::PutCopyOf(const fs::path& path) {
   HEDDLE_ASSIGN_OR_RETURN(Sha256Digest expected, Sha256File(path));
-  if (TakeExisting(expected)) return expected;
+  HEDDLE_ASSIGN_OR_RETURN(bool have, TakeExisting(expected));
+  if (have) return expected;
   fs::path temporary = TemporaryPath();
   Sha256Hasher hasher;
   Status written = [&]() -> Status {
     UniqueFd in(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
-    if (!in.valid()) return ErrnoStatus(errno, "cannot open " + path.string());
+    if (!in.valid()) return DiskStatus(errno, "cannot open " + path.string());
     HEDDLE_ASSIGN_OR_RETURN(UniqueFd out, files_->Open(temporary, true));
     std::vector<std::byte> buffer(kCopyBytes);
     for (uint64_t offset = 0;;) {
       ssize_t n = ::read(in.get(), buffer.data(), buffer.size());
       if (n < 0 && errno == EINTR) continue;
-      if (n < 0) return ErrnoStatus(errno, "cannot read " + path.string());
+      if (n < 0) return DiskStatus(errno, "cannot read " + path.string());
       if (n == 0) break;
       auto piece = std::span(buffer).first(static_cast<size_t>(n));
       HEDDLE_RETURN_IF_ERROR(files_->WriteAt(out, offset, piece, temporary));
@@ -195,11 +213,7 @@ Status BlobStore::PutFile(const fs::path& temporary, const Sha256Digest& digest)
 
 Status BlobStore::Delete(const Sha256Digest& digest) {
   std::lock_guard lock(FolderMutex(digest));
-  auto size = Size(digest);
-  if (!size.ok()) return size.status().code() == Code::kNotFound ? OkStatus() : size.status();
-  HEDDLE_RETURN_IF_ERROR(files_->Remove(Path(digest)));
-  total_bytes_ -= *size;
-  return OkStatus();
+  return Drop(digest);
 }
 
 Result<std::vector<Sha256Digest>> BlobStore::ListGarbage(const std::set<Sha256Digest>& live, Time before) const {
@@ -213,7 +227,7 @@ Result<std::vector<Sha256Digest>> BlobStore::ListGarbage(const std::set<Sha256Di
       std::optional<Time> written = WrittenAt(it->path());
       if (written && *written < before) garbage.push_back(*digest);
     }
-    if (error) return ErrnoStatus(error.value(), "cannot list the folder " + folder.string());
+    if (error) return DiskStatus(error.value(), "cannot list the folder " + folder.string());
   }
   std::sort(garbage.begin(), garbage.end());
   return garbage;

@@ -149,9 +149,12 @@ class BlobStore {
   Status TakeUpUploads();
 
   // Blobs.
-  bool TakeExisting(const Sha256Digest& digest);
+  Result<bool> TakeExisting(const Sha256Digest& digest);
+  Result<bool> TakeExistingLocked(const Sha256Digest& digest);
+  Status Drop(const Sha256Digest& digest);
   Status MoveIntoPlace(const std::filesystem::path& from, const Sha256Digest& digest);
   std::mutex& FolderMutex(const Sha256Digest& digest) { return folder_mutexes_[digest.bytes()[0]]; }
+  std::set<Sha256Digest>& Doubtful(const Sha256Digest& digest) { return doubtful_[digest.bytes()[0]]; }
 
   // Uploads. Except for the first three the entry's mutex is held.
   Result<std::shared_ptr<Entry>> NewEntry(const UploadSpec& spec, std::string id);  // mutex_ is held
@@ -171,6 +174,8 @@ class BlobStore {
   std::atomic<uint64_t> temporary_counter_{0};
   // One a folder of blobs: whoever makes or deletes a blob there.
   std::array<std::mutex, 256> folder_mutexes_;
+  // Blobs whose folder could not be fsynced after their rename. Guarded by the folder's mutex.
+  std::array<std::set<Sha256Digest>, 256> doubtful_;
 
   // Guards what follows; never held while data moves. Lock order: an entry's mutex, then this.
   mutable std::mutex mutex_;

@@ -5,12 +5,19 @@
 #include <cerrno>
 
 namespace heddle::coordinator {
+namespace {
+
+Status AsOfDisk(const Status& status) { return status.code() == Code::kDataLoss ? Internal(status.message()) : status; }
+
+}  // namespace
+
+Status DiskStatus(int error, std::string_view what) { return AsOfDisk(ErrnoStatus(error, what)); }
 
 Result<UniqueFd> FileOps::Open(const std::filesystem::path& path, bool create) {
   int flags = O_RDWR | O_CLOEXEC | (create ? O_CREAT | O_EXCL : 0);
   UniqueFd fd(::open(path.c_str(), flags, 0640));
   if (!fd.valid() && errno == EEXIST) return AlreadyExists("there is a file " + path.string() + " already");
-  if (!fd.valid()) return ErrnoStatus(errno, "cannot open " + path.string());
+  if (!fd.valid()) return DiskStatus(errno, "cannot open " + path.string());
   return fd;
 }
 
@@ -19,7 +26,7 @@ Status FileOps::WriteAt(const UniqueFd& fd, uint64_t offset, std::span<const std
   while (!data.empty()) {
     ssize_t n = ::pwrite(fd.get(), data.data(), data.size(), static_cast<off_t>(offset));
     if (n < 0 && errno == EINTR) continue;
-    if (n < 0) return ErrnoStatus(errno, "cannot write " + path.string());
+    if (n < 0) return DiskStatus(errno, "cannot write " + path.string());
     offset += static_cast<uint64_t>(n);
     data = data.subspan(static_cast<size_t>(n));
   }
@@ -28,27 +35,27 @@ Status FileOps::WriteAt(const UniqueFd& fd, uint64_t offset, std::span<const std
 
 Status FileOps::Truncate(const UniqueFd& fd, uint64_t size, const std::filesystem::path& path) {
   if (::ftruncate(fd.get(), static_cast<off_t>(size)) == 0) return OkStatus();
-  return ErrnoStatus(errno, "cannot truncate " + path.string());
+  return DiskStatus(errno, "cannot truncate " + path.string());
 }
 
 Status FileOps::Sync(const UniqueFd& fd, const std::filesystem::path& path) {
   // fdatasync also writes the size, which is all of the metadata that a reader needs.
   if (::fdatasync(fd.get()) == 0) return OkStatus();
-  return ErrnoStatus(errno, "cannot fsync " + path.string());
+  return DiskStatus(errno, "cannot fsync " + path.string());
 }
 
 Status FileOps::Rename(const std::filesystem::path& from, const std::filesystem::path& to) {
   if (::rename(from.c_str(), to.c_str()) == 0) return OkStatus();
-  return ErrnoStatus(errno, "cannot rename " + from.string() + " to " + to.string());
+  return DiskStatus(errno, "cannot rename " + from.string() + " to " + to.string());
 }
 
-Status FileOps::SyncFolder(const std::filesystem::path& folder) { return SyncDirectory(folder); }
+Status FileOps::SyncFolder(const std::filesystem::path& folder) { return AsOfDisk(SyncDirectory(folder)); }
 
-Status FileOps::MakeFolder(const std::filesystem::path& folder) { return MakeDirectories(folder); }
+Status FileOps::MakeFolder(const std::filesystem::path& folder) { return AsOfDisk(MakeDirectories(folder)); }
 
 Status FileOps::Remove(const std::filesystem::path& path) {
   if (::unlink(path.c_str()) == 0 || errno == ENOENT) return OkStatus();
-  return ErrnoStatus(errno, "cannot delete " + path.string());
+  return DiskStatus(errno, "cannot delete " + path.string());
 }
 
 FileOps* FileOps::Real() {

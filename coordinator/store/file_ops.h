@@ -5,13 +5,18 @@
 #include <cstdint>
 #include <filesystem>
 #include <span>
+#include <string_view>
 
 #include "common/file.h"
 #include "common/status.h"
 
 namespace heddle::coordinator {
 
-// Thread-safety: any thread. Errors: ErrnoStatus of the system's error, with the path.
+// The Status of an errno value in the store: ErrnoStatus, but a failing disk (EIO) is kInternal. kDataLoss is kept for
+// bytes that are not what their sender declared.
+Status DiskStatus(int error, std::string_view what);
+
+// Thread-safety: any thread. Errors: DiskStatus of the system's error, with the path.
 class FileOps {
  public:
   virtual ~FileOps() = default;

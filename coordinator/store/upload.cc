@@ -22,7 +22,7 @@ Result<Sha256Hasher> HashStart(const UniqueFd& fd, uint64_t size, const fs::path
     size_t wanted = static_cast<size_t>(std::min<uint64_t>(buffer.size(), size - offset));
     ssize_t n = ::pread(fd.get(), buffer.data(), wanted, static_cast<off_t>(offset));
     if (n < 0 && errno == EINTR) continue;
-    if (n < 0) return ErrnoStatus(errno, "cannot read " + path.string());
+    if (n < 0) return DiskStatus(errno, "cannot read " + path.string());
     if (n == 0) return DataLoss("the file " + path.string() + " became shorter than it was");
     hasher.Update(std::span(buffer).first(static_cast<size_t>(n)));
     offset += static_cast<uint64_t>(n);
@@ -32,7 +32,7 @@ Result<Sha256Hasher> HashStart(const UniqueFd& fd, uint64_t size, const fs::path
 
 Result<uint64_t> FileSize(const UniqueFd& fd, const fs::path& path) {
   struct stat info {};
-  if (::fstat(fd.get(), &info) != 0) return ErrnoStatus(errno, "cannot look at " + path.string());
+  if (::fstat(fd.get(), &info) != 0) return DiskStatus(errno, "cannot look at " + path.string());
   return static_cast<uint64_t>(info.st_size);
 }
 
@@ -100,7 +100,7 @@ Status BlobStore::TakeUpUploads() {
     ++unfinished_;
     entries_.emplace(entry->id, std::move(entry));
   }
-  if (error) return ErrnoStatus(error.value(), "cannot list the folder " + uploads_.string());
+  if (error) return DiskStatus(error.value(), "cannot list the folder " + uploads_.string());
   return OkStatus();
 }
 
@@ -146,7 +146,7 @@ Result<std::shared_ptr<BlobStore::Entry>> BlobStore::NewEntry(const UploadSpec& 
 
 Result<std::unique_ptr<Upload>> BlobStore::BeginUpload(const UploadSpec& spec) {
   HEDDLE_RETURN_IF_ERROR(CheckUploadSpec(spec));
-  bool have = TakeExisting(spec.digest);
+  HEDDLE_ASSIGN_OR_RETURN(bool have, TakeExisting(spec.digest));
   if (have) {
     HEDDLE_ASSIGN_OR_RETURN(uint64_t size, Size(spec.digest));
     if (size != spec.size_bytes) {

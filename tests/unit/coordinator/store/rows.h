@@ -62,8 +62,8 @@ inline RoundRecord ARound(const std::string& run, uint32_t round, uint32_t attem
   return row;
 }
 
-inline AssignmentRecord AnAssignment(const std::string& run, uint32_t round, uint32_t attempt, const std::string& device,
-                                     AssignmentState state = AssignmentState::kOpen) {
+inline AssignmentRecord AnAssignment(const std::string& run, uint32_t round, uint32_t attempt,
+                                     const std::string& device, AssignmentState state = AssignmentState::kOpen) {
   std::string name = run + std::to_string(round) + "." + std::to_string(attempt) + device;
   AssignmentRecord row;
   row.id = AssignmentId(Sha256(name).ToHex().substr(0, 32));

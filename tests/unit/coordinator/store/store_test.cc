@@ -153,10 +153,10 @@ TEST_F(StoreTest, RefusesAStepThatStartsASecondRunningRun) {
 
 TEST_F(StoreTest, LoadsTheNewestAttemptWithItsAssignmentsAsTheSnapshot) {
   ASSERT_TRUE(Create("run-1").ok());
-  ASSERT_TRUE(Apply({AnAssignment("run-1", 1, 1, "old"), ARound("run-1", 2, 1), ARound("run-1", 2, 10),
-                     ARound("run-1", 2, 9), AnAssignment("run-1", 2, 9, "old"), AnAssignment("run-1", 2, 10, "b"),
-                     AnAssignment("run-1", 2, 10, "a")})
-                  .ok());
+  ASSERT_TRUE(
+      Apply({AnAssignment("run-1", 1, 1, "old"), ARound("run-1", 2, 1), ARound("run-1", 2, 10), ARound("run-1", 2, 9),
+             AnAssignment("run-1", 2, 9, "old"), AnAssignment("run-1", 2, 10, "b"), AnAssignment("run-1", 2, 10, "a")})
+          .ok());
   auto snapshot = store_->LoadSnapshot(RunId("run-1"));
   ASSERT_TRUE(snapshot.ok()) << snapshot.status();
   EXPECT_EQ(Show(snapshot->run), Show(ARun("run-1")));
