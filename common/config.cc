@@ -51,8 +51,9 @@ std::string Number(double value) {
 
 template <typename T>
 bool Take(std::optional<T> value, T* out) {
-  if (value) *out = *std::move(value);
-  return value.has_value();
+  if (!value) return false;
+  *out = *std::move(value);
+  return true;
 }
 
 template <typename T>

@@ -20,6 +20,13 @@ namespace heddle::client {
 // What a refusing answer says; an answer without a Refusal in it is judged by its HTTP status and Retry-After.
 CallFailed FailureOf(const protocol::HttpResponse& response);
 
+// How far an upload is.
+struct UploadState {
+  std::string assignment_id;
+  std::string location;  // empty: not known
+  bool asked = false;    // a first request was sent
+};
+
 class CoordinatorLink {
  public:
   CoordinatorLink(boost::asio::any_io_executor executor, protocol::ClientOptions options);
@@ -37,12 +44,6 @@ class CoordinatorLink {
   void Close() { client_.Close(); }
 
  private:
-  struct UploadState {
-    std::string assignment_id;
-    std::string location;  // empty: not known
-    bool asked = false;    // a first request was sent
-  };
-
   boost::asio::awaitable<std::optional<CallFailed>> FetchOne(const CachedBlob& blob, BlobCache* cache);
   boost::asio::awaitable<Result<protocol::HttpResponse>> BeginUpload(const v1::ReportRequest& report,
                                                                      const std::filesystem::path& file, bool fresh);
