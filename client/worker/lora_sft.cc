@@ -17,6 +17,8 @@
 namespace heddle::client {
 namespace {
 
+constexpr uint64_t kMaxTokensPerStep = uint64_t{1} << 24;
+
 Status CheckSettings(const TrainSettings& train, const model::LlamaConfig& config) {
   if (train.local_steps == 0 || train.batch_size == 0 || train.sequence_length == 0) {
     return InvalidArgument("local_steps, batch_size and sequence_length must be at least 1");
@@ -25,8 +27,20 @@ Status CheckSettings(const TrainSettings& train, const model::LlamaConfig& confi
     return InvalidArgument("sequence_length is " + std::to_string(train.sequence_length) +
                            ", the model takes at most " + std::to_string(config.max_position_embeddings) + " tokens");
   }
-  if (!std::isfinite(train.learning_rate) || train.learning_rate < 0) {
-    return InvalidArgument("learning_rate must be a finite number from 0");
+  if (uint64_t{train.batch_size} * train.sequence_length > kMaxTokensPerStep) {
+    return InvalidArgument("batch_size times sequence_length is above " + std::to_string(kMaxTokensPerStep) +
+                           " tokens a step");
+  }
+  for (const auto& [name, value] : {std::pair{"learning_rate", train.learning_rate},
+                                    {"weight_decay", train.weight_decay},
+                                    {"max_grad_norm", train.max_grad_norm},
+                                    {"epsilon", train.epsilon}}) {
+    if (!std::isfinite(value) || value < 0) {
+      return InvalidArgument(std::string(name) + " must be a finite number from 0");
+    }
+  }
+  for (const auto& [name, value] : {std::pair{"beta1", train.beta1}, {"beta2", train.beta2}}) {
+    if (!(value >= 0 && value < 1)) return InvalidArgument(std::string(name) + " must be from 0 to below 1");
   }
   return OkStatus();
 }
@@ -101,13 +115,14 @@ class LoraSft final : public LocalTask {
                                         const ProgressCallback& progress) {
     const TrainSettings& train = input.train;
     at::set_num_threads(static_cast<int>(std::max(1U, train.threads)));
+    // Before anything large is read.
+    HEDDLE_ASSIGN_OR_RETURN(const model::LlamaConfig config, model::LlamaConfig::Read(input.base_model_dir));
+    HEDDLE_RETURN_IF_ERROR(CheckSettings(train, config));
+    HEDDLE_RETURN_IF_ERROR(CheckMemory(input.memory_limit_bytes, EstimateBytes(config, train), "the training step"));
     HEDDLE_ASSIGN_OR_RETURN(TaskResources::Base base, resources.GetBase(input.base_model_dir));
-    HEDDLE_RETURN_IF_ERROR(CheckSettings(train, base.weights->config));
-    HEDDLE_RETURN_IF_ERROR(
-        CheckMemory(input.memory_limit_bytes, EstimateBytes(base.weights->config, train), "the training step"));
     HEDDLE_ASSIGN_OR_RETURN(peft::Adapter adapter, peft::ReadAdapter(input.adapter_dir));
     HEDDLE_ASSIGN_OR_RETURN(std::shared_ptr<const model::TextDataset> data,
-                            resources.GetData(input.data_path, *base.tokenizer, train.sequence_length));
+                            resources.GetData(input.data_path, base, train.sequence_length));
     model::Llama llama(base.weights);
     HEDDLE_RETURN_IF_ERROR(peft::InjectLora(llama, adapter.config, adapter.tensors));
     llama->SeedDropout(DeriveSeed(input.seed, "dropout", ""));
@@ -164,7 +179,7 @@ Result<Evaluation> EvaluateThrowing(const std::filesystem::path& base_dir, const
   constexpr int64_t kBatch = 16;
   HEDDLE_ASSIGN_OR_RETURN(TaskResources::Base base, resources.GetBase(base_dir));
   HEDDLE_ASSIGN_OR_RETURN(std::shared_ptr<const model::TextDataset> data,
-                          resources.GetData(data_path, *base.tokenizer, sequence_length));
+                          resources.GetData(data_path, base, sequence_length));
   model::Llama llama(base.weights);
   if (!adapter_dir.empty()) {
     HEDDLE_ASSIGN_OR_RETURN(peft::Adapter adapter, peft::ReadAdapter(adapter_dir));

@@ -32,24 +32,42 @@ Result<TaskResources::Base> TaskResources::GetBase(const std::filesystem::path& 
   // A worker serves one model at a time: an older one would only hold memory.
   bases_.clear();
   data_.clear();
+  kept_tokens_ = 0;
   bases_[identity] = base;
   return base;
 }
 
+std::shared_ptr<const model::TextDataset> TaskResources::FindData(const std::string& identity) {
+  for (auto it = data_.begin(); it != data_.end(); ++it) {
+    if (it->identity != identity) continue;
+    data_.splice(data_.begin(), data_, it);
+    return it->dataset;
+  }
+  return nullptr;
+}
+
 Result<std::shared_ptr<const model::TextDataset>> TaskResources::GetData(const std::filesystem::path& path,
-                                                                         const model::Tokenizer& tokenizer,
-                                                                         uint32_t sequence_length) {
-  std::string identity = FileIdentity(path) + "|" + std::to_string(reinterpret_cast<uintptr_t>(&tokenizer)) + "|" +
-                         std::to_string(sequence_length);
+                                                                         const Base& base, uint32_t sequence_length) {
+  const std::string identity = FileIdentity(path) + "|" +
+                               std::to_string(reinterpret_cast<uintptr_t>(base.tokenizer.get())) + "|" +
+                               std::to_string(sequence_length);
   {
     std::lock_guard lock(mutex_);
-    if (auto it = data_.find(identity); it != data_.end()) return it->second;
+    if (auto found = FindData(identity)) return found;
   }
-  auto read = model::TextDataset::Read(path, tokenizer, sequence_length);
+  // Unlocked: a long text must not hold up other tasks. Two tasks may both read it; the first to finish is kept.
+  auto read = model::TextDataset::Read(path, *base.tokenizer, sequence_length);
   if (!read.ok()) return read.status();
-  auto shared = std::make_shared<const model::TextDataset>(*std::move(read));
+  auto dataset = std::make_shared<const model::TextDataset>(*std::move(read));
   std::lock_guard lock(mutex_);
-  return data_.emplace(identity, std::move(shared)).first->second;
+  if (auto found = FindData(identity)) return found;
+  data_.push_front({identity, base.tokenizer, dataset});
+  kept_tokens_ += static_cast<uint64_t>(dataset->num_tokens());
+  while (kept_tokens_ > max_kept_tokens_ && data_.size() > 1) {
+    kept_tokens_ -= static_cast<uint64_t>(data_.back().dataset->num_tokens());
+    data_.pop_back();
+  }
+  return dataset;
 }
 
 }  // namespace heddle::client

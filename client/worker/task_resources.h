@@ -1,14 +1,15 @@
-// What tasks share (see local_task.h): each base model, tokenizer and tokenized data set is loaded once and kept.
+// What tasks share (see local_task.h): each base model and tokenizer is loaded once and kept, tokenized data sets as
+// long as there is room.
 //
 // Include only from translation units of targets with TORCH.
 #pragma once
 
 #include <filesystem>
+#include <list>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <string>
-#include <tuple>
 
 #include "client/worker/local_task.h"
 #include "model/data/text_dataset.h"
@@ -17,25 +18,37 @@
 
 namespace heddle::client {
 
-// Thread-safe. A base model is known by its folder and its files' sizes and times, so a folder that changes is read
-// again.
+// Thread-safe. A base model is known by its folder and its files' sizes and times, a text by its file's, so what
+// changes on disk is read again.
 class TaskResources {
  public:
+  // Data sets are kept until they hold more than `max_kept_tokens` together (4 bytes a token); those that were not used
+  // for the longest time go first, and the latest always stays.
+  explicit TaskResources(uint64_t max_kept_tokens = uint64_t{1} << 26) : max_kept_tokens_(max_kept_tokens) {}
+
   struct Base {
     std::shared_ptr<const model::BaseWeights> weights;
     std::shared_ptr<const model::Tokenizer> tokenizer;
   };
   // Errors: those of BaseWeights::Load and Tokenizer::Read; kInvalidArgument when they do not fit together.
   Result<Base> GetBase(const std::filesystem::path& folder);
-  // Errors: those of TextDataset::Read.
-  Result<std::shared_ptr<const model::TextDataset>> GetData(const std::filesystem::path& path,
-                                                            const model::Tokenizer& tokenizer,
+  // The file in ids of the base's tokenizer. Errors: those of TextDataset::Read.
+  Result<std::shared_ptr<const model::TextDataset>> GetData(const std::filesystem::path& path, const Base& base,
                                                             uint32_t sequence_length);
 
  private:
+  struct Data {
+    std::string identity;                               // of file, tokenizer and length
+    std::shared_ptr<const model::Tokenizer> tokenizer;  // kept, so that no other can have its address
+    std::shared_ptr<const model::TextDataset> dataset;
+  };
+  std::shared_ptr<const model::TextDataset> FindData(const std::string& identity);
+
+  const uint64_t max_kept_tokens_;
   std::mutex mutex_;
-  std::map<std::string, Base> bases_;                                      // by identity of the folder
-  std::map<std::string, std::shared_ptr<const model::TextDataset>> data_;  // by identity of file, tokenizer and length
+  std::map<std::string, Base> bases_;  // by identity of the folder
+  std::list<Data> data_;               // the latest used first
+  uint64_t kept_tokens_ = 0;
 };
 
 // Identity of a file: path, size, time of change. Empty when there is none.

@@ -95,7 +95,7 @@ Outcome Measure(const Options& options, const std::filesystem::path& folder) {
   input.data_path = data_path;
 
   const auto base = Need(resources->GetBase(base_dir));
-  const auto data = Need(resources->GetData(data_path, *base.tokenizer, input.train.sequence_length));
+  const auto data = Need(resources->GetData(data_path, base, input.train.sequence_length));
   std::map<std::string, std::pair<torch::Tensor, torch::Tensor>> factors;
   for (const auto& target : targets) {
     factors[target.path] = {Leaf(initial.at(peft::LoraAKey(target.path))),

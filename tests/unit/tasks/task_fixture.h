@@ -1,0 +1,54 @@
+// A small base model, an adapter and a text in a temporary folder, and a TaskInput over them.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <memory>
+#include <string>
+
+#include "client/worker/local_task.h"
+#include "peft/adapter/adapter.h"
+#include "tests/unit/common/temp_dir.h"
+#include "tests/unit/model/tiny_model.h"
+
+namespace heddle::client {
+
+class TaskTest : public testing::Test {
+ protected:
+  TaskTest() {
+    model::WriteModelFolder(folder_ / "base", model::TinyConfig());
+    WriteAdapter({});
+    folder_.Write("data.txt", model::SampleText(30'000, 3));
+    input_.train.local_steps = 4;
+    input_.train.batch_size = 2;
+    input_.train.sequence_length = 16;
+    input_.train.learning_rate = 1e-2;
+    input_.seed = 11;
+    input_.base_model_dir = folder_ / "base";
+    input_.adapter_dir = folder_ / "adapter";
+    input_.data_path = folder_ / "data.txt";
+  }
+
+  // Writes the folder "adapter" with the initial adapter of a config like `change`.
+  void WriteAdapter(const peft::AdapterConfig& change) {
+    config_ = change;
+    if (config_.target_modules.empty()) config_.target_modules = {"q_proj", "v_proj", "down_proj"};
+    auto targets = peft::FindTargets(model::TinyConfig().WeightSpec(), config_);
+    ASSERT_TRUE(targets.ok()) << targets.status();
+    initial_ = peft::MakeInitialAdapter(*targets, config_, 5);
+    const Status written = peft::WriteAdapter(folder_ / "adapter", config_, initial_);
+    ASSERT_TRUE(written.ok()) << written;
+  }
+
+  static std::shared_ptr<const LocalTask> Task() { return *FindLocalTask("lora_sft"); }
+  Result<TaskOutput> Run() { return Task()->Run(input_, *resources_, {}); }
+
+  TempDir folder_;
+  peft::AdapterConfig config_;
+  StateDict initial_;
+  TaskInput input_;
+  std::shared_ptr<TaskResources> resources_ = MakeTaskResources();
+};
+
+}  // namespace heddle::client
