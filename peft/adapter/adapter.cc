@@ -196,6 +196,9 @@ bool AdapterConfig::Targets(std::string_view path) const {
 std::string AdapterConfig::ToJson() const {
   std::vector<std::string> targets = target_modules;
   std::sort(targets.begin(), targets.end());
+  std::string targets_text = target_modules_regex.empty() ? ListText(targets) : Quoted(target_modules_regex);
+  // In a list PEFT would look for modules of that name.
+  if (targets == std::vector<std::string>{"all-linear"}) targets_text = Quoted("all-linear");
   std::map<std::string, std::string> fields = {
       {"alpha_pattern", "{}"},
       {"auto_mapping", "null"},
@@ -214,7 +217,7 @@ std::string AdapterConfig::ToJson() const {
       {"r", std::to_string(r)},
       {"rank_pattern", "{}"},
       {"revision", "null"},
-      {"target_modules", target_modules_regex.empty() ? ListText(targets) : Quoted(target_modules_regex)},
+      {"target_modules", targets_text},
       {"task_type", Quoted(task_type)},
       {"use_dora", "false"},
       {"use_rslora", use_rslora ? "true" : "false"},

@@ -1,0 +1,149 @@
+// Adapters as files and as tensors: PEFT's folder layout and key names, and the initial factors.
+#include <gtest/gtest.h>
+
+#include <bit>
+#include <cmath>
+
+#include "common/digest.h"
+#include "common/safetensors.h"
+#include "peft/adapter/adapter.h"
+#include "tests/unit/common/temp_dir.h"
+#include "tests/unit/model/tiny_model.h"
+
+namespace heddle::peft {
+namespace {
+
+AdapterConfig Config(std::vector<std::string> targets = {"q_proj", "down_proj"}) {
+  AdapterConfig config;
+  config.r = 4;
+  config.lora_alpha = 8;
+  config.target_modules = std::move(targets);
+  return config;
+}
+
+std::vector<TargetModule> Targets(const AdapterConfig& config) {
+  auto targets = FindTargets(model::TinyConfig().WeightSpec(), config);
+  EXPECT_TRUE(targets.ok()) << targets.status();
+  return *std::move(targets);
+}
+
+TEST(FindTargets, ListsTheModulesWithTheirSizes) {
+  const auto targets = Targets(Config());
+  ASSERT_EQ(targets.size(), 4U);
+  EXPECT_EQ(targets[0].path, "model.layers.0.mlp.down_proj");
+  EXPECT_EQ(targets[0].in_features, 48);
+  EXPECT_EQ(targets[0].out_features, 32);
+  EXPECT_EQ(targets[3].path, "model.layers.1.self_attn.q_proj");
+}
+
+TEST(FindTargets, AllLinearIsEveryProjectionAndNothingElse) {
+  auto config = model::TinyConfig();
+  config.tie_word_embeddings = false;
+  const auto targets = *FindTargets(config.WeightSpec(), Config({"all-linear"}));
+  EXPECT_EQ(targets.size(), 14U);  // seven a layer; no lm_head, embedding, norm
+  for (const auto& target : targets) EXPECT_TRUE(target.path.ends_with("_proj")) << target.path;
+}
+
+TEST(FindTargets, NoMatchNamesTheLayersThereAre) {
+  const auto targets = FindTargets(model::TinyConfig().WeightSpec(), Config({"query"}));
+  EXPECT_EQ(targets.status().code(), Code::kInvalidArgument);
+  for (const char* name : {"q_proj", "down_proj", "gate_proj"}) {
+    EXPECT_NE(targets.status().message().find(name), std::string::npos) << targets.status();
+  }
+  EXPECT_FALSE(FindTargets({}, Config()).ok());
+  EXPECT_FALSE(FindTargets(model::TinyConfig().WeightSpec(), Config({"embed_tokens"})).ok());
+}
+
+TEST(AdapterKeys, AreThoseOfPeft) {
+  EXPECT_EQ(LoraAKey("model.layers.3.self_attn.q_proj"),
+            "base_model.model.model.layers.3.self_attn.q_proj.lora_A.weight");
+  EXPECT_EQ(LoraBKey("lm_head"), "base_model.model.lm_head.lora_B.weight");
+}
+
+TEST(InitialAdapter, HasFactorAUniformWithinTheKaimingBoundAndFactorBZero) {
+  const AdapterConfig config = Config();
+  const auto targets = Targets(config);
+  const StateDict adapter = MakeInitialAdapter(targets, config, 1);
+  EXPECT_EQ(SpecOf(adapter), AdapterSpec(targets, config));
+  for (const TargetModule& target : targets) {
+    const auto a = adapter.at(LoraAKey(target.path)).values<float>();
+    const auto b = adapter.at(LoraBKey(target.path)).values<float>();
+    EXPECT_EQ(adapter.at(LoraAKey(target.path)).shape(), (Shape{4, target.in_features}));
+    EXPECT_EQ(adapter.at(LoraBKey(target.path)).shape(), (Shape{target.out_features, 4}));
+    EXPECT_TRUE(std::all_of(b.begin(), b.end(), [](float x) { return std::bit_cast<uint32_t>(x) == 0; }));
+    const double bound = 1 / std::sqrt(static_cast<double>(target.in_features));
+    double mean = 0, square = 0;
+    for (const float x : a) {
+      EXPECT_LE(std::abs(x), bound);
+      mean += x;
+      square += static_cast<double>(x) * x;
+    }
+    const auto count = static_cast<double>(a.size());
+    EXPECT_NEAR(mean / count, 0, 5 * bound / std::sqrt(3 * count));
+    EXPECT_NEAR(square / count, bound * bound / 3, 0.2 * bound * bound);
+  }
+}
+
+TEST(InitialAdapter, IsTheSameBitsOnEveryPlatform) {
+  // By hand: DeriveSeed and Philox have known-answer tests of their own; the rest is exact in float64 and rounded once.
+  AdapterConfig config = Config();
+  const StateDict adapter = MakeInitialAdapter({{"m", 3, 2}}, config, 42);
+  const PhiloxStream stream(DeriveSeed(42, "lora_A", "m"));
+  const auto a = adapter.at(LoraAKey("m")).values<float>();
+  ASSERT_EQ(a.size(), 12U);
+  for (size_t i = 0; i < a.size(); ++i) {
+    const double uniform = static_cast<double>(stream.U32At(i) >> 8) / 16777216.0;
+    EXPECT_EQ(a[i], static_cast<float>((2 * uniform - 1) * (1 / std::sqrt(3.0))));
+  }
+  // The bytes themselves, so that no change goes unseen: adapters of old runs must be reproducible.
+  EXPECT_EQ(Sha256(SerializeSafetensors(adapter)).ToHex(), "458dfe3abe5960380a5e28f37ec028f3dbf413e843a4974dd7069a0935409c19");
+}
+
+TEST(InitialAdapter, DependsOnSeedAndPathOnly) {
+  const AdapterConfig config = Config();
+  const auto targets = Targets(config);
+  const StateDict one = MakeInitialAdapter(targets, config, 1), two = MakeInitialAdapter(targets, config, 2);
+  EXPECT_FALSE(SerializeSafetensors(one) == SerializeSafetensors(two));
+  const StateDict alone = MakeInitialAdapter({targets[1]}, config, 1);
+  for (const auto& [name, tensor] : alone) {
+    const auto a = tensor.values<float>(), b = one.at(name).values<float>();
+    EXPECT_TRUE(std::equal(a.begin(), a.end(), b.begin(), b.end())) << name;
+  }
+  // Two modules of one shape do not get the same factor.
+  const auto first = one.at(LoraAKey(targets[0].path)).values<float>();
+  const auto second = one.at(LoraAKey(targets[2].path)).values<float>();
+  ASSERT_EQ(first.size(), second.size());
+  EXPECT_FALSE(std::equal(first.begin(), first.end(), second.begin()));
+}
+
+TEST(AdapterFolder, ComesBackAsItWasWritten) {
+  const TempDir folder;
+  const AdapterConfig config = Config();
+  const StateDict tensors = MakeInitialAdapter(Targets(config), config, 3);
+  ASSERT_TRUE(WriteAdapter(folder / "adapter", config, tensors).ok());
+  EXPECT_TRUE(std::filesystem::exists(folder / "adapter/adapter_config.json"));
+  EXPECT_TRUE(std::filesystem::exists(folder / "adapter/adapter_model.safetensors"));
+  const auto back = ReadAdapter(folder / "adapter");
+  ASSERT_TRUE(back.ok()) << back.status();
+  EXPECT_EQ(back->config.ToJson(), config.ToJson());
+  EXPECT_TRUE(SerializeSafetensors(back->tensors) == SerializeSafetensors(tensors));
+  const auto file = ReadSafetensors(folder / "adapter/adapter_model.safetensors");
+  EXPECT_EQ(file->metadata.at("format"), "pt");  // transformers asks for it
+}
+
+TEST(AdapterFolder, MistakesNameTheFile) {
+  const TempDir folder;
+  EXPECT_EQ(ReadAdapter(folder / "nowhere").status().code(), Code::kNotFound);
+  std::filesystem::create_directory(folder / "a");
+  folder.Write("a/adapter_config.json", "{}");
+  EXPECT_NE(ReadAdapter(folder / "a").status().message().find("adapter_config.json"), std::string::npos);
+  folder.Write("a/adapter_config.json", Config().ToJson());
+  EXPECT_EQ(ReadAdapter(folder / "a").status().code(), Code::kNotFound);
+  folder.Write("a/adapter_model.safetensors", "not tensors");
+  const Status broken = ReadAdapter(folder / "a").status();
+  EXPECT_EQ(broken.code(), Code::kInvalidArgument);
+  EXPECT_NE(broken.message().find("adapter_model.safetensors"), std::string::npos) << broken;
+}
+
+}  // namespace
+}  // namespace heddle::peft
