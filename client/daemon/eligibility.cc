@@ -3,6 +3,7 @@
 #include <signal.h>
 
 #include <boost/asio/as_tuple.hpp>
+#include <boost/asio/cancellation_state.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <boost/asio/this_coro.hpp>
 #include <boost/asio/use_awaitable.hpp>
@@ -48,10 +49,16 @@ boost::asio::awaitable<Eligible> CheckEligibility(EligibilityOptions options) {
 
 boost::asio::awaitable<void> WatchEligibility(EligibilityOptions options, std::function<void(const Eligible&)> tell) {
   asio::steady_timer timer(co_await asio::this_coro::executor);
+  // A coroutine that returns after its cancellation would throw out of co_spawn's frame into the io_context; it looks
+  // by itself instead. The cancellation may also come from within `tell`.
+  co_await asio::this_coro::throw_if_cancelled(false);
+  const asio::cancellation_state cancellation = co_await asio::this_coro::cancellation_state;
   for (;;) {
     const Eligible found = co_await CheckEligibility(options);
+    if (cancellation.cancelled() != asio::cancellation_type::none) co_return;
     tell(found);
     if (options.command.empty() && options.file.empty()) co_return;
+    if (cancellation.cancelled() != asio::cancellation_type::none) co_return;
     timer.expires_after(options.interval);
     auto [error] = co_await timer.async_wait(asio::as_tuple(asio::use_awaitable));
     if (error) co_return;

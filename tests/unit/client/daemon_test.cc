@@ -1,0 +1,421 @@
+// The daemon in this process against a fake coordinator over TLS, with a worker process of arithmetic.
+#include "client/daemon/daemon.h"
+
+#include <gmock/gmock.h>
+
+#include "client/daemon/enroll.h"
+#include "common/safetensors.h"
+#include "tests/unit/client/breaking_proxy.h"
+#include "tests/unit/client/fake_coordinator.h"
+
+namespace heddle::client {
+namespace {
+
+namespace fs = std::filesystem;
+using protocol::Eventually;
+using protocol::TempDir;
+using testing::HasSubstr;
+
+class DaemonTest : public testing::Test {
+ protected:
+  DaemonTest() {
+    config_.host = "localhost";
+    config_.port = coordinator_.port();
+    config_.state_dir = temp_.path() / "state";
+    config_.data_path = temp_.path() / "data.txt";
+    config_.worker_binary = fs::path(HEDDLE_BINARY_DIR) / "bin" / "fake_worker";
+    config_.backoff_base = Seconds(0.02);
+    config_.backoff_max = Seconds(0.1);
+    config_.nice = 0;
+    config_.eligibility.interval = Seconds(0.02);
+    options_.handle_signals = false;
+    Mode("ok");
+  }
+  ~DaemonTest() override { (void)Stop(); }
+
+  void Mode(const std::string& mode) { ASSERT_TRUE(WriteFileAtomically(config_.data_path, mode).ok()); }
+  void EnrollDevice() {
+    const auto name = Enroll(config_, coordinator_.IssueToken("phone-1"));
+    ASSERT_TRUE(name.ok()) << name.status();
+    ASSERT_EQ(*name, "phone-1");
+  }
+  // Runs until max_tasks; its end.
+  Status RunTasks(uint64_t tasks) {
+    options_.max_tasks = tasks;
+    auto daemon = Daemon::Open(config_, options_);
+    if (!daemon.ok()) return daemon.status();
+    return (*daemon)->Run();
+  }
+  void StartInBackground() {
+    auto daemon = Daemon::Open(config_, options_);
+    ASSERT_TRUE(daemon.ok()) << daemon.status();
+    daemon_ = *std::move(daemon);
+    thread_ = std::thread([this] { end_ = daemon_->Run(); });
+  }
+  Status Stop() {
+    if (daemon_) daemon_->RequestStop();
+    if (thread_.joinable()) thread_.join();
+    daemon_.reset();
+    return end_;
+  }
+  v1::ReportRequest OnlyReport() {
+    const auto reports = coordinator_.reports();
+    EXPECT_EQ(reports.size(), 1u);
+    return reports.empty() ? v1::ReportRequest() : reports.front();
+  }
+  void ExpectDelivered(const v1::TaskAssignment& assignment) {
+    const auto upload = coordinator_.Upload(assignment.assignment_id());
+    ASSERT_TRUE(upload);
+    const v1::ReportRequest report = coordinator_.reports().back();
+    EXPECT_EQ(report.assignment_id(), assignment.assignment_id());
+    EXPECT_EQ(report.outcome(), v1::TASK_OUTCOME_COMPLETED);
+    EXPECT_EQ(report.update().sha256(), Sha256(*upload).raw());
+    EXPECT_EQ(report.update().size_bytes(), upload->size());
+    EXPECT_EQ(report.metrics().num_examples(), 3 * assignment.plan().train().batch_size());
+    EXPECT_GT(report.metrics().peak_memory_bytes(), 0u);
+    auto owner = std::make_shared<std::string>(*upload);
+    const auto file = ParseSafetensors(std::as_bytes(std::span(*owner)), owner);
+    ASSERT_TRUE(file.ok()) << file.status();
+    const size_t inputs = 2 + ("adapter " + std::to_string(assignment.plan().seed())).size();
+    EXPECT_EQ(file->tensors.at("base_model.model.w").values<float>()[1],
+              static_cast<float>(1 + assignment.plan().seed() + inputs));
+  }
+
+  TempDir temp_;
+  FakeCoordinator coordinator_;
+  ClientConfig config_;
+  DaemonOptions options_;
+  std::unique_ptr<Daemon> daemon_;
+  std::thread thread_;
+  Status end_;
+};
+
+// ---- enrolment ----
+
+TEST_F(DaemonTest, EnrolmentLeavesAnIdentityThatOnlyTheOwnerCanRead) {
+  EnrollDevice();
+  const IdentityFiles files = IdentityIn(config_.state_dir);
+  EXPECT_EQ(fs::status(files.key).permissions(), fs::perms::owner_read | fs::perms::owner_write);
+  EXPECT_EQ(protocol::ReadAllOf(files.ca), coordinator_.pki().authority().certificate_pem());
+  EXPECT_FALSE(fs::exists(files.certificate.string() + ".new"));
+  EXPECT_EQ(Enroll(config_, coordinator_.IssueToken("phone-2")).status().code(), Code::kAlreadyExists);
+}
+
+TEST_F(DaemonTest, UsedOrUnknownTokenIsAClearSentence) {
+  const std::string token = coordinator_.IssueToken("phone-1");
+  ASSERT_TRUE(Enroll(config_, token).ok());
+  config_.state_dir = temp_.path() / "other";
+  const Status status = Enroll(config_, token).status();
+  EXPECT_EQ(status.code(), Code::kPermissionDenied);
+  EXPECT_THAT(status.message(), HasSubstr("unknown, used or expired"));
+  EXPECT_FALSE(fs::exists(IdentityIn(config_.state_dir).certificate));
+  // The key of the failed attempt serves the next one.
+  EXPECT_TRUE(Enroll(config_, coordinator_.IssueToken("phone-3")).ok());
+}
+
+TEST_F(DaemonTest, TokenOfAnotherCoordinatorGoesToNobody) {
+  protocol::Pki other("Another authority");
+  const std::string token = coordinator_.IssueToken("phone-1");
+  const std::string foreign = token.substr(0, token.rfind('.') + 1) + other.authority().fingerprint();
+  EXPECT_EQ(Enroll(config_, foreign).status().code(), Code::kUnauthenticated);
+  EXPECT_EQ(coordinator_.CountRequests("/v1/enroll"), 0u);
+  EXPECT_TRUE(Enroll(config_, token).ok()) << "the secret was not spent";
+}
+
+TEST(EnrolmentTokens, MustBeWhole) {
+  const std::string fingerprint(64, 'a');
+  EXPECT_EQ(ParseToken("secret." + fingerprint)->secret, "secret");
+  EXPECT_EQ(ParseToken("with.dot." + fingerprint)->secret, "with.dot");
+  for (const std::string& bad : {std::string(), std::string("secret"), "." + fingerprint, "secret." + fingerprint + "a",
+                                 "secret.zz" + fingerprint.substr(2), std::string(300, 'x') + "." + fingerprint})
+    EXPECT_EQ(ParseToken(bad).status().code(), Code::kInvalidArgument) << bad;
+}
+
+// ---- the day of a device ----
+
+TEST_F(DaemonTest, DeviceTrainsOneTaskAfterAnother) {
+  EnrollDevice();
+  const v1::TaskAssignment first = coordinator_.MakeAssignment(1), second = coordinator_.MakeAssignment(2);
+  coordinator_.Offer(first);
+  coordinator_.Offer(second);
+  const Status end = RunTasks(2);
+  EXPECT_TRUE(end.ok()) << end;
+  ASSERT_EQ(coordinator_.reports().size(), 2u);
+  ExpectDelivered(second);
+  EXPECT_EQ(coordinator_.devices(), std::set<std::string>{"phone-1"});
+  // Two files of the base model, one adapter each: what is there already is not fetched again.
+  EXPECT_EQ(coordinator_.CountRequests("GET /v1/blobs/"), 4u);
+  EXPECT_FALSE(fs::exists(config_.state_dir / "journal"));
+  EXPECT_FALSE(fs::exists(config_.state_dir / "work" / "update.safetensors"));
+}
+
+TEST_F(DaemonTest, KeptWorkerServesTheNextTask) {
+  EnrollDevice();
+  config_.worker_keep_alive = Seconds(60);
+  for (int i = 1; i <= 3; ++i) coordinator_.Offer(coordinator_.MakeAssignment(i));
+  EXPECT_TRUE(RunTasks(3).ok());
+  EXPECT_EQ(coordinator_.reports().size(), 3u);
+}
+
+TEST_F(DaemonTest, BrokenDownloadGoesOnByRange) {
+  EnrollDevice();
+  BreakingProxy proxy(coordinator_.port());
+  config_.port = proxy.port();
+  const v1::TaskAssignment assignment = coordinator_.MakeAssignment(1, 3'000'000);
+  coordinator_.Offer(assignment);
+  proxy.BreakDownAfter(1'500'000);
+  const Status end = RunTasks(1);
+  EXPECT_TRUE(end.ok()) << end;
+  ExpectDelivered(assignment);
+  EXPECT_EQ(proxy.breaks(), 1);
+  ASSERT_EQ(coordinator_.CountRequests("bytes="), 1u);
+  EXPECT_EQ(coordinator_.CountRequests("bytes=0-"), 0u);
+}
+
+TEST_F(DaemonTest, DownloadOfAnEarlierProcessGoesOnByRange) {
+  EnrollDevice();
+  const v1::TaskAssignment assignment = coordinator_.MakeAssignment(1, 100'000);
+  const v1::BlobRef& model = assignment.plan().base_model(1);
+  const std::string hex = Sha256Digest::FromBytes(model.sha256())->ToHex();
+  fs::create_directories(config_.state_dir / "cache");
+  ASSERT_TRUE(WriteFileAtomically(config_.state_dir / "cache" / (hex + ".part"),
+                                  protocol::MakeBytes(100'000, 77).substr(0, 60'000))
+                  .ok());
+  coordinator_.Offer(assignment);
+  EXPECT_TRUE(RunTasks(1).ok());
+  ExpectDelivered(assignment);
+  EXPECT_EQ(coordinator_.CountRequests(hex + " bytes=60000-"), 1u);
+}
+
+TEST_F(DaemonTest, BrokenUploadGoesOnWhereItBroke) {
+  EnrollDevice();
+  BreakingProxy proxy(coordinator_.port());
+  config_.port = proxy.port();
+  const v1::TaskAssignment assignment = coordinator_.MakeAssignment(1, 1000, 512);  // 2 MB
+  coordinator_.Offer(assignment);
+  proxy.BreakUpAfter(1'000'000);
+  const Status end = RunTasks(1);
+  EXPECT_TRUE(end.ok()) << end;
+  ExpectDelivered(assignment);
+  EXPECT_EQ(proxy.breaks(), 1);
+  EXPECT_EQ(coordinator_.CountRequests("POST /v1/uploads "), 2u);
+  EXPECT_EQ(coordinator_.CountRequests("PATCH /v1/uploads/"), 1u);
+}
+
+TEST_F(DaemonTest, UploadBrokenInItsContinuationAsksForTheOffset) {
+  EnrollDevice();
+  BreakingProxy proxy(coordinator_.port());
+  config_.port = proxy.port();
+  const v1::TaskAssignment assignment = coordinator_.MakeAssignment(1, 1000, 512);
+  coordinator_.Offer(assignment);
+  proxy.BreakUpAfter(500'000);
+  std::thread again([&] {
+    if (Eventually([&] { return proxy.breaks() == 1; })) proxy.BreakUpAfter(700'000);
+  });
+  EXPECT_TRUE(RunTasks(1).ok());
+  again.join();
+  ExpectDelivered(assignment);
+  EXPECT_EQ(proxy.breaks(), 2);
+  EXPECT_EQ(coordinator_.CountRequests("HEAD /v1/uploads/"), 1u);
+  EXPECT_EQ(coordinator_.CountRequests("PATCH /v1/uploads/"), 2u);
+}
+
+TEST_F(DaemonTest, RefusalsForNowAreWaitedOut) {
+  EnrollDevice();
+  const v1::TaskAssignment assignment = coordinator_.MakeAssignment(1);
+  coordinator_.Offer(assignment);
+  for (const char* path : {"/v1/checkin", "/v1/blobs/", "/v1/uploads", "/v1/reports"}) {
+    for (int i = 0; i < 2; ++i)
+      coordinator_.RefuseNext(path, protocol::MakeRefusal(v1::REFUSAL_REASON_OVERLOADED, "busy", Seconds(0.01)));
+  }
+  const Status end = RunTasks(1);
+  EXPECT_TRUE(end.ok()) << end;
+  ExpectDelivered(assignment);
+}
+
+TEST_F(DaemonTest, RevokedDeviceStopsWithASentence) {
+  EnrollDevice();
+  coordinator_.RefuseNext("/v1/checkin", protocol::MakeRefusal(v1::REFUSAL_REASON_REVOKED, "revoked yesterday"));
+  const Status end = RunTasks(1);
+  EXPECT_EQ(end.code(), Code::kPermissionDenied);
+  EXPECT_THAT(end.message(), HasSubstr("revoked yesterday"));
+}
+
+TEST_F(DaemonTest, BlobWithOtherBytesIsFetchedTwiceAndThenFailsTheTask) {
+  EnrollDevice();
+  const v1::TaskAssignment assignment = coordinator_.MakeAssignment(1);
+  coordinator_.Corrupt(assignment.plan().base_model(1), protocol::MakeBytes(1000, 5));
+  coordinator_.Offer(assignment);
+  EXPECT_TRUE(RunTasks(1).ok());
+  EXPECT_EQ(OnlyReport().outcome(), v1::TASK_OUTCOME_FAILED);
+  EXPECT_THAT(OnlyReport().message(), HasSubstr("model.safetensors"));
+  const std::string hex = Sha256Digest::FromBytes(assignment.plan().base_model(1).sha256())->ToHex();
+  EXPECT_EQ(coordinator_.CountRequests(hex), 2u);
+}
+
+TEST_F(DaemonTest, TaskLargerThanTheCacheIsReportedAsFailed) {
+  EnrollDevice();
+  config_.cache_max_bytes = 5000;
+  coordinator_.Offer(coordinator_.MakeAssignment(1, 10'000));
+  EXPECT_TRUE(RunTasks(1).ok());
+  EXPECT_EQ(OnlyReport().outcome(), v1::TASK_OUTCOME_FAILED);
+  EXPECT_THAT(OnlyReport().message(), HasSubstr("max_bytes"));
+  EXPECT_EQ(coordinator_.CountRequests("GET /v1/blobs/"), 0u);
+}
+
+// ---- workers that go wrong ----
+
+TEST_F(DaemonTest, EndsOfTheWorkerAreReportedWithTheirReason) {
+  EnrollDevice();
+  struct Case {
+    const char* mode;
+    v1::TaskOutcome outcome;
+    const char* reason;
+  };
+  for (const Case& c :
+       {Case{"kill", v1::TASK_OUTCOME_INTERRUPTED, "signal 9"}, Case{"abort", v1::TASK_OUTCOME_FAILED, "signal 6"},
+        Case{"exit", v1::TASK_OUTCOME_FAILED, "status 7"}, Case{"fail", v1::TASK_OUTCOME_FAILED, "not to my taste"}}) {
+    Mode(c.mode);
+    coordinator_.Offer(coordinator_.MakeAssignment(1));
+    EXPECT_TRUE(RunTasks(1).ok());
+    ASSERT_FALSE(coordinator_.reports().empty());
+    EXPECT_EQ(coordinator_.reports().back().outcome(), c.outcome) << c.mode;
+    EXPECT_THAT(coordinator_.reports().back().message(), HasSubstr(c.reason));
+  }
+  Mode("ok");
+  const v1::TaskAssignment assignment = coordinator_.MakeAssignment(2);
+  coordinator_.Offer(assignment);
+  EXPECT_TRUE(RunTasks(1).ok());
+  ExpectDelivered(assignment);
+}
+
+TEST_F(DaemonTest, WorkerBeyondItsMemoryIsStoppedAndReportedAsInterrupted) {
+  EnrollDevice();
+  Mode("big");
+  config_.memory_limit_bytes = uint64_t{100} << 20;
+  coordinator_.Offer(coordinator_.MakeAssignment(1));
+  EXPECT_TRUE(RunTasks(1).ok());
+  EXPECT_EQ(OnlyReport().outcome(), v1::TASK_OUTCOME_INTERRUPTED);
+  EXPECT_THAT(OnlyReport().message(), HasSubstr("memory"));
+}
+
+TEST_F(DaemonTest, MissingWorkerStopsTheDaemonWithItsName) {
+  EnrollDevice();
+  config_.worker_binary = "/nonexistent/worker";
+  const Status end = RunTasks(1);
+  EXPECT_FALSE(end.ok());
+  EXPECT_THAT(end.message(), HasSubstr("/nonexistent/worker"));
+}
+
+// ---- interruptions ----
+
+TEST_F(DaemonTest, DeviceThatMayNoLongerTrainInterruptsAndTakesUpAgain) {
+  EnrollDevice();
+  Mode("slow");
+  config_.eligibility.file = temp_.path() / "may-train";
+  StartInBackground();
+  coordinator_.Offer(coordinator_.MakeAssignment(1));
+  // Nothing happens before the file is there.
+  EXPECT_EQ(coordinator_.requests().size(), 1u) << "the enrolment";
+  ASSERT_TRUE(WriteFileAtomically(config_.eligibility.file, "").ok());
+  ASSERT_TRUE(Eventually([&] { return coordinator_.CountRequests("GET /v1/blobs/") == 3; }));
+  fs::remove(config_.eligibility.file);
+  ASSERT_TRUE(Eventually([&] { return !coordinator_.reports().empty(); }));
+  EXPECT_EQ(OnlyReport().outcome(), v1::TASK_OUTCOME_INTERRUPTED);
+  EXPECT_THAT(OnlyReport().message(), HasSubstr("may-train"));
+  Mode("ok");
+  const v1::TaskAssignment next = coordinator_.MakeAssignment(2);
+  coordinator_.Offer(next);
+  ASSERT_TRUE(WriteFileAtomically(config_.eligibility.file, "").ok());
+  ASSERT_TRUE(Eventually([&] { return coordinator_.reports().size() == 2; }));
+  EXPECT_TRUE(Stop().ok());
+  ExpectDelivered(next);
+}
+
+TEST_F(DaemonTest, StopWhileTrainingReportsTheInterruption) {
+  EnrollDevice();
+  Mode("slow");
+  coordinator_.Offer(coordinator_.MakeAssignment(1));
+  StartInBackground();
+  ASSERT_TRUE(Eventually([&] { return coordinator_.CountRequests("GET /v1/blobs/") == 3; }));
+  EXPECT_TRUE(Stop().ok());
+  EXPECT_EQ(OnlyReport().outcome(), v1::TASK_OUTCOME_INTERRUPTED);
+}
+
+TEST_F(DaemonTest, StopWhileWaitingForWorkIsClean) {
+  EnrollDevice();
+  StartInBackground();
+  ASSERT_TRUE(Eventually([&] { return coordinator_.CountRequests("/v1/checkin") == 1; }));
+  EXPECT_TRUE(Stop().ok());
+  EXPECT_TRUE(coordinator_.reports().empty());
+}
+
+TEST_F(DaemonTest, FinishedWorkSurvivesARestart) {
+  EnrollDevice();
+  const v1::TaskAssignment assignment = coordinator_.MakeAssignment(1, 1000, 64);
+  coordinator_.Offer(assignment);
+  for (int i = 0; i < 1000; ++i)
+    coordinator_.RefuseNext("/v1/uploads", protocol::MakeRefusal(v1::REFUSAL_REASON_UNAVAILABLE, "", Seconds(0.01)));
+  StartInBackground();
+  ASSERT_TRUE(Eventually([&] { return coordinator_.CountRequests("/v1/uploads") >= 2; }));
+  EXPECT_TRUE(Stop().ok());
+  EXPECT_TRUE(coordinator_.reports().empty());
+  EXPECT_TRUE(fs::exists(config_.state_dir / "journal"));
+  while (coordinator_.CountRequests("/v1/uploads") < 1000 && !coordinator_.Upload(assignment.assignment_id())) {
+    // The second process works off the remaining refusals.
+    Mode("fail");  // a task trained anew would show
+    EXPECT_TRUE(RunTasks(1).ok());
+  }
+  ExpectDelivered(assignment);
+  EXPECT_FALSE(fs::exists(config_.state_dir / "journal"));
+  EXPECT_EQ(coordinator_.CountRequests("GET /v1/blobs/"), 3u);
+}
+
+TEST_F(DaemonTest, BrokenJournalIsDropped) {
+  EnrollDevice();
+  ASSERT_TRUE(WriteFileAtomically(config_.state_dir / "journal", "\xff\xff rubbish").ok());
+  const v1::TaskAssignment assignment = coordinator_.MakeAssignment(1);
+  coordinator_.Offer(assignment);
+  EXPECT_TRUE(RunTasks(1).ok());
+  ExpectDelivered(assignment);
+}
+
+// ---- refusals to start ----
+
+TEST_F(DaemonTest, SecondDaemonOnTheSameFolderIsRefused) {
+  EnrollDevice();
+  const auto first = Daemon::Open(config_, options_);
+  ASSERT_TRUE(first.ok());
+  const auto second = Daemon::Open(config_, options_);
+  EXPECT_EQ(second.status().code(), Code::kFailedPrecondition);
+  EXPECT_THAT(second.status().message(), HasSubstr("another heddle-client"));
+}
+
+TEST_F(DaemonTest, DeviceThatIsNotEnrolledIsToldHow) {
+  const auto daemon = Daemon::Open(config_, options_);
+  EXPECT_EQ(daemon.status().code(), Code::kFailedPrecondition);
+  EXPECT_THAT(daemon.status().message(), HasSubstr("heddle-client enroll"));
+}
+
+TEST_F(DaemonTest, InsecureIsForLoopbackAndNeedsAName) {
+  options_.insecure = true;
+  EXPECT_EQ(Daemon::Open(config_, options_).status().code(), Code::kInvalidArgument);
+  options_.insecure_device = "phone-9";
+  EXPECT_TRUE(Daemon::Open(config_, options_).ok());
+  config_.host = "192.0.2.7";
+  EXPECT_THAT(Daemon::Open(config_, options_).status().message(), HasSubstr("loopback"));
+}
+
+TEST_F(DaemonTest, InsecureDeviceSaysItsNameWithEveryRequest) {
+  FakeCoordinator plain(/*tls=*/false);
+  config_.port = plain.port();
+  options_.insecure = true;
+  options_.insecure_device = "phone-9";
+  plain.Offer(plain.MakeAssignment(1));
+  EXPECT_TRUE(RunTasks(1).ok());
+  EXPECT_EQ(plain.reports().size(), 1u);
+  EXPECT_EQ(plain.devices(), std::set<std::string>{"phone-9"});
+}
+
+}  // namespace
+}  // namespace heddle::client
