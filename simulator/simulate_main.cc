@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "client/worker/local_task.h"
 #include "common/build_info.h"
 #include "common/logging.h"
 #include "model/llama/blas_check.h"
@@ -19,15 +20,31 @@ namespace {
 
 std::atomic<bool> interrupted{false};
 
+Status Evaluate(const SimulationOptions& options, const std::string& heldout, uint32_t rounds, double* base,
+                double* final) {
+  HEDDLE_ASSIGN_OR_RETURN(const auto recipe, coordinator::Recipe::Load(options.recipe, options.overrides));
+  const auto resources = client::MakeTaskResources();
+  const auto measure = [&](const std::filesystem::path& adapter, double* perplexity) -> Status {
+    HEDDLE_ASSIGN_OR_RETURN(
+        const auto evaluation,
+        client::EvaluatePerplexity(recipe.base_model, adapter, heldout, recipe.train.sequence_length(), *resources));
+    *perplexity = evaluation.perplexity;
+    return OkStatus();
+  };
+  HEDDLE_RETURN_IF_ERROR(measure({}, base));
+  return measure(options.out / "checkpoints" / ("round-" + std::to_string(rounds)), final);
+}
+
 int Main(int argc, char** argv) {
   CLI::App app("Runs a recipe with simulated devices in this process, on a virtual clock.", "heddle-simulate");
   SimulationOptions options;
   std::vector<std::string> settings;
-  std::string out = "heddle-simulation", format = "text";
+  std::string out = "heddle-simulation", format = "text", heldout;
   app.add_option("RECIPE", options.recipe, "recipe.toml")->required();
   app.add_option("-o,--out", out, "folder for run.json, history.jsonl, checkpoints/, report.html")
       ->capture_default_str();
   app.add_option("--set", settings, "key=value, over the recipe (repeatable)");
+  app.add_option("--heldout", heldout, "text file: measures the final adapter's and the base model's perplexity on it");
   app.add_option("--format", format, "text or json")->check(CLI::IsMember({"text", "json"}));
   app.set_version_flag("--version", std::string(VersionString()));
   try {
@@ -70,6 +87,14 @@ int Main(int argc, char** argv) {
     std::cerr << "heddle-simulate: " << status.message() << "\n";
     return 1;
   }
+  double base = 0, final = 0;
+  if (!heldout.empty()) {
+    Status status = Evaluate(options, heldout, result->rounds, &base, &final);
+    if (!status.ok()) {
+      std::cerr << "heddle-simulate: " << status.message() << "\n";
+      return 1;
+    }
+  }
   const std::string hash = result->run.model.ToHex();
   if (text) {
     std::printf("run               %s\nrounds            %u with %zu devices\nadapter_sha256    %s\n",
@@ -78,13 +103,18 @@ int Main(int argc, char** argv) {
         "simulated time    %.1f s\nwall time         %.1f s\nbytes down, up    %llu, %llu\nreport            %s\n",
         result->virtual_seconds, result->wall_seconds, static_cast<unsigned long long>(result->traffic.down),
         static_cast<unsigned long long>(result->traffic.up), (options.out / "report.html").c_str());
+    if (!heldout.empty()) std::printf("perplexity        %.3f, base %.3f\n", final, base);
   } else {
+    std::string perplexities;
+    if (!heldout.empty()) {
+      perplexities = ",\"perplexity\":" + std::to_string(final) + ",\"base_perplexity\":" + std::to_string(base);
+    }
     std::printf(
         "{\"run_id\":\"%s\",\"rounds\":%u,\"devices\":%zu,\"adapter_sha256\":\"%s\",\"virtual_seconds\":%.6f,"
-        "\"wall_seconds\":%.3f,\"bytes_down\":%llu,\"bytes_up\":%llu}\n",
+        "\"wall_seconds\":%.3f,\"bytes_down\":%llu,\"bytes_up\":%llu%s}\n",
         result->run.id.value().c_str(), result->rounds, result->devices, hash.c_str(), result->virtual_seconds,
         result->wall_seconds, static_cast<unsigned long long>(result->traffic.down),
-        static_cast<unsigned long long>(result->traffic.up));
+        static_cast<unsigned long long>(result->traffic.up), perplexities.c_str());
   }
   return 0;
 }
