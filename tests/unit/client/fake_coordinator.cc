@@ -69,6 +69,11 @@ void FakeCoordinator::RefuseNext(const std::string& path, v1::Refusal refusal) {
   refusals_[path].push_back(std::move(refusal));
 }
 
+void FakeCoordinator::StopRefusing() {
+  const std::lock_guard lock(mutex_);
+  refusals_.clear();
+}
+
 void FakeCoordinator::Corrupt(const v1::BlobRef& ref, std::string bytes) {
   const std::lock_guard lock(mutex_);
   blobs_[Sha256Digest::FromBytes(ref.sha256())->ToHex()] = std::move(bytes);

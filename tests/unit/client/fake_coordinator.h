@@ -29,6 +29,7 @@ class FakeCoordinator {
   void Offer(const v1::TaskAssignment& assignment);
   // The next requests whose path begins so are refused, each with one of the refusals.
   void RefuseNext(const std::string& path, v1::Refusal refusal);
+  void StopRefusing();
   void SetVerdict(v1::ReportVerdict verdict) { verdict_ = verdict; }
   // The blob's bytes as they are sent, not as they should be.
   void Corrupt(const v1::BlobRef& ref, std::string bytes);
