@@ -72,8 +72,9 @@ struct Evaluation {
   double perplexity = 0;
   uint64_t num_tokens = 0;
 };
+// With `threads` above 0 the calling thread computes with so many from then on.
 Result<Evaluation> EvaluatePerplexity(const std::filesystem::path& base_model_dir,
                                       const std::filesystem::path& adapter_dir, const std::filesystem::path& data_path,
-                                      uint32_t sequence_length, TaskResources& resources);
+                                      uint32_t sequence_length, TaskResources& resources, unsigned threads = 0);
 
 }  // namespace heddle::client

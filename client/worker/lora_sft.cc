@@ -215,8 +215,9 @@ std::shared_ptr<const LocalTask> MakeLoraSft() { return std::make_shared<LoraSft
 
 Result<Evaluation> EvaluatePerplexity(const std::filesystem::path& base_dir, const std::filesystem::path& adapter_dir,
                                       const std::filesystem::path& data_path, uint32_t sequence_length,
-                                      TaskResources& resources) {
+                                      TaskResources& resources, unsigned threads) {
   try {
+    if (threads > 0) at::set_num_threads(static_cast<int>(threads));
     return EvaluateThrowing(base_dir, adapter_dir, data_path, sequence_length, resources);
   } catch (const c10::Error& error) {
     return Internal(std::string("LibTorch failed: ") + error.what_without_backtrace());

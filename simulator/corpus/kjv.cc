@@ -14,7 +14,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr size_t kHeldOutEvery = 10;
+constexpr size_t kHeldOutEvery = 20;
 
 // The last book of each part, as `bible` abbreviates it, in the Bible's order.
 struct Bound {

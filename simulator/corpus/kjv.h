@@ -1,5 +1,5 @@
 // The King James Bible, from the distribution's package bible-kjv-text (read with the `bible` program of bible-kjv),
-// split over devices by book: a natural split that is far from identically distributed. Every tenth chapter, of all
+// split over devices by book: a natural split that is far from identically distributed. Every twentieth chapter, of all
 // books, is held out for evaluation and belongs to no device.
 //
 // Thread-safety: pure functions, except that they start a process and write files.

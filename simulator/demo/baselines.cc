@@ -49,7 +49,7 @@ class Runner {
   Result<double> Perplexity(const fs::path& adapter) {
     HEDDLE_ASSIGN_OR_RETURN(const client::Evaluation evaluation,
                             client::EvaluatePerplexity(options_.recipe.base_model, adapter, options_.heldout,
-                                                       options_.recipe.train.sequence_length(), *resources_));
+                                                       options_.recipe.train.sequence_length(), *resources_, 1));
     return evaluation.perplexity;
   }
   void Tell(const std::string& what, double done) const {
@@ -80,24 +80,29 @@ Status Runner::TrainOne(const Job& job, const client::LocalTask& task, std::atom
   return SaveTrained(options_.initial_adapter, output->update, job.adapter);
 }
 
-// Two at a time on two cores; the long one first.
+// Calls work(i) for i below `count`, on as many threads as there are cores. The first failure, if any.
+Status ForEach(size_t count, const std::function<Status(size_t)>& work) {
+  std::atomic<size_t> next{0};
+  std::vector<Status> statuses(count);
+  const auto loop = [&] {
+    for (size_t i = next++; i < count; i = next++) statuses[i] = work(i);
+  };
+  std::vector<std::thread> threads;
+  for (unsigned i = 0; i < std::max(1U, std::thread::hardware_concurrency()); ++i) threads.emplace_back(loop);
+  for (std::thread& thread : threads) thread.join();
+  for (const Status& status : statuses) HEDDLE_RETURN_IF_ERROR(status);
+  return OkStatus();
+}
+
+// The long job first, so that no core waits for it at the end.
 Status Runner::Train(const std::vector<Job>& jobs) {
   HEDDLE_ASSIGN_OR_RETURN(const auto task, client::FindLocalTask(options_.recipe.local_task));
   uint64_t total = 0;
   for (const Job& job : jobs) {
     total += uint64_t{job.batch_size} * options_.recipe.train.local_steps() * options_.recipe.spec.rounds;
   }
-  std::atomic<size_t> next{0};
   std::atomic<uint64_t> done{0};
-  std::vector<Status> statuses(jobs.size());
-  const auto work = [&] {
-    for (size_t i = next++; i < jobs.size(); i = next++) statuses[i] = TrainOne(jobs[i], *task, done, total);
-  };
-  std::vector<std::thread> threads;
-  for (unsigned i = 0; i < std::max(1U, std::thread::hardware_concurrency()); ++i) threads.emplace_back(work);
-  for (std::thread& thread : threads) thread.join();
-  for (const Status& status : statuses) HEDDLE_RETURN_IF_ERROR(status);
-  return OkStatus();
+  return ForEach(jobs.size(), [&](size_t i) { return TrainOne(jobs[i], *task, done, total); });
 }
 
 }  // namespace
@@ -114,16 +119,21 @@ Result<Baselines> MeasureBaselines(const BaselineOptions& options) {
   }
   HEDDLE_RETURN_IF_ERROR(runner.Train(jobs));
   runner.Tell("evaluation", 0);
+  std::vector<fs::path> adapters = {{}, options.federated_adapter};
+  for (const Job& job : jobs) adapters.push_back(job.adapter);
+  std::vector<double> perplexities(adapters.size());
+  std::atomic<size_t> done{0};
+  HEDDLE_RETURN_IF_ERROR(ForEach(adapters.size(), [&](size_t i) -> Status {
+    HEDDLE_ASSIGN_OR_RETURN(perplexities[i], runner.Perplexity(adapters[i]));
+    runner.Tell("evaluation", static_cast<double>(++done) / static_cast<double>(adapters.size()));
+    return OkStatus();
+  }));
   Baselines out;
-  HEDDLE_ASSIGN_OR_RETURN(out.base, runner.Perplexity({}));
-  HEDDLE_ASSIGN_OR_RETURN(out.federated, runner.Perplexity(options.federated_adapter));
-  HEDDLE_ASSIGN_OR_RETURN(out.centralised, runner.Perplexity(jobs.front().adapter));
-  for (size_t i = 1; i < jobs.size(); ++i) {
-    runner.Tell("evaluation", static_cast<double>(i) / static_cast<double>(jobs.size()));
-    HEDDLE_ASSIGN_OR_RETURN(const double alone, runner.Perplexity(jobs[i].adapter));
-    out.local_each.push_back(alone);
-    out.local_only += alone / static_cast<double>(jobs.size() - 1);
-  }
+  out.base = perplexities[0];
+  out.federated = perplexities[1];
+  out.centralised = perplexities[2];
+  out.local_each.assign(perplexities.begin() + 3, perplexities.end());
+  for (double alone : out.local_each) out.local_only += alone / static_cast<double>(out.local_each.size());
   return out;
 }
 

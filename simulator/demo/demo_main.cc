@@ -211,7 +211,7 @@ void Demo::PrintTable() const {
   const auto row = [&](const char* name, double value) {
     std::printf("  %-38s %8.2f   %+6.1f %%\n", name, value, 100 * (value / baselines_.base - 1));
   };
-  std::printf("\nHeld-out perplexity (every tenth chapter of the King James Bible)\n\n");
+  std::printf("\nHeld-out perplexity (every twentieth chapter of the King James Bible)\n\n");
   row("base model", baselines_.base);
   row("devices alone (mean)", baselines_.local_only);
   row("federated adapter", baselines_.federated);
