@@ -117,6 +117,7 @@ class SqliteStore final : public Store {
   Query Prepared(const char* sql);
 
   Status CheckOwner();
+  Status MakeDurable();
   Status Migrate();
   Status MigrateOnce(size_t version);
   int SchemaVersion();

@@ -130,7 +130,21 @@ Status SqliteStore::Prepare() {
     return OkStatus();
   });
   HEDDLE_RETURN_IF_ERROR(pragmas);
-  return Migrate();
+  HEDDLE_RETURN_IF_ERROR(Migrate());
+  return MakeDurable();
+}
+
+// A process that was killed between the write of a commit and its fsync leaves a commit that this one reads, and would
+// answer with, but that a power cut could still take. Any new commit fsyncs the whole log; this one must change a row,
+// since SQLite writes no page whose content stays the same.
+Status SqliteStore::MakeDurable() {
+  return InTransaction([&]() -> Status {
+    Prepared(
+        "INSERT INTO meta (key, value) VALUES ('opened', '1') "
+        "ON CONFLICT (key) DO UPDATE SET value = CAST(CAST(value AS INTEGER) + 1 AS TEXT)")
+        .Execute();
+    return OkStatus();
+  });
 }
 
 // A file that is somebody else's is left as it is.

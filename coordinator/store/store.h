@@ -1,7 +1,7 @@
 // The coordinator's memory: one SQLite database (WAL, synchronous=FULL, foreign keys). What a method has answered with
 // ok is on disk and survives a kill or a power cut at any later instant. What it has answered with an error is not
 // visible; only when the disk failed during the commit and the process dies before the next write may it be found after
-// the restart, and then as a whole.
+// the restart, and then as a whole. What can be read after Open() is on disk too.
 //
 // Life cycle: Open() makes or migrates the file; the object closes it. Several processes may have the same file open
 // (the daemon and the command line): a lock that lasts longer than busy_timeout is kUnavailable.

@@ -31,7 +31,8 @@ class ContractChecker {
 
   const std::optional<std::string>& breach() const { return breach_; }
 
-  // By id: what the store holds by now.
+  // What the store holds by now; assignments by id.
+  const std::optional<RunRecord>& run() const { return run_; }
   const std::map<AssignmentId, AssignmentRecord>& assignments() const { return assignments_; }
   const std::map<std::pair<uint32_t, uint32_t>, RoundRecord>& rounds() const { return rounds_; }
 

@@ -225,6 +225,30 @@ TEST(FailingDisk, ThatLosesItsPowerAfterAnOkLosesNothing) {
   }
 }
 
+TEST(FailingDisk, TakesNothingBackThatWasReadAfterAKill) {
+  // Killed between the write of a commit and its fsync: the next process reads it and may answer a device with it.
+  uint64_t operations = OperationsOfAStep();
+  int read_again = 0;
+  for (uint64_t at = 1; at <= operations; ++at) {
+    for (uint64_t seed = 1; seed <= 10; ++seed) {
+      MemoryDisk disk("read");
+      auto store = StoreWithOneStep(disk);
+      disk.FailAt(at, SQLITE_IOERR_WRITE, /*stay=*/true);
+      (void)store->Apply(BigStep(2));
+      disk.Kill();
+      store.reset();
+      store = MustOpen(disk);
+      int visible = VisibleStep(*store);
+      read_again += visible == 2 ? 1 : 0;
+      disk.PowerCut(seed);
+      store.reset();
+      store = MustOpen(disk);
+      ASSERT_EQ(VisibleStep(*store), visible) << at << " seed " << seed;
+    }
+  }
+  EXPECT_GT(read_again, 0);
+}
+
 TEST(FailingDisk, AtAnyOperationOfTheMigrationsIsOpenedByTheNextTry) {
   for (uint64_t at = 1;; ++at) {
     SCOPED_TRACE(at);
