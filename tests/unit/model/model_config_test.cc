@@ -1,0 +1,159 @@
+// config.json: what is read, and what is refused with which words.
+#include "model/model_config.h"
+
+#include <gtest/gtest.h>
+
+#include <boost/json.hpp>
+
+#include "tests/unit/common/temp_dir.h"
+#include "tests/unit/model/tiny_model.h"
+
+namespace heddle::model {
+namespace {
+
+namespace json = boost::json;
+
+// A good config with one key set to a JSON value (or removed, when the text is empty).
+std::string With(const std::string& key, const std::string& value) {
+  json::object object = json::parse(TinyConfig().ToJson()).as_object();
+  object.erase(key);
+  if (!value.empty()) object[key] = json::parse(value);
+  return json::serialize(object);
+}
+
+TEST(LlamaConfig, ComesBackAsItWasWritten) {
+  LlamaConfig config = TinyConfig();
+  config.attention_bias = true;
+  config.rope_theta = 500000.5;
+  config.rms_norm_eps = 1e-6;
+  config.torch_dtype = "bfloat16";
+  config.bos_token_id = -1;
+  const auto back = LlamaConfig::FromJson(config.ToJson());
+  ASSERT_TRUE(back.ok()) << back.status();
+  EXPECT_EQ(back->ToJson(), config.ToJson());
+  EXPECT_EQ(back->rope_theta, 500000.5);
+  EXPECT_EQ(back->bos_token_id, -1);
+  EXPECT_TRUE(back->attention_bias);
+  EXPECT_EQ(back->WeightSpec(), config.WeightSpec());
+}
+
+TEST(LlamaConfig, MissingKeysHaveHuggingFacesDefaults) {
+  const auto config = LlamaConfig::FromJson(
+      R"({"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 1, "num_attention_heads": 4,
+          "vocab_size": 100})");
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(config->num_key_value_heads, 4);
+  EXPECT_EQ(config->head_dim, 16);
+  EXPECT_EQ(config->max_position_embeddings, 2048);
+  EXPECT_EQ(config->rms_norm_eps, 1e-6);
+  EXPECT_EQ(config->rope_theta, 10000);
+  EXPECT_FALSE(config->tie_word_embeddings);
+}
+
+TEST(LlamaConfig, HeadsMayBeWiderThanTheHiddenSize) {
+  const auto config = LlamaConfig::FromJson(With("head_dim", "64"));
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(config->WeightSpec().at("model.layers.0.self_attn.q_proj.weight").shape, (Shape{256, 32}));
+  EXPECT_EQ(config->WeightSpec().at("model.layers.0.self_attn.o_proj.weight").shape, (Shape{32, 256}));
+}
+
+TEST(LlamaConfig, SeveralEndTokensStandForTheirFirst) {
+  EXPECT_EQ(LlamaConfig::FromJson(With("eos_token_id", "[7, 8]"))->eos_token_id, 7);
+}
+
+TEST(LlamaConfig, MistakesAreInvalidArguments) {
+  struct Case {
+    const char *key, *value, *said;
+  };
+  for (const Case& c : {Case{"hidden_size", "", "hidden_size"},
+                        {"hidden_size", "0", "hidden_size"},
+                        {"hidden_size", "-32", "hidden_size"},
+                        {"hidden_size", "1e300", "hidden_size"},
+                        {"hidden_size", "9223372036854775807", "hidden_size"},
+                        {"hidden_size", "\"32\"", "hidden_size"},
+                        {"hidden_size", "32.5", "hidden_size"},
+                        {"hidden_size", "[]", "hidden_size"},
+                        {"num_hidden_layers", "1000000000", "num_hidden_layers"},
+                        {"vocab_size", "99999999999", "vocab_size"},
+                        {"num_attention_heads", "3", "num_attention_heads"},
+                        {"num_key_value_heads", "3", "num_key_value_heads"},
+                        {"num_key_value_heads", "8", "num_key_value_heads"},
+                        {"head_dim", "7", "head_dim"},
+                        {"head_dim", "1048576", "head_dim"},
+                        {"max_position_embeddings", "0", "max_position_embeddings"},
+                        {"rms_norm_eps", "0", "rms_norm_eps"},
+                        {"rms_norm_eps", "\"tiny\"", "rms_norm_eps"},
+                        {"rope_theta", "-1", "rope_theta"},
+                        {"tie_word_embeddings", "1", "tie_word_embeddings"},
+                        {"bos_token_id", "320", "bos_token_id"},
+                        {"eos_token_id", "-2", "eos_token_id"},
+                        {"torch_dtype", "16", "torch_dtype"},
+                        {"rope_scaling", "\"linear\"", "rope_scaling"}}) {
+    const Status status = LlamaConfig::FromJson(With(c.key, c.value)).status();
+    EXPECT_EQ(status.code(), Code::kInvalidArgument) << c.key << ": " << c.value;
+    EXPECT_NE(status.message().find(c.said), std::string::npos) << status;
+  }
+}
+
+TEST(LlamaConfig, WhatWouldChangeTheNumbersIsUnimplemented) {
+  struct Case {
+    const char *key, *value;
+  };
+  for (const Case& c : {Case{"model_type", "\"gpt2\""},
+                        {"hidden_act", "\"gelu\""},
+                        {"rope_scaling", R"({"type": "linear", "factor": 2.0})"},
+                        {"rope_scaling", R"({"rope_type": "llama3", "factor": 8.0})"},
+                        {"rope_parameters", R"({"rope_type": "yarn", "rope_theta": 10000})"},
+                        {"partial_rotary_factor", "0.5"},
+                        {"quantization_config", R"({"bits": 4})"}}) {
+    const Status status = LlamaConfig::FromJson(With(c.key, c.value)).status();
+    EXPECT_EQ(status.code(), Code::kUnimplemented) << c.key << ": " << c.value;
+    EXPECT_NE(status.message().find(c.key), std::string::npos) << status;
+  }
+  EXPECT_TRUE(LlamaConfig::FromJson(With("rope_parameters", R"({"rope_type": "default", "rope_theta": 5e5})")).ok());
+}
+
+TEST(LlamaConfig, WhatIsNotAJsonObjectIsRefused) {
+  for (const std::string& text : {std::string(), std::string("null"), std::string("[]"), std::string("{"),
+                                  std::string(100'000, '['), std::string("\0\0\0", 3), std::string("{}x")}) {
+    EXPECT_EQ(LlamaConfig::FromJson(text).status().code(), Code::kInvalidArgument) << text.substr(0, 10);
+  }
+}
+
+TEST(LlamaConfig, EveryTruncationIsRefused) {
+  const std::string text = TinyConfig().ToJson();
+  for (size_t length = 0; length + 2 < text.size(); ++length) {
+    EXPECT_FALSE(LlamaConfig::FromJson(text.substr(0, length)).ok()) << length;
+  }
+}
+
+TEST(LlamaConfig, LongTextsAreShortenedInMessages) {
+  const Status status = LlamaConfig::FromJson(With("hidden_size", '"' + std::string(100'000, 'x') + '"')).status();
+  EXPECT_LT(status.message().size(), 300U);
+}
+
+TEST(LlamaConfig, ReadNamesTheFolder) {
+  const TempDir folder;
+  EXPECT_EQ(LlamaConfig::Read(folder.path()).status().code(), Code::kNotFound);
+  folder.Write("config.json", "{}");
+  const Status status = LlamaConfig::Read(folder.path()).status();
+  EXPECT_EQ(status.code(), Code::kInvalidArgument);
+  EXPECT_NE(status.message().find(folder.path().string()), std::string::npos) << status;
+}
+
+TEST(LlamaConfig, WeightSpecListsHuggingFacesNames) {
+  LlamaConfig config = TinyConfig();
+  EXPECT_EQ(config.WeightSpec().size(), 2 * 9 + 2U);  // embedding, final norm; seven projections and two norms a layer
+  EXPECT_FALSE(config.WeightSpec().contains("lm_head.weight"));
+  config.tie_word_embeddings = false;
+  config.mlp_bias = config.attention_bias = true;
+  const StateDictSpec spec = config.WeightSpec();
+  EXPECT_EQ(spec.size(), 2 * 16 + 3U);
+  EXPECT_EQ(spec.at("lm_head.weight").shape, (Shape{320, 32}));
+  EXPECT_EQ(spec.at("model.layers.1.self_attn.k_proj.weight").shape, (Shape{16, 32}));
+  EXPECT_EQ(spec.at("model.layers.1.mlp.down_proj.weight").shape, (Shape{32, 48}));
+  EXPECT_EQ(spec.at("model.layers.0.mlp.up_proj.bias").shape, (Shape{48}));
+}
+
+}  // namespace
+}  // namespace heddle::model
