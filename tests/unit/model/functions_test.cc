@@ -1,0 +1,241 @@
+// The hand-written gradients against central differences of float64 forwards put together from LibTorch's operators.
+#include "model/llama/functions.h"
+
+#include <gtest/gtest.h>
+#include <torch/torch.h>
+
+#include <cmath>
+#include <functional>
+#include <limits>
+
+#include "common/random.h"
+
+namespace heddle::model {
+namespace {
+
+using torch::Tensor;
+using Inputs = std::vector<Tensor>;
+using Forward = std::function<Tensor(const Inputs&)>;
+
+Tensor Random(at::IntArrayRef shape, uint64_t seed, float scale = 1.0F) {
+  Tensor out = torch::empty(shape);
+  const PhiloxStream random(seed);
+  for (int64_t i = 0; i < out.numel(); ++i) {
+    out.data_ptr<float>()[i] = (2 * random.UniformAt(static_cast<uint64_t>(i)) - 1) * scale;
+  }
+  return out;
+}
+
+double MaxDifference(const Tensor& a, const Tensor& b) {
+  EXPECT_EQ(a.sizes(), b.sizes());
+  return (a.detach().to(torch::kDouble) - b.detach().to(torch::kDouble)).abs().max().item<double>();
+}
+
+// d sum(weights * reference(inputs)) / d inputs[k], entry by entry.
+Tensor CentralDifferences(const Forward& reference, Inputs inputs, size_t k, const Tensor& weights) {
+  torch::NoGradGuard no_grad;
+  inputs[k] = inputs[k].clone();
+  Tensor gradient = torch::zeros_like(inputs[k]);
+  const auto loss = [&] { return (reference(inputs) * weights).sum().item<double>(); };
+  constexpr double kStep = 1e-5;
+  auto* x = inputs[k].data_ptr<double>();
+  for (int64_t i = 0; i < inputs[k].numel(); ++i) {
+    const double middle = x[i];
+    x[i] = middle + kStep;
+    const double up = loss();
+    x[i] = middle - kStep;
+    const double down = loss();
+    x[i] = middle;
+    gradient.data_ptr<double>()[i] = (up - down) / (2 * kStep);
+  }
+  return gradient;
+}
+
+// Values and all gradients of `ours` (float32) against `reference` (float64).
+void Check(const Forward& ours, const Forward& reference, const Inputs& inputs, double tolerance = 1e-5) {
+  Inputs leaves, wide;
+  for (const Tensor& input : inputs) {
+    leaves.push_back(input.clone().requires_grad_(true));
+    wide.push_back(input.to(torch::kDouble).contiguous());
+  }
+  const Tensor out = ours(leaves);
+  EXPECT_LT(MaxDifference(out, reference(wide)), tolerance);
+  const Tensor weights = Random(out.sizes(), 77).to(torch::kDouble);
+  (out * weights.to(torch::kFloat)).sum().backward();
+  for (size_t k = 0; k < inputs.size(); ++k) {
+    ASSERT_TRUE(leaves[k].grad().defined()) << "input " << k;
+    EXPECT_LT(MaxDifference(leaves[k].grad(), CentralDifferences(reference, wide, k, weights)), tolerance)
+        << "input " << k;
+  }
+}
+
+Tensor WideRmsNorm(const Tensor& x, const Tensor& weight, double eps) {
+  return x / (x * x).mean(-1, true).add(eps).sqrt() * weight;
+}
+
+TEST(RmsNorm, MatchesFloat64) {
+  for (const double eps : {1e-6, 0.5}) {
+    const auto ours = [&](const Inputs& in) { return RmsNorm(in[0], in[1], eps); };
+    const auto reference = [&](const Inputs& in) { return WideRmsNorm(in[0], in[1], eps); };
+    Check(ours, reference, {Random({2, 3, 7}, 1), Random({7}, 2)});
+    Check(ours, reference, {Random({4, 5}, 3, 100.0F), Random({5}, 4)});
+  }
+}
+
+TEST(RmsNorm, OfZerosIsZeroAndFinite) {
+  const Tensor x = torch::zeros({2, 4}).requires_grad_(true);
+  const Tensor y = RmsNorm(x, torch::ones({4}), 1e-6);
+  EXPECT_EQ(y.abs().max().item<float>(), 0.0F);
+  y.sum().backward();
+  EXPECT_TRUE(x.grad().isfinite().all().item<bool>());
+}
+
+TEST(RmsNorm, AFrozenWeightGetsNoGradient) {
+  const Tensor x = Random({2, 4}, 1).requires_grad_(true), weight = Random({4}, 2);
+  RmsNorm(x, weight, 1e-6).sum().backward();
+  EXPECT_TRUE(x.grad().defined());
+  EXPECT_FALSE(weight.grad().defined());
+}
+
+TEST(RotateHeads, MatchesFloat64) {
+  const int64_t length = 5, heads = 3, head_dim = 4;
+  const Tensor angle = Random({length + 2, head_dim / 2}, 9, 3.0F);  // tables may be longer than the sequence
+  const auto ours = [&](const Inputs& in) {
+    return RotateHeads(in[0], angle.cos().contiguous(), angle.sin().contiguous(), heads, 0.37);
+  };
+  const auto reference = [&](const Inputs& in) {
+    const Tensor x = in[0].view({2, length, heads, head_dim}).transpose(1, 2);
+    const Tensor wide = angle.slice(0, 0, length).to(torch::kDouble);
+    const auto halves = x.chunk(2, -1);
+    const Tensor first = halves[0] * wide.cos() - halves[1] * wide.sin();
+    const Tensor second = halves[1] * wide.cos() + halves[0] * wide.sin();
+    return torch::cat({first, second}, -1) * 0.37;
+  };
+  Check(ours, reference, {Random({2, length, heads * head_dim}, 1)});
+}
+
+TEST(RotateHeads, TakesViewsThatAreNotContiguous) {
+  const Tensor angle = Random({3, 2}, 9), wide = Random({8, 3, 2}, 1);
+  const Tensor view = wide.permute({2, 1, 0});  // [2, 3, 8]
+  const auto rotate = [&](const Tensor& x) { return RotateHeads(x, angle.cos(), angle.sin(), 2, 1.0); };
+  EXPECT_TRUE(torch::equal(rotate(view), rotate(view.contiguous())));
+}
+
+TEST(SwiGlu, MatchesFloat64) {
+  const auto ours = [](const Inputs& in) { return SwiGlu(in[0], in[1]); };
+  const auto reference = [](const Inputs& in) { return in[0] / (1 + (-in[0]).exp()) * in[1]; };
+  Check(ours, reference, {Random({3, 11}, 1, 4.0F), Random({3, 11}, 2, 2.0F)}, 2e-5);
+}
+
+Tensor WideAttention(const Inputs& in) {
+  const int64_t group = in[0].size(1) / in[1].size(1), length = in[0].size(2);
+  const Tensor k = in[1].repeat_interleave(group, 1), v = in[2].repeat_interleave(group, 1);
+  const Tensor later = torch::ones({length, length}, torch::kBool).triu(1);
+  const Tensor scores =
+      torch::matmul(in[0], k.transpose(2, 3)).masked_fill(later, -std::numeric_limits<double>::infinity());
+  return torch::matmul(torch::softmax(scores, -1), v).transpose(1, 2).flatten(2);
+}
+
+TEST(CausalAttention, MatchesFloat64WithAndWithoutGroups) {
+  const auto ours = [](const Inputs& in) { return CausalAttention(in[0], in[1], in[2]); };
+  for (const auto& [heads, kv_heads] : {std::pair<int64_t, int64_t>{2, 2}, {4, 2}, {3, 1}}) {
+    Check(ours, WideAttention,
+          {Random({2, heads, 5, 4}, 1, 2.0F), Random({2, kv_heads, 5, 4}, 2), Random({2, kv_heads, 5, 4}, 3)});
+  }
+  Check(ours, WideAttention, {Random({1, 2, 1, 4}, 1), Random({1, 1, 1, 4}, 2), Random({1, 1, 1, 4}, 3)});
+}
+
+TEST(CausalAttention, LaterTokensDoNotReachEarlierOnes) {
+  const Tensor q = Random({1, 2, 6, 4}, 1);
+  Tensor k = Random({1, 2, 6, 4}, 2), v = Random({1, 2, 6, 4}, 3);
+  const Tensor before = CausalAttention(q, k, v);
+  k.slice(2, 4, 6).fill_(100);
+  v.slice(2, 4, 6).fill_(-100);
+  EXPECT_TRUE(torch::equal(CausalAttention(q, k, v).slice(1, 0, 4), before.slice(1, 0, 4)));
+}
+
+TEST(CausalAttention, LargeScoresDoNotOverflow) {
+  const Tensor q = torch::full({1, 1, 3, 2}, 1e4F).requires_grad_(true), k = torch::full({1, 1, 3, 2}, 1e4F);
+  const Tensor out = CausalAttention(q, k, torch::ones({1, 1, 3, 2}));
+  EXPECT_TRUE(torch::allclose(out, torch::ones_like(out)));
+  out.sum().backward();
+  EXPECT_TRUE(q.grad().isfinite().all().item<bool>());
+}
+
+Tensor WideCrossEntropy(const Tensor& hidden, const Tensor& weight, const Tensor& targets) {
+  Tensor total = torch::zeros({}, torch::kDouble);
+  int64_t counted = 0;
+  const Tensor log_probabilities = torch::log_softmax(torch::matmul(hidden, weight.t()), -1);
+  for (int64_t i = 0; i < targets.size(0); ++i) {
+    const auto target = targets[i].item<int64_t>();
+    if (target == -100) continue;
+    total = total - log_probabilities[i][target];
+    ++counted;
+  }
+  return counted == 0 ? total : total / counted;
+}
+
+TEST(LinearCrossEntropy, MatchesFloat64) {
+  const Tensor targets = torch::tensor({3, -100, 0, 6, 6, -100, 2}, torch::kLong);
+  Check([&](const Inputs& in) { return LinearCrossEntropy(in[0], in[1], targets); },
+        [&](const Inputs& in) { return WideCrossEntropy(in[0], in[1], targets); },
+        {Random({7, 4}, 1, 2.0F), Random({7, 4}, 2, 2.0F)});
+}
+
+TEST(LinearCrossEntropy, ManyRowsOfALargeVocabularyGoThroughInPieces) {
+  // 32 rows a piece at this vocabulary; 70 rows are three pieces. Autograd of the float64 formula is the yardstick.
+  const int64_t vocab = 20'000, rows = 70;
+  Tensor targets = torch::empty({rows}, torch::kLong);
+  PhiloxStream random(4);
+  for (int64_t i = 0; i < rows; ++i) {
+    targets[i] = i % 9 == 0 ? int64_t{-100} : static_cast<int64_t>(random.NextBelow(static_cast<uint32_t>(vocab)));
+  }
+  const Tensor hidden = Random({rows, 6}, 1, 2.0F), weight = Random({vocab, 6}, 2);
+  Tensor a = hidden.clone().requires_grad_(true), b = weight.clone().requires_grad_(true);
+  Tensor wide_a = hidden.to(torch::kDouble).requires_grad_(true),
+         wide_b = weight.to(torch::kDouble).requires_grad_(true);
+  const Tensor loss = LinearCrossEntropy(a, b, targets), wide_loss = WideCrossEntropy(wide_a, wide_b, targets);
+  EXPECT_NEAR(loss.item<double>(), wide_loss.item<double>(), 1e-5);
+  (loss * 3).backward();
+  (wide_loss * 3).backward();
+  EXPECT_LT(MaxDifference(a.grad(), wide_a.grad()), 1e-6);
+  EXPECT_LT(MaxDifference(b.grad(), wide_b.grad()), 1e-6);
+}
+
+TEST(LinearCrossEntropy, FrozenInputsCostNoGradientAndChangeNothing) {
+  const Tensor targets = torch::tensor({1, 2}, torch::kLong);
+  const Tensor hidden = Random({2, 3}, 1).requires_grad_(true), weight = Random({5, 3}, 2);
+  const Tensor loss = LinearCrossEntropy(hidden, weight, targets);
+  loss.backward();
+  EXPECT_TRUE(hidden.grad().defined());
+  EXPECT_FALSE(weight.grad().defined());
+  torch::NoGradGuard no_grad;
+  EXPECT_TRUE(torch::equal(LinearCrossEntropy(hidden, weight, targets), loss.detach()));
+}
+
+TEST(LinearCrossEntropy, WithoutTargetsThatCountTheLossIsZero) {
+  const Tensor hidden = Random({2, 3}, 1).requires_grad_(true);
+  const Tensor loss = LinearCrossEntropy(hidden, Random({5, 3}, 2), torch::full({2}, -100, torch::kLong));
+  EXPECT_EQ(loss.item<double>(), 0.0);
+  loss.backward();
+  EXPECT_EQ(hidden.grad().abs().max().item<float>(), 0.0F);
+}
+
+TEST(LinearCrossEntropy, ATargetOutsideTheVocabularyIsAnException) {
+  for (const int64_t bad : {int64_t{5}, int64_t{-1}, int64_t{-101}, std::numeric_limits<int64_t>::max()}) {
+    const Tensor targets = torch::tensor({int64_t{0}, bad}, torch::kLong);
+    EXPECT_THROW(LinearCrossEntropy(Random({2, 3}, 1), Random({5, 3}, 2), targets), c10::Error) << bad;
+  }
+}
+
+TEST(LinearCrossEntropy, LargeLogitsDoNotOverflow) {
+  const Tensor hidden = torch::tensor({{1e4F}}).requires_grad_(true);
+  const Tensor weight = torch::tensor({{1.0F}, {-1.0F}});
+  const Tensor loss = LinearCrossEntropy(hidden, weight, torch::tensor({1}, torch::kLong));
+  EXPECT_FLOAT_EQ(loss.item<float>(), 2e4F);
+  loss.backward();
+  EXPECT_FLOAT_EQ(hidden.grad().item<float>(), 2.0F);
+}
+
+}  // namespace
+}  // namespace heddle::model
