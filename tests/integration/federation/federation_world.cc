@@ -1,0 +1,174 @@
+#include "tests/integration/federation/federation_world.h"
+
+#include <signal.h>
+
+#include <boost/json.hpp>
+#include <charconv>
+#include <chrono>
+#include <thread>
+
+namespace heddle {
+
+namespace fs = std::filesystem;
+namespace json = boost::json;
+
+namespace {
+
+simulator::FleetOptions OptionsIn(const fs::path& folder) {
+  simulator::FleetOptions options;
+  options.folder = folder;
+  options.bin = fs::path(HEDDLE_BINARY_DIR) / "bin";
+  options.coordinator_settings = {{"limits.shutdown_grace_s", "3"}};
+  return options;
+}
+
+// Text that differs from device to device, enough for every batch.
+std::string TextOfDevice(const std::string& name, size_t index) {
+  static const char* const kWords[] = {"river", "stone", "winter", "the", "and", "walks", "under", "light", "of", "a"};
+  std::string text;
+  for (size_t i = 0; i < 1500; ++i) {
+    text += kWords[(i * (index + 3) + i / 7) % 10];
+    text += i % 13 == 12 ? ".\n" : " ";
+    if (i % 50 == 0) text += name + " ";
+  }
+  return text;
+}
+
+}  // namespace
+
+double NumberOf(const json::object& object, const char* key) {
+  const json::value* value = object.if_contains(key);
+  return value != nullptr && value->is_number() ? value->to_number<double>() : 0;
+}
+
+std::string TextOf(const json::object& object, const char* key) {
+  const json::value* value = object.if_contains(key);
+  return value != nullptr && value->is_string() ? json::value_to<std::string>(*value) : "";
+}
+
+FederationWorld::FederationWorld(std::vector<std::string> devices, std::map<std::string, std::string> settings)
+    : names_(std::move(devices)), fleet_(OptionsIn(temp_ / "fleet")) {
+  std::string names, data;
+  for (size_t i = 0; i < names_.size(); ++i) {
+    data_.push_back(temp_.Write(names_[i] + ".txt", TextOfDevice(names_[i], i)));
+    names += (i > 0 ? ", \"" : "\"") + names_[i] + "\"";
+    data += (i > 0 ? ", \"" : "\"") + data_[i].string() + "\"";
+  }
+  std::map<std::string, std::string> strategy = {{"num_server_rounds", "2"},
+                                                 {"cohort_size", std::to_string(names_.size())},
+                                                 {"report_deadline_s", "120"},
+                                                 {"max_retry_after_s", "1"}};
+  std::string train = "\n[train]\nlocal_steps = 2\nbatch_size = 2\nsequence_length = 32\nlearning_rate = 5e-3\n";
+  for (const auto& [key, value] : settings) strategy[key] = value;
+  std::string text = "name = \"integration\"\nseed = 7\n\n[model]\nbase = \"" HEDDLE_SOURCE_DIR
+                     "/model/pretrained/heddle-tiny\"\n\n[lora]\nr = 2\nlora_alpha = 4\n\n[strategy]\n";
+  for (const auto& [key, value] : strategy) text += key + " = " + value + "\n";
+  text += train + "\n[simulation]\ndevices = [" + names + "]\ndata = [" + data + "]\n";
+  recipe_ = temp_.Write("recipe.toml", text);
+}
+
+Status FederationWorld::Start(std::map<std::string, std::string> settings) {
+  HEDDLE_RETURN_IF_ERROR(fleet_.StartCoordinator());
+  settings.insert({{"worker.keep_alive_s", "60"},
+                   {"worker.nice", "0"},
+                   {"coordinator.retry_base_s", "0.05"},
+                   {"coordinator.retry_max_s", "0.3"}});
+  for (size_t i = 0; i < names_.size(); ++i) HEDDLE_RETURN_IF_ERROR(fleet_.AddDevice(names_[i], data_[i], settings));
+  return OkStatus();
+}
+
+Result<std::string> FederationWorld::Heddle(std::vector<std::string> arguments) {
+  arguments.insert(arguments.begin(), {"heddle", "--config", config().string()});
+  return fleet_.RunTool(arguments);
+}
+
+Result<std::string> FederationWorld::Submit(const std::vector<std::string>& more) {
+  std::vector<std::string> arguments = {"run", "submit", recipe_.string()};
+  arguments.insert(arguments.end(), more.begin(), more.end());
+  HEDDLE_ASSIGN_OR_RETURN(std::string id, Heddle(arguments));
+  while (!id.empty() && id.back() == '\n') id.pop_back();
+  return id;
+}
+
+Result<json::object> FederationWorld::WaitUntil(const std::string& run, const Condition& condition, double limit_s) {
+  const auto end = std::chrono::steady_clock::now() + std::chrono::duration<double>(limit_s);
+  std::string version = "0";
+  for (;;) {
+    HEDDLE_RETURN_IF_ERROR(fleet_.CheckAlive());
+    HEDDLE_ASSIGN_OR_RETURN(json::object answer,
+                            fleet_.admin().Get("/v1/runs/" + run + ":watch?timeout_s=1&version=" + version));
+    if (condition(answer) || TextOf(answer, "state") != "running") return answer;
+    if (std::chrono::steady_clock::now() > end) {
+      return DeadlineExceeded("the run did not get there: " + json::serialize(answer));
+    }
+    if (const json::value* number = answer.if_contains("version")) version = json::serialize(*number);
+  }
+}
+
+Result<json::object> FederationWorld::WaitForEnd(const std::string& run, double limit_s) {
+  HEDDLE_ASSIGN_OR_RETURN(json::object answer, WaitUntil(
+                                                   run, [](const json::object&) { return false; }, limit_s));
+  if (TextOf(answer, "state") != "complete") return Internal("the run ended so: " + json::serialize(answer));
+  return answer;
+}
+
+Result<std::string> FederationWorld::SimulatedHash() {
+  HEDDLE_RETURN_IF_ERROR(MakeDirectories(fleet_.folder()));
+  HEDDLE_ASSIGN_OR_RETURN(const std::string out, fleet_.RunTool({"heddle-simulate", recipe_.string(), "--out",
+                                                                 (temp_ / "simulated").string(), "--format", "json"}));
+  boost::system::error_code error;
+  const json::value value = json::parse(out, error);
+  if (error || !value.is_object()) return Internal("heddle-simulate printed no JSON: " + out);
+  return TextOf(value.get_object(), "adapter_sha256");
+}
+
+Status FederationWorld::KillAndRestartCoordinator() {
+  fleet_.coordinator_process().Signal(SIGKILL);
+  if (fleet_.coordinator_process().Wait() != 128 + SIGKILL) return Internal("the coordinator had ended before");
+  return fleet_.RestartCoordinator();
+}
+
+Status FederationWorld::KillAndRestartDevice(size_t index) {
+  auto& [name, process] = fleet_.devices()[index];
+  process.Signal(SIGKILL);
+  if (process.Wait() != 128 + SIGKILL) return Internal("the device had ended before");
+  const fs::path folder = fleet_.folder() / "devices" / name;
+  SubprocessOptions options;
+  options.argv = {(fs::path(HEDDLE_BINARY_DIR) / "bin" / "heddle-client").string(), "--config",
+                  (folder / "client.toml").string()};
+  options.stderr_file = folder / "client.log";
+  HEDDLE_ASSIGN_OR_RETURN(process, Subprocess::Start(options));
+  return OkStatus();
+}
+
+std::string FederationWorld::DeviceLog(const std::string& name) const {
+  return Slurp(fleet_.folder() / "devices" / name / "client.log");
+}
+
+std::vector<pid_t> ChildrenNamed(pid_t parent, const std::string& name) {
+  std::vector<pid_t> found;
+  std::error_code error;
+  for (const fs::directory_entry& entry : fs::directory_iterator("/proc", error)) {
+    const std::string folder = entry.path().filename().string();
+    pid_t pid = 0;
+    const auto [end, bad] = std::from_chars(folder.data(), folder.data() + folder.size(), pid);
+    if (bad != std::errc() || end != folder.data() + folder.size()) continue;
+    const std::string stat = Slurp(entry.path() / "stat");  // pid (comm) state ppid …
+    const size_t open = stat.find('('), close = stat.rfind(')');
+    if (open == std::string::npos || close == std::string::npos || close + 4 > stat.size()) continue;
+    if (stat.substr(open + 1, close - open - 1) != name.substr(0, 15)) continue;  // the kernel cuts names
+    if (std::atoi(stat.c_str() + close + 4) == parent) found.push_back(pid);
+  }
+  return found;
+}
+
+bool Eventually(const std::function<bool()>& condition, double limit_s) {
+  const auto end = std::chrono::steady_clock::now() + std::chrono::duration<double>(limit_s);
+  while (!condition()) {
+    if (std::chrono::steady_clock::now() > end) return false;
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
+  return true;
+}
+
+}  // namespace heddle

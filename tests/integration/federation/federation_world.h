@@ -1,0 +1,67 @@
+// A coordinator, its devices and a recipe for them in a temporary folder: what each integration test starts from.
+#pragma once
+
+#include <boost/json/object.hpp>
+#include <filesystem>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "common/status.h"
+#include "simulator/demo/fleet.h"
+#include "tests/unit/common/temp_dir.h"
+
+namespace heddle {
+
+// Of an answer's JSON object; 0 and "" where the key is missing.
+double NumberOf(const boost::json::object& object, const char* key);
+std::string TextOf(const boost::json::object& object, const char* key);
+
+class FederationWorld {
+ public:
+  using Condition = std::function<bool(const boost::json::object& run)>;
+
+  // Writes the recipe and one text file a device.
+  explicit FederationWorld(std::vector<std::string> devices, std::map<std::string, std::string> recipe_settings = {});
+
+  // The coordinator and every device of the recipe. `settings` go into each client.toml.
+  Status Start(std::map<std::string, std::string> settings = {});
+  Result<std::string> Submit(const std::vector<std::string>& more = {});
+  // Watches the run until the condition holds or the run has ended; the last answer. Errors: a process that ended, the
+  // time limit, no answer.
+  Result<boost::json::object> WaitUntil(const std::string& run, const Condition& condition, double limit_s = 60);
+  // To the end; an error when it is not "complete".
+  Result<boost::json::object> WaitForEnd(const std::string& run, double limit_s = 60);
+  // The hash that heddle-simulate commits for the same recipe.
+  Result<std::string> SimulatedHash();
+
+  // kill -9 and the same program again on the same state.
+  Status KillAndRestartCoordinator();
+  Status KillAndRestartDevice(size_t index);
+
+  simulator::Fleet& fleet() { return fleet_; }
+  const std::filesystem::path& recipe() const { return recipe_; }
+  std::filesystem::path config() const { return fleet_.folder() / "coordinator.toml"; }
+  std::filesystem::path folder() const { return temp_.path(); }
+  // `heddle` on this coordinator.
+  Result<std::string> Heddle(std::vector<std::string> arguments);
+  // What the device has logged so far.
+  std::string DeviceLog(const std::string& name) const;
+
+ private:
+  TempDir temp_;
+  std::vector<std::string> names_;
+  std::vector<std::filesystem::path> data_;
+  std::filesystem::path recipe_;
+  simulator::Fleet fleet_;
+};
+
+// Children of a process whose program has this name, from /proc.
+std::vector<pid_t> ChildrenNamed(pid_t parent, const std::string& name);
+
+// Polls `condition` until it holds; false when it does not within the limit.
+bool Eventually(const std::function<bool()>& condition, double limit_s = 30);
+
+}  // namespace heddle
