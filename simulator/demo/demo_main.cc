@@ -115,8 +115,8 @@ Status Demo::StartFleet() {
   for (size_t i = 0; i < recipe_.simulation.names.size(); ++i) {
     line_.Show("enrolling and starting " + recipe_.simulation.names[i], true);
     // The worker stays between rounds: the model is read once.
-    HEDDLE_RETURN_IF_ERROR(
-        fleet_->AddDevice(recipe_.simulation.names[i], data_.parts[i], {{"worker.keep_alive_s", "60"}}));
+    HEDDLE_RETURN_IF_ERROR(fleet_->AddDevice(recipe_.simulation.names[i], data_.parts[i],
+                                             {{"worker.keep_alive_s", "60"}, {"worker.nice", "0"}}));
   }
   return OkStatus();
 }
