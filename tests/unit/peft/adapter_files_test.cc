@@ -96,7 +96,8 @@ TEST(InitialAdapter, IsTheSameBitsOnEveryPlatform) {
     EXPECT_EQ(a[i], static_cast<float>((2 * uniform - 1) * (1 / std::sqrt(3.0))));
   }
   // The bytes themselves, so that no change goes unseen: adapters of old runs must be reproducible.
-  EXPECT_EQ(Sha256(SerializeSafetensors(adapter)).ToHex(), "458dfe3abe5960380a5e28f37ec028f3dbf413e843a4974dd7069a0935409c19");
+  EXPECT_EQ(Sha256(SerializeSafetensors(adapter)).ToHex(),
+            "458dfe3abe5960380a5e28f37ec028f3dbf413e843a4974dd7069a0935409c19");
 }
 
 TEST(InitialAdapter, DependsOnSeedAndPathOnly) {
