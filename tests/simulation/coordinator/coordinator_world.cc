@@ -43,17 +43,19 @@ Sha256Digest ModelOf(const Sha256Digest& parent, std::vector<Sha256Digest> updat
 
 bool SameRow(const AssignmentRecord& a, const AssignmentRecord& b) {
   return a.id == b.id && a.device == b.device && a.state == b.state && a.update == b.update &&
-         a.reported_at == b.reported_at && a.message == b.message && a.refusal_reason == b.refusal_reason;
+         a.issued_at == b.issued_at && a.reported_at == b.reported_at && a.message == b.message &&
+         a.refusal_reason == b.refusal_reason;
 }
 
 bool SameRow(const RoundRecord& a, const RoundRecord& b) {
   return a.round == b.round && a.attempt == b.attempt && a.phase == b.phase && a.deadline == b.deadline &&
-         a.parent == b.parent && a.model == b.model && a.reason == b.reason && a.ended_at == b.ended_at;
+         a.parent == b.parent && a.model == b.model && a.reason == b.reason && a.started_at == b.started_at &&
+         a.selected_at == b.selected_at && a.ended_at == b.ended_at;
 }
 
 bool SameRow(const RunRecord& a, const RunRecord& b) {
   return a.id == b.id && a.state == b.state && a.committed_rounds == b.committed_rounds && a.model == b.model &&
-         a.reason == b.reason && a.ended_at == b.ended_at;
+         a.reason == b.reason && a.started_at == b.started_at && a.ended_at == b.ended_at;
 }
 
 }  // namespace

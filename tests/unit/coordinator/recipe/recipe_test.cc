@@ -1,0 +1,192 @@
+#include "coordinator/recipe/recipe.h"
+
+#include <gmock/gmock.h>
+
+#include <fstream>
+#include <numbers>
+
+#include "coordinator/engine/engine.h"
+#include "tests/unit/coordinator/store/temp_folder.h"
+
+namespace heddle::coordinator {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+constexpr const char* kSmallest = R"(
+name = "small"
+[model]
+base = "base"
+)";
+
+// kSmallest and these lines; tables may be opened in them.
+Result<Recipe> Load(const std::string& lines, const std::map<std::string, std::string>& overrides = {}) {
+  return Recipe::LoadText(kSmallest + lines, "/recipes", "small.toml", overrides);
+}
+
+std::string Refusal(const std::string& lines) {
+  auto recipe = Load(lines);
+  EXPECT_FALSE(recipe.ok()) << lines;
+  EXPECT_EQ(recipe.status().code(), Code::kInvalidArgument) << recipe.status();
+  return recipe.status().message();
+}
+
+TEST(RecipeText, NeedsANameAndABaseAndHasADefaultForTheRest) {
+  auto recipe = Load("");
+  ASSERT_TRUE(recipe.ok()) << recipe.status();
+  EXPECT_EQ(recipe->name, "small");
+  EXPECT_EQ(recipe->base_model, "/recipes/base");
+  EXPECT_EQ(recipe->strategy, "FedAvg");
+  EXPECT_EQ(recipe->local_task, "lora_sft");
+  EXPECT_EQ(recipe->lora.r, 8);
+  EXPECT_EQ(recipe->lora.target_modules, (std::vector<std::string>{"q_proj", "v_proj"}));
+  EXPECT_EQ(recipe->spec.rounds, 1U);
+  EXPECT_EQ(recipe->spec.cohort_size, 1U);
+  EXPECT_EQ(recipe->spec.report_deadline, Seconds(600));
+  EXPECT_EQ(recipe->train.local_steps(), 10U);
+  EXPECT_EQ(recipe->train.learning_rate(), 1e-3);
+  EXPECT_EQ(recipe->learning_rate_schedule, "constant");
+
+  auto nothing = Recipe::LoadText("", "/recipes", "nothing.toml");
+  ASSERT_FALSE(nothing.ok());
+  EXPECT_THAT(nothing.status().message(), HasSubstr("name"));
+  EXPECT_THAT(nothing.status().message(), HasSubstr("model.base"));
+}
+
+TEST(RecipeText, MakesASpecThatTheEngineTakesWhateverTheSizes) {
+  for (const char* lines :
+       {"", "[strategy]\ncohort_size = 10\nover_selection = 1.3\n", "[strategy]\ncohort_size = 10\nmin_reports = 3\n",
+        "[strategy]\ncohort_size = 4\nmin_available_devices = 9\nmin_reports = 2\n"}) {
+    auto recipe = Load(lines);
+    ASSERT_TRUE(recipe.ok()) << recipe.status();
+    RunSpec spec = recipe->spec;
+    spec.id = RunId("small-0");
+    spec.local_task = recipe->local_task;
+    EXPECT_TRUE(CheckRunSpec(spec).ok()) << lines << CheckRunSpec(spec);
+  }
+}
+
+TEST(RecipeText, TakesZeroAsTheSizeThatFollowsFromTheOthers) {
+  auto recipe = Load("[strategy]\ncohort_size = 10\nover_selection = 1.3\n[train]\nlocal_steps = 7\nbatch_size = 3\n");
+  ASSERT_TRUE(recipe.ok()) << recipe.status();
+  EXPECT_EQ(recipe->spec.min_reports, 10U);
+  EXPECT_EQ(recipe->spec.min_available_devices, 13U);
+  EXPECT_EQ(recipe->spec.max_num_examples, 21U);
+  EXPECT_EQ(recipe->aggregator.max_num_examples, 21U);
+}
+
+TEST(RecipeText, NamesTheNearestKeyOfAnUnknownOne) {
+  EXPECT_THAT(Refusal("[strategy]\ncohort_sise = 3\n"), HasSubstr("strategy.cohort_size"));
+  EXPECT_THAT(Refusal("[lora]\nlora_alfa = 3\n"), HasSubstr("lora.lora_alpha"));
+  EXPECT_THAT(Refusal("[trian]\nlocal_steps = 3\n"), HasSubstr("trian"));
+}
+
+TEST(RecipeText, TellsEveryMistakeAtOnceWithItsKey) {
+  std::string message = Refusal(R"(
+[strategy]
+cohort_size = 0
+over_selection = 0.5
+name = "FedNothing"
+[lora]
+r = "eight"
+[train]
+optimizer = "SGD"
+learning_rte = 1
+)");
+  for (const char* part : {"strategy.cohort_size", "strategy.over_selection", "strategy.name", "FedAvg", "lora.r",
+                           "train.optimizer", "train.learning_rte", "small.toml:"}) {
+    EXPECT_THAT(message, HasSubstr(part));
+  }
+}
+
+TEST(RecipeText, TellsEveryContradictionAtOnce) {
+  std::string message = Refusal(R"(
+[strategy]
+cohort_size = 2
+min_reports = 3
+max_num_examples = 5
+[train]
+local_steps = 10
+batch_size = 8
+[simulation]
+devices = ["a", "a", "No"]
+data = ["x.txt"]
+)");
+  for (const char* part : {"strategy.min_reports", "devices will report 80", "simulation.data", "a name stands twice",
+                           "'No' is not a device's name"}) {
+    EXPECT_THAT(message, HasSubstr(part));
+  }
+}
+
+TEST(RecipeText, RefusesNamesThatCouldBeNoRunsName) {
+  for (const char* name : {"", "Upper", "dot.dot", "../up", "a b", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"}) {
+    auto recipe = Recipe::LoadText("name = \"" + std::string(name) + "\"\n[model]\nbase = \"b\"\n", "/r", "r.toml");
+    EXPECT_EQ(recipe.status().code(), Code::kInvalidArgument) << name;
+  }
+}
+
+TEST(RecipeText, RefusesNumbersThatAreNone) {
+  for (const char* line :
+       {"[train]\nlearning_rate = nan\n", "[train]\nlearning_rate = inf\n", "[strategy]\nover_selection = nan\n",
+        "[strategy]\nreport_deadline_s = nan\n", "[strategy]\nreport_deadline_s = -1\n",
+        "[strategy]\ncohort_size = -1\n", "[lora]\nlora_alpha = nan\n", "[simulation]\nfailure_probability = nan\n"}) {
+    EXPECT_FALSE(Load(line).ok()) << line;
+  }
+}
+
+TEST(RecipeText, ThatIsNoTomlIsRefusedWithItsLine) {
+  EXPECT_THAT(Refusal("this is = = no toml\n"), HasSubstr("small.toml:5"));
+}
+
+TEST(RecipeText, TakesOverridesBeforeTheFile) {
+  auto recipe = Load("[lora]\nr = 4\n", {{"lora.r", "16"}, {"strategy.num_server_rounds", "5"}});
+  ASSERT_TRUE(recipe.ok()) << recipe.status();
+  EXPECT_EQ(recipe->lora.r, 16);
+  EXPECT_EQ(recipe->spec.rounds, 5U);
+  EXPECT_THAT(recipe->resolved_json, HasSubstr("\"r\":16"));
+  EXPECT_FALSE(Load("", {{"lora.rr", "16"}}).ok());
+}
+
+TEST(RecipeText, ResolvesToTheSameJsonForTheSameSettingsHoweverWritten) {
+  auto one = Load("[lora]\nr = 8\n[train]\nlocal_steps = 10\n");
+  auto two = Load("[train]\nlocal_steps = 10\n# a comment\n[lora]\n");
+  auto other = Load("[train]\nlocal_steps = 11\n");
+  ASSERT_TRUE(one.ok() && two.ok() && other.ok());
+  EXPECT_EQ(one->resolved_json, two->resolved_json);
+  EXPECT_NE(one->resolved_json, other->resolved_json);
+}
+
+TEST(RecipeFile, IsReadRelativeToItsFolder) {
+  testing::TempFolder folder;
+  std::ofstream(folder.path() / "r.toml") << kSmallest << "[simulation]\ndevices = [\"a\"]\ndata = [\"d/a.txt\"]\n";
+  auto recipe = Recipe::Load(folder.path() / "r.toml");
+  ASSERT_TRUE(recipe.ok()) << recipe.status();
+  EXPECT_EQ(recipe->base_model, folder.path() / "base");
+  EXPECT_EQ(recipe->simulation.data.at(0), folder.path() / "d/a.txt");
+  EXPECT_EQ(Recipe::Load(folder.path() / "none.toml").status().code(), Code::kNotFound);
+}
+
+TEST(Schedule, IsConstantUnlessAskedFor) {
+  auto recipe = Load("[strategy]\nnum_server_rounds = 4\n[train]\nlearning_rate = 0.5\n");
+  ASSERT_TRUE(recipe.ok());
+  for (uint32_t round = 1; round <= 4; ++round) EXPECT_EQ(recipe->TrainPlanOf(round).learning_rate(), 0.5);
+}
+
+TEST(Schedule, FollowsHalfACosineFromTheFullRateTowardsZero) {
+  auto recipe =
+      Load("[strategy]\nnum_server_rounds = 4\n[train]\nlearning_rate = 0.5\nlearning_rate_schedule = \"cosine\"\n");
+  ASSERT_TRUE(recipe.ok()) << recipe.status();
+  EXPECT_DOUBLE_EQ(recipe->TrainPlanOf(1).learning_rate(), 0.5);
+  EXPECT_DOUBLE_EQ(recipe->TrainPlanOf(2).learning_rate(), 0.25 * (1 + std::numbers::sqrt2 / 2));
+  EXPECT_DOUBLE_EQ(recipe->TrainPlanOf(3).learning_rate(), 0.25);
+  EXPECT_DOUBLE_EQ(recipe->TrainPlanOf(4).learning_rate(), 0.25 * (1 - std::numbers::sqrt2 / 2));
+  EXPECT_EQ(recipe->TrainPlanOf(3).local_steps(), recipe->train.local_steps());
+}
+
+TEST(Schedule, OfAnotherNameIsRefusedWithTheKnownOnes) {
+  EXPECT_THAT(Refusal("[train]\nlearning_rate_schedule = \"linear\"\n"), HasSubstr("cosine"));
+}
+
+}  // namespace
+}  // namespace heddle::coordinator
