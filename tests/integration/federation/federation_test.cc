@@ -59,5 +59,134 @@ TEST(Federation, CommitsTheSameAdapterOverTlsAsTheSimulator) {
   ASSERT_OK(world.fleet().Stop());
 }
 
+// Each moment of a round at which the coordinator may be gone from one instant to the next.
+TEST(Federation, AKilledCoordinatorResumesAndCommitsTheSameAdapter) {
+  FederationWorld world({"anna", "bert"}, {{"num_server_rounds", "4"}});
+  auto undisturbed = world.SimulatedHash();
+  ASSERT_OK(undisturbed.status());
+  ASSERT_OK(world.Start());
+  auto run = world.Submit();
+  ASSERT_OK(run.status());
+  const std::pair<const char*, FederationWorld::Condition> moments[] = {
+      {"submitted", [](const json::object&) { return true; }},
+      {"devices at work", [](const json::object& now) { return NumberOf(now, "devices_at_work") > 0; }},
+      {"a report is in", [](const json::object& now) { return NumberOf(now, "reports_accepted") >= 1; }},
+      {"a round is committed", [](const json::object& now) { return NumberOf(now, "committed_rounds") >= 1; }},
+      {"the next is at work",
+       [](const json::object& now) {
+         return NumberOf(now, "committed_rounds") >= 2 && NumberOf(now, "devices_at_work") > 0;
+       }},
+      {"one before the last", [](const json::object& now) { return NumberOf(now, "committed_rounds") >= 3; }},
+  };
+  for (const auto& [name, condition] : moments) {
+    SCOPED_TRACE(name);
+    auto there = world.WaitUntil(*run, condition);
+    ASSERT_OK(there.status());
+    ASSERT_OK(world.KillAndRestartCoordinator());
+  }
+  auto end = world.WaitForEnd(*run);
+  ASSERT_OK(end.status());
+  EXPECT_EQ(TextOf(*end, "adapter_sha256"), *undisturbed);
+  EXPECT_EQ(NumberOf(*end, "committed_rounds"), 4);
+  ExpectWholeHistory(TextOf(*end, "folder"), 4);
+  // A run that has ended stays so.
+  ASSERT_OK(world.KillAndRestartCoordinator());
+  end = world.WaitForEnd(*run);
+  ASSERT_OK(end.status());
+  EXPECT_EQ(TextOf(*end, "adapter_sha256"), *undisturbed);
+  ASSERT_OK(world.fleet().Stop());
+}
+
+TEST(Federation, AKilledClientTakesUpItsTaskAgainAndTheRunCompletes) {
+  FederationWorld world({"anna", "bert"}, {{"num_server_rounds", "3"}});
+  auto undisturbed = world.SimulatedHash();
+  ASSERT_OK(undisturbed.status());
+  ASSERT_OK(world.Start());
+  auto run = world.Submit();
+  ASSERT_OK(run.status());
+  for (const int round : {0, 1}) {
+    auto at_work = world.WaitUntil(*run, [&](const json::object& now) {
+      return NumberOf(now, "committed_rounds") >= round && NumberOf(now, "devices_at_work") > 0;
+    });
+    ASSERT_OK(at_work.status());
+    const size_t device = static_cast<size_t>(round);
+    const std::vector<pid_t> workers = ChildrenNamed(world.fleet().devices()[device].second.pid(), "heddle-worker");
+    ASSERT_OK(world.KillAndRestartDevice(device));
+    for (const pid_t worker : workers) EXPECT_TRUE(Eventually([&] { return !Runs(worker); })) << "an orphan";
+  }
+  auto end = world.WaitForEnd(*run);
+  ASSERT_OK(end.status());
+  EXPECT_EQ(TextOf(*end, "adapter_sha256"), *undisturbed);
+  ExpectWholeHistory(TextOf(*end, "folder"), 3);
+  ASSERT_OK(world.fleet().Stop());
+}
+
+TEST(Federation, AKilledWorkerInterruptsItsTaskOnlyAndTheRunCompletes) {
+  // Enough steps that the worker dies in the middle of its task.
+  FederationWorld world({"anna", "bert"}, {{"num_server_rounds", "2"}}, {{"local_steps", "40"}});
+  auto undisturbed = world.SimulatedHash();
+  ASSERT_OK(undisturbed.status());
+  ASSERT_OK(world.Start());
+  auto run = world.Submit();
+  ASSERT_OK(run.status());
+  const pid_t device = world.fleet().devices()[0].second.pid();
+  ASSERT_TRUE(Eventually([&] { return world.DeviceLog("anna").find("training") != std::string::npos; }));
+  const std::vector<pid_t> workers = ChildrenNamed(device, "heddle-worker");
+  ASSERT_EQ(workers.size(), 1U);
+  ASSERT_EQ(::kill(workers[0], SIGKILL), 0);
+  auto end = world.WaitForEnd(*run);
+  ASSERT_OK(end.status());
+  EXPECT_EQ(TextOf(*end, "adapter_sha256"), *undisturbed);
+  EXPECT_EQ(NumberOf(*end, "committed_rounds"), 2);
+  EXPECT_EQ(world.fleet().devices()[0].second.pid(), device);
+  EXPECT_NE(world.DeviceLog("anna").find("interrupted"), std::string::npos) << world.DeviceLog("anna");
+  ASSERT_OK(world.fleet().Stop());
+}
+
+TEST(Federation, SigtermEndsCoordinatorAndDevicesThatWaitInALongPoll) {
+  FederationWorld world({"anna", "bert"});
+  ASSERT_OK(world.Start());
+  ASSERT_TRUE(Eventually([&] { return world.Waiting() == 2; }));
+  // A device that waits for work, and leaves no poll behind.
+  Subprocess& device = world.fleet().devices()[0].second;
+  device.Signal(SIGTERM);
+  EXPECT_EQ(device.WaitFor(Seconds(8)), 0);
+  EXPECT_TRUE(Eventually([&] { return world.Waiting() == 1; }));
+  // The coordinator, while the other one waits; that one does not end for it.
+  Subprocess& coordinator = world.fleet().coordinator_process();
+  coordinator.Signal(SIGTERM);
+  EXPECT_EQ(coordinator.WaitFor(Seconds(8)), 0);
+  Subprocess& other = world.fleet().devices()[1].second;
+  EXPECT_EQ(other.Poll(), std::nullopt);
+  // And it ends also with nobody to speak to.
+  other.Signal(SIGTERM);
+  EXPECT_EQ(other.WaitFor(Seconds(8)), 0);
+}
+
+TEST(Federation, ARevokedDeviceIsCutOffAtOnceAndTheRunGoesOnWithTheOthers) {
+  FederationWorld world({"anna", "bert", "cora"}, {{"cohort_size", "2"}, {"min_available_devices", "2"}});
+  ASSERT_OK(world.Start());
+  ASSERT_TRUE(Eventually([&] { return world.Waiting() == 3; }));
+  ASSERT_OK(world.Heddle({"device", "revoke", "cora"}).status());
+  // Its long poll is over without another word from it, and the daemon ends because it is told why.
+  EXPECT_TRUE(Eventually([&] { return world.Waiting() == 2; }, 5));
+  const auto status = world.fleet().devices()[2].second.WaitFor(Seconds(20));
+  EXPECT_EQ(status, 1) << world.DeviceLog("cora");
+  EXPECT_NE(world.DeviceLog("cora").find("REVOKED"), std::string::npos) << world.DeviceLog("cora");
+  world.fleet().devices().pop_back();
+  auto run = world.Submit();
+  ASSERT_OK(run.status());
+  auto end = world.WaitForEnd(*run);
+  ASSERT_OK(end.status());
+  EXPECT_EQ(NumberOf(*end, "committed_rounds"), 2);
+  EXPECT_EQ(Slurp(fs::path(TextOf(*end, "folder")) / "history.jsonl").find("cora"), std::string::npos);
+  // Nor is it let in after a restart.
+  ASSERT_OK(world.KillAndRestartCoordinator());
+  auto list = world.Heddle({"--format", "json", "device", "list"});
+  ASSERT_OK(list.status());
+  EXPECT_NE(list->find("revoked_at"), std::string::npos);
+  ASSERT_OK(world.fleet().Stop());
+}
+
 }  // namespace
 }  // namespace heddle

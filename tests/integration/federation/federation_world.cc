@@ -46,7 +46,8 @@ std::string TextOf(const json::object& object, const char* key) {
   return value != nullptr && value->is_string() ? json::value_to<std::string>(*value) : "";
 }
 
-FederationWorld::FederationWorld(std::vector<std::string> devices, std::map<std::string, std::string> settings)
+FederationWorld::FederationWorld(std::vector<std::string> devices, std::map<std::string, std::string> strategy_more,
+                                 std::map<std::string, std::string> train_more)
     : names_(std::move(devices)), fleet_(OptionsIn(temp_ / "fleet")) {
   std::string names, data;
   for (size_t i = 0; i < names_.size(); ++i) {
@@ -58,12 +59,16 @@ FederationWorld::FederationWorld(std::vector<std::string> devices, std::map<std:
                                                  {"cohort_size", std::to_string(names_.size())},
                                                  {"report_deadline_s", "120"},
                                                  {"max_retry_after_s", "1"}};
-  std::string train = "\n[train]\nlocal_steps = 2\nbatch_size = 2\nsequence_length = 32\nlearning_rate = 5e-3\n";
-  for (const auto& [key, value] : settings) strategy[key] = value;
+  std::map<std::string, std::string> train = {
+      {"local_steps", "2"}, {"batch_size", "2"}, {"sequence_length", "32"}, {"learning_rate", "5e-3"}};
+  for (const auto& [key, value] : strategy_more) strategy[key] = value;
+  for (const auto& [key, value] : train_more) train[key] = value;
   std::string text = "name = \"integration\"\nseed = 7\n\n[model]\nbase = \"" HEDDLE_SOURCE_DIR
                      "/model/pretrained/heddle-tiny\"\n\n[lora]\nr = 2\nlora_alpha = 4\n\n[strategy]\n";
   for (const auto& [key, value] : strategy) text += key + " = " + value + "\n";
-  text += train + "\n[simulation]\ndevices = [" + names + "]\ndata = [" + data + "]\n";
+  text += "\n[train]\n";
+  for (const auto& [key, value] : train) text += key + " = " + value + "\n";
+  text += "\n[simulation]\ndevices = [" + names + "]\ndata = [" + data + "]\n";
   recipe_ = temp_.Write("recipe.toml", text);
 }
 
@@ -141,6 +146,14 @@ Status FederationWorld::KillAndRestartDevice(size_t index) {
   return OkStatus();
 }
 
+int FederationWorld::Waiting() {
+  auto text = fleet_.admin().GetText("/metrics");
+  if (!text.ok()) return -1;
+  const std::string name = "\nheddle_clients_waiting ";
+  const size_t at = text->find(name);
+  return at == std::string::npos ? -1 : std::atoi(text->c_str() + at + name.size());
+}
+
 std::string FederationWorld::DeviceLog(const std::string& name) const {
   return Slurp(fleet_.folder() / "devices" / name / "client.log");
 }
@@ -160,6 +173,12 @@ std::vector<pid_t> ChildrenNamed(pid_t parent, const std::string& name) {
     if (std::atoi(stat.c_str() + close + 4) == parent) found.push_back(pid);
   }
   return found;
+}
+
+bool Runs(pid_t process) {
+  const std::string stat = Slurp(fs::path("/proc") / std::to_string(process) / "stat");
+  const size_t close = stat.rfind(')');
+  return close != std::string::npos && close + 2 < stat.size() && stat[close + 2] != 'Z' && stat[close + 2] != 'X';
 }
 
 bool Eventually(const std::function<bool()>& condition, double limit_s) {

@@ -24,7 +24,8 @@ class FederationWorld {
   using Condition = std::function<bool(const boost::json::object& run)>;
 
   // Writes the recipe and one text file a device.
-  explicit FederationWorld(std::vector<std::string> devices, std::map<std::string, std::string> recipe_settings = {});
+  explicit FederationWorld(std::vector<std::string> devices, std::map<std::string, std::string> strategy = {},
+                           std::map<std::string, std::string> train = {});
 
   // The coordinator and every device of the recipe. `settings` go into each client.toml.
   Status Start(std::map<std::string, std::string> settings = {});
@@ -47,6 +48,8 @@ class FederationWorld {
   std::filesystem::path folder() const { return temp_.path(); }
   // `heddle` on this coordinator.
   Result<std::string> Heddle(std::vector<std::string> arguments);
+  // Devices whose check-in is held, as /metrics says; -1 without an answer.
+  int Waiting();
   // What the device has logged so far.
   std::string DeviceLog(const std::string& name) const;
 
@@ -60,6 +63,9 @@ class FederationWorld {
 
 // Children of a process whose program has this name, from /proc.
 std::vector<pid_t> ChildrenNamed(pid_t parent, const std::string& name);
+
+// Whether the process is there and not merely waiting to be reaped.
+bool Runs(pid_t process);
 
 // Polls `condition` until it holds; false when it does not within the limit.
 bool Eventually(const std::function<bool()>& condition, double limit_s = 30);
