@@ -2,8 +2,6 @@
 // medians. See bench_transport.h.
 #include "bench_transport.h"
 
-#include <sys/resource.h>
-
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <chrono>
@@ -19,17 +17,6 @@
 
 namespace heddle::bench {
 namespace {
-
-double ProcessorSeconds() {
-  rusage usage{};
-  ::getrusage(RUSAGE_SELF, &usage);
-  const auto seconds = [](const timeval& t) {
-    return static_cast<double>(t.tv_sec) + 1e-6 * static_cast<double>(t.tv_usec);
-  };
-  return seconds(usage.ru_utime) + seconds(usage.ru_stime);
-}
-
-double Now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 void Require(const Status& status) {
   if (!status.ok()) throw std::runtime_error(status.ToString());
@@ -67,9 +54,6 @@ double Median(std::vector<double> values) {
 }
 
 }  // namespace
-
-Stopwatch::Stopwatch() : start_{Now(), ProcessorSeconds()} {}
-RoundTripTime Stopwatch::Stop() const { return {Now() - start_.wall, ProcessorSeconds() - start_.cpu}; }
 
 int Main(int argc, char** argv) {
   RoundTripOptions options;

@@ -1,0 +1,125 @@
+// Figures that other programs make: the measurements of aggregation and training, and the demo.
+#include <unistd.h>
+
+#include <boost/json.hpp>
+#include <cerrno>
+
+#include "bench.h"
+#include "common/file.h"
+#include "common/subprocess.h"
+
+namespace heddle::bench {
+namespace {
+
+namespace json = boost::json;
+
+// What the program printed, as JSON.
+Result<json::value> RunForJson(const std::vector<std::string>& argv, const std::filesystem::path& log) {
+  SubprocessOptions options;
+  options.argv = argv;
+  options.pipe_stdout = true;
+  options.stderr_file = log;
+  HEDDLE_ASSIGN_OR_RETURN(Subprocess program, Subprocess::Start(options));
+  std::string out;
+  char buffer[4096];
+  for (;;) {
+    const ssize_t n = ::read(program.stdout_fd(), buffer, sizeof buffer);
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) break;
+    out.append(buffer, static_cast<size_t>(n));
+  }
+  if (const int status = program.Wait(); status != 0) {
+    const auto said = ReadFile(log);
+    return Internal(argv[0] + " ended with status " + std::to_string(status) + ": " + (said.ok() ? *said : ""));
+  }
+  boost::system::error_code error;
+  json::value value = json::parse(out, error);
+  if (error || !value.is_array()) return Internal(argv[0] + " did not print a JSON array");
+  return value;
+}
+
+Result<double> ValueOf(const json::value& rows, std::string_view id) {
+  for (const json::value& row : rows.as_array()) {
+    const json::object* object = row.if_object();
+    if (object == nullptr || !object->contains("id") || object->at("id") != json::value(id)) continue;
+    if (const json::value* value = object->if_contains("value"); value != nullptr && value->is_number()) {
+      return value->to_number<double>();
+    }
+  }
+  return Internal("the program did not print " + std::string(id));
+}
+
+Result<Findings> Fold(const Context& context) {
+  const int runs = 15;
+  HEDDLE_ASSIGN_OR_RETURN(const json::value rows, RunForJson({(context.bin / "heddle_bench_aggregation").string(),
+                                                              "--runs", std::to_string(runs), "--json"},
+                                                             context.work / "aggregation.log"));
+  Findings found;
+  const std::string note = "median of " + std::to_string(runs) + ", in turns with memcpy";
+  HEDDLE_ASSIGN_OR_RETURN(const double ratio, ValueOf(rows, "aggregation.fold_to_memcpy"));
+  HEDDLE_ASSIGN_OR_RETURN(const double rate, ValueOf(rows, "aggregation.fold_rate"));
+  found.values["fold-rate"] = {ratio, note};
+  found.values["fold-speed"] = {rate, note};
+  return found;
+}
+
+Result<Findings> TrainingStep(const Context& context) {
+  const std::filesystem::path program = context.bin / "heddle_bench_training";
+  Findings found;
+  if (!std::filesystem::exists(program)) {
+    found.skipped["train-step"] = "this build has no LibTorch";
+    return found;
+  }
+  HEDDLE_ASSIGN_OR_RETURN(const json::value rows,
+                          RunForJson({program.string(), "--json"}, context.work / "training.log"));
+  HEDDLE_ASSIGN_OR_RETURN(const double ratio, ValueOf(rows, "training.step_to_bare"));
+  found.values["train-step"] = {ratio, "medians of steps in turns with a bare LibTorch loop"};
+  return found;
+}
+
+Result<Findings> Quality(const Context& context) {
+  const std::vector<std::string> ids = {"quality-base", "quality-alone", "quality-central"};
+  Findings found;
+  const auto text = ReadFile(context.demo / "summary.json");
+  if (!text.ok()) {
+    for (const std::string& id : ids) found.skipped[id] = "run ./run demo first";
+    return found;
+  }
+  boost::system::error_code error;
+  const json::value summary = json::parse(*text, error);
+  const auto number = [&](const char* key) -> Result<double> {
+    const json::object* object = error ? nullptr : summary.if_object();
+    const json::value* value = object == nullptr ? nullptr : object->if_contains(key);
+    if (value == nullptr || !value->is_number())
+      return DataLoss("the demo's summary.json has no number " + std::string(key));
+    return value->to_number<double>();
+  };
+  HEDDLE_ASSIGN_OR_RETURN(const double base, number("base_perplexity"));
+  HEDDLE_ASSIGN_OR_RETURN(const double alone, number("local_only_perplexity"));
+  HEDDLE_ASSIGN_OR_RETURN(const double federated, number("federated_perplexity"));
+  HEDDLE_ASSIGN_OR_RETURN(const double central, number("centralised_perplexity"));
+  const std::string note = "from the last ./run demo";
+  found.values[ids[0]] = {federated / base, note};
+  found.values[ids[1]] = {federated / alone, note};
+  found.values[ids[2]] = {federated / central, note};
+  return found;
+}
+
+}  // namespace
+
+std::vector<Measurement> ProgramMeasurements() {
+  return {
+      {"spine",
+       {{"fold-rate", "folding an update, rate kept of memcpy", "ratio", 0.5, true},
+        {"fold-speed", "the same, input bytes a second on one thread", "GB/s", std::nullopt, true}},
+       Fold},
+      {"spine", {{"train-step", "training step, to one of a bare LibTorch loop", "ratio", 1.03, false}}, TrainingStep},
+      {"spine",
+       {{"quality-base", "federated perplexity, to the base model's", "ratio", 0.75, false},
+        {"quality-alone", "federated perplexity, to the mean of devices alone", "ratio", 1.0, false},
+        {"quality-central", "federated perplexity, to a centralised run's", "ratio", 1.05, false}},
+       Quality},
+  };
+}
+
+}  // namespace heddle::bench
