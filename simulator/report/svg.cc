@@ -34,9 +34,12 @@ struct Axis {
 };
 
 Axis MakeAxis(double low, double high) {
-  if (!(high > low)) {
-    low -= 0.5;
-    high += 0.5;
+  // A range that doubles of this size cannot be cut into steps is drawn like a single value.
+  const double least = std::max(std::max(std::abs(low), std::abs(high)) * 1e-9, 1e-300);
+  if (!(high - low > least)) {
+    const double room = std::max(0.5, least);
+    low -= room;
+    high += room;
   }
   Axis axis;
   axis.step = NiceStep(high - low);
@@ -44,6 +47,9 @@ Axis MakeAxis(double low, double high) {
   axis.high = std::ceil(high / axis.step) * axis.step;
   return axis;
 }
+
+// What devices say may be any number; beyond this, differences would overflow.
+bool CanDraw(double value) { return std::abs(value) <= 1e300; }
 
 std::string TextAt(double x, double y, const std::string& anchor, const std::string& text, const char* kind = "t") {
   return "<text class=\"" + std::string(kind) + "\" x=\"" + Number(x) + "\" y=\"" + Number(y) + "\" text-anchor=\"" +
@@ -103,7 +109,7 @@ std::string LineChart(const std::string& title, const std::string& x_label, cons
   double low_x = std::numeric_limits<double>::infinity(), low_y = low_x, high_x = -low_x, high_y = -low_x;
   for (const Series& s : series) {
     for (const auto& [x, y] : s.points) {
-      if (!std::isfinite(x) || !std::isfinite(y)) continue;
+      if (!CanDraw(x) || !CanDraw(y)) continue;
       low_x = std::min(low_x, x);
       high_x = std::max(high_x, x);
       low_y = std::min(low_y, y);
@@ -112,9 +118,8 @@ std::string LineChart(const std::string& title, const std::string& x_label, cons
   }
   if (!std::isfinite(low_x)) return "<p>No points for “" + Escape(title) + "”.</p>\n";
   const Axis ax = MakeAxis(low_x, high_x), ay = MakeAxis(low_y, high_y);
-  const auto px = [&](double x) {
-    return kLeft + (x - low_x) / std::max(high_x - low_x, 1e-300) * (kWidth - kLeft - kRight);
-  };
+  const double width = high_x - low_x, slack = width * 1e-9;
+  const auto px = [&](double x) { return kLeft + (width > 0 ? (x - low_x) / width : 0.5) * (kWidth - kLeft - kRight); };
   const auto py = [&](double y) {
     return kHeight - kBottom - (y - ay.low) / (ay.high - ay.low) * (kHeight - kTop - kBottom);
   };
@@ -124,8 +129,9 @@ std::string LineChart(const std::string& title, const std::string& x_label, cons
            Number(py(y)) + "\" y2=\"" + Number(py(y)) + "\"/>\n" +
            TextAt(kLeft - 8, py(y) + 4, "end", Pretty(std::round(y / ay.step) * ay.step));
   }
-  for (double x = ax.low; x <= high_x + 1e-9; x += ax.step) {
-    if (x < low_x - 1e-9) continue;
+  if (width == 0) out += TextAt(px(low_x), kHeight - kBottom + 18, "middle", Pretty(low_x));
+  for (double x = ax.low; width > 0 && x <= high_x + slack; x += ax.step) {
+    if (x < low_x - slack) continue;
     out += TextAt(px(x), kHeight - kBottom + 18, "middle", Pretty(x));
   }
   out += TextAt((kLeft + kWidth - kRight) / 2, kHeight - 8, "middle", x_label);
@@ -144,7 +150,7 @@ std::string LineChart(const std::string& title, const std::string& x_label, cons
       std::string points;
       double last = NAN;
       for (const auto& [x, y] : series[i].points) {
-        if (!std::isfinite(x) || !std::isfinite(y)) continue;
+        if (!CanDraw(x) || !CanDraw(y)) continue;
         points += Number(px(x)) + "," + Number(py(y)) + " ";
         last = py(y);
       }
@@ -156,6 +162,10 @@ std::string LineChart(const std::string& title, const std::string& x_label, cons
   }
   std::sort(labels.begin(), labels.end(), [](const Label& a, const Label& b) { return a.y < b.y; });
   for (size_t i = 1; i < labels.size(); ++i) labels[i].y = std::max(labels[i].y, labels[i - 1].y + 15);
+  double bottom = kHeight - 8;
+  for (auto label = labels.rbegin(); label != labels.rend(); ++label, bottom -= 15) {
+    label->y = std::min(label->y, bottom);
+  }
   for (const Label& label : labels) {
     const Series& s = series[label.index];
     const char* colour = s.strong ? "var(--ink)" : kColours[label.index % kColours.size()];
