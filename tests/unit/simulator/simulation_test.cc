@@ -1,0 +1,226 @@
+// The simulation as a whole, with the small base model of the repository and tasks of one step: what it commits depends
+// on the recipe and on nothing else.
+#include "simulator/world/simulation.h"
+
+#include <gtest/gtest.h>
+
+#include <boost/json.hpp>
+#include <map>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "common/logging.h"
+#include "tests/unit/common/temp_dir.h"
+
+namespace heddle::simulator {
+namespace {
+
+namespace fs = std::filesystem;
+namespace json = boost::json;
+
+class SimulationTest : public ::testing::Test {
+ protected:
+  SimulationTest() {
+    LogOptions quiet;
+    quiet.level = "error";
+    EXPECT_TRUE(InitLogging(quiet).ok());
+    std::string data;
+    for (int device = 0; device < 6; ++device) {
+      const std::string name = "device-" + std::to_string(device);
+      std::string text;
+      for (int i = 0; i < 60; ++i) {
+        text += name + " says that " + std::to_string(i * (device + 3)) + " sheep went up the hill and came down.\n\n";
+      }
+      folder_.Write(name + ".txt", text);
+      data += (device == 0 ? "\"" : ", \"") + name + ".txt\"";
+    }
+    std::string devices = data;
+    for (size_t at = devices.find(".txt"); at != std::string::npos; at = devices.find(".txt")) devices.erase(at, 4);
+    recipe_ = folder_.Write("recipe.toml", std::string("name = \"test\"\nseed = 3\nmodel.base = \"") +
+                                               HEDDLE_SOURCE_DIR "/model/pretrained/heddle-tiny\"\n" + R"(
+[lora]
+r = 2
+lora_alpha = 4
+[strategy]
+name = "FedAvg"
+num_server_rounds = 2
+cohort_size = 3
+report_deadline_s = 100
+selection_timeout_s = 100
+max_abandoned_attempts = 20
+[train]
+local_steps = 1
+batch_size = 2
+sequence_length = 16
+[simulation]
+seconds_per_step = 1
+speed_spread = 0.5
+threads = 1
+)" + "devices = [" + devices + "]\ndata = [" + data +
+                                               "]\n");
+  }
+
+  Result<SimulationResult> Run(const std::string& out, const std::map<std::string, std::string>& overrides = {},
+                               std::function<bool(const coordinator::RunProgress&)> progress = {}) {
+    SimulationOptions options;
+    options.recipe = recipe_;
+    options.overrides = overrides;
+    options.out = folder_ / out;
+    options.progress = std::move(progress);
+    return Simulate(options);
+  }
+  std::string Hash(const std::string& out, const std::map<std::string, std::string>& overrides = {}) {
+    auto result = Run(out, overrides);
+    EXPECT_TRUE(result.ok()) << result.status();
+    return result.ok() ? result->run.model.ToHex() : "failed: " + out;
+  }
+  std::vector<json::object> History(const std::string& out) const {
+    std::vector<json::object> rounds;
+    std::istringstream lines(Slurp(folder_ / out / "history.jsonl"));
+    for (std::string line; std::getline(lines, line);) rounds.push_back(json::parse(line).as_object());
+    return rounds;
+  }
+  // Devices of all attempts by the state of their assignment.
+  std::map<std::string, int> States(const std::string& out) const {
+    std::map<std::string, int> states;
+    for (const json::object& round : History(out)) {
+      for (const json::value& device : round.at("devices").as_array()) {
+        ++states[json::value_to<std::string>(device.at("state"))];
+      }
+    }
+    return states;
+  }
+
+  TempDir folder_;
+  fs::path recipe_;
+};
+
+TEST_F(SimulationTest, TheSameRecipeCommitsTheSameAdapterWithAnyNumberOfThreads) {
+  const std::string one = Hash("one"), again = Hash("again"), two = Hash("two", {{"simulation.threads", "2"}}),
+                    four = Hash("four", {{"simulation.threads", "4"}});
+  EXPECT_EQ(one, again);
+  EXPECT_EQ(one, two);
+  EXPECT_EQ(one, four);
+  // Not because nothing happens: every round makes another model, and another seed others again.
+  const auto rounds = History("one");
+  ASSERT_EQ(rounds.size(), 2U);
+  EXPECT_NE(rounds[0].at("adapter_sha256"), rounds[0].at("parent_sha256"));
+  EXPECT_EQ(rounds[1].at("parent_sha256"), rounds[0].at("adapter_sha256"));
+  EXPECT_NE(rounds[1].at("adapter_sha256"), rounds[0].at("adapter_sha256"));
+  EXPECT_EQ(json::value_to<std::string>(rounds[1].at("adapter_sha256")), one);
+  EXPECT_NE(Hash("seed", {{"seed", "4"}}), one);
+}
+
+TEST_F(SimulationTest, AnOutputFolderIsUsedAnewAndWithTheSameResult) {
+  const std::string first = Hash("out");
+  EXPECT_EQ(Hash("out"), first);
+  EXPECT_EQ(History("out").size(), 2U) << "the rounds of the first simulation are still there";
+}
+
+TEST_F(SimulationTest, TheRunFolderHoldsRunHistoryAndACheckpointARound) {
+  const auto result = Run("out");
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_EQ(result->run.state, coordinator::RunState::kComplete);
+  EXPECT_EQ(result->run.committed_rounds, 2U);
+  EXPECT_EQ(result->devices, 6U);
+  EXPECT_GT(result->traffic.up, 0U);
+  const json::object run = json::parse(Slurp(folder_ / "out" / "run.json")).as_object();
+  EXPECT_EQ(run.at("state"), "complete");
+  EXPECT_EQ(json::value_to<std::string>(run.at("adapter_sha256")), result->run.model.ToHex());
+  for (const char* round : {"round-1", "round-2"}) {
+    for (const char* file : {"adapter_config.json", "adapter_model.safetensors"}) {
+      EXPECT_TRUE(fs::exists(folder_ / "out" / "checkpoints" / round / file)) << round << "/" << file;
+    }
+  }
+  const auto digest = Sha256File(folder_ / "out" / "checkpoints" / "round-2" / "adapter_model.safetensors");
+  ASSERT_TRUE(digest.ok()) << digest.status();
+  EXPECT_EQ(*digest, result->run.model);
+}
+
+// Devices are 1 to 1.5 times as slow as a second a step; only the virtual clock knows.
+TEST_F(SimulationTest, TimeIsThatOfTheSlowestDeviceOfEachRound) {
+  const auto result = Run("out", {{"strategy.cohort_size", "6"}, {"train.local_steps", "2"}});
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_GE(result->virtual_seconds, 2 * 2 * 1.0);
+  EXPECT_LE(result->virtual_seconds, 2 * 2 * 1.5);
+  const auto equal = Run("equal", {{"strategy.cohort_size", "6"}, {"simulation.speed_spread", "0.0"}});
+  ASSERT_TRUE(equal.ok()) << equal.status();
+  EXPECT_NEAR(equal->virtual_seconds, 2.0, 1e-6);
+}
+
+TEST_F(SimulationTest, InterruptedDevicesAreReportedAndTheRunCompletesWithOthers) {
+  const std::map<std::string, std::string> settings = {{"simulation.failure_probability", "0.4"},
+                                                       {"strategy.num_server_rounds", "4"},
+                                                       {"strategy.over_selection", "2.0"},
+                                                       {"strategy.min_reports", "1"}};
+  const auto result = Run("out", settings);
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_EQ(result->run.state, coordinator::RunState::kComplete);
+  EXPECT_EQ(result->run.committed_rounds, 4U);
+  auto states = States("out");
+  EXPECT_GT(states["failed"], 0) << "nothing was interrupted";
+  EXPECT_GE(states["accepted"], 4);
+  bool said = false;
+  for (const json::object& round : History("out")) {
+    for (const json::value& device : round.at("devices").as_array()) {
+      if (device.at("state") != "failed") continue;
+      said = json::value_to<std::string>(device.at("message")).find("interrupted") != std::string::npos;
+    }
+  }
+  EXPECT_TRUE(said);
+  // Failures are drawn from the seed as well.
+  EXPECT_EQ(Hash("again", settings), result->run.model.ToHex());
+  EXPECT_EQ(States("again"), States("out"));
+}
+
+TEST_F(SimulationTest, ARunWhoseDevicesAllFailFailsAndSaysSo) {
+  const auto result = Run("out", {{"simulation.failure_probability", "1.0"}, {"strategy.max_abandoned_attempts", "2"}});
+  ASSERT_FALSE(result.ok());
+  EXPECT_EQ(result.status().code(), Code::kFailedPrecondition) << result.status();
+  const json::object run = json::parse(Slurp(folder_ / "out" / "run.json")).as_object();
+  EXPECT_EQ(run.at("state"), "failed");
+  EXPECT_EQ(run.at("committed_rounds").to_number<int>(), 0);
+}
+
+TEST_F(SimulationTest, ARecipeWithoutDevicesIsRefused) {
+  const auto result = Run("out", {{"simulation.devices", "[]"}, {"simulation.data", "[]"}});
+  ASSERT_FALSE(result.ok());
+  EXPECT_EQ(result.status().code(), Code::kInvalidArgument);
+  EXPECT_NE(result.status().message().find("[simulation]"), std::string::npos) << result.status();
+}
+
+TEST_F(SimulationTest, DevicesWithoutDataAreRefused) {
+  const auto none = Run("out", {{"simulation.data", "[]"}});
+  ASSERT_FALSE(none.ok());
+  EXPECT_EQ(none.status().code(), Code::kInvalidArgument) << none.status();
+  fs::remove(folder_ / "device-2.txt");
+  const auto missing = Run("out", {{"strategy.cohort_size", "6"}});
+  ASSERT_FALSE(missing.ok());
+  EXPECT_NE(missing.status().message().find("device-2"), std::string::npos) << missing.status();
+}
+
+TEST_F(SimulationTest, AFolderWithSomethingElseIsLeftAlone) {
+  fs::create_directories(folder_ / "mine" / "checkpoints");
+  folder_.Write("mine/letter.txt", "dear");
+  const auto result = Run("mine");
+  ASSERT_FALSE(result.ok());
+  EXPECT_EQ(result.status().code(), Code::kInvalidArgument) << result.status();
+  EXPECT_EQ(Slurp(folder_ / "mine" / "letter.txt"), "dear");
+  EXPECT_TRUE(fs::exists(folder_ / "mine" / "checkpoints"));
+  EXPECT_EQ(Run("").status().code(), Code::kInvalidArgument) << "the folder of recipe and data was taken";
+}
+
+TEST_F(SimulationTest, ProgressIsToldAfterEachAttemptAndMayEndIt) {
+  std::vector<uint32_t> committed;
+  const auto result = Run("out", {{"strategy.num_server_rounds", "5"}}, [&](const coordinator::RunProgress& p) {
+    committed.push_back(p.run.committed_rounds);
+    return committed.size() < 2;
+  });
+  ASSERT_FALSE(result.ok());
+  EXPECT_EQ(result.status().code(), Code::kCancelled) << result.status();
+  EXPECT_EQ(committed.size(), 2U);
+}
+
+}  // namespace
+}  // namespace heddle::simulator
