@@ -2,8 +2,8 @@
 #include <gtest/gtest.h>
 #include <torch/torch.h>
 
+#include <boost/json.hpp>
 #include <cmath>
-#include <cstring>
 #include <numeric>
 #include <thread>
 
@@ -307,6 +307,39 @@ TEST_F(LoraSftTest, ALossThatIsNotFiniteIsAnErrorNotAnUpdate) {
   tensor = Tensor::FromFloats(Shape(tensor.shape()), values);
   ASSERT_TRUE(peft::WriteAdapter(folder_ / "adapter", config_, poisoned).ok());
   EXPECT_EQ(Run().status().code(), Code::kInternal);
+}
+
+TEST_F(LoraSftTest, EvaluationIsTheMeanOverAllWindowsOfTheFile) {
+  // 37 windows: two batches of the evaluation and a part of one. Here one window after the other, from the logits.
+  auto base = *resources_->GetBase(input_.base_model_dir);
+  std::string text = model::SampleText(30'000, 6);
+  // A token is a byte or more, so this many bytes are never too many.
+  for (size_t tokens; (tokens = base.tokenizer->Encode(text).size()) > 37 * 16 + 9;) {
+    text.resize(text.size() - (tokens - (37 * 16 + 9)));
+  }
+  folder_.Write("heldout.jsonl", boost::json::serialize(boost::json::object{{"text", text}}));
+  const auto data = *resources_->GetData(folder_ / "heldout.jsonl", base, 16);
+  ASSERT_EQ(data->num_sequences(), 37);
+  model::Llama llama(base.weights);
+  torch::NoGradGuard no_grad;
+  double sum = 0;
+  for (int64_t i = 0; i < 37; ++i) {
+    const auto window = data->Sequence(i);
+    const auto ids = torch::tensor(std::vector<int64_t>(window.begin(), window.end()), torch::kLong);
+    const auto logits = torch::log_softmax(llama->forward(ids.slice(0, 0, 16).unsqueeze(0))[0].to(torch::kDouble), -1);
+    for (int64_t t = 0; t < 16; ++t) sum -= logits[t][ids[t + 1].item<int64_t>()].item<double>();
+  }
+  const auto evaluation = EvaluatePerplexity(input_.base_model_dir, {}, folder_ / "heldout.jsonl", 16, *resources_);
+  ASSERT_TRUE(evaluation.ok()) << evaluation.status();
+  EXPECT_NEAR(evaluation->loss, sum / (37 * 16), 1e-5);
+  EXPECT_EQ(evaluation->num_tokens, 37U * 16);
+  EXPECT_EQ(EvaluatePerplexity(input_.base_model_dir, {}, folder_ / "nowhere.txt", 16, *resources_).status().code(),
+            Code::kNotFound);
+}
+
+TEST_F(LoraSftTest, EvaluationOfASequenceTooLongForTheModelIsAStatus) {
+  EXPECT_FALSE(EvaluatePerplexity(input_.base_model_dir, {}, input_.data_path, 65, *resources_).ok());
+  EXPECT_FALSE(EvaluatePerplexity(input_.base_model_dir, {}, input_.data_path, 0, *resources_).ok());
 }
 
 TEST(LocalTasks, UnknownNameGetsTheNearest) {
