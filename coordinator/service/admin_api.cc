@@ -116,13 +116,15 @@ bool SameText(std::string_view a, std::string_view b) {  // in a time that says 
 
 }  // namespace
 
-AdminApi::Reply AdminApi::Problem(const Status& status) {
+AdminApi::Reply AdminApi::Problem(const Status& status) { return Problem(HttpStatusOfCode(status.code()), status); }
+
+AdminApi::Reply AdminApi::Problem(unsigned http_status, const Status& status) {
   json::object body = {{"type", "about:blank"},
                        {"title", CodeName(status.code())},
-                       {"status", HttpStatusOfCode(status.code())},
+                       {"status", http_status},
                        {"code", CodeName(status.code())},
                        {"detail", status.message()}};
-  return {HttpStatusOfCode(status.code()), "application/problem+json", json::serialize(body) + "\n"};
+  return {http_status, "application/problem+json", json::serialize(body) + "\n"};
 }
 
 Awaitable<void> AdminApi::Handle(Exchange& exchange) {
@@ -132,6 +134,7 @@ Awaitable<void> AdminApi::Handle(Exchange& exchange) {
   Reply reply;
   Status status;
   std::string body;
+  bool too_large = false;
   if (method == "POST") {
     const std::string given(exchange.Header("Authorization").value_or(""));
     if (!SameText(given, "Bearer " + context_.token)) {
@@ -140,11 +143,12 @@ Awaitable<void> AdminApi::Handle(Exchange& exchange) {
     } else {
       Result<std::string> read = co_await exchange.ReadAll(kMaxAdminBody);
       status = read.status();
+      too_large = status.code() == Code::kResourceExhausted;
       if (read.ok()) body = *std::move(read);
     }
   }
   if (!status.ok()) {
-    reply = Problem(status);
+    reply = too_large ? Problem(413, status) : Problem(status);
   } else {
     const bool watch = path.ends_with(":watch");
     const uint64_t seen = NumberOr(exchange.Query("version"), 0);
@@ -237,6 +241,10 @@ AdminApi::Reply AdminApi::ListRounds(const RunId& id) {
 }
 
 AdminApi::Reply AdminApi::Watch(const RunId& id, uint64_t seen, Duration timeout) {
+  // Only the active run changes; of any other there is nothing to wait for.
+  if (auto now = context_.driver->Progress(); !now || now->run.id != id || now->run.state != RunState::kRunning) {
+    return ShowRun(id);
+  }
   RunDriver::Watch watch = context_.driver->WaitForChange(seen, timeout);
   if (!watch.progress || watch.progress->run.id != id) return ShowRun(id);
   json::object out = ProgressObject(*watch.progress);

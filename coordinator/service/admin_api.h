@@ -60,6 +60,7 @@ class AdminApi {
   Reply Config();
   Reply MetricsText();
   static Reply Problem(const Status& status);
+  static Reply Problem(unsigned http_status, const Status& status);
 
   AdminApiContext context_;
 };

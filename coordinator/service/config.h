@@ -33,7 +33,7 @@ struct CoordinatorConfig {
   double device_certificate_days = 365;
   double token_hours = 24;
   double shutdown_grace_s = 10;
-  uint64_t validation_bytes_in_flight = uint64_t{64} << 20;  // updates looked at at one time
+  uint64_t validation_bytes_in_flight = uint64_t{32} << 20;  // updates looked at at one time
   // [log] and the rest
   LogOptions log;
   uint64_t threads = 0;              // io threads; 0: the machine's cores, at most 8

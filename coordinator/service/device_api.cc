@@ -186,6 +186,15 @@ Awaitable<void> DeviceApi::RefuseStatus(Exchange& exchange, const Status& status
   co_await Refuse(exchange, std::move(refused));
 }
 
+Awaitable<void> DeviceApi::RefuseBody(Exchange& exchange, const Status& status) {
+  if (status.code() == Code::kUnavailable) co_return;  // the connection broke: nobody hears an answer
+  if (status.code() != Code::kResourceExhausted) co_return co_await RefuseStatus(exchange, status);
+  Refused refused;
+  refused.reason = v1::REFUSAL_REASON_TOO_LARGE;
+  refused.message = status.message();
+  co_await Refuse(exchange, std::move(refused));
+}
+
 // ---- enrolment ----
 
 Awaitable<void> DeviceApi::Enroll(Exchange& exchange) {
@@ -196,7 +205,7 @@ Awaitable<void> DeviceApi::Enroll(Exchange& exchange) {
     co_return co_await Refuse(exchange, std::move(refused));
   }
   Result<std::string> body = co_await exchange.ReadAll(protocol::kMaxMessageBytes);
-  if (!body.ok()) co_return co_await RefuseStatus(exchange, body.status());
+  if (!body.ok()) co_return co_await RefuseBody(exchange, body.status());
   auto request = protocol::ParseMessage<v1::EnrollRequest>(*body);
   if (!request.ok()) {
     refused.reason = v1::REFUSAL_REASON_MALFORMED;
@@ -244,7 +253,7 @@ Awaitable<void> DeviceApi::Enroll(Exchange& exchange) {
 
 Awaitable<void> DeviceApi::Checkin(Exchange& exchange, DeviceId device) {
   Result<std::string> body = co_await exchange.ReadAll(protocol::kMaxMessageBytes);
-  if (!body.ok()) co_return co_await RefuseStatus(exchange, body.status());
+  if (!body.ok()) co_return co_await RefuseBody(exchange, body.status());
   auto request = protocol::ParseMessage<v1::CheckinRequest>(*body);
   if (!request.ok()) {
     Refused refused;
@@ -354,7 +363,7 @@ Awaitable<Status> DeviceApi::CheckUpdate(const v1::ReportRequest& request, Repor
 
 Awaitable<void> DeviceApi::Report(Exchange& exchange, DeviceId device) {
   Result<std::string> body = co_await exchange.ReadAll(protocol::kMaxMessageBytes);
-  if (!body.ok()) co_return co_await RefuseStatus(exchange, body.status());
+  if (!body.ok()) co_return co_await RefuseBody(exchange, body.status());
   auto request = protocol::ParseMessage<v1::ReportRequest>(*body);
   Refused refused;
   if (!request.ok()) {

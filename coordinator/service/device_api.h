@@ -91,6 +91,8 @@ class DeviceApi {
 
   Awaitable<void> Refuse(Exchange& exchange, Refused refused);
   Awaitable<void> RefuseStatus(Exchange& exchange, const Status& status);
+  // For a body that could not be read.
+  protocol::Awaitable<void> RefuseBody(protocol::Exchange& exchange, const Status& status);
   Awaitable<void> Answer(Exchange& exchange, unsigned status, std::string body);
 
   DeviceApiContext context_;

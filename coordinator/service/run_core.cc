@@ -254,9 +254,11 @@ Result<StateDict> RunCore::LoadModel(const Sha256Digest& digest) const {
 
 Status RunCore::ResetSum(const Sha256Digest& parent) {
   aggregator_.reset();  // first, so that two sums are never there at once
-  HEDDLE_ASSIGN_OR_RETURN(const StateDict model, LoadModel(parent));
-  HEDDLE_ASSIGN_OR_RETURN(auto made, aggregation::MakeAggregator(recipe_.strategy, model, recipe_.aggregator));
+  HEDDLE_ASSIGN_OR_RETURN(const auto mapped, options_.blobs->Map(parent));
+  HEDDLE_ASSIGN_OR_RETURN(const SafetensorsFile model, ParseSafetensors(mapped->bytes(), mapped));
+  HEDDLE_ASSIGN_OR_RETURN(auto made, aggregation::MakeAggregator(recipe_.strategy, model.tensors, recipe_.aggregator));
   aggregator_ = std::move(made);
+  mapped->DropPages();  // it was read to be checked, and is not needed before the commit
   return OkStatus();
 }
 

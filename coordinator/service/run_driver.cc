@@ -248,9 +248,12 @@ void RunDriver::Report(ReportEvent event, AnswerCallback answer) {
 
 void RunDriver::DeviceRevoked(const DeviceId& device) {
   Post([this, device] {
-    if (auto waiting = lobby_.find(device); waiting != lobby_.end()) {
-      AnswerOne(PollToken(waiting->second), PermissionDenied("the device was revoked"));
+    // Whatever the engine would tell its waiting check-ins, they hear why.
+    std::vector<PollToken> waiting;
+    for (const auto& [token, poll] : polls_) {
+      if (!poll.report && poll.device == device) waiting.push_back(token);
     }
+    for (const PollToken token : waiting) AnswerOne(token, PermissionDenied("the device was revoked"));
     if (core_) Feed(DeviceRevokedEvent{device});
   });
 }
@@ -303,6 +306,7 @@ Result<RunId> RunDriver::Submit(const Submission& submission) {
         HEDDLE_ASSIGN_OR_RETURN(std::unique_ptr<RunCore> core, RunCore::Create(options_.core, submission));
         core_ = std::move(core);
         EmptyLobby();
+        Publish();  // whoever hears of the run can watch it
         Log(Severity::kInfo, "run started", {{"run_id", core_->id().value()}, {"rounds", core_->spec().rounds}});
         return core_->id();
       },

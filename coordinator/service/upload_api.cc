@@ -1,5 +1,8 @@
 // The upload endpoints of DeviceApi: begin, ask for the offset, continue.
+#include <algorithm>
 #include <charconv>
+#include <memory>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -33,12 +36,15 @@ protocol::Headers OffsetHeaders(const Upload& upload) {
 
 // Streams the body into the upload and answers. What arrived before a break stays, for the device to go on from.
 Awaitable<void> DeviceApi::ReceiveInto(Exchange& exchange, Upload& upload, unsigned status, protocol::Headers headers) {
-  std::vector<std::byte> buffer(protocol::kIoBufferBytes);
+  const size_t piece = static_cast<size_t>(
+      std::clamp<uint64_t>(exchange.content_length().value_or(protocol::kIoBufferBytes), 1, protocol::kIoBufferBytes));
+  const auto storage = std::make_unique_for_overwrite<std::byte[]>(piece);
+  const std::span<std::byte> buffer(storage.get(), piece);
   for (;;) {
     Result<size_t> got = co_await exchange.ReadBody(buffer);
     if (!got.ok()) co_return;  // the connection broke: nobody hears an answer
     if (*got == 0) break;
-    Status appended = upload.Append(upload.offset(), std::span<const std::byte>(buffer.data(), *got));
+    Status appended = upload.Append(upload.offset(), buffer.first(*got));
     if (appended.code() == Code::kOutOfRange) {
       Refused refused;
       refused.reason = v1::REFUSAL_REASON_TOO_LARGE;
