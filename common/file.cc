@@ -73,6 +73,11 @@ Result<std::shared_ptr<const MappedFile>> MappedFile::Open(const fs::path& path)
   return std::shared_ptr<const MappedFile>(new MappedFile(path, bytes));
 }
 
+void MappedFile::DropPages() const {
+  // Advice: where it is not taken, nothing changes.
+  if (!bytes_.empty()) ::madvise(const_cast<std::byte*>(bytes_.data()), bytes_.size(), MADV_DONTNEED);
+}
+
 MappedFile::~MappedFile() {
   if (!bytes_.empty()) ::munmap(const_cast<std::byte*>(bytes_.data()), bytes_.size());
 }

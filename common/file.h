@@ -24,6 +24,9 @@ class MappedFile {
   MappedFile& operator=(const MappedFile&) = delete;
 
   std::span<const std::byte> bytes() const { return bytes_; }
+  // The pages read so far no longer count as memory of this process; a later read brings them back. For mappings that
+  // are kept long and read seldom.
+  void DropPages() const;
   const std::filesystem::path& path() const { return path_; }
 
  private:

@@ -1,4 +1,5 @@
 // heddle-coordinator: the daemon. SIGTERM and SIGINT end it cleanly, SIGHUP reads the server's certificate anew.
+#include <malloc.h>
 #include <signal.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -72,7 +73,17 @@ Status Run(const std::string& config_path, const std::map<std::string, std::stri
   return OkStatus();
 }
 
+// Buffers of the size of a tensor come and go with every round. glibc raises the size from which it maps them one by
+// one as soon as the first is freed, and keeps what it does not map: the peak of one round would stay for ever.
+void GiveLargeBuffersBack() {
+#ifdef M_MMAP_THRESHOLD
+  ::mallopt(M_MMAP_THRESHOLD, 256 << 10);
+  ::mallopt(M_TRIM_THRESHOLD, 1 << 20);
+#endif
+}
+
 int Main(int argc, char** argv) {
+  GiveLargeBuffersBack();
   CLI::App app("Heddle's coordinator: schedules rounds and merges what devices learn.", "heddle-coordinator");
   std::string config = "/etc/heddle/coordinator.toml";
   std::vector<std::string> settings;

@@ -38,6 +38,7 @@ Result<Findings> RoundTrip(const Context& context) {
   for (int i = 0; i < kRuns; ++i) {
     HEDDLE_ASSIGN_OR_RETURN(const Sha256Digest digest, Sha256File(bare.blob));
     bare.blob_hex = digest.ToHex();
+    bare.tag = std::to_string(i) + "-";  // new files, as the coordinator's are
     const RoundTripTime streams = RunBareTls(bare);
     bare_seconds.push_back(streams.wall);
     HEDDLE_ASSIGN_OR_RETURN(const RoundTime time, devices.Round());

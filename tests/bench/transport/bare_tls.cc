@@ -66,7 +66,7 @@ void ServeOne(SSL* ssl, const RoundTripOptions& o, int device) {
   std::vector<std::byte> buffer(kPiece);
   ReadSome(ssl, buffer.data(), 1);  // the request
   SendFile(ssl, o, buffer);
-  UniqueFd out(::open((o.directory / ("bare-" + std::to_string(device))).c_str(),
+  UniqueFd out(::open((o.directory / ("bare-" + o.tag + std::to_string(device))).c_str(),
                       O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
   Sha256Hasher hasher;
   for (size_t done = 0; done < o.bytes;) {

@@ -17,6 +17,7 @@ struct RoundTripOptions {
   int server_threads = 2;
   int client_threads = 2;
   bool sync = true;
+  std::string tag;  // in the names of written files: another one writes new files instead of the old ones again
 };
 
 // Wall-clock and processor seconds from the moment that all devices are connected until the last upload was
