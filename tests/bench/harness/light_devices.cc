@@ -84,7 +84,13 @@ Status LightDevices::StartCoordinator() {
   fleet_.coordinator_process().Signal(SIGTERM);
   if (fleet_.coordinator_process().WaitFor(Seconds(20)) != 0) return Internal("the coordinator did not stop");
   HEDDLE_RETURN_IF_ERROR(Enrol());
-  HEDDLE_RETURN_IF_ERROR(fleet_.RestartCoordinator());
+  // Its port may have gone to somebody's outgoing connection meanwhile, which ends soon.
+  Status restarted = fleet_.RestartCoordinator();
+  for (int i = 0; i < 5 && !restarted.ok(); ++i) {
+    std::this_thread::sleep_for(std::chrono::seconds(1));
+    restarted = fleet_.RestartCoordinator();
+  }
+  HEDDLE_RETURN_IF_ERROR(restarted);
   return Connect();
 }
 

@@ -3,11 +3,11 @@
 
 #include <algorithm>
 
-#include "../transport/bench_transport.h"
 #include "bench.h"
 #include "common/digest.h"
 #include "common/subprocess.h"
 #include "light_devices.h"
+#include "tests/bench/transport/bench_transport.h"
 
 namespace heddle::bench {
 namespace {

@@ -339,7 +339,7 @@ TEST(ParseMessage, UnknownFieldsOfNewerPeersPass) {
 }
 
 TEST(ParseMessage, RoundTripsWhatItAccepts) {
-  rc::check("an accepted report is the report that was sent", [] {
+  EXPECT_TRUE(rc::check("an accepted report is the report that was sent", [] {
     v1::ReportRequest report = GoodReport();
     report.mutable_metrics()->set_num_examples(*rc::gen::arbitrary<uint64_t>());
     report.mutable_metrics()->set_train_loss(*rc::gen::arbitrary<double>());
@@ -348,7 +348,7 @@ TEST(ParseMessage, RoundTripsWhatItAccepts) {
     const auto parsed = ParseMessage<v1::ReportRequest>(bytes);
     // Strings that are not UTF-8 are refused, everything else comes back bit for bit.
     if (parsed.ok()) RC_ASSERT(parsed->SerializeAsString() == bytes);
-  });
+  }));
 }
 
 TEST(CleanText, MakesStringsThatProtobufAccepts) {
@@ -357,11 +357,11 @@ TEST(CleanText, MakesStringsThatProtobufAccepts) {
   EXPECT_EQ(CleanText("\xC0\x80\xED\xA0\x80", 10), "?????") << "overlong NUL, surrogate";
   EXPECT_EQ(CleanText("x\xF0\x9F\x98\x80", 4), "x");
   EXPECT_EQ(CleanText("x\xF0\x9F\x98\x80", 5), "x\xF0\x9F\x98\x80");
-  rc::check("cleaned text of any bytes passes a parser", [](const std::string& bytes) {
+  EXPECT_TRUE(rc::check("cleaned text of any bytes passes a parser", [](const std::string& bytes) {
     v1::Refusal refusal;
     refusal.set_message(CleanText(bytes, 1000));
     RC_ASSERT(ParseMessage<v1::Refusal>(refusal.SerializeAsString()).ok());
-  });
+  }));
 }
 
 TEST(Conversions, DigestsRoundTrip) {

@@ -1,3 +1,4 @@
+// A temporary folder for the tests of the store. One thread an object.
 #pragma once
 
 #include <gtest/gtest.h>
