@@ -1,0 +1,203 @@
+// Mistakes of people, with the real programs: exit status 1 and one clear sentence for what is wrong with the world,
+// exit status 2 for wrong usage.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "common/subprocess.h"
+#include "tests/unit/common/temp_dir.h"
+
+namespace heddle {
+namespace {
+
+namespace fs = std::filesystem;
+
+struct Ended {
+  int status = -1;
+  std::string said;  // on standard error
+};
+
+class Programs : public testing::Test {
+ protected:
+  Programs() {
+    fs::create_directories(temp_ / "base");
+    for (const char* name : {"config.json", "tokenizer.json", "model.safetensors"}) {
+      fs::copy_file(fs::path(HEDDLE_SOURCE_DIR) / "model/pretrained/heddle-tiny" / name, temp_ / "base" / name);
+    }
+    temp_.Write("data.txt", "some words\n");
+  }
+
+  Ended Run(std::vector<std::string> arguments) {
+    const fs::path log = temp_ / "stderr", out = temp_ / "stdout";
+    fs::remove(log);
+    SubprocessOptions options;
+    arguments[0] = (fs::path(HEDDLE_BINARY_DIR) / "bin" / arguments[0]).string();
+    options.argv = std::move(arguments);
+    options.stderr_file = log;
+    options.stdout_file = out;
+    auto process = Subprocess::Start(options);
+    if (!process.ok()) {
+      ADD_FAILURE() << process.status().message();
+      return {};
+    }
+    const auto status = process->WaitFor(Seconds(20));
+    EXPECT_TRUE(status.has_value()) << "it does not end";
+    return {status.value_or(-1), Slurp(log)};
+  }
+
+  // Status 1; the program's name, then what was expected to be said, and no more than a few lines.
+  void ExpectMistake(const std::vector<std::string>& arguments, const std::vector<std::string>& said) {
+    const Ended ended = Run(arguments);
+    EXPECT_EQ(ended.status, 1) << ended.said;
+    EXPECT_EQ(ended.said.rfind(arguments[0] + ": ", 0), 0U) << ended.said;
+    for (const std::string& part : said)
+      EXPECT_NE(ended.said.find(part), std::string::npos) << part << "\n" << ended.said;
+    EXPECT_LE(std::count(ended.said.begin(), ended.said.end(), '\n'), 3) << ended.said;
+    EXPECT_EQ(ended.said.find("terminate called"), std::string::npos);
+  }
+  std::string Path(const std::string& name) const { return (temp_ / name).string(); }
+  std::string Recipe(const std::string& more = "") {
+    return temp_.Write("recipe.toml", "name = \"x\"\n[model]\nbase = \"base\"\n[train]\nsequence_length = 32\n" + more)
+        .string();
+  }
+
+  TempDir temp_;
+};
+
+TEST_F(Programs, SayWhatIsWrongWithTheirConfiguration) {
+  struct Case {
+    const char* name;
+    std::string program, content;
+    std::vector<std::string> said;
+  };
+  const std::string client =
+      "[coordinator]\nhost = \"127.0.0.1\"\n[device]\nstate_dir = \"d\"\n[data]\npath = \"data.txt\"\n";
+  const Case cases[] = {
+      {"an unknown key", "heddle-coordinator", "[listen]\nprot = 1\n", {"listen.prot", "listen.port", "x.toml"}},
+      {"a text for a number", "heddle-coordinator", "[listen]\nport = \"many\"\n", {"listen.port", "x.toml"}},
+      {"a number that is too large", "heddle-coordinator", "[listen]\nport = 70000\n", {"listen.port", "65535"}},
+      {"an address that is not loopback", "heddle-coordinator", "[admin]\naddress = \"0.0.0.0\"\n", {"admin.address"}},
+      {"no TOML", "heddle-coordinator", "[listen\n", {"x.toml"}},
+      {"an unknown key", "heddle-client", client + "[worker]\nthread = 1\n", {"worker.thread", "worker.threads"}},
+      {"a text for a number", "heddle-client", client + "[cache]\nmax_bytes = \"lots\"\n", {"cache.max_bytes"}},
+      {"a required key", "heddle-client", "[data]\npath = \"data.txt\"\n", {"coordinator.host"}},
+      {"a device without identity", "heddle-client", client, {"not enrolled", "heddle-client enroll"}},
+      {"a coordinator without authority",
+       "heddle-coordinator",
+       "[storage]\nstate_dir = \"none\"\n",
+       {"heddle coordinator init"}},
+  };
+  for (const Case& mistake : cases) {
+    SCOPED_TRACE(mistake.program + ": " + mistake.name);
+    ExpectMistake({mistake.program, "--config", temp_.Write("x.toml", mistake.content).string()}, mistake.said);
+  }
+  for (const char* program : {"heddle-coordinator", "heddle-client"}) {
+    SCOPED_TRACE(program);
+    ExpectMistake({program, "--config", Path("nowhere.toml")}, {"nowhere.toml"});
+  }
+  ExpectMistake({"heddle", "--config", Path("nowhere.toml"), "run", "list"}, {"nowhere.toml"});
+  temp_.Write("ok.toml", "[storage]\nstate_dir = \"state\"\n[admin]\nport_file = \"port\"\n");
+  ExpectMistake({"heddle", "--config", Path("ok.toml"), "run", "list"}, {"coordinator"});
+  ExpectMistake({"heddle", "--config", Path("ok.toml"), "device", "token", "anna"}, {"heddle coordinator init"});
+  EXPECT_EQ(Run({"heddle", "--config", Path("ok.toml"), "coordinator", "init"}).status, 0);
+  ExpectMistake({"heddle", "--config", Path("ok.toml"), "device", "token", "Not A Name"}, {"Not A Name"});
+  ExpectMistake({"heddle", "--config", Path("ok.toml"), "coordinator", "init"}, {"state"});
+  temp_.Write("client.toml", client);
+  ExpectMistake({"heddle-client", "enroll", "--config", Path("client.toml"), "--token", "nonsense"}, {"token"});
+}
+
+TEST_F(Programs, SayWhatIsWrongWithARecipeAndItsBaseModel) {
+  auto expect = [&](const std::string& recipe, const std::vector<std::string>& said) {
+    ExpectMistake({"heddle", "recipe", "check", recipe}, said);
+  };
+  // The simulator reads recipes in the same way; it takes longer to start.
+  auto expect_both = [&](const std::string& recipe, const std::vector<std::string>& said) {
+    expect(recipe, said);
+    ExpectMistake({"heddle-simulate", "--out", Path("out"), recipe}, said);
+  };
+  const std::string simulated = "[simulation]\ndevices = [\"a\"]\ndata = [\"data.txt\"]\n";
+  expect_both(Path("nowhere.toml"), {"nowhere.toml"});
+  expect_both(Recipe("[strategy]\ncohort_sise = 1\n"), {"strategy.cohort_sise", "cohort_size"});
+  expect(Recipe("batch_size = \"two\"\n"), {"train.batch_size"});
+  expect(Recipe("[strategy]\nname = \"FedAvgg\"\n"), {"FedAvgg", "FedAvg"});
+  expect(Recipe("[lora]\ntarget_modules = [\"q_prok\"]\n" + simulated), {"target_modules", "q_proj"});
+  expect(Recipe("optimizer = \"AdamX\"\n"), {"AdamX", "AdamW"});
+
+  const std::string good = Recipe(simulated);
+  EXPECT_EQ(Run({"heddle", "recipe", "check", good}).status, 0);
+  const std::string weights = Slurp(temp_ / "base/model.safetensors");
+  temp_.Write("base/model.safetensors", weights.substr(0, weights.size() - 1000));
+  expect_both(good, {"model.safetensors"});
+  temp_.Write("base/model.safetensors", weights.substr(0, 4));
+  expect(good, {"model.safetensors"});
+  temp_.Write("base/model.safetensors", std::string(7, '\xff') + '\x7f' + weights.substr(8));
+  expect(good, {"model.safetensors"});
+  temp_.Write("base/model.safetensors", weights);
+
+  const std::string config = Slurp(temp_ / "base/config.json");
+  auto with = [&](const std::string& from, const std::string& to) {
+    std::string changed = config;
+    changed.replace(changed.find(from), from.size(), to);
+    temp_.Write("base/config.json", changed);
+  };
+  with("\"hidden_size\": 160", "\"hidden_size\": 168");
+  expect(good, {"base"});
+  with("\"num_hidden_layers\": 4", "\"num_hidden_layers\": 5");
+  expect(good, {"tensor", "missing"});
+  temp_.Write("base/config.json", "{");
+  expect(good, {"config.json"});
+  temp_.Write("base/config.json", config);
+
+  const std::string tokenizer = Slurp(temp_ / "base/tokenizer.json");
+  temp_.Write("base/tokenizer.json", tokenizer.substr(0, tokenizer.size() / 2));
+  expect(good, {"tokenizer.json"});
+  std::string added = tokenizer;
+  const size_t id = added.find("\"id\": 0") != std::string::npos ? added.find("\"id\": 0") : added.find("\"id\":0");
+  ASSERT_NE(id, std::string::npos);
+  added.insert(added.find('0', id), "999");
+  temp_.Write("base/tokenizer.json", added);
+  expect_both(good, {"tokenizer"});
+  temp_.Write("base/tokenizer.json", tokenizer);
+  fs::remove(temp_ / "base/tokenizer.json");
+  expect(good, {"tokenizer.json"});
+  fs::remove_all(temp_ / "base");
+  expect(good, {"base"});
+}
+
+TEST_F(Programs, EndWithTwoForWrongUsage) {
+  const std::vector<std::string> calls[] = {
+      {"heddle"},
+      {"heddle", "run"},
+      {"heddle", "knit"},
+      {"heddle", "run", "submit"},
+      {"heddle", "--format", "xml", "run", "list"},
+      {"heddle", "recipe", "check", "x.toml", "--set", "novalue"},
+      {"heddle-coordinator", "--knit"},
+      {"heddle-coordinator", "--set", "novalue"},
+      {"heddle-client"},
+      {"heddle-client", "--set", "novalue", "--config", "x"},
+      {"heddle-client", "enroll", "--config", "x"},
+      {"heddle-worker", "--knit"},
+      {"heddle-simulate"},
+      {"heddle-simulate", "x.toml", "--set", "=1"},
+  };
+  for (const std::vector<std::string>& call : calls) {
+    std::string line;
+    for (const std::string& word : call) line += word + " ";
+    SCOPED_TRACE(line);
+    const Ended ended = Run(call);
+    EXPECT_EQ(ended.status, 2) << ended.said;
+    EXPECT_FALSE(ended.said.empty());
+  }
+  for (const char* program : {"heddle", "heddle-coordinator", "heddle-client", "heddle-worker", "heddle-simulate"}) {
+    SCOPED_TRACE(program);
+    EXPECT_EQ(Run({program, "--help"}).status, 0);
+    EXPECT_EQ(Run({program, "--version"}).status, 0);
+  }
+}
+
+}  // namespace
+}  // namespace heddle
