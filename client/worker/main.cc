@@ -1,5 +1,6 @@
 // heddle-worker: trains. Started by the daemon, with commands on standard input and events on standard output; it has
 // no network and no keys.
+#include <malloc.h>
 #include <unistd.h>
 
 #include <iostream>
@@ -39,7 +40,11 @@ int Main(int argc, char** argv) {
   backend.run = [&](const std::string& name, const TaskInput& input,
                     const ProgressCallback& progress) -> Result<TaskOutput> {
     HEDDLE_ASSIGN_OR_RETURN(const auto task, FindLocalTask(name));
-    return task->Run(input, *resources, progress);
+    Result<TaskOutput> output_of_task = task->Run(input, *resources, progress);
+#ifdef __GLIBC__
+    ::malloc_trim(0);  // a worker that is kept waits with the model, not with what training it took
+#endif
+    return output_of_task;
   };
   const Status end = RunWorkerLoop(STDIN_FILENO, output->get(), backend);
   if (end.ok()) return 0;

@@ -106,7 +106,7 @@ Result<std::unique_ptr<RunCore>> RunCore::Create(RunCoreOptions options, const S
   // From here on the run exists: what fails now is taken up again by the next restart.
   stored.run = engine.run();
   material.initial_adapter.clear();
-  material.initial_adapter_bytes.clear();
+  std::string().swap(material.initial_adapter_bytes);  // clear() would keep the memory for the whole run
   core->material_ = std::move(material);
   core->engine_.emplace(std::move(engine));
   HEDDLE_RETURN_IF_ERROR(core->TakeUp(stored));
