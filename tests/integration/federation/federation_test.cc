@@ -61,7 +61,7 @@ TEST(Federation, CommitsTheSameAdapterOverTlsAsTheSimulator) {
 
 // Each moment of a round at which the coordinator may be gone from one instant to the next.
 TEST(Federation, AKilledCoordinatorResumesAndCommitsTheSameAdapter) {
-  FederationWorld world({"anna", "bert"}, {{"num_server_rounds", "4"}});
+  FederationWorld world({"anna", "bert"}, {{"num_server_rounds", "6"}});
   auto undisturbed = world.SimulatedHash();
   ASSERT_OK(undisturbed.status());
   ASSERT_OK(world.Start());
@@ -76,19 +76,20 @@ TEST(Federation, AKilledCoordinatorResumesAndCommitsTheSameAdapter) {
        [](const json::object& now) {
          return NumberOf(now, "committed_rounds") >= 2 && NumberOf(now, "devices_at_work") > 0;
        }},
-      {"one before the last", [](const json::object& now) { return NumberOf(now, "committed_rounds") >= 3; }},
+      {"later", [](const json::object& now) { return NumberOf(now, "committed_rounds") >= 3; }},
   };
   for (const auto& [name, condition] : moments) {
     SCOPED_TRACE(name);
     auto there = world.WaitUntil(*run, condition);
     ASSERT_OK(there.status());
+    ASSERT_EQ(TextOf(*there, "state"), "running") << "too late to disturb anything";
     ASSERT_OK(world.KillAndRestartCoordinator());
   }
   auto end = world.WaitForEnd(*run);
   ASSERT_OK(end.status());
   EXPECT_EQ(TextOf(*end, "adapter_sha256"), *undisturbed);
-  EXPECT_EQ(NumberOf(*end, "committed_rounds"), 4);
-  ExpectWholeHistory(TextOf(*end, "folder"), 4);
+  EXPECT_EQ(NumberOf(*end, "committed_rounds"), 6);
+  ExpectWholeHistory(TextOf(*end, "folder"), 6);
   // A run that has ended stays so.
   ASSERT_OK(world.KillAndRestartCoordinator());
   end = world.WaitForEnd(*run);
