@@ -158,7 +158,12 @@ Awaitable<void> AdminApi::Handle(Exchange& exchange) {
       reply = Route(method, path, body, seen, timeout);
       return OkStatus();
     };
-    status = co_await protocol::RunBlocking(watch ? *context_.watch : *context_.disk, work);
+    // Whether this process lives must not wait behind uploads on their way to the disk.
+    if (path == "/healthz" || path == "/metrics") {
+      status = work();
+    } else {
+      status = co_await protocol::RunBlocking(watch ? *context_.watch : *context_.disk, work);
+    }
     if (!status.ok()) reply = Problem(status);
   }
   auto ignored = co_await exchange.Respond(reply.status, std::move(reply.type), std::move(reply.body));
@@ -304,8 +309,12 @@ AdminApi::Reply AdminApi::ListDevices() {
 // In the database first, then in memory, then the connections: whoever hears ok can rely on all three.
 AdminApi::Reply AdminApi::Revoke(const DeviceId& device) {
   const Time now = context_.clock->Now();
-  if (Status status = context_.store->RevokeDevice(device, now); !status.ok()) return Problem(status);
-  const std::string serial = context_.directory->Revoke(device, now);
+  std::string serial;
+  {
+    std::lock_guard writing(context_.directory->writing());
+    if (Status status = context_.store->RevokeDevice(device, now); !status.ok()) return Problem(status);
+    serial = context_.directory->Revoke(device, now);
+  }
   context_.driver->DeviceRevoked(device);
   if (!serial.empty() && context_.close_connections) context_.close_connections(serial);
   Log(Severity::kWarning, "device revoked", {{"device", device.value()}});

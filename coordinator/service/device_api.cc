@@ -220,6 +220,7 @@ Awaitable<void> DeviceApi::Enroll(Exchange& exchange) {
     HEDDLE_ASSIGN_OR_RETURN(const DeviceId device, context_.store->CheckToken(token, now));
     const Duration validity = Seconds(context_.config->device_certificate_days * 86400);
     HEDDLE_ASSIGN_OR_RETURN(const auto issued, context_.authority->IssueDevice(request->csr_der(), device, validity));
+    std::lock_guard writing(context_.directory->writing());
     HEDDLE_ASSIGN_OR_RETURN(const auto before, context_.store->GetDevice(device));
     DeviceRecord record;
     record.device = device;
@@ -332,10 +333,11 @@ Awaitable<void> DeviceApi::GetBlob(Exchange& exchange, std::string_view hex) {
 // ---- reports ----
 
 // Looks at an open assignment's update; `event` gets what is wrong with it. Errors: the update is not here.
-Awaitable<Status> DeviceApi::CheckUpdate(const v1::ReportRequest& request, ReportEvent* event) {
-  auto validator = context_.driver->ValidatorFor(event->assignment, event->device);
-  if (validator == nullptr) co_return OkStatus();
+Awaitable<Status> DeviceApi::CheckUpdate(const v1::ReportRequest& request, ReportEvent* event, bool* looked_at) {
   auto work = [&]() -> Status {
+    const auto validator = context_.driver->ValidatorFor(event->assignment, event->device);
+    if (validator == nullptr) return OkStatus();
+    *looked_at = true;
     HEDDLE_ASSIGN_OR_RETURN(const uint64_t size, context_.blobs->Size(event->update));
     if (size != request.update().size_bytes()) {
       event->validity = InvalidArgument("the update has " + std::to_string(size) + " bytes, the report says " +
@@ -371,6 +373,7 @@ Awaitable<void> DeviceApi::Report(Exchange& exchange, DeviceId device) {
     refused.message = request.status().message();
     co_return co_await Refuse(exchange, std::move(refused));
   }
+  bool looked_at = false;
   ReportEvent event;
   event.assignment = AssignmentId(request->assignment_id());
   event.device = std::move(device);
@@ -380,7 +383,7 @@ Awaitable<void> DeviceApi::Report(Exchange& exchange, DeviceId device) {
   if (event.completed) {
     event.update = protocol::DigestOf(request->update()).value();  // validated with the message
     event.update_bytes = request->update().size_bytes();
-    Status checked = co_await CheckUpdate(*request, &event);
+    Status checked = co_await CheckUpdate(*request, &event, &looked_at);
     if (checked.code() == Code::kNotFound) {
       refused.reason = v1::REFUSAL_REASON_NOT_FOUND;
       refused.message = "the update " + event.update.ToHex() + " has not been uploaded; upload it, then report";
@@ -390,7 +393,7 @@ Awaitable<void> DeviceApi::Report(Exchange& exchange, DeviceId device) {
     context_.metrics->ObserveUpdateBytes(event.update_bytes);
   }
   auto pending = std::make_shared<Pending>(co_await asio::this_coro::executor);
-  context_.driver->Report(std::move(event), Pending::Callback(pending));
+  context_.driver->Report(std::move(event), looked_at, Pending::Callback(pending));
   while (!pending->answer) {  // the driver always answers
     boost::system::error_code ignored;
     co_await pending->timer.async_wait(asio::redirect_error(asio::use_awaitable, ignored));

@@ -87,7 +87,7 @@ class DeviceApi {
   Awaitable<void> Report(Exchange& exchange, DeviceId device);
 
   Awaitable<void> ReceiveInto(Exchange& exchange, Upload& upload, unsigned status, protocol::Headers headers);
-  Awaitable<Status> CheckUpdate(const v1::ReportRequest& request, ReportEvent* event);
+  Awaitable<Status> CheckUpdate(const v1::ReportRequest& request, ReportEvent* event, bool* looked_at);
 
   Awaitable<void> Refuse(Exchange& exchange, Refused refused);
   Awaitable<void> RefuseStatus(Exchange& exchange, const Status& status);

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <map>
+#include <mutex>
 #include <shared_mutex>
 #include <string>
 
@@ -21,12 +22,15 @@ class DeviceDirectory {
   // certificate of ours, or one that a newer enrolment has replaced); kPermissionDenied (revoked).
   Result<DeviceId> Authenticate(const protocol::Peer& peer) const;
 
+  // Held by whoever writes a device's row and then tells it here, so that the two are always of one mind.
+  std::mutex& writing() { return writing_; }
   void Put(const DeviceRecord& device);
   // The serial of its certificate; empty when the device is not known.
   std::string Revoke(const DeviceId& device, Time now);
   size_t enrolled() const;  // not revoked
 
  private:
+  std::mutex writing_;
   mutable std::shared_mutex mutex_;
   std::map<std::string, DeviceRecord, std::less<>> devices_;
 };

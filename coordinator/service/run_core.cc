@@ -103,17 +103,26 @@ Result<std::unique_ptr<RunCore>> RunCore::Create(RunCoreOptions options, const S
   Step first;
   HEDDLE_ASSIGN_OR_RETURN(Engine engine, Engine::Create(material.spec, adapter, core->options_.clock->Now(), &first));
   HEDDLE_RETURN_IF_ERROR(core->options_.store->CreateRun(stored.origin, first.writes));
-  // From here on the run exists: what fails now is taken up again by the next restart.
+  // From here on the run exists; one that cannot be begun must end, or it would keep the next from starting.
   stored.run = engine.run();
   material.initial_adapter.clear();
   std::string().swap(material.initial_adapter_bytes);  // clear() would keep the memory for the whole run
   core->material_ = std::move(material);
   core->engine_.emplace(std::move(engine));
-  HEDDLE_RETURN_IF_ERROR(core->TakeUp(stored));
   first.writes.clear();
   std::vector<AddressedAnswer> none;
-  HEDDLE_RETURN_IF_ERROR(core->Execute(std::move(first), &none));
-  return core;
+  Status begun = core->TakeUp(stored);
+  if (begun.ok()) begun = core->Execute(std::move(first), &none);
+  if (begun.ok()) return core;
+  stored.run.state = RunState::kFailed;
+  stored.run.reason = "it could not be begun: " + begun.message();
+  stored.run.ended_at = core->options_.clock->Now();
+  const std::vector<Record> writes = {stored.run};
+  if (Status ended = core->options_.store->Apply(writes); !ended.ok()) {
+    Log(Severity::kError, "a run that could not be begun could not be ended either; the next start takes it up",
+        {{"run_id", stored.run.id.value()}, {"error", ended.message()}});
+  }
+  return begun;
 }
 
 Result<std::unique_ptr<RunCore>> RunCore::Resume(RunCoreOptions options, const RunId& id) {

@@ -94,6 +94,8 @@ class RunCore {
   const RunId& id() const { return origin_.spec.id; }
   const RunSpec& spec() const { return origin_.spec; }
   bool running() const { return !engine_ || engine_->run().state == RunState::kRunning; }
+  // False after storage failed under a step, until the next Handle has rebuilt the engine.
+  bool ready() const { return engine_.has_value(); }
   RunProgress Progress() const;
   const std::filesystem::path& folder() const { return files_.folder(); }
   const Recipe& recipe() const { return recipe_; }

@@ -17,6 +17,28 @@ v1::CheckinResponse Rejected(v1::RejectionReason reason, Duration retry_after) {
   return response;
 }
 
+// What a device hears while the coordinator goes down.
+Answer StoppedAnswer(bool report) {
+  if (report) return Unavailable("the coordinator is shutting down; send the report again");
+  return Rejected(v1::REJECTION_REASON_SHUTTING_DOWN, Seconds(2));
+}
+
+// A run that cannot be taken up ends as failed, so that it does not keep the next one, or the coordinator, from
+// starting.
+Status EndAsFailed(Store& store, RunRecord run, const std::string& reason, Time now) {
+  run.state = RunState::kFailed;
+  run.reason = reason;
+  run.ended_at = now;
+  const std::vector<Record> writes = {run};
+  return store.Apply(writes);
+}
+
+// What a later start would not cure: the run's own recipe, rows or blobs are at fault, not the disk of the moment.
+bool IsPermanent(Code code) {
+  return code == Code::kDataLoss || code == Code::kInvalidArgument || code == Code::kNotFound ||
+         code == Code::kUnimplemented;
+}
+
 }  // namespace
 
 RunDriver::RunDriver(RunDriverOptions options) : options_(std::move(options)) {}
@@ -26,8 +48,20 @@ RunDriver::~RunDriver() { Stop(); }
 Status RunDriver::Start() {
   HEDDLE_ASSIGN_OR_RETURN(const std::optional<RunId> active, options_.core.store->ActiveRun());
   if (active) {
-    HEDDLE_ASSIGN_OR_RETURN(core_, RunCore::Resume(options_.core, *active));
-    Log(Severity::kInfo, "run taken up", {{"run_id", active->value()}, {"round", core_->Progress().round}});
+    auto core = RunCore::Resume(options_.core, *active);
+    if (core.ok()) {
+      core_ = *std::move(core);
+      Log(Severity::kInfo, "run taken up", {{"run_id", active->value()}, {"round", core_->Progress().round}});
+    } else if (IsPermanent(core.status().code())) {
+      HEDDLE_ASSIGN_OR_RETURN(const StoredRun stored, options_.core.store->GetRun(*active));
+      HEDDLE_RETURN_IF_ERROR(EndAsFailed(*options_.core.store, stored.run,
+                                         "it could not be taken up: " + core.status().message(),
+                                         options_.core.clock->Now()));
+      Log(Severity::kError, "a run could not be taken up and has failed",
+          {{"run_id", active->value()}, {"error", core.status().message()}});
+    } else {
+      return core.status().Annotate("taking up run " + active->value());
+    }
   }
   Publish();
   {
@@ -40,33 +74,33 @@ Status RunDriver::Start() {
 
 void RunDriver::Stop() {
   if (!thread_.joinable()) return;
-  Post([this] {
-    AnswerAll([](const Poll& poll) -> Answer {
-      if (poll.report) return Unavailable("the coordinator is shutting down; send the report again");
-      return Rejected(v1::REJECTION_REASON_SHUTTING_DOWN, Seconds(2));
-    });
-  });
+  Post([this] { AnswerAll([](const Poll& poll) { return StoppedAnswer(poll.report); }); });
   {
     std::lock_guard lock(mutex_);
     stopping_ = true;
   }
   wake_.notify_all();
   thread_.join();
+  // What came in after the answers and before the end of the queue.
+  AnswerAll([](const Poll& poll) { return StoppedAnswer(poll.report); });
   {
     std::lock_guard lock(shared_mutex_);
     ++version_;
+    stopped_ = true;
   }
   changed_.notify_all();
 }
 
 // ---- the thread ----
 
-void RunDriver::Post(Job job) {
+bool RunDriver::Post(Job job) {
   {
     std::lock_guard lock(mutex_);
+    if (stopping_) return false;
     queue_.push_back(std::move(job));
   }
   wake_.notify_one();
+  return true;
 }
 
 // Runs on the driver's thread and waits; `stopped` when that thread does not run.
@@ -159,12 +193,12 @@ void RunDriver::Publish() {
 
 PollToken RunDriver::Checkin(DeviceId device, std::vector<std::string> local_tasks, AnswerCallback answer) {
   const PollToken token = next_token_++;
-  Post([this, token,
-        poll = Poll{.device = std::move(device),
-                    .local_tasks = std::move(local_tasks),
-                    .answer = std::move(answer),
-                    .report = false,
-                    .lobby_until = {}}]() mutable {
+  const bool posted = Post([this, token,
+                            poll = Poll{.device = std::move(device),
+                                        .local_tasks = std::move(local_tasks),
+                                        .answer = answer,
+                                        .report = false,
+                                        .lobby_until = {}}]() mutable {
     if (polls_.size() >= options_.max_waiting) {
       poll.answer(Rejected(v1::REJECTION_REASON_NOT_NEEDED, Seconds(60)));
       return;
@@ -172,6 +206,7 @@ PollToken RunDriver::Checkin(DeviceId device, std::vector<std::string> local_tas
     polls_.emplace(token, std::move(poll));
     OnCheckin(token);
   });
+  if (!posted) answer(StoppedAnswer(false));
   return token;
 }
 
@@ -220,14 +255,19 @@ void RunDriver::PollGone(PollToken token) {
   });
 }
 
-void RunDriver::Report(ReportEvent event, AnswerCallback answer) {
+void RunDriver::Report(ReportEvent event, bool looked_at, AnswerCallback answer) {
   event.token = next_token_++;
-  Post([this, event = std::move(event), answer = std::move(answer)]() mutable {
+  const bool posted = Post([this, event = std::move(event), looked_at, answer]() mutable {
     const PollToken token = event.token;
     polls_.emplace(
         token,
         Poll{
             .device = event.device, .local_tasks = {}, .answer = std::move(answer), .report = true, .lobby_until = {}});
+    if (core_ && event.completed && !looked_at && (!core_->ready() || core_->IsOpen(event.assignment, event.device))) {
+      if (!core_->ready()) Feed(TickEvent{});  // rebuilds the engine
+      AnswerOne(token, Unavailable("the coordinator has just recovered; send the report again"));
+      return;
+    }
     if (!core_ || !core_->Holds(event.assignment)) {
       auto stored = options_.core.store->FindAssignment(event.assignment);
       if (!stored.ok()) {
@@ -244,6 +284,7 @@ void RunDriver::Report(ReportEvent event, AnswerCallback answer) {
     AnswerOne(token, made.ok() ? std::move(made->answer)
                                : Answer(Unavailable("the coordinator's storage fails; send the report again")));
   });
+  if (!posted) answer(StoppedAnswer(true));
 }
 
 void RunDriver::DeviceRevoked(const DeviceId& device) {
@@ -334,7 +375,7 @@ std::optional<RunProgress> RunDriver::Progress() {
 
 RunDriver::Watch RunDriver::WaitForChange(uint64_t seen, Duration timeout) {
   std::unique_lock lock(shared_mutex_);
-  changed_.wait_for(lock, timeout, [&] { return version_ != seen; });
+  changed_.wait_for(lock, timeout, [&] { return version_ != seen || stopped_; });
   return {progress_, version_};
 }
 

@@ -47,7 +47,8 @@ class RunDriver {
   PollToken Checkin(DeviceId device, std::vector<std::string> local_tasks, AnswerCallback answer);
   void PollGone(PollToken token);
   // A report whose update has been looked at.
-  void Report(ReportEvent event, AnswerCallback answer);
+  // `looked_at`: the update of a completed report was checked; else one whose assignment is open is not taken.
+  void Report(ReportEvent event, bool looked_at, AnswerCallback answer);
   void DeviceRevoked(const DeviceId& device);
 
   // The check that a completed report's update needs: the aggregator of the present attempt when the assignment is open
@@ -83,7 +84,8 @@ class RunDriver {
   };
   using Job = std::function<void()>;
 
-  void Post(Job job);
+  // False once the thread has been told to end: nothing will run any more.
+  bool Post(Job job);
   template <typename T>
   T Ask(std::function<T()> question, T stopped);
   void Loop();
@@ -119,6 +121,7 @@ class RunDriver {
   std::set<Sha256Digest> published_;
   std::optional<RunProgress> progress_;
   uint64_t version_ = 0;
+  bool stopped_ = false;  // nobody needs to wait for changes any more
 
   std::thread thread_;
 };

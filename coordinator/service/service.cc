@@ -64,13 +64,13 @@ struct Service::Impl {
   std::unique_ptr<Store> store;
   std::unique_ptr<BlobStore> blobs;
   std::optional<protocol::CertificateAuthority> authority;
-  std::unique_ptr<RunDriver> driver;
   std::atomic<bool> ready{false};
 
   asio::thread_pool disk{4};
   asio::thread_pool check{2};
   asio::thread_pool watch{8};
   asio::io_context io;
+  std::unique_ptr<RunDriver> driver;  // after io: answers on their way hold its timers
   std::optional<asio::executor_work_guard<asio::io_context::executor_type>> work;
   asio::steady_timer housekeeping{io};
   std::unique_ptr<DeviceApi> device_api;
@@ -228,8 +228,8 @@ void Service::Impl::Stop() {
   ready = false;
   if (driver) driver->Stop();  // answers every poll
   const Duration grace = Seconds(config.shutdown_grace_s);
+  if (admin) admin->Stop(Seconds(1));  // first: who watches a run would ask again and again
   if (devices) devices->Stop(grace);
-  if (admin) admin->Stop(Seconds(1));
   asio::post(io, [this] { housekeeping.cancel(); });
   watch.join();
   check.join();

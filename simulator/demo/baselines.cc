@@ -52,9 +52,7 @@ class Runner {
                                                        options_.recipe.train.sequence_length(), *resources_, 1));
     return evaluation.perplexity;
   }
-  void Tell(const std::string& what, double done) const {
-    if (options_.progress) options_.progress(what, done);
-  }
+  bool Tell(const std::string& what, double done) const { return !options_.progress || options_.progress(what, done); }
 
  private:
   Status TrainOne(const Job& job, const client::LocalTask& task, std::atomic<uint64_t>& done, uint64_t total);
@@ -73,8 +71,7 @@ Status Runner::TrainOne(const Job& job, const client::LocalTask& task, std::atom
   input.adapter_dir = options_.initial_adapter;
   input.data_path = job.data;
   auto output = task.Run(input, *resources_, [&](uint32_t, uint32_t, double) {
-    Tell("baselines", static_cast<double>(done += job.batch_size) / static_cast<double>(total));
-    return true;
+    return Tell("baselines", static_cast<double>(done += job.batch_size) / static_cast<double>(total));
   });
   HEDDLE_RETURN_IF_ERROR(output.status().Annotate(job.name));
   return SaveTrained(options_.initial_adapter, output->update, job.adapter);
@@ -118,15 +115,14 @@ Result<Baselines> MeasureBaselines(const BaselineOptions& options) {
     jobs.push_back({name, data, batch, options.scratch / name});
   }
   HEDDLE_RETURN_IF_ERROR(runner.Train(jobs));
-  runner.Tell("evaluation", 0);
   std::vector<fs::path> adapters = {{}, options.federated_adapter};
   for (const Job& job : jobs) adapters.push_back(job.adapter);
   std::vector<double> perplexities(adapters.size());
   std::atomic<size_t> done{0};
   HEDDLE_RETURN_IF_ERROR(ForEach(adapters.size(), [&](size_t i) -> Status {
     HEDDLE_ASSIGN_OR_RETURN(perplexities[i], runner.Perplexity(adapters[i]));
-    runner.Tell("evaluation", static_cast<double>(++done) / static_cast<double>(adapters.size()));
-    return OkStatus();
+    const bool go_on = runner.Tell("evaluation", static_cast<double>(++done) / static_cast<double>(adapters.size()));
+    return go_on ? OkStatus() : Cancelled("interrupted");
   }));
   Baselines out;
   out.base = perplexities[0];

@@ -19,10 +19,11 @@ struct BaselineOptions {
   std::vector<std::filesystem::path> device_data;  // one file a device
   std::filesystem::path all_data;                  // all of them together
   std::filesystem::path heldout;
-  std::filesystem::path initial_adapter;                               // PEFT folder: what round 1 starts from
-  std::filesystem::path federated_adapter;                             // PEFT folder: the last checkpoint
-  std::filesystem::path scratch;                                       // for trained adapters
-  std::function<void(const std::string& what, double done)> progress;  // done in 0 .. 1; from several threads
+  std::filesystem::path initial_adapter;    // PEFT folder: what round 1 starts from
+  std::filesystem::path federated_adapter;  // PEFT folder: the last checkpoint
+  std::filesystem::path scratch;            // for trained adapters
+  // done in 0 .. 1; from several threads; false ends it (kCancelled).
+  std::function<bool(const std::string& what, double done)> progress;
 };
 
 // Held-out perplexities.

@@ -75,8 +75,7 @@ class Demo {
 // Only what an earlier demo left is cleared away.
 Status ClearOut(const fs::path& out) {
   std::error_code error;
-  if (fs::exists(out, error) && !fs::is_empty(out, error) && !fs::exists(out / "summary.json", error) &&
-      !fs::exists(out / "processes", error)) {
+  if (fs::exists(out, error) && !fs::is_empty(out, error) && !fs::exists(out / ".heddle-demo", error)) {
     return InvalidArgument(out.string() + " holds something that is not a demo's; name another folder with --out");
   }
   for (const char* name :
@@ -84,7 +83,8 @@ Status ClearOut(const fs::path& out) {
     fs::remove_all(out / name, error);
     if (error) return ErrnoStatus(error.value(), "cannot clear " + (out / name).string());
   }
-  return MakeDirectories(out);
+  HEDDLE_RETURN_IF_ERROR(MakeDirectories(out));
+  return WriteFileAtomically(out / ".heddle-demo", "This folder is a demo's: the next one into it clears it.\n");
 }
 
 Status Demo::Prepare() {
@@ -113,6 +113,7 @@ Status Demo::StartFleet() {
   line_.Show("starting the coordinator", true);
   HEDDLE_RETURN_IF_ERROR(fleet_->StartCoordinator());
   for (size_t i = 0; i < recipe_.simulation.names.size(); ++i) {
+    if (interrupted) return Cancelled("interrupted");
     line_.Show("enrolling and starting " + recipe_.simulation.names[i], true);
     // The worker stays between rounds: the model is read once.
     HEDDLE_RETURN_IF_ERROR(fleet_->AddDevice(recipe_.simulation.names[i], data_.parts[i],
@@ -147,7 +148,8 @@ Status Demo::Federate() {
   std::string version = "0";
   for (;;) {
     if (interrupted) return Cancelled("interrupted");
-    HEDDLE_RETURN_IF_ERROR(fleet_->CheckAlive());
+    // A terminal's Ctrl-C reaches the daemons too.
+    if (Status alive = fleet_->CheckAlive(); !alive.ok()) return interrupted ? Cancelled("interrupted") : alive;
     HEDDLE_ASSIGN_OR_RETURN(run_, fleet_->admin().Get("/v1/runs/" + id + ":watch?timeout_s=2&version=" + version));
     ShowRound(run_);
     if (const json::value* number = run_.if_contains("version")) version = json::serialize(*number);
@@ -183,6 +185,7 @@ Status Demo::Compare() {
   const TimeLeft time;
   options.progress = [&](const std::string& what, double done) {
     line_.Show(BarText(done, 20) + " " + what + "  left " + Minutes(time.Left(done)), false);
+    return !interrupted.load();
   };
   HEDDLE_ASSIGN_OR_RETURN(baselines_, MeasureBaselines(options));
   line_.End();
