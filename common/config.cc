@@ -472,6 +472,18 @@ std::string ConfigSchema::Describe() const {
   return out;
 }
 
+Result<std::map<std::string, std::string>> ParseSettings(const std::vector<std::string>& settings) {
+  std::map<std::string, std::string> overrides;
+  for (const std::string& setting : settings) {
+    const size_t equals = setting.find('=');
+    if (equals == std::string::npos || equals == 0) {
+      return InvalidArgument("--set needs key=value, not '" + setting + "'");
+    }
+    overrides[setting.substr(0, equals)] = setting.substr(equals + 1);
+  }
+  return overrides;
+}
+
 std::optional<std::string> NearestName(std::string_view word, const std::vector<std::string>& candidates) {
   if (word.size() > 256) return std::nullopt;
   std::optional<std::string> best;

@@ -71,6 +71,10 @@ class ConfigSchema {
   std::unique_ptr<Impl> impl_;
 };
 
+// Overrides from "key=value" texts, as programs take with --set; of a key that stands twice the last counts. Errors:
+// kInvalidArgument.
+Result<std::map<std::string, std::string>> ParseSettings(const std::vector<std::string>& settings);
+
 // The candidate with the smallest edit distance, if that distance is at most a third of the word's length plus one.
 std::optional<std::string> NearestName(std::string_view word, const std::vector<std::string>& candidates);
 

@@ -10,6 +10,7 @@
 
 #include "client/worker/local_task.h"
 #include "common/build_info.h"
+#include "common/config.h"
 #include "common/logging.h"
 #include "model/llama/blas_check.h"
 #include "simulator/report/report.h"
@@ -52,14 +53,12 @@ int Main(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? 0 : 2;
   }
-  for (const std::string& setting : settings) {
-    const size_t equals = setting.find('=');
-    if (equals == std::string::npos || equals == 0) {
-      std::cerr << "heddle-simulate: --set needs key=value, not '" << setting << "'\n";
-      return 2;
-    }
-    options.overrides[setting.substr(0, equals)] = setting.substr(equals + 1);
+  auto overrides = ParseSettings(settings);
+  if (!overrides.ok()) {
+    std::cerr << "heddle-simulate: " << overrides.status().message() << "\n";
+    return 2;
   }
+  options.overrides = *std::move(overrides);
   options.out = out;
   LogOptions log;
   log.level = "warning";

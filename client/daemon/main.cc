@@ -6,6 +6,7 @@
 #include "client/daemon/daemon.h"
 #include "client/daemon/enroll.h"
 #include "common/build_info.h"
+#include "common/config.h"
 #include "common/logging.h"
 
 namespace heddle::client {
@@ -23,18 +24,6 @@ struct Arguments {
 int Fail(const Status& status) {
   std::cerr << "heddle-client: " << status.message() << "\n";
   return kFailure;
-}
-
-// "key=value" pairs. Errors: kInvalidArgument.
-Result<std::map<std::string, std::string>> ParseSettings(const std::vector<std::string>& settings) {
-  std::map<std::string, std::string> values;
-  for (const std::string& setting : settings) {
-    const size_t equals = setting.find('=');
-    if (equals == std::string::npos || equals == 0)
-      return InvalidArgument("--set takes key=value, not '" + setting + "'");
-    values[setting.substr(0, equals)] = setting.substr(equals + 1);
-  }
-  return values;
 }
 
 Status RunEnroll(const ClientConfig& config, const std::string& token) {

@@ -12,6 +12,7 @@
 #include "coordinator/admin/admin_client.h"
 #include "coordinator/recipe/recipe.h"
 #include "coordinator/service/run_files.h"
+#include "coordinator/service/run_json.h"
 #include "coordinator/service/secret.h"
 #include "coordinator/service/service.h"
 #include "coordinator/store/store.h"
@@ -99,9 +100,7 @@ Status DeviceToken(const CommandContext& context, const std::string& device, std
   HEDDLE_RETURN_IF_ERROR(store->CreateToken(Sha256(random), DeviceId(device), expires));
   const std::string token = random + "." + authority.fingerprint();
   if (context.json) {
-    PrintJson(context, json::object{{"device", device},
-                                    {"token", token},
-                                    {"expires_at", static_cast<double>(ToUnixMicros(expires)) * 1e-6}});
+    PrintJson(context, json::object{{"device", device}, {"token", token}, {"expires_at", UnixSeconds(expires)}});
   } else {
     *context.out << token << "\n";
   }
@@ -111,14 +110,13 @@ Status DeviceToken(const CommandContext& context, const std::string& device, std
 Status DeviceList(const CommandContext& context) {
   HEDDLE_ASSIGN_OR_RETURN(const auto store, OpenStore(context));
   HEDDLE_ASSIGN_OR_RETURN(const auto devices, store->ListDevices());
-  const auto seconds = [](Time t) { return static_cast<double>(ToUnixMicros(t)) * 1e-6; };
   json::array list;
   for (const DeviceRecord& device : devices) {
     json::object item = {{"device", device.device.value()},
                          {"serial", device.serial},
-                         {"enrolled_at", seconds(device.enrolled_at)},
-                         {"not_after", seconds(device.not_after)}};
-    if (device.revoked_at) item["revoked_at"] = seconds(*device.revoked_at);
+                         {"enrolled_at", UnixSeconds(device.enrolled_at)},
+                         {"not_after", UnixSeconds(device.not_after)}};
+    if (device.revoked_at) item["revoked_at"] = UnixSeconds(*device.revoked_at);
     list.push_back(std::move(item));
   }
   if (context.json) {

@@ -12,6 +12,7 @@
 #include <string>
 
 #include "common/build_info.h"
+#include "common/config.h"
 #include "common/file.h"
 #include "common/logging.h"
 #include "coordinator/service/service.h"
@@ -102,16 +103,12 @@ int Main(int argc, char** argv) {
     std::cout << CoordinatorConfig::Describe();
     return 0;
   }
-  std::map<std::string, std::string> overrides;
-  for (const std::string& setting : settings) {
-    const size_t equals = setting.find('=');
-    if (equals == std::string::npos || equals == 0) {
-      std::cerr << "heddle-coordinator: --set needs key=value, not '" << setting << "'\n";
-      return 2;
-    }
-    overrides[setting.substr(0, equals)] = setting.substr(equals + 1);
+  const auto overrides = ParseSettings(settings);
+  if (!overrides.ok()) {
+    std::cerr << "heddle-coordinator: " << overrides.status().message() << "\n";
+    return 2;
   }
-  const Status status = Run(config, overrides, insecure);
+  const Status status = Run(config, *overrides, insecure);
   if (status.ok()) return 0;
   std::cerr << "heddle-coordinator: " << status.message() << "\n";
   return 1;

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "common/build_info.h"
+#include "common/config.h"
 #include "coordinator/admin/commands.h"
 
 namespace heddle::coordinator {
@@ -15,14 +16,10 @@ struct UsageError : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-std::map<std::string, std::string> ParseSettings(const std::vector<std::string>& settings) {
-  std::map<std::string, std::string> overrides;
-  for (const std::string& setting : settings) {
-    const size_t equals = setting.find('=');
-    if (equals == std::string::npos || equals == 0) throw UsageError("--set needs key=value, not '" + setting + "'");
-    overrides[setting.substr(0, equals)] = setting.substr(equals + 1);
-  }
-  return overrides;
+std::map<std::string, std::string> Settings(const std::vector<std::string>& settings) {
+  auto overrides = ParseSettings(settings);
+  if (!overrides.ok()) throw UsageError(overrides.status().message());
+  return *std::move(overrides);
 }
 
 // Options of all subcommands, and what the chosen one will do.
@@ -60,7 +57,7 @@ void CommandLine::Devices(CLI::App* app) {
 void CommandLine::Runs(CLI::App* app) {
   CLI::App* run_app = app->add_subcommand("run", "federated runs")->require_subcommand(1);
   auto* submit = Command(run_app, "submit", "start a run from a recipe",
-                         [this](const auto& c) { return RunSubmit(c, recipe, ParseSettings(settings), wait); });
+                         [this](const auto& c) { return RunSubmit(c, recipe, Settings(settings), wait); });
   submit->add_option("RECIPE", recipe, "recipe.toml")->required();
   submit->add_option("--set", settings, "key=value, over the recipe (repeatable)");
   submit->add_flag("--wait", wait, "wait for its end");
@@ -102,15 +99,14 @@ int Main(int argc, char** argv) {
   line.Command(config, "show", "every setting with its value and where it comes from",
                [](const auto& c) { return ConfigShow(c); });
   CLI::App* recipe = app.add_subcommand("recipe", "recipes")->require_subcommand(1);
-  auto* check =
-      line.Command(recipe, "check", "read a recipe and its base model, and say what is wrong",
-                   [&line](const auto& c) { return RecipeCheck(c, line.recipe, ParseSettings(line.settings)); });
+  auto* check = line.Command(recipe, "check", "read a recipe and its base model, and say what is wrong",
+                             [&line](const auto& c) { return RecipeCheck(c, line.recipe, Settings(line.settings)); });
   check->add_option("RECIPE", line.recipe, "recipe.toml")->required();
   check->add_option("--set", line.settings, "key=value, over the recipe (repeatable)");
 
   try {
     app.parse(argc, argv);
-    auto loaded = CoordinatorConfig::Load(line.config_path, ParseSettings(line.config_settings));
+    auto loaded = CoordinatorConfig::Load(line.config_path, Settings(line.config_settings));
     const bool needs_config = !recipe->parsed();
     if (!loaded.ok() && needs_config) {
       std::cerr << "heddle: " << loaded.status().message() << "\n";

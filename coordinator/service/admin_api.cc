@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "common/logging.h"
+#include "coordinator/service/run_json.h"
 #include "protocol/transport/blocking.h"
 
 namespace heddle::coordinator {
@@ -16,38 +17,6 @@ using protocol::Exchange;
 
 constexpr size_t kMaxAdminBody = size_t{1} << 20;
 const Duration kMaxWatch = Seconds(20);
-
-std::string_view StateName(RunState state) {
-  switch (state) {
-    case RunState::kRunning:
-      return "running";
-    case RunState::kComplete:
-      return "complete";
-    case RunState::kStopped:
-      return "stopped";
-    case RunState::kFailed:
-      return "failed";
-  }
-  return "unknown";
-}
-
-std::string_view PhaseName(RoundPhase phase) {
-  switch (phase) {
-    case RoundPhase::kSelecting:
-      return "selecting";
-    case RoundPhase::kCollecting:
-      return "collecting";
-    case RoundPhase::kCommitting:
-      return "committing";
-    case RoundPhase::kCommitted:
-      return "committed";
-    case RoundPhase::kAbandoned:
-      return "abandoned";
-  }
-  return "unknown";
-}
-
-double UnixSeconds(Time t) { return static_cast<double>(ToUnixMicros(t)) * 1e-6; }
 
 json::object RunObject(const RunRecord& run) {
   json::object out = {{"run_id", run.id.value()},

@@ -86,6 +86,8 @@ class DeviceApi {
   Awaitable<void> ContinueUpload(Exchange& exchange, DeviceId device, std::string id);
   Awaitable<void> Report(Exchange& exchange, DeviceId device);
 
+  // The device's upload of this id, or nothing and what to refuse with.
+  std::unique_ptr<Upload> FindOwnUpload(const DeviceId& device, const std::string& id, Refused* refused);
   Awaitable<void> ReceiveInto(Exchange& exchange, Upload& upload, unsigned status, protocol::Headers headers);
   Awaitable<Status> CheckUpdate(const v1::ReportRequest& request, ReportEvent* event, bool* looked_at);
 

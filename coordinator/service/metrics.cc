@@ -14,6 +14,7 @@
 #include "common/build_info.h"
 #include "common/clock.h"
 #include "common/subprocess.h"
+#include "coordinator/service/run_json.h"
 
 namespace heddle::coordinator {
 namespace {
@@ -89,7 +90,7 @@ Metrics::Metrics() : impl_(std::make_unique<Impl>()) {
   Named(prometheus::BuildGauge(), "heddle_build_info", "What runs; always 1.", impl_->registry)
       .Add({{"version", std::string(VersionString())}})
       .Set(1);
-  impl_->start.Set(static_cast<double>(ToUnixMicros(SystemClock().Now())) * 1e-6);
+  impl_->start.Set(UnixSeconds(SystemClock().Now()));
   // Known from the first scrape on, so that a rate over them is never missing.
   for (const char* verdict : {"accepted", "late", "invalid", "superseded", "noted"}) {
     impl_->updates.Add({{"result", verdict}});

@@ -7,6 +7,7 @@
 #include "common/file.h"
 #include "common/logging.h"
 #include "common/safetensors.h"
+#include "coordinator/service/run_json.h"
 #include "protocol/refusal.h"
 #include "protocol/validate.h"
 
@@ -190,14 +191,10 @@ std::optional<Time> RunCore::NextDeadline() const {
   return engine_->NextDeadline();
 }
 
-Status RunCore::Execute(Step step, std::vector<AddressedAnswer>* answers) {
-  std::vector<Step> steps;
-  steps.push_back(std::move(step));
-  return ExecuteAll(std::move(steps), answers);
-}
-
 // A step's effects may be events of their own (a model is ready), which make further steps.
-Status RunCore::ExecuteAll(std::vector<Step> steps, std::vector<AddressedAnswer>* answers) {
+Status RunCore::Execute(Step first, std::vector<AddressedAnswer>* answers) {
+  std::vector<Step> steps;
+  steps.push_back(std::move(first));
   for (size_t i = 0; i < steps.size(); ++i) {
     const Step step = std::move(steps[i]);
     if (!step.writes.empty()) HEDDLE_RETURN_IF_ERROR(options_.store->Apply(step.writes));
@@ -360,9 +357,7 @@ void RunCore::On(const RunEndedEffect& effect, std::vector<AddressedAnswer>*, st
   if (!status.ok()) Log(Severity::kError, "run.json could not be written", {{"error", status.message()}});
   Log(Severity::kInfo, "run ended",
       {{"run_id", id().value()},
-       {"state", effect.run.state == RunState::kComplete  ? "complete"
-                 : effect.run.state == RunState::kStopped ? "stopped"
-                                                          : "failed"},
+       {"state", StateName(effect.run.state)},
        {"rounds", effect.run.committed_rounds},
        {"reason", effect.run.reason},
        {"adapter_sha256", effect.run.model.ToHex()}});

@@ -117,8 +117,7 @@ class RunCore {
   Status Prepare(const Submission& submission, RunMaterial* material);
   Status TakeUp(const StoredRun& stored);
   Status Rebuild(std::vector<AddressedAnswer>* answers);
-  Status Execute(Step step, std::vector<AddressedAnswer>* answers);
-  Status ExecuteAll(std::vector<Step> steps, std::vector<AddressedAnswer>* answers);
+  Status Execute(Step first, std::vector<AddressedAnswer>* answers);
 
   void On(const AssignEffect& effect, std::vector<AddressedAnswer>* answers, std::vector<Event>* next);
   void On(const RejectEffect& effect, std::vector<AddressedAnswer>* answers, std::vector<Event>* next);

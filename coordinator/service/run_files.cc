@@ -10,6 +10,7 @@
 
 #include "common/build_info.h"
 #include "common/file.h"
+#include "coordinator/service/run_json.h"
 
 namespace heddle::coordinator {
 namespace {
@@ -18,42 +19,6 @@ namespace fs = std::filesystem;
 namespace json = boost::json;
 
 constexpr size_t kMaxHistoryBytes = size_t{1} << 30;
-
-std::string_view StateName(AssignmentState state) {
-  switch (state) {
-    case AssignmentState::kOpen:
-      return "open";
-    case AssignmentState::kAccepted:
-      return "accepted";
-    case AssignmentState::kLate:
-      return "late";
-    case AssignmentState::kInvalid:
-      return "invalid";
-    case AssignmentState::kSuperseded:
-      return "superseded";
-    case AssignmentState::kFailed:
-      return "failed";
-    case AssignmentState::kExpired:
-      return "expired";
-  }
-  return "unknown";
-}
-
-std::string_view StateName(RunState state) {
-  switch (state) {
-    case RunState::kRunning:
-      return "running";
-    case RunState::kComplete:
-      return "complete";
-    case RunState::kStopped:
-      return "stopped";
-    case RunState::kFailed:
-      return "failed";
-  }
-  return "unknown";
-}
-
-double UnixSeconds(Time t) { return static_cast<double>(ToUnixMicros(t)) * 1e-6; }
 
 // JSON has no NaN; a device may report one.
 json::value Number(double value) { return std::isfinite(value) ? json::value(value) : json::value(nullptr); }

@@ -133,43 +133,44 @@ Awaitable<void> DeviceApi::BeginUpload(Exchange& exchange, DeviceId device) {
   auto ignored = co_await exchange.Respond(status, std::move(type), std::move(empty), std::move(headers));
 }
 
-Awaitable<void> DeviceApi::UploadOffset(Exchange& exchange, DeviceId device, std::string id) {
+std::unique_ptr<Upload> DeviceApi::FindOwnUpload(const DeviceId& device, const std::string& id, Refused* refused) {
   Result<std::unique_ptr<Upload>> upload = context_.blobs->FindUpload(id);
-  Refused refused;
-  refused.reason = v1::REFUSAL_REASON_NOT_FOUND;
-  refused.message = "there is no such upload (any more); begin it again";
-  if (!upload.ok()) co_return co_await Refuse(exchange, std::move(refused));
-  if ((*upload)->spec().device != device) {
-    refused.reason = v1::REFUSAL_REASON_NOT_YOURS;
-    refused.message = "the upload belongs to another device";
-    co_return co_await Refuse(exchange, std::move(refused));
+  if (!upload.ok()) {
+    refused->reason = v1::REFUSAL_REASON_NOT_FOUND;
+    refused->message = "there is no such upload (any more); begin it again";
+    return nullptr;
   }
+  if ((*upload)->spec().device != device) {
+    refused->reason = v1::REFUSAL_REASON_NOT_YOURS;
+    refused->message = "the upload belongs to another device";
+    return nullptr;
+  }
+  return *std::move(upload);
+}
+
+Awaitable<void> DeviceApi::UploadOffset(Exchange& exchange, DeviceId device, std::string id) {
+  Refused refused;
+  const std::unique_ptr<Upload> upload = FindOwnUpload(device, id, &refused);
+  if (upload == nullptr) co_return co_await Refuse(exchange, std::move(refused));
   context_.metrics->CountRequest("/v1/uploads/{id}", 200);
   std::string type = "application/octet-stream", empty;
-  protocol::Headers headers = OffsetHeaders(**upload);
+  protocol::Headers headers = OffsetHeaders(*upload);
   auto ignored = co_await exchange.Respond(200, std::move(type), std::move(empty), std::move(headers));
 }
 
 Awaitable<void> DeviceApi::ContinueUpload(Exchange& exchange, DeviceId device, std::string id) {
-  Result<std::unique_ptr<Upload>> upload = context_.blobs->FindUpload(id);
   Refused refused;
-  refused.reason = v1::REFUSAL_REASON_NOT_FOUND;
-  refused.message = "there is no such upload (any more); begin it again";
-  if (!upload.ok()) co_return co_await Refuse(exchange, std::move(refused));
-  if ((*upload)->spec().device != device) {
-    refused.reason = v1::REFUSAL_REASON_NOT_YOURS;
-    refused.message = "the upload belongs to another device";
-    co_return co_await Refuse(exchange, std::move(refused));
-  }
+  const std::unique_ptr<Upload> upload = FindOwnUpload(device, id, &refused);
+  if (upload == nullptr) co_return co_await Refuse(exchange, std::move(refused));
   auto offset = ParseNumber(exchange.Header("Upload-Offset"));
-  if (!offset || *offset != (*upload)->offset()) {
+  if (!offset || *offset != upload->offset()) {
     refused.reason = offset ? v1::REFUSAL_REASON_WRONG_OFFSET : v1::REFUSAL_REASON_MALFORMED;
-    refused.message = "the upload goes on at byte " + std::to_string((*upload)->offset()) + "; say so in Upload-Offset";
-    refused.headers = OffsetHeaders(**upload);
+    refused.message = "the upload goes on at byte " + std::to_string(upload->offset()) + "; say so in Upload-Offset";
+    refused.headers = OffsetHeaders(*upload);
     co_return co_await Refuse(exchange, std::move(refused));
   }
   protocol::Headers headers;
-  co_await ReceiveInto(exchange, **upload, 204, std::move(headers));
+  co_await ReceiveInto(exchange, *upload, 204, std::move(headers));
 }
 
 }  // namespace heddle::coordinator

@@ -11,6 +11,7 @@
 #include <filesystem>
 #include <iostream>
 
+#include "common/config.h"
 #include "common/file.h"
 #include "common/logging.h"
 #include "coordinator/recipe/recipe.h"
@@ -62,7 +63,6 @@ class Demo {
 
   DemoOptions options_;
   coordinator::Recipe recipe_;
-  std::map<std::string, std::string> overrides_;
   KjvFiles data_;
   std::unique_ptr<Fleet> fleet_;
   json::object run_;
@@ -88,12 +88,8 @@ Status ClearOut(const fs::path& out) {
 }
 
 Status Demo::Prepare() {
-  for (const std::string& setting : options_.settings) {
-    const size_t equals = setting.find('=');
-    if (equals == std::string::npos || equals == 0) return InvalidArgument("--set needs key=value");
-    overrides_[setting.substr(0, equals)] = setting.substr(equals + 1);
-  }
-  HEDDLE_ASSIGN_OR_RETURN(recipe_, coordinator::Recipe::Load(options_.recipe, overrides_));
+  HEDDLE_ASSIGN_OR_RETURN(const auto overrides, ParseSettings(options_.settings));
+  HEDDLE_ASSIGN_OR_RETURN(recipe_, coordinator::Recipe::Load(options_.recipe, overrides));
   HEDDLE_RETURN_IF_ERROR(ClearOut(options_.out));
   HEDDLE_ASSIGN_OR_RETURN(data_, WriteKjv(options_.out / "data", recipe_.simulation.names));
   // What round 1 starts from, for the baselines; the coordinator makes the same from the same recipe.

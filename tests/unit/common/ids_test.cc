@@ -40,6 +40,20 @@ TEST(Ids, ADevicesNameIsShortLowerCaseAndStartsWithALetterOrDigit) {
   }
 }
 
+TEST(ParseSettings, SplitsAtTheFirstEqualsSignAndTheLastOfAKeyCounts) {
+  const auto settings = ParseSettings({"lora.r=16", "name=a=b", "seed=", "lora.r=8"});
+  ASSERT_TRUE(settings.ok()) << settings.status();
+  EXPECT_EQ(*settings, (std::map<std::string, std::string>{{"lora.r", "8"}, {"name", "a=b"}, {"seed", ""}}));
+}
+
+TEST(ParseSettings, RefusesWhatHasNoKeyOrNoValue) {
+  for (const char* bad : {"", "lora.r", "=16"}) {
+    const auto settings = ParseSettings({"seed=1", bad});
+    EXPECT_EQ(settings.status().code(), Code::kInvalidArgument) << bad;
+    EXPECT_NE(settings.status().message().find("'" + std::string(bad) + "'"), std::string::npos) << settings.status();
+  }
+}
+
 TEST(NearestName, FindsASlipOfTheFingers) {
   std::vector<std::string> names = {"learning_rate", "local_steps", "rounds", "round_timeout_s"};
   EXPECT_EQ(NearestName("learning_rat", names), "learning_rate");
