@@ -22,6 +22,9 @@ target_compile_options(heddle_options INTERFACE
   -fmacro-prefix-map=${CMAKE_SOURCE_DIR}/=
   $<$<CXX_COMPILER_ID:GNU>:-fcoroutines -fpch-preprocess>
   $<$<BOOL:${HEDDLE_WERROR}>:-Werror>)
+if(HEDDLE_TEST_HOOKS)
+  target_compile_definitions(heddle_options INTERFACE HEDDLE_TEST_HOOKS)
+endif()
 if(HEDDLE_SANITIZE)
   target_compile_options(heddle_options INTERFACE -fsanitize=${HEDDLE_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer)
   target_link_options(heddle_options INTERFACE -fsanitize=${HEDDLE_SANITIZE})
