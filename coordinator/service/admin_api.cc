@@ -131,7 +131,7 @@ Awaitable<void> AdminApi::Handle(Exchange& exchange) {
     if (path == "/healthz" || path == "/metrics") {
       status = work();
     } else {
-      status = co_await protocol::RunBlocking(watch ? *context_.watch : *context_.disk, work);
+      status = co_await protocol::RunBlocking(watch ? context_.watch : context_.disk, work);
     }
     if (!status.ok()) reply = Problem(status);
   }

@@ -27,8 +27,8 @@ struct AdminApiContext {
   DeviceDirectory* directory = nullptr;
   Metrics* metrics = nullptr;
   const Clock* clock = nullptr;
-  boost::asio::thread_pool* disk = nullptr;
-  boost::asio::thread_pool* watch = nullptr;  // threads that wait for changes
+  boost::asio::any_io_executor disk;
+  boost::asio::any_io_executor watch;  // of threads that wait for changes
   std::function<protocol::ServerStats()> server_stats;
   std::function<void(const std::string& serial)> close_connections;
   const std::atomic<bool>* ready = nullptr;

@@ -235,7 +235,7 @@ Awaitable<void> DeviceApi::Enroll(Exchange& exchange) {
     response.set_device_id(device.value());
     return OkStatus();
   };
-  Status status = co_await protocol::RunBlocking(*context_.disk, work);
+  Status status = co_await protocol::RunBlocking(context_.disk, work);
   if (!status.ok()) {
     if (status.code() != Code::kUnauthenticated && status.code() != Code::kInvalidArgument) {
       co_return co_await RefuseStatus(exchange, status);
@@ -360,7 +360,7 @@ Awaitable<Status> DeviceApi::CheckUpdate(const v1::ReportRequest& request, Repor
     }
     return OkStatus();
   };
-  co_return co_await protocol::RunBlocking(*context_.check, work);
+  co_return co_await protocol::RunBlocking(context_.check, work);
 }
 
 Awaitable<void> DeviceApi::Report(Exchange& exchange, DeviceId device) {

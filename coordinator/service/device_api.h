@@ -4,7 +4,7 @@
 // Thread-safety: Handle may run for many exchanges at once, on the server's threads.
 #pragma once
 
-#include <boost/asio/thread_pool.hpp>
+#include <boost/asio/any_io_executor.hpp>
 #include <condition_variable>
 #include <functional>
 #include <mutex>
@@ -22,7 +22,8 @@
 
 namespace heddle::coordinator {
 
-// Lets work through while the bytes it declares fit; work larger than the whole goes alone. Blocks its caller.
+// Lets work through while the bytes it declares fit; work larger than the whole goes alone. Blocks its caller, so a
+// Hold must not be kept over a co_await: where one thread drives everything, none would be there to give it back.
 class ByteBudget {
  public:
   explicit ByteBudget(uint64_t bytes) : free_(bytes), total_(bytes) {}
@@ -53,8 +54,8 @@ struct DeviceApiContext {
   Metrics* metrics = nullptr;
   const Clock* clock = nullptr;
   const protocol::CertificateAuthority* authority = nullptr;  // null with plain TCP
-  boost::asio::thread_pool* disk = nullptr;                   // fsync and the database
-  boost::asio::thread_pool* check = nullptr;                  // looking at updates
+  boost::asio::any_io_executor disk;                          // of threads for fsync and the database
+  boost::asio::any_io_executor check;                         // of threads that look at updates
   std::function<void(const std::string& serial)> close_connections;
 };
 

@@ -68,19 +68,23 @@ Status RunDriver::Start() {
     std::lock_guard lock(mutex_);
     started_ = true;
   }
-  thread_ = std::thread([this] { Loop(); });
+  if (options_.own_thread) thread_ = std::thread([this] { Loop(); });
   return OkStatus();
 }
 
 void RunDriver::Stop() {
-  if (!thread_.joinable()) return;
+  if (!started_ || std::exchange(ended_, true)) return;
   Post([this] { AnswerAll([](const Poll& poll) { return StoppedAnswer(poll.report); }); });
   {
     std::lock_guard lock(mutex_);
     stopping_ = true;
   }
   wake_.notify_all();
-  thread_.join();
+  if (thread_.joinable()) {
+    thread_.join();
+  } else {
+    RunPending();
+  }
   // What came in after the answers and before the end of the queue.
   AnswerAll([](const Poll& poll) { return StoppedAnswer(poll.report); });
   {
@@ -109,8 +113,12 @@ T RunDriver::Ask(std::function<T()> question, T stopped) {
   std::promise<T> promise;
   std::future<T> answer = promise.get_future();
   {
-    std::lock_guard lock(mutex_);
+    std::unique_lock lock(mutex_);
     if (stopping_ || !started_) return stopped;
+    if (!options_.own_thread) {
+      lock.unlock();
+      return question();
+    }
     queue_.emplace_back([&] { promise.set_value(question()); });
   }
   wake_.notify_one();
@@ -135,10 +143,28 @@ void RunDriver::Loop() {
     std::deque<Job> jobs;
     jobs.swap(queue_);
     lock.unlock();
-    for (Job& job : jobs) job();
-    Tick();
-    Publish();
+    RunJobs(std::move(jobs));
     lock.lock();
+  }
+}
+
+void RunDriver::RunJobs(std::deque<Job> jobs) {
+  for (Job& job : jobs) job();
+  Tick();
+  Publish();
+}
+
+void RunDriver::RunPending() {
+  HEDDLE_ASSERT(!options_.own_thread, "the driver's own thread does its work");
+  for (bool more = true; more;) {
+    std::deque<Job> jobs;
+    {
+      std::lock_guard lock(mutex_);
+      jobs.swap(queue_);
+    }
+    RunJobs(std::move(jobs));
+    std::lock_guard lock(mutex_);
+    more = !queue_.empty();
   }
 }
 

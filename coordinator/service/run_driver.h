@@ -6,6 +6,10 @@
 // Life cycle: construct; Start (takes up the active run of the store); any calls; Stop (answers every waiting poll with
 // SHUTTING_DOWN, finishes the queue, joins). Thread-safety: every method from any thread; callbacks run on the driver's
 // thread and must only hand the answer on.
+//
+// Without a thread of its own (RunDriverOptions::own_thread = false) whoever owns the driver is that thread: it calls
+// RunPending when something was asked, and at NextWake. Every method is then called from that one thread, and the
+// answers to Submit and the like are given at once. For tests that play the whole coordinator on a virtual clock.
 #pragma once
 
 #include <atomic>
@@ -32,6 +36,7 @@ struct RunDriverOptions {
   Duration lobby_hold = Seconds(300);         // a check-in without a run is answered POLL_AGAIN after this, less jitter
   Duration retry_after_storage = Seconds(5);  // what devices are told when the disk failed
   size_t max_waiting = 100'000;               // polls that may wait; beyond it they are told to come back
+  bool own_thread = true;                     // false: the owner calls RunPending
 };
 
 class RunDriver {
@@ -42,6 +47,12 @@ class RunDriver {
   // Errors: those of RunCore::Resume. The thread runs afterwards also without a run.
   Status Start();
   void Stop();
+
+  // Does everything that is in the queue and everything that is due by the clock. Only without a thread of its own.
+  void RunPending();
+  // When something is due at the latest, whoever asks meanwhile; nothing while no time limit runs. On the driver's
+  // thread.
+  std::optional<Time> NextWake() const;
 
   // A check-in; `answer` is called once, unless PollGone(token) came first.
   PollToken Checkin(DeviceId device, std::vector<std::string> local_tasks, AnswerCallback answer);
@@ -89,7 +100,7 @@ class RunDriver {
   template <typename T>
   T Ask(std::function<T()> question, T stopped);
   void Loop();
-  std::optional<Time> NextWake() const;
+  void RunJobs(std::deque<Job> jobs);
   void Tick();
   void OnCheckin(PollToken token);
   void Feed(const Event& event);
@@ -115,6 +126,7 @@ class RunDriver {
   std::deque<Job> queue_;
   bool stopping_ = false;
   bool started_ = false;
+  bool ended_ = false;  // Stop has run; of the thread that calls it
 
   mutable std::mutex shared_mutex_;  // of what others read without asking
   std::condition_variable changed_;

@@ -144,8 +144,8 @@ Status Service::Impl::OpenListeners() {
                                                             .metrics = &metrics,
                                                             .clock = &clock,
                                                             .authority = authority ? &*authority : nullptr,
-                                                            .disk = &disk,
-                                                            .check = &check,
+                                                            .disk = disk.get_executor(),
+                                                            .check = check.get_executor(),
                                                             .close_connections = close_connections});
   HEDDLE_ASSIGN_OR_RETURN(std::string token, ReadOrMakeSecret(config.admin_token()));
   admin_api = std::make_unique<AdminApi>(AdminApiContext{.config = &config,
@@ -155,8 +155,8 @@ Status Service::Impl::OpenListeners() {
                                                          .directory = &directory,
                                                          .metrics = &metrics,
                                                          .clock = &clock,
-                                                         .disk = &disk,
-                                                         .watch = &watch,
+                                                         .disk = disk.get_executor(),
+                                                         .watch = watch.get_executor(),
                                                          .server_stats = [this] { return devices->stats(); },
                                                          .close_connections = close_connections,
                                                          .ready = &ready,

@@ -57,7 +57,7 @@ Awaitable<void> DeviceApi::ReceiveInto(Exchange& exchange, Upload& upload, unsig
   }
   if (upload.offset() == upload.spec().size_bytes && !upload.finished()) {
     auto finish = [&upload] { return upload.Finish(); };
-    Status finished = co_await protocol::RunBlocking(*context_.disk, finish);
+    Status finished = co_await protocol::RunBlocking(context_.disk, finish);
     if (finished.code() == Code::kDataLoss) {
       Refused refused;
       refused.reason = v1::REFUSAL_REASON_DIGEST_MISMATCH;
@@ -104,7 +104,7 @@ Awaitable<void> DeviceApi::BeginUpload(Exchange& exchange, DeviceId device) {
     HEDDLE_ASSIGN_OR_RETURN(upload, context_.blobs->BeginUpload(spec));
     return OkStatus();
   };
-  Status begun = co_await protocol::RunBlocking(*context_.disk, begin);
+  Status begun = co_await protocol::RunBlocking(context_.disk, begin);
   if (!begun.ok()) {
     if (begun.code() == Code::kNotFound) {
       refused.reason = assignment ? v1::REFUSAL_REASON_NOT_YOURS : v1::REFUSAL_REASON_NOT_FOUND;

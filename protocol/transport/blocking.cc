@@ -1,20 +1,29 @@
 #include "protocol/transport/blocking.h"
 
 #include <boost/asio/co_spawn.hpp>
+#include <boost/asio/this_coro.hpp>
 #include <boost/asio/use_awaitable.hpp>
 #include <exception>
+#include <utility>
 
 namespace heddle::protocol {
 
-boost::asio::awaitable<Status> RunBlocking(boost::asio::thread_pool& pool, std::function<Status()> work) {
-  auto body = [&work]() -> boost::asio::awaitable<Status> {
-    try {
-      co_return work();
-    } catch (const std::exception& error) {
-      co_return Internal(std::string("work off the io threads failed: ") + error.what());
-    }
-  };
-  co_return co_await boost::asio::co_spawn(pool, std::move(body), boost::asio::use_awaitable);
+namespace {
+
+Status Run(const std::function<Status()>& work) {
+  try {
+    return work();
+  } catch (const std::exception& error) {
+    return Internal(std::string("work off the io threads failed: ") + error.what());
+  }
+}
+
+}  // namespace
+
+boost::asio::awaitable<Status> RunBlocking(boost::asio::any_io_executor executor, std::function<Status()> work) {
+  if (executor == co_await boost::asio::this_coro::executor) co_return Run(work);
+  auto body = [&work]() -> boost::asio::awaitable<Status> { co_return Run(work); };
+  co_return co_await boost::asio::co_spawn(std::move(executor), std::move(body), boost::asio::use_awaitable);
 }
 
 }  // namespace heddle::protocol

@@ -45,7 +45,7 @@ struct Service {
     }
     if (!options.sync) co_return OkStatus();
     co_return co_await protocol::RunBlocking(
-        disk, [fd] { return ::fsync(fd) == 0 ? OkStatus() : ErrnoStatus(errno, "fsync"); });
+        disk.get_executor(), [fd] { return ::fsync(fd) == 0 ? OkStatus() : ErrnoStatus(errno, "fsync"); });
   }
 
   Awaitable<void> Handle(protocol::Exchange& exchange) {
