@@ -1,0 +1,74 @@
+// A run of three rounds with two devices, driven through RunCore in one thread: small enough to commit its state folder
+// as a fixture, and the same in every process, so that a run continued from a fixture must end with the model of one
+// that was never interrupted.
+//
+// Life cycle: Open, then Create or Resume; then Round or its parts. Throws std::runtime_error when something fails that
+// must not. Thread-safety: none.
+#pragma once
+
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <string>
+
+#include "coordinator/service/run_core.h"
+
+namespace heddle::coordinator::testing {
+
+class SmallRun {
+ public:
+  static constexpr uint32_t kRounds = 3;
+  static constexpr const char* kFirst = "anna";
+  static constexpr const char* kSecond = "bert";
+
+  // `state`: the state folder (coordinator.db, blobs/, runs/), made when absent.
+  explicit SmallRun(std::filesystem::path state) : state_(std::move(state)) {}
+
+  // Store and blobs. Errors: those of Store::Open and BlobStore::Open.
+  Status Open();
+  // Begins the run with a base model that is written to `folder`.
+  void Create(const std::filesystem::path& folder);
+  // Takes up the run that is running.
+  void Resume();
+
+  // The device asks for work and gets its task of the present round.
+  void Checkin(const std::string& device);
+  // Both ask: neither has a task before the other has asked too.
+  void CheckinBoth();
+  // The device hands in the update of its task and hears ACCEPTED.
+  void Report(const std::string& device);
+  // Both devices take part in one round, which commits.
+  void Round();
+
+  Store& store() { return *store_; }
+  bool running() const { return core_->running(); }
+  RunRecord run() const { return core_->Progress().run; }
+  std::filesystem::path folder() const { return core_->folder(); }
+
+ private:
+  // Stands still but for a second each time it is asked for by an event.
+  class SteppingClock final : public Clock {
+   public:
+    Time Now() const override { return now_; }
+    void Step() { now_ += Seconds(1); }
+    void NotBefore(Time time) { now_ = std::max(now_, time); }
+
+   private:
+    Time now_ = FromUnixMicros(1'764'000'000'000'000);
+  };
+
+  RunCoreOptions Options();
+  void Feed(const Event& event);
+
+  std::filesystem::path state_;
+  SteppingClock clock_;
+  std::unique_ptr<Store> store_;
+  std::unique_ptr<BlobStore> blobs_;
+  std::unique_ptr<RunCore> core_;
+  PollToken next_token_ = 1;
+  std::map<PollToken, std::string> asked_;  // waiting check-ins and reports
+  std::map<std::string, v1::TaskAssignment> tasks_;
+  std::map<std::string, v1::ReportResponse> verdicts_;
+};
+
+}  // namespace heddle::coordinator::testing
