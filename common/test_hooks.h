@@ -17,8 +17,69 @@
 
 namespace heddle::test_hooks {
 
-// X(kName, "name-in-the-environment")
-#define HEDDLE_FAILPOINTS(X) X(kNone, "")
+// X(kName, "name-in-the-environment"). Of the coordinator; of its start on what is there (recovery-); of the device's
+// daemon (client-) and of its enrolment (enroll-).
+#define HEDDLE_FAILPOINTS(X)                                                                   \
+  X(kNone, "")                                                                                 \
+  /* A blob: written, fsynced, renamed, its folder fsynced. */                                 \
+  X(kBlobWritten, "blob-written")                                                              \
+  X(kBlobSynced, "blob-synced")                                                                \
+  X(kBlobRenamed, "blob-renamed")                                                              \
+  X(kBlobDurable, "blob-durable")                                                              \
+  /* An upload. */                                                                             \
+  X(kUploadBegun, "upload-begun")                                                              \
+  X(kUploadAppended, "upload-appended")                                                        \
+  X(kUploadSynced, "upload-synced")                                                            \
+  X(kUploadFinished, "upload-finished")                                                        \
+  /* The rows of an engine's step: written but not committed, committed but not acted upon. */ \
+  X(kStepWritten, "step-written")                                                              \
+  X(kStepCommitted, "step-committed")                                                          \
+  /* A submission. */                                                                          \
+  X(kRunBlobsStored, "run-blobs-stored")                                                       \
+  X(kRunCreated, "run-created")                                                                \
+  /* The sum and the next model. */                                                            \
+  X(kUpdateFolded, "update-folded")                                                            \
+  X(kModelStored, "model-stored")                                                              \
+  /* Answers: durable but not sent, handed to the connection. */                               \
+  X(kEnrolmentCommitted, "enrolment-committed")                                                \
+  X(kEnrolmentAnswered, "enrolment-answered")                                                  \
+  X(kAssignmentUnsent, "assignment-unsent")                                                    \
+  X(kAssignmentAnswered, "assignment-answered")                                                \
+  X(kBlobAnswered, "blob-answered")                                                            \
+  X(kUploadUnsent, "upload-unsent")                                                            \
+  X(kUploadAnswered, "upload-answered")                                                        \
+  X(kVerdictUnsent, "verdict-unsent")                                                          \
+  X(kVerdictAnswered, "verdict-answered")                                                      \
+  /* The run folder. */                                                                        \
+  X(kHistoryWritten, "history-written")                                                        \
+  X(kCheckpointHalf, "checkpoint-half")                                                        \
+  X(kCheckpointWritten, "checkpoint-written")                                                  \
+  X(kRunEndUnwritten, "run-end-unwritten")                                                     \
+  X(kRunFileWritten, "run-file-written")                                                       \
+  /* The start after a kill. */                                                                \
+  X(kRecoveryStorageOpen, "recovery-storage-open")                                             \
+  X(kRecoveryRunRepaired, "recovery-run-repaired")                                             \
+  X(kRecoveryRunRebuilt, "recovery-run-rebuilt")                                               \
+  /* The device's enrolment. */                                                                \
+  X(kEnrollKeyWritten, "enroll-key-written")                                                   \
+  X(kEnrollAnswered, "enroll-answered")                                                        \
+  X(kEnrollCertificateHalf, "enroll-certificate-half")                                         \
+  X(kEnrollAuthorityWritten, "enroll-authority-written")                                       \
+  X(kEnrollDone, "enroll-done")                                                                \
+  /* The device's daemon. */                                                                   \
+  X(kClientAssigned, "client-assigned")                                                        \
+  X(kClientBlobFetched, "client-blob-fetched")                                                 \
+  X(kClientBlobCached, "client-blob-cached")                                                   \
+  X(kClientBlobsLinked, "client-blobs-linked")                                                 \
+  X(kClientUpdateFinished, "client-update-finished")                                           \
+  X(kClientJournalUnwritten, "client-journal-unwritten")                                       \
+  X(kClientJournalWritten, "client-journal-written")                                           \
+  X(kClientUploadAsked, "client-upload-asked")                                                 \
+  X(kClientUploaded, "client-uploaded")                                                        \
+  X(kClientReportUnsent, "client-report-unsent")                                               \
+  X(kClientReportAnswered, "client-report-answered")                                           \
+  X(kClientJournalHalfCleared, "client-journal-half-cleared")                                  \
+  X(kClientTaskEnded, "client-task-ended")
 
 // X(kName, "what the code does wrong then")
 #define HEDDLE_PLANTED_BUGS(X) X(kNone, "")

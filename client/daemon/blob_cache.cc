@@ -9,6 +9,7 @@
 
 #include "common/file.h"
 #include "common/logging.h"
+#include "common/test_hooks.h"
 
 namespace heddle::client {
 namespace {
@@ -158,9 +159,11 @@ Result<fs::path> BlobCache::Finish(const CachedBlob& blob, Partial partial) {
                     blob.digest.ToHex());
   }
   const fs::path path = PathOf(blob.digest);
+  HEDDLE_FAILPOINT(kClientBlobFetched);
   std::error_code error;
   fs::rename(partial.file, path, error);
   if (error) return ErrnoStatus(error.value(), "cannot rename " + partial.file.string());
+  HEDDLE_FAILPOINT(kClientBlobCached);
   if (const auto final_identity = IdentityOf(path)) ok_[path] = *final_identity;
   Touch(path);
   return path;

@@ -26,6 +26,7 @@
 #include "common/build_info.h"
 #include "common/file.h"
 #include "common/ids.h"
+#include "common/test_hooks.h"
 #include "protocol/transport/tls.h"
 #include "protocol/validate.h"
 
@@ -271,6 +272,7 @@ Result<v1::WorkerRun> Daemon::Impl::PrepareRun(const v1::TaskAssignment& assignm
   for (const fs::path& other : others) fs::remove_all(other, error);
   HEDDLE_RETURN_IF_ERROR(cache.Materialise(base, base_dir));
   HEDDLE_RETURN_IF_ERROR(cache.Materialise(adapter, adapter_dir));
+  HEDDLE_FAILPOINT(kClientBlobsLinked);
   v1::WorkerRun run;
   run.set_local_task(plan.local_task());
   *run.mutable_train() = plan.train();
@@ -321,6 +323,7 @@ asio::awaitable<Event> Daemon::Impl::TrainNow(v1::TaskAssignment assignment) {
     case WorkerResult::Outcome::kFailed:
       break;
     case WorkerResult::Outcome::kCompleted: {
+      HEDDLE_FAILPOINT(kClientUpdateFinished);
       const Status filled = FillUpdate(&trained);
       if (filled.ok()) trained.outcome = Trained::Outcome::kCompleted;
       trained.message = filled.message();

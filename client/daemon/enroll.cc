@@ -8,6 +8,7 @@
 #include "client/daemon/link.h"
 #include "common/digest.h"
 #include "common/file.h"
+#include "common/test_hooks.h"
 #include "protocol/limits.h"
 #include "protocol/transport/tls.h"
 #include "protocol/validate.h"
@@ -106,18 +107,23 @@ Result<std::string> Enroll(const ClientConfig& config, const std::string& token_
   if (fs::exists(files.certificate, error))
     return AlreadyExists("this device is enrolled already; to enroll it anew, delete " + files.certificate.string());
   if (!fs::exists(files.key, error)) HEDDLE_RETURN_IF_ERROR(protocol::GenerateKeyFile(files.key));
+  HEDDLE_FAILPOINT(kEnrollKeyWritten);
   HEDDLE_ASSIGN_OR_RETURN(const std::string csr, protocol::MakeCsrDer(files.key, "device"));
   HEDDLE_ASSIGN_OR_RETURN(const v1::EnrollResponse response, Ask(config, token, csr));
 
+  HEDDLE_FAILPOINT(kEnrollAnswered);
   const fs::path fresh = files.certificate.string() + ".new";
   HEDDLE_RETURN_IF_ERROR(WriteFileAtomically(fresh, response.certificate_pem()));
+  HEDDLE_FAILPOINT(kEnrollCertificateHalf);
   Status status = CheckIdentity(response, token, fresh, files.key);
   if (status.ok()) status = WriteFileAtomically(files.ca, response.ca_certificate_pem());
+  HEDDLE_FAILPOINT(kEnrollAuthorityWritten);
   if (status.ok()) status = RenameDurably(fresh, files.certificate);
   if (!status.ok()) {
     fs::remove(fresh, error);
     return status;
   }
+  HEDDLE_FAILPOINT(kEnrollDone);
   return response.device_id();
 }
 

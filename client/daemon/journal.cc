@@ -3,6 +3,7 @@
 #include "common/digest.h"
 #include "common/file.h"
 #include "common/logging.h"
+#include "common/test_hooks.h"
 #include "protocol/limits.h"
 #include "protocol/validate.h"
 
@@ -33,14 +34,19 @@ std::optional<v1::ReportRequest> Journal::Read() const {
 }
 
 Status Journal::Write(const v1::ReportRequest& report) const {
-  return WriteFileAtomically(file_, report.SerializeAsString(), 0600);
+  HEDDLE_FAILPOINT(kClientJournalUnwritten);
+  HEDDLE_RETURN_IF_ERROR(WriteFileAtomically(file_, report.SerializeAsString(), 0600));
+  HEDDLE_FAILPOINT(kClientJournalWritten);
+  return OkStatus();
 }
 
 void Journal::Clear() const {
   // The journal first: an update without one is only a file too many.
   std::error_code ignored;
   std::filesystem::remove(file_, ignored);
+  HEDDLE_FAILPOINT(kClientJournalHalfCleared);
   std::filesystem::remove(update_file_, ignored);
+  HEDDLE_FAILPOINT(kClientTaskEnded);
 }
 
 }  // namespace heddle::client

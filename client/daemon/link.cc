@@ -4,6 +4,7 @@
 
 #include "common/build_info.h"
 #include "common/logging.h"
+#include "common/test_hooks.h"
 #include "protocol/refusal.h"
 #include "protocol/validate.h"
 
@@ -74,6 +75,7 @@ asio::awaitable<Event> CoordinatorLink::CheckIn(std::vector<std::string> local_t
   if (answer->status != 200) co_return FailureOf(*answer);
   Result<v1::CheckinResponse> parsed = protocol::ParseMessage<v1::CheckinResponse>(answer->body);
   if (!parsed.ok()) co_return Failure(parsed.status().Annotate("the answer to the check-in"));
+  if (parsed->has_assignment()) HEDDLE_FAILPOINT(kClientAssigned);
   CheckinAnswered event;
   event.response = *std::move(parsed);
   co_return event;
@@ -162,10 +164,12 @@ asio::awaitable<Event> CoordinatorLink::Upload(v1::ReportRequest report, std::fi
       answer = co_await BeginUpload(report, file, false);
     }
   }
+  HEDDLE_FAILPOINT(kClientUploadAsked);
   for (int patches = 0;; ++patches) {
     if (!answer.ok()) co_return Failure(answer.status());
     uint64_t offset = 0;
     std::optional<Event> end = UploadProgress(*answer, size, &offset);
+    if (end && std::holds_alternative<Uploaded>(*end)) HEDDLE_FAILPOINT(kClientUploaded);
     if (end) co_return *std::move(end);
     if (patches == kMaxPatches) co_return Failure(Unavailable("the upload makes no progress"));
     if (offset > 0) Log(Severity::kInfo, "upload goes on", {{"from", offset}, {"bytes", size}});
@@ -180,9 +184,11 @@ asio::awaitable<Event> CoordinatorLink::Upload(v1::ReportRequest report, std::fi
 asio::awaitable<Event> CoordinatorLink::Report(v1::ReportRequest report) {
   HttpRequest request("POST", "/v1/reports", report.SerializeAsString());
   request.answer_timeout = kReportLimit;
+  HEDDLE_FAILPOINT(kClientReportUnsent);
   const Result<HttpResponse> answer = co_await client_.Send(std::move(request));
   if (!answer.ok()) co_return Failure(answer.status());
   if (answer->status != 200) co_return FailureOf(*answer);
+  HEDDLE_FAILPOINT(kClientReportAnswered);
   Result<v1::ReportResponse> parsed = protocol::ParseMessage<v1::ReportResponse>(answer->body);
   if (!parsed.ok()) co_return Failure(parsed.status().Annotate("the answer to the report"));
   ReportAnswered event;

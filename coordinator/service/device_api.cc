@@ -11,6 +11,7 @@
 
 #include "common/logging.h"
 #include "common/safetensors.h"
+#include "common/test_hooks.h"
 #include "protocol/transport/blocking.h"
 #include "protocol/validate.h"
 
@@ -228,6 +229,7 @@ Awaitable<void> DeviceApi::Enroll(Exchange& exchange) {
     record.not_after = issued.not_after;
     record.enrolled_at = now;
     HEDDLE_RETURN_IF_ERROR(context_.store->RedeemToken(token, now, record));
+    HEDDLE_FAILPOINT(kEnrolmentCommitted);
     context_.directory->Put(record);
     if (before) replaced = before->serial;
     response.set_certificate_pem(issued.certificate_pem);
@@ -248,6 +250,7 @@ Awaitable<void> DeviceApi::Enroll(Exchange& exchange) {
   if (!replaced.empty() && context_.close_connections) context_.close_connections(replaced);
   Log(Severity::kInfo, "device enrolled", {{"device", response.device_id()}});
   co_await Answer(exchange, 200, response.SerializeAsString());
+  HEDDLE_FAILPOINT(kEnrolmentAnswered);
 }
 
 // ---- check-in ----
@@ -281,7 +284,9 @@ Awaitable<void> DeviceApi::Checkin(Exchange& exchange, DeviceId device) {
   if (const auto* refused = std::get_if<Status>(&*pending->answer)) co_return co_await RefuseStatus(exchange, *refused);
   const auto& response = std::get<v1::CheckinResponse>(*pending->answer);
   context_.metrics->CountCheckin(response.has_assignment());
+  if (response.has_assignment()) HEDDLE_FAILPOINT(kAssignmentUnsent);
   co_await Answer(exchange, 200, response.SerializeAsString());
+  if (response.has_assignment()) HEDDLE_FAILPOINT(kAssignmentAnswered);
 }
 
 // ---- blobs ----
@@ -328,6 +333,7 @@ Awaitable<void> DeviceApi::GetBlob(Exchange& exchange, std::string_view hex) {
   context_.metrics->CountRequest(EndpointOf(exchange.path()), status);
   auto ignored = co_await exchange.RespondFile(status, std::move(type), context_.blobs->Path(*digest), offset, length,
                                                std::move(headers));
+  HEDDLE_FAILPOINT(kBlobAnswered);
 }
 
 // ---- reports ----
@@ -408,7 +414,9 @@ Awaitable<void> DeviceApi::Report(Exchange& exchange, DeviceId device) {
   const auto& response = std::get<v1::ReportResponse>(*pending->answer);
   context_.metrics->CountUpdate(VerdictName(response.verdict()));
   if (response.has_refusal()) context_.metrics->CountRefusal(protocol::ReasonName(response.refusal().reason()));
+  HEDDLE_FAILPOINT(kVerdictUnsent);
   co_await Answer(exchange, 200, response.SerializeAsString());
+  HEDDLE_FAILPOINT(kVerdictAnswered);
 }
 
 }  // namespace heddle::coordinator

@@ -7,6 +7,7 @@
 #include "common/file.h"
 #include "common/logging.h"
 #include "common/safetensors.h"
+#include "common/test_hooks.h"
 #include "coordinator/service/run_json.h"
 #include "protocol/refusal.h"
 #include "protocol/validate.h"
@@ -103,7 +104,9 @@ Result<std::unique_ptr<RunCore>> RunCore::Create(RunCoreOptions options, const S
                             .material_json = MaterialJson(submission, material, adapter)};
   Step first;
   HEDDLE_ASSIGN_OR_RETURN(Engine engine, Engine::Create(material.spec, adapter, core->options_.clock->Now(), &first));
+  HEDDLE_FAILPOINT(kRunBlobsStored);
   HEDDLE_RETURN_IF_ERROR(core->options_.store->CreateRun(stored.origin, first.writes));
+  HEDDLE_FAILPOINT(kRunCreated);
   // From here on the run exists; one that cannot be begun must end, or it would keep the next from starting.
   stored.run = engine.run();
   material.initial_adapter.clear();
@@ -134,8 +137,10 @@ Result<std::unique_ptr<RunCore>> RunCore::Resume(RunCoreOptions options, const R
   HEDDLE_RETURN_IF_ERROR(core->Prepare(submission, nullptr));
   core->material_.spec = stored.origin.spec;
   HEDDLE_RETURN_IF_ERROR(core->TakeUp(stored));
+  HEDDLE_FAILPOINT(kRecoveryRunRepaired);
   std::vector<AddressedAnswer> none;
   HEDDLE_RETURN_IF_ERROR(core->Rebuild(&none));
+  HEDDLE_FAILPOINT(kRecoveryRunRebuilt);
   return core;
 }
 
@@ -306,6 +311,7 @@ void RunCore::On(const FoldEffect& effect, std::vector<AddressedAnswer>*, std::v
   if (Status status = Fold(a); !status.ok()) {
     SpoilSum(status.Annotate("folding the update of " + a.device.value()), a.round, a.attempt, next);
   }
+  HEDDLE_FAILPOINT(kUpdateFolded);
 }
 
 void RunCore::On(const CommitEffect& effect, std::vector<AddressedAnswer>*, std::vector<Event>* next) {
@@ -314,6 +320,7 @@ void RunCore::On(const CommitEffect& effect, std::vector<AddressedAnswer>*, std:
     SpoilSum(model.status(), effect.round, effect.attempt, next);
     return;
   }
+  HEDDLE_FAILPOINT(kModelStored);
   published_.insert(*model);
   next->push_back(RoundModelReady{.round = effect.round, .attempt = effect.attempt, .model = *model});
 }
@@ -353,6 +360,7 @@ void RunCore::On(const RoundEndedEffect& effect, std::vector<AddressedAnswer>*, 
 
 void RunCore::On(const RunEndedEffect& effect, std::vector<AddressedAnswer>*, std::vector<Event>*) {
   const Traffic now = TrafficNow();
+  HEDDLE_FAILPOINT(kRunEndUnwritten);
   Status status = files_.WriteRun(effect.run, origin_, {now.down - start_traffic_.down, now.up - start_traffic_.up});
   if (!status.ok()) Log(Severity::kError, "run.json could not be written", {{"error", status.message()}});
   Log(Severity::kInfo, "run ended",
@@ -398,6 +406,47 @@ RunProgress RunCore::Progress() const {
     out.phase = round->phase;
   }
   return out;
+}
+
+namespace {
+
+bool TellsTheEnd(const std::filesystem::path& run_json, const RunRecord& run) {
+  const auto text = ReadFile(run_json);
+  if (!text.ok()) return false;
+  json::error_code error;
+  const json::value value = json::parse(*text, error);
+  const json::object* object = error ? nullptr : value.if_object();
+  const json::value* state = object == nullptr ? nullptr : object->if_contains("state");
+  return state != nullptr && state->is_string() && state->get_string() == StateName(run.state);
+}
+
+Status RepairEndedRun(const RunCoreOptions& options, const RunId& id, const std::filesystem::path& folder) {
+  HEDDLE_ASSIGN_OR_RETURN(const StoredRun stored, options.store->GetRun(id));
+  Submission submission;
+  RunMaterial material;
+  HEDDLE_RETURN_IF_ERROR(ReadMaterialJson(stored.origin.material_json, &submission, &material));
+  RunFiles files(folder);
+  HEDDLE_RETURN_IF_ERROR(MakeDirectories(folder / "checkpoints"));
+  HEDDLE_RETURN_IF_ERROR(files.Repair(stored, *options.store, *options.blobs, material.adapter_config_json));
+  return files.WriteRun(stored.run, stored.origin, {});
+}
+
+}  // namespace
+
+void RepairEndedRuns(const RunCoreOptions& options) {
+  const auto runs = options.store->ListRuns();
+  if (!runs.ok()) return Log(Severity::kWarning, "runs cannot be listed", {{"error", runs.status().message()}});
+  for (const RunRecord& run : *runs) {
+    const std::filesystem::path folder = options.runs_folder / run.id.value();
+    if (run.state == RunState::kRunning || TellsTheEnd(folder / "run.json", run)) continue;
+    const Status repaired = RepairEndedRun(options, run.id, folder);
+    if (repaired.ok()) {
+      Log(Severity::kInfo, "the folder of an ended run was written anew", {{"run_id", run.id.value()}});
+    } else {
+      Log(Severity::kWarning, "the folder of an ended run could not be written",
+          {{"run_id", run.id.value()}, {"error", repaired.message()}});
+    }
+  }
 }
 
 Result<AddressedAnswer> AnswerReportWithoutRun(Store& store, Time now, const ReportEvent& event) {

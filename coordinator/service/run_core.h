@@ -151,6 +151,10 @@ class RunCore {
   Traffic start_traffic_, round_traffic_;
 };
 
+// Writes what is missing in the folders of runs that have ended: a kill may come between a run's last commit and the
+// files that tell of it. A folder whose run.json tells the end is whole. Failures are logged: nothing depends on them.
+void RepairEndedRuns(const RunCoreOptions& options);
+
 // Answers a report when no run has been taken up. Errors: the storage failed.
 Result<AddressedAnswer> AnswerReportWithoutRun(Store& store, Time now, const ReportEvent& event);
 

@@ -63,6 +63,7 @@ Status RunDriver::Start() {
       return core.status().Annotate("taking up run " + active->value());
     }
   }
+  RepairEndedRuns(options_.core);
   Publish();
   {
     std::lock_guard lock(mutex_);

@@ -10,6 +10,7 @@
 
 #include "common/build_info.h"
 #include "common/file.h"
+#include "common/test_hooks.h"
 #include "coordinator/service/run_json.h"
 
 namespace heddle::coordinator {
@@ -142,7 +143,9 @@ fs::path RunFiles::CheckpointFolder(const fs::path& run_folder, uint32_t round) 
 
 Status RunFiles::WriteRun(const RunRecord& run, const RunOrigin& origin, const Traffic& traffic) {
   HEDDLE_RETURN_IF_ERROR(MakeDirectories(folder_));
-  return WriteFileAtomically(folder_ / "run.json", RunJson(run, origin, traffic));
+  HEDDLE_RETURN_IF_ERROR(WriteFileAtomically(folder_ / "run.json", RunJson(run, origin, traffic)));
+  HEDDLE_FAILPOINT(kRunFileWritten);
+  return OkStatus();
 }
 
 Status RunFiles::AppendHistory(const std::string& line) {
@@ -155,6 +158,7 @@ Status RunFiles::AppendHistory(const std::string& line) {
     if (n < 0 && errno != EINTR) return ErrnoStatus(errno, "cannot write " + path.string());
     if (n > 0) done += static_cast<size_t>(n);
   }
+  HEDDLE_FAILPOINT(kHistoryWritten);
   return OkStatus();
 }
 
@@ -169,8 +173,11 @@ Status RunFiles::WriteCheckpoint(uint32_t round, const std::string& adapter_conf
   fs::copy_file(blobs.Path(model), temporary / "adapter_model.safetensors", error);
   if (error) return ErrnoStatus(error.value(), "cannot write the checkpoint " + final.string());
   fs::permissions(temporary / "adapter_model.safetensors", fs::perms(0644), error);
+  HEDDLE_FAILPOINT(kCheckpointHalf);
   fs::remove_all(final, error);
-  return RenameDurably(temporary, final);
+  HEDDLE_RETURN_IF_ERROR(RenameDurably(temporary, final));
+  HEDDLE_FAILPOINT(kCheckpointWritten);
+  return OkStatus();
 }
 
 Status RunFiles::Repair(const StoredRun& run, Store& store, const BlobStore& blobs,

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "common/logging.h"
+#include "common/test_hooks.h"
 #include "coordinator/service/device_api.h"
 #include "protocol/transport/blocking.h"
 #include "protocol/validate.h"
@@ -69,7 +70,9 @@ Awaitable<void> DeviceApi::ReceiveInto(Exchange& exchange, Upload& upload, unsig
   for (auto& header : OffsetHeaders(upload)) headers.push_back(std::move(header));
   context_.metrics->CountRequest(exchange.method() == "POST" ? "/v1/uploads" : "/v1/uploads/{id}", status);
   std::string type = "application/octet-stream", empty;
+  if (upload.finished()) HEDDLE_FAILPOINT(kUploadUnsent);
   auto ignored = co_await exchange.Respond(status, std::move(type), std::move(empty), std::move(headers));
+  if (upload.finished()) HEDDLE_FAILPOINT(kUploadAnswered);
 }
 
 Awaitable<void> DeviceApi::BeginUpload(Exchange& exchange, DeviceId device) {

@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <cerrno>
 
+#include "common/test_hooks.h"
+
 namespace heddle::coordinator {
 namespace fs = std::filesystem;
 namespace {
@@ -42,6 +44,7 @@ Result<std::unique_ptr<BlobStore>> BlobStore::Open(BlobStoreOptions options) {
   HEDDLE_RETURN_IF_ERROR(store->MakeFolders());
   HEDDLE_RETURN_IF_ERROR(store->TakeUpBlobs());
   HEDDLE_RETURN_IF_ERROR(store->TakeUpUploads());
+  HEDDLE_FAILPOINT(kRecoveryStorageOpen);
   return store;
 }
 
@@ -128,6 +131,7 @@ Status BlobStore::Drop(const Sha256Digest& digest) {
 
 // `from` is complete and fsynced; it is gone afterwards, whatever happens.
 Status BlobStore::MoveIntoPlace(const fs::path& from, const Sha256Digest& digest) {
+  HEDDLE_FAILPOINT(kBlobSynced);
   std::lock_guard lock(FolderMutex(digest));
   fs::path to = Path(digest);
   auto have = TakeExistingLocked(digest);
@@ -143,7 +147,9 @@ Status BlobStore::MoveIntoPlace(const fs::path& from, const Sha256Digest& digest
     return status;
   }
   total_bytes_ += size;
+  HEDDLE_FAILPOINT(kBlobRenamed);
   status = files_->SyncFolder(to.parent_path());
+  HEDDLE_FAILPOINT(kBlobDurable);
   // Its name may not be durable, so nobody may rely on it: where it cannot even be deleted now, before it is used.
   if (!status.ok() && !Drop(digest).ok()) Doubtful(digest).insert(digest);
   return status;
@@ -157,6 +163,7 @@ Result<Sha256Digest> BlobStore::Put(std::string_view content) {
   Status written = [&]() -> Status {
     HEDDLE_ASSIGN_OR_RETURN(UniqueFd fd, files_->Open(temporary, true));
     HEDDLE_RETURN_IF_ERROR(files_->WriteAt(fd, 0, std::as_bytes(std::span(content)), temporary));
+    HEDDLE_FAILPOINT(kBlobWritten);
     return files_->Sync(fd, temporary);
   }();
   if (!written.ok()) {

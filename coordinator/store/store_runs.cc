@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "common/test_hooks.h"
 #include "coordinator/store/run_spec_json.h"
 #include "coordinator/store/sqlite_store.h"
 
@@ -154,10 +155,13 @@ Status SqliteStore::Write(const Record& record) {
 
 Status SqliteStore::Apply(std::span<const Record> writes) {
   if (writes.empty()) return OkStatus();
-  return InTransaction([&]() -> Status {
+  HEDDLE_RETURN_IF_ERROR(InTransaction([&]() -> Status {
     for (const Record& record : writes) HEDDLE_RETURN_IF_ERROR(Write(record));
+    HEDDLE_FAILPOINT(kStepWritten);
     return OkStatus();
-  });
+  }));
+  HEDDLE_FAILPOINT(kStepCommitted);
+  return OkStatus();
 }
 
 Status SqliteStore::CreateRun(const RunOrigin& origin, std::span<const Record> writes) {

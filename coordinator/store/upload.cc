@@ -4,6 +4,7 @@
 #include <cerrno>
 #include <optional>
 
+#include "common/test_hooks.h"
 #include "coordinator/store/blob_store.h"
 #include "coordinator/store/upload_name.h"
 
@@ -141,6 +142,7 @@ Result<std::shared_ptr<BlobStore::Entry>> BlobStore::NewEntry(const UploadSpec& 
   unfinished_bytes_ += spec.size_bytes;
   ++unfinished_;
   entries_[entry->id] = entry;
+  HEDDLE_FAILPOINT(kUploadBegun);
   return entry;
 }
 
@@ -269,6 +271,7 @@ Status BlobStore::AppendTo(Entry& entry, uint64_t offset, std::span<const std::b
   }
   entry.hasher->Update(data);
   entry.offset = offset + data.size();
+  HEDDLE_FAILPOINT(kUploadAppended);
   return OkStatus();
 }
 
@@ -282,6 +285,7 @@ Status BlobStore::FinishEntry(Entry& entry) {
   }
   Status status = MoveUpload(entry);
   EndEntry(entry, status.ok());
+  HEDDLE_FAILPOINT(kUploadFinished);
   return status;
 }
 
@@ -292,6 +296,7 @@ Status BlobStore::MoveUpload(Entry& entry) {
                     entry.spec.digest.ToHex() + "; it was discarded, send it again");
   }
   HEDDLE_RETURN_IF_ERROR(files_->Sync(entry.fd, entry.part));
+  HEDDLE_FAILPOINT(kUploadSynced);
   entry.fd.Reset();
   return MoveIntoPlace(entry.part, digest);
 }

@@ -60,7 +60,7 @@ Result<uint16_t> ReadPort(const fs::path& path) {
 
 }  // namespace
 
-Status Fleet::StartCoordinator() {
+Status Fleet::StartCoordinator(const Environment& environment) {
   HEDDLE_RETURN_IF_ERROR(MakeDirectories(options_.folder));
   std::map<std::string, std::string> settings = {
       {"listen.address", "\"127.0.0.1\""},     {"listen.port", "0"},
@@ -71,11 +71,12 @@ Status Fleet::StartCoordinator() {
   HEDDLE_RETURN_IF_ERROR(WriteFileAtomically(config_path_, TomlOf(settings)));
   HEDDLE_ASSIGN_OR_RETURN(config_, coordinator::CoordinatorConfig::Load(config_path_, {}));
   HEDDLE_RETURN_IF_ERROR(RunTool({"heddle", "--config", config_path_.string(), "coordinator", "init"}).status());
-  return LaunchCoordinator();
+  return LaunchCoordinator(environment);
 }
 
-Status Fleet::LaunchCoordinator() {
+Status Fleet::LaunchCoordinator(const Environment& environment) {
   SubprocessOptions process;
+  process.extra_environment = environment;
   process.argv = {(options_.bin / "heddle-coordinator").string(), "--config", config_path_.string()};
   if (device_port_ != 0) {  // devices know the port of before
     process.argv.insert(process.argv.end(), {"--set", "listen.port=" + std::to_string(device_port_)});
@@ -106,9 +107,16 @@ Status Fleet::WaitReady() {
   return OkStatus();
 }
 
-Status Fleet::RestartCoordinator() { return LaunchCoordinator(); }
+Status Fleet::RestartCoordinator(const Environment& environment) { return LaunchCoordinator(environment); }
 
-Status Fleet::AddDevice(const std::string& name, const fs::path& data, const std::map<std::string, std::string>& more) {
+Status Fleet::AddDevice(const std::string& name, const fs::path& data,
+                        const std::map<std::string, std::string>& settings) {
+  HEDDLE_RETURN_IF_ERROR(EnrolDevice(name, data, settings));
+  return StartDevice(name);
+}
+
+Status Fleet::EnrolDevice(const std::string& name, const fs::path& data, const std::map<std::string, std::string>& more,
+                          const Environment& environment) {
   HEDDLE_ASSIGN_OR_RETURN(std::string token,
                           RunTool({"heddle", "--config", config_path_.string(), "device", "token", name}));
   while (!token.empty() && token.back() == '\n') token.pop_back();
@@ -122,22 +130,33 @@ Status Fleet::AddDevice(const std::string& name, const fs::path& data, const std
   for (const auto& [key, value] : more) settings[key] = value;
   const fs::path config = folder / "client.toml";
   HEDDLE_RETURN_IF_ERROR(WriteFileAtomically(config, TomlOf(settings)));
-  HEDDLE_RETURN_IF_ERROR(RunTool({"heddle-client", "enroll", "--config", config.string(), "--token", token}).status());
+  return RunTool({"heddle-client", "enroll", "--config", config.string(), "--token", token}, environment).status();
+}
+
+Status Fleet::StartDevice(const std::string& name, const Environment& environment) {
+  const fs::path folder = options_.folder / "devices" / name;
   SubprocessOptions process;
-  process.argv = {(options_.bin / "heddle-client").string(), "--config", config.string()};
+  process.argv = {(options_.bin / "heddle-client").string(), "--config", (folder / "client.toml").string()};
   process.stderr_file = folder / "client.log";
+  process.extra_environment = environment;
   HEDDLE_ASSIGN_OR_RETURN(Subprocess started, Subprocess::Start(process));
+  for (auto& [known, device] : devices_) {
+    if (known != name) continue;
+    device = std::move(started);
+    return OkStatus();
+  }
   devices_.emplace_back(name, std::move(started));
   return OkStatus();
 }
 
-Result<std::string> Fleet::RunTool(const std::vector<std::string>& arguments) {
+Result<std::string> Fleet::RunTool(const std::vector<std::string>& arguments, const Environment& environment) {
   const fs::path log = options_.folder / ("tool-" + std::to_string(++tool_calls_) + ".log");
   SubprocessOptions process;
   process.argv = arguments;
   process.argv[0] = (options_.bin / arguments[0]).string();
   process.pipe_stdout = true;
   process.stderr_file = log;
+  process.extra_environment = environment;
   HEDDLE_ASSIGN_OR_RETURN(Subprocess tool, Subprocess::Start(process));
   std::string out;
   char buffer[4096];

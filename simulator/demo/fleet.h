@@ -30,13 +30,21 @@ class Fleet {
  public:
   explicit Fleet(FleetOptions options) : options_(std::move(options)) {}
 
+  // "NAME=value", beside what a process inherits.
+  using Environment = std::vector<std::string>;
+
   // Writes coordinator.toml, makes the authority, starts the daemon and waits until it is ready. Errors: what it said.
-  Status StartCoordinator();
+  Status StartCoordinator(const Environment& environment = {});
   // The daemon again, on the same state and the same ports, after it was killed or stopped.
-  Status RestartCoordinator();
-  // A token, an enrolment, and a running heddle-client that owns `data`.
+  Status RestartCoordinator(const Environment& environment = {});
+  // EnrolDevice and StartDevice.
   Status AddDevice(const std::string& name, const std::filesystem::path& data,
                    const std::map<std::string, std::string>& settings = {});
+  // client.toml, a token and an enrolment. May be called again with the same name after it failed.
+  Status EnrolDevice(const std::string& name, const std::filesystem::path& data,
+                     const std::map<std::string, std::string>& settings = {}, const Environment& environment = {});
+  // The daemon of an enrolled device, also after it was killed.
+  Status StartDevice(const std::string& name, const Environment& environment = {});
   // SIGTERM to all, devices first. Errors: kInternal when one did not end by itself with status 0.
   Status Stop();
 
@@ -49,12 +57,12 @@ class Fleet {
   uint16_t device_port() const { return device_port_; }
 
   // Runs a program of `bin` and returns what it printed. Errors: kInternal with its standard error when it fails.
-  Result<std::string> RunTool(const std::vector<std::string>& arguments);
+  Result<std::string> RunTool(const std::vector<std::string>& arguments, const Environment& environment = {});
   // kInternal with the end of its log when a process of the fleet has ended.
   Status CheckAlive();
 
  private:
-  Status LaunchCoordinator();
+  Status LaunchCoordinator(const Environment& environment);
   Status WaitReady();
 
   FleetOptions options_;
