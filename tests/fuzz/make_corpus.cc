@@ -5,6 +5,8 @@
 
 #include "common/file.h"
 #include "common/safetensors.h"
+#include "coordinator/audit/audit_head.h"
+#include "coordinator/audit/audit_record.h"
 #include "coordinator/store/run_spec_json.h"
 #include "coordinator/store/upload_name.h"
 #include "model/model_config.h"
@@ -187,6 +189,28 @@ void Coordinator() {
   Write("fuzz_run_spec", "good", json);
   Write("fuzz_run_spec", "infinite", Replace(json, "\"1.3\"", "\"inf\""));
   Write("fuzz_run_spec", "missing", Replace(json, "\"seed\"", "\"sed\""));
+}
+
+void Audit() {
+  coordinator::AuditRecord record;
+  record.time = FromUnixMicros(1'764'000'000'123'456);
+  record.event.since = record.time;
+  record.event.actor = "admin";
+  record.event.object = "\"\\ \n\xff";
+  for (int kind = 0; kind < 9; ++kind) {
+    record.event.kind = static_cast<coordinator::AuditKind>(kind);
+    record.previous = record.hash;
+    ++record.sequence;
+    Write("fuzz_audit_record", "line-" + std::string(coordinator::AuditKindName(record.event.kind)),
+          coordinator::FormatRecord(&record));
+  }
+  const std::string slot = coordinator::FormatSlot({.write = 7, .sequence = 9, .hash = record.hash});
+  Write("fuzz_audit_record", "head",
+        coordinator::FormatSlot({.write = 6, .sequence = 8, .hash = record.previous}) + slot);
+  Write("fuzz_audit_record", "head-torn", std::string(256, ' ') + slot);
+  Write("fuzz_audit_record", "fields",
+        Number(3, 8) + Number(1'764'000'000'000'000, 8) + Number(~uint64_t{0}, 8) + "\x03" + Number(5, 8) +
+            "phone\n192.0.2.0/24\n/v1/enroll\nBAD_TOKEN\nwhy\x7f");
 }
 
 void Http() {
@@ -372,6 +396,7 @@ int main(int argc, char** argv) {
   Tokenizers();
   Models();
   Coordinator();
+  Audit();
   Http();
   Messages();
   return failed ? 1 : 0;
