@@ -35,6 +35,7 @@ constexpr ReasonRow kReasons[] = {
     {v1::REFUSAL_REASON_UNSUPPORTED_VERSION, 400, Code::kFailedPrecondition, "UNSUPPORTED_VERSION"},
     {v1::REFUSAL_REASON_INTERNAL, 500, Code::kInternal, "INTERNAL"},
     {v1::REFUSAL_REASON_UNSUPPORTED, 405, Code::kUnimplemented, "UNSUPPORTED"},
+    {v1::REFUSAL_REASON_RATE_LIMITED, 429, Code::kResourceExhausted, "RATE_LIMITED"},
 };
 
 const ReasonRow* FindReason(v1::RefusalReason reason) {
@@ -114,8 +115,9 @@ v1::RefusalReason ReasonOfHttpStatus(unsigned http_status) {
       return v1::REFUSAL_REASON_TOO_LARGE;
     case 422:
       return v1::REFUSAL_REASON_BAD_UPDATE;
-    case 408:
     case 429:
+      return v1::REFUSAL_REASON_RATE_LIMITED;
+    case 408:
     case 502:
     case 503:
     case 504:

@@ -40,6 +40,7 @@ bool IsTemporary(const CallFailed& failed) {
     switch (*failed.reason) {
       case v1::REFUSAL_REASON_UNSPECIFIED:
       case v1::REFUSAL_REASON_OVERLOADED:
+      case v1::REFUSAL_REASON_RATE_LIMITED:
       case v1::REFUSAL_REASON_UNAVAILABLE:
       case v1::REFUSAL_REASON_INTERNAL:
       case v1::REFUSAL_REASON_WRONG_OFFSET:

@@ -326,7 +326,8 @@ TEST_F(SessionTest, SuccessForgetsEarlierFailures) {
 TEST_F(SessionTest, TemporaryFailuresAreRepeatedInEveryNetworkStep) {
   for (const Event& failure :
        {Event(Broken()), Event(Broken(DeadlineExceeded("slow"))), Event(Refused(v1::REFUSAL_REASON_UNAVAILABLE)),
-        Event(Refused(v1::REFUSAL_REASON_OVERLOADED)), Event(Refused(v1::REFUSAL_REASON_INTERNAL))}) {
+        Event(Refused(v1::REFUSAL_REASON_OVERLOADED)), Event(Refused(v1::REFUSAL_REASON_RATE_LIMITED)),
+        Event(Refused(v1::REFUSAL_REASON_INTERNAL))}) {
     Restart();
     GoToFetch();
     Tell(failure);
