@@ -11,7 +11,8 @@ inline constexpr uint32_t kProtocolVersion = 1;
 
 inline constexpr size_t kMaxHttpHeaderBytes = size_t{16} << 10;
 inline constexpr size_t kMaxTargetBytes = 2048;
-inline constexpr size_t kMaxMessageBytes = size_t{1} << 20;  // any protobuf body
+inline constexpr size_t kMaxMessageBytes = size_t{1} << 20;         // any protobuf body
+inline constexpr size_t kMaxEnrollMessageBytes = size_t{32} << 10;  // EnrollRequest: anybody may send one
 inline constexpr size_t kMaxWorkerMessageBytes = size_t{1} << 20;
 inline constexpr size_t kMaxReportMessageBytes = 512;
 inline constexpr size_t kMaxBlobNameBytes = 128;

@@ -1,5 +1,6 @@
 #include "coordinator/service/admin_api.h"
 
+#include <algorithm>
 #include <boost/json.hpp>
 #include <charconv>
 #include <utility>
@@ -76,6 +77,35 @@ uint64_t NumberOr(const std::optional<std::string>& text, uint64_t otherwise) {
   return error == std::errc() && end == text->data() + text->size() ? value : otherwise;
 }
 
+// "127.0.0.1:7480", "localhost", "[::1]:7480".
+bool IsLoopbackAuthority(std::string_view authority) {
+  const size_t colon = authority.rfind(':');
+  const bool has_port = colon != std::string_view::npos && !authority.ends_with(']');
+  if (has_port) {
+    const std::string_view port = authority.substr(colon + 1);
+    const bool digits = std::all_of(port.begin(), port.end(), [](char c) { return c >= '0' && c <= '9'; });
+    if (port.empty() || port.size() > 5 || !digits) return false;
+    authority = authority.substr(0, colon);
+  }
+  return authority == "127.0.0.1" || authority == "localhost" || authority == "[::1]";
+}
+
+// What a browser would say of a request that a page of another site made it send, and of a name that was rebound.
+Status CheckOrigin(const Exchange& exchange) {
+  if (const auto host = exchange.Header("Host"); host && !IsLoopbackAuthority(*host)) {
+    return PermissionDenied("the Host header must name 127.0.0.1, localhost or [::1]");
+  }
+  if (const auto origin = exchange.Header("Origin")) {
+    constexpr std::string_view kScheme = "http://";
+    if (!origin->starts_with(kScheme) || !IsLoopbackAuthority(origin->substr(kScheme.size()))) {
+      return PermissionDenied("pages of other origins may not use this API");
+    }
+  }
+  const std::string_view site = exchange.Header("Sec-Fetch-Site").value_or("none");
+  if (site != "none" && site != "same-origin") return PermissionDenied("pages of other sites may not use this API");
+  return OkStatus();
+}
+
 bool SameText(std::string_view a, std::string_view b) {  // in a time that says nothing about where they differ
   if (a.size() != b.size()) return false;
   unsigned different = 0;
@@ -101,10 +131,13 @@ Awaitable<void> AdminApi::Handle(Exchange& exchange) {
   if (method == "HEAD") method = "GET";
   const std::string path = exchange.path();
   Reply reply;
-  Status status;
+  Status status = CheckOrigin(exchange);
   std::string body;
   bool too_large = false;
-  if (method == "POST") {
+  if (status.ok() && exchange.Header("Content-Encoding").value_or("identity") != "identity") {
+    status = InvalidArgument("bodies are taken as they are, without a Content-Encoding");
+  }
+  if (status.ok() && method == "POST") {
     const std::string given(exchange.Header("Authorization").value_or(""));
     if (!SameText(given, "Bearer " + context_.token)) {
       status = Unauthenticated("this needs the header 'Authorization: Bearer TOKEN' with the token of " +

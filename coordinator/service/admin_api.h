@@ -1,7 +1,8 @@
 // The loopback listener: /metrics, /healthz, /readyz, and the JSON API that `heddle` and scripts use
 // (docs/openapi.yaml). Reading needs nothing but to be on this machine; changing something needs the bearer token of
 // <state_dir>/admin.token, which only the coordinator's user can read (another user of the machine, or a web page in a
-// browser, cannot).
+// browser, cannot). A request whose Host is not this machine's own name, or that a page of another origin made a browser
+// send, is refused whatever it asks: a page that rebinds its name to 127.0.0.1 must not even read.
 //
 // Thread-safety: as DeviceApi.
 #pragma once

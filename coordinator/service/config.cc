@@ -6,6 +6,36 @@
 namespace heddle::coordinator {
 namespace {
 
+// What one peer may ask for, before and after it is known.
+void BindPeerLimits(ConfigSchema* schema, CoordinatorConfig* c) {
+  schema->Bind("limits.max_connections_per_address", &c->max_connections_per_address,
+               {.help = "connections from one IPv4 address or IPv6 /64; 0: no limit", .max = 1e6});
+  schema->Bind("limits.max_handshakes", &c->max_handshakes,
+               {.help = "TLS handshakes at one time; further peers wait", .min = 1, .max = 1e6});
+  schema->Bind("limits.handshake_timeout_s", &c->handshake_timeout_s,
+               {.help = "a TLS handshake that takes longer is ended", .min = 0.01, .max = 3600});
+  schema->Bind("limits.header_timeout_s", &c->header_timeout_s,
+               {.help = "a request's head that takes longer is ended", .min = 0.01, .max = 3600});
+  schema->Bind("limits.keep_alive_timeout_s", &c->keep_alive_timeout_s,
+               {.help = "a connection without a request for this long is closed", .min = 0.01, .max = 86400});
+  schema->Bind("limits.body_idle_timeout_s", &c->body_idle_timeout_s,
+               {.help = "a body without a byte for this long is ended", .min = 0.01, .max = 3600});
+  schema->Bind("limits.min_body_bytes_per_s", &c->min_body_bytes_per_s,
+               {.help = "a body slower than this after one body_idle_timeout_s is ended; 0: no limit", .max = 1e9});
+  schema->Bind("limits.device_requests_per_s", &c->device_requests_per_s,
+               {.help = "requests of one device, on average; 0: no limit", .min = 0, .max = 1e6});
+  schema->Bind("limits.device_request_burst", &c->device_request_burst,
+               {.help = "requests that a quiet device may make at once", .min = 1, .max = 1e6});
+  schema->Bind("limits.device_bytes_in_flight", &c->device_bytes_in_flight,
+               {.help = "bytes of one device's bodies in memory at one time", .min = 2 << 20});
+  schema->Bind("limits.max_device_uploads", &c->max_device_uploads,
+               {.help = "unfinished uploads of one device; older ones make room; 0: no limit", .max = 1e6});
+  schema->Bind("limits.max_device_upload_bytes", &c->max_device_upload_bytes,
+               {.help = "declared sizes of one device's unfinished uploads together; 0: no limit"});
+  schema->Bind("limits.bad_tokens_per_minute", &c->bad_tokens_per_minute,
+               {.help = "enrolments with bad tokens from one address; 0: no limit", .min = 0, .max = 1e6});
+}
+
 void Bind(ConfigSchema* schema, CoordinatorConfig* c) {
   schema->Bind("listen.address", &c->listen_address, {.help = "address of the devices' listener", .min = 1});
   schema->Bind("listen.port", &c->listen_port, {.help = "its TCP port; 0: any free one", .max = 65535});
@@ -22,6 +52,7 @@ void Bind(ConfigSchema* schema, CoordinatorConfig* c) {
                {.help = "folder of database, blobs, keys and runs", .min = 1, .is_path = true});
   schema->Bind("limits.max_connections", &c->max_connections,
                {.help = "devices connected at one time", .min = 1, .max = 1e6});
+  BindPeerLimits(schema, c);
   schema->Bind("limits.max_upload_bytes", &c->max_upload_bytes, {.help = "size of one upload", .min = 1});
   schema->Bind("limits.max_pending_upload_bytes", &c->max_pending_upload_bytes,
                {.help = "declared sizes of all unfinished uploads together", .min = 1});

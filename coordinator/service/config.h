@@ -27,6 +27,19 @@ struct CoordinatorConfig {
   std::string state_dir = "/var/lib/heddle";
   // [limits]
   uint64_t max_connections = 10'000;
+  uint64_t max_connections_per_address = 512;  // an IPv4 address or an IPv6 /64; 0: no limit
+  uint64_t max_handshakes = 1000;              // at one time
+  double handshake_timeout_s = 10;
+  double header_timeout_s = 30;       // from a request's first byte to the end of its head
+  double keep_alive_timeout_s = 120;  // between requests
+  double body_idle_timeout_s = 60;
+  uint64_t min_body_bytes_per_s = 1024;  // on average, after one body_idle_timeout_s
+  double device_requests_per_s = 100;    // of one device; 0: no limit
+  double device_request_burst = 1000;
+  uint64_t device_bytes_in_flight = uint64_t{4} << 20;     // of one device's bodies, in memory
+  uint64_t max_device_uploads = 8;                         // unfinished ones of one device; 0: no limit
+  uint64_t max_device_upload_bytes = uint64_t{8} << 30;    // their declared sizes; 0: no limit
+  double bad_tokens_per_minute = 20;                       // from one address; 0: no limit
   uint64_t max_upload_bytes = uint64_t{4} << 30;           // one upload
   uint64_t max_pending_upload_bytes = uint64_t{64} << 30;  // declared by all unfinished ones
   double stale_upload_hours = 24;                          // unfinished ones without growth are discarded

@@ -20,7 +20,11 @@ namespace {
 
 namespace asio = boost::asio;
 using protocol::Awaitable;
+using protocol::Exchange;
 using asio::experimental::awaitable_operators::operator||;
+
+// Until some of a device's bodies may have arrived.
+const Duration kRetryFlight = Seconds(1);
 
 // Where the driver's thread leaves an answer for the coroutine that waits for it.
 struct Pending {
@@ -76,6 +80,22 @@ ReportMetrics MetricsOf(const v1::TaskMetrics& metrics) {
           .peak_memory_bytes = metrics.peak_memory_bytes()};
 }
 
+DeviceLimitOptions LimitsOf(const CoordinatorConfig& config) {
+  DeviceLimitOptions options;
+  options.requests = {.per_s = config.device_requests_per_s, .burst = config.device_request_burst};
+  options.bad_tokens = {.per_s = config.bad_tokens_per_minute / 60,
+                        .burst = std::max(1.0, config.bad_tokens_per_minute)};
+  options.bytes_in_flight = config.device_bytes_in_flight;
+  return options;
+}
+
+// How much of the request's body may be in memory at one time, as it is declared.
+uint64_t BytesInMemory(const Exchange& exchange) {
+  const bool streamed = exchange.path().starts_with("/v1/uploads");
+  return std::min<uint64_t>(exchange.content_length().value_or(0),
+                            streamed ? protocol::kIoBufferBytes : protocol::kMaxMessageBytes);
+}
+
 }  // namespace
 
 ByteBudget::Hold::Hold(ByteBudget& budget, uint64_t bytes) : budget_(budget), bytes_(std::min(bytes, budget.total_)) {
@@ -93,12 +113,14 @@ ByteBudget::Hold::~Hold() {
 }
 
 DeviceApi::DeviceApi(DeviceApiContext context)
-    : context_(std::move(context)), validation_(context_.config->validation_bytes_in_flight) {}
+    : context_(std::move(context)),
+      validation_(context_.config->validation_bytes_in_flight),
+      limits_(LimitsOf(*context_.config), context_.clock) {}
 
 // ---- the way in ----
 
 Result<DeviceId> DeviceApi::Authenticate(const Exchange& exchange) const {
-  if (context_.authority != nullptr) return context_.directory->Authenticate(exchange.peer());
+  if (context_.authority != nullptr) return context_.directory->Authenticate(exchange.peer(), context_.clock->Now());
   // Plain TCP on loopback, which --insecure asked for: the device says its own name.
   std::string name(exchange.Header("Heddle-Device").value_or(""));
   if (!IsValidDeviceName(name)) return Unauthenticated("without TLS a request needs the header Heddle-Device");
@@ -111,23 +133,44 @@ Awaitable<void> DeviceApi::Handle(Exchange& exchange) {
 }
 
 Awaitable<void> DeviceApi::Dispatch(Exchange& exchange) {
-  const std::string& path = exchange.path();
-  const std::string_view method = exchange.method();
-  if (path == "/v1/enroll" && method == "POST") co_return co_await Enroll(exchange);
+  if (exchange.Header("Content-Encoding").value_or("identity") != "identity") {
+    Refused refused;
+    refused.reason = v1::REFUSAL_REASON_UNSUPPORTED;
+    refused.message = "bodies are taken as they are, without a Content-Encoding";
+    co_return co_await Refuse(exchange, std::move(refused));
+  }
+  if (exchange.path() == "/v1/enroll" && exchange.method() == "POST") co_return co_await Enroll(exchange);
 
   Result<DeviceId> device = Authenticate(exchange);
   if (!device.ok()) co_return co_await RefuseStatus(exchange, device.status());
-  if (path == "/v1/checkin" && method == "POST") co_return co_await Checkin(exchange, *device);
-  if (path == "/v1/reports" && method == "POST") co_return co_await Report(exchange, *device);
-  if (path == "/v1/uploads" && method == "POST") co_return co_await BeginUpload(exchange, *device);
+  if (const auto wait = limits_.CountRequest(*device)) {
+    co_return co_await RefuseLimited(exchange, "requests", "the device makes too many requests; come back later",
+                                     *wait);
+  }
+  const auto flight = limits_.BeginFlight(*device, BytesInMemory(exchange));
+  if (!flight) {
+    co_return co_await RefuseLimited(exchange, "bytes_in_flight",
+                                     "the device has too many bodies on their way at one time; come back later",
+                                     kRetryFlight);
+  }
+  co_await Route(exchange, *std::move(device));
+}
+
+Awaitable<void> DeviceApi::Route(Exchange& exchange, DeviceId device) {
+  const std::string& path = exchange.path();
+  const std::string_view method = exchange.method();
+  if (path == "/v1/checkin" && method == "POST") co_return co_await Checkin(exchange, std::move(device));
+  if (path == "/v1/reports" && method == "POST") co_return co_await Report(exchange, std::move(device));
+  if (path == "/v1/uploads" && method == "POST") co_return co_await BeginUpload(exchange, std::move(device));
   constexpr std::string_view kBlobs = "/v1/blobs/", kUploads = "/v1/uploads/";
   if (path.starts_with(kBlobs) && (method == "GET" || method == "HEAD")) {
     co_return co_await GetBlob(exchange, std::string_view(path).substr(kBlobs.size()));
   }
   if (path.starts_with(kUploads)) {
     std::string id = path.substr(kUploads.size());
-    if (method == "HEAD" || method == "GET") co_return co_await UploadOffset(exchange, *device, std::move(id));
-    if (method == "PATCH") co_return co_await ContinueUpload(exchange, *device, std::move(id));
+    if (method == "HEAD" || method == "GET")
+      co_return co_await UploadOffset(exchange, std::move(device), std::move(id));
+    if (method == "PATCH") co_return co_await ContinueUpload(exchange, std::move(device), std::move(id));
   }
   Refused refused;
   const bool known = EndpointOf(path) != "other";
@@ -143,6 +186,16 @@ Awaitable<void> DeviceApi::Answer(Exchange& exchange, unsigned status, std::stri
   context_.metrics->CountRequest(EndpointOf(exchange.path()), status);
   std::string type(protocol::kProtobufContentType);
   auto ignored = co_await exchange.Respond(status, std::move(type), std::move(body));
+}
+
+Awaitable<void> DeviceApi::RefuseLimited(Exchange& exchange, std::string_view limit, std::string message,
+                                         Duration retry_after) {
+  context_.metrics->CountLimited(limit);
+  Refused refused;
+  refused.reason = v1::REFUSAL_REASON_RATE_LIMITED;
+  refused.message = std::move(message);
+  refused.retry_after = retry_after;
+  co_await Refuse(exchange, std::move(refused));
 }
 
 Awaitable<void> DeviceApi::Refuse(Exchange& exchange, Refused refused) {
@@ -205,7 +258,12 @@ Awaitable<void> DeviceApi::Enroll(Exchange& exchange) {
     refused.message = "this coordinator runs without TLS; there is nothing to enrol for";
     co_return co_await Refuse(exchange, std::move(refused));
   }
-  Result<std::string> body = co_await exchange.ReadAll(protocol::kMaxMessageBytes);
+  const std::string network = exchange.peer().network;
+  if (const auto wait = limits_.MayTryToken(network)) {
+    co_return co_await RefuseLimited(exchange, "bad_tokens",
+                                     "too many bad tokens came from this address; come back later", *wait);
+  }
+  Result<std::string> body = co_await exchange.ReadAll(protocol::kMaxEnrollMessageBytes);
   if (!body.ok()) co_return co_await RefuseBody(exchange, body.status());
   auto request = protocol::ParseMessage<v1::EnrollRequest>(*body);
   if (!request.ok()) {
@@ -242,8 +300,9 @@ Awaitable<void> DeviceApi::Enroll(Exchange& exchange) {
     if (status.code() != Code::kUnauthenticated && status.code() != Code::kInvalidArgument) {
       co_return co_await RefuseStatus(exchange, status);
     }
-    refused.reason =
-        status.code() == Code::kUnauthenticated ? v1::REFUSAL_REASON_BAD_TOKEN : v1::REFUSAL_REASON_MALFORMED;
+    const bool bad_token = status.code() == Code::kUnauthenticated;
+    if (bad_token) limits_.CountBadToken(network);
+    refused.reason = bad_token ? v1::REFUSAL_REASON_BAD_TOKEN : v1::REFUSAL_REASON_MALFORMED;
     refused.message = status.message();
     co_return co_await Refuse(exchange, std::move(refused));
   }

@@ -12,6 +12,7 @@
 
 #include "coordinator/service/config.h"
 #include "coordinator/service/device_directory.h"
+#include "coordinator/service/device_limits.h"
 #include "coordinator/service/metrics.h"
 #include "coordinator/service/run_driver.h"
 #include "coordinator/store/blob_store.h"
@@ -78,6 +79,7 @@ class DeviceApi {
 
   Result<DeviceId> Authenticate(const Exchange& exchange) const;
   Awaitable<void> Dispatch(Exchange& exchange);
+  Awaitable<void> Route(Exchange& exchange, DeviceId device);
 
   Awaitable<void> Enroll(Exchange& exchange);
   Awaitable<void> Checkin(Exchange& exchange, DeviceId device);
@@ -92,6 +94,8 @@ class DeviceApi {
   Awaitable<void> ReceiveInto(Exchange& exchange, Upload& upload, unsigned status, protocol::Headers headers);
   Awaitable<Status> CheckUpdate(const v1::ReportRequest& request, ReportEvent* event, bool* looked_at);
 
+  // For what goes beyond a device's or an address's share; `limit` is its label in the metrics.
+  Awaitable<void> RefuseLimited(Exchange& exchange, std::string_view limit, std::string message, Duration retry_after);
   Awaitable<void> Refuse(Exchange& exchange, Refused refused);
   Awaitable<void> RefuseStatus(Exchange& exchange, const Status& status);
   // For a body that could not be read.
@@ -100,6 +104,7 @@ class DeviceApi {
 
   DeviceApiContext context_;
   ByteBudget validation_;
+  DeviceLimits limits_;
 };
 
 }  // namespace heddle::coordinator

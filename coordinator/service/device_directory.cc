@@ -12,7 +12,7 @@ Status DeviceDirectory::Load(Store& store) {
   return OkStatus();
 }
 
-Result<DeviceId> DeviceDirectory::Authenticate(const protocol::Peer& peer) const {
+Result<DeviceId> DeviceDirectory::Authenticate(const protocol::Peer& peer, Time now) const {
   if (!peer.authenticated) {
     return Unauthenticated("this path needs a client certificate of this coordinator; enrol the device first");
   }
@@ -23,6 +23,9 @@ Result<DeviceId> DeviceDirectory::Authenticate(const protocol::Peer& peer) const
   if (found->second.serial != peer.serial_hex) {
     return Unauthenticated("the device '" + peer.device +
                            "' has enrolled again; this certificate has been replaced by a newer one");
+  }
+  if (found->second.not_after <= now) {
+    return Unauthenticated("the certificate of the device '" + peer.device + "' has expired; enrol it again");
   }
   return found->second.device;
 }

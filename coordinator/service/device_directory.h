@@ -19,8 +19,9 @@ class DeviceDirectory {
   Status Load(Store& store);
 
   // The device that a request acts for: its certificate says it, never its message. Errors: kUnauthenticated (no
-  // certificate of ours, or one that a newer enrolment has replaced); kPermissionDenied (revoked).
-  Result<DeviceId> Authenticate(const protocol::Peer& peer) const;
+  // certificate of ours, one that a newer enrolment has replaced, or one that has expired since the connection began);
+  // kPermissionDenied (revoked).
+  Result<DeviceId> Authenticate(const protocol::Peer& peer, Time now) const;
 
   // Held by whoever writes a device's row and then tells it here, so that the two are always of one mind.
   std::mutex& writing() { return writing_; }

@@ -7,9 +7,11 @@
 #include <prometheus/text_serializer.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <ctime>
 #include <filesystem>
+#include <mutex>
 
 #include "common/build_info.h"
 #include "common/clock.h"
@@ -59,6 +61,12 @@ struct Metrics::Impl {
   Family<Counter>& checkins = Counters("heddle_client_checkins_total", "Check-ins by their answer.");
   Family<Counter>& updates = Counters("heddle_client_updates_total", "Reports by their verdict.");
   Family<Counter>& refusals = Counters("heddle_refusals_total", "Refused requests and updates by reason.");
+  Family<Counter>& limited =
+      Counters("heddle_limited_requests_total", "Requests refused because one device or address asked for too much.");
+  Family<Counter>& connections_refused =
+      Counters("heddle_connections_refused_total", "Connections of devices that were not let in, by the limit.");
+  Family<Counter>& connections_timed_out =
+      Counters("heddle_connections_timed_out_total", "Connections of devices ended for being slow, by what was slow.");
   Family<Counter>& rounds = Counters("heddle_rounds_total", "Ended round attempts by outcome.");
   Counter& received = Counters("heddle_network_receive_bytes_total", "Body bytes from devices.").Add({});
   Counter& sent = Counters("heddle_network_transmit_bytes_total", "Body bytes to devices.").Add({});
@@ -84,6 +92,9 @@ struct Metrics::Impl {
   Gauge& fds = OneGauge("process_open_fds", "Open file descriptors of this process.");
   Gauge& start = OneGauge("process_start_time_seconds", "Start of this process, Unix time.");
   std::atomic<uint64_t> up{0}, down{0};
+  std::mutex showing;  // two scrapes must not both add what is new
+
+  void ShowConnections(const protocol::ServerStats& server);
 };
 
 Metrics::Metrics() : impl_(std::make_unique<Impl>()) {
@@ -97,6 +108,9 @@ Metrics::Metrics() : impl_(std::make_unique<Impl>()) {
   }
   for (const char* result : {"assigned", "rejected"}) impl_->checkins.Add({{"result", result}});
   for (const char* outcome : {"committed", "abandoned"}) impl_->rounds.Add({{"outcome", outcome}});
+  for (const char* limit : {"requests", "bytes_in_flight", "unfinished_uploads", "bad_tokens"}) {
+    impl_->limited.Add({{"limit", limit}});
+  }
 }
 
 Metrics::~Metrics() = default;
@@ -117,6 +131,8 @@ void Metrics::CountRefusal(std::string_view reason) {
   impl_->refusals.Add({{"reason", std::string(reason)}}).Increment();
 }
 
+void Metrics::CountLimited(std::string_view limit) { impl_->limited.Add({{"limit", std::string(limit)}}).Increment(); }
+
 void Metrics::AddTraffic(uint64_t received, uint64_t sent) {
   impl_->up += received;
   impl_->down += sent;
@@ -135,8 +151,24 @@ void Metrics::ObserveUpdateBytes(uint64_t bytes) { impl_->update_bytes.Observe(s
 
 Traffic Metrics::traffic() const { return {.down = impl_->down, .up = impl_->up}; }
 
+void Metrics::Impl::ShowConnections(const protocol::ServerStats& server) {
+  const auto show = [](Family<Counter>& family, const char* label, const char* value, uint64_t count) {
+    Counter& counter = family.Add({{label, value}});
+    counter.Increment(std::max(0.0, static_cast<double>(count) - counter.Value()));
+  };
+  std::lock_guard lock(showing);
+  show(connections_refused, "limit", "connections", server.refused_full);
+  show(connections_refused, "limit", "address", server.refused_address);
+  show(connections_refused, "limit", "handshakes", server.refused_handshakes);
+  show(connections_timed_out, "phase", "handshake", server.late_handshakes);
+  show(connections_timed_out, "phase", "header", server.late_heads);
+  show(connections_timed_out, "phase", "body", server.late_bodies);
+  show(connections_timed_out, "phase", "idle", server.idle_ended);
+}
+
 std::string Metrics::Text(const Gauges& gauges) {
   Impl& m = *impl_;
+  m.ShowConnections(gauges.server);
   m.round.Set(gauges.run_active ? gauges.round : 0);
   m.run_active.Set(gauges.run_active ? 1 : 0);
   m.connected.Set(static_cast<double>(gauges.server.connections_open));

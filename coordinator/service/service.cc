@@ -46,6 +46,17 @@ Result<UniqueFd> LockState(const fs::path& state_dir) {
   return fd;
 }
 
+void SetLimits(const CoordinatorConfig& config, protocol::ServerOptions* options) {
+  options->max_connections = config.max_connections;
+  options->max_connections_per_address = config.max_connections_per_address;
+  options->max_handshakes = config.max_handshakes;
+  options->handshake_timeout = Seconds(config.handshake_timeout_s);
+  options->header_timeout = Seconds(config.header_timeout_s);
+  options->keep_alive_timeout = Seconds(config.keep_alive_timeout_s);
+  options->body_idle_timeout = Seconds(config.body_idle_timeout_s);
+  options->min_body_bytes_per_s = config.min_body_bytes_per_s;
+}
+
 bool IsLoopback(const std::string& address) {
   return address == "::1" || address.starts_with("127.") || address == "localhost";
 }
@@ -105,6 +116,8 @@ Status Service::Impl::OpenStorage() {
   BlobStoreOptions blob_options;
   blob_options.root = state;
   blob_options.max_upload_bytes = config.max_pending_upload_bytes;
+  blob_options.max_device_uploads = config.max_device_uploads;
+  blob_options.max_device_upload_bytes = config.max_device_upload_bytes;
   HEDDLE_ASSIGN_OR_RETURN(blobs, BlobStore::Open(std::move(blob_options)));
   HEDDLE_RETURN_IF_ERROR(directory.Load(*store));
   return MakeDirectories(config.runs());
@@ -164,7 +177,7 @@ Status Service::Impl::OpenListeners() {
   protocol::ServerOptions device_options;
   device_options.address = config.listen_address;
   device_options.port = static_cast<uint16_t>(config.listen_port);
-  device_options.max_connections = config.max_connections;
+  SetLimits(config, &device_options);
   HEDDLE_ASSIGN_OR_RETURN(device_options.tls, Tls());
   devices = std::make_unique<protocol::Server>(
       io, device_options, [this](protocol::Exchange& exchange) { return device_api->Handle(exchange); });

@@ -17,6 +17,9 @@ namespace {
 
 using protocol::Awaitable;
 
+// Until an upload that its device has open may have ended.
+const Duration kRetryUploads = Seconds(10);
+
 std::optional<uint64_t> ParseNumber(std::optional<std::string_view> text) {
   uint64_t value = 0;
   if (!text || text->empty()) return std::nullopt;
@@ -93,6 +96,7 @@ Awaitable<void> DeviceApi::BeginUpload(Exchange& exchange, DeviceId device) {
   spec.size_bytes = *length;
 
   uint64_t limit = context_.config->max_upload_bytes;
+  if (const uint64_t own = context_.config->max_device_upload_bytes; own > 0) limit = std::min(limit, own);
   const std::optional<RunProgress> progress = context_.driver->Progress();
   std::optional<AssignmentRecord> assignment;
   bool begun_before = false;
@@ -119,6 +123,8 @@ Awaitable<void> DeviceApi::BeginUpload(Exchange& exchange, DeviceId device) {
     } else if (begun.code() == Code::kInvalidArgument) {
       refused.reason = v1::REFUSAL_REASON_MALFORMED;
       refused.message = begun.message();
+    } else if (begun.code() == Code::kFailedPrecondition) {
+      co_return co_await RefuseLimited(exchange, "unfinished_uploads", begun.message(), kRetryUploads);
     } else {
       co_return co_await RefuseStatus(exchange, begun);
     }

@@ -41,6 +41,8 @@ struct BlobStoreOptions {
   std::filesystem::path root;                      // made when absent
   uint64_t max_upload_bytes = uint64_t{64} << 30;  // declared sizes of all unfinished uploads together
   size_t max_uploads = 10'000;                     // unfinished ones
+  size_t max_device_uploads = 0;                   // likewise, of one device; 0: no limit
+  uint64_t max_device_upload_bytes = 0;            // declared sizes of one device's unfinished uploads; 0: no limit
   FileOps* files = nullptr;                        // not owned; nullptr: the real file system
 };
 
@@ -127,7 +129,8 @@ class BlobStore {
 
   // Begins an upload or finds the one with the same id: the same call again is harmless. When the blob exists already
   // the upload is finished at once. Errors: kInvalidArgument when a field is malformed or the same upload was begun
-  // with another size; kResourceExhausted beyond max_upload_bytes or max_uploads.
+  // with another size; kResourceExhausted beyond max_upload_bytes or max_uploads; kFailedPrecondition beyond the
+  // limits of one device, whose older uploads make room as far as nobody has them open.
   Result<std::unique_ptr<Upload>> BeginUpload(const UploadSpec& spec);
   // Errors: kNotFound (never begun, or discarded, or finished and closed: its device begins again and hears so).
   Result<std::unique_ptr<Upload>> FindUpload(const std::string& id);
@@ -156,9 +159,12 @@ class BlobStore {
   std::mutex& FolderMutex(const Sha256Digest& digest) { return folder_mutexes_[digest.bytes()[0]]; }
   std::set<Sha256Digest>& Doubtful(const Sha256Digest& digest) { return doubtful_[digest.bytes()[0]]; }
 
-  // Uploads. Except for the first three the entry's mutex is held.
+  // Uploads. Except for the first six the entry's mutex is held.
   Result<std::shared_ptr<Entry>> NewEntry(const UploadSpec& spec, std::string id);  // mutex_ is held
-  std::unique_ptr<Upload> MakeHandle(std::shared_ptr<Entry> entry);                 // mutex_ is held
+  void CountEntry(Entry& entry);                                                    // mutex_ is held
+  bool FitsDevice(const UploadSpec& spec) const;                                    // mutex_ is held
+  void DiscardOlderUploads(const UploadSpec& spec, const std::string& id);
+  std::unique_ptr<Upload> MakeHandle(std::shared_ptr<Entry> entry);  // mutex_ is held
   void ReleaseHandle(const std::shared_ptr<Entry>& entry);
   Status OpenEntry(Entry& entry);
   Status AppendTo(Entry& entry, uint64_t offset, std::span<const std::byte> data);
@@ -182,6 +188,12 @@ class BlobStore {
   std::map<std::string, std::shared_ptr<Entry>> entries_;  // by id: unfinished uploads, finished ones while in use
   size_t unfinished_ = 0;
   uint64_t unfinished_bytes_ = 0;
+  struct DeviceUse {
+    size_t uploads = 0;
+    uint64_t bytes = 0;
+  };
+  std::map<DeviceId, DeviceUse> device_use_;  // only of devices with an unfinished upload
+  uint64_t next_sequence_ = 0;
 };
 
 }  // namespace heddle::coordinator

@@ -50,7 +50,8 @@ struct Upload::Entry {
   UniqueFd fd;
   std::optional<Sha256Hasher> hasher;  // of the first `offset` bytes; none: to be computed from the file
 
-  int handles = 0;  // guarded by BlobStore::mutex_
+  int handles = 0;        // guarded by BlobStore::mutex_
+  uint64_t sequence = 0;  // likewise; later ones are larger
 };
 
 // ---- the handle ----
@@ -97,8 +98,7 @@ Status BlobStore::TakeUpUploads() {
     entry->spec = *spec;
     entry->part = it->path();
     entry->offset = size;
-    unfinished_bytes_ += spec->size_bytes;
-    ++unfinished_;
+    CountEntry(*entry);
     entries_.emplace(entry->id, std::move(entry));
   }
   if (error) return DiskStatus(error.value(), "cannot list the folder " + uploads_.string());
@@ -121,11 +121,54 @@ void BlobStore::ReleaseHandle(const std::shared_ptr<Entry>& entry) {
   }
 }
 
+void BlobStore::CountEntry(Entry& entry) {
+  entry.sequence = next_sequence_++;
+  unfinished_bytes_ += entry.spec.size_bytes;
+  ++unfinished_;
+  DeviceUse& use = device_use_[entry.spec.device];
+  ++use.uploads;
+  use.bytes += entry.spec.size_bytes;
+}
+
+bool BlobStore::FitsDevice(const UploadSpec& spec) const {
+  auto found = device_use_.find(spec.device);
+  const DeviceUse use = found == device_use_.end() ? DeviceUse{} : found->second;
+  const uint64_t most = options_.max_device_upload_bytes;
+  if (options_.max_device_uploads > 0 && use.uploads >= options_.max_device_uploads) return false;
+  return most == 0 || (spec.size_bytes <= most && use.bytes <= most - spec.size_bytes);
+}
+
+// A device that gave its earlier tasks up in the middle of an upload must not be kept from its next one.
+void BlobStore::DiscardOlderUploads(const UploadSpec& spec, const std::string& id) {
+  for (;;) {
+    std::shared_ptr<Entry> oldest;
+    {
+      std::lock_guard lock(mutex_);
+      if (entries_.contains(id) || FitsDevice(spec)) return;
+      for (const auto& [name, entry] : entries_) {
+        const bool idle = entry->spec.device == spec.device && entry->handles == 0 && entry->state == State::kGrowing;
+        if (idle && (!oldest || entry->sequence < oldest->sequence)) oldest = entry;
+      }
+    }
+    if (!oldest) return;
+    std::lock_guard file_lock(oldest->mutex);
+    {
+      std::lock_guard lock(mutex_);
+      if (oldest->handles > 0) continue;  // opened just now: it is no candidate the next time
+    }
+    if (oldest->state == State::kGrowing) EndEntry(*oldest, false);
+  }
+}
+
 Result<std::shared_ptr<BlobStore::Entry>> BlobStore::NewEntry(const UploadSpec& spec, std::string id) {
   if (unfinished_ >= options_.max_uploads || spec.size_bytes > options_.max_upload_bytes ||
       unfinished_bytes_ > options_.max_upload_bytes - spec.size_bytes) {
     return ResourceExhausted("the budget for unfinished uploads is used up (" + std::to_string(unfinished_) + " with " +
                              std::to_string(unfinished_bytes_) + " bytes); come back later");
+  }
+  if (!FitsDevice(spec)) {
+    return FailedPrecondition(
+        "the device has as many unfinished uploads under way as it may; finish one of them first");
   }
   auto entry = std::make_shared<Entry>();
   entry->id = std::move(id);
@@ -139,8 +182,7 @@ Result<std::shared_ptr<BlobStore::Entry>> BlobStore::NewEntry(const UploadSpec& 
   if (!fd.ok()) return fd.status();
   entry->fd = *std::move(fd);
   entry->hasher.emplace();
-  unfinished_bytes_ += spec.size_bytes;
-  ++unfinished_;
+  CountEntry(*entry);
   entries_[entry->id] = entry;
   HEDDLE_FAILPOINT(kUploadBegun);
   return entry;
@@ -157,6 +199,7 @@ Result<std::unique_ptr<Upload>> BlobStore::BeginUpload(const UploadSpec& spec) {
     }
   }
   std::string id = UploadId(spec);
+  if (!have) DiscardOlderUploads(spec, id);
   std::unique_ptr<Upload> upload;
   {
     std::lock_guard lock(mutex_);
@@ -310,6 +353,9 @@ void BlobStore::EndEntry(Entry& entry, bool finished) {
   entry.state = finished ? State::kFinished : State::kDiscarded;
   --unfinished_;
   unfinished_bytes_ -= entry.spec.size_bytes;
+  auto use = device_use_.find(entry.spec.device);
+  use->second.bytes -= entry.spec.size_bytes;
+  if (--use->second.uploads == 0) device_use_.erase(use);
   auto found = entries_.find(entry.id);
   bool mine = found != entries_.end() && found->second.get() == &entry;
   if (mine && (!finished || entry.handles == 0)) entries_.erase(found);

@@ -185,7 +185,7 @@ Awaitable<Status> HttpClient::Impl::SendHead(const HttpRequest& request, std::op
       FormatRequestHead(request.method, request.target, HostHeader(), request.content_type, length, headers);
   const bool more = length.value_or(0) > body.size();
   head += body;
-  stream->SetIdleLimit(options.idle_timeout);
+  stream->SetPace(options.idle_timeout, Duration(0), 0);
   co_return co_await stream->Write(head, more);
 }
 
@@ -237,7 +237,7 @@ Awaitable<Result<size_t>> HttpClient::Impl::ReadBody(std::span<std::byte> buffer
   input.erase(0, early);
   size_t got = early;
   if (got < buffer.size()) {
-    stream->SetIdleLimit(options.idle_timeout);
+    stream->SetPace(options.idle_timeout, Duration(0), 0);
     Result<size_t> read = co_await stream->Read(buffer.subspan(got), /*fill=*/true);
     if (!read.ok() && got == 0) co_return read.status();
     if (read.ok()) got += *read;

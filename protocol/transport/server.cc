@@ -1,9 +1,5 @@
-// The server of server.h: accepting, one coroutine a connection, and the Exchange that handlers see.
+// The server of server.h: accepting, and one coroutine a connection.
 #include "protocol/transport/server.h"
-
-#include <fcntl.h>
-#include <openssl/ssl.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
@@ -17,12 +13,13 @@
 #include <boost/asio/strand.hpp>
 #include <boost/asio/use_awaitable.hpp>
 #include <condition_variable>
-#include <cstring>
 #include <mutex>
 #include <unordered_map>
 
 #include "common/logging.h"
 #include "protocol/refusal.h"
+#include "protocol/transport/connection_gate.h"
+#include "protocol/transport/http_exchange.h"
 #include "protocol/transport/http_head.h"
 #include "protocol/transport/stream.h"
 
@@ -30,14 +27,15 @@ namespace heddle::protocol {
 
 namespace asio = boost::asio;
 using asio::ip::tcp;
+using internal::Connection;
+using internal::Counters;
+using internal::HttpExchange;
 using internal::Stream;
 
 namespace {
 
 constexpr auto kTuple = asio::as_tuple(asio::use_awaitable);
 constexpr size_t kHeadReadBytes = 4096;
-// An unread body up to this size is read and thrown away, so that the connection can be used again.
-constexpr uint64_t kMaxDrainBytes = 64 << 10;
 // After an answer that ends the connection early, the peer gets this long (and this many bytes) to stop talking:
 // closing with bytes unread would make its kernel throw our answer away.
 constexpr uint64_t kMaxLingerBytes = uint64_t{64} << 20;
@@ -52,45 +50,6 @@ Status SocketStatus(const boost::system::error_code& error, const std::string& w
   if (error == boost::system::errc::address_not_available) code = Code::kInvalidArgument;
   return {code, what + ": " + error.message()};
 }
-
-// The peer as the handshake left it. A resumed session brings its certificate along without looking at the clock again,
-// so this does.
-void ReadPeer(SSL* ssl, Peer* peer) {
-  X509* certificate = ssl ? SSL_get0_peer_certificate(ssl) : nullptr;
-  if (!certificate || SSL_get_verify_result(ssl) != X509_V_OK) return;
-  if (X509_cmp_current_time(X509_get0_notBefore(certificate)) >= 0 ||
-      X509_cmp_current_time(X509_get0_notAfter(certificate)) <= 0)
-    return;
-  peer->device = internal::CommonNameOf(certificate);
-  peer->serial_hex = internal::SerialHexOf(certificate);
-  peer->authenticated = !peer->device.empty();
-}
-
-struct Counters {
-  std::atomic<uint64_t> accepted{0}, handshakes_failed{0}, requests{0}, bytes_in{0}, bytes_out{0};
-};
-
-// What lives as long as one connection. Used on its strand only, but for `id`.
-struct Connection {
-  uint64_t id = 0;
-  std::shared_ptr<Stream> stream;
-  asio::cancellation_signal cancel;
-  Peer peer;
-  std::string input;      // bytes read and not used yet: a head, the beginning of a body, a pipelined request
-  size_t input_used = 0;  // of them
-  bool idle = false;      // between requests
-  bool stopping = false;
-  uint64_t counted_in = 0, counted_out = 0;  // of the stream's bytes, already in the server's counters
-
-  std::string_view unread() const { return std::string_view(input).substr(input_used); }
-  void Consume(size_t n) {
-    input_used += n;
-    if (input_used < input.size()) return;
-    input_used = 0;
-    input.clear();
-    if (input.capacity() > 64) std::string().swap(input);  // an idle connection holds nothing
-  }
-};
 
 // Reads what is there into memory of the thread, so that a connection without a request owns none. Not a coroutine: the
 // address of thread-local memory must not live across a suspension.
@@ -108,174 +67,6 @@ Stream::Attempt ReadIntoNothing(Connection& connection) {
 
 }  // namespace
 
-class HttpExchange final : public Exchange {
- public:
-  HttpExchange(Connection& connection, RequestHead head, const ServerOptions& options)
-      : connection_(connection), stream_(*connection.stream), head_(std::move(head)), options_(options) {
-    remaining_ = head_.content_length.value_or(0);
-    wants_continue_ = head_.expects_continue && remaining_ > 0;
-  }
-
-  const Peer& peer() const override { return connection_.peer; }
-  std::string_view method() const override { return head_.method; }
-  const std::string& path() const override { return head_.path; }
-  std::optional<std::string> Query(std::string_view name) const override { return FindQuery(head_.query, name); }
-  std::optional<std::string_view> Header(std::string_view name) const override {
-    return FindHeader(head_.headers, name);
-  }
-  std::optional<uint64_t> content_length() const override { return head_.content_length; }
-  bool stopping() const override { return connection_.stopping; }
-  uint64_t bytes_in() const override { return bytes_in_; }
-  uint64_t bytes_out() const override { return bytes_out_; }
-
-  Awaitable<Result<size_t>> ReadBody(std::span<std::byte> buffer) override;
-  Awaitable<Result<std::string>> ReadAll(size_t limit) override;
-  Awaitable<Status> Respond(unsigned status, std::string content_type, std::string body, Headers headers) override;
-  Awaitable<Status> RespondFile(unsigned status, std::string content_type, const std::filesystem::path& file,
-                                uint64_t offset, uint64_t length, Headers headers) override;
-  Awaitable<void> WaitGone() override {
-    // A pipelined request means that the peer was there a moment ago and is not waiting for an end to this one.
-    return stream_.WaitGone();
-  }
-
-  bool answered() const { return answered_; }
-  // After the answer: makes the connection ready for the next request. False: it must be closed.
-  Awaitable<bool> Finish();
-  bool must_linger() const { return remaining_ > 0 || wants_continue_; }
-
- private:
-  std::string BeginAnswer(unsigned status, std::string_view content_type, uint64_t length, const Headers& headers);
-  Awaitable<Status> SendBody(int fd, uint64_t offset, uint64_t length);
-
-  Connection& connection_;
-  Stream& stream_;
-  RequestHead head_;
-  const ServerOptions& options_;
-  uint64_t remaining_ = 0;  // of the body
-  bool wants_continue_ = false;
-  bool answered_ = false;
-  bool complete_ = false;  // the whole answer went out
-  bool keep_alive_ = true;
-  uint64_t bytes_in_ = 0, bytes_out_ = 0;
-};
-
-Awaitable<Result<size_t>> HttpExchange::ReadBody(std::span<std::byte> buffer) {
-  if (remaining_ == 0 || buffer.empty()) co_return size_t{0};
-  if (buffer.size() > remaining_) buffer = buffer.first(remaining_);
-  size_t got = 0;
-  if (const std::string_view early = connection_.unread(); !early.empty()) {
-    got = std::min(early.size(), buffer.size());
-    std::memcpy(buffer.data(), early.data(), got);
-    connection_.Consume(got);
-  }
-  if (got < buffer.size()) {
-    stream_.SetIdleLimit(options_.body_idle_timeout);
-    if (wants_continue_) {
-      wants_continue_ = false;
-      if (Status sent = co_await stream_.Write(std::string_view("HTTP/1.1 100 Continue\r\n\r\n"), false); !sent.ok())
-        co_return sent;
-    }
-    Result<size_t> read = co_await stream_.Read(buffer.subspan(got), /*fill=*/true);
-    stream_.ClearDeadline();
-    if (!read.ok() && got == 0) co_return read.status();
-    if (read.ok()) got += *read;
-    if (got == 0) co_return Unavailable("the peer closed the connection in the middle of a body");
-  }
-  wants_continue_ = false;
-  remaining_ -= got;
-  bytes_in_ += got;
-  co_return got;
-}
-
-Awaitable<Result<std::string>> HttpExchange::ReadAll(size_t limit) {
-  if (remaining_ > limit)
-    co_return ResourceExhausted("the body has " + std::to_string(remaining_) + " bytes, more than the limit of " +
-                                std::to_string(limit));
-  std::string body;
-  while (remaining_ > 0) {
-    // Memory follows what has really come, not what was promised.
-    const size_t old = body.size();
-    body.resize(old + std::min<uint64_t>(remaining_, std::max<size_t>(old, kHeadReadBytes)));
-    Result<size_t> read = co_await ReadBody(std::as_writable_bytes(std::span(body).subspan(old)));
-    if (!read.ok()) co_return read.status();
-    body.resize(old + *read);
-  }
-  co_return body;
-}
-
-// Decides whether the connection can live on and writes the head.
-std::string HttpExchange::BeginAnswer(unsigned status, std::string_view content_type, uint64_t length,
-                                      const Headers& headers) {
-  answered_ = true;
-  keep_alive_ = head_.keep_alive && !connection_.stopping && !wants_continue_ && remaining_ <= kMaxDrainBytes;
-  const bool no_length = status == 204 || status == 304 || status < 200;
-  return FormatResponseHead(status, content_type, no_length ? std::nullopt : std::optional<uint64_t>(length), headers,
-                            keep_alive_);
-}
-
-Awaitable<Status> HttpExchange::Respond(unsigned status, std::string content_type, std::string body, Headers headers) {
-  if (answered_) co_return FailedPrecondition("the request was answered already");
-  std::string answer = BeginAnswer(status, content_type, body.size(), headers);
-  const bool without_body = head_.method == "HEAD" || status == 204 || status == 304;
-  stream_.SetIdleLimit(options_.body_idle_timeout);
-  if (!without_body) {
-    bytes_out_ += body.size();
-    answer += body;
-  }
-  Status sent = co_await stream_.Write(answer, /*more=*/false);
-  stream_.ClearDeadline();
-  complete_ = sent.ok();
-  co_return sent;
-}
-
-Awaitable<Status> HttpExchange::RespondFile(unsigned status, std::string content_type,
-                                            const std::filesystem::path& file, uint64_t offset, uint64_t length,
-                                            Headers headers) {
-  if (answered_) co_return FailedPrecondition("the request was answered already");
-  UniqueFd fd(::open(file.c_str(), O_RDONLY | O_CLOEXEC | O_NOCTTY));
-  if (!fd.valid()) co_return ErrnoStatus(errno, "cannot open " + file.string());
-  const off_t size = ::lseek(fd.get(), 0, SEEK_END);
-  if (size < 0) co_return ErrnoStatus(errno, "cannot seek in " + file.string());
-  if (offset > static_cast<uint64_t>(size) || length > static_cast<uint64_t>(size) - offset)
-    co_return OutOfRange(file.string() + " has " + std::to_string(size) + " bytes, fewer than asked for");
-  const std::string answer = BeginAnswer(status, content_type, length, headers);
-  const bool body = head_.method != "HEAD" && length > 0;
-  stream_.SetIdleLimit(options_.body_idle_timeout);
-  Status sent = co_await stream_.Write(answer, /*more=*/body);
-  if (sent.ok() && body) sent = co_await SendBody(fd.get(), offset, length);
-  stream_.ClearDeadline();
-  complete_ = sent.ok();
-  co_return sent;
-}
-
-Awaitable<Status> HttpExchange::SendBody(int fd, uint64_t offset, uint64_t length) {
-  const size_t piece = static_cast<size_t>(std::min<uint64_t>(length, kIoBufferBytes));
-  const auto buffer = std::make_unique_for_overwrite<std::byte[]>(piece);
-  while (length > 0) {
-    const size_t want = static_cast<size_t>(std::min<uint64_t>(length, piece));
-    const ssize_t got = ::pread(fd, buffer.get(), want, static_cast<off_t>(offset));
-    if (got < 0 && errno == EINTR) continue;
-    if (got < 0) co_return ErrnoStatus(errno, "cannot read a file to send");
-    if (got == 0) co_return DataLoss("a file became shorter while it was sent");
-    length -= static_cast<uint64_t>(got);
-    offset += static_cast<uint64_t>(got);
-    const Status sent = co_await stream_.Write({buffer.get(), static_cast<size_t>(got)}, /*more=*/length > 0);
-    if (!sent.ok()) co_return sent;
-    bytes_out_ += static_cast<uint64_t>(got);
-  }
-  co_return OkStatus();
-}
-
-Awaitable<bool> HttpExchange::Finish() {
-  if (!complete_ || !keep_alive_) co_return false;
-  std::byte sink[kHeadReadBytes];
-  while (remaining_ > 0) {
-    Result<size_t> read = co_await ReadBody(sink);
-    if (!read.ok()) co_return false;
-  }
-  co_return true;
-}
-
 // ---- the server ----
 
 struct Server::Impl : std::enable_shared_from_this<Server::Impl> {
@@ -286,11 +77,17 @@ struct Server::Impl : std::enable_shared_from_this<Server::Impl> {
         accept_strand(asio::make_strand(context)),
         acceptor(accept_strand),
         accept_timer(accept_strand),
-        tls(options.tls) {}
+        tls(options.tls),
+        gate({.connections = options.max_connections,
+              .per_address = options.max_connections_per_address,
+              .handshakes = options.tls ? options.max_handshakes : 0}) {}
 
   Status Listen();
   Awaitable<void> AcceptLoop();
-  void Adopt(tcp::socket socket);
+  Awaitable<void> WaitForHandshakes();
+  void HandshakeEnded(const Connection& connection);
+  void Begin(const std::shared_ptr<Connection>& connection);
+  std::shared_ptr<Connection> Admit(tcp::socket& socket);
   Awaitable<void> Serve(std::shared_ptr<Connection> connection);
   Awaitable<bool> Greet(Connection& connection);
   Awaitable<std::optional<RequestHead>> ReadHead(Connection& connection);
@@ -309,6 +106,7 @@ struct Server::Impl : std::enable_shared_from_this<Server::Impl> {
   tcp::acceptor acceptor;
   asio::steady_timer accept_timer;
   std::atomic<bool> stopping{false};
+  std::atomic<bool> accept_waits{false};  // for a handshake to end
   std::atomic<uint16_t> port{0};
   Counters counters;
 
@@ -316,6 +114,7 @@ struct Server::Impl : std::enable_shared_from_this<Server::Impl> {
   std::condition_variable gone;
   std::shared_ptr<asio::ssl::context> tls;
   std::unordered_map<uint64_t, std::shared_ptr<Connection>> connections;
+  ConnectionGate gate;
   uint64_t next_id = 1;
   bool accepting = false;
 };
@@ -345,7 +144,11 @@ Awaitable<void> Server::Impl::AcceptLoop() {
     auto [error] = co_await acceptor.async_accept(socket, kTuple);
     if (stopping || error == asio::error::operation_aborted) break;
     if (!error) {
-      Adopt(std::move(socket));
+      Counters::Add(counters.accepted);
+      if (const std::shared_ptr<Connection> connection = Admit(socket)) {
+        co_await WaitForHandshakes();
+        Begin(connection);
+      }
       continue;
     }
     // Out of descriptors or memory: the waiting peers stay in the kernel's queue until some are free again.
@@ -357,20 +160,72 @@ Awaitable<void> Server::Impl::AcceptLoop() {
   }
 }
 
-void Server::Impl::Adopt(tcp::socket socket) {
-  counters.accepted.fetch_add(1, std::memory_order_relaxed);
-  auto connection = std::make_shared<Connection>();
-  boost::system::error_code error;
-  const tcp::endpoint remote = socket.remote_endpoint(error);
-  if (!error) connection->peer.address = remote.address().to_string() + ":" + std::to_string(remote.port());
-  std::shared_ptr<asio::ssl::context> context;
+// While as many peers as may are shaking hands, the next ones wait in the kernel's queue: a crowd that comes back at
+// once is taken in order. Whoever takes its time over it then loses its place, so that silence cannot keep others out.
+Awaitable<void> Server::Impl::WaitForHandshakes() {
+  while (!stopping) {
+    accept_waits = true;  // before the look: whoever ends from now on wakes us
+    std::optional<ConnectionGate::Congestion> congestion;
+    std::shared_ptr<Connection> oldest;
+    {
+      std::lock_guard lock(mutex);
+      congestion = gate.MakeRoom(std::chrono::steady_clock::now());
+      if (congestion && congestion->end) {
+        auto found = connections.find(*congestion->end);
+        if (found != connections.end()) oldest = found->second;
+      }
+    }
+    if (!congestion) break;
+    if (congestion->end) {
+      Counters::Add(counters.refused_handshakes);
+      if (oldest) {
+        auto executor = oldest->stream->executor();
+        asio::post(executor, [oldest = std::move(oldest)] { oldest->stream->Close(); });
+      }
+      continue;
+    }
+    accept_timer.expires_after(congestion->wait);
+    co_await accept_timer.async_wait(kTuple);
+  }
+  accept_waits = false;
+}
+
+void Server::Impl::HandshakeEnded(const Connection& connection) {
   {
     std::lock_guard lock(mutex);
-    if (stopping || connections.size() >= options.max_connections) return;  // the socket closes
-    context = tls;
-    connection->id = next_id++;
-    connection->stream = std::make_shared<Stream>(std::move(socket), std::move(context), Stream::Side::kServer);
-    connections.emplace(connection->id, connection);
+    gate.HandshakeEnded(connection.id);
+  }
+  if (accept_waits.exchange(false))
+    asio::post(accept_strand, [self = shared_from_this()] { self->accept_timer.cancel(); });
+}
+
+// Nothing: the peer is not let in, and its socket closes.
+std::shared_ptr<Connection> Server::Impl::Admit(tcp::socket& socket) {
+  boost::system::error_code error;
+  const tcp::endpoint remote = socket.remote_endpoint(error);
+  if (error) return nullptr;  // gone already
+  std::string network = NetworkOf(remote.address());
+  std::lock_guard lock(mutex);
+  if (stopping) return nullptr;
+  const auto verdict = gate.Admit(network);
+  if (verdict != ConnectionGate::Verdict::kAdmitted) {
+    Counters::Add(verdict == ConnectionGate::Verdict::kFull ? counters.refused_full : counters.refused_address);
+    return nullptr;
+  }
+  auto connection = std::make_shared<Connection>();
+  connection->id = next_id++;
+  connection->peer.address = remote.address().to_string() + ":" + std::to_string(remote.port());
+  connection->peer.network = std::move(network);
+  connection->stream = std::make_shared<Stream>(std::move(socket), tls, Stream::Side::kServer);
+  connections.emplace(connection->id, connection);
+  return connection;
+}
+
+void Server::Impl::Begin(const std::shared_ptr<Connection>& connection) {
+  if (stopping) return Forget(connection);
+  {
+    std::lock_guard lock(mutex);
+    gate.HandshakeBegins(connection->id, std::chrono::steady_clock::now());
   }
   auto self = shared_from_this();
   asio::co_spawn(
@@ -382,7 +237,9 @@ void Server::Impl::Adopt(tcp::socket socket) {
 void Server::Impl::Forget(const std::shared_ptr<Connection>& connection) {
   connection->stream->Close();
   Count(*connection);
+  HandshakeEnded(*connection);
   std::lock_guard lock(mutex);
+  gate.Leave(connection->id, connection->peer.network);
   connections.erase(connection->id);
   gone.notify_all();
 }
@@ -417,10 +274,12 @@ Awaitable<bool> Server::Impl::Greet(Connection& connection) {
   connection.stream->SetDeadline(options.handshake_timeout);
   const Status status = co_await connection.stream->Handshake();
   if (status.ok()) {
-    ReadPeer(connection.stream->ssl(), &connection.peer);
+    HandshakeEnded(connection);
+    internal::ReadPeer(connection.stream->ssl(), &connection.peer);
     co_return true;
   }
-  counters.handshakes_failed.fetch_add(1, std::memory_order_relaxed);
+  Counters::Add(counters.handshakes_failed);
+  if (status.code() == Code::kDeadlineExceeded) Counters::Add(counters.late_handshakes);
   Log(Severity::kDebug, "a TLS handshake failed", {{"error", status.message()}, {"peer", connection.peer.address}});
   if (status.code() == Code::kUnauthenticated) co_await Linger(connection);  // let the alert arrive
   co_return false;
@@ -466,25 +325,28 @@ Awaitable<std::optional<RequestHead>> Server::Impl::ReadHead(Connection& connect
     if (connection.idle && connection.stopping) co_return std::nullopt;
     const Status readable = co_await stream.WaitReadable();
     connection.idle = false;
+    if (readable.code() == Code::kDeadlineExceeded) {
+      Counters::Add(begun ? counters.late_heads : counters.idle_ended);
+    }
     if (!readable.ok()) co_return std::nullopt;
   }
 }
 
 Awaitable<void> Server::Impl::RefuseHead(Connection& connection, const HeadError& error) {
-  counters.requests.fetch_add(1, std::memory_order_relaxed);
+  Counters::Add(counters.requests);
   const bool large = error.status == 413 || error.status == 414 || error.status == 431;
   const std::string body =
       SerializeRefusal(MakeRefusal(large ? v1::REFUSAL_REASON_TOO_LARGE : v1::REFUSAL_REASON_MALFORMED, error.message));
   const std::string answer =
       FormatResponseHead(error.status, kProtobufContentType, body.size(), {}, /*keep_alive=*/false) + body;
-  connection.stream->SetIdleLimit(options.body_idle_timeout);
+  connection.stream->SetPace(options.body_idle_timeout, options.body_idle_timeout, options.min_body_bytes_per_s);
   const Status sent = co_await connection.stream->Write(answer, /*more=*/false);
   if (sent.ok()) co_await Linger(connection);
 }
 
 Awaitable<bool> Server::Impl::Answer(Connection& connection, RequestHead head) {
-  counters.requests.fetch_add(1, std::memory_order_relaxed);
-  HttpExchange exchange(connection, std::move(head), options);
+  Counters::Add(counters.requests);
+  HttpExchange exchange(connection, std::move(head), options, counters);
   std::string failure;
   try {
     co_await handler(exchange);
@@ -619,6 +481,13 @@ ServerStats Server::stats() const {
   stats.connections_accepted = impl_->counters.accepted;
   stats.handshakes_failed = impl_->counters.handshakes_failed;
   stats.requests = impl_->counters.requests;
+  stats.refused_full = impl_->counters.refused_full;
+  stats.refused_address = impl_->counters.refused_address;
+  stats.refused_handshakes = impl_->counters.refused_handshakes;
+  stats.late_handshakes = impl_->counters.late_handshakes;
+  stats.late_heads = impl_->counters.late_heads;
+  stats.late_bodies = impl_->counters.late_bodies;
+  stats.idle_ended = impl_->counters.idle_ended;
   stats.bytes_in = impl_->counters.bytes_in;
   stats.bytes_out = impl_->counters.bytes_out;
   std::lock_guard lock(impl_->mutex);

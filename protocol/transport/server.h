@@ -38,6 +38,7 @@ struct Peer {
   std::string device;          // its common name; empty unless authenticated
   std::string serial_hex;      // its serial number, lower case
   std::string address;         // "127.0.0.1:4711", for logs only
+  std::string network;         // what limits per address count by: "127.0.0.1", "2001:db8:0:1::/64"
 };
 
 // One request and its answer. Lives on the stack of the connection's coroutine; never outlives the handler's co_return.
@@ -83,15 +84,26 @@ struct ServerOptions {
   uint16_t port = 0;                               // 0: any free one
   std::shared_ptr<boost::asio::ssl::context> tls;  // null: plain TCP
   size_t max_connections = 10'000;                 // further ones are closed at once
+  size_t max_connections_per_address = 0;          // likewise; an address is an IPv4 one or an IPv6 /64; 0: no limit
+  // Further peers wait to be accepted; a handshake older than a second then makes room for them. 0: no limit.
+  size_t max_handshakes = 1000;
   Duration handshake_timeout = Seconds(10);
   Duration header_timeout = Seconds(30);       // from the first byte of a request to the end of its head
   Duration keep_alive_timeout = Seconds(120);  // between requests
   Duration body_idle_timeout = Seconds(60);    // without a byte of a body either way
+  // A body either way that is slower than this (on average, after one body_idle_timeout) ends the connection. 0: no
+  // limit.
+  uint64_t min_body_bytes_per_s = 1024;
 };
 
+// Since Start, but for connections_open.
 struct ServerStats {
   uint64_t connections_accepted = 0, connections_open = 0, handshakes_failed = 0, requests = 0, bytes_in = 0,
            bytes_out = 0;
+  // Not let in: in all, by their address; ended because their handshake kept others waiting.
+  uint64_t refused_full = 0, refused_address = 0, refused_handshakes = 0;
+  // Ended for taking too long over a handshake, a head, a body (either way), or between requests.
+  uint64_t late_handshakes = 0, late_heads = 0, late_bodies = 0, idle_ended = 0;
 };
 
 class Server {

@@ -151,17 +151,17 @@ SessionPtr Stream::TakeSession() {
 // ---- time ----
 
 void Stream::SetDeadline(Duration from_now) {
-  idle_limit_.reset();
+  pace_.reset();
   Arm(Clock::now() + from_now);
 }
 
-void Stream::SetIdleLimit(Duration idle) {
-  idle_limit_ = idle;
-  Arm(Clock::now() + idle);
+void Stream::SetPace(Duration idle, Duration allowance, uint64_t bytes_per_s) {
+  pace_ = Pace{.idle = idle, .latest = Clock::now() + allowance, .bytes_per_s = bytes_per_s};
+  Arm(pace_->Deadline());
 }
 
 void Stream::ClearDeadline() {
-  idle_limit_.reset();
+  pace_.reset();
   deadline_.reset();  // an armed timer finds nothing to do when it fires
 }
 
@@ -194,7 +194,9 @@ void Stream::Progress(size_t in, size_t out) {
   bytes_in_ += in;
   bytes_out_ += out;
   unyielded_ += in + out;
-  if (idle_limit_ && deadline_) deadline_ = Clock::now() + *idle_limit_;
+  if (!pace_ || !deadline_) return;
+  pace_->bytes += in + out;
+  deadline_ = pace_->Deadline();
 }
 
 // ---- waiting ----
@@ -383,7 +385,7 @@ bool Stream::SendGathered() {
       return false;
     }
     gathered_sent_ += static_cast<size_t>(n);
-    if (idle_limit_ && deadline_) deadline_ = Clock::now() + *idle_limit_;
+    if (pace_ && deadline_) deadline_ = pace_->Deadline();
   }
   gathered_.clear();
   gathered_sent_ = 0;

@@ -10,6 +10,7 @@
 // At most one coroutine reads or waits at a time, and at most one writes.
 #pragma once
 
+#include <algorithm>
 #include <boost/asio/any_io_executor.hpp>
 #include <boost/asio/awaitable.hpp>
 #include <boost/asio/ip/tcp.hpp>
@@ -51,9 +52,10 @@ class Stream : public std::enable_shared_from_this<Stream> {
   Awaitable<Status> Handshake();
   SSL* ssl() const { return ssl_.get(); }
 
-  // Deadlines, enforced by one timer: at a time from now, moved by nothing; or so long after the last byte either way.
+  // Deadlines, enforced by one timer: at a time from now, moved by nothing; or so long after the last byte either way,
+  // and (bytes_per_s > 0) not later than `allowance` plus the time that the bytes moved from now on need at that rate.
   void SetDeadline(Duration from_now);
-  void SetIdleLimit(Duration idle);
+  void SetPace(Duration idle, Duration allowance, uint64_t bytes_per_s);
   void ClearDeadline();
 
   // What can be read without waiting. 0 bytes: nothing now, or the end; see the state.
@@ -129,7 +131,17 @@ class Stream : public std::enable_shared_from_this<Stream> {
   bool timer_armed_ = false;
   Clock::time_point timer_at_;
   std::optional<Clock::time_point> deadline_;
-  std::optional<Duration> idle_limit_;
+  struct Pace {
+    Duration idle{0};
+    Clock::time_point latest;  // where the allowance ends, before what the bytes earn
+    uint64_t bytes_per_s = 0, bytes = 0;
+    Clock::time_point Deadline() const {
+      const Clock::time_point silent = Clock::now() + idle;
+      if (bytes_per_s == 0) return silent;
+      return std::min(silent, latest + Seconds(static_cast<double>(bytes) / static_cast<double>(bytes_per_s)));
+    }
+  };
+  std::optional<Pace> pace_;
 
   uint64_t bytes_in_ = 0, bytes_out_ = 0;
 };

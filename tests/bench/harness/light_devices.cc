@@ -56,7 +56,11 @@ struct LightDevices::Device {
 LightDevices::LightDevices(const Context& context, fs::path folder, int count)
     : context_(context),
       folder_(std::move(folder)),
-      fleet_({.folder = folder_ / "fleet", .bin = context.bin, .coordinator_settings = {{"log.level", "\"warning\""}}}),
+      fleet_({.folder = folder_ / "fleet",
+              .bin = context.bin,
+              .coordinator_settings = {{"log.level", "\"warning\""},
+                                       {"limits.max_connections_per_address", "0"},
+                                       {"limits.device_requests_per_s", "0"}}}),
       guard_(asio::make_work_guard(io_)) {
   for (int i = 0; i < 2; ++i) threads_.emplace_back([this] { io_.run(); });
   for (int i = 0; i < count; ++i) {

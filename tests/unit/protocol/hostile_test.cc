@@ -205,6 +205,72 @@ TEST_F(Hostile, StalledBodyIsADeadlineForTheHandler) {
   EXPECT_TRUE(peer.ReadToEnd());
 }
 
+// Each byte comes within the idle time, but the whole would take for ever.
+TEST_F(Hostile, ABodyThatTricklesEndsLikeOneThatStalls) {
+  std::promise<Status> seen;
+  routes_["/body"] = [&](Exchange& exchange) -> Awaitable<void> {
+    const Result<std::string> body = co_await exchange.ReadAll(1 << 20);
+    seen.set_value(body.status());
+  };
+  ServerOptions options;
+  options.body_idle_timeout = Seconds(0.3);
+  options.min_body_bytes_per_s = 1 << 20;
+  Serve(options, false);
+  RawPeer peer(server_->port());
+  ASSERT_TRUE(peer.Send("POST /body HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n"));
+  std::future<Status> ended = seen.get_future();
+  int sent = 0;
+  while (ended.wait_for(std::chrono::milliseconds(10)) != std::future_status::ready && peer.Send("x")) ++sent;
+  EXPECT_EQ(ended.get().code(), Code::kDeadlineExceeded);
+  EXPECT_GT(sent, 1) << "it was heard for a while";
+  EXPECT_TRUE(peer.ReadToEnd());
+  EXPECT_EQ(server_->stats().late_bodies, 1U);
+}
+
+TEST_F(Hostile, ABodyMayTakeItsTimeAsLongAsItKeepsItsPace) {
+  ServerOptions options;
+  options.body_idle_timeout = Seconds(5);
+  options.min_body_bytes_per_s = 1000;
+  Serve(options, false);
+  RawPeer peer(server_->port());
+  const std::string body = MakeBytes(200'000);
+  ASSERT_TRUE(peer.Send("POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 200000\r\n\r\n"));
+  for (size_t i = 0; i < body.size(); i += 10'000) {
+    ASSERT_TRUE(peer.Send(std::string_view(body).substr(i, 10'000)));
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
+  EXPECT_TRUE(peer.ReadAnswer().ends_with(body));
+  EXPECT_EQ(server_->stats().late_bodies, 0U);
+}
+
+TEST_F(Hostile, AnAddressHasOnlySoManyConnections) {
+  ServerOptions options;
+  options.max_connections_per_address = 2;
+  Serve(options, false);
+  RawPeer first(server_->port());
+  auto second = std::make_unique<RawPeer>(server_->port());
+  ASSERT_TRUE(Eventually([&] { return server_->stats().connections_open == 2; }));
+  RawPeer third(server_->port());
+  EXPECT_TRUE(third.ReadToEnd());
+  EXPECT_EQ(server_->stats().refused_address, 1U);
+  second.reset();
+  ASSERT_TRUE(Eventually([&] { return server_->stats().connections_open == 1; }));
+  ExpectStillServing();
+}
+
+// Two places for handshakes, both taken by peers that say nothing: the next one gets the place of the older.
+TEST_F(Hostile, SilentHandshakesMakeRoomForOthers) {
+  ServerOptions options;
+  options.max_handshakes = 2;
+  options.handshake_timeout = Seconds(300);
+  Serve(options);
+  RawPeer silent(server_->port()), silent_too(server_->port());
+  ASSERT_TRUE(Eventually([&] { return server_->stats().connections_open == 2; }));
+  EXPECT_TRUE(Send(Client(), {"GET", "/who"}).ok());
+  EXPECT_TRUE(silent.ReadToEnd());
+  EXPECT_EQ(server_->stats().refused_handshakes, 1U);
+}
+
 TEST_F(Hostile, PeerThatDoesNotReadItsAnswerIsCutOff) {
   ASSERT_TRUE(WriteFileAtomically(file_, MakeBytes(size_t{24} << 20)).ok());
   std::promise<Status> seen;

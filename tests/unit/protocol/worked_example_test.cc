@@ -120,6 +120,7 @@ TEST(ProtocolPage, HasTheLimits) {
   const std::pair<const char*, uint64_t> limits[] = {{"kMaxHttpHeaderBytes", kMaxHttpHeaderBytes},
                                                      {"kMaxTargetBytes", kMaxTargetBytes},
                                                      {"kMaxMessageBytes", kMaxMessageBytes},
+                                                     {"kMaxEnrollMessageBytes", kMaxEnrollMessageBytes},
                                                      {"kMaxWorkerMessageBytes", kMaxWorkerMessageBytes},
                                                      {"kMaxReportMessageBytes", kMaxReportMessageBytes},
                                                      {"kMaxBlobNameBytes", kMaxBlobNameBytes},

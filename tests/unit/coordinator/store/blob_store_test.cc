@@ -389,6 +389,39 @@ TEST_F(BlobStoreTest, UploadsHaveABudgetOfTheirNumber) {
   EXPECT_TRUE(store_->BeginUpload(SpecFor("two")).ok());
 }
 
+TEST_F(BlobStoreTest, ADevicesOlderUploadsMakeRoomForItsNewOneButNotThoseInUse) {
+  Reopen({.max_device_uploads = 2, .max_device_upload_bytes = 10});
+  auto begin = [this](const std::string& content, const std::string& device = "phone") {
+    return store_->BeginUpload(SpecFor(content, device));
+  };
+  ASSERT_TRUE(begin("one").ok());
+  ASSERT_TRUE(begin("two").ok());
+  ASSERT_TRUE(begin("one", "tablet").ok());
+  auto third = begin("three");
+  ASSERT_TRUE(third.ok()) << third.status();
+  EXPECT_EQ(store_->FindUpload(UploadId(SpecFor("one"))).status().code(), Code::kNotFound) << "the oldest went";
+  EXPECT_TRUE(store_->FindUpload(UploadId(SpecFor("one", "tablet"))).ok()) << "another device's did not";
+  auto two = store_->FindUpload(UploadId(SpecFor("two")));
+  ASSERT_TRUE(two.ok());
+  EXPECT_EQ(begin("four").status().code(), Code::kFailedPrecondition) << "both are in use";
+  EXPECT_TRUE(begin("two").ok()) << "the same upload again is not one more";
+  two->reset();
+  EXPECT_TRUE(begin("four").ok());
+  EXPECT_EQ(begin("longer than ten").status().code(), Code::kFailedPrecondition);
+  ASSERT_TRUE((*third)->Append(0, Bytes("three")).ok());
+  ASSERT_TRUE((*third)->Finish().ok());
+  EXPECT_TRUE(begin("seven b").ok()) << "a finished upload holds nothing: four makes room";
+  EXPECT_EQ(store_->num_uploads(), 2U);
+}
+
+TEST_F(BlobStoreTest, ADevicesShareIsKnownAfterARestart) {
+  Reopen({.max_device_uploads = 1});
+  { const auto upload = Begin(SpecFor("one")); }
+  Reopen({.max_device_uploads = 1});
+  EXPECT_TRUE(store_->BeginUpload(SpecFor("two")).ok());
+  EXPECT_EQ(store_->num_uploads(), 1U) << "the one of before made room";
+}
+
 TEST_F(BlobStoreTest, StaleUploadsThatNobodyHasOpenAreDiscarded) {
   UploadSpec stale = SpecFor("stale");
   UploadSpec held = SpecFor("held");
