@@ -142,7 +142,7 @@ Awaitable<void> DeviceApi::Dispatch(Exchange& exchange) {
   if (exchange.path() == "/v1/enroll" && exchange.method() == "POST") co_return co_await Enroll(exchange);
 
   Result<DeviceId> device = Authenticate(exchange);
-  if (!device.ok()) co_return co_await RefuseStatus(exchange, device.status());
+  if (!device.ok()) co_return co_await RefuseDevice(exchange, device.status());
   if (const auto wait = limits_.CountRequest(*device)) {
     co_return co_await RefuseLimited(exchange, "requests", "the device makes too many requests; come back later",
                                      *wait);
@@ -223,20 +223,29 @@ Awaitable<void> DeviceApi::RefuseStatus(Exchange& exchange, const Status& status
     case Code::kUnauthenticated:
       refused.reason = v1::REFUSAL_REASON_UNAUTHENTICATED;
       break;
-    case Code::kPermissionDenied:
-      refused.reason = v1::REFUSAL_REASON_REVOKED;
+    case Code::kPermissionDenied:  // to us, by our own disk: no device may take it for itself and stop
+      refused.reason = v1::REFUSAL_REASON_UNAVAILABLE;
       break;
     default:
       refused.reason = protocol::ReasonOf(status);
   }
   const bool ours = status.code() == Code::kInternal || status.code() == Code::kUnavailable ||
-                    status.code() == Code::kResourceExhausted || status.code() == Code::kDataLoss;
+                    status.code() == Code::kResourceExhausted || status.code() == Code::kDataLoss ||
+                    status.code() == Code::kPermissionDenied;
   if (ours) {
     refused.retry_after = Seconds(5);
     Log(Severity::kError, "a request failed", {{"path", exchange.path()}, {"error", status.message()}});
     // Paths of this machine are nobody's business.
     refused.message = "the coordinator cannot do this now; come back later";
   }
+  co_await Refuse(exchange, std::move(refused));
+}
+
+Awaitable<void> DeviceApi::RefuseDevice(Exchange& exchange, const Status& status) {
+  if (status.code() != Code::kPermissionDenied) co_return co_await RefuseStatus(exchange, status);
+  Refused refused;
+  refused.reason = v1::REFUSAL_REASON_REVOKED;
+  refused.message = status.message();
   co_await Refuse(exchange, std::move(refused));
 }
 
@@ -340,7 +349,7 @@ Awaitable<void> DeviceApi::Checkin(Exchange& exchange, DeviceId device) {
     response.mutable_rejection()->set_retry_after_ms(2000);
     co_return co_await Answer(exchange, 200, response.SerializeAsString());
   }
-  if (const auto* refused = std::get_if<Status>(&*pending->answer)) co_return co_await RefuseStatus(exchange, *refused);
+  if (const auto* refused = std::get_if<Status>(&*pending->answer)) co_return co_await RefuseDevice(exchange, *refused);
   const auto& response = std::get<v1::CheckinResponse>(*pending->answer);
   context_.metrics->CountCheckin(response.has_assignment());
   if (response.has_assignment()) HEDDLE_FAILPOINT(kAssignmentUnsent);

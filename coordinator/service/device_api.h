@@ -97,7 +97,10 @@ class DeviceApi {
   // For what goes beyond a device's or an address's share; `limit` is its label in the metrics.
   Awaitable<void> RefuseLimited(Exchange& exchange, std::string_view limit, std::string message, Duration retry_after);
   Awaitable<void> Refuse(Exchange& exchange, Refused refused);
+  // For what failed here: kPermissionDenied is our own disk's, and "come back later" for the device.
   Awaitable<void> RefuseStatus(Exchange& exchange, const Status& status);
+  // For what is wrong with the device itself: kPermissionDenied means that it was revoked.
+  Awaitable<void> RefuseDevice(Exchange& exchange, const Status& status);
   // For a body that could not be read.
   protocol::Awaitable<void> RefuseBody(protocol::Exchange& exchange, const Status& status);
   Awaitable<void> Answer(Exchange& exchange, unsigned status, std::string body);

@@ -67,6 +67,11 @@ v1::ReportResponse ResponseOf(const VerdictEffect& effect) {
   return response;
 }
 
+// What is of the moment and nobody's mistake: a disk that is full or not writable, no descriptors, a held lock.
+bool MayPass(Code code) {
+  return code == Code::kResourceExhausted || code == Code::kPermissionDenied || code == Code::kUnavailable;
+}
+
 Status UnknownStatus(const UnknownAssignmentEffect& effect) {
   return effect.other_device ? PermissionDenied("the assignment belongs to another device")
                              : NotFound("there is no assignment with this id");
@@ -150,9 +155,10 @@ Status RunCore::TakeUp(const StoredRun& stored) {
   files_ = RunFiles(options_.run_folder.empty() ? options_.runs_folder / origin_.spec.id.value() : options_.run_folder);
   for (const auto& [ref, path] : material_.base_model) {
     HEDDLE_ASSIGN_OR_RETURN(const Sha256Digest digest, protocol::DigestOf(ref));
-    published_.insert(digest);
+    always_published_.insert(digest);
   }
-  published_.insert(Sha256(material_.adapter_config_json));
+  always_published_.insert(Sha256(material_.adapter_config_json));
+  published_ = always_published_;
   published_.insert(stored.run.model);
   start_traffic_ = round_traffic_ = TrafficNow();
   HEDDLE_RETURN_IF_ERROR(MakeDirectories(files_.folder() / "checkpoints"));
@@ -207,6 +213,7 @@ Status RunCore::Execute(Step first, std::vector<AddressedAnswer>* answers) {
     for (const Effect& effect : step.effects) {
       std::visit([&](const auto& e) { On(e, answers, &next); }, effect);
     }
+    HEDDLE_RETURN_IF_ERROR(std::exchange(storage_, OkStatus()));
     for (const Event& event : next) steps.push_back(engine_->Handle(options_.clock->Now(), event));
   }
   return OkStatus();
@@ -293,6 +300,10 @@ void RunCore::SpoilSum(const Status& status, uint32_t round, uint32_t attempt, s
   Log(Severity::kError, "the sum of a round failed",
       {{"run_id", id().value()}, {"round", round}, {"attempt", attempt}, {"error", status.message()}});
   if (sum_state_.ok()) sum_state_ = status;
+  if (MayPass(status.code())) {
+    storage_ = status;
+    return;
+  }
   next->push_back(RoundModelFailed{.round = round, .attempt = attempt, .reason = status.message()});
 }
 
@@ -342,6 +353,9 @@ void RunCore::On(const RoundEndedEffect& effect, std::vector<AddressedAnswer>*, 
   }
   const RoundLosses losses = LossesOf(effect.assignments);
   if (committed) {
+    // Of the models, nobody needs more than the next round's and, in the middle of a download, the one before.
+    published_ = always_published_;
+    published_.insert({round.parent, round.model});
     last_train_loss_ = losses.train_loss;
     Log(Severity::kInfo, "round committed",
         {{"run_id", id().value()},

@@ -107,7 +107,7 @@ class RunCore {
   // Checks an update's tensors; Validate() may be called from any thread while this object lives or not.
   std::shared_ptr<const aggregation::Aggregator> validator() const { return aggregator_; }
 
-  // Whether devices may fetch the blob: the base model, the adapter's configuration, models of this run.
+  // Whether devices may fetch the blob: the base model, the adapter's configuration, the newest models of this run.
   bool IsPublished(const Sha256Digest& digest) const { return published_.contains(digest); }
   const std::set<Sha256Digest>& published() const { return published_; }
 
@@ -133,6 +133,8 @@ class RunCore {
   Status Fold(const AssignmentRecord& assignment);
   Result<Sha256Digest> MakeModel();
   Status ResetSum(const Sha256Digest& parent);
+  // The sum or the model could not be made. Where the disk is to blame for the moment (full, no descriptors, not
+  // writable), the step fails, and the next one rebuilds and tries again: accepted updates are not thrown away.
   void SpoilSum(const Status& status, uint32_t round, uint32_t attempt, std::vector<Event>* next);
   Traffic TrafficNow() const { return options_.traffic ? options_.traffic() : Traffic{}; }
 
@@ -143,7 +145,9 @@ class RunCore {
   RunFiles files_;
   std::optional<Engine> engine_;  // empty after storage failed, until it has been rebuilt
   std::shared_ptr<aggregation::Aggregator> aggregator_;
-  Status sum_state_;  // why the sum of this attempt is of no use
+  Status sum_state_;                         // why the sum of this attempt is of no use
+  Status storage_;                           // what the disk would not do for an effect of the step under way
+  std::set<Sha256Digest> always_published_;  // the base model, the adapter's configuration
   std::set<Sha256Digest> published_;
   uint64_t model_bytes_ = 0;  // size of the adapter that assignments name
   Sha256Digest model_bytes_of_;

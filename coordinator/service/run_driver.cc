@@ -210,7 +210,7 @@ void RunDriver::Publish() {
         ++version_;
       }
       progress_ = std::move(now);
-      if (published_.size() != core_->published().size() || changed) published_ = core_->published();
+      if (published_ != core_->published()) published_ = core_->published();
     }
   }
   if (changed) changed_.notify_all();
