@@ -93,14 +93,14 @@ Status Fleet::WaitReady() {
   const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(30);
   std::error_code error;
   while (!fs::exists(options_.folder / "admin.port", error) || !fs::exists(options_.folder / "device.port", error)) {
-    HEDDLE_RETURN_IF_ERROR(CheckAlive());
+    HEDDLE_RETURN_IF_ERROR(CheckCoordinator());
     if (std::chrono::steady_clock::now() > end) return DeadlineExceeded("the coordinator did not open its ports");
     std::this_thread::sleep_for(std::chrono::milliseconds(2));
   }
   HEDDLE_ASSIGN_OR_RETURN(device_port_, ReadPort(options_.folder / "device.port"));
   HEDDLE_ASSIGN_OR_RETURN(admin_, coordinator::AdminClient::Make(config_));
   while (!admin_->GetText("/readyz").ok()) {
-    HEDDLE_RETURN_IF_ERROR(CheckAlive());
+    HEDDLE_RETURN_IF_ERROR(CheckCoordinator());
     if (std::chrono::steady_clock::now() > end) return DeadlineExceeded("the coordinator did not become ready");
     std::this_thread::sleep_for(std::chrono::milliseconds(10));
   }
@@ -174,13 +174,16 @@ Result<std::string> Fleet::RunTool(const std::vector<std::string>& arguments, co
   return Internal(arguments[0] + " ended with status " + std::to_string(status) + ": " + said);
 }
 
+Status Fleet::CheckCoordinator() {
+  if (!coordinator_) return OkStatus();
+  const auto status = coordinator_->Poll();
+  if (!status) return OkStatus();
+  return Internal("heddle-coordinator ended with status " + std::to_string(*status) + ": " +
+                  Tail(options_.folder / "coordinator.log"));
+}
+
 Status Fleet::CheckAlive() {
-  if (coordinator_) {
-    if (auto status = coordinator_->Poll()) {
-      return Internal("heddle-coordinator ended with status " + std::to_string(*status) + ": " +
-                      Tail(options_.folder / "coordinator.log"));
-    }
-  }
+  HEDDLE_RETURN_IF_ERROR(CheckCoordinator());
   for (auto& [name, process] : devices_) {
     if (auto status = process.Poll()) {
       return Internal("heddle-client of " + name + " ended with status " + std::to_string(*status) + ": " +

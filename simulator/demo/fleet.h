@@ -64,6 +64,7 @@ class Fleet {
  private:
   Status LaunchCoordinator(const Environment& environment);
   Status WaitReady();
+  Status CheckCoordinator();
 
   FleetOptions options_;
   std::filesystem::path config_path_;
