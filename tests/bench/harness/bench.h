@@ -49,8 +49,12 @@ double Median(std::vector<double> values);
 // Processor time that the threads of a process have used so far, in seconds. Errors: kNotFound.
 Result<double> ProcessorSeconds(int pid);
 
+// Raises the limit of descriptors, for this process and those it starts. Errors: kResourceExhausted below `wanted`.
+Status AllowDescriptors(unsigned wanted);
+
 std::vector<Measurement> RoundMeasurements();    // rounds.cc: real coordinator, light devices
 std::vector<Measurement> IdleMeasurements();     // idle.cc: memory and processor time of those who wait
+std::vector<Measurement> SoakMeasurements();     // soak.cc: a thousand rounds
 std::vector<Measurement> ProgramMeasurements();  // programs.cc: figures of other programs
 
 }  // namespace heddle::bench

@@ -1,6 +1,5 @@
 // Who waits must cost nothing: a daemon without work, one that keeps its worker, and a coordinator with a thousand
 // devices in open check-ins.
-#include <sys/resource.h>
 #include <unistd.h>
 
 #include <boost/json.hpp>
@@ -145,11 +144,7 @@ Result<Findings> IdleClient(const Context& context) {
 Result<Findings> IdleCoordinator(const Context& context) {
   constexpr int kDevices = 1000;
   constexpr double kQuiet = 10;
-  rlimit limit{};
-  ::getrlimit(RLIMIT_NOFILE, &limit);
-  limit.rlim_cur = limit.rlim_max;
-  ::setrlimit(RLIMIT_NOFILE, &limit);  // for the coordinator too, which inherits it
-  if (limit.rlim_cur < kDevices + 200) return ResourceExhausted("too few file descriptors; raise ulimit -n to 1200");
+  HEDDLE_RETURN_IF_ERROR(AllowDescriptors(kDevices + 200));
   LightDevices devices(context, context.work / "idle", kDevices);
   HEDDLE_RETURN_IF_ERROR(devices.StartCoordinator());
   HEDDLE_RETURN_IF_ERROR(devices.WaitInLobby());
@@ -173,18 +168,6 @@ Result<Findings> IdleCoordinator(const Context& context) {
 }
 
 }  // namespace
-
-// To the nanosecond, where /proc/PID/stat counts ticks.
-Result<double> ProcessorSeconds(int pid) {
-  double nanoseconds = 0, sum = 0;
-  std::error_code error;
-  for (const fs::directory_entry& task : fs::directory_iterator("/proc/" + std::to_string(pid) + "/task", error)) {
-    std::ifstream stat(task.path() / "schedstat");
-    if (stat >> nanoseconds) sum += nanoseconds * 1e-9;
-  }
-  if (error || sum == 0) return NotFound("the processor time of a process cannot be read");
-  return sum;
-}
 
 std::vector<Measurement> IdleMeasurements() {
   return {

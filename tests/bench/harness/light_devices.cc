@@ -146,7 +146,8 @@ Status LightDevices::Connect() {
   return OkStatus();
 }
 
-Status LightDevices::Submit(const SyntheticShape& shape, uint32_t rounds) {
+Status LightDevices::Submit(const SyntheticShape& shape, uint32_t rounds,
+                            const std::map<std::string, std::string>& settings) {
   HEDDLE_ASSIGN_OR_RETURN(
       run_,
       MakeSyntheticRun(folder_ / "run", context_.source / "model" / "pretrained" / "heddle-tiny" / "tokenizer.json",
@@ -156,9 +157,10 @@ Status LightDevices::Submit(const SyntheticShape& shape, uint32_t rounds) {
     device->update_bytes = run_.update.size();
   }
   run_.update = std::string();
-  HEDDLE_ASSIGN_OR_RETURN(
-      run_id_, fleet_.RunTool({"heddle", "--config", (fleet_.folder() / "coordinator.toml").string(), "run", "submit",
-                               run_.recipe.string()}));
+  std::vector<std::string> submit = {"heddle", "--config", (fleet_.folder() / "coordinator.toml").string(),
+                                     "run",    "submit",   run_.recipe.string()};
+  for (const auto& [key, value] : settings) submit.insert(submit.end(), {"--set", key + "=" + value});
+  HEDDLE_ASSIGN_OR_RETURN(run_id_, fleet_.RunTool(submit));
   while (!run_id_.empty() && run_id_.back() == '\n') run_id_.pop_back();
   return OkStatus();
 }
@@ -185,6 +187,19 @@ Status LightDevices::All(asio::awaitable<Status> (*work)(Device&)) {
   Status first;
   for (size_t i = 0; i < futures.size(); ++i) {
     Status status = futures[i].get();
+    if (first.ok() && !status.ok()) first = status.Annotate(devices_[i]->name);
+  }
+  return first;
+}
+
+Status LightDevices::Each(const Work& work) {
+  std::vector<std::future<Status>> futures;
+  for (const auto& device : devices_) {
+    futures.push_back(asio::co_spawn(device->executor, work(device->index, *device->client), asio::use_future));
+  }
+  Status first;
+  for (size_t i = 0; i < futures.size(); ++i) {
+    const Status status = futures[i].get();
     if (first.ok() && !status.ok()) first = status.Annotate(devices_[i]->name);
   }
   return first;

@@ -8,6 +8,8 @@
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/ssl/context.hpp>
 #include <filesystem>
+#include <functional>
+#include <map>
 #include <memory>
 #include <string>
 #include <thread>
@@ -34,10 +36,14 @@ class LightDevices {
 
   // The authority, certificates for all devices (one key), rows in the database, the daemon.
   Status StartCoordinator();
-  // A run of `rounds` rounds in which every device takes part; also writes each device's update.
-  Status Submit(const SyntheticShape& shape, uint32_t rounds);
+  // A run of `rounds` rounds in which every device takes part; also writes each device's update. `settings`: over the
+  // recipe's.
+  Status Submit(const SyntheticShape& shape, uint32_t rounds, const std::map<std::string, std::string>& settings = {});
   // One round, after new updates were made ready. Errors: whatever was not as it must be, hashes included.
   Result<RoundTime> Round();
+  // Runs one coroutine a device, each on its device's strand with its client, and waits for all; the first error.
+  using Work = std::function<boost::asio::awaitable<Status>(int index, protocol::HttpClient& client)>;
+  Status Each(const Work& work);
   // Opens every device's check-in and leaves it open; returns when the coordinator holds them all.
   Status WaitInLobby();
   // Wall seconds of each committed round by the coordinator's own clock, after the last round.
@@ -45,6 +51,8 @@ class LightDevices {
   Status Stop();
 
   simulator::Fleet& fleet() { return fleet_; }
+  const std::string& run_id() const { return run_id_; }
+  const std::filesystem::path& recipe() const { return run_.recipe; }
   // pki of the coordinator, with a device.crt and device.key beside: for the bare streams.
   std::filesystem::path pki() const { return folder_ / "keys"; }
 

@@ -3,7 +3,6 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
-#include <algorithm>
 #include <boost/json.hpp>
 #include <cmath>
 #include <cstdio>
@@ -13,14 +12,9 @@
 #include "bench.h"
 #include "common/file.h"
 #include "common/logging.h"
+#include "crowd.h"
 
 namespace heddle::bench {
-
-double Median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  const size_t n = values.size();
-  return n % 2 == 1 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
-}
 
 namespace {
 
@@ -29,7 +23,8 @@ namespace json = boost::json;
 
 std::vector<Measurement> AllMeasurements() {
   std::vector<Measurement> all;
-  for (auto part : {RoundMeasurements(), IdleMeasurements(), ProgramMeasurements()}) {
+  for (auto part :
+       {RoundMeasurements(), IdleMeasurements(), CrowdMeasurements(), SoakMeasurements(), ProgramMeasurements()}) {
     for (Measurement& one : part) all.push_back(std::move(one));
   }
   return all;

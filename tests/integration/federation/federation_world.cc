@@ -14,11 +14,12 @@ namespace json = boost::json;
 
 namespace {
 
-simulator::FleetOptions OptionsIn(const fs::path& folder) {
+simulator::FleetOptions OptionsIn(const fs::path& folder, const std::map<std::string, std::string>& coordinator) {
   simulator::FleetOptions options;
   options.folder = folder;
   options.bin = fs::path(HEDDLE_BINARY_DIR) / "bin";
   options.coordinator_settings = {{"limits.shutdown_grace_s", "3"}};
+  for (const auto& [key, value] : coordinator) options.coordinator_settings[key] = value;
   return options;
 }
 
@@ -47,8 +48,9 @@ std::string TextOf(const json::object& object, const char* key) {
 }
 
 FederationWorld::FederationWorld(std::vector<std::string> devices, std::map<std::string, std::string> strategy_more,
-                                 std::map<std::string, std::string> train_more)
-    : names_(std::move(devices)), fleet_(OptionsIn(temp_ / "fleet")) {
+                                 std::map<std::string, std::string> train_more,
+                                 const std::map<std::string, std::string>& coordinator)
+    : names_(std::move(devices)), fleet_(OptionsIn(temp_ / "fleet", coordinator)) {
   std::string names, data;
   for (size_t i = 0; i < names_.size(); ++i) {
     data_.push_back(temp_.Write(names_[i] + ".txt", TextOfDevice(names_[i], i)));
@@ -137,13 +139,7 @@ Status FederationWorld::KillAndRestartDevice(size_t index) {
   auto& [name, process] = fleet_.devices()[index];
   process.Signal(SIGKILL);
   if (process.Wait() != 128 + SIGKILL) return Internal("the device had ended before");
-  const fs::path folder = fleet_.folder() / "devices" / name;
-  SubprocessOptions options;
-  options.argv = {(fs::path(HEDDLE_BINARY_DIR) / "bin" / "heddle-client").string(), "--config",
-                  (folder / "client.toml").string()};
-  options.stderr_file = folder / "client.log";
-  HEDDLE_ASSIGN_OR_RETURN(process, Subprocess::Start(options));
-  return OkStatus();
+  return fleet_.StartDevice(name);
 }
 
 int FederationWorld::Waiting() {

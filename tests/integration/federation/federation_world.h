@@ -23,9 +23,10 @@ class FederationWorld {
  public:
   using Condition = std::function<bool(const boost::json::object& run)>;
 
-  // Writes the recipe and one text file a device.
+  // Writes the recipe and one text file a device. `coordinator`: key -> TOML value, into coordinator.toml.
   explicit FederationWorld(std::vector<std::string> devices, std::map<std::string, std::string> strategy = {},
-                           std::map<std::string, std::string> train = {});
+                           std::map<std::string, std::string> train = {},
+                           const std::map<std::string, std::string>& coordinator = {});
 
   // The coordinator and every device of the recipe. `settings` go into each client.toml.
   Status Start(std::map<std::string, std::string> settings = {});
@@ -50,6 +51,8 @@ class FederationWorld {
   Result<std::string> Heddle(std::vector<std::string> arguments);
   // Devices whose check-in is held, as /metrics says; -1 without an answer.
   int Waiting();
+  // The device's own data.
+  std::filesystem::path DataOf(const std::string& device) const { return temp_ / (device + ".txt"); }
   // What the device has logged so far.
   std::string DeviceLog(const std::string& name) const;
 

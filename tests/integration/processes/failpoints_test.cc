@@ -1,0 +1,116 @@
+// kill -9 of the real coordinator and of the real client at every point of common/test_hooks.h, and at random times.
+// What was killed is started again, as systemd would, and the run must commit what arithmetic says.
+#include <gtest/gtest.h>
+
+#include <boost/json.hpp>
+#include <chrono>
+#include <cstdlib>
+#include <random>
+#include <thread>
+
+#include "common/random.h"
+#include "common/test_hooks.h"
+#include "tests/integration/processes/keeper.h"
+
+namespace heddle {
+namespace {
+
+#define ASSERT_OK(expression)                                                  \
+  do {                                                                         \
+    const Status ok_status = (expression);                                     \
+    ASSERT_TRUE(ok_status.ok()) << #expression << ": " << ok_status.message(); \
+  } while (false)
+
+TEST(Kills, AnUndisturbedRunCommitsWhatArithmeticSays) {
+  Keeper keeper({});
+  ASSERT_OK(keeper.Start());
+  ASSERT_OK(keeper.Submit());
+  ASSERT_OK(keeper.Finish());
+  ASSERT_OK(keeper.world().fleet().Stop());
+}
+
+class Failpoint : public testing::TestWithParam<std::string> {};
+
+TEST_P(Failpoint, IsReachedAndTheRunCommitsTheSame) {
+  const std::string& point = GetParam();
+  KeeperOptions options;
+  const bool recovery = point.starts_with("recovery-");
+  const bool enrol = point.starts_with("enroll-"), device = point.starts_with("client-");
+  if (enrol) {
+    options.enrol_point = point;
+  } else if (device) {
+    options.device_point = point;
+  } else if (!recovery) {
+    options.coordinator_point = point;
+  }
+  Keeper keeper(options);
+  ASSERT_OK(keeper.Start());
+  ASSERT_OK(keeper.Submit());
+  if (recovery) {  // a start on what is there: kills within the recovery from a kill
+    ASSERT_OK(keeper.TendUntil([&] { return keeper.CommittedRounds() >= 1; }, "a round is committed"));
+    keeper.Arm(point);
+    keeper.KillCoordinator();
+  }
+  ASSERT_OK(keeper.Finish());
+  const int deaths = enrol ? keeper.enrol_deaths() : device ? keeper.device_deaths() : keeper.coordinator_deaths();
+  EXPECT_GE(deaths, 1) << "nothing was killed: is " << point << " never passed?";
+  // It stays so after one more kill.
+  keeper.KillCoordinator();
+  ASSERT_OK(keeper.Finish());
+}
+
+std::vector<std::string> Points() {
+  const auto names = test_hooks::FailpointNames();
+  return {names.begin(), names.end()};
+}
+
+std::string CaseName(const testing::TestParamInfo<std::string>& info) {
+  std::string name;
+  bool upper = true;
+  for (const char c : info.param) {
+    if (c != '-') name += upper ? static_cast<char>(c - 'a' + 'A') : c;
+    upper = c == '-';
+  }
+  return name;
+}
+
+INSTANTIATE_TEST_SUITE_P(Kills, Failpoint, testing::ValuesIn(Points()), CaseName);
+
+uint64_t NumberFrom(const char* variable, uint64_t otherwise) {
+  const char* text = std::getenv(variable);
+  return text == nullptr ? otherwise : std::strtoull(text, nullptr, 10);
+}
+
+// HEDDLE_KILL_SOAK_SECONDS=n: for how long; HEDDLE_KILL_SOAK_SEED=n: the times of the kills, as a failure prints it.
+TEST(Kills, AtRandomTimesTheRunCommitsTheSame) {
+  const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(NumberFrom("HEDDLE_KILL_SOAK_SECONDS", 4));
+  const uint64_t first_seed = NumberFrom("HEDDLE_KILL_SOAK_SEED", std::random_device()());
+  int kills = 0;
+  for (uint64_t seed = first_seed; std::chrono::steady_clock::now() < end; ++seed) {
+    SCOPED_TRACE("HEDDLE_KILL_SOAK_SEED=" + std::to_string(seed));
+    PhiloxStream random(seed);
+    KeeperOptions options;
+    options.devices = {"anna", "bert", "cora"};
+    options.rounds = 20;
+    Keeper keeper(options);
+    ASSERT_OK(keeper.Start());
+    ASSERT_OK(keeper.Submit());
+    while (std::chrono::steady_clock::now() < end && TextOf(keeper.Progress(), "state") == "running") {
+      std::this_thread::sleep_for(std::chrono::milliseconds(1 + random.NextBelow(150)));
+      const uint32_t victim = random.NextBelow(6);
+      if (victim < 3) {
+        keeper.KillDevice(victim);
+      } else {
+        keeper.KillCoordinator();
+      }
+      ++kills;
+      ASSERT_OK(keeper.Tend());
+    }
+    ASSERT_OK(keeper.Finish());
+  }
+  EXPECT_GE(kills, 1);
+  RecordProperty("kills", kills);
+}
+
+}  // namespace
+}  // namespace heddle

@@ -1,0 +1,217 @@
+#include "tests/integration/processes/keeper.h"
+
+#include <signal.h>
+
+#include <boost/json.hpp>
+#include <chrono>
+#include <set>
+#include <sstream>
+#include <thread>
+
+#include "tests/integration/processes/arithmetic_task.h"
+
+namespace heddle {
+namespace {
+
+namespace fs = std::filesystem;
+namespace json = boost::json;
+
+constexpr int kKilled = 128 + SIGKILL;
+
+std::map<std::string, std::string> StrategyOf(const KeeperOptions& options) {
+  std::map<std::string, std::string> strategy = options.strategy;
+  strategy.insert({"num_server_rounds", std::to_string(options.rounds)});
+  return strategy;
+}
+
+std::map<std::string, std::string> DeviceSettings() {
+  return {{"worker.binary", "\"" HEDDLE_BINARY_DIR "/bin/arithmetic_worker\""},
+          {"worker.keep_alive_s", "60"},
+          {"worker.nice", "0"},
+          {"coordinator.retry_base_s", "0.02"},
+          {"coordinator.retry_max_s", "0.2"}};
+}
+
+std::string End(const std::string& log) { return log.size() > 3000 ? "…" + log.substr(log.size() - 3000) : log; }
+
+}  // namespace
+
+Keeper::Keeper(KeeperOptions options)
+    : options_(std::move(options)),
+      world_(options_.devices, StrategyOf(options_), {{"local_task", std::string("\"") + kArithmeticTask + "\""}},
+             options_.coordinator_settings),
+      killed_device_(options_.devices.size()) {}
+
+simulator::Fleet::Environment Keeper::EnvironmentOf(const std::string& point, int deaths) const {
+  if (point.empty() || deaths >= options_.kills) return {};
+  return {"HEDDLE_FAILPOINT=" + point + ":" + std::to_string(deaths + 1)};
+}
+
+Status Keeper::Start() {
+  // The authority and the database are there before anything dies.
+  Status started = world_.fleet().StartCoordinator(EnvironmentOf(options_.coordinator_point, 0));
+  if (!started.ok()) HEDDLE_RETURN_IF_ERROR(Tend());
+  for (const std::string& name : options_.devices) {
+    HEDDLE_RETURN_IF_ERROR(Enrol(name));
+    const bool first = name == options_.devices.front();
+    HEDDLE_RETURN_IF_ERROR(
+        world_.fleet().StartDevice(name, EnvironmentOf(first ? options_.device_point : "", device_deaths_)));
+  }
+  return OkStatus();
+}
+
+// What an operator does: try again while the coordinator comes back, with a new token when the old one is used up.
+Status Keeper::Enrol(const std::string& name) {
+  const bool first = name == options_.devices.front();
+  const fs::path state = world_.fleet().folder() / "devices" / name / "state";
+  Status last;
+  for (int tries = 0; tries < 10; ++tries) {
+    last = world_.fleet().EnrolDevice(name, world_.DataOf(name), DeviceSettings(),
+                                      EnvironmentOf(first ? options_.enrol_point : "", enrol_deaths_));
+    if (last.ok()) return last;
+    if (last.message().find("status " + std::to_string(kKilled)) != std::string::npos) ++enrol_deaths_;
+    HEDDLE_RETURN_IF_ERROR(Tend());
+    if (fs::exists(state / "device.crt")) return OkStatus();  // it died after its last step
+  }
+  return last.Annotate("enrolling " + name);
+}
+
+Status Keeper::Submit() {
+  Status last;
+  for (int tries = 0; tries < 10; ++tries) {
+    auto submitted = world_.Submit();
+    if (submitted.ok()) {
+      run_ = *submitted;
+      return OkStatus();
+    }
+    last = submitted.status();
+    HEDDLE_RETURN_IF_ERROR(Tend());
+    // Was it taken before the answer was lost?
+    auto runs = world_.fleet().admin().Get("/v1/runs");
+    if (!runs.ok()) continue;
+    const json::array& list = runs->at("runs").as_array();
+    if (list.empty()) continue;
+    run_ = TextOf(list.front().as_object(), "run_id");
+    return OkStatus();
+  }
+  return last.Annotate("submitting");
+}
+
+void Keeper::KillCoordinator() {
+  killed_coordinator_ = true;
+  world_.fleet().coordinator_process().Signal(SIGKILL);
+  world_.fleet().coordinator_process().Wait();
+}
+
+void Keeper::KillDevice(size_t index) {
+  killed_device_[index] = true;
+  world_.fleet().devices()[index].second.Signal(SIGKILL);
+  world_.fleet().devices()[index].second.Wait();
+}
+
+Status Keeper::TendCoordinator() {
+  for (int lives = 0; lives < 10; ++lives) {
+    const auto ended = world_.fleet().coordinator_process().Poll();
+    if (!ended) return OkStatus();
+    const std::string log = Slurp(world_.fleet().folder() / "coordinator.log");
+    if (*ended != kKilled) {
+      return Internal("the coordinator ended with status " + std::to_string(*ended) + ": " + End(log));
+    }
+    if (!std::exchange(killed_coordinator_, false)) ++coordinator_deaths_;
+    const Status restarted =
+        world_.fleet().RestartCoordinator(EnvironmentOf(options_.coordinator_point, coordinator_deaths_));
+    if (!restarted.ok() && !world_.fleet().coordinator_process().Poll()) return restarted;
+  }
+  return Internal("the coordinator dies again and again");
+}
+
+Status Keeper::TendDevice(size_t index) {
+  auto& [name, process] = world_.fleet().devices()[index];
+  const auto ended = process.Poll();
+  if (!ended) return OkStatus();
+  if (*ended != kKilled) {
+    return Internal("heddle-client of " + name + " ended with status " + std::to_string(*ended) + ": " +
+                    End(world_.DeviceLog(name)));
+  }
+  const bool wanted = killed_device_[index];
+  killed_device_[index] = false;
+  if (!wanted) ++device_deaths_;
+  return world_.fleet().StartDevice(name, EnvironmentOf(index == 0 ? options_.device_point : "", device_deaths_));
+}
+
+Status Keeper::Tend() {
+  HEDDLE_RETURN_IF_ERROR(TendCoordinator());
+  for (size_t i = 0; i < world_.fleet().devices().size(); ++i) HEDDLE_RETURN_IF_ERROR(TendDevice(i));
+  return OkStatus();
+}
+
+Status Keeper::TendUntil(const std::function<bool()>& condition, const std::string& what, double limit_s) {
+  const auto end = std::chrono::steady_clock::now() + std::chrono::duration<double>(limit_s);
+  for (;;) {
+    HEDDLE_RETURN_IF_ERROR(Tend());
+    if (condition()) return OkStatus();
+    if (std::chrono::steady_clock::now() > end) {
+      std::string logs = End(Slurp(world_.fleet().folder() / "coordinator.log"));
+      for (const std::string& name : options_.devices) logs += "\n" + name + ":\n" + End(world_.DeviceLog(name));
+      return DeadlineExceeded("it did not come to this: " + what + "; " + json::serialize(Progress()) + "\n" + logs);
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
+}
+
+json::object Keeper::Progress() {
+  auto answer = world_.fleet().admin().Get("/v1/runs/" + run_);
+  return answer.ok() ? *answer : json::object();
+}
+
+uint32_t Keeper::CommittedRounds() { return static_cast<uint32_t>(NumberOf(Progress(), "committed_rounds")); }
+
+// Every committed round has its line, once, and its checkpoint; run.json tells the end.
+Status Keeper::CheckFolder(const std::string& folder) const {
+  boost::system::error_code error;
+  const json::value file = json::parse(Slurp(fs::path(folder) / "run.json"), error);
+  if (error || TextOf(file.as_object(), "state") != "complete") return NotFound("run.json does not tell the end");
+  std::istringstream lines(Slurp(fs::path(folder) / "history.jsonl"));
+  std::multiset<uint32_t> committed;
+  for (std::string line; std::getline(lines, line);) {
+    const json::value value = json::parse(line, error);
+    if (error) return DataLoss("a line of history.jsonl is torn: " + line);
+    if (TextOf(value.as_object(), "outcome") != "committed") continue;
+    committed.insert(static_cast<uint32_t>(NumberOf(value.as_object(), "round")));
+  }
+  for (uint32_t round = 1; round <= options_.rounds; ++round) {
+    const std::string name = "round-" + std::to_string(round);
+    if (committed.count(round) != 1) {
+      return NotFound("history.jsonl has " + std::to_string(committed.count(round)) + " lines of " + name);
+    }
+    for (const char* part : {"adapter_model.safetensors", "adapter_config.json"}) {
+      if (!fs::is_regular_file(fs::path(folder) / "checkpoints" / name / part)) {
+        return NotFound("the checkpoint of " + name + " has no " + part);
+      }
+    }
+  }
+  return OkStatus();
+}
+
+Status Keeper::Finish(double limit_s) {
+  json::object end;
+  Status folder;
+  const auto over = [&] {
+    end = Progress();
+    const std::string state = TextOf(end, "state");
+    if (state.empty() || state == "running") return false;
+    if (state != "complete") return true;
+    folder = CheckFolder(TextOf(end, "folder"));
+    return folder.ok();
+  };
+  const Status reached = TendUntil(over, "the run is complete and its folder whole", limit_s);
+  if (!reached.ok()) return folder.ok() ? reached : reached.Annotate(folder.message());
+  if (TextOf(end, "state") != "complete") return Internal("the run ended so: " + json::serialize(end));
+  HEDDLE_ASSIGN_OR_RETURN(const Sha256Digest expected, ArithmeticModel(world_.recipe(), options_.devices));
+  if (TextOf(end, "adapter_sha256") != expected.ToHex()) {
+    return DataLoss("the run committed " + TextOf(end, "adapter_sha256") + ", not " + expected.ToHex());
+  }
+  return OkStatus();
+}
+
+}  // namespace heddle
