@@ -5,11 +5,13 @@
 #include <cmath>
 #include <ctime>
 #include <fstream>
+#include <functional>
 #include <iomanip>
 #include <thread>
 
 #include "common/file.h"
 #include "coordinator/admin/admin_client.h"
+#include "coordinator/audit/audit_log.h"
 #include "coordinator/recipe/recipe.h"
 #include "coordinator/service/run_files.h"
 #include "coordinator/service/run_json.h"
@@ -68,6 +70,20 @@ Result<std::unique_ptr<Store>> OpenStore(const CommandContext& context) {
   return Store::Open(context.config.database());
 }
 
+// An act on the database itself, by whoever runs this program.
+Status Act(const CommandContext& context, AuditKind kind, const std::string& device, const std::string& detail,
+           const std::function<Status(AuditEvent&)>& act) {
+  AuditOptions options;
+  options.folder = context.config.audit();
+  HEDDLE_ASSIGN_OR_RETURN(const auto log, AuditLog::Open(std::move(options)));
+  AuditEvent event;
+  event.kind = kind;
+  event.actor = ProcessActor();
+  event.object = device;
+  event.detail = detail;
+  return Audited(*log, std::move(event), act);
+}
+
 }  // namespace
 
 Status CoordinatorInit(const CommandContext& context) {
@@ -97,7 +113,9 @@ Status DeviceToken(const CommandContext& context, const std::string& device, std
   HEDDLE_ASSIGN_OR_RETURN(const auto authority, protocol::CertificateAuthority::Load(context.config.pki()));
   HEDDLE_ASSIGN_OR_RETURN(const std::string random, RandomText(24));
   const Time expires = SystemClock().Now() + Seconds(valid * 3600);
-  HEDDLE_RETURN_IF_ERROR(store->CreateToken(Sha256(random), DeviceId(device), expires));
+  HEDDLE_RETURN_IF_ERROR(
+      Act(context, AuditKind::kTokenMade, device, "valid until " + AuditTimeText(expires),
+          [&](AuditEvent&) { return store->CreateToken(Sha256(random), DeviceId(device), expires); }));
   const std::string token = random + "." + authority.fingerprint();
   if (context.json) {
     PrintJson(context, json::object{{"device", device}, {"token", token}, {"expires_at", UnixSeconds(expires)}});
@@ -142,7 +160,8 @@ Status DeviceRevoke(const CommandContext& context, const std::string& device) {
   if (status.code() == Code::kUnavailable) {
     running = false;
     HEDDLE_ASSIGN_OR_RETURN(const auto store, OpenStore(context));
-    status = store->RevokeDevice(DeviceId(device), SystemClock().Now());
+    status = Act(context, AuditKind::kDeviceRevoked, device, "no coordinator was running",
+                 [&](AuditEvent&) { return store->RevokeDevice(DeviceId(device), SystemClock().Now()); });
   }
   HEDDLE_RETURN_IF_ERROR(status);
   if (context.json) {

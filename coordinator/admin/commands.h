@@ -39,6 +39,12 @@ Status RunWait(const CommandContext& context, const std::string& run, double tim
 Status RunExport(const CommandContext& context, const std::string& run, std::optional<uint32_t> round,
                  const std::filesystem::path& out);
 
+// Whether the chain of the audit log is whole; kDataLoss names the first line that is wrong. `expected`: the head that
+// an earlier verify printed; empty: none.
+Status AuditVerify(const CommandContext& context, const std::string& expected);
+// The newest lines.
+Status AuditShow(const CommandContext& context, size_t last);
+
 Status ConfigShow(const CommandContext& context);
 // Reads and checks a recipe and its base model without running it.
 Status RecipeCheck(const CommandContext& context, const std::filesystem::path& recipe,

@@ -24,12 +24,13 @@ std::map<std::string, std::string> Settings(const std::vector<std::string>& sett
 
 // Options of all subcommands, and what the chosen one will do.
 struct CommandLine {
-  std::string config_path = "/etc/heddle/coordinator.toml", format = "text", device, run, recipe, out;
+  std::string config_path = "/etc/heddle/coordinator.toml", format = "text", device, run, recipe, out, expected;
   std::vector<std::string> config_settings, settings;
   std::optional<double> hours;
   std::optional<uint32_t> round;
   double timeout_s = 0;
   bool wait = false;
+  size_t last = 20;
   std::function<Status(const CommandContext&)> action;
 
   CLI::App* Command(CLI::App* parent, const char* name, const char* help,
@@ -40,6 +41,7 @@ struct CommandLine {
   }
   void Devices(CLI::App* app);
   void Runs(CLI::App* app);
+  void Audit(CLI::App* app);
 };
 
 void CommandLine::Devices(CLI::App* app) {
@@ -76,6 +78,16 @@ void CommandLine::Runs(CLI::App* app) {
   export_app->add_option("--out", out, "a new folder")->required();
 }
 
+void CommandLine::Audit(CLI::App* app) {
+  CLI::App* audit_app = app->add_subcommand("audit", "what was done and what was refused")->require_subcommand(1);
+  auto* verify = Command(audit_app, "verify", "check that no line of the audit log was changed or is missing",
+                         [this](const auto& c) { return AuditVerify(c, expected); });
+  verify->add_option("--expect", expected, "NUMBER:HASH of a line, as an earlier verify printed its head");
+  auto* show =
+      Command(audit_app, "show", "print the newest lines", [this](const auto& c) { return AuditShow(c, last); });
+  show->add_option("--last", last, "how many")->capture_default_str();
+}
+
 int Main(int argc, char** argv) {
   CLI::App app("Administers a Heddle coordinator.", "heddle");
   CommandLine line;
@@ -91,6 +103,7 @@ int Main(int argc, char** argv) {
                [](const auto& c) { return CoordinatorInit(c); });
   line.Devices(&app);
   line.Runs(&app);
+  line.Audit(&app);
   CLI::App* config = app.add_subcommand("config", "coordinator.toml")->require_subcommand(1);
   line.Command(config, "check", "read it and say what is wrong", [](const auto& c) {
     *c.out << "the configuration is fine\n";

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -258,6 +259,8 @@ Status AuditLog::BeginFile() {
   size_ = 0;
   return OkStatus();
 }
+
+std::string ProcessActor() { return "uid " + std::to_string(::getuid()); }
 
 Status Audited(AuditLog& log, AuditEvent event, const std::function<Status(AuditEvent& event)>& act) {
   event.outcome = "begun";

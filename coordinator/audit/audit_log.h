@@ -99,6 +99,9 @@ class AuditLog {
   std::vector<AuditEvent> notes_;  // about the log itself, to be written with the next line
 };
 
+// "uid 0": who runs this process, as the actor of what its command line does.
+std::string ProcessActor();
+
 // An act of an administrator: the line "begun" is on the disk before `act` is called, and "done" or "failed" before
 // this returns. `act` may fill in what it learns (the run's id) in the event. When "begun" cannot be written nothing is
 // done. Errors: those of `act`; kUnavailable when the log cannot be written.

@@ -150,6 +150,9 @@ Awaitable<void> AdminApi::Handle(Exchange& exchange) {
     }
   }
   if (!status.ok()) {
+    if (context_.audit != nullptr) {
+      context_.audit->Refused(CodeName(status.code()), "", exchange.peer().address, "admin API", status.message());
+    }
     reply = too_large ? Problem(413, status) : Problem(status);
   } else {
     const bool watch = path.ends_with(":watch");
@@ -157,7 +160,7 @@ Awaitable<void> AdminApi::Handle(Exchange& exchange) {
     const Duration timeout = std::min(
         kMaxWatch, Seconds(static_cast<double>(std::min<uint64_t>(NumberOr(exchange.Query("timeout_s"), 20), 3600))));
     auto work = [&]() -> Status {
-      reply = Route(method, path, body, seen, timeout);
+      reply = Route(method, path, body, exchange.peer().address, seen, timeout);
       return OkStatus();
     };
     // Whether this process lives must not wait behind uploads on their way to the disk.
@@ -172,7 +175,7 @@ Awaitable<void> AdminApi::Handle(Exchange& exchange) {
 }
 
 AdminApi::Reply AdminApi::Route(const std::string& method, const std::string& path, const std::string& body,
-                                uint64_t seen, Duration timeout) {
+                                const std::string& from, uint64_t seen, Duration timeout) {
   const bool get = method == "GET", post = method == "POST";
   if (get && path == "/healthz") return {200, "text/plain", "ok\n"};
   if (get && path == "/readyz") {
@@ -183,7 +186,7 @@ AdminApi::Reply AdminApi::Route(const std::string& method, const std::string& pa
   if (get && path == "/v1/config") return Config();
   if (get && path == "/v1/clients") return ListDevices();
   if (get && path == "/v1/runs") return ListRuns();
-  if (post && path == "/v1/runs") return Submit(body);
+  if (post && path == "/v1/runs") return Submit(body, from);
   constexpr std::string_view kRuns = "/v1/runs/", kClients = "/v1/clients/";
   const auto between = [&](std::string_view prefix, std::string_view suffix) -> std::optional<std::string> {
     if (path.size() <= prefix.size() + suffix.size() || !path.starts_with(prefix) || !path.ends_with(suffix)) {
@@ -192,8 +195,8 @@ AdminApi::Reply AdminApi::Route(const std::string& method, const std::string& pa
     return path.substr(prefix.size(), path.size() - prefix.size() - suffix.size());
   };
   if (post) {
-    if (auto id = between(kRuns, ":stop")) return StopRun(RunId(*id));
-    if (auto id = between(kClients, ":revoke")) return Revoke(DeviceId(*id));
+    if (auto id = between(kRuns, ":stop")) return StopRun(RunId(*id), from);
+    if (auto id = between(kClients, ":revoke")) return Revoke(DeviceId(*id), from);
   }
   if (get) {
     if (auto id = between(kRuns, ":watch")) return Watch(RunId(*id), seen, timeout);
@@ -201,6 +204,16 @@ AdminApi::Reply AdminApi::Route(const std::string& method, const std::string& pa
     if (auto id = between(kRuns, "")) return ShowRun(RunId(*id));
   }
   return Problem(NotFound(method + " " + path + " does not exist; see docs/openapi.yaml"));
+}
+
+Status AdminApi::Act(AuditKind kind, const std::string& object, const std::string& from,
+                     const std::function<Status(AuditEvent& event)>& act) {
+  AuditEvent event;
+  event.kind = kind;
+  event.actor = "admin";
+  event.from = from;
+  event.object = object;
+  return context_.audit != nullptr ? Audited(context_.audit->log(), std::move(event), act) : act(event);
 }
 
 // ---- runs ----
@@ -260,7 +273,7 @@ AdminApi::Reply AdminApi::Watch(const RunId& id, uint64_t seen, Duration timeout
   return {200, "application/json", json::serialize(out) + "\n"};
 }
 
-AdminApi::Reply AdminApi::Submit(const std::string& body) {
+AdminApi::Reply AdminApi::Submit(const std::string& body, const std::string& from) {
   Submission submission;
   try {
     const json::value value = json::parse(body);
@@ -278,16 +291,22 @@ AdminApi::Reply AdminApi::Submit(const std::string& body) {
         error.what()));
   }
   if (!submission.folder.is_absolute()) return Problem(InvalidArgument("folder must be an absolute path"));
-  auto id = context_.driver->Submit(submission);
-  if (!id.ok()) return Problem(id.status());
+  std::string id;
+  const std::string recipe = "recipe " + Sha256(submission.recipe_text).ToHex();
+  const Status status = Act(AuditKind::kRunSubmitted, recipe, from, [&](AuditEvent& event) -> Status {
+    event.detail = recipe;
+    HEDDLE_ASSIGN_OR_RETURN(const RunId made, context_.driver->Submit(submission));
+    event.object = id = made.value();
+    return OkStatus();
+  });
+  if (!status.ok()) return Problem(status);
   return {201, "application/json",
-          json::serialize(
-              json::object{{"run_id", id->value()}, {"folder", (context_.config->runs() / id->value()).string()}}) +
-              "\n"};
+          json::serialize(json::object{{"run_id", id}, {"folder", (context_.config->runs() / id).string()}}) + "\n"};
 }
 
-AdminApi::Reply AdminApi::StopRun(const RunId& id) {
-  Status status = context_.driver->StopRun(id, "stopped by the administrator");
+AdminApi::Reply AdminApi::StopRun(const RunId& id, const std::string& from) {
+  const Status status = Act(AuditKind::kRunStopped, id.value(), from,
+                            [&](AuditEvent&) { return context_.driver->StopRun(id, "stopped by the administrator"); });
   return status.ok() ? ShowRun(id) : Problem(status);
 }
 
@@ -309,17 +328,22 @@ AdminApi::Reply AdminApi::ListDevices() {
 }
 
 // In the database first, then in memory, then the connections: whoever hears ok can rely on all three.
-AdminApi::Reply AdminApi::Revoke(const DeviceId& device) {
+AdminApi::Reply AdminApi::Revoke(const DeviceId& device, const std::string& from) {
   const Time now = context_.clock->Now();
   std::string serial;
-  {
+  bool revoked = false;
+  const Status status = Act(AuditKind::kDeviceRevoked, device.value(), from, [&](AuditEvent&) -> Status {
     std::lock_guard writing(context_.directory->writing());
-    if (Status status = context_.store->RevokeDevice(device, now); !status.ok()) return Problem(status);
+    HEDDLE_RETURN_IF_ERROR(context_.store->RevokeDevice(device, now));
     serial = context_.directory->Revoke(device, now);
-  }
+    revoked = true;
+    return OkStatus();
+  });
+  if (!revoked) return Problem(status);
   context_.driver->DeviceRevoked(device);
   if (!serial.empty() && context_.close_connections) context_.close_connections(serial);
   Log(Severity::kWarning, "device revoked", {{"device", device.value()}});
+  if (!status.ok()) return Problem(status);  // revoked all the same, but the log does not say so
   return {200, "application/json",
           json::serialize(json::object{{"device", device.value()}, {"revoked_at", UnixSeconds(now)}}) + "\n"};
 }
@@ -334,6 +358,12 @@ AdminApi::Reply AdminApi::MetricsText() {
   gauges.blob_bytes = context_.blobs->total_bytes();
   gauges.uploads_unfinished = context_.blobs->num_uploads();
   gauges.run_active = context_.driver->busy();
+  if (context_.audit != nullptr) {
+    const AuditLog::Stats audit = context_.audit->log().stats();
+    gauges.audit_lines = audit.lines;
+    gauges.audit_failures = audit.failures;
+    gauges.audit_last_sequence = audit.last_sequence;
+  }
   if (auto progress = context_.driver->Progress()) gauges.round = progress->round;
   return {200, "text/plain; version=0.0.4", context_.metrics->Text(gauges)};
 }

@@ -1,8 +1,11 @@
 // The loopback listener: /metrics, /healthz, /readyz, and the JSON API that `heddle` and scripts use
 // (docs/openapi.yaml). Reading needs nothing but to be on this machine; changing something needs the bearer token of
 // <state_dir>/admin.token, which only the coordinator's user can read (another user of the machine, or a web page in a
-// browser, cannot). A request whose Host is not this machine's own name, or that a page of another origin made a browser
-// send, is refused whatever it asks: a page that rebinds its name to 127.0.0.1 must not even read.
+// browser, cannot). A request whose Host is not this machine's own name, or that a page of another origin made a
+// browser send, is refused whatever it asks: a page that rebinds its name to 127.0.0.1 must not even read.
+//
+// Whatever changes something is in the audit log before it is done, and its outcome before it is
+// answered; when the log cannot be written, nothing is changed.
 //
 // Thread-safety: as DeviceApi.
 #pragma once
@@ -12,6 +15,7 @@
 #include <functional>
 #include <string>
 
+#include "coordinator/audit/audit_trail.h"
 #include "coordinator/service/config.h"
 #include "coordinator/service/device_directory.h"
 #include "coordinator/service/metrics.h"
@@ -28,6 +32,7 @@ struct AdminApiContext {
   DeviceDirectory* directory = nullptr;
   Metrics* metrics = nullptr;
   const Clock* clock = nullptr;
+  AuditTrail* audit = nullptr;  // null: nothing is audited (tests)
   boost::asio::any_io_executor disk;
   boost::asio::any_io_executor watch;  // of threads that wait for changes
   std::function<protocol::ServerStats()> server_stats;
@@ -48,16 +53,19 @@ class AdminApi {
     std::string body;
   };
   // Blocking; on the disk or watch pool.
-  Reply Route(const std::string& method, const std::string& path, const std::string& body, uint64_t seen,
-              Duration timeout);
+  Reply Route(const std::string& method, const std::string& path, const std::string& body, const std::string& from,
+              uint64_t seen, Duration timeout);
+  // An act of the administrator at the address `from`, audited.
+  Status Act(AuditKind kind, const std::string& object, const std::string& from,
+             const std::function<Status(AuditEvent& event)>& act);
   Reply ListRuns();
   Reply ShowRun(const RunId& id);
   Reply ListRounds(const RunId& id);
   Reply Watch(const RunId& id, uint64_t seen, Duration timeout);
-  Reply Submit(const std::string& body);
-  Reply StopRun(const RunId& id);
+  Reply Submit(const std::string& body, const std::string& from);
+  Reply StopRun(const RunId& id, const std::string& from);
   Reply ListDevices();
-  Reply Revoke(const DeviceId& device);
+  Reply Revoke(const DeviceId& device, const std::string& from);
   Reply Config();
   Reply MetricsText();
   static Reply Problem(const Status& status);

@@ -56,6 +56,7 @@ struct CoordinatorConfig {
   std::filesystem::path database() const { return std::filesystem::path(state_dir) / "coordinator.db"; }
   std::filesystem::path pki() const { return std::filesystem::path(state_dir) / "pki"; }
   std::filesystem::path runs() const { return std::filesystem::path(state_dir) / "runs"; }
+  std::filesystem::path audit() const { return std::filesystem::path(state_dir) / "audit"; }
   std::filesystem::path admin_token() const { return std::filesystem::path(state_dir) / "admin.token"; }
 
   // Errors: kNotFound, kInvalidArgument (every mistake at once).

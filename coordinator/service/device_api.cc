@@ -198,10 +198,18 @@ Awaitable<void> DeviceApi::RefuseLimited(Exchange& exchange, std::string_view li
   co_await Refuse(exchange, std::move(refused));
 }
 
+void DeviceApi::CountRefused(const Exchange& exchange, v1::RefusalReason reason, const std::string& message) const {
+  context_.metrics->CountRefusal(protocol::ReasonName(reason));
+  if (context_.audit == nullptr) return;
+  const protocol::Peer& peer = exchange.peer();
+  context_.audit->Refused(protocol::ReasonName(reason), peer.device, peer.address, EndpointOf(exchange.path()),
+                          message);
+}
+
 Awaitable<void> DeviceApi::Refuse(Exchange& exchange, Refused refused) {
   const v1::Refusal message = protocol::MakeRefusal(refused.reason, refused.message, refused.retry_after);
   const unsigned status = protocol::HttpStatusOf(refused.reason);
-  context_.metrics->CountRefusal(protocol::ReasonName(refused.reason));
+  CountRefused(exchange, refused.reason, refused.message);
   context_.metrics->CountRequest(EndpointOf(exchange.path()), status);
   if (std::string after = protocol::RetryAfterValue(message); !after.empty()) {
     refused.headers.emplace_back("Retry-After", std::move(after));
@@ -256,69 +264,6 @@ Awaitable<void> DeviceApi::RefuseBody(Exchange& exchange, const Status& status) 
   refused.reason = v1::REFUSAL_REASON_TOO_LARGE;
   refused.message = status.message();
   co_await Refuse(exchange, std::move(refused));
-}
-
-// ---- enrolment ----
-
-Awaitable<void> DeviceApi::Enroll(Exchange& exchange) {
-  Refused refused;
-  if (context_.authority == nullptr) {
-    refused.reason = v1::REFUSAL_REASON_UNSUPPORTED;
-    refused.message = "this coordinator runs without TLS; there is nothing to enrol for";
-    co_return co_await Refuse(exchange, std::move(refused));
-  }
-  const std::string network = exchange.peer().network;
-  if (const auto wait = limits_.MayTryToken(network)) {
-    co_return co_await RefuseLimited(exchange, "bad_tokens",
-                                     "too many bad tokens came from this address; come back later", *wait);
-  }
-  Result<std::string> body = co_await exchange.ReadAll(protocol::kMaxEnrollMessageBytes);
-  if (!body.ok()) co_return co_await RefuseBody(exchange, body.status());
-  auto request = protocol::ParseMessage<v1::EnrollRequest>(*body);
-  if (!request.ok()) {
-    refused.reason = v1::REFUSAL_REASON_MALFORMED;
-    refused.message = request.status().message();
-    co_return co_await Refuse(exchange, std::move(refused));
-  }
-  v1::EnrollResponse response;
-  std::string replaced;
-  auto work = [&]() -> Status {
-    const Sha256Digest token = Sha256(request->token());
-    const Time now = context_.clock->Now();
-    HEDDLE_ASSIGN_OR_RETURN(const DeviceId device, context_.store->CheckToken(token, now));
-    const Duration validity = Seconds(context_.config->device_certificate_days * 86400);
-    HEDDLE_ASSIGN_OR_RETURN(const auto issued, context_.authority->IssueDevice(request->csr_der(), device, validity));
-    std::lock_guard writing(context_.directory->writing());
-    HEDDLE_ASSIGN_OR_RETURN(const auto before, context_.store->GetDevice(device));
-    DeviceRecord record;
-    record.device = device;
-    record.serial = issued.serial_hex;
-    record.not_after = issued.not_after;
-    record.enrolled_at = now;
-    HEDDLE_RETURN_IF_ERROR(context_.store->RedeemToken(token, now, record));
-    HEDDLE_FAILPOINT(kEnrolmentCommitted);
-    context_.directory->Put(record);
-    if (before) replaced = before->serial;
-    response.set_certificate_pem(issued.certificate_pem);
-    response.set_ca_certificate_pem(context_.authority->certificate_pem());
-    response.set_device_id(device.value());
-    return OkStatus();
-  };
-  Status status = co_await protocol::RunBlocking(context_.disk, work);
-  if (!status.ok()) {
-    if (status.code() != Code::kUnauthenticated && status.code() != Code::kInvalidArgument) {
-      co_return co_await RefuseStatus(exchange, status);
-    }
-    const bool bad_token = status.code() == Code::kUnauthenticated;
-    if (bad_token) limits_.CountBadToken(network);
-    refused.reason = bad_token ? v1::REFUSAL_REASON_BAD_TOKEN : v1::REFUSAL_REASON_MALFORMED;
-    refused.message = status.message();
-    co_return co_await Refuse(exchange, std::move(refused));
-  }
-  if (!replaced.empty() && context_.close_connections) context_.close_connections(replaced);
-  Log(Severity::kInfo, "device enrolled", {{"device", response.device_id()}});
-  co_await Answer(exchange, 200, response.SerializeAsString());
-  HEDDLE_FAILPOINT(kEnrolmentAnswered);
 }
 
 // ---- check-in ----
@@ -382,6 +327,7 @@ Awaitable<void> DeviceApi::GetBlob(Exchange& exchange, std::string_view hex) {
   auto range = protocol::ParseRange(wanted, *size);
   if (!range.ok()) {
     headers.emplace_back("Content-Range", "bytes */" + std::to_string(*size));
+    CountRefused(exchange, v1::REFUSAL_REASON_MALFORMED, range.status().message());
     context_.metrics->CountRequest(EndpointOf(exchange.path()), 416);
     const v1::Refusal message = protocol::MakeRefusal(v1::REFUSAL_REASON_MALFORMED, range.status().message());
     type = std::string(protocol::kProtobufContentType);
@@ -481,7 +427,7 @@ Awaitable<void> DeviceApi::Report(Exchange& exchange, DeviceId device) {
   }
   const auto& response = std::get<v1::ReportResponse>(*pending->answer);
   context_.metrics->CountUpdate(VerdictName(response.verdict()));
-  if (response.has_refusal()) context_.metrics->CountRefusal(protocol::ReasonName(response.refusal().reason()));
+  if (response.has_refusal()) CountRefused(exchange, response.refusal().reason(), response.refusal().message());
   HEDDLE_FAILPOINT(kVerdictUnsent);
   co_await Answer(exchange, 200, response.SerializeAsString());
   HEDDLE_FAILPOINT(kVerdictAnswered);

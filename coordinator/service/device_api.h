@@ -10,6 +10,7 @@
 #include <mutex>
 #include <string>
 
+#include "coordinator/audit/audit_trail.h"
 #include "coordinator/service/config.h"
 #include "coordinator/service/device_directory.h"
 #include "coordinator/service/device_limits.h"
@@ -54,6 +55,7 @@ struct DeviceApiContext {
   DeviceDirectory* directory = nullptr;
   Metrics* metrics = nullptr;
   const Clock* clock = nullptr;
+  AuditTrail* audit = nullptr;                                // null: nothing is audited (tests, simulations)
   const protocol::CertificateAuthority* authority = nullptr;  // null with plain TCP
   boost::asio::any_io_executor disk;                          // of threads for fsync and the database
   boost::asio::any_io_executor check;                         // of threads that look at updates
@@ -81,6 +83,8 @@ class DeviceApi {
   Awaitable<void> Dispatch(Exchange& exchange);
   Awaitable<void> Route(Exchange& exchange, DeviceId device);
 
+  // The token used up and the device's row made, audited. `replaced`: the serial of its certificate before, if any.
+  Status Redeem(const Sha256Digest& token, const DeviceRecord& record, const std::string& from, std::string* replaced);
   Awaitable<void> Enroll(Exchange& exchange);
   Awaitable<void> Checkin(Exchange& exchange, DeviceId device);
   Awaitable<void> GetBlob(Exchange& exchange, std::string_view hex);
@@ -96,6 +100,8 @@ class DeviceApi {
 
   // For what goes beyond a device's or an address's share; `limit` is its label in the metrics.
   Awaitable<void> RefuseLimited(Exchange& exchange, std::string_view limit, std::string message, Duration retry_after);
+  // In the metrics and the audit log.
+  void CountRefused(const Exchange& exchange, v1::RefusalReason reason, const std::string& message) const;
   Awaitable<void> Refuse(Exchange& exchange, Refused refused);
   // For what failed here: kPermissionDenied is our own disk's, and "come back later" for the device.
   Awaitable<void> RefuseStatus(Exchange& exchange, const Status& status);

@@ -87,6 +87,10 @@ struct Metrics::Impl {
   Gauge& blob_bytes = OneGauge("heddle_blob_bytes", "Bytes of stored blobs.");
   Gauge& uploads = OneGauge("heddle_uploads_unfinished", "Uploads that are not finished.");
   Gauge& handshakes_failed = OneGauge("heddle_tls_handshakes_failed", "TLS handshakes that failed since the start.");
+  Gauge& audit_lines = OneGauge("heddle_audit_lines_total", "Lines written to the audit log since the start.");
+  Gauge& audit_failures = OneGauge("heddle_audit_failures_total", "Times the audit log could not be written.");
+  Gauge& audit_last =
+      OneGauge("heddle_audit_last_sequence", "Number of the audit log's newest line; it never goes back.");
   Gauge& cpu = OneGauge("process_cpu_seconds_total", "Processor time of this process.");
   Gauge& memory = OneGauge("process_resident_memory_bytes", "Resident memory of this process.");
   Gauge& fds = OneGauge("process_open_fds", "Open file descriptors of this process.");
@@ -177,6 +181,9 @@ std::string Metrics::Text(const Gauges& gauges) {
   m.enrolled.Set(static_cast<double>(gauges.devices_enrolled));
   m.blob_bytes.Set(static_cast<double>(gauges.blob_bytes));
   m.uploads.Set(static_cast<double>(gauges.uploads_unfinished));
+  m.audit_lines.Set(static_cast<double>(gauges.audit_lines));
+  m.audit_failures.Set(static_cast<double>(gauges.audit_failures));
+  m.audit_last.Set(static_cast<double>(gauges.audit_last_sequence));
   m.cpu.Set(ProcessCpuSeconds());
   m.fds.Set(OpenFileDescriptors());
   if (auto memory = ReadProcessMemory(::getpid()); memory.ok()) {

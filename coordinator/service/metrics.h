@@ -34,6 +34,7 @@ class Metrics {
   // What is looked up when it is asked for.
   struct Gauges {
     protocol::ServerStats server;
+    uint64_t audit_lines = 0, audit_failures = 0, audit_last_sequence = 0;
     uint64_t devices_enrolled = 0, polls_waiting = 0, blob_bytes = 0, uploads_unfinished = 0;
     bool run_active = false;
     uint32_t round = 0;

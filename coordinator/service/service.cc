@@ -18,6 +18,7 @@
 
 #include "common/file.h"
 #include "common/logging.h"
+#include "coordinator/audit/audit_trail.h"
 #include "coordinator/service/admin_api.h"
 #include "coordinator/service/device_api.h"
 #include "coordinator/service/metrics.h"
@@ -31,6 +32,7 @@ namespace asio = boost::asio;
 namespace fs = std::filesystem;
 
 const Duration kHousekeeping = Seconds(600);
+const Duration kAuditFlush = Seconds(5);
 // Blobs that no row names are kept this long: an upload that waits for its report is one.
 const Duration kGarbageAge = Seconds(24 * 3600);
 
@@ -74,6 +76,7 @@ struct Service::Impl {
   DeviceDirectory directory;
   std::unique_ptr<Store> store;
   std::unique_ptr<BlobStore> blobs;
+  std::unique_ptr<AuditTrail> audit;
   std::optional<protocol::CertificateAuthority> authority;
   std::atomic<bool> ready{false};
 
@@ -84,6 +87,8 @@ struct Service::Impl {
   std::unique_ptr<RunDriver> driver;  // after io: answers on their way hold its timers
   std::optional<asio::executor_work_guard<asio::io_context::executor_type>> work;
   asio::steady_timer housekeeping{io};
+  asio::steady_timer audit_timer{io};
+  protocol::ServerStats audited;  // what FlushAudit, one at a time, has told of
   std::unique_ptr<DeviceApi> device_api;
   std::unique_ptr<AdminApi> admin_api;
   std::unique_ptr<protocol::Server> devices;
@@ -96,6 +101,8 @@ struct Service::Impl {
   void MakeDriver();
   Status OpenListeners();
   void ArmHousekeeping();
+  void ArmAudit();
+  void FlushAudit(AuditTrail::What what);
   void CleanUp();
   void Stop();
 };
@@ -112,6 +119,9 @@ Status Service::Impl::OpenStorage() {
   if (!options.insecure) {
     HEDDLE_ASSIGN_OR_RETURN(authority, protocol::CertificateAuthority::Load(config.pki()));
   }
+  AuditOptions audit_options;
+  audit_options.folder = config.audit();
+  HEDDLE_ASSIGN_OR_RETURN(audit, AuditTrail::Open(std::move(audit_options)));
   HEDDLE_ASSIGN_OR_RETURN(store, Store::Open(config.database()));
   BlobStoreOptions blob_options;
   blob_options.root = state;
@@ -156,6 +166,7 @@ Status Service::Impl::OpenListeners() {
                                                             .directory = &directory,
                                                             .metrics = &metrics,
                                                             .clock = &clock,
+                                                            .audit = audit.get(),
                                                             .authority = authority ? &*authority : nullptr,
                                                             .disk = disk.get_executor(),
                                                             .check = check.get_executor(),
@@ -168,6 +179,7 @@ Status Service::Impl::OpenListeners() {
                                                          .directory = &directory,
                                                          .metrics = &metrics,
                                                          .clock = &clock,
+                                                         .audit = audit.get(),
                                                          .disk = disk.get_executor(),
                                                          .watch = watch.get_executor(),
                                                          .server_stats = [this] { return devices->stats(); },
@@ -209,6 +221,39 @@ void Service::Impl::ArmHousekeeping() {
   });
 }
 
+void Service::Impl::ArmAudit() {
+  audit_timer.expires_after(kAuditFlush);
+  audit_timer.async_wait([this](boost::system::error_code error) {
+    if (error) return;
+    asio::post(disk, [this] {
+      FlushAudit(AuditTrail::What::kDue);
+      asio::post(io, [this] { ArmAudit(); });  // never two at a time
+    });
+  });
+}
+
+void Service::Impl::FlushAudit(AuditTrail::What what) {
+  // Those that do not get as far as a request: how many, without who.
+  using protocol::ServerStats;
+  constexpr std::pair<std::string_view, uint64_t ServerStats::*> kCounts[] = {
+      {"CONNECTIONS_FULL", &ServerStats::refused_full},
+      {"ADDRESS_FULL", &ServerStats::refused_address},
+      {"HANDSHAKES_FULL", &ServerStats::refused_handshakes},
+      {"HANDSHAKE_FAILED", &ServerStats::handshakes_failed},
+      {"SLOW_HANDSHAKE", &ServerStats::late_handshakes},
+      {"SLOW_HEAD", &ServerStats::late_heads},
+      {"SLOW_BODY", &ServerStats::late_bodies}};
+  const ServerStats now = devices ? devices->stats() : ServerStats{};
+  for (const auto& [reason, count] : kCounts) {
+    if (now.*count > audited.*count) audit->Refused(reason, "", "", "connection", "", now.*count - audited.*count);
+  }
+  audited = now;
+  if (Status status = audit->Flush(what); !status.ok()) {
+    Log(Severity::kError, "the audit log cannot be written; refusals are kept in memory and acts are refused",
+        {{"error", status.message()}});
+  }
+}
+
 void Service::Impl::CleanUp() {
   const Time now = clock.Now();
   Status failed;
@@ -243,7 +288,10 @@ void Service::Impl::Stop() {
   const Duration grace = Seconds(config.shutdown_grace_s);
   if (admin) admin->Stop(Seconds(1));  // first: who watches a run would ask again and again
   if (devices) devices->Stop(grace);
-  asio::post(io, [this] { housekeeping.cancel(); });
+  asio::post(io, [this] {
+    housekeeping.cancel();
+    audit_timer.cancel();
+  });
   watch.join();
   check.join();
   disk.join();
@@ -251,6 +299,7 @@ void Service::Impl::Stop() {
   io.stop();
   for (std::thread& thread : threads) thread.join();
   threads.clear();
+  if (audit) FlushAudit(AuditTrail::What::kAll);
 }
 
 Service::Service(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -271,6 +320,7 @@ Result<std::unique_ptr<Service>> Service::Start(CoordinatorConfig config, Servic
   HEDDLE_RETURN_IF_ERROR(impl.OpenListeners());
   asio::post(impl.disk, [&impl] { impl.CleanUp(); });
   impl.ArmHousekeeping();
+  impl.ArmAudit();
   impl.ready = true;
   Log(Severity::kInfo, "coordinator is up",
       {{"listen", impl.config.listen_address + ":" + std::to_string(service->device_port())},
@@ -283,9 +333,15 @@ Result<std::unique_ptr<Service>> Service::Start(CoordinatorConfig config, Servic
 void Service::Stop() { impl_->Stop(); }
 
 Status Service::ReloadTls() {
-  HEDDLE_ASSIGN_OR_RETURN(auto tls, impl_->Tls());
-  if (tls) impl_->devices->ReplaceTls(std::move(tls));
-  return OkStatus();
+  AuditEvent event;
+  event.kind = AuditKind::kCertificateReloaded;
+  event.actor = "SIGHUP";
+  event.object = (impl_->config.pki() / "server.crt").string();
+  return Audited(impl_->audit->log(), std::move(event), [this](AuditEvent&) -> Status {
+    HEDDLE_ASSIGN_OR_RETURN(auto tls, impl_->Tls());
+    if (tls) impl_->devices->ReplaceTls(std::move(tls));
+    return OkStatus();
+  });
 }
 
 uint16_t Service::device_port() const { return impl_->devices->port(); }
@@ -294,12 +350,22 @@ uint16_t Service::admin_port() const { return impl_->admin->port(); }
 Status InitCoordinator(const CoordinatorConfig& config) {
   HEDDLE_RETURN_IF_ERROR(MakeDirectories(config.pki()));
   ::chmod(config.state_dir.c_str(), 0700);
-  HEDDLE_RETURN_IF_ERROR(protocol::CertificateAuthority::Create(config.pki(), "Heddle coordinator authority",
-                                                                Seconds(10.0 * 365 * 86400)));
-  HEDDLE_ASSIGN_OR_RETURN(const auto authority, protocol::CertificateAuthority::Load(config.pki()));
-  HEDDLE_RETURN_IF_ERROR(authority.IssueServer(config.pki(), config.server_names, Seconds(5.0 * 365 * 86400)));
-  HEDDLE_RETURN_IF_ERROR(ReadOrMakeSecret(config.admin_token()).status());
-  return Store::Open(config.database()).status();
+  AuditOptions audit;
+  audit.folder = config.audit();
+  HEDDLE_ASSIGN_OR_RETURN(const auto log, AuditLog::Open(std::move(audit)));
+  AuditEvent event;
+  event.kind = AuditKind::kInit;
+  event.actor = ProcessActor();
+  event.object = "authority";
+  return Audited(*log, std::move(event), [&](AuditEvent& done) -> Status {
+    HEDDLE_RETURN_IF_ERROR(protocol::CertificateAuthority::Create(config.pki(), "Heddle coordinator authority",
+                                                                  Seconds(10.0 * 365 * 86400)));
+    HEDDLE_ASSIGN_OR_RETURN(const auto authority, protocol::CertificateAuthority::Load(config.pki()));
+    HEDDLE_RETURN_IF_ERROR(authority.IssueServer(config.pki(), config.server_names, Seconds(5.0 * 365 * 86400)));
+    HEDDLE_RETURN_IF_ERROR(ReadOrMakeSecret(config.admin_token()).status());
+    done.detail = "fingerprint " + authority.fingerprint();
+    return Store::Open(config.database()).status();
+  });
 }
 
 }  // namespace heddle::coordinator

@@ -26,7 +26,8 @@ class Service {
   ~Service();
 
   void Stop();
-  // Reads the server's certificate anew, for connections from now on. Errors leave the old one in use.
+  // Reads the server's certificate anew, for connections from now on. Errors leave the old one in use; one is that the
+  // audit log cannot be written.
   Status ReloadTls();
 
   uint16_t device_port() const;
@@ -38,7 +39,7 @@ class Service {
   std::unique_ptr<Impl> impl_;
 };
 
-// Makes the state folder, the authority and the server's certificate. Errors: kAlreadyExists when there is an
+// Audited. Makes the state folder, the authority and the server's certificate. Errors: kAlreadyExists when there is an
 // authority.
 Status InitCoordinator(const CoordinatorConfig& config);
 
