@@ -40,6 +40,9 @@ namespace heddle::test_hooks {
   /* The sum and the next model. */                                                            \
   X(kUpdateFolded, "update-folded")                                                            \
   X(kModelStored, "model-stored")                                                              \
+  /* A line of the audit log: written, fsynced. */                                             \
+  X(kAuditWritten, "audit-written")                                                            \
+  X(kAuditSynced, "audit-synced")                                                              \
   /* Answers: durable but not sent, handed to the connection. */                               \
   X(kEnrolmentCommitted, "enrolment-committed")                                                \
   X(kEnrolmentAnswered, "enrolment-answered")                                                  \

@@ -11,6 +11,8 @@
 #include <thread>
 #include <utility>
 
+#include "common/test_hooks.h"
+
 namespace heddle::coordinator {
 namespace {
 
@@ -125,7 +127,9 @@ Status AuditLog::Put(const std::string& text) {
   HEDDLE_ASSIGN_OR_RETURN(const UniqueFd fd, options_.files->Open(path_, /*create=*/false));
   Status status = options_.files->WriteAt(fd, size_, Bytes(text), path_);
   if (status.ok() && torn_) status = options_.files->Truncate(fd, size_ + text.size(), path_);
+  HEDDLE_FAILPOINT(kAuditWritten);
   if (status.ok()) status = options_.files->Sync(fd, path_);
+  HEDDLE_FAILPOINT(kAuditSynced);
   if (!status.ok() && !torn_) {
     const Status ignored = options_.files->Truncate(fd, size_, path_);  // else it is moved aside later
   }

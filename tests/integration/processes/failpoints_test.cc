@@ -10,6 +10,7 @@
 
 #include "common/random.h"
 #include "common/test_hooks.h"
+#include "coordinator/audit/audit_check.h"
 #include "tests/integration/processes/keeper.h"
 
 namespace heddle {
@@ -57,6 +58,9 @@ TEST_P(Failpoint, IsReachedAndTheRunCommitsTheSame) {
   // It stays so after one more kill.
   keeper.KillCoordinator();
   ASSERT_OK(keeper.Finish());
+  const auto audit = coordinator::CheckAudit(keeper.world().fleet().config().audit());
+  ASSERT_OK(audit.status());
+  EXPECT_FALSE(audit->fault) << audit->fault->what;
 }
 
 std::vector<std::string> Points() {
