@@ -37,7 +37,17 @@ struct AggregatorOptions {
 };
 
 // Why an update is refused. The numbers are those of heddle.v1.RefusalReason.
-enum class Refusal : int { kNone = 0, kBadUpdate = 10, kNotFinite = 11, kOutOfBounds = 12, kBadNumExamples = 13 };
+enum class Refusal : int {
+  kNone = 0,
+  kNotFinite = 11,
+  kOutOfBounds = 12,
+  kBadNumExamples = 13,
+  kWrongTensors = 20,
+  kWrongShape = 21,
+  kWrongDtype = 22,
+  kWrongRank = 23,
+  kNormTooLarge = 24
+};
 
 struct Validity {
   Refusal refusal = Refusal::kNone;

@@ -36,6 +36,12 @@ constexpr ReasonRow kReasons[] = {
     {v1::REFUSAL_REASON_INTERNAL, 500, Code::kInternal, "INTERNAL"},
     {v1::REFUSAL_REASON_UNSUPPORTED, 405, Code::kUnimplemented, "UNSUPPORTED"},
     {v1::REFUSAL_REASON_RATE_LIMITED, 429, Code::kResourceExhausted, "RATE_LIMITED"},
+    {v1::REFUSAL_REASON_WRONG_TENSORS, 422, Code::kInvalidArgument, "WRONG_TENSORS"},
+    {v1::REFUSAL_REASON_WRONG_SHAPE, 422, Code::kInvalidArgument, "WRONG_SHAPE"},
+    {v1::REFUSAL_REASON_WRONG_DTYPE, 422, Code::kInvalidArgument, "WRONG_DTYPE"},
+    {v1::REFUSAL_REASON_WRONG_RANK, 422, Code::kInvalidArgument, "WRONG_RANK"},
+    {v1::REFUSAL_REASON_NORM_TOO_LARGE, 422, Code::kOutOfRange, "NORM_TOO_LARGE"},
+    {v1::REFUSAL_REASON_WRONG_BASE, 422, Code::kFailedPrecondition, "WRONG_BASE"},
 };
 
 const ReasonRow* FindReason(v1::RefusalReason reason) {

@@ -72,7 +72,7 @@ TEST_F(UpdateCheck, BoundOnTheNormCountsAllTensors) {
   EXPECT_TRUE(Check(update).ok());
   options_.max_norm = norm * (1 - 1e-12);
   const Validity validity = Check(update);
-  EXPECT_EQ(validity.refusal, Refusal::kOutOfBounds);
+  EXPECT_EQ(validity.refusal, Refusal::kNormTooLarge);
   EXPECT_NE(validity.message.find("max_norm"), std::string::npos) << validity.message;
   options_.max_norm = 0;
   EXPECT_TRUE(Check(update).ok());
@@ -81,27 +81,42 @@ TEST_F(UpdateCheck, BoundOnTheNormCountsAllTensors) {
 TEST_F(UpdateCheck, RefusesAnotherSetOfTensors) {
   StateDict missing = RandomUpdate(kShapes, 2);
   missing.erase("second");
-  EXPECT_EQ(Check(missing).refusal, Refusal::kBadUpdate);
+  EXPECT_EQ(Check(missing).refusal, Refusal::kWrongTensors);
   EXPECT_NE(Check(missing).message.find("'second' is missing"), std::string::npos);
   StateDict extra = RandomUpdate(kShapes, 2);
   extra.emplace("fourth", Tensor::FromFloats({1}, std::vector<float>{0}));
-  EXPECT_EQ(Check(extra).refusal, Refusal::kBadUpdate);
+  EXPECT_EQ(Check(extra).refusal, Refusal::kWrongTensors);
   EXPECT_NE(Check(extra).message.find("'fourth'"), std::string::npos);
-  EXPECT_EQ(Check({}).refusal, Refusal::kBadUpdate);
+  EXPECT_EQ(Check({}).refusal, Refusal::kWrongTensors);
 }
 
 TEST_F(UpdateCheck, RefusesAnotherShapeOrDtypeOfTheSameSize) {
   StateDict transposed = RandomUpdate(kShapes, 2);
   transposed["first"] = Tensor::FromFloats({5, 3}, std::vector<float>(15, 0.0F));
-  EXPECT_EQ(Check(transposed).refusal, Refusal::kBadUpdate);
+  EXPECT_EQ(Check(transposed).refusal, Refusal::kWrongShape);
   for (const DType dtype : {DType::kI32, DType::kF16, DType::kF64}) {
     StateDict other = RandomUpdate(kShapes, 2);
     std::span<std::byte> bytes;
     other["first"] = Tensor::Allocate({dtype, {3, 5}}, &bytes);
     const Validity validity = Check(other);
-    EXPECT_EQ(validity.refusal, Refusal::kBadUpdate);
+    EXPECT_EQ(validity.refusal, Refusal::kWrongDtype);
     EXPECT_NE(validity.message.find(DTypeName(dtype)), std::string::npos) << validity.message;
   }
+}
+
+TEST(UpdateCheckOfFactors, AnotherRankIsNamedAsSuch) {
+  const StateDictSpec model = {{"q.lora_A.weight", {DType::kF32, {4, 16}}}, {"q.lora_B.weight", {DType::kF32, {8, 4}}}};
+  const auto check = [&](Shape a, Shape b) {
+    StateDict update;
+    update.emplace("q.lora_A.weight", Tensor::FromFloats(a, std::vector<float>(static_cast<size_t>(a[0] * a[1]))));
+    update.emplace("q.lora_B.weight", Tensor::FromFloats(b, std::vector<float>(static_cast<size_t>(b[0] * b[1]))));
+    return CheckUpdate(update, {.num_examples = 1}, model, {}).refusal;
+  };
+  EXPECT_EQ(check({4, 16}, {8, 4}), Refusal::kNone);
+  EXPECT_EQ(check({2, 16}, {8, 2}), Refusal::kWrongRank);
+  EXPECT_EQ(check({4, 16}, {8, 5}), Refusal::kWrongRank);
+  EXPECT_EQ(check({4, 15}, {8, 4}), Refusal::kWrongShape);
+  EXPECT_EQ(check({4, 16}, {9, 4}), Refusal::kWrongShape);
 }
 
 TEST_F(UpdateCheck, RefusesNumbersOfExamplesOutOfRange) {

@@ -232,26 +232,26 @@ std::vector<BadUpdate> BadUpdates() {
       {"infinity", kNotFinite,
        [](StateDict u) { return WithValue(std::move(u), -std::numeric_limits<float>::infinity()); }},
       {"out of bounds", v1::REFUSAL_REASON_OUT_OF_BOUNDS, [](StateDict u) { return WithValue(std::move(u), 4.5F); }},
-      {"another shape", kBad,
+      {"another shape", v1::REFUSAL_REASON_WRONG_SHAPE,
        [](StateDict u) {
          Tensor& first = u.begin()->second;
          const std::vector<float> values(static_cast<size_t>(first.numel()), 0.0F);
          first = Tensor::FromFloats({first.shape()[1], first.shape()[0]}, values);
          return SerializeSafetensors(u);
        }},
-      {"another type", kBad,
+      {"another type", v1::REFUSAL_REASON_WRONG_DTYPE,
        [](StateDict u) {
          Tensor& first = u.begin()->second;
          std::span<std::byte> bytes;
          first = Tensor::Allocate({DType::kF16, first.shape()}, &bytes);
          return SerializeSafetensors(u);
        }},
-      {"a missing tensor", kBad,
+      {"a missing tensor", v1::REFUSAL_REASON_WRONG_TENSORS,
        [](StateDict u) {
          u.erase(u.begin());
          return SerializeSafetensors(u);
        }},
-      {"one tensor more", kBad,
+      {"one tensor more", v1::REFUSAL_REASON_WRONG_TENSORS,
        [](StateDict u) {
          u.emplace("more", u.begin()->second);
          return SerializeSafetensors(u);
