@@ -124,6 +124,14 @@ Status Validate(const v1::ReportRequest& m) {
     if (!m.has_metrics()) return Bad("metrics", "is missing");
   }
   if (m.has_metrics()) HEDDLE_RETURN_IF_ERROR(Validate(m.metrics()));
+  if (!m.inline_update().empty()) {
+    if (!completed) return Bad("inline_update", "goes with a completed task only");
+    HEDDLE_RETURN_IF_ERROR(CheckBytes("inline_update", m.inline_update(), 1, kMaxInlineUpdateBytes));
+    if (m.inline_update().size() != m.update().size_bytes())
+      return Bad("inline_update", "has not the number of bytes that update.size_bytes says");
+  }
+  if (!m.parent_sha256().empty() && m.parent_sha256().size() != Sha256Digest::kSize)
+    return Bad("parent_sha256", "must be 32 bytes or empty");
   return CheckBytes("message", m.message(), 0, kMaxReportMessageBytes);
 }
 

@@ -17,6 +17,9 @@ struct Bindings {
                 {.help = "seconds of the first pause after a failure; doubles each time", .min = 0.001, .max = 3600});
     schema.Bind("coordinator.retry_max_s", &backoff_max_s,
                 {.help = "longest pause after failures", .min = 0.001, .max = 86400});
+    schema.Bind("coordinator.inline_update_bytes", &config->inline_update_bytes,
+                {.help = "updates up to this size travel inside their report; 0: all are uploaded before",
+                 .max = protocol::kMaxInlineUpdateBytes});
     schema.Bind("device.state_dir", &state_dir,
                 {.help = "folder of key, certificate, cache and journal", .required = true, .is_path = true});
     schema.Bind("device.name", &config->device_name, {.help = "name of the device, with --insecure only"});

@@ -11,6 +11,7 @@
 #include "common/clock.h"
 #include "common/logging.h"
 #include "common/status.h"
+#include "protocol/limits.h"
 
 namespace heddle::client {
 
@@ -18,6 +19,7 @@ struct ClientConfig {
   std::string host;
   uint16_t port = 7443;
   std::string server_name;  // empty: host
+  uint64_t inline_update_bytes = protocol::kMaxInlineUpdateBytes;
   std::string device_name;  // with --insecure only
   std::filesystem::path state_dir;
   std::filesystem::path data_path;

@@ -341,7 +341,8 @@ void Daemon::Impl::Do(const Upload& action) {
 }
 
 void Daemon::Impl::Do(const Report& action) {
-  Operation([&] { return link.Report(action.report); });
+  const std::filesystem::path update = action.with_update ? journal.update_file() : std::filesystem::path();
+  Operation([&] { return link.Report(action.report, update); });
 }
 
 void Daemon::Impl::Do(const Wait& action) {
@@ -452,6 +453,7 @@ Result<std::unique_ptr<Daemon>> Daemon::Open(const ClientConfig& config, const D
   session.backoff_base = config.backoff_base;
   session.backoff_max = config.backoff_max;
   session.max_tasks = options.max_tasks;
+  session.max_inline_update_bytes = config.inline_update_bytes;
   auto impl = std::make_unique<Impl>(config, options, std::move(lock), std::move(link), std::move(cache), session);
   return std::unique_ptr<Daemon>(new Daemon(std::move(impl)));
 }

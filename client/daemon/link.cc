@@ -3,6 +3,7 @@
 #include <charconv>
 
 #include "common/build_info.h"
+#include "common/file.h"
 #include "common/logging.h"
 #include "common/test_hooks.h"
 #include "protocol/refusal.h"
@@ -181,7 +182,12 @@ asio::awaitable<Event> CoordinatorLink::Upload(v1::ReportRequest report, std::fi
   }
 }
 
-asio::awaitable<Event> CoordinatorLink::Report(v1::ReportRequest report) {
+asio::awaitable<Event> CoordinatorLink::Report(v1::ReportRequest report, std::filesystem::path update) {
+  if (!update.empty()) {
+    Result<std::string> bytes = ReadFile(update, protocol::kMaxInlineUpdateBytes);
+    if (!bytes.ok()) co_return Failure(bytes.status());
+    report.set_inline_update(*std::move(bytes));
+  }
   HttpRequest request("POST", "/v1/reports", report.SerializeAsString());
   request.answer_timeout = kReportLimit;
   HEDDLE_FAILPOINT(kClientReportUnsent);

@@ -37,7 +37,8 @@ class CoordinatorLink {
   // Uploads the file a completed report names, from where it got to. `fresh`: nothing was sent yet, so the whole body
   // goes along with the first request; else the coordinator is asked first what it has.
   boost::asio::awaitable<Event> Upload(v1::ReportRequest report, std::filesystem::path file, bool fresh);
-  boost::asio::awaitable<Event> Report(v1::ReportRequest report);
+  // `update`: the file of a small update that travels along; empty: it was uploaded, or there is none.
+  boost::asio::awaitable<Event> Report(v1::ReportRequest report, std::filesystem::path update);
 
   void ForgetUpload() { upload_.reset(); }
   void Cancel() { client_.Cancel(); }

@@ -11,6 +11,7 @@
 namespace heddle::client {
 namespace {
 
+constexpr std::string_view kAdapterFile = "adapter_model.safetensors";  // PEFT's name
 constexpr uint32_t kMaxUploadRestarts = 2;
 constexpr uint32_t kMaxProbes = 5;
 
@@ -131,7 +132,7 @@ void Session::Begin() {
     case SessionState::kUploading:
       return Emit(Upload{report_, std::exchange(anew_, false)});
     case SessionState::kReporting:
-      return Emit(Report{report_});
+      return Emit(Report{report_, TravelsInline()});
     case SessionState::kNotEligible:
     case SessionState::kStopped:
       busy_ = false;
@@ -210,6 +211,16 @@ void Session::ReportOutcome(v1::TaskOutcome outcome, const std::string& message)
   Enter(SessionState::kReporting);
 }
 
+bool Session::TravelsInline() const {
+  return report_.outcome() == v1::TASK_OUTCOME_COMPLETED && upload_restarts_ == 0 &&
+         report_.update().size_bytes() <= options_.max_inline_update_bytes;
+}
+
+void Session::Deliver() {
+  const bool upload = report_.outcome() == v1::TASK_OUTCOME_COMPLETED && !TravelsInline();
+  Enter(upload ? SessionState::kUploading : SessionState::kReporting);
+}
+
 void Session::TaskEnded() {
   if (std::exchange(unwell_, false)) {
     ++failed_tasks_;
@@ -242,7 +253,7 @@ void Session::On(const Started& event) {
   if (!event.unreported) return Idle();
   report_ = *event.unreported;
   Say(false, "going on with the task of before the restart");
-  Enter(report_.outcome() == v1::TASK_OUTCOME_COMPLETED ? SessionState::kUploading : SessionState::kReporting);
+  Deliver();
 }
 
 void Session::On(const EligibilityChanged& event) {
@@ -344,9 +355,12 @@ void Session::On(const Trained& event) {
   report_.set_outcome(v1::TASK_OUTCOME_COMPLETED);
   *report_.mutable_update() = event.update;
   *report_.mutable_metrics() = event.metrics;
+  for (const v1::BlobRef& file : task_.plan().adapter()) {
+    if (file.name() == kAdapterFile) report_.set_parent_sha256(file.sha256());
+  }
   Emit(SaveReport{report_});
   if (shutdown_) return Stop(OkStatus());
-  Enter(SessionState::kUploading);
+  Deliver();
 }
 
 void Session::On(const Uploaded&) {

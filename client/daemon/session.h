@@ -47,8 +47,9 @@ struct SessionOptions {
   uint64_t seed = 0;  // of the jitter
   Duration backoff_base = Seconds(0.5);
   Duration backoff_max = Seconds(300);
-  Duration min_pause = Seconds(0.01);  // between check-ins, whatever the server says
-  uint64_t max_tasks = 0;              // stop after so many reported tasks; 0: never
+  Duration min_pause = Seconds(0.01);    // between check-ins, whatever the server says
+  uint64_t max_tasks = 0;                // stop after so many reported tasks; 0: never
+  uint64_t max_inline_update_bytes = 0;  // smaller updates travel inside their report; 0: all are uploaded
 };
 
 // ---- events ----
@@ -110,6 +111,7 @@ struct Upload {
 };
 struct Report {
   v1::ReportRequest report;
+  bool with_update = false;  // the update goes along; it was not uploaded
 };
 struct Wait {
   Duration time{0};
@@ -172,6 +174,9 @@ class Session {
   void Interrupted();
   void Idle();
   void ReportOutcome(v1::TaskOutcome outcome, const std::string& message);
+  // A completed report on its way: first the upload, unless the update is small.
+  void Deliver();
+  bool TravelsInline() const;
   void TaskEnded();
   void Stop(Status status);
   Duration Backoff(uint32_t failures);

@@ -352,32 +352,45 @@ Awaitable<void> DeviceApi::GetBlob(Exchange& exchange, std::string_view hex) {
 
 // ---- reports ----
 
+Result<SafetensorsFile> DeviceApi::OpenUpdate(const v1::ReportRequest& request, const InlineContent& content,
+                                              ReportEvent* event) {
+  if (content) return ParseSafetensors(std::as_bytes(std::span(*content)), content);
+  HEDDLE_ASSIGN_OR_RETURN(const auto uploaded, context_.store->FindUpload(event->assignment));
+  if (!uploaded || *uploaded != event->update) return NotFound("");
+  HEDDLE_ASSIGN_OR_RETURN(const uint64_t size, context_.blobs->Size(event->update));
+  if (size != request.update().size_bytes()) {
+    return InvalidArgument("the update has " + std::to_string(size) + " bytes, the report says " +
+                           std::to_string(request.update().size_bytes()));
+  }
+  HEDDLE_ASSIGN_OR_RETURN(const auto mapped, context_.blobs->Map(event->update));
+  return ParseSafetensors(mapped->bytes(), mapped);
+}
+
 // Looks at an open assignment's update; `event` gets what is wrong with it. Errors: the update is not here.
-Awaitable<Status> DeviceApi::CheckUpdate(const v1::ReportRequest& request, ReportEvent* event, bool* looked_at) {
+Awaitable<Status> DeviceApi::CheckUpdate(const v1::ReportRequest& request, InlineContent content, ReportEvent* event,
+                                         bool* looked_at) {
   auto work = [&]() -> Status {
-    const auto validator = context_.driver->ValidatorFor(event->assignment, event->device);
-    if (validator == nullptr) return OkStatus();
+    const auto expected = context_.driver->ExpectationOf(event->assignment, event->device);
+    if (!expected) return OkStatus();
     *looked_at = true;
-    HEDDLE_ASSIGN_OR_RETURN(const uint64_t size, context_.blobs->Size(event->update));
-    if (size != request.update().size_bytes()) {
-      event->validity = InvalidArgument("the update has " + std::to_string(size) + " bytes, the report says " +
-                                        std::to_string(request.update().size_bytes()));
-      event->refusal_reason = v1::REFUSAL_REASON_BAD_UPDATE;
+    const auto invalid = [event](v1::RefusalReason reason, const std::string& message) {
+      event->validity = InvalidArgument(message);
+      event->refusal_reason = reason;
       return OkStatus();
+    };
+    if (!request.parent_sha256().empty() && request.parent_sha256() != expected->parent.raw()) {
+      return invalid(
+          v1::REFUSAL_REASON_WRONG_BASE,
+          "the update was trained from another adapter than the task's, which is " + expected->parent.ToHex());
     }
-    ByteBudget::Hold hold(validation_, size);
-    HEDDLE_ASSIGN_OR_RETURN(const auto mapped, context_.blobs->Map(event->update));
-    auto parsed = ParseSafetensors(mapped->bytes(), mapped);
-    if (!parsed.ok()) {
-      event->validity = parsed.status();
-      event->refusal_reason = v1::REFUSAL_REASON_BAD_UPDATE;
-      return OkStatus();
+    ByteBudget::Hold hold(validation_, request.update().size_bytes());
+    const Result<SafetensorsFile> file = OpenUpdate(request, content, event);
+    if (file.status().code() == Code::kInvalidArgument || file.status().code() == Code::kDataLoss) {
+      return invalid(v1::REFUSAL_REASON_BAD_UPDATE, file.status().message());
     }
-    const auto validity = validator->Validate(parsed->tensors, {.num_examples = event->metrics.num_examples});
-    if (!validity.ok()) {
-      event->validity = InvalidArgument(validity.message);
-      event->refusal_reason = static_cast<int>(validity.refusal);
-    }
+    HEDDLE_RETURN_IF_ERROR(file.status());
+    const auto validity = expected->validator->Validate(file->tensors, {.num_examples = event->metrics.num_examples});
+    if (!validity.ok()) return invalid(static_cast<v1::RefusalReason>(validity.refusal), validity.message);
     return OkStatus();
   };
   co_return co_await protocol::RunBlocking(context_.check, work);
@@ -394,6 +407,7 @@ Awaitable<void> DeviceApi::Report(Exchange& exchange, DeviceId device) {
     co_return co_await Refuse(exchange, std::move(refused));
   }
   bool looked_at = false;
+  InlineContent content;
   ReportEvent event;
   event.assignment = AssignmentId(request->assignment_id());
   event.device = std::move(device);
@@ -403,7 +417,15 @@ Awaitable<void> DeviceApi::Report(Exchange& exchange, DeviceId device) {
   if (event.completed) {
     event.update = protocol::DigestOf(request->update()).value();  // validated with the message
     event.update_bytes = request->update().size_bytes();
-    Status checked = co_await CheckUpdate(*request, &event, &looked_at);
+    if (!request->inline_update().empty()) {
+      content = std::make_shared<const std::string>(std::move(*request->mutable_inline_update()));
+      if (Sha256(*content) != event.update) {
+        refused.reason = v1::REFUSAL_REASON_DIGEST_MISMATCH;
+        refused.message = "inline_update has not the SHA-256 that update names";
+        co_return co_await Refuse(exchange, std::move(refused));
+      }
+    }
+    Status checked = co_await CheckUpdate(*request, content, &event, &looked_at);
     if (checked.code() == Code::kNotFound) {
       refused.reason = v1::REFUSAL_REASON_NOT_FOUND;
       refused.message = "the update " + event.update.ToHex() + " has not been uploaded; upload it, then report";
@@ -413,7 +435,7 @@ Awaitable<void> DeviceApi::Report(Exchange& exchange, DeviceId device) {
     context_.metrics->ObserveUpdateBytes(event.update_bytes);
   }
   auto pending = std::make_shared<Pending>(co_await asio::this_coro::executor);
-  context_.driver->Report(std::move(event), looked_at, Pending::Callback(pending));
+  context_.driver->Report(std::move(event), looked_at, std::move(content), Pending::Callback(pending));
   while (!pending->answer) {  // the driver always answers
     boost::system::error_code ignored;
     co_await pending->timer.async_wait(asio::redirect_error(asio::use_awaitable, ignored));

@@ -11,6 +11,7 @@
 #include <string>
 
 #include "coordinator/audit/audit_trail.h"
+#include "common/safetensors.h"
 #include "coordinator/service/config.h"
 #include "coordinator/service/device_directory.h"
 #include "coordinator/service/device_limits.h"
@@ -96,7 +97,12 @@ class DeviceApi {
   // The device's upload of this id, or nothing and what to refuse with.
   std::unique_ptr<Upload> FindOwnUpload(const DeviceId& device, const std::string& id, Refused* refused);
   Awaitable<void> ReceiveInto(Exchange& exchange, Upload& upload, unsigned status, protocol::Headers headers);
-  Awaitable<Status> CheckUpdate(const v1::ReportRequest& request, ReportEvent* event, bool* looked_at);
+  Awaitable<Status> CheckUpdate(const v1::ReportRequest& request, InlineContent content, ReportEvent* event,
+                                bool* looked_at);
+  // The update's file as tensors: from the report itself, or from what was uploaded for its assignment. Errors:
+  // kNotFound when it was not, by this device for this assignment.
+  Result<SafetensorsFile> OpenUpdate(const v1::ReportRequest& request, const InlineContent& content,
+                                     ReportEvent* event);
 
   // For what goes beyond a device's or an address's share; `limit` is its label in the metrics.
   Awaitable<void> RefuseLimited(Exchange& exchange, std::string_view limit, std::string message, Duration retry_after);

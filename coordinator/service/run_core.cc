@@ -79,6 +79,27 @@ Status UnknownStatus(const UnknownAssignmentEffect& effect) {
 
 }  // namespace
 
+std::optional<OpenAssignments::Open> OpenAssignments::Find(const AssignmentId& id) const {
+  std::lock_guard lock(mutex_);
+  const auto found = open_.find(id);
+  return found == open_.end() ? std::nullopt : std::optional(found->second);
+}
+
+void OpenAssignments::Add(const AssignmentRecord& record, const Sha256Digest& parent) {
+  std::lock_guard lock(mutex_);
+  open_.insert_or_assign(record.id, Open{record.device, parent});
+}
+
+void OpenAssignments::Remove(const AssignmentId& id) {
+  std::lock_guard lock(mutex_);
+  open_.erase(id);
+}
+
+void OpenAssignments::Clear() {
+  std::lock_guard lock(mutex_);
+  open_.clear();
+}
+
 // ---- start ----
 
 Status RunCore::Prepare(const Submission& submission, RunMaterial* material) {
@@ -121,7 +142,7 @@ Result<std::unique_ptr<RunCore>> RunCore::Create(RunCoreOptions options, const S
   first.writes.clear();
   std::vector<AddressedAnswer> none;
   Status begun = core->TakeUp(stored);
-  if (begun.ok()) begun = core->Execute(std::move(first), &none);
+  if (begun.ok()) begun = core->Execute({std::move(first)}, &none);
   if (begun.ok()) return core;
   stored.run.state = RunState::kFailed;
   stored.run.reason = "it could not be begun: " + begun.message();
@@ -175,7 +196,11 @@ Status RunCore::Rebuild(std::vector<AddressedAnswer>* answers) {
                           Engine::Restore(origin_.spec, std::move(snapshot), options_.clock->Now(), &first));
   engine_.emplace(std::move(engine));
   published_.insert(engine_->run().model);
-  if (Status status = Execute(std::move(first), answers); !status.ok()) {
+  open_assignments_->Clear();
+  for (const auto& [id, assignment] : engine_->assignments()) {
+    if (assignment.state == AssignmentState::kOpen) open_assignments_->Add(assignment, engine_->round()->parent);
+  }
+  if (Status status = Execute({std::move(first)}, answers); !status.ok()) {
     engine_.reset();
     return status;
   }
@@ -184,17 +209,35 @@ Status RunCore::Rebuild(std::vector<AddressedAnswer>* answers) {
 
 // ---- events ----
 
-Result<std::vector<AddressedAnswer>> RunCore::Handle(const Event& event) {
-  std::vector<AddressedAnswer> answers;
-  if (!engine_) HEDDLE_RETURN_IF_ERROR(Rebuild(&answers));
-  Status status = Execute(engine_->Handle(options_.clock->Now(), event), &answers);
-  if (!status.ok()) {
-    Log(Severity::kError, "storage failed under a step; the run goes on from what is stored",
-        {{"run_id", id().value()}, {"error", status.message()}});
-    engine_.reset();
-    return status;
+void RunCore::Take(const Event& event, InlineContent content) {
+  if (!take_state_.ok()) return;
+  if (!engine_) {
+    take_state_ = Rebuild(&early_answers_);
+    if (!take_state_.ok()) return;
   }
-  return answers;
+  if (content) {
+    const auto& report = std::get<ReportEvent>(event);
+    contents_[{report.assignment, report.update}] = std::move(content);
+  }
+  taken_.push_back(engine_->Handle(options_.clock->Now(), event));
+}
+
+Result<std::vector<AddressedAnswer>> RunCore::Commit() {
+  std::vector<AddressedAnswer> answers = std::exchange(early_answers_, {});
+  Status status = std::exchange(take_state_, OkStatus());
+  std::vector<Step> steps = std::exchange(taken_, {});
+  if (status.ok()) status = Execute(std::move(steps), &answers);
+  contents_.clear();
+  if (status.ok()) return answers;
+  Log(Severity::kError, "storage failed under a step; the run goes on from what is stored",
+      {{"run_id", id().value()}, {"error", status.message()}});
+  engine_.reset();
+  return status;
+}
+
+Result<std::vector<AddressedAnswer>> RunCore::Handle(const Event& event, InlineContent content) {
+  Take(event, std::move(content));
+  return Commit();
 }
 
 std::optional<Time> RunCore::NextDeadline() const {
@@ -202,18 +245,39 @@ std::optional<Time> RunCore::NextDeadline() const {
   return engine_->NextDeadline();
 }
 
-// A step's effects may be events of their own (a model is ready), which make further steps.
-Status RunCore::Execute(Step first, std::vector<AddressedAnswer>* answers) {
-  std::vector<Step> steps;
-  steps.push_back(std::move(first));
-  for (size_t i = 0; i < steps.size(); ++i) {
-    const Step step = std::move(steps[i]);
-    if (!step.writes.empty()) HEDDLE_RETURN_IF_ERROR(options_.store->Apply(step.writes));
-    std::vector<Event> next;
+// The rows of all steps and the contents of the updates they accept, in one transaction.
+Status RunCore::Write(const std::vector<Step>& steps) {
+  std::vector<Record> writes;
+  std::vector<SmallUpdate> updates;
+  for (const Step& step : steps) {
+    writes.insert(writes.end(), step.writes.begin(), step.writes.end());
     for (const Effect& effect : step.effects) {
-      std::visit([&](const auto& e) { On(e, answers, &next); }, effect);
+      const auto* fold = std::get_if<FoldEffect>(&effect);
+      if (fold == nullptr) continue;
+      const auto content = contents_.find({fold->assignment.id, fold->assignment.update});
+      if (content != contents_.end()) updates.push_back({fold->assignment.id, content->second});
+    }
+  }
+  HEDDLE_RETURN_IF_ERROR(options_.store->Apply(writes, updates));
+  for (const Record& record : writes) {
+    const auto* assignment = std::get_if<AssignmentRecord>(&record);
+    if (assignment != nullptr && assignment->state != AssignmentState::kOpen) open_assignments_->Remove(assignment->id);
+  }
+  return OkStatus();
+}
+
+// Effects may be events of their own (a model is ready), which make further steps.
+Status RunCore::Execute(std::vector<Step> steps, std::vector<AddressedAnswer>* answers) {
+  while (!steps.empty()) {
+    HEDDLE_RETURN_IF_ERROR(Write(steps));
+    std::vector<Event> next;
+    for (const Step& step : steps) {
+      for (const Effect& effect : step.effects) {
+        std::visit([&](const auto& e) { On(e, answers, &next); }, effect);
+      }
     }
     HEDDLE_RETURN_IF_ERROR(std::exchange(storage_, OkStatus()));
+    steps.clear();
     for (const Event& event : next) steps.push_back(engine_->Handle(options_.clock->Now(), event));
   }
   return OkStatus();
@@ -234,6 +298,7 @@ void RunCore::On(const AssignEffect& effect, std::vector<AddressedAnswer>* answe
     model_bytes_ = *size;
   }
   const AssignmentRecord& a = effect.assignment;
+  open_assignments_->Add(a, effect.parent);
   v1::CheckinResponse response;
   v1::TaskAssignment* out = response.mutable_assignment();
   out->set_assignment_id(a.id.value());
@@ -280,9 +345,24 @@ Status RunCore::ResetSum(const Sha256Digest& parent) {
   return OkStatus();
 }
 
+// From the report that just brought it, from the database, or from the blobs.
+Result<StateDict> RunCore::LoadUpdate(const AssignmentRecord& assignment) const {
+  InlineContent content;
+  if (const auto taken = contents_.find({assignment.id, assignment.update}); taken != contents_.end()) {
+    content = taken->second;
+  } else {
+    Result<std::string> stored = options_.store->GetSmallUpdate(assignment.id);
+    if (!stored.ok() && stored.status().code() != Code::kNotFound) return stored.status();
+    if (!stored.ok()) return LoadModel(assignment.update);
+    content = std::make_shared<const std::string>(*std::move(stored));
+  }
+  HEDDLE_ASSIGN_OR_RETURN(SafetensorsFile file, ParseSafetensors(std::as_bytes(std::span(*content)), content));
+  return std::move(file.tensors);
+}
+
 Status RunCore::Fold(const AssignmentRecord& assignment) {
   HEDDLE_RETURN_IF_ERROR(sum_state_);
-  HEDDLE_ASSIGN_OR_RETURN(const StateDict update, LoadModel(assignment.update));
+  HEDDLE_ASSIGN_OR_RETURN(const StateDict update, LoadUpdate(assignment));
   return aggregator_->Fold(update, {.num_examples = assignment.metrics.num_examples});
 }
 

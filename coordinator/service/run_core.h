@@ -1,20 +1,23 @@
 // One run, driven: the engine with its store, its blobs and its sum. This is the code between the pure engine and the
 // world, and it is the same in the service and in the simulator.
 //
-// For each event it writes the engine's step in one transaction and only then acts on it: folds updates, makes and
-// stores models, writes the run folder, and hands back the answers that waiting devices are to get.
+// It writes the engine's steps in one transaction and only then acts on them: folds updates, makes and stores models,
+// writes the run folder, and hands back the answers that waiting devices are to get. Several events may share a
+// transaction, and so its wait for the disk: Take each, then Commit. To the engine that is the same as a world in which
+// effects take a little longer.
 //
-// Life cycle: Create or Resume; Handle for each event, and a TickEvent at NextDeadline(); when state() is no longer
-// kRunning the run has ended and the object only answers late reports. When Handle fails (the disk), the answers of all
-// waiting polls are lost and the engine has been, or will be, rebuilt from what is stored.
+// Life cycle: Create or Resume; Take and Commit (or Handle, both in one) for events, and a TickEvent at NextDeadline();
+// when state() is no longer kRunning the run has ended and the object only answers late reports. When Commit fails (the
+// disk), the answers of all waiting polls are lost and the engine has been, or will be, rebuilt from what is stored.
 //
-// Thread-safety: none; one thread or strand owns it. The validator alone may be used from any thread.
+// Thread-safety: none; one thread or strand owns it. The validator and open_assignments() alone may be used from any.
 #pragma once
 
 #include <filesystem>
 #include <functional>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <set>
 #include <span>
@@ -77,6 +80,28 @@ struct RunProgress {
   Traffic traffic;                        // since this program took the run up
 };
 
+// The content of a small update that came inside its report; null: none.
+using InlineContent = std::shared_ptr<const std::string>;
+
+// The assignments devices are at work on, for whoever looks at an update before the run's thread does. A report may
+// still find its assignment closed. Thread-safety: any thread.
+class OpenAssignments {
+ public:
+  struct Open {
+    DeviceId device;
+    Sha256Digest parent;  // the adapter that its training starts from
+  };
+  std::optional<Open> Find(const AssignmentId& id) const;
+
+  void Add(const AssignmentRecord& record, const Sha256Digest& parent);
+  void Remove(const AssignmentId& id);
+  void Clear();
+
+ private:
+  mutable std::mutex mutex_;
+  std::map<AssignmentId, Open> open_;
+};
+
 class RunCore {
  public:
   // Starts a run: reads the recipe, puts the base model's files, the adapter's configuration and the initial adapter
@@ -87,8 +112,12 @@ class RunCore {
   // Takes up a stored run. Errors: kNotFound, kDataLoss.
   static Result<std::unique_ptr<RunCore>> Resume(RunCoreOptions options, const RunId& id);
 
-  // Errors: the storage failed, as above.
-  Result<std::vector<AddressedAnswer>> Handle(const Event& event);
+  // The engine takes the event up; nothing of it is written or answered before Commit. `content` goes with a report.
+  void Take(const Event& event, InlineContent content = nullptr);
+  // Writes what was taken and acts on it. Errors: the storage failed, as above.
+  Result<std::vector<AddressedAnswer>> Commit();
+  // Take and Commit.
+  Result<std::vector<AddressedAnswer>> Handle(const Event& event, InlineContent content = nullptr);
   std::optional<Time> NextDeadline() const;
 
   const RunId& id() const { return origin_.spec.id; }
@@ -104,6 +133,8 @@ class RunCore {
   bool IsOpen(const AssignmentId& id, const DeviceId& device) const;
   bool Holds(const AssignmentId& id) const;
 
+  std::shared_ptr<const OpenAssignments> open_assignments() const { return open_assignments_; }
+
   // Checks an update's tensors; Validate() may be called from any thread while this object lives or not.
   std::shared_ptr<const aggregation::Aggregator> validator() const { return aggregator_; }
 
@@ -117,7 +148,8 @@ class RunCore {
   Status Prepare(const Submission& submission, RunMaterial* material);
   Status TakeUp(const StoredRun& stored);
   Status Rebuild(std::vector<AddressedAnswer>* answers);
-  Status Execute(Step first, std::vector<AddressedAnswer>* answers);
+  Status Execute(std::vector<Step> steps, std::vector<AddressedAnswer>* answers);
+  Status Write(const std::vector<Step>& steps);
 
   void On(const AssignEffect& effect, std::vector<AddressedAnswer>* answers, std::vector<Event>* next);
   void On(const RejectEffect& effect, std::vector<AddressedAnswer>* answers, std::vector<Event>* next);
@@ -130,6 +162,7 @@ class RunCore {
   void On(const RunEndedEffect& effect, std::vector<AddressedAnswer>* answers, std::vector<Event>* next);
 
   Result<StateDict> LoadModel(const Sha256Digest& digest) const;
+  Result<StateDict> LoadUpdate(const AssignmentRecord& assignment) const;
   Status Fold(const AssignmentRecord& assignment);
   Result<Sha256Digest> MakeModel();
   Status ResetSum(const Sha256Digest& parent);
@@ -144,6 +177,13 @@ class RunCore {
   RunMaterial material_;
   RunFiles files_;
   std::optional<Engine> engine_;  // empty after storage failed, until it has been rebuilt
+  // Taken, not committed.
+  std::vector<Step> taken_;
+  // Of reports among them, which need not all be of one mind.
+  std::map<std::pair<AssignmentId, Sha256Digest>, InlineContent> contents_;
+  std::vector<AddressedAnswer> early_answers_;  // of a rebuild among them
+  Status take_state_;                           // why what was taken cannot be committed
+  std::shared_ptr<OpenAssignments> open_assignments_ = std::make_shared<OpenAssignments>();
   std::shared_ptr<aggregation::Aggregator> aggregator_;
   Status sum_state_;                         // why the sum of this attempt is of no use
   Status storage_;                           // what the disk would not do for an effect of the step under way

@@ -17,6 +17,9 @@ v1::CheckinResponse Rejected(v1::RejectionReason reason, Duration retry_after) {
   return response;
 }
 
+// Of one transaction: what waits for the disk together. Bounds its memory and the time until the first is answered.
+constexpr size_t kMaxEventsPerCommit = 512;
+
 // What a device hears while the coordinator goes down.
 Answer StoppedAnswer(bool report) {
   if (report) return Unavailable("the coordinator is shutting down; send the report again");
@@ -75,7 +78,10 @@ Status RunDriver::Start() {
 
 void RunDriver::Stop() {
   if (!started_ || std::exchange(ended_, true)) return;
-  Post([this] { AnswerAll([](const Poll& poll) { return StoppedAnswer(poll.report); }); });
+  Post([this] {
+    Flush();
+    AnswerAll([](const Poll& poll) { return StoppedAnswer(poll.report); });
+  });
   {
     std::lock_guard lock(mutex_);
     stopping_ = true;
@@ -150,8 +156,13 @@ void RunDriver::Loop() {
 }
 
 void RunDriver::RunJobs(std::deque<Job> jobs) {
-  for (Job& job : jobs) job();
+  for (Job& job : jobs) {
+    job();
+    if (fed_ >= kMaxEventsPerCommit) Flush();
+  }
+  Flush();
   Tick();
+  Flush();
   Publish();
 }
 
@@ -210,6 +221,8 @@ void RunDriver::Publish() {
         ++version_;
       }
       progress_ = std::move(now);
+      validator_ = core_->validator();
+      open_assignments_ = core_->open_assignments();
       if (published_ != core_->published()) published_ = core_->published();
     }
   }
@@ -282,9 +295,9 @@ void RunDriver::PollGone(PollToken token) {
   });
 }
 
-void RunDriver::Report(ReportEvent event, bool looked_at, AnswerCallback answer) {
+void RunDriver::Report(ReportEvent event, bool looked_at, InlineContent content, AnswerCallback answer) {
   event.token = next_token_++;
-  const bool posted = Post([this, event = std::move(event), looked_at, answer]() mutable {
+  const bool posted = Post([this, event = std::move(event), looked_at, content = std::move(content), answer]() mutable {
     const PollToken token = event.token;
     polls_.emplace(
         token,
@@ -296,6 +309,7 @@ void RunDriver::Report(ReportEvent event, bool looked_at, AnswerCallback answer)
       return;
     }
     if (!core_ || !core_->Holds(event.assignment)) {
+      Flush();  // a report of before on the same assignment is in its row first
       auto stored = options_.core.store->FindAssignment(event.assignment);
       if (!stored.ok()) {
         AnswerOne(token, Unavailable("the coordinator's storage fails; send the report again"));
@@ -304,7 +318,7 @@ void RunDriver::Report(ReportEvent event, bool looked_at, AnswerCallback answer)
       event.stored = *std::move(stored);
     }
     if (core_) {
-      Feed(event);
+      Feed(event, std::move(content));
       return;
     }
     auto made = AnswerReportWithoutRun(*options_.core.store, options_.core.clock->Now(), event);
@@ -326,17 +340,31 @@ void RunDriver::DeviceRevoked(const DeviceId& device) {
   });
 }
 
-std::shared_ptr<const aggregation::Aggregator> RunDriver::ValidatorFor(const AssignmentId& id, const DeviceId& device) {
-  return Ask<std::shared_ptr<const aggregation::Aggregator>>(
-      [&]() -> std::shared_ptr<const aggregation::Aggregator> {
-        return core_ && core_->IsOpen(id, device) ? core_->validator() : nullptr;
-      },
-      nullptr);
+std::optional<RunDriver::Expectation> RunDriver::ExpectationOf(const AssignmentId& id, const DeviceId& device) const {
+  std::shared_ptr<const OpenAssignments> assignments;
+  Expectation expectation;
+  {
+    std::lock_guard lock(shared_mutex_);
+    assignments = open_assignments_;
+    expectation.validator = validator_;
+  }
+  if (assignments == nullptr || expectation.validator == nullptr) return std::nullopt;
+  const auto open = assignments->Find(id);
+  if (!open || open->device != device) return std::nullopt;
+  expectation.parent = open->parent;
+  return expectation;
 }
 
 // ---- answers ----
 
-void RunDriver::Feed(const Event& event) { Deliver(core_->Handle(event)); }
+void RunDriver::Feed(const Event& event, InlineContent content) {
+  core_->Take(event, std::move(content));
+  ++fed_;
+}
+
+void RunDriver::Flush() {
+  if (std::exchange(fed_, 0) > 0) Deliver(core_->Commit());
+}
 
 void RunDriver::Deliver(Result<std::vector<AddressedAnswer>> answers) {
   if (!answers.ok()) {
@@ -371,6 +399,7 @@ Result<RunId> RunDriver::Submit(const Submission& submission) {
         if (core_ && core_->running()) {
           return FailedPrecondition("run " + core_->id().value() + " is active; stop it or wait for its end");
         }
+        Flush();  // late reports on the run of before
         HEDDLE_ASSIGN_OR_RETURN(std::unique_ptr<RunCore> core, RunCore::Create(options_.core, submission));
         core_ = std::move(core);
         EmptyLobby();
@@ -387,6 +416,7 @@ Status RunDriver::StopRun(const RunId& id, const std::string& reason) {
         if (!core_ || !core_->running() || core_->id() != id) {
           return NotFound("run " + id.value() + " is not active");
         }
+        Flush();
         auto answers = core_->Handle(StopRunEvent{reason});
         Status status = answers.status();
         Deliver(std::move(answers));

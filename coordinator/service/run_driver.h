@@ -57,14 +57,18 @@ class RunDriver {
   // A check-in; `answer` is called once, unless PollGone(token) came first.
   PollToken Checkin(DeviceId device, std::vector<std::string> local_tasks, AnswerCallback answer);
   void PollGone(PollToken token);
-  // A report whose update has been looked at.
+  // A report whose update has been looked at, with its content when that came along.
   // `looked_at`: the update of a completed report was checked; else one whose assignment is open is not taken.
-  void Report(ReportEvent event, bool looked_at, AnswerCallback answer);
+  void Report(ReportEvent event, bool looked_at, InlineContent content, AnswerCallback answer);
   void DeviceRevoked(const DeviceId& device);
 
-  // The check that a completed report's update needs: the aggregator of the present attempt when the assignment is open
-  // there, else nothing (the engine decides without looking).
-  std::shared_ptr<const aggregation::Aggregator> ValidatorFor(const AssignmentId& id, const DeviceId& device);
+  // What a completed report's update must be held against: the aggregator of the present attempt and the adapter it
+  // started from, when the assignment is open there; else nothing (the engine decides without looking).
+  struct Expectation {
+    std::shared_ptr<const aggregation::Aggregator> validator;
+    Sha256Digest parent;
+  };
+  std::optional<Expectation> ExpectationOf(const AssignmentId& id, const DeviceId& device) const;
 
   // Errors: those of RunCore::Create.
   Result<RunId> Submit(const Submission& submission);
@@ -103,7 +107,9 @@ class RunDriver {
   void RunJobs(std::deque<Job> jobs);
   void Tick();
   void OnCheckin(PollToken token);
-  void Feed(const Event& event);
+  // To be written and answered by the next Flush, together with what else is fed before it.
+  void Feed(const Event& event, InlineContent content = nullptr);
+  void Flush();
   void Deliver(Result<std::vector<AddressedAnswer>> answers);
   void AnswerAll(const std::function<Answer(const Poll&)>& answer);
   void AnswerOne(PollToken token, Answer answer);
@@ -116,6 +122,7 @@ class RunDriver {
   std::map<PollToken, Poll> polls_;      // driver thread
   std::map<DeviceId, PollToken> lobby_;  // driver thread
   uint64_t jitter_ = 0;                  // driver thread
+  size_t fed_ = 0;                       // driver thread: events since the last Flush
 
   std::atomic<PollToken> next_token_{1};
   std::atomic<bool> busy_{false};
@@ -131,6 +138,8 @@ class RunDriver {
   mutable std::mutex shared_mutex_;  // of what others read without asking
   std::condition_variable changed_;
   std::set<Sha256Digest> published_;
+  std::shared_ptr<const aggregation::Aggregator> validator_;
+  std::shared_ptr<const OpenAssignments> open_assignments_;
   std::optional<RunProgress> progress_;
   uint64_t version_ = 0;
   bool stopped_ = false;  // nobody needs to wait for changes any more

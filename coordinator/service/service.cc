@@ -272,7 +272,7 @@ void Service::Impl::CleanUp() {
       size_t deleted = 0;
       for (const Sha256Digest& digest : *garbage) {
         if (driver->IsPublished(digest)) continue;
-        note(blobs->Delete(digest));
+        note(blobs->Delete(digest, now - kGarbageAge));
         ++deleted;
       }
       if (deleted > 0) Log(Severity::kInfo, "unused blobs deleted", {{"count", deleted}});

@@ -59,8 +59,15 @@ Awaitable<void> DeviceApi::ReceiveInto(Exchange& exchange, Upload& upload, unsig
     }
     if (!appended.ok()) co_return co_await RefuseStatus(exchange, appended);
   }
-  if (upload.offset() == upload.spec().size_bytes && !upload.finished()) {
-    auto finish = [&upload] { return upload.Finish(); };
+  if (upload.offset() == upload.spec().size_bytes) {
+    auto finish = [&]() -> Status {
+      HEDDLE_RETURN_IF_ERROR(upload.Finish());
+      HEDDLE_ASSIGN_OR_RETURN(const auto replaced,
+                              context_.store->RecordUpload(upload.spec().assignment, upload.spec().digest,
+                                                           upload.spec().size_bytes, context_.clock->Now()));
+      // A device that sends one update after the other for the same task keeps one on the disk.
+      return replaced ? context_.blobs->Delete(*replaced) : OkStatus();
+    };
     Status finished = co_await protocol::RunBlocking(context_.disk, finish);
     if (finished.code() == Code::kDataLoss) {
       Refused refused;
@@ -108,7 +115,8 @@ Awaitable<void> DeviceApi::BeginUpload(Exchange& exchange, DeviceId device) {
     if (progress && progress->run.id == assignment->run) limit = std::min(limit, progress->max_update_bytes);
     if (spec.size_bytes > limit) return OutOfRange("");
     begun_before = context_.blobs->FindUpload(UploadId(spec)).ok();
-    HEDDLE_ASSIGN_OR_RETURN(upload, context_.blobs->BeginUpload(spec));
+    HEDDLE_ASSIGN_OR_RETURN(const auto uploaded, context_.store->FindUpload(spec.assignment));
+    HEDDLE_ASSIGN_OR_RETURN(upload, context_.blobs->BeginUpload(spec, uploaded == spec.digest));
     return OkStatus();
   };
   Status begun = co_await protocol::RunBlocking(context_.disk, begin);

@@ -218,8 +218,12 @@ Status BlobStore::PutFile(const fs::path& temporary, const Sha256Digest& digest)
   return MoveIntoPlace(temporary, digest);
 }
 
-Status BlobStore::Delete(const Sha256Digest& digest) {
+Status BlobStore::Delete(const Sha256Digest& digest, std::optional<Time> unless_younger_than) {
   std::lock_guard lock(FolderMutex(digest));
+  if (unless_younger_than) {
+    const std::optional<Time> written = WrittenAt(Path(digest));
+    if (!written || *written >= *unless_younger_than) return OkStatus();
+  }
   return Drop(digest);
 }
 

@@ -22,6 +22,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <set>
 #include <span>
 #include <string>
@@ -120,18 +121,21 @@ class BlobStore {
   Result<std::shared_ptr<const MappedFile>> Map(const Sha256Digest& digest) const;
   // Of all blobs; kept up to date without scanning.
   uint64_t total_bytes() const { return total_bytes_.load(); }
-  // Ok when there is none. Readers that have it open or mapped keep their data.
-  Status Delete(const Sha256Digest& digest);
+  // Ok when there is none. Readers that have it open or mapped keep their data. `unless_younger_than`: one that was
+  // written, or found again by Put or an upload, at that time or later stays.
+  Status Delete(const Sha256Digest& digest, std::optional<Time> unless_younger_than = {});
   // Blobs that are not in `live` and were written before `before` (younger ones may be about to be named), sorted.
   Result<std::vector<Sha256Digest>> ListGarbage(const std::set<Sha256Digest>& live, Time before) const;
 
   // ---- uploads ----
 
-  // Begins an upload or finds the one with the same id: the same call again is harmless. When the blob exists already
-  // the upload is finished at once. Errors: kInvalidArgument when a field is malformed or the same upload was begun
-  // with another size; kResourceExhausted beyond max_upload_bytes or max_uploads; kFailedPrecondition beyond the
-  // limits of one device, whose older uploads make room as far as nobody has them open.
-  Result<std::unique_ptr<Upload>> BeginUpload(const UploadSpec& spec);
+  // Begins an upload or finds the one with the same id: the same call again is harmless. `proven`: this device has sent
+  // these bytes before for this assignment, so when the blob is there the upload is finished at once; without it the
+  // bytes must come, though the blob may exist: to know a digest is not to own its content. Errors: kInvalidArgument
+  // when a field is malformed or the same upload was begun with another size; kResourceExhausted beyond
+  // max_upload_bytes or max_uploads; kFailedPrecondition beyond the limits of one device, whose older uploads make room
+  // as far as nobody has them open.
+  Result<std::unique_ptr<Upload>> BeginUpload(const UploadSpec& spec, bool proven = false);
   // Errors: kNotFound (never begun, or discarded, or finished and closed: its device begins again and hears so).
   Result<std::unique_ptr<Upload>> FindUpload(const std::string& id);
   // Discards unfinished uploads that nobody has open and that have not grown since `before`. Returns how many.

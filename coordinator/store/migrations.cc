@@ -6,7 +6,7 @@ namespace heddle::coordinator {
 namespace {
 
 // Times are microseconds since the Unix epoch, digests 32 raw bytes (zero: none), states the numbers of engine/types.h.
-constexpr std::array<Migration, 3> kMigrations = {{
+constexpr std::array<Migration, 4> kMigrations = {{
     {"runs, rounds and assignments", R"sql(
 CREATE TABLE meta (
   key TEXT PRIMARY KEY NOT NULL,
@@ -87,6 +87,27 @@ CREATE TABLE tokens (
 )sql"},
     {"at most one run is running", R"sql(
 CREATE UNIQUE INDEX one_running_run ON runs (state) WHERE state = 0;
+)sql"},
+    {"who uploaded what, and updates that came inside their reports", R"sql(
+CREATE TABLE uploads (
+  assignment TEXT PRIMARY KEY NOT NULL REFERENCES assignments (id),
+  sha256 BLOB NOT NULL CHECK (length(sha256) = 32),
+  bytes INTEGER NOT NULL,
+  finished_at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX uploads_by_blob ON uploads (sha256);
+
+CREATE TABLE small_updates (
+  assignment TEXT PRIMARY KEY NOT NULL REFERENCES assignments (id),
+  content BLOB NOT NULL
+) STRICT;
+
+-- So that updates accepted by an older program still say where they came from.
+INSERT INTO uploads (assignment, sha256, bytes, finished_at)
+  SELECT id, update_sha256, update_bytes, reported_at FROM assignments WHERE state = 1;
+
+CREATE INDEX assignments_by_update ON assignments (update_sha256);
 )sql"},
 }};
 

@@ -36,6 +36,8 @@ class Query {
   Query& Bind(int number);
   Query& Bind(double number);  // NaN is kept as NULL
   Query& BindNull();
+  // Not copied: `bytes` must live as long as this query.
+  Query& BindBlob(std::string_view bytes);
 
   bool Next() { return statement_->executeStep(); }
   // Runs a statement without rows; returns how many rows it changed.
@@ -64,7 +66,11 @@ class SqliteStore final : public Store {
   Status Prepare();
 
   Status CreateRun(const RunOrigin& origin, std::span<const Record> writes) override;
-  Status Apply(std::span<const Record> writes) override;
+  Status Apply(std::span<const Record> writes, std::span<const SmallUpdate> updates) override;
+  Result<std::string> GetSmallUpdate(const AssignmentId& id) override;
+  Result<std::optional<Sha256Digest>> RecordUpload(const AssignmentId& assignment, const Sha256Digest& digest,
+                                                   uint64_t bytes, Time now) override;
+  Result<std::optional<Sha256Digest>> FindUpload(const AssignmentId& assignment) override;
   Result<StoredRun> GetRun(const RunId& id) override;
   Result<std::vector<RunRecord>> ListRuns() override;
   Result<std::optional<RunId>> ActiveRun() override;
@@ -126,6 +132,7 @@ class SqliteStore final : public Store {
   Status Write(const RunRecord& run);
   Status Write(const RoundRecord& round);
   Status Write(const AssignmentRecord& assignment);
+  bool IsReferenced(const Sha256Digest& digest);
   std::vector<AssignmentRecord> Assignments(const RunId& id, uint32_t round, uint32_t attempt);
   Result<DeviceId> UsableToken(const Sha256Digest& token_hash, Time now);
 

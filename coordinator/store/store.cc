@@ -74,6 +74,10 @@ Query& Query::Bind(double number) {
   statement_->bind(++bound_, number);  // SQLite itself turns NaN into NULL
   return *this;
 }
+Query& Query::BindBlob(std::string_view bytes) {
+  statement_->bindNoCopy(++bound_, bytes.data(), static_cast<int>(bytes.size()));
+  return *this;
+}
 Query& Query::BindNull() {
   statement_->bind(++bound_);
   return *this;

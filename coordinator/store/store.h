@@ -54,6 +54,12 @@ struct DeviceRecord {
   std::optional<Time> revoked_at;
 };
 
+// The content of an update that came inside its report.
+struct SmallUpdate {
+  AssignmentId assignment;
+  std::shared_ptr<const std::string> content;
+};
+
 class Store {
  public:
   // Makes the file when absent and brings an older schema up to date, each migration in a transaction of its own.
@@ -67,9 +73,9 @@ class Store {
   // A new run and the writes of its engine's first step, in one transaction. Errors: kAlreadyExists when a run has this
   // id; kFailedPrecondition when another run is still running.
   virtual Status CreateRun(const RunOrigin& origin, std::span<const Record> writes) = 0;
-  // The writes of one step, in order, in one transaction: all or none. Errors: kFailedPrecondition when a row names a
-  // run or round that does not exist.
-  virtual Status Apply(std::span<const Record> writes) = 0;
+  // The writes of one or more steps, in order, and the contents of accepted updates that came inside their reports, in
+  // one transaction: all or none. Errors: kFailedPrecondition when a row names a run or round that does not exist.
+  virtual Status Apply(std::span<const Record> writes, std::span<const SmallUpdate> updates = {}) = 0;
 
   // Errors: kNotFound.
   virtual Result<StoredRun> GetRun(const RunId& id) = 0;
@@ -85,8 +91,20 @@ class Store {
   virtual Result<std::vector<RoundRecord>> ListRounds(const RunId& id) = 0;
   // Ordered by id.
   virtual Result<std::vector<AssignmentRecord>> ListAssignments(const RunId& id, uint32_t round, uint32_t attempt) = 0;
-  // Blobs that rows need, sorted: models of all versions, and accepted updates of committed or open attempts. The
-  // driver adds those of its base models before it deletes what is left.
+  // Of an accepted update that came inside its report. Errors: kNotFound.
+  virtual Result<std::string> GetSmallUpdate(const AssignmentId& id) = 0;
+
+  // ---- uploads: a report may name only what was uploaded for its assignment ----
+
+  // What was uploaded for this assignment is now this; an upload of before is forgotten, and its blob returned when no
+  // row names it any more. Errors: kFailedPrecondition when there is no such assignment.
+  virtual Result<std::optional<Sha256Digest>> RecordUpload(const AssignmentId& assignment, const Sha256Digest& digest,
+                                                           uint64_t bytes, Time now) = 0;
+  // Nothing when nothing was uploaded.
+  virtual Result<std::optional<Sha256Digest>> FindUpload(const AssignmentId& assignment) = 0;
+
+  // Blobs that rows need, sorted: models of all versions, accepted updates of committed or open attempts, and uploads
+  // of assignments that are open. The driver adds those of its base models before it deletes what is left.
   virtual Result<std::vector<Sha256Digest>> ReferencedBlobs() = 0;
 
   // ---- enrolment: only the SHA-256 of a token is ever stored ----

@@ -153,10 +153,16 @@ Status SqliteStore::Write(const Record& record) {
   return std::visit([&](const auto& row) { return Write(row); }, record);
 }
 
-Status SqliteStore::Apply(std::span<const Record> writes) {
-  if (writes.empty()) return OkStatus();
+Status SqliteStore::Apply(std::span<const Record> writes, std::span<const SmallUpdate> updates) {
+  if (writes.empty() && updates.empty()) return OkStatus();
   HEDDLE_RETURN_IF_ERROR(InTransaction([&]() -> Status {
     for (const Record& record : writes) HEDDLE_RETURN_IF_ERROR(Write(record));
+    for (const SmallUpdate& update : updates) {
+      Prepared("INSERT INTO small_updates (assignment, content) VALUES (?, ?)")
+          .Bind(update.assignment.value())
+          .BindBlob(*update.content)
+          .Execute();
+    }
     HEDDLE_FAILPOINT(kStepWritten);
     return OkStatus();
   }));
@@ -277,14 +283,66 @@ Result<std::vector<AssignmentRecord>> SqliteStore::ListAssignments(const RunId& 
   return Guarded([&]() -> Result<std::vector<AssignmentRecord>> { return Assignments(id, round, attempt); });
 }
 
+// ---- uploads ----
+
+Result<std::string> SqliteStore::GetSmallUpdate(const AssignmentId& id) {
+  return Guarded([&]() -> Result<std::string> {
+    Query query = Prepared("SELECT content FROM small_updates WHERE assignment = ?");
+    query.Bind(id.value());
+    if (!query.Next()) return NotFound("assignment " + id.value() + " has no update that came inside its report");
+    return query.Text(0);
+  });
+}
+
+bool SqliteStore::IsReferenced(const Sha256Digest& digest) {
+  Query query = Prepared(
+      "SELECT EXISTS (SELECT 1 FROM uploads WHERE sha256 = ?1) OR "
+      "EXISTS (SELECT 1 FROM assignments WHERE update_sha256 = ?1) OR "
+      "EXISTS (SELECT 1 FROM runs WHERE model = ?1) OR EXISTS (SELECT 1 FROM rounds WHERE model = ?1 OR parent = ?1)");
+  query.Bind(digest);
+  return query.Next() && query.Int(0) != 0;
+}
+
+Result<std::optional<Sha256Digest>> SqliteStore::RecordUpload(const AssignmentId& assignment,
+                                                              const Sha256Digest& digest, uint64_t bytes, Time now) {
+  return InTransaction([&]() -> Result<std::optional<Sha256Digest>> {
+    std::optional<Sha256Digest> before;
+    {
+      Query query = Prepared("SELECT sha256 FROM uploads WHERE assignment = ?");
+      query.Bind(assignment.value());
+      if (query.Next()) before = query.Digest(0);
+    }
+    Prepared(
+        "INSERT INTO uploads (assignment, sha256, bytes, finished_at) VALUES (?, ?, ?, ?) ON CONFLICT (assignment) "
+        "DO UPDATE SET sha256 = excluded.sha256, bytes = excluded.bytes, finished_at = excluded.finished_at")
+        .Bind(assignment.value())
+        .Bind(digest)
+        .Bind(bytes)
+        .Bind(now)
+        .Execute();
+    if (!before || *before == digest || IsReferenced(*before)) return std::optional<Sha256Digest>();
+    return before;
+  });
+}
+
+Result<std::optional<Sha256Digest>> SqliteStore::FindUpload(const AssignmentId& assignment) {
+  return Guarded([&]() -> Result<std::optional<Sha256Digest>> {
+    Query query = Prepared("SELECT sha256 FROM uploads WHERE assignment = ?");
+    query.Bind(assignment.value());
+    if (!query.Next()) return std::optional<Sha256Digest>();
+    return std::optional<Sha256Digest>(query.Digest(0));
+  });
+}
+
 Result<std::vector<Sha256Digest>> SqliteStore::ReferencedBlobs() {
   return Guarded([&]() -> Result<std::vector<Sha256Digest>> {
     std::vector<Sha256Digest> blobs;
-    // States and phases by number: 1 accepted, 4 abandoned. Updates of abandoned attempts are in no model.
+    // States and phases by number: 0 open, 1 accepted, 4 abandoned. Updates of abandoned attempts are in no model.
     Query query = Prepared(
         "SELECT model FROM runs UNION SELECT parent FROM rounds UNION SELECT model FROM rounds UNION "
         "SELECT a.update_sha256 FROM assignments a JOIN rounds r USING (run, round, attempt) "
-        "WHERE a.state = 1 AND r.phase != 4");
+        "WHERE a.state = 1 AND r.phase != 4 UNION "
+        "SELECT u.sha256 FROM uploads u JOIN assignments a ON a.id = u.assignment WHERE a.state = 0");
     while (query.Next()) {
       Sha256Digest digest = query.Digest(0);
       if (!digest.IsZero()) blobs.push_back(digest);

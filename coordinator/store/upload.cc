@@ -188,9 +188,12 @@ Result<std::shared_ptr<BlobStore::Entry>> BlobStore::NewEntry(const UploadSpec& 
   return entry;
 }
 
-Result<std::unique_ptr<Upload>> BlobStore::BeginUpload(const UploadSpec& spec) {
+Result<std::unique_ptr<Upload>> BlobStore::BeginUpload(const UploadSpec& spec, bool proven) {
   HEDDLE_RETURN_IF_ERROR(CheckUploadSpec(spec));
-  HEDDLE_ASSIGN_OR_RETURN(bool have, TakeExisting(spec.digest));
+  bool have = false;
+  if (proven) {
+    HEDDLE_ASSIGN_OR_RETURN(have, TakeExisting(spec.digest));
+  }
   if (have) {
     HEDDLE_ASSIGN_OR_RETURN(uint64_t size, Size(spec.digest));
     if (size != spec.size_bytes) {

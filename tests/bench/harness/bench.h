@@ -53,6 +53,7 @@ Result<double> ProcessorSeconds(int pid);
 Status AllowDescriptors(unsigned wanted);
 
 std::vector<Measurement> RoundMeasurements();    // rounds.cc: real coordinator, light devices
+std::vector<Measurement> LoadMeasurements();     // load.cc: many small things at once
 std::vector<Measurement> IdleMeasurements();     // idle.cc: memory and processor time of those who wait
 std::vector<Measurement> SoakMeasurements();     // soak.cc: a thousand rounds
 std::vector<Measurement> ProgramMeasurements();  // programs.cc: figures of other programs

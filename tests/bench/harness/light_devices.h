@@ -44,6 +44,9 @@ class LightDevices {
   // Runs one coroutine a device, each on its device's strand with its client, and waits for all; the first error.
   using Work = std::function<boost::asio::awaitable<Status>(int index, protocol::HttpClient& client)>;
   Status Each(const Work& work);
+  // `rounds` rounds in which every device checks in and sends its small update inside its report. Returns the seconds
+  // in all, of the rounds after the first.
+  Result<double> SmallRounds(uint32_t rounds);
   // Opens every device's check-in and leaves it open; returns when the coordinator holds them all.
   Status WaitInLobby();
   // Wall seconds of each committed round by the coordinator's own clock, after the last round.
@@ -62,6 +65,7 @@ class LightDevices {
   Status Connect();
   Status Prepare(Device& device);
   static boost::asio::awaitable<Status> RunRound(Device& device);
+  static boost::asio::awaitable<Status> RunSmallRound(Device& device);
   static boost::asio::awaitable<Status> PollForever(Device& device);
   // Runs one coroutine per device and waits for all; the first error.
   Status All(boost::asio::awaitable<Status> (*work)(Device&));

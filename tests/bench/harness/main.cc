@@ -23,8 +23,8 @@ namespace json = boost::json;
 
 std::vector<Measurement> AllMeasurements() {
   std::vector<Measurement> all;
-  for (auto part :
-       {RoundMeasurements(), IdleMeasurements(), CrowdMeasurements(), SoakMeasurements(), ProgramMeasurements()}) {
+  for (auto part : {RoundMeasurements(), LoadMeasurements(), IdleMeasurements(), CrowdMeasurements(), SoakMeasurements(),
+                    ProgramMeasurements()}) {
     for (Measurement& one : part) all.push_back(std::move(one));
   }
   return all;

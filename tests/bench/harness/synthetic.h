@@ -18,6 +18,7 @@ struct SyntheticShape {
 };
 inline SyntheticShape ShapeOf16MiB() { return {512, 4, 256}; }
 inline SyntheticShape ShapeOf64MiB() { return {512, 4, 1024}; }
+inline SyntheticShape ShapeOf4KiB() { return {16, 1, 8}; }
 inline SyntheticShape ShapeOf1KiB() { return {16, 1, 2}; }
 
 struct SyntheticRun {

@@ -105,12 +105,16 @@ TEST_F(UpdateCheck, RefusesAnotherShapeOrDtypeOfTheSameSize) {
 }
 
 TEST(UpdateCheckOfFactors, AnotherRankIsNamedAsSuch) {
-  const StateDictSpec model = {{"q.lora_A.weight", {DType::kF32, {4, 16}}}, {"q.lora_B.weight", {DType::kF32, {8, 4}}}};
-  const auto check = [&](Shape a, Shape b) {
+  const auto factors = [](const Shape& a, const Shape& b) {
     StateDict update;
     update.emplace("q.lora_A.weight", Tensor::FromFloats(a, std::vector<float>(static_cast<size_t>(a[0] * a[1]))));
     update.emplace("q.lora_B.weight", Tensor::FromFloats(b, std::vector<float>(static_cast<size_t>(b[0] * b[1]))));
-    return CheckUpdate(update, {.num_examples = 1}, model, {}).refusal;
+    return update;
+  };
+  const auto check = [&](const Shape& a, const Shape& b) {
+    auto aggregator = MakeAggregator("FedAvg", factors({4, 16}, {8, 4}), {});
+    EXPECT_TRUE(aggregator.ok()) << aggregator.status();
+    return (*aggregator)->Validate(factors(a, b), {1}).refusal;
   };
   EXPECT_EQ(check({4, 16}, {8, 4}), Refusal::kNone);
   EXPECT_EQ(check({2, 16}, {8, 2}), Refusal::kWrongRank);

@@ -27,6 +27,7 @@ class DaemonTest : public testing::Test {
     config_.backoff_base = Seconds(0.02);
     config_.backoff_max = Seconds(0.1);
     config_.nice = 0;
+    config_.inline_update_bytes = 0;
     config_.eligibility.interval = Seconds(0.02);
     options_.handle_signals = false;
     Mode("ok");
@@ -147,6 +148,21 @@ TEST_F(DaemonTest, DeviceTrainsOneTaskAfterAnother) {
   EXPECT_EQ(coordinator_.CountRequests("GET /v1/blobs/"), 4u);
   EXPECT_FALSE(fs::exists(config_.state_dir / "journal"));
   EXPECT_FALSE(fs::exists(config_.state_dir / "work" / "update.safetensors"));
+}
+
+TEST_F(DaemonTest, SmallUpdateTravelsInsideItsReport) {
+  EnrollDevice();
+  config_.inline_update_bytes = protocol::kMaxInlineUpdateBytes;
+  const v1::TaskAssignment small = coordinator_.MakeAssignment(1), large = coordinator_.MakeAssignment(2, 1000, 64);
+  coordinator_.Offer(small);
+  coordinator_.Offer(large);
+  EXPECT_TRUE(RunTasks(2).ok());
+  ExpectDelivered(large);
+  const auto update = coordinator_.InlineUpdate(small.assignment_id());
+  ASSERT_TRUE(update);
+  EXPECT_EQ(Sha256(*update).raw(), coordinator_.reports().front().update().sha256());
+  EXPECT_EQ(coordinator_.Upload(small.assignment_id()), std::nullopt);
+  EXPECT_EQ(coordinator_.InlineUpdate(large.assignment_id()), std::nullopt);
 }
 
 TEST_F(DaemonTest, KeptWorkerServesTheNextTask) {

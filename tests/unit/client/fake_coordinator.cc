@@ -102,6 +102,12 @@ std::optional<std::string> FakeCoordinator::Upload(const std::string& assignment
   return found->second.bytes;
 }
 
+std::optional<std::string> FakeCoordinator::InlineUpdate(const std::string& assignment_id) const {
+  const std::lock_guard lock(mutex_);
+  const auto found = inline_updates_.find(assignment_id);
+  return found == inline_updates_.end() ? std::nullopt : std::optional(found->second);
+}
+
 std::set<std::string> FakeCoordinator::devices() const {
   const std::lock_guard lock(mutex_);
   return devices_;
@@ -309,6 +315,7 @@ Awaitable<void> FakeCoordinator::Report(Exchange& exchange) {
   {
     const std::lock_guard lock(mutex_);
     reports_.push_back(*request);
+    if (!request->inline_update().empty()) inline_updates_[request->assignment_id()] = request->inline_update();
   }
   co_await exchange.Respond(200, std::string(protocol::kProtobufContentType), response.SerializeAsString());
 }

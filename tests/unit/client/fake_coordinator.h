@@ -39,7 +39,8 @@ class FakeCoordinator {
   size_t CountRequests(const std::string& part) const;
   std::vector<v1::ReportRequest> reports() const;
   std::optional<std::string> Upload(const std::string& assignment_id) const;  // when it is complete
-  std::set<std::string> devices() const;                                      // that spoke
+  std::optional<std::string> InlineUpdate(const std::string& assignment_id) const;
+  std::set<std::string> devices() const;  // that spoke
 
  private:
   struct UploadState {
@@ -64,8 +65,9 @@ class FakeCoordinator {
   std::map<std::string, std::string> tokens_;  // secret -> device
   std::deque<v1::TaskAssignment> offers_;
   std::map<std::string, std::deque<v1::Refusal>> refusals_;
-  std::map<std::string, std::string> blobs_;    // hex digits -> bytes
-  std::map<std::string, UploadState> uploads_;  // by assignment
+  std::map<std::string, std::string> blobs_;           // hex digits -> bytes
+  std::map<std::string, UploadState> uploads_;         // by assignment
+  std::map<std::string, std::string> inline_updates_;  // by assignment
   std::vector<std::string> requests_;
   std::vector<v1::ReportRequest> reports_;
   std::set<std::string> devices_;

@@ -178,6 +178,51 @@ TEST_F(SessionTest, OneTaskFromCheckinToTheNextCheckin) {
   EXPECT_EQ(session_.tasks_reported(), 1u);
 }
 
+TEST_F(SessionTest, SmallUpdateIsNotUploadedAndUploadedAfterAllWhenItsReportFindsNone) {
+  SessionOptions options;
+  options.max_inline_update_bytes = 1 << 16;
+  Session session(options);
+  std::vector<Action> actions;
+  const auto tell = [&](const Event& event) { actions = session.Handle(event); };
+  const auto did = [&]<typename A>(std::type_identity<A>) -> const A* {
+    for (const Action& action : actions) {
+      if (const auto* found = std::get_if<A>(&action)) return found;
+    }
+    return nullptr;
+  };
+  tell(Started{});
+  tell(EligibilityChanged{.eligible = true, .reason = ""});
+  tell(WorkerProbed{{"sum"}});
+  CheckinAnswered task;
+  v1::TaskAssignment& assignment = *task.response.mutable_assignment();
+  assignment.set_assignment_id(std::string(32, '1'));
+  assignment.mutable_plan()->set_local_task("sum");
+  assignment.mutable_plan()->set_max_update_bytes(1 << 20);
+  *assignment.mutable_plan()->add_adapter() = protocol::MakeBlobRef(Sha256("c"), 3, "adapter_config.json");
+  *assignment.mutable_plan()->add_adapter() = protocol::MakeBlobRef(Sha256("a"), 3, "adapter_model.safetensors");
+  tell(task);
+  tell(Fetched{});
+  Trained trained;
+  trained.outcome = Trained::Outcome::kCompleted;
+  trained.update = protocol::MakeBlobRef(Sha256("u"), 1 << 16, "update.safetensors");
+  trained.metrics.set_num_examples(1);
+  tell(trained);
+  ASSERT_EQ(did(std::type_identity<Upload>{}), nullptr);
+  const Report* report = did(std::type_identity<Report>{});
+  ASSERT_NE(report, nullptr);
+  EXPECT_TRUE(report->with_update);
+  EXPECT_EQ(report->report.parent_sha256(), Sha256("a").raw());
+  CallFailed unknown;
+  unknown.status = NotFound("no update");
+  unknown.reason = v1::REFUSAL_REASON_NOT_FOUND;
+  tell(unknown);
+  ASSERT_NE(did(std::type_identity<Upload>{}), nullptr);
+  tell(Uploaded{});
+  report = did(std::type_identity<Report>{});
+  ASSERT_NE(report, nullptr);
+  EXPECT_FALSE(report->with_update);
+}
+
 TEST_F(SessionTest, EveryVerdictEndsTheTask) {
   for (const auto verdict :
        {v1::REPORT_VERDICT_ACCEPTED, v1::REPORT_VERDICT_LATE, v1::REPORT_VERDICT_SUPERSEDED, v1::REPORT_VERDICT_NOTED,

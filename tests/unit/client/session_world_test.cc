@@ -14,7 +14,9 @@ namespace {
 enum class Operation { kNone, kProbe, kCheckIn, kFetch, kTrain, kUpload, kReport, kWait };
 
 struct World {
-  explicit World(uint64_t seed) : random(seed), session(SessionOptions{.seed = seed}) {}
+  // Every other world sends its updates inside the reports.
+  explicit World(uint64_t seed)
+      : random(seed), session(SessionOptions{.seed = seed, .max_inline_update_bytes = seed % 2 == 0 ? 0U : 10U}) {}
 
   void Tell(const Event& event) {
     for (const Action& action : session.Handle(event)) std::visit([this](const auto& a) { Do(a); }, action);
@@ -50,6 +52,7 @@ struct World {
     EXPECT_TRUE(protocol::Validate(a.report).ok()) << protocol::Validate(a.report);
     EXPECT_TRUE(journal);
     EXPECT_EQ(a.report.SerializeAsString(), journal->SerializeAsString());
+    EXPECT_TRUE(!a.with_update || a.report.outcome() == v1::TASK_OUTCOME_COMPLETED);
     Begin(Operation::kReport);
   }
   void Do(const Wait& a) {

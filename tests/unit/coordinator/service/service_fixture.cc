@@ -164,15 +164,18 @@ std::map<std::string, v1::TaskAssignment> ServiceTest::NextRound() {
   return assignments;
 }
 
-StateDict ServiceTest::GoodUpdate(const v1::TaskAssignment& assignment) {
+StateDict ServiceTest::GoodUpdateBase(const v1::TaskAssignment& assignment) {
   const v1::BlobRef& adapter = assignment.plan().adapter(1);
   HttpResponse fetched =
       Send(Device("bert"), HttpRequest("GET", "/v1/blobs/" + Pki::Value(protocol::DigestOf(adapter)).ToHex()));
   EXPECT_EQ(fetched.status, 200U);
   auto bytes = std::make_shared<std::string>(std::move(fetched.body));
-  const auto parsed = Pki::Value(ParseSafetensors(std::as_bytes(std::span(*bytes)), bytes));
+  return Pki::Value(ParseSafetensors(std::as_bytes(std::span(*bytes)), bytes)).tensors;
+}
+
+StateDict ServiceTest::GoodUpdate(const v1::TaskAssignment& assignment) {
   StateDict update;
-  for (const auto& [name, tensor] : parsed.tensors) {
+  for (const auto& [name, tensor] : GoodUpdateBase(assignment)) {
     // Differs from round to round, so that every committed model is another one.
     const std::vector<float> values(static_cast<size_t>(tensor.numel()), 0.001F * static_cast<float>(round_));
     update.emplace(name, Tensor::FromFloats(tensor.shape(), values));
@@ -202,6 +205,7 @@ v1::ReportRequest ServiceTest::ReportOf(const v1::TaskAssignment& assignment, co
   report.mutable_metrics()->set_num_tokens(128);
   report.mutable_metrics()->set_steps(2);
   report.mutable_metrics()->set_train_loss(2.5);
+  report.set_parent_sha256(assignment.plan().adapter(1).sha256());
   return report;
 }
 

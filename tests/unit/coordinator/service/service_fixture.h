@@ -58,6 +58,8 @@ class ServiceTest : public testing::Test {
   void SubmitRun(const std::map<std::string, std::string>& strategy = {});
   // Both devices check in; their assignments.
   std::map<std::string, v1::TaskAssignment> NextRound();
+  // The adapter that the assignment starts from, fetched.
+  StateDict GoodUpdateBase(const v1::TaskAssignment& assignment);
   StateDict GoodUpdate(const v1::TaskAssignment& assignment);
   // Begins an upload that carries `bytes`. The digest header is that of `declared` (default: of the bytes).
   HttpResponse Upload(const std::string& device, const std::string& assignment_id, const std::string& bytes);
