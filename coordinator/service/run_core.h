@@ -17,7 +17,6 @@
 #include <functional>
 #include <map>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <set>
 #include <span>
@@ -29,6 +28,7 @@
 #include "common/clock.h"
 #include "coordinator/engine/engine.h"
 #include "coordinator/recipe/recipe.h"
+#include "coordinator/service/open_assignments.h"
 #include "coordinator/service/run_files.h"
 #include "coordinator/store/blob_store.h"
 #include "coordinator/store/store.h"
@@ -82,25 +82,6 @@ struct RunProgress {
 
 // The content of a small update that came inside its report; null: none.
 using InlineContent = std::shared_ptr<const std::string>;
-
-// The assignments devices are at work on, for whoever looks at an update before the run's thread does. A report may
-// still find its assignment closed. Thread-safety: any thread.
-class OpenAssignments {
- public:
-  struct Open {
-    DeviceId device;
-    Sha256Digest parent;  // the adapter that its training starts from
-  };
-  std::optional<Open> Find(const AssignmentId& id) const;
-
-  void Add(const AssignmentRecord& record, const Sha256Digest& parent);
-  void Remove(const AssignmentId& id);
-  void Clear();
-
- private:
-  mutable std::mutex mutex_;
-  std::map<AssignmentId, Open> open_;
-};
 
 class RunCore {
  public:

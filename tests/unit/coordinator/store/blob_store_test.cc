@@ -303,24 +303,32 @@ TEST_F(BlobStoreTest, ARestartDropsAnUploadLongerThanDeclaredAndSeesDamageInTheO
   EXPECT_EQ(upload->Finish().code(), Code::kDataLoss);
 }
 
-TEST_F(BlobStoreTest, AnUploadOfABlobThatIsThereIsFinishedAtOnce) {
+TEST_F(BlobStoreTest, AnUploadThatWasSentBeforeIsFinishedAtOnce) {
   ASSERT_TRUE(store_->Put(kContent).ok());
-  auto upload = Begin(SpecFor(kContent));
-  EXPECT_TRUE(upload->finished());
-  EXPECT_EQ(upload->offset(), kContent.size());
-  EXPECT_TRUE(upload->Finish().ok());
+  auto begun = store_->BeginUpload(SpecFor(kContent), /*proven=*/true);
+  ASSERT_TRUE(begun.ok()) << begun.status();
+  EXPECT_TRUE((*begun)->finished());
+  EXPECT_EQ((*begun)->offset(), kContent.size());
+  EXPECT_TRUE((*begun)->Finish().ok());
   EXPECT_EQ(store_->num_uploads(), 0U);
+  // When the blob has gone meanwhile, the bytes must come again.
+  ASSERT_TRUE(store_->Delete(Sha256(kContent)).ok());
+  EXPECT_FALSE((*store_->BeginUpload(SpecFor(kContent), /*proven=*/true))->finished());
 }
 
-TEST_F(BlobStoreTest, AnUploadIsFinishedWhenSomebodyElseSentTheSameBytesMeanwhile) {
+TEST_F(BlobStoreTest, AnUploadOfABlobThatSomebodyElseSentNeedsItsBytesAllTheSame) {
   UploadSpec mine = SpecFor(kContent, "phone");
   ASSERT_TRUE(Begin(mine)->Append(0, Bytes(kContent).first(3)).ok());
   auto other = Begin(SpecFor(kContent, "laptop"));
   ASSERT_TRUE(other->Append(0, Bytes(kContent)).ok());
   ASSERT_TRUE(other->Finish().ok());
-  EXPECT_TRUE(Begin(mine)->finished());
+  auto again = Begin(mine);
+  EXPECT_FALSE(again->finished());
+  EXPECT_EQ(again->offset(), 3U);
+  ASSERT_TRUE(again->Append(3, Bytes(kContent).subspan(3)).ok());
+  EXPECT_TRUE(again->Finish().ok());
   EXPECT_EQ(store_->num_uploads(), 0U);
-  EXPECT_EQ(store_->total_bytes(), kContent.size());
+  EXPECT_EQ(store_->total_bytes(), kContent.size());  // kept once
 }
 
 TEST_F(BlobStoreTest, TwoHandlesOnOneUploadShareItsOffset) {
@@ -359,7 +367,7 @@ TEST_F(BlobStoreTest, AnUploadBegunWithAnotherSizeIsRefused) {
   ASSERT_TRUE(store_->Put("there").ok());
   UploadSpec wrong = SpecFor("there");
   wrong.size_bytes += 1;
-  EXPECT_EQ(store_->BeginUpload(wrong).status().code(), Code::kInvalidArgument);
+  EXPECT_EQ(store_->BeginUpload(wrong, /*proven=*/true).status().code(), Code::kInvalidArgument);
 }
 
 TEST_F(BlobStoreTest, UploadsHaveABudgetOfBytesThatIsGivenBack) {

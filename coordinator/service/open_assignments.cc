@@ -1,0 +1,26 @@
+#include "coordinator/service/open_assignments.h"
+
+namespace heddle::coordinator {
+
+std::optional<OpenAssignments::Open> OpenAssignments::Find(const AssignmentId& id) const {
+  std::lock_guard lock(mutex_);
+  const auto found = open_.find(id);
+  return found == open_.end() ? std::nullopt : std::optional(found->second);
+}
+
+void OpenAssignments::Add(const AssignmentRecord& record, const Sha256Digest& parent) {
+  std::lock_guard lock(mutex_);
+  open_.insert_or_assign(record.id, Open{record.device, parent});
+}
+
+void OpenAssignments::Remove(const AssignmentId& id) {
+  std::lock_guard lock(mutex_);
+  open_.erase(id);
+}
+
+void OpenAssignments::Clear() {
+  std::lock_guard lock(mutex_);
+  open_.clear();
+}
+
+}  // namespace heddle::coordinator
