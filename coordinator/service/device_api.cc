@@ -1,7 +1,6 @@
 #include "coordinator/service/device_api.h"
 
 #include <boost/asio/experimental/awaitable_operators.hpp>
-#include <boost/asio/post.hpp>
 #include <boost/asio/redirect_error.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <boost/asio/this_coro.hpp>
@@ -10,8 +9,8 @@
 #include <utility>
 
 #include "common/logging.h"
-#include "common/safetensors.h"
 #include "common/test_hooks.h"
+#include "coordinator/service/pending_answer.h"
 #include "protocol/transport/blocking.h"
 #include "protocol/validate.h"
 
@@ -26,39 +25,6 @@ using asio::experimental::awaitable_operators::operator||;
 // Until some of a device's bodies may have arrived.
 const Duration kRetryFlight = Seconds(1);
 
-// Where the driver's thread leaves an answer for the coroutine that waits for it.
-struct Pending {
-  explicit Pending(const asio::any_io_executor& executor) : timer(executor, asio::steady_timer::time_point::max()) {}
-  asio::steady_timer timer;  // cancelled when the answer is there
-  std::optional<Answer> answer;
-
-  // May be called from any thread.
-  static AnswerCallback Callback(std::shared_ptr<Pending> pending) {
-    return [pending](Answer answer) {
-      auto& timer = pending->timer;
-      asio::post(timer.get_executor(), [pending, answer = std::move(answer)]() mutable {
-        pending->answer = std::move(answer);
-        pending->timer.cancel();
-      });
-    };
-  }
-};
-
-std::string_view VerdictName(v1::ReportVerdict verdict) {
-  switch (verdict) {
-    case v1::REPORT_VERDICT_ACCEPTED:
-      return "accepted";
-    case v1::REPORT_VERDICT_LATE:
-      return "late";
-    case v1::REPORT_VERDICT_INVALID:
-      return "invalid";
-    case v1::REPORT_VERDICT_SUPERSEDED:
-      return "superseded";
-    default:
-      return "noted";
-  }
-}
-
 // A fixed set, so that labels do not grow with what strangers ask for.
 std::string_view EndpointOf(std::string_view path) {
   for (std::string_view known : {"/v1/enroll", "/v1/checkin", "/v1/reports", "/v1/uploads"}) {
@@ -67,17 +33,6 @@ std::string_view EndpointOf(std::string_view path) {
   if (path.starts_with("/v1/blobs/")) return "/v1/blobs/{sha256}";
   if (path.starts_with("/v1/uploads/")) return "/v1/uploads/{id}";
   return "other";
-}
-
-ReportMetrics MetricsOf(const v1::TaskMetrics& metrics) {
-  return {.num_examples = metrics.num_examples(),
-          .num_tokens = metrics.num_tokens(),
-          .steps = metrics.steps(),
-          .train_loss = metrics.train_loss(),
-          .first_loss = metrics.first_loss(),
-          .last_loss = metrics.last_loss(),
-          .train_seconds = metrics.train_seconds(),
-          .peak_memory_bytes = metrics.peak_memory_bytes()};
 }
 
 DeviceLimitOptions LimitsOf(const CoordinatorConfig& config) {
@@ -348,111 +303,6 @@ Awaitable<void> DeviceApi::GetBlob(Exchange& exchange, std::string_view hex) {
   auto ignored = co_await exchange.RespondFile(status, std::move(type), context_.blobs->Path(*digest), offset, length,
                                                std::move(headers));
   HEDDLE_FAILPOINT(kBlobAnswered);
-}
-
-// ---- reports ----
-
-Result<SafetensorsFile> DeviceApi::OpenUpdate(const v1::ReportRequest& request, const InlineContent& content,
-                                              ReportEvent* event) {
-  if (content) return ParseSafetensors(std::as_bytes(std::span(*content)), content);
-  HEDDLE_ASSIGN_OR_RETURN(const auto uploaded, context_.store->FindUpload(event->assignment));
-  if (!uploaded || *uploaded != event->update) return NotFound("");
-  HEDDLE_ASSIGN_OR_RETURN(const uint64_t size, context_.blobs->Size(event->update));
-  if (size != request.update().size_bytes()) {
-    return InvalidArgument("the update has " + std::to_string(size) + " bytes, the report says " +
-                           std::to_string(request.update().size_bytes()));
-  }
-  HEDDLE_ASSIGN_OR_RETURN(const auto mapped, context_.blobs->Map(event->update));
-  return ParseSafetensors(mapped->bytes(), mapped);
-}
-
-// Looks at an open assignment's update; `event` gets what is wrong with it. Errors: the update is not here.
-Awaitable<Status> DeviceApi::CheckUpdate(const v1::ReportRequest& request, InlineContent content, ReportEvent* event,
-                                         bool* looked_at) {
-  auto work = [&]() -> Status {
-    const auto expected = context_.driver->ExpectationOf(event->assignment, event->device);
-    if (!expected) return OkStatus();
-    *looked_at = true;
-    const auto invalid = [event](v1::RefusalReason reason, const std::string& message) {
-      event->validity = InvalidArgument(message);
-      event->refusal_reason = reason;
-      return OkStatus();
-    };
-    if (!request.parent_sha256().empty() && request.parent_sha256() != expected->parent.raw()) {
-      return invalid(
-          v1::REFUSAL_REASON_WRONG_BASE,
-          "the update was trained from another adapter than the task's, which is " + expected->parent.ToHex());
-    }
-    ByteBudget::Hold hold(validation_, request.update().size_bytes());
-    const Result<SafetensorsFile> file = OpenUpdate(request, content, event);
-    if (file.status().code() == Code::kInvalidArgument || file.status().code() == Code::kDataLoss) {
-      return invalid(v1::REFUSAL_REASON_BAD_UPDATE, file.status().message());
-    }
-    HEDDLE_RETURN_IF_ERROR(file.status());
-    const auto validity = expected->validator->Validate(file->tensors, {.num_examples = event->metrics.num_examples});
-    if (!validity.ok()) return invalid(static_cast<v1::RefusalReason>(validity.refusal), validity.message);
-    return OkStatus();
-  };
-  co_return co_await protocol::RunBlocking(context_.check, work);
-}
-
-Awaitable<void> DeviceApi::Report(Exchange& exchange, DeviceId device) {
-  Result<std::string> body = co_await exchange.ReadAll(protocol::kMaxMessageBytes);
-  if (!body.ok()) co_return co_await RefuseBody(exchange, body.status());
-  auto request = protocol::ParseMessage<v1::ReportRequest>(*body);
-  Refused refused;
-  if (!request.ok()) {
-    refused.reason = v1::REFUSAL_REASON_MALFORMED;
-    refused.message = request.status().message();
-    co_return co_await Refuse(exchange, std::move(refused));
-  }
-  bool looked_at = false;
-  InlineContent content;
-  ReportEvent event;
-  event.assignment = AssignmentId(request->assignment_id());
-  event.device = std::move(device);
-  event.completed = request->outcome() == v1::TASK_OUTCOME_COMPLETED;
-  event.metrics = MetricsOf(request->metrics());
-  event.message = request->message();
-  if (event.completed) {
-    event.update = protocol::DigestOf(request->update()).value();  // validated with the message
-    event.update_bytes = request->update().size_bytes();
-    if (!request->inline_update().empty()) {
-      content = std::make_shared<const std::string>(std::move(*request->mutable_inline_update()));
-      if (Sha256(*content) != event.update) {
-        refused.reason = v1::REFUSAL_REASON_DIGEST_MISMATCH;
-        refused.message = "inline_update has not the SHA-256 that update names";
-        co_return co_await Refuse(exchange, std::move(refused));
-      }
-    }
-    Status checked = co_await CheckUpdate(*request, content, &event, &looked_at);
-    if (checked.code() == Code::kNotFound) {
-      refused.reason = v1::REFUSAL_REASON_NOT_FOUND;
-      refused.message = "the update " + event.update.ToHex() + " has not been uploaded; upload it, then report";
-      co_return co_await Refuse(exchange, std::move(refused));
-    }
-    if (!checked.ok()) co_return co_await RefuseStatus(exchange, checked);
-    context_.metrics->ObserveUpdateBytes(event.update_bytes);
-  }
-  auto pending = std::make_shared<Pending>(co_await asio::this_coro::executor);
-  context_.driver->Report(std::move(event), looked_at, std::move(content), Pending::Callback(pending));
-  while (!pending->answer) {  // the driver always answers
-    boost::system::error_code ignored;
-    co_await pending->timer.async_wait(asio::redirect_error(asio::use_awaitable, ignored));
-  }
-  if (const auto* status = std::get_if<Status>(&*pending->answer)) {
-    if (status->code() == Code::kUnavailable) co_return co_await RefuseStatus(exchange, *status);
-    refused.reason =
-        status->code() == Code::kPermissionDenied ? v1::REFUSAL_REASON_NOT_YOURS : v1::REFUSAL_REASON_NOT_FOUND;
-    refused.message = status->message();
-    co_return co_await Refuse(exchange, std::move(refused));
-  }
-  const auto& response = std::get<v1::ReportResponse>(*pending->answer);
-  context_.metrics->CountUpdate(VerdictName(response.verdict()));
-  if (response.has_refusal()) CountRefused(exchange, response.refusal().reason(), response.refusal().message());
-  HEDDLE_FAILPOINT(kVerdictUnsent);
-  co_await Answer(exchange, 200, response.SerializeAsString());
-  HEDDLE_FAILPOINT(kVerdictAnswered);
 }
 
 }  // namespace heddle::coordinator

@@ -10,8 +10,8 @@
 #include <mutex>
 #include <string>
 
-#include "coordinator/audit/audit_trail.h"
 #include "common/safetensors.h"
+#include "coordinator/audit/audit_trail.h"
 #include "coordinator/service/config.h"
 #include "coordinator/service/device_directory.h"
 #include "coordinator/service/device_limits.h"
