@@ -72,6 +72,8 @@ Status Engine::RestoreFrom(Snapshot snapshot) {
   if (running()) HEDDLE_RETURN_IF_ERROR(CheckRound(spec_, run_, *round_));
   for (AssignmentRecord& assignment : snapshot.assignments) {
     if (running()) HEDDLE_RETURN_IF_ERROR(CheckAssignment(spec_, *round_, assignment));
+    // A run that could not be taken up ends without closing its round: nothing can be open in it any more.
+    if (!running() && assignment.state == AssignmentState::kOpen) assignment.state = AssignmentState::kExpired;
     History& history = history_[assignment.device];
     ++history.tries;
     if (assignment.state == AssignmentState::kAccepted) ++accepted_;

@@ -8,6 +8,7 @@
 #include "common/logging.h"
 #include "coordinator/service/run_json.h"
 #include "protocol/transport/blocking.h"
+#include "protocol/validate.h"
 
 namespace heddle::coordinator {
 namespace {
@@ -122,7 +123,8 @@ AdminApi::Reply AdminApi::Problem(unsigned http_status, const Status& status) {
                        {"title", CodeName(status.code())},
                        {"status", http_status},
                        {"code", CodeName(status.code())},
-                       {"detail", status.message()}};
+                       // It may repeat what was asked for, and JSON is UTF-8.
+                       {"detail", protocol::CleanText(status.message(), protocol::kMaxRefusalMessageBytes)}};
   return {http_status, "application/problem+json", json::serialize(body) + "\n"};
 }
 

@@ -45,14 +45,16 @@ class Query {
 
   std::string Text(int column) { return statement_->getColumn(column).getString(); }
   uint64_t Number(int column) { return static_cast<uint64_t>(statement_->getColumn(column).getInt64()); }
-  uint32_t Number32(int column) { return static_cast<uint32_t>(Number(column)); }
-  int Int(int column) { return statement_->getColumn(column).getInt(); }
+  uint32_t Number32(int column);  // what is read is within the type's range, or an exception says SQLITE_CORRUPT
+  int Int(int column);
   double Real(int column);
-  Time TimeAt(int column) { return FromUnixMicros(statement_->getColumn(column).getInt64()); }
+  Time TimeAt(int column);  // within 36,000 years of 1970, so that times can be added and subtracted
   bool IsNull(int column) { return statement_->getColumn(column).isNull(); }
   Sha256Digest Digest(int column);  // 32 bytes, which the schema checks
 
  private:
+  int64_t Within(int column, int64_t low, int64_t high);
+
   SQLite::Statement* statement_;
   int bound_ = 0;
 };

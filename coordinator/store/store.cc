@@ -27,6 +27,9 @@ Status StatusOf(const SQLite::Exception& error, const std::string& path) {
     case SQLITE_NOMEM:
     case SQLITE_TOOBIG:
       return ResourceExhausted(what);
+    case SQLITE_ERROR:  // our statements are fixed: the tables are not those they were written for
+    case SQLITE_SCHEMA:
+    case SQLITE_MISMATCH:
     case SQLITE_CORRUPT:
     case SQLITE_NOTADB:
       return DataLoss(what + "; restore it from a backup");
@@ -84,6 +87,27 @@ Query& Query::BindNull() {
 }
 
 int Query::Execute() { return statement_->exec(); }
+
+// Strict tables take any 64-bit integer; a file that somebody else has written may hold what our types do not.
+int64_t Query::Within(int column, int64_t low, int64_t high) {
+  const int64_t value = statement_->getColumn(column).getInt64();
+  if (value < low || value > high) {
+    throw SQLite::Exception("the number " + std::to_string(value) + " where it must be from " + std::to_string(low) +
+                                " to " + std::to_string(high),
+                            SQLITE_CORRUPT);
+  }
+  return value;
+}
+uint32_t Query::Number32(int column) {
+  return static_cast<uint32_t>(Within(column, 0, std::numeric_limits<uint32_t>::max()));
+}
+int Query::Int(int column) {
+  return static_cast<int>(Within(column, std::numeric_limits<int>::min(), std::numeric_limits<int>::max()));
+}
+Time Query::TimeAt(int column) {
+  constexpr int64_t kFarthest = int64_t{1} << 60;
+  return FromUnixMicros(Within(column, -kFarthest, kFarthest));
+}
 
 double Query::Real(int column) {
   return IsNull(column) ? std::numeric_limits<double>::quiet_NaN() : statement_->getColumn(column).getDouble();

@@ -49,6 +49,7 @@ Result<std::string> CertificateToPem(X509* certificate);
 // 64 hex digits of the SHA-256 over the DER.
 std::string FingerprintOf(X509* certificate);
 std::string CommonNameOf(X509* certificate);  // empty when there is none, or it holds a NUL
-std::string SerialHexOf(X509* certificate);   // lower case, an even number of digits
+// Lower case, an even number of digits; a minus before those of a negative one, which no authority of ours issues.
+std::string SerialHexOf(X509* certificate);
 
 }  // namespace heddle::protocol::internal
