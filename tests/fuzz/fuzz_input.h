@@ -38,6 +38,12 @@ class Input {
     rest_.remove_prefix(end == std::string_view::npos ? rest_.size() : end + 1);
     return line;
   }
+  // So many bytes, or what is left.
+  std::string_view TakeBytes(size_t bytes) {
+    const std::string_view taken = rest_.substr(0, bytes);
+    rest_.remove_prefix(taken.size());
+    return taken;
+  }
   std::string_view rest() const { return rest_; }
 
  private:

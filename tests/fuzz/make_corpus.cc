@@ -14,21 +14,27 @@
 #include "peft/adapter/adapter.h"
 #include "protocol/refusal.h"
 #include "protocol/validate.h"
+#include "tests/fuzz/seeds.h"
 
+namespace heddle::fuzz {
 namespace {
 
 namespace fs = std::filesystem;
-using namespace heddle;
 
 fs::path root;
 bool failed = false;
 
+}  // namespace
+
+void Fail(const std::string& sentence) {
+  failed = true;
+  std::fprintf(stderr, "%s\n", sentence.c_str());
+}
+
 void Write(const std::string& target, const std::string& name, std::string_view bytes) {
   Status status = MakeDirectories(root / target);
   if (status.ok()) status = WriteFileAtomically(root / target / name, bytes);
-  if (status.ok()) return;
-  failed = true;
-  std::fprintf(stderr, "%s\n", status.ToString().c_str());
+  if (!status.ok()) Fail(status.ToString());
 }
 
 std::string Number(uint64_t value, size_t bytes) {
@@ -36,6 +42,17 @@ std::string Number(uint64_t value, size_t bytes) {
   for (size_t i = 0; i < bytes; ++i) out += static_cast<char>(value >> (8 * i));
   return out;
 }
+
+std::string Replace(std::string text, std::string_view what, std::string_view with) {
+  const size_t at = text.find(what);
+  if (at == std::string::npos) {
+    Fail("the text to replace is not there: " + std::string(what));
+    return text;
+  }
+  return text.replace(at, what.size(), with);
+}
+
+namespace {
 
 std::string Frame(const google::protobuf::MessageLite& message) {
   const std::string body = message.SerializeAsString();
@@ -98,21 +115,10 @@ std::string Tokenizer(const std::vector<std::string>& special, int64_t size) {
   options.special_tokens = special;
   const auto json = trainer.Train(options);
   if (!json.ok()) {
-    failed = true;
-    std::fprintf(stderr, "%s\n", json.status().ToString().c_str());
+    Fail(json.status().ToString());
     return {};
   }
   return *json;
-}
-
-std::string Replace(std::string text, std::string_view what, std::string_view with) {
-  const size_t at = text.find(what);
-  if (at == std::string::npos) {
-    failed = true;
-    std::fprintf(stderr, "the text to replace is not there: %.*s\n", static_cast<int>(what.size()), what.data());
-    return text;
-  }
-  return text.replace(at, what.size(), with);
 }
 
 void Tokenizers() {
@@ -141,7 +147,7 @@ void Models() {
   Write("fuzz_model_config", "tiny", tiny);
   const auto config = model::LlamaConfig::FromJson(tiny);
   if (config.ok()) Write("fuzz_model_config", "written", config->ToJson());
-  failed = failed || !config.ok();
+  if (!config.ok()) Fail(config.status().ToString());
   Write("fuzz_model_config", "rope",
         Replace(tiny, "\"rope_theta\":10000.0", R"("rope_parameters":{"rope_type":"default","rope_theta":5e5})"));
   Write("fuzz_model_config", "scaled",
@@ -384,8 +390,10 @@ void Messages() {
 }
 
 }  // namespace
+}  // namespace heddle::fuzz
 
 int main(int argc, char** argv) {
+  using namespace heddle::fuzz;
   if (argc != 2) {
     std::fprintf(stderr, "usage: %s FOLDER\n", argv[0]);
     return 2;
@@ -399,5 +407,8 @@ int main(int argc, char** argv) {
   Audit();
   Http();
   Messages();
+  CertificateSeeds();
+  DeviceSeeds();
+  CoordinatorSeeds();
   return failed ? 1 : 0;
 }

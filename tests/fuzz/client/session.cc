@@ -1,0 +1,143 @@
+// What a hostile coordinator answers, at any point of a device's session: the session has at most one operation under
+// way, waits for times that are within bounds, and ends once.
+//
+// The input is a sequence of events: a byte that picks one, then, for an answer, two bytes of length and the answer's
+// bytes, which are parsed as the daemon parses them (client/daemon/link.h).
+#include "client/daemon/session.h"
+
+#include "client/daemon/link.h"
+#include "protocol/limits.h"
+#include "protocol/validate.h"
+#include "tests/fuzz/fuzz_input.h"
+
+using heddle::fuzz::Require;
+using namespace heddle;
+using namespace heddle::client;
+
+namespace {
+
+constexpr Duration kBackoffMax = std::chrono::seconds(300);
+
+CallFailed Broken(Code code, std::string_view what) {
+  CallFailed failed;
+  failed.status = Status(code, std::string(what));
+  return failed;
+}
+
+// An answer with another status than 200: two bytes of status, a byte of what Retry-After says, the body.
+CallFailed Refused(std::string_view bytes) {
+  fuzz::Input input(reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size());
+  protocol::HttpResponse response;
+  response.status = static_cast<unsigned>(input.TakeNumber(2) % 600);
+  if (const std::string_view after = input.TakeLine(); !after.empty()) {
+    response.headers.emplace_back("Retry-After", std::string(after));
+  }
+  response.body = std::string(input.rest());
+  CallFailed failed = FailureOf(response);
+  Require(!failed.status.ok(), "a refusal is never a success");
+  Require(
+      failed.retry_after >= Duration(0) && failed.retry_after <= std::chrono::milliseconds(protocol::kMaxRetryAfterMs),
+      "what the server asks for is at most a day");
+  return failed;
+}
+
+template <typename Answered, typename Message>
+Event AnswerOf(std::string_view bytes) {
+  Result<Message> message = protocol::ParseMessage<Message>(bytes);
+  if (!message.ok()) return Broken(message.status().code(), "a broken answer");
+  Answered event;
+  event.response = *std::move(message);
+  return event;
+}
+
+Event Next(fuzz::Input& input) {
+  const uint8_t kind = input.TakeByte();
+  const auto answer = [&input] {
+    const size_t bytes = input.TakeNumber(2);
+    return input.TakeBytes(bytes);
+  };
+  switch (kind % 16) {
+    case 0: {
+      Started started;
+      auto report = protocol::ParseMessage<v1::ReportRequest>(answer());
+      if (report.ok()) started.unreported = *std::move(report);
+      return started;
+    }
+    case 1:
+      return EligibilityChanged{true, ""};
+    case 2:
+      return EligibilityChanged{false, "no power"};
+    case 3:
+      return ShutdownRequested{};
+    case 4:
+      return GraceExpired{};
+    case 5:
+    case 6:
+      return TimerFired{};
+    case 7:
+      return WorkerProbed{{"lora_sft"}};
+    case 8:
+      return AnswerOf<CheckinAnswered, v1::CheckinResponse>(answer());
+    case 9:
+      return Fetched{};
+    case 10: {
+      Trained trained;
+      trained.outcome = static_cast<Trained::Outcome>(input.TakeByte() % 3);
+      trained.message = std::string(answer());
+      trained.update = protocol::MakeBlobRef(Sha256(std::string_view("update")), 6, "update.safetensors");
+      trained.metrics.set_num_examples(1);
+      trained.metrics.set_steps(1);
+      return trained;
+    }
+    case 11:
+      return Uploaded{};
+    case 12:
+      return AnswerOf<ReportAnswered, v1::ReportResponse>(answer());
+    case 13:
+      return Refused(answer());
+    default:
+      return Broken(static_cast<Code>(1 + input.TakeByte() % 16), "a broken connection");
+  }
+}
+
+bool IsOperation(const Action& action) {
+  return std::holds_alternative<ProbeWorker>(action) || std::holds_alternative<CheckIn>(action) ||
+         std::holds_alternative<Fetch>(action) || std::holds_alternative<Train>(action) ||
+         std::holds_alternative<Upload>(action) || std::holds_alternative<Report>(action) ||
+         std::holds_alternative<Wait>(action);
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  if (size > 8192) return 0;
+  heddle::fuzz::Input input(data, size);
+  SessionOptions options;
+  options.backoff_max = kBackoffMax;
+  Session session(options);
+  bool finished = false;
+  while (!input.rest().empty()) {
+    const Event event = Next(input);
+    size_t operations = 0;
+    for (const Action& action : session.Handle(event)) {
+      Require(!finished, "nothing follows the end");
+      if (IsOperation(action)) ++operations;
+      if (const auto* wait = std::get_if<Wait>(&action)) {
+        Require(wait->time > Duration(0) && wait->time <= std::chrono::milliseconds(protocol::kMaxRetryAfterMs),
+                "a pause is longer than nothing and at most a day");
+      }
+      if (const auto* report = std::get_if<Report>(&action)) {
+        Require(protocol::Validate(report->report).ok(), "a report that is sent is a good message",
+                protocol::Validate(report->report).message());
+      }
+      if (const auto* save = std::get_if<SaveReport>(&action)) {
+        Require(protocol::Validate(save->report).ok(), "a report that is kept is a good message",
+                protocol::Validate(save->report).message());
+      }
+      finished = finished || std::holds_alternative<Finish>(action);
+    }
+    Require(operations <= 1, "one operation is begun at a time");
+    Require(!finished || session.state() == SessionState::kStopped, "the end is the end");
+  }
+  return 0;
+}

@@ -1,0 +1,220 @@
+// A sequence of requests to the devices' API: every one gets one answer that its client can read, no stranger and no
+// revoked device gets more than a refusal, a report's verdict never changes, and what is accepted is on disk.
+//
+// A request of the input is: a byte of what and from whom, a byte of what happens, two bytes of length and the head,
+// two bytes of length and a part of the body. In a head $A is the device's assignment, $D the digest of its update, $L
+// its length, $U the path of its last upload, $M the digest of the model. The whole body is, by its kind, the part
+// alone, the update, or a good message with the part's fields merged over its own.
+#include <map>
+
+#include "common/safetensors.h"
+#include "protocol/refusal.h"
+#include "protocol/validate.h"
+#include "tests/fuzz/coordinator/service_world.h"
+#include "tests/fuzz/fuzz_input.h"
+
+using heddle::fuzz::Asked;
+using heddle::fuzz::Require;
+using heddle::fuzz::World;
+using namespace heddle;
+
+namespace {
+
+constexpr size_t kMostRequests = 24;
+
+struct DeviceState {
+  v1::TaskAssignment assignment;
+  std::string update;
+  std::string upload;  // its path
+};
+
+std::string ReplaceAll(std::string text, std::string_view what, const std::string& with) {
+  for (size_t at = 0; (at = text.find(what, at)) != std::string::npos; at += with.size()) {
+    text.replace(at, what.size(), with);
+  }
+  return text;
+}
+
+class Conversation {
+ public:
+  void Next(fuzz::Input& input) {
+    const uint8_t what = input.TakeByte(), happens = input.TakeByte();
+    constexpr const char* kDevices[] = {"", "phone-1", "phone-2", "phone-3"};
+    const std::string device = kDevices[what % 4];
+    const size_t head_bytes = input.TakeNumber(2);
+    std::string head = Filled(std::string(input.TakeBytes(head_bytes)), device);
+    const size_t part_bytes = input.TakeNumber(2);
+    std::string body = BodyOf(what / 4 % 8, device, input.TakeBytes(part_bytes));
+    if (happens & 2) world_.Advance(Seconds(happens & 4 ? 700 : 70));
+    auto asked = world_.Ask(World::Listener::kDevices, head, std::move(body), device, happens & 1);
+    if (!asked) return;
+    asked_.push_back(*std::move(asked));
+    Learn(asked_.back());
+  }
+
+  void End() {
+    world_.End();
+    for (const Asked& asked : asked_) CheckAnswer(asked);
+    CheckStored();
+  }
+
+ private:
+  std::string Filled(std::string head, const std::string& device) {
+    const DeviceState& state = devices_[device];
+    head = ReplaceAll(std::move(head), "$A", state.assignment.assignment_id());
+    head = ReplaceAll(std::move(head), "$D", Sha256(state.update).ToHex());
+    head = ReplaceAll(std::move(head), "$L", std::to_string(state.update.size()));
+    head = ReplaceAll(std::move(head), "$U", state.upload);
+    const auto& adapter = state.assignment.plan().adapter();
+    const std::string model =
+        adapter.empty() ? std::string(64, '0') : protocol::DigestOf(adapter.Get(adapter.size() - 1)).value().ToHex();
+    return ReplaceAll(std::move(head), "$M", model);
+  }
+
+  template <typename Message>
+  static std::string Merged(const Message& message, std::string_view part) {
+    // Two serialised messages one behind the other are one in which the later fields win.
+    return message.SerializeAsString() + std::string(part);
+  }
+
+  std::string BodyOf(int kind, const std::string& device, std::string_view part) {
+    const DeviceState& state = devices_[device];
+    switch (kind) {
+      case 1:
+        return state.update;
+      case 2: {
+        v1::CheckinRequest checkin;
+        checkin.set_protocol_version(protocol::kProtocolVersion);
+        checkin.set_software_version("fuzzed");
+        checkin.add_local_tasks("lora_sft");
+        return Merged(checkin, part);
+      }
+      case 3: {
+        v1::ReportRequest report;
+        report.set_assignment_id(state.assignment.assignment_id());
+        report.set_outcome(v1::TASK_OUTCOME_COMPLETED);
+        *report.mutable_update() =
+            protocol::MakeBlobRef(Sha256(state.update), state.update.size(), "update.safetensors");
+        report.mutable_metrics()->set_num_examples(4);
+        report.mutable_metrics()->set_steps(2);
+        report.mutable_metrics()->set_train_loss(2.5);
+        return Merged(report, part);
+      }
+      case 4: {
+        v1::EnrollRequest enroll;
+        enroll.set_token("token");
+        enroll.set_csr_der(World::CsrDer());
+        return Merged(enroll, part);
+      }
+      case 5:  // the update with a part of it changed
+        return state.update.substr(0, state.update.size() - std::min(part.size(), state.update.size())) +
+               std::string(part);
+      default:
+        return std::string(part);
+    }
+  }
+
+  // What a device would remember of an answer.
+  void Learn(const Asked& asked) {
+    const auto& answer = asked.exchange->answer();
+    if (!answer) return;
+    DeviceState& state = devices_[asked.device];
+    if (const auto location = answer->Header("Location")) state.upload = std::string(*location);
+    v1::CheckinResponse response;
+    if (asked.exchange->path() != "/v1/checkin" || answer->status != 200) return;
+    if (!response.ParseFromString(answer->body) || !response.has_assignment()) return;
+    state.assignment = response.assignment();
+    const auto& adapter = state.assignment.plan().adapter();
+    const Sha256Digest model = protocol::DigestOf(adapter.Get(adapter.size() - 1)).value();
+    const auto mapped = world_.blobs().Map(model).value();
+    const auto parsed = ParseSafetensors(mapped->bytes(), mapped);
+    Require(parsed.ok(), "the model that is given out can be read");
+    StateDict update;
+    for (const auto& [name, tensor] : parsed->tensors) {
+      const std::vector<float> values(static_cast<size_t>(tensor.numel()), 0.25F);
+      update.emplace(name, Tensor::FromFloats(tensor.shape(), values));
+    }
+    state.update = SerializeSafetensors(update);
+  }
+
+  void CheckAnswer(const Asked& asked) {
+    const auto& answer = asked.exchange->answer();
+    if (!answer) {
+      // The poll of a device whose connection is whole is always answered; a broken one hears nothing.
+      Require(asked.exchange->broken(), "a request whose connection holds is answered", asked.exchange->path());
+      return;
+    }
+    const unsigned status = answer->status;
+    const std::string& path = asked.exchange->path();
+    Require(status != 500, "nothing goes wrong inside", path + "\n" + answer->body);
+    if (status >= 400) {
+      const auto refusal = protocol::ParseMessage<v1::Refusal>(answer->body);
+      Require(asked.exchange->method() == "HEAD" || (refusal.ok() && !refusal->message().empty()),
+              "a refusal says its reason and a sentence", answer->body);
+    } else {
+      Require(asked.device != "phone-3", "a revoked device gets nothing", path);
+      Require(!asked.device.empty() || path == "/v1/enroll", "a stranger may only enrol", path);
+    }
+    if (status != 200) return;
+    if (path == "/v1/checkin") {
+      const auto checked = protocol::ParseMessage<v1::CheckinResponse>(answer->body);
+      Require(checked.ok(), "an answer to a check-in can be read", checked.status().message());
+    } else if (path == "/v1/enroll") {
+      const auto enrolled = protocol::ParseMessage<v1::EnrollResponse>(answer->body);
+      Require(enrolled.ok() && enrolled->device_id() == "phone-4", "a token enrols the device it was made for");
+    } else if (path == "/v1/reports") {
+      CheckVerdict(asked, answer->body);
+    }
+  }
+
+  void CheckVerdict(const Asked& asked, const std::string& answer) {
+    const auto verdict = protocol::ParseMessage<v1::ReportResponse>(answer);
+    const auto report = protocol::ParseMessage<v1::ReportRequest>(asked.body);
+    Require(verdict.ok() && report.ok(), "an answer to a report can be read, and so could the report");
+    const auto stored = world_.store().FindAssignment(AssignmentId(report->assignment_id()));
+    Require(stored.ok() && stored->has_value(), "a verdict is of an assignment that exists");
+    Require((*stored)->device.value() == asked.device, "and of the device's own");
+    const auto [first, fresh] = verdicts_.emplace(report->assignment_id(), answer);
+    Require(fresh || first->second == answer, "a report gets the same verdict each time", report->assignment_id());
+    if (verdict->verdict() == v1::REPORT_VERDICT_ACCEPTED) {
+      Require((*stored)->state == coordinator::AssignmentState::kAccepted, "an accepted report is stored as such");
+    }
+  }
+
+  // Whatever was asked, the rows and the blobs are of one mind.
+  void CheckStored() {
+    const auto runs = world_.store().ListRuns();
+    Require(runs.ok() && runs->size() == 1, "there is the one run");
+    const auto rounds = world_.store().ListRounds(runs->front().id);
+    Require(rounds.ok(), "its rounds can be read");
+    uint32_t committed = 0;
+    for (const auto& round : *rounds) {
+      if (round.phase == coordinator::RoundPhase::kCommitted) ++committed;
+      const auto assignments = world_.store().ListAssignments(round.run, round.round, round.attempt);
+      Require(assignments.ok(), "its assignments can be read");
+      for (const auto& assignment : *assignments) {
+        if (assignment.state != coordinator::AssignmentState::kAccepted) continue;
+        Require(world_.blobs().Has(assignment.update), "an accepted update is on disk");
+        Require(assignment.metrics.num_examples >= 1, "and has a weight");
+      }
+    }
+    Require(committed == runs->front().committed_rounds, "the run counts its committed rounds");
+    Require(world_.blobs().Has(runs->front().model), "the run's model is on disk");
+  }
+
+  World world_;
+  std::map<std::string, DeviceState> devices_;
+  std::vector<Asked> asked_;
+  std::map<std::string, std::string> verdicts_;  // by assignment
+};
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  if (size > 16384) return 0;
+  fuzz::Input input(data, size);
+  Conversation conversation;
+  for (size_t i = 0; i < kMostRequests && !input.rest().empty(); ++i) conversation.Next(input);
+  conversation.End();
+  return 0;
+}
