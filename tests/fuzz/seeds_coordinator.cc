@@ -162,7 +162,8 @@ void Databases() {
 }
 
 // Requests of fuzz_device_api. `body`: 0 the part alone, 1 the update, 2 a check-in, 3 a report, 4 an enrolment, 5 a
-// changed update. `happens`: 1 the connection breaks, 2 a minute passes before, 6 eleven do.
+// changed update, 6 a report with the update in it. `happens`: 1 the connection breaks, 2 a minute passes before, 6
+// eleven do.
 std::string Ask(int device, int body, const std::string& head, const std::string& part = "", int happens = 0) {
   return Number(static_cast<uint64_t>(device + 4 * body), 1) + Number(static_cast<uint64_t>(happens), 1) +
          Number(head.size(), 2) + head + Number(part.size(), 2) + part;
@@ -178,6 +179,8 @@ void DeviceRequests() {
   const auto work = [&](int device) { return Ask(device, 1, upload) + Ask(device, 3, report); };
   Write("fuzz_device_api", "round", task(1) + work(1) + task(2) + work(2));
   Write("fuzz_device_api", "rounds", task(1) + work(1) + Ask(1, 2, checkin, "", 6) + work(1) + Ask(1, 3, report));
+  Write("fuzz_device_api", "inline",
+        task(1) + Ask(1, 6, report) + Ask(1, 6, report) + task(2) + Ask(2, 6, report, "\x32\x01x") + Ask(2, 6, report));
   Write("fuzz_device_api", "late",
         task(1) + Ask(1, 1, upload) + Ask(1, 3, report, "", 6) + task(2) + Ask(1, 3, report));
   Write("fuzz_device_api", "broken-upload",

@@ -94,10 +94,12 @@ void CheckRefused(const StateDict& update, const UpdateInfo& info, const Validit
   auto sum = Make(), untouched = Make();
   const UpdateInfo other{.num_examples = kOtherExamples};
   Require(untouched->Fold(OtherUpdate(), other).ok() && sum->Fold(OtherUpdate(), other).ok(), "a good one is folded");
-  if (validity.refusal == Refusal::kBadUpdate || validity.refusal == Refusal::kBadNumExamples) {
-    Require(sum->Fold(update, info).code() == Code::kInvalidArgument, "Fold refuses what does not fit");
+  const bool of_values = validity.refusal == Refusal::kNotFinite || validity.refusal == Refusal::kOutOfBounds ||
+                         validity.refusal == Refusal::kNormTooLarge;
+  if (of_values) {
+    (void)sum->Validate(update, info);  // Fold does not read the values again
   } else {
-    (void)sum->Validate(update, info);
+    Require(sum->Fold(update, info).code() == Code::kInvalidArgument, "Fold refuses what does not fit");
   }
   Require(sum->num_folded() == 1 && sum->total_examples() == kOtherExamples, "a refused update is not counted");
   Require(SameBits(Finish(std::move(sum)), Finish(std::move(untouched))), "and changes nothing");

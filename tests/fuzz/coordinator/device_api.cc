@@ -89,7 +89,8 @@ class Conversation {
         checkin.add_local_tasks("lora_sft");
         return Merged(checkin, part);
       }
-      case 3: {
+      case 3:
+      case 6: {  // with the update in it
         v1::ReportRequest report;
         report.set_assignment_id(state.assignment.assignment_id());
         report.set_outcome(v1::TASK_OUTCOME_COMPLETED);
@@ -98,6 +99,7 @@ class Conversation {
         report.mutable_metrics()->set_num_examples(4);
         report.mutable_metrics()->set_steps(2);
         report.mutable_metrics()->set_train_loss(2.5);
+        if (kind == 6) report.set_inline_update(state.update);
         return Merged(report, part);
       }
       case 4: {
@@ -194,7 +196,9 @@ class Conversation {
       Require(assignments.ok(), "its assignments can be read");
       for (const auto& assignment : *assignments) {
         if (assignment.state != coordinator::AssignmentState::kAccepted) continue;
-        Require(world_.blobs().Has(assignment.update), "an accepted update is on disk");
+        const auto small = world_.store().GetSmallUpdate(assignment.id);
+        Require(world_.blobs().Has(assignment.update) || (small.ok() && Sha256(*small) == assignment.update),
+                "an accepted update is on disk, in a file or beside its row");
         Require(assignment.metrics.num_examples >= 1, "and has a weight");
       }
     }
