@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <thread>
 
+#include "protocol/limits.h"
+
 namespace heddle::coordinator {
 namespace {
 
@@ -50,6 +52,11 @@ void Bind(ConfigSchema* schema, CoordinatorConfig* c) {
                {.help = "file that gets the port's number once it is open", .is_path = true});
   schema->Bind("storage.state_dir", &c->state_dir,
                {.help = "folder of database, blobs, keys and runs", .min = 1, .is_path = true});
+  schema->Bind("storage.keep_update_rounds", &c->keep_update_rounds,
+               {.help = "committed rounds whose updates are kept, to check the chain of models again; 0: all",
+                .max = protocol::kMaxRounds});
+  schema->Bind("storage.min_free_bytes", &c->min_free_bytes,
+               {.help = "free space on the disk that uploads leave for everything else"});
   schema->Bind("limits.max_connections", &c->max_connections,
                {.help = "devices connected at one time", .min = 1, .max = 1e6});
   BindPeerLimits(schema, c);

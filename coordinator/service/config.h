@@ -25,6 +25,8 @@ struct CoordinatorConfig {
   std::string admin_port_file;
   // [storage]
   std::string state_dir = "/var/lib/heddle";
+  uint64_t keep_update_rounds = 0;                // accepted updates of older rounds are deleted; 0: none
+  uint64_t min_free_bytes = uint64_t{256} << 20;  // no upload begins that would leave less room on the disk
   // [limits]
   uint64_t max_connections = 10'000;
   uint64_t max_connections_per_address = 512;  // an IPv4 address or an IPv6 /64; 0: no limit

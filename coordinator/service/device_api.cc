@@ -300,9 +300,11 @@ Awaitable<void> DeviceApi::GetBlob(Exchange& exchange, std::string_view hex) {
                                               std::to_string(offset + length - 1) + "/" + std::to_string(*size));
   }
   context_.metrics->CountRequest(EndpointOf(exchange.path()), status);
-  auto ignored = co_await exchange.RespondFile(status, std::move(type), context_.blobs->Path(*digest), offset, length,
-                                               std::move(headers));
+  const Status sent = co_await exchange.RespondFile(status, std::move(type), context_.blobs->Path(*digest), offset,
+                                                    length, std::move(headers));
   HEDDLE_FAILPOINT(kBlobAnswered);
+  // Before the first byte: out of descriptors, say.
+  if (sent.code() == Code::kResourceExhausted) co_await RefuseStatus(exchange, sent);
 }
 
 }  // namespace heddle::coordinator

@@ -183,8 +183,8 @@ void RunDriver::RunPending() {
 std::optional<Time> RunDriver::NextWake() const {
   std::optional<Time> next;
   if (core_) next = core_->NextDeadline();
-  for (const auto& [device, token] : lobby_) {
-    const Time until = *polls_.at(token).lobby_until;
+  if (!lobby_by_time_.empty()) {
+    const Time until = lobby_by_time_.begin()->first;
     next = next ? std::min(*next, until) : until;
   }
   return next;
@@ -196,11 +196,10 @@ void RunDriver::Tick() {
     const std::optional<Time> due = core_->NextDeadline();
     if (due && *due <= now) Feed(TickEvent{});
   }
-  std::vector<PollToken> expired;
-  for (const auto& [device, token] : lobby_) {
-    if (*polls_.at(token).lobby_until <= now) expired.push_back(token);
+  while (!lobby_by_time_.empty() && lobby_by_time_.begin()->first <= now) {
+    const PollToken token = lobby_by_time_.begin()->second;
+    AnswerOne(token, Rejected(v1::REJECTION_REASON_POLL_AGAIN, Duration(0)));
   }
-  for (PollToken token : expired) AnswerOne(token, Rejected(v1::REJECTION_REASON_POLL_AGAIN, Duration(0)));
 }
 
 void RunDriver::Publish() {
@@ -267,11 +266,20 @@ void RunDriver::EnterLobby(PollToken token, Poll& poll) {
   poll.lobby_until =
       options_.core.clock->Now() + std::chrono::duration_cast<Duration>(options_.lobby_hold * (1 - 0.1 * jitter));
   lobby_[poll.device] = token;
+  lobby_by_time_.emplace(*poll.lobby_until, token);
+}
+
+void RunDriver::LeaveLobby(PollToken token, Poll& poll) {
+  if (!poll.lobby_until) return;
+  lobby_by_time_.erase({*poll.lobby_until, token});
+  lobby_.erase(poll.device);
+  poll.lobby_until.reset();
 }
 
 // A run has begun: those who wait are its devices.
 void RunDriver::EmptyLobby() {
   const std::map<DeviceId, PollToken> waiting = std::exchange(lobby_, {});
+  lobby_by_time_.clear();
   for (const auto& [device, token] : waiting) {
     auto poll = polls_.find(token);
     if (poll == polls_.end()) continue;
@@ -285,13 +293,9 @@ void RunDriver::PollGone(PollToken token) {
     auto poll = polls_.find(token);
     if (poll == polls_.end()) return;
     const bool in_lobby = poll->second.lobby_until.has_value();
-    const DeviceId device = poll->second.device;
+    LeaveLobby(token, poll->second);
     polls_.erase(poll);
-    if (in_lobby) {
-      lobby_.erase(device);
-    } else if (core_) {
-      Feed(PollGoneEvent{token});
-    }
+    if (!in_lobby && core_) Feed(PollGoneEvent{token});
   });
 }
 
@@ -381,13 +385,14 @@ void RunDriver::AnswerOne(PollToken token, Answer answer) {
   if (found == polls_.end()) return;  // gone meanwhile
   Poll poll = std::move(found->second);
   polls_.erase(found);
-  if (poll.lobby_until) lobby_.erase(poll.device);
+  LeaveLobby(token, poll);
   poll.answer(std::move(answer));
 }
 
 void RunDriver::AnswerAll(const std::function<Answer(const Poll&)>& answer) {
   std::map<PollToken, Poll> all = std::exchange(polls_, {});
   lobby_.clear();
+  lobby_by_time_.clear();
   for (auto& [token, poll] : all) poll.answer(answer(poll));
 }
 

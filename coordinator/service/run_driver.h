@@ -114,15 +114,17 @@ class RunDriver {
   void AnswerAll(const std::function<Answer(const Poll&)>& answer);
   void AnswerOne(PollToken token, Answer answer);
   void EnterLobby(PollToken token, Poll& poll);
+  void LeaveLobby(PollToken token, Poll& poll);
   void EmptyLobby();
   void Publish();
 
   RunDriverOptions options_;
-  std::unique_ptr<RunCore> core_;        // driver thread
-  std::map<PollToken, Poll> polls_;      // driver thread
-  std::map<DeviceId, PollToken> lobby_;  // driver thread
-  uint64_t jitter_ = 0;                  // driver thread
-  size_t fed_ = 0;                       // driver thread: events since the last Flush
+  std::unique_ptr<RunCore> core_;                       // driver thread
+  std::map<PollToken, Poll> polls_;                     // driver thread
+  std::map<DeviceId, PollToken> lobby_;                 // driver thread
+  std::set<std::pair<Time, PollToken>> lobby_by_time_;  // driver thread
+  uint64_t jitter_ = 0;                                 // driver thread
+  size_t fed_ = 0;                                      // driver thread: events since the last Flush
 
   std::atomic<PollToken> next_token_{1};
   std::atomic<bool> busy_{false};

@@ -126,6 +126,7 @@ Status Service::Impl::OpenStorage() {
   BlobStoreOptions blob_options;
   blob_options.root = state;
   blob_options.max_upload_bytes = config.max_pending_upload_bytes;
+  blob_options.min_free_bytes = config.min_free_bytes;
   blob_options.max_device_uploads = config.max_device_uploads;
   blob_options.max_device_upload_bytes = config.max_device_upload_bytes;
   HEDDLE_ASSIGN_OR_RETURN(blobs, BlobStore::Open(std::move(blob_options)));
@@ -262,7 +263,9 @@ void Service::Impl::CleanUp() {
   };
   note(blobs->DiscardStaleUploads(now - Seconds(config.stale_upload_hours * 3600)).status());
   note(store->DeleteExpiredTokens(now).status());
-  auto referenced = store->ReferencedBlobs();
+  const auto keep = static_cast<uint32_t>(config.keep_update_rounds);
+  if (keep > 0) note(store->DeleteSmallUpdates(keep).status());
+  auto referenced = store->ReferencedBlobs(keep);
   note(referenced.status());
   if (referenced.ok()) {
     std::set<Sha256Digest> live(referenced->begin(), referenced->end());

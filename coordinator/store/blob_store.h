@@ -44,6 +44,7 @@ struct BlobStoreOptions {
   size_t max_uploads = 10'000;                     // unfinished ones
   size_t max_device_uploads = 0;                   // likewise, of one device; 0: no limit
   uint64_t max_device_upload_bytes = 0;            // declared sizes of one device's unfinished uploads; 0: no limit
+  uint64_t min_free_bytes = 0;                     // no upload begins that would leave less room on the disk
   FileOps* files = nullptr;                        // not owned; nullptr: the real file system
 };
 
@@ -133,8 +134,8 @@ class BlobStore {
   // these bytes before for this assignment, so when the blob is there the upload is finished at once; without it the
   // bytes must come, though the blob may exist: to know a digest is not to own its content. Errors: kInvalidArgument
   // when a field is malformed or the same upload was begun with another size; kResourceExhausted beyond
-  // max_upload_bytes or max_uploads; kFailedPrecondition beyond the limits of one device, whose older uploads make room
-  // as far as nobody has them open.
+  // max_upload_bytes or max_uploads, or without room on the disk; kFailedPrecondition beyond the limits of one device,
+  // whose older uploads make room as far as nobody has them open.
   Result<std::unique_ptr<Upload>> BeginUpload(const UploadSpec& spec, bool proven = false);
   // Errors: kNotFound (never begun, or discarded, or finished and closed: its device begins again and hears so).
   Result<std::unique_ptr<Upload>> FindUpload(const std::string& id);

@@ -1,6 +1,7 @@
 #include "coordinator/store/file_ops.h"
 
 #include <fcntl.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 #include <cerrno>
 
@@ -52,6 +53,12 @@ Status FileOps::Rename(const std::filesystem::path& from, const std::filesystem:
 Status FileOps::SyncFolder(const std::filesystem::path& folder) { return AsOfDisk(SyncDirectory(folder)); }
 
 Status FileOps::MakeFolder(const std::filesystem::path& folder) { return AsOfDisk(MakeDirectories(folder)); }
+
+Result<uint64_t> FileOps::FreeBytes(const std::filesystem::path& folder) {
+  struct statvfs info {};
+  if (::statvfs(folder.c_str(), &info) != 0) return DiskStatus(errno, "cannot look at the disk of " + folder.string());
+  return uint64_t{info.f_bavail} * info.f_frsize;
+}
 
 Status FileOps::Remove(const std::filesystem::path& path) {
   if (::unlink(path.c_str()) == 0 || errno == ENOENT) return OkStatus();

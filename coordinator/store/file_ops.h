@@ -31,6 +31,8 @@ class FileOps {
   virtual Status Rename(const std::filesystem::path& from, const std::filesystem::path& to);
   virtual Status SyncFolder(const std::filesystem::path& folder);
   virtual Status MakeFolder(const std::filesystem::path& folder);
+  // Room on the file system of the folder, for those who are not root.
+  virtual Result<uint64_t> FreeBytes(const std::filesystem::path& folder);
   // Ok when there is none.
   virtual Status Remove(const std::filesystem::path& path);
 

@@ -80,7 +80,8 @@ class SqliteStore final : public Store {
   Result<std::optional<AssignmentRecord>> FindAssignment(const AssignmentId& id) override;
   Result<std::vector<RoundRecord>> ListRounds(const RunId& id) override;
   Result<std::vector<AssignmentRecord>> ListAssignments(const RunId& id, uint32_t round, uint32_t attempt) override;
-  Result<std::vector<Sha256Digest>> ReferencedBlobs() override;
+  Result<std::vector<Sha256Digest>> ReferencedBlobs(uint32_t keep_rounds) override;
+  Result<size_t> DeleteSmallUpdates(uint32_t keep_rounds) override;
 
   Status CreateToken(const Sha256Digest& token_hash, const DeviceId& device, Time expires_at) override;
   Result<DeviceId> CheckToken(const Sha256Digest& token_hash, Time now) override;

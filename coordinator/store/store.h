@@ -105,7 +105,11 @@ class Store {
 
   // Blobs that rows need, sorted: models of all versions, accepted updates of committed or open attempts, and uploads
   // of assignments that are open. The driver adds those of its base models before it deletes what is left.
-  virtual Result<std::vector<Sha256Digest>> ReferencedBlobs() = 0;
+  // `keep_rounds`: of each run's committed rounds only the updates of the last so many are needed; 0: of all.
+  virtual Result<std::vector<Sha256Digest>> ReferencedBlobs(uint32_t keep_rounds = 0) = 0;
+  // Forgets the contents of small updates of abandoned attempts, and of committed rounds before the last `keep_rounds`
+  // (at least 1). Returns how many.
+  virtual Result<size_t> DeleteSmallUpdates(uint32_t keep_rounds) = 0;
 
   // ---- enrolment: only the SHA-256 of a token is ever stored ----
 

@@ -294,6 +294,17 @@ Result<std::string> SqliteStore::GetSmallUpdate(const AssignmentId& id) {
   });
 }
 
+Result<size_t> SqliteStore::DeleteSmallUpdates(uint32_t keep_rounds) {
+  return InTransaction([&]() -> Result<size_t> {
+    Query query = Prepared(
+        "DELETE FROM small_updates WHERE assignment IN (SELECT a.id FROM small_updates s JOIN assignments a ON "
+        "a.id = s.assignment JOIN rounds r USING (run, round, attempt) JOIN runs ON runs.id = a.run "
+        "WHERE r.phase = 4 OR r.round + ?1 <= runs.committed_rounds)");
+    query.Bind(keep_rounds);
+    return static_cast<size_t>(query.Execute());
+  });
+}
+
 bool SqliteStore::IsReferenced(const Sha256Digest& digest) {
   Query query = Prepared(
       "SELECT EXISTS (SELECT 1 FROM uploads WHERE sha256 = ?1) OR "
@@ -334,15 +345,17 @@ Result<std::optional<Sha256Digest>> SqliteStore::FindUpload(const AssignmentId& 
   });
 }
 
-Result<std::vector<Sha256Digest>> SqliteStore::ReferencedBlobs() {
+Result<std::vector<Sha256Digest>> SqliteStore::ReferencedBlobs(uint32_t keep_rounds) {
   return Guarded([&]() -> Result<std::vector<Sha256Digest>> {
     std::vector<Sha256Digest> blobs;
     // States and phases by number: 0 open, 1 accepted, 4 abandoned. Updates of abandoned attempts are in no model.
     Query query = Prepared(
         "SELECT model FROM runs UNION SELECT parent FROM rounds UNION SELECT model FROM rounds UNION "
-        "SELECT a.update_sha256 FROM assignments a JOIN rounds r USING (run, round, attempt) "
-        "WHERE a.state = 1 AND r.phase != 4 UNION "
+        "SELECT a.update_sha256 FROM assignments a JOIN rounds r USING (run, round, attempt) JOIN runs ON runs.id = "
+        "a.run "
+        "WHERE a.state = 1 AND r.phase != 4 AND (?1 = 0 OR r.round + ?1 > runs.committed_rounds) UNION "
         "SELECT u.sha256 FROM uploads u JOIN assignments a ON a.id = u.assignment WHERE a.state = 0");
+    query.Bind(keep_rounds);
     while (query.Next()) {
       Sha256Digest digest = query.Digest(0);
       if (!digest.IsZero()) blobs.push_back(digest);

@@ -166,6 +166,12 @@ Result<std::shared_ptr<BlobStore::Entry>> BlobStore::NewEntry(const UploadSpec& 
     return ResourceExhausted("the budget for unfinished uploads is used up (" + std::to_string(unfinished_) + " with " +
                              std::to_string(unfinished_bytes_) + " bytes); come back later");
   }
+  HEDDLE_ASSIGN_OR_RETURN(const uint64_t free, files_->FreeBytes(uploads_));
+  const uint64_t wanted = options_.min_free_bytes + unfinished_bytes_;
+  if (options_.min_free_bytes > 0 && (free < spec.size_bytes || free - spec.size_bytes < wanted)) {
+    return ResourceExhausted("the disk has " + std::to_string(free) + " bytes left, which is too little for another " +
+                             std::to_string(spec.size_bytes) + "; make room on it");
+  }
   if (!FitsDevice(spec)) {
     return FailedPrecondition(
         "the device has as many unfinished uploads under way as it may; finish one of them first");

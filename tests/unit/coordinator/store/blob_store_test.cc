@@ -370,6 +370,15 @@ TEST_F(BlobStoreTest, AnUploadBegunWithAnotherSizeIsRefused) {
   EXPECT_EQ(store_->BeginUpload(wrong, /*proven=*/true).status().code(), Code::kInvalidArgument);
 }
 
+TEST_F(BlobStoreTest, AnUploadThatWouldFillTheDiskIsNotBegun) {
+  const auto space = std::filesystem::space(std::filesystem::temp_directory_path());
+  Reopen({.min_free_bytes = space.capacity});  // more than is free on any disk in use
+  EXPECT_EQ(store_->BeginUpload(SpecFor("update")).status().code(), Code::kResourceExhausted);
+  EXPECT_EQ(store_->num_uploads(), 0U);
+  Reopen({.min_free_bytes = 1});
+  EXPECT_TRUE(store_->BeginUpload(SpecFor("update")).ok());
+}
+
 TEST_F(BlobStoreTest, UploadsHaveABudgetOfBytesThatIsGivenBack) {
   Reopen({.max_upload_bytes = 100});
   auto numbered = [](int i, uint64_t size) {

@@ -209,6 +209,62 @@ TEST_F(StoreTest, NamesTheBlobsThatRowsNeedOnceEach) {
   EXPECT_EQ(*blobs, std::vector<Sha256Digest>(expected.begin(), expected.end()));
 }
 
+TEST_F(StoreTest, KeepsTheUpdatesOfAsManyRoundsAsItIsToldAndEveryModel) {
+  ASSERT_TRUE(Create("run-1").ok());
+  RunRecord run = ARun("run-1");
+  run.committed_rounds = 3;
+  std::vector<AssignmentRecord> counted;
+  std::vector<Record> writes = {run};
+  std::vector<SmallUpdate> small;
+  for (uint32_t round = 1; round <= 4; ++round) {
+    writes.push_back(ARound("run-1", round, 1, round <= 3 ? RoundPhase::kCommitted : RoundPhase::kCollecting));
+    counted.push_back(AnAssignment("run-1", round, 1, "a", AssignmentState::kAccepted));
+    writes.push_back(counted.back());
+    small.push_back({counted.back().id, std::make_shared<const std::string>("update " + std::to_string(round))});
+  }
+  ASSERT_TRUE(store_->Apply(writes, small).ok());
+  const auto kept = [&](uint32_t rounds) {
+    const auto blobs = store_->ReferencedBlobs(rounds);
+    EXPECT_TRUE(blobs.ok()) << blobs.status();
+    std::string text;
+    for (const AssignmentRecord& row : counted)
+      text += std::count(blobs->begin(), blobs->end(), row.update) > 0 ? 'x' : '.';
+    return text;
+  };
+  EXPECT_EQ(kept(0), "xxxx");
+  EXPECT_EQ(kept(1), "..xx");  // the last committed round, and the open one
+  EXPECT_EQ(kept(2), ".xxx");
+  EXPECT_EQ(kept(100), "xxxx");
+  const auto deleted = store_->DeleteSmallUpdates(2);
+  ASSERT_TRUE(deleted.ok()) << deleted.status();
+  EXPECT_EQ(*deleted, 1U);
+  EXPECT_EQ(store_->GetSmallUpdate(counted[0].id).status().code(), Code::kNotFound);
+  for (size_t i = 1; i < counted.size(); ++i) {
+    EXPECT_EQ(*store_->GetSmallUpdate(counted[i].id), "update " + std::to_string(i + 1));
+  }
+}
+
+TEST_F(StoreTest, RemembersWhatWasUploadedForAnAssignmentAndNamesWhatThatReplaced) {
+  ASSERT_TRUE(Create("run-1").ok());
+  const AssignmentRecord a = AnAssignment("run-1", 1, 1, "a", AssignmentState::kOpen);
+  const AssignmentRecord b = AnAssignment("run-1", 1, 1, "b", AssignmentState::kOpen);
+  ASSERT_TRUE(Apply({ARound("run-1", 1, 1), a, b}).ok());
+  const Sha256Digest first = Sha256("first"), second = Sha256("second");
+  EXPECT_EQ(*store_->FindUpload(a.id), std::nullopt);
+  EXPECT_EQ(*store_->RecordUpload(a.id, first, 5, At(1)), std::nullopt);
+  EXPECT_EQ(*store_->FindUpload(a.id), first);
+  EXPECT_EQ(*store_->FindUpload(b.id), std::nullopt);
+  EXPECT_EQ(*store_->RecordUpload(a.id, first, 5, At(2)), std::nullopt);  // the same again
+  EXPECT_EQ(*store_->RecordUpload(b.id, first, 5, At(3)), std::nullopt);
+  EXPECT_EQ(*store_->RecordUpload(a.id, second, 6, At(4)), std::nullopt);  // b needs the first
+  EXPECT_EQ(*store_->RecordUpload(b.id, second, 6, At(5)), first);         // now nobody does
+  const auto blobs = store_->ReferencedBlobs();
+  ASSERT_TRUE(blobs.ok());
+  EXPECT_EQ(std::count(blobs->begin(), blobs->end(), second), 1);
+  EXPECT_EQ(std::count(blobs->begin(), blobs->end(), first), 0);
+  EXPECT_EQ(store_->RecordUpload(AssignmentId("nobody's"), first, 5, At(6)).status().code(), Code::kFailedPrecondition);
+}
+
 // ---- the spec as text ----
 
 TEST(RunSpecText, IsReadAsItWasWritten) {
