@@ -108,6 +108,33 @@ TEST_F(DatabaseTest, WithADamagedDigestIsDataLossAndNoCrash) {
   EXPECT_EQ((*store)->LoadSnapshot(RunId("run-1")).status().code(), Code::kDataLoss);
 }
 
+TEST_F(DatabaseTest, WithANumberOrATimeBeyondOurTypesIsDataLoss) {
+  for (const char* damage :
+       {"UPDATE runs SET committed_rounds = 4294967297", "UPDATE runs SET state = 4294967296",
+        "UPDATE runs SET started_at = -9223372036854775808", "UPDATE runs SET ended_at = 9223372036854775807",
+        "UPDATE runs SET committed_rounds = -1"}) {
+    fs::remove(path());
+    auto store = Open();
+    std::vector<Record> writes = {ARun("run-1")};
+    ASSERT_TRUE((*store)->CreateRun(AnOrigin("run-1"), writes).ok());
+    EXPECT_TRUE((*store)->GetRun(RunId("run-1")).ok());
+    Raw().exec(damage);
+    EXPECT_EQ((*store)->GetRun(RunId("run-1")).status().code(), Code::kDataLoss) << damage;
+  }
+}
+
+TEST_F(DatabaseTest, WithoutATableOfItsSchemaIsDataLoss) {
+  ASSERT_TRUE(Open().ok());
+  {
+    SQLite::Database raw = Raw();
+    raw.exec("DROP TABLE assignments");
+  }
+  auto store = Open();
+  const Status status =
+      store.ok() ? (*store)->FindAssignment(AssignmentId(std::string(32, 'a'))).status() : store.status();
+  EXPECT_EQ(status.code(), Code::kDataLoss) << status;
+}
+
 // ---- a failing disk ----
 
 constexpr const char* kFile = "coordinator.db";
