@@ -101,7 +101,7 @@ TEST_F(ProgramTest, IdleDaemonIsSmall) {
   const auto memory = ReadProcessMemory(process->pid());
   ASSERT_TRUE(memory.ok());
   RecordProperty("rss_bytes", std::to_string(memory->rss_bytes));
-#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+#if !defined(HEDDLE_SANITIZED)
   EXPECT_LT(memory->rss_bytes, 25u << 20);
 #endif
   process->Signal(SIGTERM);
