@@ -4,6 +4,7 @@
 
 #include <boost/json.hpp>
 #include <chrono>
+#include <cstdlib>
 #include <set>
 #include <sstream>
 #include <thread>
@@ -44,7 +45,9 @@ Keeper::Keeper(KeeperOptions options)
 
 simulator::Fleet::Environment Keeper::EnvironmentOf(const std::string& point, int deaths) const {
   if (point.empty() || deaths >= options_.kills) return {};
-  return {"HEDDLE_FAILPOINT=" + point + ":" + std::to_string(deaths + 1)};
+  const size_t colon = point.find(':');
+  const int first = colon == std::string::npos ? 1 : std::atoi(point.c_str() + colon + 1);
+  return {"HEDDLE_FAILPOINT=" + point.substr(0, colon) + ":" + std::to_string(first + deaths)};
 }
 
 Status Keeper::Start() {

@@ -116,7 +116,6 @@ TEST(Starved, AFullDiskIsRefusedAndTheRunGoesOnWhenThereIsRoom) {
   ASSERT_OK(keeper.TendUntil([&] { return Refusals(keeper) >= 3; }, "requests are refused"));
   ExpectOnlyTemporaryRefusals(keeper);
   EXPECT_EQ(TextOf(keeper.Progress(), "state"), "running");
-  // A start on a full disk is no way out, and no harm either: it says so or serves.
   disk.Free();
   ASSERT_OK(keeper.Finish());
   EXPECT_EQ(Counter(keeper, "heddle_rounds_total{", "abandoned"), 0) << "accepted updates were thrown away";

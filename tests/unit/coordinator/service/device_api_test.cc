@@ -172,6 +172,19 @@ TEST_F(DeviceApiTest, ABlobThatIsNotPublishedIsNobodysBusiness) {
   CommitRound("bert", round["bert"]);
 }
 
+TEST_F(DeviceApiTest, OfTheModelsTheNewestTwoAreServed) {
+  SubmitRun();
+  std::vector<std::string> models;
+  for (int i = 0; i < 3; ++i) {
+    auto round = NextRound();
+    models.push_back("/v1/blobs/" + protocol::DigestOf(round["anna"].plan().adapter(1)).value().ToHex());
+    CommitRound("anna", round["anna"]);
+  }
+  ExpectRefused(Send(Device("anna"), HttpRequest("GET", models[0])), v1::REFUSAL_REASON_NOT_FOUND);
+  ExpectRefused(Send(Device("anna"), HttpRequest("GET", models[1])), v1::REFUSAL_REASON_NOT_FOUND);
+  EXPECT_EQ(Send(Device("anna"), HttpRequest("GET", models[2])).status, 200U) << "the parent of the present one";
+}
+
 // ---- reports ----
 
 TEST_F(DeviceApiTest, AnAssignmentIsItsDevicesOnly) {
