@@ -15,6 +15,8 @@ namespace {
 
 // Chosen so that the WAL file shrinks again after a burst.
 constexpr int kWalBytesKept = 16 << 20;
+// Memory grows up to this with the database and then stays. The system keeps the file's pages anyway.
+constexpr int kCacheKib = 1024;
 
 }  // namespace
 
@@ -154,6 +156,7 @@ Status SqliteStore::Prepare() {
     if (mode != "wal") return FailedPrecondition("the file system of " + path_ + " cannot hold a write-ahead log");
     database_->exec("PRAGMA synchronous = FULL");
     database_->exec("PRAGMA foreign_keys = ON");
+    database_->exec("PRAGMA cache_size = -" + std::to_string(kCacheKib));
     database_->exec("PRAGMA journal_size_limit = " + std::to_string(kWalBytesKept));
     return OkStatus();
   });
