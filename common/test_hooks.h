@@ -31,6 +31,7 @@ namespace heddle::test_hooks {
   X(kUploadAppended, "upload-appended")                                                        \
   X(kUploadSynced, "upload-synced")                                                            \
   X(kUploadFinished, "upload-finished")                                                        \
+  X(kUploadRecorded, "upload-recorded")                                                        \
   /* The rows of an engine's step: written but not committed, committed but not acted upon. */ \
   X(kStepWritten, "step-written")                                                              \
   X(kStepCommitted, "step-committed")                                                          \

@@ -65,6 +65,7 @@ Awaitable<void> DeviceApi::ReceiveInto(Exchange& exchange, Upload& upload, unsig
       HEDDLE_ASSIGN_OR_RETURN(const auto replaced,
                               context_.store->RecordUpload(upload.spec().assignment, upload.spec().digest,
                                                            upload.spec().size_bytes, context_.clock->Now()));
+      HEDDLE_FAILPOINT(kUploadRecorded);
       // A device that sends one update after the other for the same task keeps one on the disk.
       return replaced ? context_.blobs->Delete(*replaced) : OkStatus();
     };

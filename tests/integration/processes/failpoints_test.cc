@@ -30,11 +30,18 @@ TEST(Kills, AnUndisturbedRunCommitsWhatArithmeticSays) {
   ASSERT_OK(keeper.world().fleet().Stop());
 }
 
+// In front of a point: the updates travel inside their reports, and there are no uploads.
+constexpr std::string_view kInline = "inline-updates-";
+
 class Failpoint : public testing::TestWithParam<std::string> {};
 
 TEST_P(Failpoint, IsReachedAndTheRunCommitsTheSame) {
-  const std::string& point = GetParam();
+  std::string point = GetParam();
   KeeperOptions options;
+  if (point.starts_with(kInline)) {
+    options.inline_updates = true;
+    point.erase(0, kInline.size());
+  }
   const bool recovery = point.starts_with("recovery-");
   const bool enrol = point.starts_with("enroll-"), device = point.starts_with("client-");
   if (enrol) {
@@ -70,6 +77,11 @@ std::vector<std::string> Points() {
   // the steps: tasks given out, two reports, the commit.
   points.insert(points.end(), {"blob-synced:6", "blob-renamed:7", "blob-durable:6", "blob-synced:8", "blob-renamed:8",
                                "blob-durable:8", "step-written:4", "step-committed:3", "step-committed:4"});
+  for (const char* point :
+       {"step-written:2", "step-committed:2", "step-committed:4", "update-folded", "model-stored", "verdict-unsent",
+        "verdict-answered", "client-journal-written", "client-report-unsent", "client-report-answered"}) {
+    points.push_back(std::string(kInline) + point);
+  }
   return points;
 }
 
@@ -102,6 +114,7 @@ TEST(Kills, AtRandomTimesTheRunCommitsTheSame) {
     KeeperOptions options;
     options.devices = {"anna", "bert", "cora"};
     options.rounds = 20;
+    options.inline_updates = seed % 2 == 0;
     Keeper keeper(options);
     ASSERT_OK(keeper.Start());
     ASSERT_OK(keeper.Submit());

@@ -25,10 +25,11 @@ std::map<std::string, std::string> StrategyOf(const KeeperOptions& options) {
   return strategy;
 }
 
-std::map<std::string, std::string> DeviceSettings() {
+std::map<std::string, std::string> DeviceSettings(bool inline_updates) {
   return {{"worker.binary", "\"" HEDDLE_BINARY_DIR "/bin/arithmetic_worker\""},
           {"worker.keep_alive_s", "60"},
           {"worker.nice", "0"},
+          {"coordinator.inline_update_bytes", inline_updates ? "65536" : "0"},
           {"coordinator.retry_base_s", "0.02"},
           {"coordinator.retry_max_s", "0.2"}};
 }
@@ -69,7 +70,7 @@ Status Keeper::Enrol(const std::string& name) {
   const fs::path state = world_.fleet().folder() / "devices" / name / "state";
   Status last;
   for (int tries = 0; tries < 10; ++tries) {
-    last = world_.fleet().EnrolDevice(name, world_.DataOf(name), DeviceSettings(),
+    last = world_.fleet().EnrolDevice(name, world_.DataOf(name), DeviceSettings(options_.inline_updates),
                                       EnvironmentOf(first ? options_.enrol_point : "", enrol_deaths_));
     if (last.ok()) return last;
     if (last.message().find("status " + std::to_string(kKilled)) != std::string::npos) ++enrol_deaths_;

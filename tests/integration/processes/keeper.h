@@ -20,6 +20,7 @@ struct KeeperOptions {
   uint32_t rounds = 3;
   std::map<std::string, std::string> strategy;              // over the recipe's [strategy]
   std::map<std::string, std::string> coordinator_settings;  // key -> TOML value
+  bool inline_updates = false;                              // updates travel inside their reports
   // Failpoints (common/test_hooks.h), "name" or "name:n" for the n-th passing: of the coordinator, of the first
   // device's enrolment, of its daemon. A process that dies of one gets it again for its next life, one passing later,
   // up to `kills` times in all.
