@@ -27,6 +27,18 @@ function(heddle_executable name)
   install(TARGETS ${name})
 endfunction()
 
+# HEDDLE_SOURCE_DIR and HEDDLE_BINARY_DIR for those sources that name them (or a header that does): the others compile to the
+# same object in every folder, and so come from the compiler's cache in a new clone.
+function(heddle_define_folders)
+  foreach(source ${ARGN})
+    file(STRINGS ${source} uses REGEX "HEDDLE_(SOURCE|BINARY)_DIR|model/test_data[.]h" LIMIT_COUNT 1)
+    if(uses)
+      set_property(SOURCE ${source} APPEND PROPERTY COMPILE_DEFINITIONS
+        HEDDLE_SOURCE_DIR="${CMAKE_SOURCE_DIR}" HEDDLE_BINARY_DIR="${CMAKE_BINARY_DIR}")
+    endif()
+  endforeach()
+endfunction()
+
 # heddle_test(NAME [TORCH] LABEL unit|integration|simulation|fuzz|bench|tidy SOURCES … DEPENDS … [TIMEOUT s]): a GoogleTest binary,
 # each of its tests in CTest under the label.
 function(heddle_test name)
@@ -42,8 +54,8 @@ function(heddle_test name)
   endif()
   add_executable(${name} ${ARG_SOURCES})
   target_link_libraries(${name} PRIVATE heddle_options ${ARG_DEPENDS} GTest::gmock_main)
-  target_compile_definitions(${name} PRIVATE HEDDLE_SOURCE_DIR="${CMAKE_SOURCE_DIR}" HEDDLE_BINARY_DIR="${CMAKE_BINARY_DIR}"
-    $<$<BOOL:${HEDDLE_SANITIZE}>:HEDDLE_SANITIZED>)  # for the few that measure memory
+  heddle_define_folders(${ARG_SOURCES})
+  target_compile_definitions(${name} PRIVATE $<$<BOOL:${HEDDLE_SANITIZE}>:HEDDLE_SANITIZED>)  # for the few that measure memory
   if(ARG_TORCH)
     heddle_use_torch(${name})
   elseif(ARG_LABEL STREQUAL "unit" AND CMAKE_BUILD_TYPE STREQUAL "RelWithDebInfo")

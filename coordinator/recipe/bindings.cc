@@ -6,6 +6,12 @@
 #include "protocol/limits.h"
 
 namespace heddle::coordinator {
+namespace {
+
+// Far above what training makes of an adapter, far below what one device needs to drown all others.
+constexpr double kDefaultMaxNorm = 1000;
+
+}  // namespace
 
 RecipeBindings::RecipeBindings(Recipe* recipe) : recipe_(recipe) {
   schema_.Bind("name", &recipe_->name, {.help = "short name of the run: a-z, 0-9, '-'", .required = true});
@@ -58,6 +64,7 @@ void RecipeBindings::BindStrategy() {
                {.help = "bounds of retry_after", .min = 0, .max = 86400});
   schema_.Bind("strategy.max_abs", &recipe_->aggregator.max_abs,
                {.help = "largest element of an update; sets the grid of the sums", .min = 1e-6, .max = 1e12});
+  recipe_->aggregator.max_norm = kDefaultMaxNorm;
   schema_.Bind("strategy.max_norm", &recipe_->aggregator.max_norm,
                {.help = "largest L2 norm of an update; 0: no bound", .min = 0, .max = 1e12});
   schema_.Bind("strategy.max_num_examples", &max_num_examples_,

@@ -44,6 +44,7 @@ TEST(RecipeText, NeedsANameAndABaseAndHasADefaultForTheRest) {
   EXPECT_EQ(recipe->spec.rounds, 1U);
   EXPECT_EQ(recipe->spec.cohort_size, 1U);
   EXPECT_EQ(recipe->spec.report_deadline, Seconds(600));
+  EXPECT_EQ(recipe->aggregator.max_norm, 1000);
   EXPECT_EQ(recipe->train.local_steps(), 10U);
   EXPECT_EQ(recipe->train.learning_rate(), 1e-3);
   EXPECT_EQ(recipe->learning_rate_schedule, "constant");
