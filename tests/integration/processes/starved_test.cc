@@ -114,8 +114,7 @@ TEST(Starved, AFullDiskIsRefusedAndTheRunGoesOnWhenThereIsRoom) {
   if (!disk.mounted()) GTEST_SKIP() << "a small file system cannot be mounted here (it needs root)";
   KeeperOptions options = LongRun();
   options.coordinator_settings["storage.state_dir"] = "\"" + (folder / "disk/state").string() + "\"";
-  options.coordinator_settings["storage.min_free_bytes"] =
-      "0";  // the disk is smaller than what is left free by default
+  options.coordinator_settings["storage.min_free_bytes"] = "0";  // to the last byte
   Keeper keeper(options);
   ASSERT_OK(StartAndCommitOne(keeper));
   disk.Fill();
