@@ -44,7 +44,10 @@ Awaitable<Result<size_t>> HttpExchange::ReadBody(std::span<std::byte> buffer) {
     Result<size_t> read = co_await ReadAtPace(buffer.subspan(got));
     if (!read.ok() && got == 0) co_return read.status();
     if (read.ok()) got += *read;
-    if (got == 0) co_return Unavailable("the peer closed the connection in the middle of a body");
+    if (got == 0) {
+      gone_ = true;
+      co_return Unavailable("the peer closed the connection in the middle of a body");
+    }
   }
   wants_continue_ = false;
   remaining_ -= got;
@@ -67,6 +70,7 @@ Awaitable<Result<size_t>> HttpExchange::ReadAtPace(std::span<std::byte> buffer) 
   stream_.ClearDeadline();
   if (!read.ok()) {
     NoteLate(read.status());
+    gone_ = true;
     co_return read;
   }
   // What a fast piece earned is not saved up for a slow one.
@@ -74,6 +78,12 @@ Awaitable<Result<size_t>> HttpExchange::ReadAtPace(std::span<std::byte> buffer) 
   const Duration earned = pace > 0 ? Seconds(static_cast<double>(*read) / static_cast<double>(pace)) : spent;
   allowance_ = std::min(options_.body_idle_timeout, allowance_ + earned - spent);
   co_return read;
+}
+
+Awaitable<void> HttpExchange::WaitGone() {
+  // A pipelined request means that the peer was there a moment ago and is not waiting for an end to this one.
+  co_await stream_.WaitGone();
+  gone_ = !connection_.stopping;
 }
 
 Awaitable<Result<std::string>> HttpExchange::ReadAll(size_t limit) {

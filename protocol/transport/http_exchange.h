@@ -86,12 +86,11 @@ class HttpExchange final : public Exchange {
   Awaitable<Status> Respond(unsigned status, std::string content_type, std::string body, Headers headers) override;
   Awaitable<Status> RespondFile(unsigned status, std::string content_type, const std::filesystem::path& file,
                                 uint64_t offset, uint64_t length, Headers headers) override;
-  Awaitable<void> WaitGone() override {
-    // A pipelined request means that the peer was there a moment ago and is not waiting for an end to this one.
-    return stream_.WaitGone();
-  }
+  Awaitable<void> WaitGone() override;
 
   bool answered() const { return answered_; }
+  // Nobody is there to hear an answer, so the handler need not give one.
+  bool gone() const { return gone_; }
   // After the answer: makes the connection ready for the next request. False: it must be closed.
   Awaitable<bool> Finish();
   bool must_linger() const { return remaining_ > 0 || wants_continue_; }
@@ -116,6 +115,7 @@ class HttpExchange final : public Exchange {
   bool complete_ = false;  // the whole answer went out
   bool keep_alive_ = true;
   bool late_ = false;
+  bool gone_ = false;
   uint64_t bytes_in_ = 0, bytes_out_ = 0;
 };
 

@@ -136,6 +136,17 @@ bool Fail(HeadError* error, unsigned status, std::string message) {
   return false;
 }
 
+// Line ends and continued lines that some parsers take for something else than others: what a proxy before us and we
+// read differently is how a request is hidden in another.
+bool HasAmbiguousLines(std::string_view head) {
+  for (size_t i = 0; i < head.size(); ++i) {
+    const char next = i + 1 < head.size() ? head[i + 1] : '\0';
+    if (head[i] == '\r' && next != '\n') return true;
+    if (head[i] == '\n' && (i == 0 || head[i - 1] != '\r' || next == ' ' || next == '\t')) return true;
+  }
+  return false;
+}
+
 // The rules on top of HTTP's grammar: what a request of ours may say about its body and what it expects.
 bool CheckFraming(const Parser<true>& parser, RequestHead* head, HeadError* error) {
   const auto& message = parser.get();
@@ -145,6 +156,10 @@ bool CheckFraming(const Parser<true>& parser, RequestHead* head, HeadError* erro
     return Fail(error, 411, "the request's body comes in chunks; send it with a Content-Length");
   }
   if (message.count(http::field::content_length) > 0) {
+    // Twice the same would be allowed; who sends it has nothing good in mind.
+    const std::string_view text = View(message[http::field::content_length]);
+    if (message.count(http::field::content_length) > 1 || text.find(',') != std::string_view::npos)
+      return Fail(error, 400, "the request has more than one Content-Length");
     const auto length = parser.content_length();
     if (!length || *length > kMaxBlobBytes) return Fail(error, 413, "the request's Content-Length is beyond any limit");
     head->content_length = *length;
@@ -192,6 +207,8 @@ bool ParseRequestHead(std::string_view bytes, RequestHead* head, HeadError* erro
     *error = *too_large;
     return false;
   }
+  if (HasAmbiguousLines(bytes))
+    return Fail(error, 400, "the request's head has a line that does not end in CR LF, or that is continued");
   Parser<true> parser;
   std::string why;
   if (!Feed(parser, bytes, &why)) return Fail(error, 400, "the request's head is not HTTP/1.1: " + why);

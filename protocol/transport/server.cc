@@ -350,6 +350,7 @@ Awaitable<bool> Server::Impl::Answer(Connection& connection, RequestHead head) {
   std::string failure;
   try {
     co_await handler(exchange);
+    if (!exchange.answered() && exchange.gone()) co_return false;
     if (!exchange.answered()) failure = "the handler gave no answer";
   } catch (const boost::system::system_error& error) {
     if (error.code() == asio::error::operation_aborted && connection.stream->closed()) throw;

@@ -22,7 +22,7 @@ void ExpectRefused(const HttpResponse& response, v1::RefusalReason reason) {
   EXPECT_FALSE(refusal.message().empty());
 }
 
-ServiceTest::ServiceTest() {
+ServiceTest::ServiceTest(const std::function<void(CoordinatorConfig&)>& adjust) {
   config_.listen_address = "127.0.0.1";
   config_.listen_port = 0;
   config_.admin_port = 0;
@@ -33,6 +33,7 @@ ServiceTest::ServiceTest() {
   config_.aggregation_threads = 1;
   config_.shutdown_grace_s = 2;
   config_.log.level = "error";
+  if (adjust) adjust(config_);
   Pki::Check(InitLogging(config_.log));
   Pki::Check(InitCoordinator(config_));
   service_ = Pki::Value(Service::Start(config_));

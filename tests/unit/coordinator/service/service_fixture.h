@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <boost/json/object.hpp>
+#include <functional>
 #include <future>
 #include <map>
 #include <memory>
@@ -36,7 +37,8 @@ struct Asked {
 
 class ServiceTest : public testing::Test {
  protected:
-  ServiceTest();
+  // `adjust` may change the configuration before the coordinator starts.
+  explicit ServiceTest(const std::function<void(CoordinatorConfig&)>& adjust = {});
   ~ServiceTest() override;
 
   // ---- enrolment ----
