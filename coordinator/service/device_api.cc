@@ -213,7 +213,8 @@ Awaitable<void> DeviceApi::RefuseDevice(Exchange& exchange, const Status& status
 }
 
 Awaitable<void> DeviceApi::RefuseBody(Exchange& exchange, const Status& status) {
-  if (status.code() == Code::kUnavailable) co_return;  // the connection broke: nobody hears an answer
+  // The connection broke, or ends because the peer took too long: nobody hears an answer.
+  if (status.code() == Code::kUnavailable || status.code() == Code::kDeadlineExceeded) co_return;
   if (status.code() != Code::kResourceExhausted) co_return co_await RefuseStatus(exchange, status);
   Refused refused;
   refused.reason = v1::REFUSAL_REASON_TOO_LARGE;

@@ -33,6 +33,22 @@ class RawPeer {
     SSL_set_fd(ssl_, fd_);
     EXPECT_EQ(SSL_connect(ssl_), 1);
   }
+  // A handshake on a plain connection. False: it did not come about.
+  bool TryTls(boost::asio::ssl::context& tls) {
+    ssl_ = SSL_new(tls.native_handle());
+    SSL_set_fd(ssl_, fd_);
+    return SSL_connect(ssl_) == 1;
+  }
+  // The first flight of a client of this context.
+  static std::string ClientHello(boost::asio::ssl::context& tls) {
+    const std::unique_ptr<SSL, decltype(&SSL_free)> ssl(SSL_new(tls.native_handle()), SSL_free);
+    BIO* out = BIO_new(BIO_s_mem());
+    SSL_set_bio(ssl.get(), BIO_new(BIO_s_mem()), out);  // owns both
+    SSL_connect(ssl.get());
+    char* bytes = nullptr;
+    const long size = BIO_get_mem_data(out, &bytes);
+    return {bytes, static_cast<size_t>(size)};
+  }
   ~RawPeer() {
     if (ssl_) SSL_free(ssl_);
     if (fd_ >= 0) ::close(fd_);
