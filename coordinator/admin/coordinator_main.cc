@@ -15,6 +15,7 @@
 #include "common/config.h"
 #include "common/file.h"
 #include "common/logging.h"
+#include "coordinator/service/descriptors.h"
 #include "coordinator/service/service.h"
 
 namespace heddle::coordinator {
@@ -50,6 +51,7 @@ sigset_t BlockSignals() {
 Status Run(const std::string& config_path, const std::map<std::string, std::string>& overrides, bool insecure) {
   HEDDLE_ASSIGN_OR_RETURN(CoordinatorConfig config, CoordinatorConfig::Load(config_path, overrides));
   HEDDLE_RETURN_IF_ERROR(InitLogging(config.log));
+  HEDDLE_ASSIGN_OR_RETURN(config.max_connections, ReserveDescriptors(config.max_connections));
   const sigset_t signals = BlockSignals();
   ServiceOptions options;
   options.insecure = insecure;

@@ -10,6 +10,7 @@
 #include <set>
 
 #include "bench.h"
+#include "checkins.h"
 #include "common/file.h"
 #include "common/logging.h"
 #include "crowd.h"
@@ -23,8 +24,8 @@ namespace json = boost::json;
 
 std::vector<Measurement> AllMeasurements() {
   std::vector<Measurement> all;
-  for (auto part : {RoundMeasurements(), LoadMeasurements(), IdleMeasurements(), CrowdMeasurements(), SoakMeasurements(),
-                    ProgramMeasurements()}) {
+  for (auto part : {RoundMeasurements(), LoadMeasurements(), IdleMeasurements(), CheckinMeasurements(),
+                    CrowdMeasurements(), SoakMeasurements(), ProgramMeasurements()}) {
     for (Measurement& one : part) all.push_back(std::move(one));
   }
   return all;
