@@ -6,6 +6,7 @@
 #include <sstream>
 
 #include "aggregation/kernels.h"
+#include "common/test_hooks.h"
 
 namespace heddle::aggregation {
 namespace {
@@ -62,7 +63,8 @@ Validity CheckTensors(const StateDictSpec& expected, const StateDict& update) {
 
 Validity CheckUpdateSpec(const StateDict& update, const UpdateInfo& info, const StateDictSpec& expected,
                          const AggregatorOptions& options) {
-  if (info.num_examples < 1 || info.num_examples > options.max_num_examples) {
+  const bool weighed = !HEDDLE_PLANTED(kIgnoreWeight);
+  if (weighed && (info.num_examples < 1 || info.num_examples > options.max_num_examples)) {
     return {Refusal::kBadNumExamples, "num_examples is " + std::to_string(info.num_examples) +
                                           "; it must be from 1 to " + std::to_string(options.max_num_examples)};
   }
@@ -73,6 +75,7 @@ Validity CheckUpdate(const StateDict& update, const UpdateInfo& info, const Stat
                      const AggregatorOptions& options) {
   Validity validity = CheckUpdateSpec(update, info, expected, options);
   if (!validity.ok()) return validity;
+  if (HEDDLE_PLANTED(kSkipNumbersCheck)) return {};
   const Kernels& kernels = BestKernels();
   const bool with_norm = options.max_norm > 0;
   std::array<double, 8> lanes{};

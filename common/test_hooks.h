@@ -86,7 +86,31 @@ namespace heddle::test_hooks {
   X(kClientTaskEnded, "client-task-ended")
 
 // X(kName, "what the code does wrong then")
-#define HEDDLE_PLANTED_BUGS(X) X(kNone, "")
+#define HEDDLE_PLANTED_BUGS(X)                                                                \
+  X(kNone, "")                                                                                \
+  X(kAnswerAfterFailedWrite, "answers and acts although the transaction failed")              \
+  X(kSkipDatabaseSync, "acknowledges before the database is on the disk")                     \
+  X(kSkipUploadSync, "acknowledges an upload before its bytes are on the disk")               \
+  X(kSkipFolderSync, "acknowledges a blob before its name is on the disk")                    \
+  X(kSkipModelSync, "publishes a model before it is on the disk")                             \
+  X(kSplitTransaction, "writes the rows of one step in several transactions")                 \
+  X(kCountDuplicate, "counts a report again that is sent again")                              \
+  X(kDecideTwice, "decides a late report anew when it is sent again")                         \
+  X(kFoldInOrderOfArrival, "gives an update a weight that depends on when it came")           \
+  X(kAcceptStaleRound, "accepts a report for a round that is closed")                         \
+  X(kIgnoreOwner, "accepts a report on another device's assignment")                          \
+  X(kIgnoreUploader, "credits a device with what another one has uploaded")                   \
+  X(kIgnoreSerial, "lets a device in whose certificate was replaced")                         \
+  X(kForgetDeadline, "gives a round a new deadline when the coordinator restarts")            \
+  X(kWaitForStragglers, "keeps a round open beyond its deadline while a device is at work")   \
+  X(kFoldTwiceOnRestore, "folds an accepted update twice after a restart")                    \
+  X(kDropTailOnRestore, "forgets the last accepted update of the open round after a restart") \
+  X(kForgetTries, "gives an assignment's id out again after a restart")                       \
+  X(kKeepAbandonedSum, "takes the updates of an abandoned attempt into the next")             \
+  X(kSkipHashCheck, "does not compare an upload with its declared digest")                    \
+  X(kMixBodies, "puts the bytes of two requests to the same upload one behind the other")     \
+  X(kSkipNumbersCheck, "does not look at the values of an update")                            \
+  X(kIgnoreWeight, "believes whatever number of examples a device reports")
 
 #define HEDDLE_ENUMERATOR(name, text) name,
 enum class Failpoint { HEDDLE_FAILPOINTS(HEDDLE_ENUMERATOR) };

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "common/random.h"
+#include "common/test_hooks.h"
 
 namespace heddle::coordinator {
 namespace {
@@ -83,6 +84,7 @@ std::optional<Time> Engine::NextDeadline() const {
 
 void Engine::Advance(Time now, Step* step) {
   if (running() && now >= round_->deadline) {
+    if (HEDDLE_PLANTED(kWaitForStragglers) && round_->phase == RoundPhase::kCollecting && !open_.empty()) return;
     switch (round_->phase) {
       case RoundPhase::kSelecting:
         if (waiting_.size() >= spec_.min_reports) {

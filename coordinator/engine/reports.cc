@@ -1,5 +1,7 @@
 #include "coordinator/engine/reports.h"
 
+#include "common/test_hooks.h"
+
 namespace heddle::coordinator {
 namespace {
 
@@ -18,6 +20,7 @@ std::optional<Refused> FindFault(const RunSpec& spec, const ReportEvent& event) 
   if (!event.validity.ok()) {
     return Refused{event.refusal_reason == 0 ? kReasonMalformed : event.refusal_reason, event.validity.message()};
   }
+  if (HEDDLE_PLANTED(kIgnoreWeight)) return std::nullopt;
   uint64_t examples = event.metrics.num_examples;
   if (examples == 0 || examples > spec.max_num_examples) {
     return Refused{kReasonBadNumExamples, "num_examples is " + std::to_string(examples) +
@@ -84,11 +87,13 @@ void DecideClosed(Time now, const ReportEvent& event, bool has_newer, Assignment
                 assignment);
   } else {
     assignment->state = has_newer ? AssignmentState::kSuperseded : AssignmentState::kLate;
+    if (HEDDLE_PLANTED(kAcceptStaleRound)) assignment->state = AssignmentState::kAccepted;
   }
 }
 
 bool CheckOwner(const ReportEvent& event, const AssignmentRecord* assignment, Step* step) {
   bool exists = assignment != nullptr && assignment->id == event.assignment;
+  if (HEDDLE_PLANTED(kIgnoreOwner) && exists) return true;
   if (exists && assignment->device == event.device) return true;
   step->effects.push_back(UnknownAssignmentEffect{.token = event.token, .other_device = exists});
   return false;
@@ -101,6 +106,11 @@ void Engine::On(Time now, const ReportEvent& event, Step* step) {
 
   AssignmentRecord assignment = present ? held->second : *event.stored;
   bool decided = assignment.state != AssignmentState::kOpen && assignment.state != AssignmentState::kExpired;
+  if (HEDDLE_PLANTED(kCountDuplicate) && present && assignment.state == AssignmentState::kAccepted &&
+      round_->phase == RoundPhase::kCollecting) {
+    step->effects.push_back(FoldEffect{assignment});
+  }
+  if (HEDDLE_PLANTED(kDecideTwice) && assignment.state == AssignmentState::kLate) decided = false;
   if (decided) {
     step->effects.push_back(VerdictOf(event.token, assignment));
     return;

@@ -1,3 +1,4 @@
+#include "common/test_hooks.h"
 #include "coordinator/engine/engine.h"
 
 namespace heddle::coordinator {
@@ -75,7 +76,7 @@ Status Engine::RestoreFrom(Snapshot snapshot) {
     // A run that could not be taken up ends without closing its round: nothing can be open in it any more.
     if (!running() && assignment.state == AssignmentState::kOpen) assignment.state = AssignmentState::kExpired;
     History& history = history_[assignment.device];
-    ++history.tries;
+    if (!HEDDLE_PLANTED(kForgetTries)) ++history.tries;
     if (assignment.state == AssignmentState::kAccepted) ++accepted_;
     if (assignment.state == AssignmentState::kAccepted || assignment.state == AssignmentState::kInvalid) {
       if (history.done && running()) return Contradiction(spec_, assignment.device.value() + " is counted twice");
@@ -113,7 +114,12 @@ Result<Engine> Engine::Restore(RunSpec spec, Snapshot snapshot, Time now, Step* 
   for (const auto& [id, assignment] : engine.assignments_) {
     if (assignment.state != AssignmentState::kAccepted) continue;
     first->effects.push_back(FoldEffect{assignment});
+    if (HEDDLE_PLANTED(kFoldTwiceOnRestore)) first->effects.push_back(FoldEffect{assignment});
     accepted.push_back(assignment);
+  }
+  if (HEDDLE_PLANTED(kDropTailOnRestore) && !accepted.empty()) first->effects.pop_back();
+  if (HEDDLE_PLANTED(kForgetDeadline) && round.phase == RoundPhase::kCollecting) {
+    round.deadline = now + engine.spec_.report_deadline;
   }
   if (round.phase == RoundPhase::kSelecting) {
     round.deadline = now + engine.spec_.selection_timeout;

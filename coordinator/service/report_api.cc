@@ -50,7 +50,8 @@ Result<SafetensorsFile> DeviceApi::OpenUpdate(const v1::ReportRequest& request, 
                                               ReportEvent* event) {
   if (content) return ParseSafetensors(std::as_bytes(std::span(*content)), content);
   HEDDLE_ASSIGN_OR_RETURN(const auto uploaded, context_.store->FindUpload(event->assignment));
-  if (!uploaded || *uploaded != event->update) return NotFound("");
+  const bool sent = uploaded && *uploaded == event->update;
+  if (!sent && !HEDDLE_PLANTED(kIgnoreUploader)) return NotFound("");
   HEDDLE_ASSIGN_OR_RETURN(const uint64_t size, context_.blobs->Size(event->update));
   if (size != request.update().size_bytes()) {
     return InvalidArgument("the update has " + std::to_string(size) + " bytes, the report says " +

@@ -198,7 +198,8 @@ Status RunCore::Write(const std::vector<Step>& steps) {
       if (content != contents_.end()) updates.push_back({fold->assignment.id, content->second});
     }
   }
-  HEDDLE_RETURN_IF_ERROR(options_.store->Apply(writes, updates));
+  const Status written = options_.store->Apply(writes, updates);
+  if (!written.ok() && !HEDDLE_PLANTED(kAnswerAfterFailedWrite)) return written;
   for (const Record& record : writes) {
     const auto* assignment = std::get_if<AssignmentRecord>(&record);
     if (assignment != nullptr && assignment->state != AssignmentState::kOpen) open_assignments_->Remove(assignment->id);
@@ -276,6 +277,7 @@ Result<StateDict> RunCore::LoadModel(const Sha256Digest& digest) const {
 }
 
 Status RunCore::ResetSum(const Sha256Digest& parent) {
+  if (HEDDLE_PLANTED(kKeepAbandonedSum) && aggregator_ && engine_ && engine_->round()->attempt > 1) return OkStatus();
   aggregator_.reset();  // first, so that two sums are never there at once
   HEDDLE_ASSIGN_OR_RETURN(const auto mapped, options_.blobs->Map(parent));
   HEDDLE_ASSIGN_OR_RETURN(const SafetensorsFile model, ParseSafetensors(mapped->bytes(), mapped));
@@ -303,6 +305,12 @@ Result<StateDict> RunCore::LoadUpdate(const AssignmentRecord& assignment) const 
 Status RunCore::Fold(const AssignmentRecord& assignment) {
   HEDDLE_RETURN_IF_ERROR(sum_state_);
   HEDDLE_ASSIGN_OR_RETURN(const StateDict update, LoadUpdate(assignment));
+  if (HEDDLE_PLANTED(kFoldInOrderOfArrival)) {
+    // The later ones weigh more.
+    const uint64_t most = recipe_.aggregator.max_num_examples;
+    return aggregator_->Fold(
+        update, {.num_examples = std::min(most, assignment.metrics.num_examples + aggregator_->num_folded())});
+  }
   return aggregator_->Fold(update, {.num_examples = assignment.metrics.num_examples});
 }
 

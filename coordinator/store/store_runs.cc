@@ -155,6 +155,10 @@ Status SqliteStore::Write(const Record& record) {
 
 Status SqliteStore::Apply(std::span<const Record> writes, std::span<const SmallUpdate> updates) {
   if (writes.empty() && updates.empty()) return OkStatus();
+  if (HEDDLE_PLANTED(kSplitTransaction) && updates.empty()) {
+    for (const Record& record : writes) HEDDLE_RETURN_IF_ERROR(InTransaction([&] { return Write(record); }));
+    return OkStatus();
+  }
   HEDDLE_RETURN_IF_ERROR(InTransaction([&]() -> Status {
     for (const Record& record : writes) HEDDLE_RETURN_IF_ERROR(Write(record));
     for (const SmallUpdate& update : updates) {

@@ -45,7 +45,7 @@ int Close(sqlite3_file* file) {
 
 int Read(sqlite3_file* file, void* buffer, int size, sqlite3_int64 offset) {
   Handle* handle = Of(file);
-  if (handle->dead()) return SQLITE_IOERR_READ;
+  if (handle->dead() || handle->disk->reads_fail()) return SQLITE_IOERR_READ;
   const std::string& content = handle->file->content;
   auto wanted = static_cast<size_t>(size);
   auto start = static_cast<size_t>(offset);
@@ -81,7 +81,8 @@ int Sync(sqlite3_file* file, int) {
   Handle* handle = Of(file);
   if (handle->dead()) return SQLITE_IOERR_FSYNC;
   if (int code = handle->disk->Count(); code != SQLITE_OK) return code;
-  handle->file->durable = handle->file->content;
+  // Change by change: a write-ahead log is long, and what a commit adds to it is short.
+  for (const MemoryDisk::Change& change : handle->file->unsynced) Apply(change, &handle->file->durable);
   handle->file->unsynced.clear();
   return SQLITE_OK;
 }
@@ -114,7 +115,11 @@ int SharedMap(sqlite3_file* file, int region, int size, int extend, void volatil
   *where = shared[region].data();
   return SQLITE_OK;
 }
-int SharedLock(sqlite3_file*, int, int, int) { return SQLITE_OK; }
+// Slot 0 of the WAL's locks is the writer's.
+int SharedLock(sqlite3_file* file, int offset, int, int flags) {
+  const bool writer = offset == 0 && (flags & SQLITE_SHM_LOCK) != 0 && (flags & SQLITE_SHM_EXCLUSIVE) != 0;
+  return writer && Of(file)->disk->locked() ? SQLITE_BUSY : SQLITE_OK;
+}
 void SharedBarrier(sqlite3_file*) {}
 int SharedUnmap(sqlite3_file* file, int forget) {
   if (forget != 0 && !Of(file)->dead()) Of(file)->file->shared.clear();
@@ -218,6 +223,7 @@ int MemoryDisk::Count() {
   ++operations_;
   if (!failing_) return SQLITE_OK;
   bool fails = failing_->stay ? operations_ >= failing_->at : operations_ == failing_->at;
+  if (operations_ == failing_->at && met_) met_();
   return fails ? failing_->code : SQLITE_OK;
 }
 
@@ -240,7 +246,7 @@ void MemoryDisk::PowerCut(uint64_t seed) {
     old = file;
   }
   ++generation_;
-  failing_.reset();
+  Heal();
 }
 
 void MemoryDisk::Kill() {
@@ -251,7 +257,7 @@ void MemoryDisk::Kill() {
     old = file;
   }
   ++generation_;
-  failing_.reset();
+  Heal();
 }
 
 std::optional<std::string> MemoryDisk::Content(const std::string& path) const {

@@ -9,10 +9,12 @@
 #include <sqlite3.h>
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace heddle::coordinator::testing {
@@ -30,7 +32,16 @@ class MemoryDisk {
   // The n-th operation that changes the disk from now on (1: the next one) fails with this SQLite code; `stay`: and all
   // after it, until Heal. A failing write leaves half of its bytes.
   void FailAt(uint64_t n, int code, bool stay);
-  void Heal() { failing_.reset(); }
+  void Heal() {
+    failing_.reset();
+    reads_fail_ = locked_ = false;
+  }
+  // Reads fail until Heal.
+  void FailReads() { reads_fail_ = true; }
+  // Another process holds the write lock until Heal.
+  void LockOut() { locked_ = true; }
+  // Called when a fault of FailAt is met for the first time.
+  void OnFault(std::function<void()> met) { met_ = std::move(met); }
   // Operations that changed the disk or tried to, so far.
   uint64_t operations() const { return operations_; }
 
@@ -59,6 +70,8 @@ class MemoryDisk {
   uint64_t generation() const { return generation_; }
   // SQLITE_OK, or the code with which this operation must fail.
   int Count();
+  bool reads_fail() const { return reads_fail_; }
+  bool locked() const { return locked_; }
   uint64_t NextRandom() { return random_ = random_ * 6364136223846793005ULL + 1442695040888963407ULL; }
 
  private:
@@ -74,6 +87,8 @@ class MemoryDisk {
   uint64_t operations_ = 0;
   uint64_t random_ = 1;
   std::optional<Failing> failing_;
+  bool reads_fail_ = false, locked_ = false;
+  std::function<void()> met_;
 };
 
 }  // namespace heddle::coordinator::testing

@@ -1,0 +1,258 @@
+#include "tests/simulation/system/coordinator_host.h"
+
+#include <cerrno>
+#include <utility>
+
+namespace heddle::system_simulation {
+
+using coordinator::BlobStore;
+using coordinator::BlobStoreOptions;
+using coordinator::DeviceApi;
+using coordinator::RunDriver;
+using coordinator::RunDriverOptions;
+using coordinator::Store;
+
+namespace {
+
+// The service's loop looks at the clock at least that often.
+constexpr Duration kLongestSleep = std::chrono::seconds(60);
+
+}  // namespace
+
+CoordinatorHost::CoordinatorHost(Stage& stage, Timeline& time, uint64_t seed)
+    : stage_(stage),
+      time_(time),
+      disk_("system-" + std::to_string(stage.number()) + "-" + std::to_string(seed)),
+      slow_workers_(time.Chance(0.5)) {
+  config_.state_dir = stage_.state().string();
+  config_.max_upload_bytes = 1 << 20;
+  disk_.SetContent(kDatabase, stage_.database());
+}
+
+CoordinatorHost::~CoordinatorHost() {
+  Heal();
+  life_.reset();
+  stage_.Sweep();
+}
+
+// ---- life and death ----
+
+Status CoordinatorHost::OpenLife(Life& life) {
+  HEDDLE_ASSIGN_OR_RETURN(life.store, Store::Open(kDatabase, {.busy_timeout = Seconds(0), .vfs = disk_.name()}));
+  BlobStoreOptions blobs;
+  blobs.root = stage_.state();
+  blobs.files = &files();
+  HEDDLE_ASSIGN_OR_RETURN(life.blobs, BlobStore::Open(std::move(blobs)));
+  HEDDLE_RETURN_IF_ERROR(life.directory.Load(*life.store));
+  RunDriverOptions options;
+  options.own_thread = false;
+  options.core.store = life.store.get();
+  options.core.blobs = life.blobs.get();
+  options.core.clock = &time_;
+  options.core.runs_folder = stage_.state() / "runs";
+  options.core.observer.round_ended = [this](const coordinator::RoundRecord& round,
+                                             std::span<const coordinator::AssignmentRecord>) {
+    if (!dying_ && round_ended) round_ended(round);
+  };
+  life.driver = std::make_unique<RunDriver>(std::move(options));
+  HEDDLE_RETURN_IF_ERROR(life.driver->Start());
+  boost::asio::io_context& workers = slow_workers_ ? life.workers : life.io;
+  life.api = std::make_unique<DeviceApi>(coordinator::DeviceApiContext{.config = &config_,
+                                                                       .store = life.store.get(),
+                                                                       .blobs = life.blobs.get(),
+                                                                       .driver = life.driver.get(),
+                                                                       .directory = &life.directory,
+                                                                       .metrics = &metrics_,
+                                                                       .clock = &time_,
+                                                                       .authority = &stage_.authority(),
+                                                                       .disk = workers.get_executor(),
+                                                                       .check = workers.get_executor(),
+                                                                       .close_connections = {}});
+  return OkStatus();
+}
+
+Status CoordinatorHost::Start() {
+  ++lives_;
+  wake_.reset();
+  work_planned_ = false;
+  life_ = std::make_unique<Life>();
+  const Status status = OpenLife(*life_);
+  if (!status.ok()) {
+    if (dying_) return status;  // it died of an armed crash; Die clears it away
+    Clear();
+    disk_.Kill();
+  }
+  return status;
+}
+
+void CoordinatorHost::ArmCrash(uint64_t n, bool power_cut) {
+  power_cut_ = power_cut;
+  const auto met = [this] {
+    if (std::exchange(dying_, true)) return;
+    // Nothing reaches either disk any more.
+    disk_.FailAt(1, SQLITE_IOERR_WRITE, true);
+    files().FailAt(1, EIO, true);
+  };
+  disk_.OnFault(met);
+  files().OnFault(met);
+  // One of the two gets there first.
+  if (time_.Chance(0.6)) {
+    disk_.FailAt(n, SQLITE_IOERR_WRITE, true);
+  } else {
+    files().FailAt(n, EIO, true);
+  }
+}
+
+void CoordinatorHost::Heal() {
+  disk_.OnFault(nullptr);
+  files().OnFault(nullptr);
+  disk_.Heal();
+  files().Heal();
+}
+
+void CoordinatorHost::FailOnce() {
+  Heal();
+  if (time_.Chance(0.6)) {
+    disk_.FailAt(1 + time_.Below(30), time_.Chance(0.5) ? SQLITE_FULL : SQLITE_IOERR_WRITE, false);
+  } else {
+    files().FailAt(1 + time_.Below(12), time_.Chance(0.5) ? ENOSPC : EIO, false);
+  }
+}
+
+void CoordinatorHost::FillDisk() {
+  Heal();
+  disk_.FailAt(1, SQLITE_FULL, true);
+  files().FailAt(1, ENOSPC, true);
+}
+
+void CoordinatorHost::FailReads() {
+  Heal();
+  disk_.FailReads();
+}
+
+void CoordinatorHost::LockDatabase() {
+  Heal();
+  disk_.LockOut();
+}
+
+void CoordinatorHost::Die(bool power_cut) {
+  dying_ = true;
+  disk_.OnFault(nullptr);
+  files().OnFault(nullptr);
+  files().FailAt(1, EIO, true);
+  if (power_cut) {
+    disk_.PowerCut(time_.Bits());
+  } else {
+    disk_.Kill();
+  }
+  Clear();
+  files().Heal();
+  if (power_cut) {
+    PhiloxStream random(time_.Bits());
+    files().PowerCut(random);
+  }
+  dying_ = false;
+}
+
+void CoordinatorHost::Stop() {
+  life_->driver->Stop();
+  Poll();
+  if (dying_) return Pump();
+  Clear();
+  disk_.Kill();
+}
+
+void CoordinatorHost::Clear() {
+  if (gone) gone();
+  life_.reset();
+}
+
+// ---- use ----
+
+Result<RunId> CoordinatorHost::Submit(const std::string& recipe) {
+  coordinator::Submission submission;
+  submission.recipe_text = recipe;
+  submission.folder = Stage::RecipeFolder();
+  return life_->driver->Submit(submission);
+}
+
+std::shared_ptr<testing::LocalExchange> CoordinatorHost::Open(protocol::RequestHead head, protocol::Peer peer) {
+  return std::make_shared<testing::LocalExchange>(life_->io.get_executor(), std::move(head), std::move(peer));
+}
+
+void CoordinatorHost::Serve(const std::shared_ptr<testing::LocalExchange>& exchange) {
+  DeviceApi* api = life_->api.get();
+  testing::StartHandling(
+      life_->io, [api](protocol::Exchange& request) { return api->Handle(request); }, exchange);
+}
+
+void CoordinatorHost::Poll() {
+  Life& life = *life_;
+  for (;;) {
+    life.io.restart();
+    size_t done = life.io.poll();
+    life.driver->RunPending();
+    life.io.restart();
+    done += life.io.poll();
+    if (done == 0) return;
+  }
+}
+
+void CoordinatorHost::Pump() {
+  if (life_ == nullptr) return;
+  if (!dying_) Poll();
+  if (dying_) {
+    const bool power_cut = power_cut_;
+    time_.Note(power_cut ? "the power goes in the middle of an operation" : "killed in the middle of an operation");
+    if (died) died(power_cut);
+    Die(power_cut);
+    return;
+  }
+  PlanWake();
+  PlanWork();
+}
+
+void CoordinatorHost::PlanWake() {
+  Duration wait = kLongestSleep;
+  if (const auto next = life_->driver->NextWake()) wait = std::min(wait, *next - time_.Now());
+  wait = std::max(wait, Duration(1));
+  const Time at = time_.true_now() + wait;
+  if (wake_ && *wake_ <= at && *wake_ > time_.true_now()) return;
+  wake_ = at;
+  time_.After(wait, [this, life = lives_, at] {
+    if (life != lives_ || wake_ != at) return;
+    wake_.reset();
+    Pump();
+  });
+}
+
+// While there may be work for the thread pools, a piece of it is done every now and then.
+void CoordinatorHost::PlanWork() {
+  if (!slow_workers_ || work_planned_) return;
+  work_planned_ = true;
+  time_.After(time_.Skewed(0.0005, 2), [this, life = lives_] {
+    if (life != lives_ || life_ == nullptr) return;
+    work_planned_ = false;
+    life_->workers.restart();
+    if (life_->workers.poll_one() > 0) Pump();
+  });
+}
+
+void CoordinatorHost::Revoke(const DeviceId& device) {
+  if (!life_->store->RevokeDevice(device, time_.Now()).ok()) return;
+  life_->directory.Revoke(device, time_.Now());
+  life_->driver->DeviceRevoked(device);
+}
+
+void CoordinatorHost::EnrolAgain(size_t device, const std::string& serial) {
+  const Sha256Digest token = Sha256("token " + serial);
+  coordinator::DeviceRecord record;
+  record.device = Stage::DeviceName(device);
+  record.serial = serial;
+  record.enrolled_at = time_.Now();
+  record.not_after = FromUnixMicros(int64_t{1} << 60);
+  if (!life_->store->CreateToken(token, record.device, record.not_after).ok()) return;
+  if (life_->store->RedeemToken(token, time_.Now(), record).ok()) life_->directory.Put(record);
+}
+
+}  // namespace heddle::system_simulation

@@ -1,0 +1,339 @@
+#include "tests/simulation/system/machine.h"
+
+#include <charconv>
+#include <utility>
+#include <variant>
+
+#include "client/daemon/link.h"
+#include "common/build_info.h"
+#include "protocol/validate.h"
+
+namespace heddle::system_simulation {
+
+using client::CallFailed;
+using client::SessionOptions;
+using client::Trained;
+
+namespace {
+
+constexpr int kMaxPatches = 64;
+
+std::optional<uint64_t> Number(const Network::Answer& answer, std::string_view name) {
+  const auto text = answer.Header(name);
+  uint64_t value = 0;
+  if (!text) return std::nullopt;
+  const auto [end, error] = std::from_chars(text->data(), text->data() + text->size(), value);
+  return error == std::errc() && end == text->data() + text->size() ? std::optional(value) : std::nullopt;
+}
+
+// The daemon's own reading of a refusal.
+CallFailed FailureOf(const Network::Answer& answer) {
+  protocol::HttpResponse response;
+  response.status = answer.status;
+  response.headers = answer.headers;
+  response.body = answer.body;
+  return client::FailureOf(response);
+}
+
+}  // namespace
+
+Machine::Machine(size_t number, size_t identity, Timeline& time, Network& network, SystemChecker& checker,
+                 Nature nature, uint64_t seed)
+    : number_(number),
+      time_(time),
+      network_(network),
+      checker_(checker),
+      nature_(nature),
+      seed_(DeriveSeed(seed, "machine", std::to_string(number))) {
+  peer_.authenticated = true;
+  peer_.device = Stage::DeviceName(identity).value();
+  peer_.serial_hex = Stage::Serial(identity);
+}
+
+// ---- life ----
+
+void Machine::Start(Memory memory) {
+  ++life_;
+  if (memory == Memory::kLost) kept_ = {};
+  if (memory == Memory::kBackup) kept_ = backup_;
+  SessionOptions options;
+  options.seed = seed_ + life_;
+  options.backoff_max = Seconds(15);
+  options.max_inline_update_bytes = nature_.inline_bytes;
+  session_ = std::make_unique<client::Session>(options);
+  stopped_.reset();
+  pending_.clear();
+  upload_.reset();
+  call_ = 0;
+  training_ = waiting_ = fresh_ = false;
+  client::Started started;
+  started.unreported = kept_.journal;
+  Tell(std::move(started));
+  if (eligible_) Tell(client::EligibilityChanged{true, ""});
+}
+
+void Machine::Vanish() {
+  if (call_ != 0) network_.Vanish(std::exchange(call_, 0));
+  ++life_;
+  session_.reset();
+}
+
+void Machine::SetEligible(bool eligible) {
+  eligible_ = eligible;
+  if (alive()) Tell(client::EligibilityChanged{eligible, "its owner uses it"});
+}
+
+void Machine::Tell(client::Event event) {
+  pending_.push_back(std::move(event));
+  if (std::exchange(dispatching_, true)) return;
+  while (!pending_.empty() && session_ != nullptr) {
+    const client::Event next = std::move(pending_.front());
+    pending_.pop_front();
+    for (const client::Action& action : session_->Handle(next)) {
+      std::visit([this](const auto& a) { Do(a); }, action);
+    }
+  }
+  dispatching_ = false;
+}
+
+void Machine::Later(Duration delay, std::function<void()> what) {
+  time_.After(delay, [this, life = life_, operation = operation_, what = std::move(what)] {
+    if (life == life_ && operation == operation_) what();
+  });
+}
+
+void Machine::Call(Request request, Network::Heard heard) {
+  call_ = network_.Send(
+      number_, peer_, std::move(request),
+      [this, life = life_, operation = operation_, heard = std::move(heard)](Result<Network::Answer> answer) {
+        if (life != life_ || operation != operation_) return;
+        call_ = 0;
+        heard(std::move(answer));
+      });
+}
+
+void Machine::Failed(Status status) {
+  CallFailed failed;
+  failed.status = std::move(status);
+  Tell(std::move(failed));
+}
+
+void Machine::Failed(const Result<Network::Answer>& answer) {
+  if (!answer.ok()) return Failed(answer.status());
+  Tell(FailureOf(*answer));
+}
+
+// ---- actions ----
+
+void Machine::Do(const client::ProbeWorker&) {
+  ++operation_;
+  Later(Seconds(0.05), [this] {
+    client::WorkerProbed probed;
+    probed.local_tasks = {"lora_sft"};
+    Tell(std::move(probed));
+  });
+}
+
+void Machine::Do(const client::CheckIn& action) {
+  ++operation_;
+  v1::CheckinRequest message;
+  message.set_protocol_version(protocol::kProtocolVersion);
+  message.set_software_version(std::string(VersionString()));
+  for (const std::string& name : action.local_tasks) message.add_local_tasks(name);
+  Call({"POST", "/v1/checkin", {}, message.SerializeAsString(), "check-in"}, [this](Result<Network::Answer> answer) {
+    if (!answer.ok() || answer->status != 200) return Failed(answer);
+    auto parsed = protocol::ParseMessage<v1::CheckinResponse>(answer->body);
+    if (!parsed.ok()) return Failed(parsed.status());
+    client::CheckinAnswered event;
+    event.response = *std::move(parsed);
+    Tell(std::move(event));
+  });
+}
+
+void Machine::Do(const client::Fetch& action) {
+  ++operation_;
+  FetchNext(action.assignment);
+}
+
+void Machine::FetchNext(v1::TaskAssignment task) {
+  for (const auto* list : {&task.plan().base_model(), &task.plan().adapter()}) {
+    for (const v1::BlobRef& blob : *list) {
+      if (kept_.cache.contains(blob.sha256())) continue;
+      const uint64_t first = blob.size_bytes() > 1 && time_.Chance(nature_.splits) ? blob.size_bytes() / 2 : 0;
+      return FetchRange(task, blob, "", first);
+    }
+  }
+  Tell(client::Fetched{});
+}
+
+// Fetches on from `have`, up to `until` (0: to the end).
+void Machine::FetchRange(const v1::TaskAssignment& task, const v1::BlobRef& blob, std::string have, uint64_t until) {
+  const Sha256Digest digest = protocol::DigestOf(blob).value();
+  Request request{"GET", "/v1/blobs/" + digest.ToHex(), {}, "", "fetch"};
+  if (!have.empty() || until > 0) {
+    request.headers.emplace_back("Range", "bytes=" + std::to_string(have.size()) + "-" +
+                                              (until > 0 ? std::to_string(until - 1) : std::string()));
+  }
+  Call(std::move(request), [this, task, blob, have = std::move(have), digest](Result<Network::Answer> answer) {
+    if (!answer.ok() || (answer->status != 200 && answer->status != 206)) return Failed(answer);
+    const std::string all = answer->status == 206 ? have + answer->body : answer->body;
+    if (all.size() < blob.size_bytes()) return FetchRange(task, blob, all, 0);
+    if (Sha256(all) != digest) return checker_.Breach("a device was sent other bytes than it asked for");
+    kept_.cache.insert(blob.sha256());
+    FetchNext(task);
+  });
+}
+
+void Machine::Do(const client::Train& action) {
+  ++operation_;
+  training_ = true;
+  Later(time_.Between(2 * nature_.slowness, 14 * nature_.slowness), [this, task = action.assignment] {
+    training_ = false;
+    EndTraining(task);
+  });
+}
+
+void Machine::EndTraining(const v1::TaskAssignment& task) {
+  Trained trained;
+  trained.message = "no memory left";
+  if (time_.Chance(nature_.interrupts)) {
+    trained.outcome = Trained::Outcome::kInterrupted;
+    return Tell(std::move(trained));
+  }
+  if (time_.Chance(nature_.fails)) return Tell(std::move(trained));
+  Flaw flaw = Flaw::kNone;
+  // Not one that is too long: the session itself would stop it.
+  if (time_.Chance(nature_.flaws)) flaw = static_cast<Flaw>(1 + time_.Below(kNumFlaws - 2));
+  const uint64_t key = DeriveSeed(seed_, "train", task.assignment_id());
+  kept_.update = MakeUpdate(checker_.model_spec(), key, flaw, task.plan().max_update_bytes());
+  checker_.Made(device(), task.assignment_id(), kept_.update);
+  if (flaw != Flaw::kNone) time_.Note(device() + " makes an update with the flaw: " + FlawName(flaw));
+  trained.outcome = Trained::Outcome::kCompleted;
+  trained.message.clear();
+  trained.update = protocol::MakeBlobRef(kept_.update.digest, kept_.update.size_bytes, "update.safetensors");
+  trained.metrics.set_num_examples(kept_.update.num_examples);
+  trained.metrics.set_steps(8);
+  trained.metrics.set_train_loss(2.5);
+  fresh_ = true;
+  Tell(std::move(trained));
+}
+
+// ---- upload and report: as client/daemon/link.cc does it ----
+
+void Machine::Do(const client::Upload& action) {
+  ++operation_;
+  uploading_ = action.report;
+  if (action.anew) upload_.reset();
+  const bool fresh = std::exchange(fresh_, false) || action.anew;
+  if (!upload_ || upload_->assignment != uploading_.assignment_id()) {
+    upload_.emplace();
+    upload_->assignment = uploading_.assignment_id();
+    upload_->asked = !fresh;
+  }
+  if (upload_->location.empty()) return BeginUpload(!std::exchange(upload_->asked, true));
+  Request head{"HEAD", upload_->location, {}, "", "offset"};
+  Call(std::move(head), [this](Result<Network::Answer> answer) {
+    if (answer.ok() && answer->status == 404) {
+      upload_->location.clear();
+      return BeginUpload(false);
+    }
+    UploadAnswered(std::move(answer), 0);
+  });
+}
+
+void Machine::BeginUpload(bool whole) {
+  Request request{"POST", "/v1/uploads", {}, "", "upload"};
+  request.headers = {{"Heddle-Assignment", uploading_.assignment_id()},
+                     {"Heddle-Digest", kept_.update.digest.ToHex()},
+                     {"Upload-Length", std::to_string(kept_.update.bytes.size())}};
+  if (whole) request.body = kept_.update.bytes;
+  Call(std::move(request), [this](Result<Network::Answer> answer) { UploadAnswered(std::move(answer), 0); });
+}
+
+void Machine::Patch(uint64_t offset, int patches) {
+  Request request{"PATCH", upload_->location, {}, kept_.update.bytes.substr(offset), "go on with the upload"};
+  // The last header is the world's own: the coordinator does not know it, the checker does.
+  request.headers = {{"Upload-Offset", std::to_string(offset)}, {"Simulated-Digest", kept_.update.digest.ToHex()}};
+  Call(std::move(request),
+       [this, patches](Result<Network::Answer> answer) { UploadAnswered(std::move(answer), patches + 1); });
+}
+
+void Machine::UploadAnswered(Result<Network::Answer> answer, int patches) {
+  if (!answer.ok()) return Failed(answer);
+  const bool conflict = answer->status == 409 && Number(*answer, "Upload-Offset");
+  if (!conflict && (answer->status < 200 || answer->status > 299)) {
+    if (answer->status == 404 || answer->status == 422) upload_->location.clear();
+    return Failed(answer);
+  }
+  if (const auto location = answer->Header("Location")) upload_->location = std::string(*location);
+  if (answer->Header("Upload-Complete") == "1") return Tell(client::Uploaded{});
+  const auto at = Number(*answer, "Upload-Offset");
+  if (!at || *at > kept_.update.bytes.size() || upload_->location.empty()) {
+    return checker_.Breach("an answer to an upload makes no sense");
+  }
+  if (patches == kMaxPatches) return Failed(Unavailable("the upload makes no progress"));
+  Patch(*at, patches);
+}
+
+void Machine::Do(const client::Report& action) {
+  ++operation_;
+  v1::ReportRequest report = action.report;
+  if (action.with_update) report.set_inline_update(kept_.update.bytes);
+  std::string body = report.SerializeAsString();
+  if (sent_reports_.empty() || sent_reports_.back() != body) sent_reports_.push_back(body);
+  Call({"POST", "/v1/reports", {}, std::move(body), "report"}, [this](Result<Network::Answer> answer) {
+    if (!answer.ok() || answer->status != 200) return Failed(answer);
+    auto parsed = protocol::ParseMessage<v1::ReportResponse>(answer->body);
+    if (!parsed.ok()) return Failed(parsed.status());
+    client::ReportAnswered event;
+    event.response = *std::move(parsed);
+    Tell(std::move(event));
+  });
+}
+
+// ---- the rest ----
+
+void Machine::Do(const client::Wait& action) {
+  ++operation_;
+  waiting_ = true;
+  const auto scaled = std::chrono::duration_cast<Duration>(action.time * nature_.clock);
+  Later(scaled, [this] {
+    waiting_ = false;
+    Tell(client::TimerFired{});
+  });
+}
+
+void Machine::Do(const client::CancelOperation&) {
+  if (call_ != 0) return network_.Cancel(call_);
+  if (std::exchange(waiting_, false)) {
+    ++operation_;
+    return Later(Seconds(0.001), [this] { Tell(client::TimerFired{}); });
+  }
+  if (!std::exchange(training_, false)) return;
+  ++operation_;
+  Later(Seconds(0.2), [this] {
+    Trained trained;
+    trained.outcome = Trained::Outcome::kInterrupted;
+    Tell(std::move(trained));
+  });
+}
+
+void Machine::Do(const client::SaveReport& action) { kept_.journal = action.report; }
+
+void Machine::Do(const client::EndTask&) {
+  kept_.journal.reset();
+  upload_.reset();
+}
+
+void Machine::Do(const client::Note& action) {
+  if (action.warning) time_.Note(device() + (number_ >= kDevices ? "'s twin: " : ": ") + action.text);
+}
+
+void Machine::Do(const client::Finish& action) {
+  stopped_ = action.status;
+  time_.Note(device() + " stops: " + action.status.ToString());
+  ++operation_;
+  call_ = 0;
+}
+
+}  // namespace heddle::system_simulation

@@ -1,0 +1,112 @@
+// One device's machine in a simulated world: the real client session, and around it what the daemon does, on virtual
+// time, with faked training. It can vanish and come back, with its journal, without it, or from a backup.
+//
+// Two machines may share one identity (a stolen token). Not thread-safe; one a world and machine.
+#pragma once
+
+#include <deque>
+#include <memory>
+#include <optional>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "client/daemon/session.h"
+#include "tests/simulation/system/network.h"
+#include "tests/simulation/system/system_checker.h"
+
+namespace heddle::system_simulation {
+
+// How a machine is.
+struct Nature {
+  double slowness = 1;        // factor on training
+  double clock = 1;           // its clock runs that much too slowly
+  double fails = 0;           // a task ends as failed
+  double interrupts = 0;      // or is interrupted
+  double flaws = 0;           // an update has a flaw
+  uint64_t inline_bytes = 0;  // smaller updates travel in their report
+  double splits = 0;          // a file is fetched in two ranges
+};
+
+class Machine {
+ public:
+  Machine(size_t number, size_t identity, Timeline& time, Network& network, SystemChecker& checker, Nature nature,
+          uint64_t seed);
+
+  enum class Memory { kKept, kLost, kBackup };
+  void Start(Memory memory);
+  // Gone without a word.
+  void Vanish();
+  bool alive() const { return session_ != nullptr; }
+  // It has stopped for good, with this sentence.
+  const std::optional<Status>& stopped() const { return stopped_; }
+  void TakeBackup() { backup_ = kept_; }
+  void SetEligible(bool eligible);
+  void BecomeGood() { nature_.flaws = nature_.fails = nature_.interrupts = 0; }
+
+  size_t number() const { return number_; }
+  const std::string& device() const { return peer_.device; }
+  const protocol::Peer& peer() const { return peer_; }
+  void SetSerial(std::string serial) { peer_.serial_hex = std::move(serial); }
+  // Bodies of reports it has sent, for repetitions.
+  const std::vector<std::string>& sent_reports() const { return sent_reports_; }
+
+ private:
+  // What is on its disk.
+  struct Kept {
+    std::optional<v1::ReportRequest> journal;
+    MadeUpdate update;
+    std::set<std::string> cache;  // digests, raw
+  };
+  struct UploadState {
+    std::string assignment, location;
+    bool asked = false;
+  };
+
+  void Tell(client::Event event);
+  void Do(const client::ProbeWorker&);
+  void Do(const client::CheckIn& action);
+  void Do(const client::Fetch& action);
+  void Do(const client::Train& action);
+  void Do(const client::Upload& action);
+  void Do(const client::Report& action);
+  void Do(const client::Wait& action);
+  void Do(const client::CancelOperation&);
+  void Do(const client::SaveReport& action);
+  void Do(const client::EndTask&);
+  void Do(const client::Note& action);
+  void Do(const client::Finish& action);
+
+  void FetchNext(v1::TaskAssignment task);
+  void FetchRange(const v1::TaskAssignment& task, const v1::BlobRef& blob, std::string have, uint64_t until);
+  void EndTraining(const v1::TaskAssignment& task);
+  void BeginUpload(bool whole);
+  void Patch(uint64_t offset, int patches);
+  void UploadAnswered(Result<Network::Answer> answer, int patches);
+  void Call(Request request, Network::Heard heard);
+  void Later(Duration delay, std::function<void()> what);  // part of the operation under way
+  void Failed(const Result<Network::Answer>& answer);
+  void Failed(Status status);
+
+  size_t number_;
+  Timeline& time_;
+  Network& network_;
+  SystemChecker& checker_;
+  Nature nature_;
+  uint64_t seed_;
+  protocol::Peer peer_;
+
+  std::unique_ptr<client::Session> session_;
+  uint64_t life_ = 0;
+  uint64_t operation_ = 0;  // answers to earlier ones are not heard
+  uint64_t call_ = 0;       // under way; 0: none
+  bool training_ = false, waiting_ = false, fresh_ = false, dispatching_ = false, eligible_ = true;
+  std::deque<client::Event> pending_;
+  std::optional<Status> stopped_;
+  std::optional<UploadState> upload_;
+  v1::ReportRequest uploading_;
+  Kept kept_, backup_;
+  std::vector<std::string> sent_reports_;
+};
+
+}  // namespace heddle::system_simulation

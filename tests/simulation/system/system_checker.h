@@ -1,0 +1,123 @@
+// Holds a simulated coordinator to the contract (DESIGN 5) from outside: it sees every answer that is given, every
+// restart and the store, and keeps books of its own. The first breach is kept.
+//
+//   1, 2   an accepted update has its row at once and for ever; a repeated report gets the same bytes again; no
+//          assignment is answered for a device that it was not given to
+//   3      the model of every committed round is computed anew from the accepted rows and from what the devices really
+//          trained, with code of its own, and must have the same digest
+//   4      the chain of rounds explains itself from the store and the blobs alone, and everything it names is there
+//   5      what is due is done; deadlines stand; an abandoned attempt says why
+//   6      every refusal is typed and comes with its own HTTP status; each flaw gets its own reason; a good update is
+//          never called invalid
+//
+// Not thread-safe; one a world.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <optional>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "protocol/v1/device.pb.h"
+#include "tests/simulation/system/coordinator_host.h"
+#include "tests/simulation/system/network.h"
+#include "tests/simulation/system/updates.h"
+
+namespace heddle::system_simulation {
+
+struct Counts {
+  uint64_t answers = 0, refusals = 0, accepted = 0, late = 0, invalid = 0, superseded = 0, noted = 0, repeated = 0;
+  uint64_t committed = 0, abandoned = 0, restarts = 0, power_cuts = 0, storage_errors = 0, jumps = 0, rogue = 0;
+};
+
+class SystemChecker {
+ public:
+  SystemChecker(Timeline& time, CoordinatorHost& host) : time_(time), host_(host) {}
+
+  const std::optional<std::string>& breach() const { return breach_; }
+  void Breach(const std::string& sentence);
+  Counts counts;
+
+  // ---- what the world tells ----
+  // Just submitted; the store has its row.
+  void RunBegan(const RunId& run);
+  // The device has trained this for this assignment.
+  void Made(const std::string& device, const std::string& assignment, const MadeUpdate& update);
+  // Storage fails, a crash, the clock is set: limits of time are not exact for a while.
+  void Disturbed() { disturbed_at_ = time_.true_now(); }
+  void PowerWasCut() {
+    ++counts.power_cuts;
+    power_cut_at_ = time_.true_now();
+  }
+  void ClockWasSetBack(Duration by) { set_back_ += by; }
+  // No fault from now on but those of malicious devices.
+  void FaultsEnd() { faults_ended_at_ = time_.true_now(); }
+
+  // ---- what happens ----
+  void OnAnswer(const std::string& device, const Request& request, const Network::Answer& answer);
+  void OnRestart();
+  void OnRoundEnded(const coordinator::RoundRecord& round);
+  void AfterPump();
+  void AtEnd();
+
+  Duration set_back() const { return set_back_; }
+  const std::optional<RunId>& run() const { return run_; }
+  const coordinator::RunSpec& spec() const { return spec_; }
+  const StateDictSpec& model_spec() const { return model_spec_; }
+  // A few that have been given out, for those who make mischief with them.
+  const std::vector<std::pair<std::string, std::string>>& issued_list() const { return issued_list_; }  // id, device
+  // A good update that somebody has made; nothing when there is none.
+  const MadeUpdate* SomeUpdate(uint32_t pick) const;
+
+ private:
+  struct Issued {
+    std::string device;
+    uint32_t round = 0, attempt = 0;
+    int64_t deadline = 0;
+  };
+  struct Known {
+    MadeUpdate update;
+    Time made_at;
+    std::set<std::pair<std::string, std::string>> by;  // device, assignment
+  };
+  struct Verdict {
+    std::string bytes;  // the answer
+    v1::ReportVerdict verdict{};
+  };
+
+  void CheckTyped(const Request& request, const Network::Answer& answer);
+  void OnCheckin(const std::string& device, const Network::Answer& answer);
+  void OnReport(const std::string& device, const Request& request, const Network::Answer& answer);
+  void OnMismatch(const Request& request);
+  void OnUpload(const Request& request, const Network::Answer& answer);
+  void OnFirstVerdict(const std::string& device, const v1::ReportRequest& request, const v1::ReportResponse& response);
+  void CheckRow(const std::string& id, const Verdict& verdict);
+  void CheckAccepted(const std::string& device, const std::string& id);
+  // Rounds that were committed, from the first on: their models, and that one follows from the other. Returns the
+  // number and the digest of the last.
+  std::pair<uint32_t, Sha256Digest> CheckChain(const std::vector<coordinator::RoundRecord>& rounds);
+  void CheckModel(const coordinator::RoundRecord& round, const Values& parent, Values* next);
+  void CheckBlob(const Sha256Digest& digest, const std::string& what);
+  void Count(v1::ReportVerdict verdict);
+
+  Timeline& time_;
+  CoordinatorHost& host_;
+  std::optional<std::string> breach_;
+  std::optional<RunId> run_;
+  coordinator::RunSpec spec_;
+  StateDictSpec model_spec_;
+  Sha256Digest initial_;
+  std::map<Sha256Digest, Values> models_;  // as computed here
+  std::map<Sha256Digest, Known> updates_;
+  std::map<std::string, Issued> issued_;
+  std::vector<std::pair<std::string, std::string>> issued_list_;
+  std::map<std::pair<uint32_t, uint32_t>, int64_t> deadlines_;  // of attempts, as devices were told
+  std::map<std::string, Verdict> verdicts_;                     // by assignment
+  std::optional<Time> disturbed_at_, power_cut_at_, faults_ended_at_;
+  Duration set_back_{0};
+};
+
+}  // namespace heddle::system_simulation

@@ -1,0 +1,374 @@
+#include "tests/simulation/system/system_world.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace heddle::system_simulation {
+namespace {
+
+constexpr Duration kFaultsEnd = std::chrono::minutes(12);
+// Once nothing fails any more, ten rounds take minutes. A clock that was set back makes the deadlines of the moment lie
+// that much further away, which is granted too.
+constexpr Duration kLimit = std::chrono::hours(6);
+constexpr Duration kAfterEnd = std::chrono::seconds(100);
+constexpr size_t kMostRevoked = 2;
+constexpr size_t kMostTwins = 2;
+
+std::string Text(double value) {
+  std::string text = std::to_string(value);
+  return text;
+}
+
+}  // namespace
+
+SystemWorld::SystemWorld(Stage& stage, uint64_t seed)
+    : seed_(seed),
+      time_(seed),
+      host_(stage, time_, seed),
+      network_(time_, host_),
+      checker_(time_, host_),
+      rogue_(time_, network_, checker_, machines_) {
+  DrawWeather();
+  DrawMachines();
+  DrawTroubles();
+  recipe_ = DrawRecipe();
+  network_.witness = [this](const std::string& device, const Request& request, const Network::Answer& answer) {
+    checker_.OnAnswer(device, request, answer);
+  };
+  host_.round_ended = [this](const coordinator::RoundRecord& round) { checker_.OnRoundEnded(round); };
+  host_.gone = [this] { network_.CoordinatorGone(); };
+  host_.died = [this](bool power_cut) {
+    if (power_cut) checker_.PowerWasCut();
+    checker_.Disturbed();
+    disk_trouble_ = false;
+    RestartLater();
+  };
+}
+
+SystemWorld::~SystemWorld() { network_.CoordinatorGone(); }
+
+// ---- what is drawn ----
+
+void SystemWorld::DrawWeather() {
+  if (time_.Chance(0.1)) return;  // a fair day
+  const auto some = [this](double most) { return time_.Chance(0.5) ? most * time_.Between(0, 1).count() * 1e-6 : 0; };
+  Weather& weather = network_.weather;
+  weather.loses_request = some(0.1);
+  weather.loses_answer = some(0.1);
+  weather.breaks = some(0.15);
+  weather.goes_silent = some(1);
+  weather.duplicates = some(0.15);
+  weather.truncates = some(0.1);
+  weather.slow = some(0.8);
+}
+
+void SystemWorld::DrawMachines() {
+  const bool rough = time_.Chance(0.8);
+  for (size_t i = 0; i < kDevices; ++i) {
+    Nature nature;
+    nature.inline_bytes = time_.Chance(0.5) ? 64 << 10 : 0;
+    if (rough) {
+      nature.slowness = time_.Chance(0.15) ? 4 : 1;
+      nature.clock = time_.Chance(0.2) ? ToSeconds(time_.Between(0.1, 4)) : 1;
+      nature.fails = time_.Chance(0.2) ? 0.3 : 0;
+      nature.interrupts = time_.Chance(0.2) ? 0.3 : 0;
+      nature.flaws = time_.Chance(0.25) ? 0.6 : 0;
+      nature.splits = time_.Chance(0.3) ? 0.5 : 0;
+    }
+    machines_.push_back(std::make_unique<Machine>(i, i, time_, network_, checker_, nature, seed_));
+  }
+  if (!time_.Chance(0.3)) return;
+  // Somebody has copied a device's identity.
+  for (size_t twin = 0; twin < 1 + time_.Below(kMostTwins); ++twin) {
+    machines_.push_back(
+        std::make_unique<Machine>(kDevices + twin, time_.Below(kDevices), time_, network_, checker_, Nature{}, seed_));
+  }
+}
+
+void SystemWorld::DrawTroubles() {
+  if (time_.Chance(0.1)) return;
+  const std::vector<std::vector<Trouble>> kinds = {
+      {&SystemWorld::Kill, &SystemWorld::CutPower, &SystemWorld::StopOrderly},
+      {&SystemWorld::DieInOperation, &SystemWorld::DieInOperation},
+      {&SystemWorld::FailOnce, &SystemWorld::FailOnce},
+      {&SystemWorld::FillDisk, &SystemWorld::FailReads, &SystemWorld::LockDatabase},
+      {&SystemWorld::Partition},
+      {&SystemWorld::MachineVanishes, &SystemWorld::MachineVanishes, &SystemWorld::TakeBackup},
+      {&SystemWorld::SetClock},
+      {&SystemWorld::OwnerUsesDevice},
+      {&SystemWorld::RevokeDevice},
+      {&SystemWorld::Mischief, &SystemWorld::Mischief, &SystemWorld::Mischief},
+  };
+  for (const auto& kind : kinds) {
+    if (time_.Chance(0.5)) troubles_.insert(troubles_.end(), kind.begin(), kind.end());
+  }
+  trouble_pause_s_ = ToSeconds(time_.Skewed(1.5, 40));
+}
+
+std::string SystemWorld::DrawRecipe() {
+  const uint32_t cohort = 5 + time_.Below(8);
+  const double over = 1 + 0.25 * time_.Below(3);
+  const uint32_t min_reports = 1 + time_.Below(cohort);
+  const uint32_t available = std::max(min_reports, time_.Below(2) == 0 ? cohort : 3 + time_.Below(10));
+  return Stage::Recipe(seed_, {{"num_server_rounds", "10"},
+                               {"cohort_size", std::to_string(cohort)},
+                               {"over_selection", Text(over)},
+                               {"min_reports", std::to_string(min_reports)},
+                               {"min_available_devices", std::to_string(available)},
+                               {"selection_timeout_s", "40.0"},
+                               {"report_deadline_s", "60.0"},
+                               {"max_poll_hold_s", "25.0"},
+                               {"min_retry_after_s", "1.0"},
+                               {"max_retry_after_s", "5.0"},
+                               {"max_abs", Text(kMaxAbs)},
+                               {"max_norm", Text(kMaxNorm)},
+                               {"max_num_examples", std::to_string(kMaxExamples)}});
+}
+
+// ---- the whole ----
+
+std::optional<std::string> SystemWorld::Run() {
+  StartCoordinator();
+  for (auto& machine : machines_) {
+    time_.After(time_.Between(0, 12), [&m = *machine] { m.Start(Machine::Memory::kKept); });
+  }
+  time_.After(time_.Between(0, 6), [this] {
+    auto run = host_.Submit(recipe_);
+    if (!run.ok()) return checker_.Breach("the run was not taken: " + run.status().ToString());
+    submitted_ = true;
+    checker_.RunBegan(*run);
+    host_.Pump();
+    time_.After(time_.Between(0.1, 5), [this] { NextTrouble(); });
+  });
+  time_.After(kFaultsEnd, [this] { EndFaults(); });
+  std::optional<Time> over;
+  while (!checker_.breach() && time_.Step()) {
+    checker_.AfterPump();
+    if (over ? time_.true_now() > *over : time_.elapsed() > kLimit + checker_.set_back()) break;
+    if (!over && RunHasEnded()) over = time_.true_now() + kAfterEnd;
+  }
+  if (!checker_.breach() && !over) checker_.Breach("the run waits for ever: " + State());
+  if (!checker_.breach()) {
+    EndFaults();
+    if (!host_.up()) StartCoordinator();
+    if (host_.up()) checker_.AtEnd();
+  }
+  return checker_.breach();
+}
+
+std::string SystemWorld::State() {
+  if (!host_.up()) return "the coordinator is down";
+  const auto progress = host_.driver().Progress();
+  if (!progress) return "there is no run";
+  return "round " + std::to_string(progress->round) + ", attempt " + std::to_string(progress->attempt) + ", phase " +
+         std::to_string(static_cast<int>(progress->phase)) + ", " + std::to_string(progress->waiting) + " waiting, " +
+         std::to_string(progress->open) + " at work, " + std::to_string(progress->accepted) + " accepted, cohort " +
+         std::to_string(progress->cohort_size);
+}
+
+bool SystemWorld::RunHasEnded() {
+  if (!submitted_ || !host_.up()) return false;
+  coordinator::RunRecord run;
+  if (const auto progress = host_.driver().Progress()) {
+    run = progress->run;
+  } else if (const auto stored = host_.store().GetRun(*checker_.run()); stored.ok()) {
+    run = stored->run;  // it ended before a restart
+  }
+  if (run.state == coordinator::RunState::kRunning) return false;
+  if (run.state != coordinator::RunState::kComplete) {
+    checker_.Breach("the run ended otherwise than complete: " + run.reason);
+  }
+  return true;
+}
+
+// ---- the coordinator ----
+
+void SystemWorld::StartCoordinator() {
+  if (host_.up()) return;
+  const Status status = host_.Start();
+  if (status.ok() && !host_.dying()) {
+    time_.Note("coordinator up, life " + std::to_string(host_.lives()));
+    checker_.OnRestart();
+    host_.Pump();
+    return;
+  }
+  if (host_.dying()) {
+    host_.Pump();  // clears it away, and comes back here
+    return;
+  }
+  // Without the message: it names folders, which are others each time.
+  time_.Note("coordinator does not start: " + std::string(CodeName(status.code())));
+  if (!disk_trouble_) return checker_.Breach("the coordinator does not start: " + status.ToString());
+  RestartLater();
+}
+
+void SystemWorld::RestartLater() {
+  const Duration after = time_.Chance(0.1) ? time_.Between(20, 70) : time_.Skewed(0.01, 4);
+  time_.After(after, [this] { StartCoordinator(); });
+}
+
+void SystemWorld::CoordinatorDies(bool power_cut) {
+  if (!host_.up()) return;
+  time_.Note(power_cut ? "power cut" : "killed");
+  if (power_cut) checker_.PowerWasCut();
+  checker_.Disturbed();
+  host_.Die(power_cut);
+  disk_trouble_ = false;
+  RestartLater();
+}
+
+// ---- troubles ----
+
+void SystemWorld::NextTrouble() {
+  if (troubles_.empty() || faults_over_) return;
+  (this->*troubles_[time_.Below(static_cast<uint32_t>(troubles_.size()))])();
+  time_.After(time_.Skewed(0.2, 3 * trouble_pause_s_), [this] { NextTrouble(); });
+}
+
+void SystemWorld::DieInOperation() {
+  if (!host_.up() || disk_trouble_) return;
+  const uint64_t n = 1 + time_.Below(time_.Chance(0.5) ? 12 : 150);
+  const bool power_cut = time_.Chance(0.5);
+  time_.Note("will die in operation " + std::to_string(n));
+  host_.ArmCrash(n, power_cut);
+  disk_trouble_ = true;
+  HealLater(time_.Between(10, 60));
+}
+
+void SystemWorld::StopOrderly() {
+  if (!host_.up() || disk_trouble_) return;
+  time_.Note("orderly stop");
+  checker_.Disturbed();
+  network_.CoordinatorStops();
+  host_.Stop();
+  RestartLater();
+}
+
+void SystemWorld::HealLater(Duration after) {
+  time_.After(after, [this, number = ++trouble_number_] {
+    if (number != trouble_number_ || !disk_trouble_ || host_.dying()) return;
+    time_.Note("the disk is well");
+    checker_.Disturbed();
+    host_.Heal();
+    disk_trouble_ = false;
+  });
+}
+
+void SystemWorld::FailOnce() {
+  if (disk_trouble_) return;
+  time_.Note("a disk operation will fail");
+  checker_.Disturbed();
+  host_.FailOnce();
+  disk_trouble_ = true;
+  HealLater(time_.Between(2, 30));
+}
+
+void SystemWorld::FillDisk() {
+  if (disk_trouble_) return;
+  time_.Note("the disk is full");
+  checker_.Disturbed();
+  host_.FillDisk();
+  disk_trouble_ = true;
+  HealLater(time_.Skewed(0.5, 30));
+}
+
+void SystemWorld::FailReads() {
+  if (disk_trouble_) return;
+  time_.Note("the database cannot be read");
+  checker_.Disturbed();
+  host_.FailReads();
+  disk_trouble_ = true;
+  HealLater(time_.Skewed(0.5, 20));
+}
+
+void SystemWorld::LockDatabase() {
+  if (disk_trouble_) return;
+  time_.Note("the database is locked by another process");
+  checker_.Disturbed();
+  host_.LockDatabase();
+  disk_trouble_ = true;
+  HealLater(time_.Skewed(0.5, 20));
+}
+
+void SystemWorld::Partition() {
+  const double share = time_.Chance(0.3) ? 1 : ToSeconds(time_.Between(0, 1));
+  const Duration length = time_.Skewed(1, 90);
+  time_.Note("partition of " + std::to_string(share));
+  for (auto& machine : machines_) {
+    if (!time_.Chance(share)) continue;
+    network_.SetPartition(machine->number(), true);
+    time_.After(length, [this, number = machine->number()] { network_.SetPartition(number, false); });
+  }
+}
+
+void SystemWorld::MachineVanishes() {
+  Machine& machine = AnyMachine();
+  if (!machine.alive()) return;
+  time_.Note(machine.device() + " vanishes");
+  machine.Vanish();
+  Machine::Memory memory = Machine::Memory::kKept;
+  if (time_.Chance(0.3)) memory = time_.Chance(0.5) ? Machine::Memory::kLost : Machine::Memory::kBackup;
+  time_.After(time_.Skewed(0.1, 200), [this, &machine, memory] {
+    if (machine.alive()) return;
+    time_.Note(machine.device() + " comes back");
+    machine.Start(memory);
+  });
+}
+
+void SystemWorld::TakeBackup() { AnyMachine().TakeBackup(); }
+
+void SystemWorld::SetClock() {
+  const bool back = time_.Chance(0.5);
+  const Duration by = time_.Chance(0.3) ? time_.Between(60, 3600) : time_.Skewed(0.1, 60);
+  time_.Note(std::string("the clock is set ") + (back ? "back by " : "forward by ") + std::to_string(ToSeconds(by)));
+  ++checker_.counts.jumps;
+  checker_.Disturbed();
+  if (back) checker_.ClockWasSetBack(by);
+  time_.SetClockBy(back ? -by : by);
+  host_.Pump();
+}
+
+void SystemWorld::OwnerUsesDevice() {
+  Machine& machine = AnyMachine();
+  machine.SetEligible(false);
+  time_.After(time_.Skewed(0.1, 60), [&machine] { machine.SetEligible(true); });
+}
+
+void SystemWorld::RevokeDevice() {
+  if (!host_.up() || disk_trouble_ || revoked_ >= kMostRevoked) return;
+  ++revoked_;
+  const size_t device = time_.Below(kDevices);
+  time_.Note("revoke " + machines_[device]->device());
+  host_.Revoke(Stage::DeviceName(device));
+  host_.Pump();
+  // It gets a new token, some time; its old certificate is worth nothing any more, its twin's neither.
+  time_.After(time_.Between(5, 120), [this, device] {
+    if (!host_.up() || disk_trouble_) return;
+    const std::string serial = "6e" + std::to_string(1000 + device);
+    host_.EnrolAgain(device, serial);
+    machines_[device]->SetSerial(serial);
+    if (machines_[device]->stopped()) machines_[device]->Start(Machine::Memory::kKept);
+  });
+}
+
+void SystemWorld::Mischief() {
+  for (uint32_t i = 1 + time_.Below(4); i > 0; --i) rogue_.Act();
+}
+
+void SystemWorld::EndFaults() {
+  if (std::exchange(faults_over_, true)) return;
+  time_.Note("nothing fails any more");
+  network_.weather = {};
+  network_.HealAll();
+  if (!host_.dying()) host_.Heal();
+  disk_trouble_ = false;
+  checker_.Disturbed();
+  checker_.FaultsEnd();
+  for (auto& machine : machines_) {
+    machine->BecomeGood();
+    machine->SetEligible(true);
+    if (!machine->alive()) machine->Start(Machine::Memory::kKept);
+  }
+}
+
+}  // namespace heddle::system_simulation

@@ -1,0 +1,180 @@
+#include "tests/simulation/system/updates.h"
+
+#include <array>
+#include <cmath>
+#include <limits>
+
+#include "common/random.h"
+#include "common/safetensors.h"
+
+namespace heddle::system_simulation {
+namespace {
+
+struct FlawRow {
+  const char* name;
+  std::set<int> reasons;
+};
+
+const std::array<FlawRow, kNumFlaws>& FlawRows() {
+  static const std::array<FlawRow, kNumFlaws> kRows = {{{"none", {}},
+                                                        {"truncated file", {10}},
+                                                        {"no safetensors", {10}},
+                                                        {"NaN", {11}},
+                                                        {"infinity", {11}},
+                                                        {"element too large", {12}},
+                                                        {"norm too large", {12, 24}},
+                                                        {"wrong shape", {10, 21}},
+                                                        {"wrong rank", {10, 23}},
+                                                        {"wrong dtype", {10, 22}},
+                                                        {"missing tensor", {10, 20}},
+                                                        {"extra tensor", {10, 20}},
+                                                        {"no examples", {13}},
+                                                        {"too many examples", {13}},
+                                                        {"wrong size", {2, 10}},
+                                                        {"wrong digest", {9}},
+                                                        {"too long", {2}}}};
+  return kRows;
+}
+
+Values DrawValues(const StateDictSpec& model, uint64_t key) {
+  Values values;
+  const PhiloxStream random(key, 1);
+  uint64_t next = 0;
+  for (const auto& [name, spec] : model) {
+    std::vector<float>& out = values[name];
+    out.resize(static_cast<size_t>(NumElements(spec.shape).value()));
+    for (float& value : out) value = (random.UniformAt(next++) - 0.5F) * 0.5F;
+  }
+  return values;
+}
+
+void SpoilValues(Flaw flaw, uint64_t key, Values* values) {
+  std::vector<float>& victim = values->begin()->second;
+  const size_t at = key % victim.size();
+  switch (flaw) {
+    case Flaw::kNan:
+      victim[at] = std::numeric_limits<float>::quiet_NaN();
+      break;
+    case Flaw::kInfinity:
+      victim[at] = -std::numeric_limits<float>::infinity();
+      break;
+    case Flaw::kElementTooLarge:
+      victim[at] = 2 * static_cast<float>(kMaxAbs);
+      break;
+    case Flaw::kNormTooLarge:
+      for (auto& [name, all] : *values) {
+        for (float& value : all) value = static_cast<float>(kMaxAbs);
+      }
+      break;
+    default:
+      break;
+  }
+}
+
+StateDict ToTensors(const StateDictSpec& model, const Values& values) {
+  StateDict dict;
+  for (const auto& [name, spec] : model) dict.emplace(name, Tensor::FromFloats(spec.shape, values.at(name)));
+  return dict;
+}
+
+void SpoilTensors(Flaw flaw, StateDict* dict) {
+  const std::string first = dict->begin()->first;
+  const Shape shape = dict->begin()->second.shape();
+  switch (flaw) {
+    case Flaw::kMissingTensor:
+      dict->erase(first);
+      break;
+    case Flaw::kExtraTensor:
+      dict->emplace("surplus", Tensor::FromFloats({1}, std::array<float, 1>{0.5F}));
+      break;
+    case Flaw::kWrongShape:
+      (*dict)[first] = Tensor::FromFloats({1, 2, 3}, std::vector<float>(6, 0.1F));
+      break;
+    case Flaw::kWrongRank: {
+      // A of one more row, as of a higher rank.
+      Shape higher = shape;
+      ++higher[0];
+      (*dict)[first] = Tensor::FromFloats(higher, std::vector<float>(NumElements(higher).value(), 0.1F));
+      break;
+    }
+    case Flaw::kWrongDtype: {
+      std::span<std::byte> bytes;
+      (*dict)[first] = Tensor::Allocate({DType::kF64, shape}, &bytes);
+      break;
+    }
+    default:
+      break;
+  }
+}
+
+double PowerOfTwoAtLeast(double value) {
+  double power = std::exp2(std::floor(std::log2(value)));
+  while (power < value) power *= 2;
+  return power;
+}
+
+}  // namespace
+
+const char* FlawName(Flaw flaw) { return FlawRows()[static_cast<size_t>(flaw)].name; }
+const std::set<int>& ReasonsFor(Flaw flaw) { return FlawRows()[static_cast<size_t>(flaw)].reasons; }
+
+MadeUpdate MakeUpdate(const StateDictSpec& model, uint64_t key, Flaw flaw, uint64_t max_update_bytes) {
+  MadeUpdate made;
+  made.flaw = flaw;
+  made.num_examples = 1 + key % kMaxExamples;
+  auto values = std::make_shared<Values>(DrawValues(model, key));
+  SpoilValues(flaw, key, values.get());
+  StateDict dict = ToTensors(model, *values);
+  SpoilTensors(flaw, &dict);
+  made.bytes = SerializeSafetensors(dict);
+  if (flaw == Flaw::kTruncatedFile) made.bytes.resize(1 + key % (made.bytes.size() - 1));
+  if (flaw == Flaw::kNotSafetensors) made.bytes = "these are no tensors at all " + std::to_string(key);
+  if (flaw == Flaw::kTooLong) made.bytes.resize(max_update_bytes + 1 + key % 1000);
+  if (flaw == Flaw::kNoExamples) made.num_examples = 0;
+  if (flaw == Flaw::kTooManyExamples) made.num_examples = kMaxExamples + 1 + key % 1'000'000;
+  made.digest = Sha256(made.bytes);
+  made.size_bytes = made.bytes.size() - (flaw == Flaw::kWrongSize ? 1 : 0);
+  if (flaw == Flaw::kWrongDigest) made.bytes[key % made.bytes.size()] ^= 1;
+  if (flaw == Flaw::kNone) made.values = std::move(values);
+  return made;
+}
+
+Result<Values> ReadValues(const std::string& safetensors, StateDictSpec* spec) {
+  auto owned = std::make_shared<std::string>(safetensors);
+  HEDDLE_ASSIGN_OR_RETURN(const SafetensorsFile file, ParseSafetensors(std::as_bytes(std::span(*owned)), owned));
+  Values values;
+  for (const auto& [name, tensor] : file.tensors) {
+    const std::span<const float> all = tensor.values<float>();
+    values[name].assign(all.begin(), all.end());
+  }
+  if (spec != nullptr) *spec = SpecOf(file.tensors);
+  return values;
+}
+
+std::string NextModel(const StateDictSpec& spec, const Values& parent,
+                      const std::vector<std::pair<const Values*, uint64_t>>& accepted, uint64_t max_updates,
+                      Values* next) {
+  // The grid as fixed_point.h defines it: A * N * R * 2^s = 2^62.
+  const double most = std::min(256.0, PowerOfTwoAtLeast(static_cast<double>(max_updates)));
+  const double scale =
+      std::ldexp(1.0, 62) / (PowerOfTwoAtLeast(kMaxAbs) * PowerOfTwoAtLeast(static_cast<double>(kMaxExamples)) * most);
+  uint64_t total = 0;
+  for (const auto& [values, weight] : accepted) total += weight;
+  next->clear();
+  for (const auto& [name, base] : parent) {
+    std::vector<float>& out = (*next)[name];
+    out.resize(base.size());
+    for (size_t i = 0; i < base.size(); ++i) {
+      __extension__ __int128 sum = 0;
+      for (const auto& [values, weight] : accepted) {
+        const long double exact = static_cast<long double>(values->at(name)[i]) * static_cast<long double>(weight);
+        sum += static_cast<int64_t>(std::nearbyintl(exact * static_cast<long double>(scale)));
+      }
+      const double mean = static_cast<double>(sum) / (static_cast<double>(total) * scale);
+      out[i] = static_cast<float>(static_cast<double>(base[i]) + mean);
+    }
+  }
+  return SerializeSafetensors(ToTensors(spec, *next));
+}
+
+}  // namespace heddle::system_simulation

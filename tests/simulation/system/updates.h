@@ -1,0 +1,75 @@
+// The faked training of the simulated worlds: updates drawn from a seed, good ones and ones with every kind of flaw,
+// and the model of a round computed anew from the accepted updates with none of the code of aggregation/.
+//
+// Pure functions of their arguments; thread-safe.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "common/digest.h"
+#include "common/state_dict.h"
+#include "common/status.h"
+
+namespace heddle::system_simulation {
+
+// The bounds of the simulated recipes.
+inline constexpr double kMaxAbs = 4.0;
+inline constexpr double kMaxNorm = 6.0;
+inline constexpr uint64_t kMaxExamples = 64;
+
+// What a device may get wrong, on purpose or not.
+enum class Flaw {
+  kNone,
+  kTruncatedFile,
+  kNotSafetensors,
+  kNan,
+  kInfinity,
+  kElementTooLarge,
+  kNormTooLarge,
+  kWrongShape,
+  kWrongRank,
+  kWrongDtype,
+  kMissingTensor,
+  kExtraTensor,
+  kNoExamples,
+  kTooManyExamples,
+  kWrongSize,    // the report says another size than the file has
+  kWrongDigest,  // the bytes are not those of the declared digest
+  kTooLong,      // more bytes than the plan allows
+};
+inline constexpr uint32_t kNumFlaws = static_cast<uint32_t>(Flaw::kTooLong) + 1;
+const char* FlawName(Flaw flaw);
+
+// The reasons with which such an update may be refused, by their number in heddle.v1.RefusalReason.
+const std::set<int>& ReasonsFor(Flaw flaw);
+
+using Values = std::map<std::string, std::vector<float>>;
+
+struct MadeUpdate {
+  Flaw flaw = Flaw::kNone;
+  std::string bytes;
+  Sha256Digest digest;                   // as the device declares it
+  uint64_t size_bytes = 0;               // as the report says
+  uint64_t num_examples = 1;             // as the report says
+  std::shared_ptr<const Values> values;  // of a good one
+};
+
+// The update of one device for one task: the same for the same key.
+MadeUpdate MakeUpdate(const StateDictSpec& model, uint64_t key, Flaw flaw, uint64_t max_update_bytes);
+
+// Reads a model's values. Errors: those of ParseSafetensors.
+Result<Values> ReadValues(const std::string& safetensors, StateDictSpec* spec);
+
+// The next model, from its parent and the accepted updates with their weights, in whatever order; as the bytes of its
+// file. `max_updates` is the cohort's size.
+std::string NextModel(const StateDictSpec& spec, const Values& parent,
+                      const std::vector<std::pair<const Values*, uint64_t>>& accepted, uint64_t max_updates,
+                      Values* next);
+
+}  // namespace heddle::system_simulation
