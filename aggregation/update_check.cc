@@ -48,9 +48,9 @@ Validity CheckTensors(const StateDictSpec& expected, const StateDict& update) {
     const std::string message =
         "'" + name + "' is " + tensor.spec().ToString() + " but must be " + known->second.ToString();
     if (tensor.dtype() != known->second.dtype) return refused(Refusal::kWrongDtype, message);
-    return refused(DiffersInRankOnly(name, known->second.shape, tensor.shape()) ? Refusal::kWrongRank
-                                                                                : Refusal::kWrongShape,
-                   message);
+    return refused(
+        DiffersInRankOnly(name, known->second.shape, tensor.shape()) ? Refusal::kWrongRank : Refusal::kWrongShape,
+        message);
   }
   if (update.size() == expected.size()) return {};
   for (const auto& [name, spec] : expected) {
