@@ -208,7 +208,9 @@ TEST_F(AuditLogTest, KeepsWhatItAnsweredForWhenAnyCallOfTheDiskFails) {
       ASSERT_TRUE(append("5").ok());
       const AuditReport report = Check();
       EXPECT_FALSE(report.fault) << report.fault->file << ":" << report.fault->line << " " << report.fault->what;
-      if (!stay) EXPECT_EQ(report.repairs, 0U);  // it took back what it had written
+      if (!stay) {
+        EXPECT_EQ(report.repairs, 0U);  // it took back what it had written
+      }
       EXPECT_THAT(kept, IsSubsetOf(Objects()));
     }
   }
