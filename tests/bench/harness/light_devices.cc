@@ -61,6 +61,8 @@ LightDevices::LightDevices(const Context& context, fs::path folder, int count)
               .bin = context.bin,
               .coordinator_settings = {{"log.level", "\"warning\""},
                                        {"limits.max_connections_per_address", "0"},
+                                       // A device that connects anew may be there before its old connection is gone.
+                                       {"limits.max_connections", std::to_string(std::max(10'000, count + count / 10))},
                                        {"limits.device_requests_per_s", "0"}}}),
       guard_(asio::make_work_guard(io_)) {
   for (int i = 0; i < 2; ++i) threads_.emplace_back([this] { io_.run(); });
