@@ -23,7 +23,7 @@ Status Run(const std::function<Status()>& work) {
 boost::asio::awaitable<Status> RunBlocking(boost::asio::any_io_executor executor, std::function<Status()> work) {
   if (executor == co_await boost::asio::this_coro::executor) co_return Run(work);
   auto body = [&work]() -> boost::asio::awaitable<Status> { co_return Run(work); };
-  co_return co_await boost::asio::co_spawn(std::move(executor), std::move(body), boost::asio::use_awaitable);
+  co_return co_await boost::asio::co_spawn(executor, std::move(body), boost::asio::use_awaitable);
 }
 
 }  // namespace heddle::protocol
