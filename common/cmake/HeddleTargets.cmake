@@ -55,7 +55,9 @@ function(heddle_test name)
   add_executable(${name} ${ARG_SOURCES})
   target_link_libraries(${name} PRIVATE heddle_options ${ARG_DEPENDS} GTest::gmock_main)
   heddle_define_folders(${ARG_SOURCES})
-  target_compile_definitions(${name} PRIVATE $<$<BOOL:${HEDDLE_SANITIZE}>:HEDDLE_SANITIZED>)  # for the few that measure memory
+  if(HEDDLE_SANITIZE)
+    target_compile_definitions(${name} PRIVATE HEDDLE_SANITIZED)  # for the few that measure memory
+  endif()
   if(ARG_TORCH)
     heddle_use_torch(${name})
   elseif(ARG_LABEL STREQUAL "unit" AND CMAKE_BUILD_TYPE STREQUAL "RelWithDebInfo")

@@ -56,7 +56,9 @@ void SystemChecker::RunBegan(const RunId& run) {
 
 void SystemChecker::Made(const std::string& device, const std::string& assignment, const MadeUpdate& update) {
   Known& known = updates_[update.digest];
-  known.update = update;
+  const bool wrong = update.flaw == Flaw::kWrongDigest;
+  (wrong ? known.wrong_copy : known.right_copy) = true;
+  if (!wrong || !known.right_copy) known.update = update;
   known.made_at = time_.true_now();
   known.by.emplace(device, assignment);
 }
@@ -242,11 +244,11 @@ void SystemChecker::OnUpload(const Request& request, const Network::Answer& answ
   if (!declared) return;
   auto known = updates_.find(*declared);
   if (known == updates_.end()) return;
-  const bool honest = known->second.update.flaw != Flaw::kWrongDigest;
   // What was not synced of an unfinished upload may be torn by a power cut: then the device begins again.
   const bool torn = power_cut_at_ && *power_cut_at_ >= known->second.made_at;
-  if (honest && answer.status == 422 && !torn) return Breach("an upload of the right bytes was refused as wrong ones");
-  if (!honest && answer.status < 300 && answer.Header("Upload-Complete") == "1") {
+  if (!known->second.wrong_copy && answer.status == 422 && !torn)
+    return Breach("an upload of the right bytes was refused as wrong ones");
+  if (!known->second.right_copy && answer.status < 300 && answer.Header("Upload-Complete") == "1") {
     Breach("an upload with the wrong bytes was taken as complete");
   }
 }
