@@ -180,6 +180,12 @@ void SystemChecker::OnFirstVerdict(const std::string& device, const v1::ReportRe
   const bool as_made =
       request.metrics().num_examples() == update.num_examples && request.update().size_bytes() == update.size_bytes;
   if (!as_made || !own) return;  // a tale of another update
+  // What is heard first may be the answer to a repetition: of a twin, say, after the answer to the other was lost.
+  auto row = host_.store().FindAssignment(AssignmentId(request.assignment_id()));
+  if (!row.ok() || !*row || (*row)->update != known->first || (*row)->update_bytes != update.size_bytes ||
+      (*row)->metrics.num_examples != update.num_examples) {
+    return;
+  }
   if (update.flaw == Flaw::kNone) {
     return Breach("a good update of " + device + " was called invalid: " + response.refusal().message());
   }
