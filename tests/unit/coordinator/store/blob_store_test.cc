@@ -274,6 +274,7 @@ TEST_F(BlobStoreTest, ARestartTakesUpWhatIsThere) {
   EXPECT_EQ(upload->offset(), 7U);
   ASSERT_TRUE(upload->Append(7, Bytes(kContent).subspan(7)).ok());
   EXPECT_TRUE(upload->Finish().ok());
+  upload.reset();  // a handle may not outlive its store
   Reopen();
   EXPECT_EQ(store_->num_uploads(), 0U);
   EXPECT_TRUE(store_->Has(spec.digest));
