@@ -59,7 +59,7 @@ void SystemChecker::Made(const std::string& device, const std::string& assignmen
   const bool wrong = update.flaw == Flaw::kWrongDigest;
   (wrong ? known.wrong_copy : known.right_copy) = true;
   if (!wrong || !known.right_copy) known.update = update;
-  known.made_at = time_.true_now();
+  if (known.by.empty()) known.made_at = time_.true_now();
   known.by.emplace(device, assignment);
 }
 
