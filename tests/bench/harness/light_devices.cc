@@ -224,6 +224,20 @@ asio::awaitable<Result<v1::CheckinResponse>> CheckIn(protocol::HttpClient& clien
   co_return parsed;
 }
 
+// Accepted, or an error.
+asio::awaitable<Status> SendReport(protocol::HttpClient& client, v1::ReportRequest report) {
+  HttpRequest request("POST", "/v1/reports", report.SerializeAsString());
+  const Result<HttpResponse> answer = co_await client.Send(std::move(request));
+  if (!answer.ok()) co_return answer.status();
+  if (answer->status != 200) co_return Unexpected("a report", *answer);
+  const auto verdict = protocol::ParseMessage<v1::ReportResponse>(answer->body);
+  if (!verdict.ok()) co_return verdict.status();
+  if (verdict->verdict() != v1::REPORT_VERDICT_ACCEPTED) {
+    co_return Internal("an update was not accepted: " + verdict->refusal().message());
+  }
+  co_return OkStatus();
+}
+
 }  // namespace
 
 asio::awaitable<Status> LightDevices::RunRound(Device& device) {
@@ -262,17 +276,9 @@ asio::awaitable<Status> LightDevices::RunRound(Device& device) {
   *report.mutable_update() = protocol::MakeBlobRef(device.digest, device.update_bytes, "update.safetensors");
   report.mutable_metrics()->set_num_examples(1);
   report.mutable_metrics()->set_steps(1);
-  HttpRequest request("POST", "/v1/reports", report.SerializeAsString());
-  const Result<HttpResponse> answer = co_await client.Send(std::move(request));
-  if (!answer.ok()) co_return answer.status();
-  if (answer->status != 200) co_return Unexpected("a report", *answer);
-  const auto verdict = protocol::ParseMessage<v1::ReportResponse>(answer->body);
-  if (!verdict.ok()) co_return verdict.status();
-  if (verdict->verdict() != v1::REPORT_VERDICT_ACCEPTED) {
-    co_return Internal("an update was not accepted: " + verdict->refusal().message());
-  }
+  const Status accepted = co_await SendReport(client, std::move(report));
   device.reported = Now();
-  co_return OkStatus();
+  co_return accepted;
 }
 
 asio::awaitable<Status> LightDevices::RunSmallRound(Device& device) {
@@ -287,16 +293,8 @@ asio::awaitable<Status> LightDevices::RunSmallRound(Device& device) {
   report.set_inline_update(device.small);
   report.mutable_metrics()->set_num_examples(1);
   report.mutable_metrics()->set_steps(1);
-  HttpRequest request("POST", "/v1/reports", report.SerializeAsString());
-  const Result<HttpResponse> answer = co_await client.Send(std::move(request));
-  if (!answer.ok()) co_return answer.status();
-  if (answer->status != 200) co_return Unexpected("a report", *answer);
-  const auto verdict = protocol::ParseMessage<v1::ReportResponse>(answer->body);
-  if (!verdict.ok()) co_return verdict.status();
-  if (verdict->verdict() != v1::REPORT_VERDICT_ACCEPTED) {
-    co_return Internal("an update was not accepted: " + verdict->refusal().message());
-  }
-  co_return OkStatus();
+  const Status accepted = co_await SendReport(client, std::move(report));
+  co_return accepted;
 }
 
 Result<double> LightDevices::SmallRounds(uint32_t rounds) {
