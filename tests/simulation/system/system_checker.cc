@@ -58,7 +58,9 @@ void SystemChecker::Made(const std::string& device, const std::string& assignmen
   Known& known = updates_[update.digest];
   const bool wrong = update.flaw == Flaw::kWrongDigest;
   (wrong ? known.wrong_copy : known.right_copy) = true;
-  if (!wrong || !known.right_copy) known.update = update;
+  // The right one stays known beside those of the same bytes that are told wrongly.
+  known.honest = known.honest || update.flaw == Flaw::kNone;
+  if (update.flaw == Flaw::kNone || !known.honest) known.update = update;
   if (known.by.empty()) known.made_at = time_.true_now();
   known.by.emplace(device, assignment);
 }

@@ -83,6 +83,7 @@ class SystemChecker {
     Time made_at;  // for the first time; a device that forgot makes the same again
     // A copy with other bytes than the digest says has the digest of the right one; a device that forgot may make both.
     bool right_copy = false, wrong_copy = false;
+    bool honest = false;                               // made at least once without any flaw
     std::set<std::pair<std::string, std::string>> by;  // device, assignment
   };
   struct Verdict {
