@@ -7,11 +7,11 @@
 #include <cmath>
 #include <cstring>
 
-#include "client/worker/adamw.h"
 #include "client/worker/task_resources.h"
 #include "common/random.h"
 #include "common/subprocess.h"
 #include "model/llama/llama.h"
+#include "model/training/adamw.h"
 #include "peft/lora/lora.h"
 
 namespace heddle::client {
@@ -137,7 +137,13 @@ class LoraSft final : public LocalTask {
     const TrainSettings& train = input.train;
     std::vector<torch::Tensor> parameters;
     for (auto& [name, tensor] : peft::LoraParameters(llama)) parameters.push_back(tensor);
-    AdamW optimizer(parameters, {train.beta1, train.beta2, train.epsilon, train.weight_decay, train.max_grad_norm});
+    model::OptimizerOptions options;
+    options.beta1 = train.beta1;
+    options.beta2 = train.beta2;
+    options.epsilon = train.epsilon;
+    options.weight_decay = train.weight_decay;
+    options.max_grad_norm = train.max_grad_norm;
+    model::AdamW optimizer(parameters, options);
     model::SampleOrder order(data.num_sequences(), DeriveSeed(input.seed, "samples", ""));
     Batch batch{torch::empty({train.batch_size, train.sequence_length}, torch::kInt64),
                 torch::empty({train.batch_size, train.sequence_length}, torch::kInt64)};

@@ -1,5 +1,5 @@
 // The optimizer against a float64 reading of the paper's formulas, and against torch::optim::AdamW.
-#include "client/worker/adamw.h"
+#include "model/training/adamw.h"
 
 #include <gtest/gtest.h>
 #include <torch/torch.h>
@@ -9,7 +9,7 @@
 
 #include "common/random.h"
 
-namespace heddle::client {
+namespace heddle::model {
 namespace {
 
 torch::Tensor Random(at::IntArrayRef shape, uint64_t seed, float scale = 1.0F) {
@@ -24,7 +24,7 @@ torch::Tensor Random(at::IntArrayRef shape, uint64_t seed, float scale = 1.0F) {
 // One parameter after another, every quantity a double.
 class Reference {
  public:
-  Reference(const std::vector<torch::Tensor>& parameters, AdamWOptions options) : options_(options) {
+  Reference(const std::vector<torch::Tensor>& parameters, OptimizerOptions options) : options_(options) {
     for (const auto& p : parameters) {
       p_.push_back(p.detach().to(torch::kDouble).clone());
       m_.push_back(torch::zeros_like(p_.back()));
@@ -50,7 +50,7 @@ class Reference {
   const std::vector<torch::Tensor>& parameters() const { return p_; }
 
  private:
-  AdamWOptions options_;
+  OptimizerOptions options_;
   std::vector<torch::Tensor> p_, m_, v_;
   int t_ = 0;
 };
@@ -77,7 +77,7 @@ double MaxDifference(const torch::Tensor& a, const torch::Tensor& b) {
 }
 
 struct Case {
-  AdamWOptions options;
+  OptimizerOptions options;
   double learning_rate;
 };
 
@@ -118,9 +118,45 @@ TEST_P(AdamWCases, AgreesWithLibTorchs) {
   }
 }
 
+// {beta1, beta2, epsilon, momentum, weight_decay, max_grad_norm}
 INSTANTIATE_TEST_SUITE_P(Settings, AdamWCases,
-                         testing::Values(Case{{}, 1e-2}, Case{{0.9, 0.95, 1e-6, 0.1, 1.0}, 1e-2},
-                                         Case{{0.5, 0.9, 1e-3, 0.0, 0.3}, 3e-2}, Case{{0.0, 0.5, 1e-8, 0.5, 0}, 1e-3}));
+                         testing::Values(Case{{}, 1e-2}, Case{{0.9, 0.95, 1e-6, 0, 0.1, 1.0}, 1e-2},
+                                         Case{{0.5, 0.9, 1e-3, 0, 0.0, 0.3}, 3e-2},
+                                         Case{{0.0, 0.5, 1e-8, 0, 0.5, 0}, 1e-3}));
+
+// The order of operations is part of what a run is: its bits are in the hashes of old runs.
+TEST(AdamW, TheBitsOfAStepAreFixed) {
+  const OptimizerOptions o{0.9, 0.95, 1e-6, 0, 0.1, 0.5};
+  auto parameters = Parameters();
+  std::vector<std::vector<float>> p, m, v;
+  for (const auto& tensor : parameters) {
+    const auto flat = tensor.detach().flatten().clone();
+    p.emplace_back(flat.data_ptr<float>(), flat.data_ptr<float>() + flat.numel());
+    m.emplace_back(p.back().size());
+    v.emplace_back(p.back().size());
+  }
+  AdamW optimizer(parameters, o);
+  for (int step = 1; step <= 20; ++step) {
+    const double lr = 0.01 / step;
+    const auto gradients = Gradients(static_cast<uint64_t>(step));
+    SetGradients(parameters, gradients);
+    const double norm = optimizer.Step(lr);
+    const auto clip = static_cast<float>(std::min(1.0, o.max_grad_norm / (norm + 1e-6)));
+    const auto b1 = static_cast<float>(o.beta1), b2 = static_cast<float>(o.beta2);
+    const auto keep = static_cast<float>(1.0 - lr * o.weight_decay);
+    const auto rate = static_cast<float>(lr / (1.0 - std::pow(o.beta1, step)));
+    const auto root = static_cast<float>(1.0 / std::sqrt(1.0 - std::pow(o.beta2, step)));
+    for (size_t k = 0; k < p.size(); ++k) {
+      for (size_t i = 0; i < p[k].size(); ++i) {
+        const float g = gradients[k].data_ptr<float>()[i] * clip;
+        m[k][i] = b1 * m[k][i] + (1.0F - b1) * g;
+        v[k][i] = b2 * v[k][i] + (1.0F - b2) * g * g;
+        p[k][i] = p[k][i] * keep - rate * m[k][i] / (std::sqrt(v[k][i]) * root + static_cast<float>(o.epsilon));
+        ASSERT_EQ(parameters[k].data_ptr<float>()[i], p[k][i]) << "step " << step << ", tensor " << k << ", " << i;
+      }
+    }
+  }
+}
 
 TEST(AdamW, DropsTheGradientsOfAStep) {
   auto parameters = Parameters();
@@ -162,10 +198,39 @@ TEST(AdamW, AGradientThatIsNotFiniteChangesNothing) {
   }
 }
 
-TEST(AdamW, TakesContiguousFloat32Only) {
-  EXPECT_THROW(AdamW({torch::zeros({3}, torch::kDouble)}, {}), c10::Error);
-  EXPECT_THROW(AdamW({torch::zeros({3, 4}).t()}, {}), c10::Error);
+// What a GPU or a check in float64 takes.
+TEST(AdamW, OtherTypesAndLayoutsGoThroughLibTorchsOperators) {
+  const OptimizerOptions options{0.9, 0.95, 1e-6, 0, 0.1, 1.0};
+  auto parameters = Parameters(), narrow = Parameters();
+  for (auto& p : parameters) p = p.detach().to(torch::kDouble).requires_grad_(true);
+  narrow[0] = narrow[0].detach().t().contiguous().t().requires_grad_(true);  // the same values, laid out by columns
+  ASSERT_FALSE(narrow[0].is_contiguous());
+  Reference reference(parameters, options);
+  AdamW optimizer(parameters, options), strided(narrow, options);
+  for (uint64_t step = 1; step <= 20; ++step) {
+    auto gradients = Gradients(step);
+    SetGradients(narrow, gradients);
+    for (auto& g : gradients) g = g.to(torch::kDouble);
+    SetGradients(parameters, gradients);
+    const double norm = reference.Step(gradients, 1e-2);
+    EXPECT_NEAR(optimizer.Step(1e-2), norm, 1e-12 * norm);
+    EXPECT_NEAR(strided.Step(1e-2), norm, 1e-6 * norm);
+    for (size_t k = 0; k < parameters.size(); ++k) {
+      ASSERT_LT(MaxDifference(parameters[k], reference.parameters()[k]), 1e-13) << "step " << step;
+      ASSERT_LT(MaxDifference(narrow[k], reference.parameters()[k]), 2e-6) << "step " << step;
+    }
+  }
+}
+
+TEST(AdamW, StateIsTwoMoments) {
+  AdamW optimizer(Parameters(), {});
+  EXPECT_EQ(optimizer.StateBytes(), 8U * (28 + 13 + 1 + 27));
+}
+
+TEST(AdamW, ParametersOfHalfPrecisionAreRefused) {
+  EXPECT_THROW(AdamW({torch::zeros({3}, torch::kBFloat16)}, {}), c10::Error);
+  EXPECT_THROW(AdamW({torch::zeros({3}, torch::kLong)}, {}), c10::Error);
 }
 
 }  // namespace
-}  // namespace heddle::client
+}  // namespace heddle::model

@@ -1,0 +1,89 @@
+// Momentum and weight decay against a float64 reading of the formulas and against torch::optim::SGD.
+#include "model/training/sgd.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "common/random.h"
+
+namespace heddle::model {
+namespace {
+
+torch::Tensor Random(at::IntArrayRef shape, uint64_t seed) {
+  torch::Tensor out = torch::empty(shape);
+  const PhiloxStream random(seed);
+  for (int64_t i = 0; i < out.numel(); ++i) {
+    out.data_ptr<float>()[i] = 2 * random.UniformAt(static_cast<uint64_t>(i)) - 1;
+  }
+  return out;
+}
+std::vector<torch::Tensor> Parameters(at::ScalarType type = at::kFloat) {
+  return {Random({4, 5}, 1).to(type).requires_grad_(true), Random({7}, 2).to(type).requires_grad_(true)};
+}
+std::vector<torch::Tensor> Gradients(uint64_t step) { return {Random({4, 5}, 10 * step), Random({7}, 10 * step + 1)}; }
+
+struct Case {
+  double momentum, weight_decay, max_grad_norm;
+};
+class SgdCases : public testing::TestWithParam<Case> {};
+INSTANTIATE_TEST_SUITE_P(Settings, SgdCases,
+                         testing::Values(Case{0, 0, 0}, Case{0.9, 0, 0}, Case{0, 0.1, 0.7}, Case{0.5, 0.3, 1.5}));
+
+TEST_P(SgdCases, FollowsTheFormulasInFloat64AndAgreesWithLibTorchs) {
+  const auto [momentum, decay, max_norm] = GetParam();
+  OptimizerOptions options;
+  options.momentum = momentum;
+  options.weight_decay = decay;
+  options.max_grad_norm = max_norm;
+  auto ours = Parameters(), wide = Parameters(at::kDouble), theirs = Parameters();
+  std::vector<torch::Tensor> p, b;
+  for (const auto& tensor : wide) {
+    p.push_back(tensor.detach().clone());
+    b.push_back(torch::zeros_like(p.back()));
+  }
+  const auto plain = MakeOptimizer(OptimizerKind::kSgd, ours, options);
+  Sgd operators(wide, options);
+  torch::optim::SGD other(theirs, torch::optim::SGDOptions(0.05).momentum(momentum).weight_decay(decay));
+  for (uint64_t step = 1; step <= 20; ++step) {
+    const auto gradients = Gradients(step);
+    double squares = 0;
+    for (size_t k = 0; k < 2; ++k) {
+      squares += gradients[k].to(at::kDouble).square().sum().item<double>();
+      ours[k].mutable_grad() = gradients[k].clone();
+      theirs[k].mutable_grad() = gradients[k].clone();
+      wide[k].mutable_grad() = gradients[k].to(at::kDouble);
+    }
+    const double norm = std::sqrt(squares), clip = max_norm > 0 ? std::min(1.0, max_norm / (norm + 1e-6)) : 1;
+    EXPECT_NEAR(plain->Step(0.05), norm, 1e-12);
+    EXPECT_NEAR(operators.Step(0.05), norm, 1e-12);
+    if (max_norm > 0) torch::nn::utils::clip_grad_norm_(theirs, max_norm);
+    other.step();
+    for (size_t k = 0; k < 2; ++k) {
+      b[k] = momentum * b[k] + gradients[k].to(at::kDouble) * clip + decay * p[k];
+      p[k] = p[k] - 0.05 * b[k];
+      ASSERT_LT((wide[k] - p[k]).abs().max().item<double>(), 1e-13) << step;
+      ASSERT_LT((ours[k] - p[k]).abs().max().item<double>(), 2e-6) << step;
+      ASSERT_LT((ours[k] - theirs[k]).abs().max().item<double>(), 2e-6) << step;
+    }
+  }
+  EXPECT_EQ(plain->StateBytes(), momentum > 0 ? 4U * 27 : 0U);
+}
+
+TEST(Sgd, AParameterWithoutAGradientStillDecaysAndKeepsItsMomentum) {
+  OptimizerOptions options;
+  options.momentum = 0.5;
+  options.weight_decay = 0.1;
+  torch::Tensor missing = torch::ones({3}).requires_grad_(true), zero = torch::ones({3}).requires_grad_(true);
+  Sgd a({missing}, options), b({zero}, options);
+  for (int step = 0; step < 3; ++step) {
+    zero.mutable_grad() = torch::zeros({3});
+    a.Step(0.1);
+    b.Step(0.1);
+    EXPECT_TRUE(torch::equal(missing, zero));
+  }
+  EXPECT_LT(missing[0].item<float>(), 1.0F);
+}
+
+}  // namespace
+}  // namespace heddle::model
