@@ -410,5 +410,6 @@ int main(int argc, char** argv) {
   CertificateSeeds();
   DeviceSeeds();
   CoordinatorSeeds();
+  DataSeeds();
   return failed ? 1 : 0;
 }

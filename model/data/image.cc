@@ -1,0 +1,160 @@
+#include "model/data/image.h"
+
+// clang-format off
+#include <cstddef>
+#include <cstdio>   // jpeglib.h wants FILE
+#include <jpeglib.h>
+#include <png.h>
+// clang-format on
+
+#include <csetjmp>
+#include <cstring>
+#include <new>
+#include <string>
+
+#include "common/assert.h"
+
+namespace heddle::model {
+namespace {
+
+std::string Size(int64_t height, int64_t width) {
+  return std::to_string(width) + " x " + std::to_string(height) + " pixels";
+}
+
+// Before decoding, so that a small file cannot ask for much memory.
+Status CheckSize(int64_t height, int64_t width, const ImageShape& shape) {
+  if ((shape.height > 0 && height != shape.height) || (shape.width > 0 && width != shape.width)) {
+    return InvalidArgument("the image has " + Size(height, width) + ", but must have " +
+                           Size(shape.height > 0 ? shape.height : height, shape.width > 0 ? shape.width : width) +
+                           ": resize it");
+  }
+  if (height < 1 || width < 1) return InvalidArgument("the image has no pixels");
+  if (height > kMaxImagePixels / width) {
+    return InvalidArgument("the image has " + Size(height, width) + ", at most " + std::to_string(kMaxImagePixels) +
+                           " pixels are read: resize it");
+  }
+  return OkStatus();
+}
+
+Result<Image> DecodePng(std::string_view file, const ImageShape& shape) {
+  png_image png;
+  std::memset(&png, 0, sizeof png);
+  png.version = PNG_IMAGE_VERSION;
+  struct Free {  // png_image_finish_read frees it too; twice is allowed
+    png_image* image;
+    ~Free() { png_image_free(image); }
+  } free_at_end{&png};
+  const auto damaged = [&png] { return InvalidArgument("the PNG image is damaged: " + std::string(png.message)); };
+  if (png_image_begin_read_from_memory(&png, file.data(), file.size()) == 0) return damaged();
+  HEDDLE_RETURN_IF_ERROR(CheckSize(png.height, png.width, shape));
+  png.format = shape.channels == 1 ? PNG_FORMAT_GRAY : PNG_FORMAT_RGB;
+  Image image{png.height, png.width, shape.channels, {}};
+  image.pixels.resize(static_cast<size_t>(image.height * image.width * image.channels));
+  const png_color black = {0, 0, 0};
+  if (png_image_finish_read(&png, &black, image.pixels.data(), 0, nullptr) == 0) return damaged();
+  return image;
+}
+
+// libjpeg's way of failing is a function that may not return.
+struct JpegErrors {
+  jpeg_error_mgr manager;
+  std::jmp_buf jump;
+  char message[JMSG_LENGTH_MAX];
+};
+
+[[noreturn]] void JpegFailed(j_common_ptr info) {
+  auto* errors = reinterpret_cast<JpegErrors*>(info->err);
+  errors->manager.format_message(info, errors->message);
+  std::longjmp(errors->jump, 1);
+}
+
+// A damaged file is refused and not filled with grey.
+void JpegWarned(j_common_ptr info, int level) {
+  if (level < 0) JpegFailed(info);
+}
+
+// The two calls into the library that may jump; no object with a destructor lives in them. False: errors->message.
+bool JpegHead(jpeg_decompress_struct* jpeg, JpegErrors* errors, std::string_view file, J_COLOR_SPACE colours) {
+  if (setjmp(errors->jump) != 0) return false;
+  jpeg_create_decompress(jpeg);
+  jpeg_mem_src(jpeg, reinterpret_cast<const unsigned char*>(file.data()), file.size());
+  jpeg_read_header(jpeg, TRUE);
+  jpeg->out_color_space = colours;
+  jpeg->dct_method = JDCT_ISLOW;  // the same pixels everywhere
+  return true;
+}
+
+bool JpegBody(jpeg_decompress_struct* jpeg, JpegErrors* errors, unsigned char* pixels, size_t row_bytes) {
+  if (setjmp(errors->jump) != 0) return false;
+  jpeg_start_decompress(jpeg);
+  while (jpeg->output_scanline < jpeg->output_height) {
+    unsigned char* row = pixels + jpeg->output_scanline * row_bytes;
+    jpeg_read_scanlines(jpeg, &row, 1);
+  }
+  jpeg_finish_decompress(jpeg);
+  return true;
+}
+
+Result<Image> DecodeJpeg(std::string_view file, const ImageShape& shape) {
+  jpeg_decompress_struct jpeg;
+  JpegErrors errors;
+  std::memset(&jpeg, 0, sizeof jpeg);
+  jpeg.err = jpeg_std_error(&errors.manager);
+  errors.manager.error_exit = JpegFailed;
+  errors.manager.emit_message = JpegWarned;
+  errors.message[0] = '\0';
+  struct Free {
+    jpeg_decompress_struct* jpeg;
+    ~Free() { jpeg_destroy_decompress(jpeg); }
+  } free_at_end{&jpeg};
+  const auto damaged = [&errors] {
+    return InvalidArgument("the JPEG image is damaged: " + std::string(errors.message));
+  };
+  if (!JpegHead(&jpeg, &errors, file, shape.channels == 1 ? JCS_GRAYSCALE : JCS_RGB)) return damaged();
+  HEDDLE_RETURN_IF_ERROR(CheckSize(jpeg.image_height, jpeg.image_width, shape));
+  if (jpeg.num_components == 3 && jpeg.jpeg_color_space == JCS_RGB && shape.channels == 1) {
+    return InvalidArgument("a JPEG image that is stored as red, green and blue cannot be read as grey: convert it");
+  }
+  Image image{jpeg.image_height, jpeg.image_width, shape.channels, {}};
+  image.pixels.resize(static_cast<size_t>(image.height * image.width * image.channels));
+  if (!JpegBody(&jpeg, &errors, image.pixels.data(), static_cast<size_t>(image.width * image.channels))) {
+    return damaged();
+  }
+  return image;
+}
+
+}  // namespace
+
+Result<Image> DecodeImage(std::string_view file, const ImageShape& shape) {
+  HEDDLE_ASSERT(shape.channels == 1 || shape.channels == 3, "grey or three colours");
+  try {
+    if (file.starts_with("\x89PNG\r\n\x1a\n")) return DecodePng(file, shape);
+    if (file.starts_with("\xFF\xD8\xFF")) return DecodeJpeg(file, shape);
+  } catch (const std::bad_alloc&) {
+    return ResourceExhausted("there is not enough memory to decode the image");
+  }
+  return InvalidArgument("the file is neither a PNG nor a JPEG image");
+}
+
+Status CheckImage(const Image& image, const ImageShape& shape) {
+  if (image.channels != shape.channels) {
+    return InvalidArgument("the image has " + std::to_string(image.channels) + " channels, but must have " +
+                           std::to_string(shape.channels));
+  }
+  return CheckSize(image.height, image.width, shape);
+}
+
+void NormalizeImage(const Image& image, std::span<const double> mean, std::span<const double> std,
+                    std::span<float> out) {
+  const auto channels = static_cast<size_t>(image.channels);
+  const auto plane = static_cast<size_t>(image.height * image.width);
+  HEDDLE_ASSERT(mean.size() == channels && std.size() == channels, "a mean and a deviation for each channel");
+  HEDDLE_ASSERT(out.size() == plane * channels && image.pixels.size() == out.size(), "room for the image");
+  for (size_t c = 0; c < channels; ++c) {
+    for (size_t i = 0; i < plane; ++i) {
+      out[c * plane + i] = static_cast<float>((image.pixels[i * channels + c] / 255.0 - mean[c]) / std[c]);
+    }
+  }
+}
+
+}  // namespace heddle::model

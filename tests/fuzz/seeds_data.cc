@@ -1,0 +1,76 @@
+// Seeds of what a device trains on: texts, tables, images. Each begins with the byte that its target takes first.
+#include <zlib.h>
+
+#include "tests/fuzz/seeds.h"
+#include "tests/unit/model/data/make_image.h"
+
+namespace heddle::fuzz {
+namespace {
+
+std::string How(int byte) { return std::string(1, static_cast<char>(byte)); }
+
+void Texts() {
+  const auto add = [](const char* name, int how, std::string_view content) {
+    Write("fuzz_text_records", name, How(how) + std::string(content));
+  };
+  add("paragraphs", 0, "\xEF\xBB\xBFone\r\ntwo\r\n\r\n\n \t\nthree \xC3\xA9\xF0\x9F\x98\x80");
+  add("jsonl-text", 1, "{\"text\": \"a\\u00e9\\n\"}\n\n{\"sentence1\": \"x\", \"sentence2\": \"y\"}\r\n");
+  add("jsonl-label", 1 + 4, "{\"text\": \"a\", \"label\": 2}\n{\"text\": \"b\", \"label\": \"1\"}\n{\"label\": 1.0}\n");
+  add("jsonl-number", 1 + 12, "{\"text\": \"a\", \"label\": -2.5e3}\n{\"text\": \"a\", \"label\": \"0.5\"}\n");
+  add("jsonl-completion", 1, "{\"prompt\": \"1+1=\", \"completion\": \"2\"}\n");
+  add("jsonl-messages", 1,
+      "{\"messages\": [{\"role\": \"user\", \"content\": \"Hi\"}, {\"role\": \"assistant\", \"content\": \"Yes\"}]}\n");
+  add("csv", 2 + 8, "label,text\nyes,\"a, \"\"b\"\"\nc\"\nno,5\" pipe\n\n1,x\n");
+  add("csv-news", 2 + 4 + 16 + 32, "\"2\",\"Title\",\"Text, and\nmore\"\n\"1\",\"\",\"\"\n");
+  add("csv-open", 2, "text\n\"never closed\nx\n");
+  add("tsv", 3 + 4, "sentence\tlabel\n\"so\" it goes\t1\nhm\t3\n");
+  add("not-utf8", 3, "text\n\xFF\xC3\n\xED\xA0\x80\n\xF4\x90\x80\x80\n");
+}
+
+void Images() {
+  using model::EncodeJpeg;
+  using model::EncodePng;
+  using model::Gradient;
+  Write("fuzz_image", "png-grey", How(7) + EncodePng(Gradient(8, 8, 1)));
+  Write("fuzz_image", "png-colours", How(6) + EncodePng(Gradient(8, 8, 3)));
+  Write("fuzz_image", "png-transparent", How(0) + EncodePng(Gradient(3, 5, 4)));
+  Write("fuzz_image", "jpeg-grey", How(1) + EncodeJpeg(Gradient(8, 8, 1)));
+  Write("fuzz_image", "jpeg-colours", How(6) + EncodeJpeg(Gradient(8, 8, 3), 50));
+  Write("fuzz_image", "jpeg-other-size", How(6) + EncodeJpeg(Gradient(9, 8, 3), 50));
+}
+
+std::string Idx(const std::string& extents, const std::string& data) {
+  return std::string("\0\0\x08", 3) + How(static_cast<int>(extents.size())) + [&] {
+    std::string head;
+    for (char extent : extents) head += std::string("\0\0\0", 3) + extent;
+    return head;
+  }() + data;
+}
+
+std::string Gzip(const std::string& bytes) {
+  z_stream stream{};
+  std::string out(bytes.size() + 128, '\0');
+  if (::deflateInit2(&stream, 6, Z_DEFLATED, 16 + MAX_WBITS, 8, Z_DEFAULT_STRATEGY) != Z_OK) Fail("zlib failed");
+  stream.next_in = reinterpret_cast<Bytef*>(const_cast<char*>(bytes.data()));
+  stream.avail_in = static_cast<uInt>(bytes.size());
+  stream.next_out = reinterpret_cast<Bytef*>(out.data());
+  stream.avail_out = static_cast<uInt>(out.size());
+  if (::deflate(&stream, Z_FINISH) != Z_STREAM_END) Fail("zlib failed");
+  out.resize(stream.total_out);
+  ::deflateEnd(&stream);
+  return out;
+}
+
+}  // namespace
+
+void DataSeeds() {
+  Texts();
+  Images();
+  Write("fuzz_idx", "labels", How(0) + Idx("\x03", "abc"));
+  Write("fuzz_idx", "images", How(2) + Idx("\x02\x02\x03", "abcdefghijkl"));
+  Write("fuzz_idx", "images-packed", How(2) + Gzip(Idx("\x02\x02\x03", "abcdefghijkl")));
+  Write("fuzz_idx", "packed-too-long", How(0) + Gzip(Idx("\x03", std::string(300, 'x'))));
+  Write("fuzz_idx", "empty", How(2) + Idx(std::string("\0\x02\x03", 3), ""));
+}
+
+}  // namespace heddle::fuzz

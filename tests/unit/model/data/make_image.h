@@ -1,0 +1,69 @@
+// PNG and JPEG files for tests and fuzz seeds, written by the libraries that read them.
+#pragma once
+
+// clang-format off
+#include <cstddef>
+#include <cstdio>   // jpeglib.h wants FILE
+#include <jpeglib.h>
+#include <png.h>
+// clang-format on
+
+#include <cstdlib>
+#include <cstring>
+#include <string>
+
+#include "model/data/image.h"
+
+namespace heddle::model {
+
+// Of 1, 3 or 4 channels. Empty when libpng fails.
+inline std::string EncodePng(const Image& image) {
+  png_image png;
+  std::memset(&png, 0, sizeof png);
+  png.version = PNG_IMAGE_VERSION;
+  png.width = static_cast<png_uint_32>(image.width);
+  png.height = static_cast<png_uint_32>(image.height);
+  png.format = image.channels == 1 ? PNG_FORMAT_GRAY : image.channels == 3 ? PNG_FORMAT_RGB : PNG_FORMAT_RGBA;
+  std::string file(1024 + 2 * image.pixels.size(), '\0');
+  png_alloc_size_t size = file.size();
+  if (png_image_write_to_memory(&png, file.data(), &size, 0, image.pixels.data(), 0, nullptr) == 0) return {};
+  file.resize(size);
+  return file;
+}
+
+// Of 1 or 3 channels.
+inline std::string EncodeJpeg(const Image& image, int quality = 95) {
+  jpeg_compress_struct jpeg;
+  jpeg_error_mgr errors;
+  jpeg.err = jpeg_std_error(&errors);
+  jpeg_create_compress(&jpeg);
+  unsigned char* bytes = nullptr;
+  unsigned long size = 0;
+  jpeg_mem_dest(&jpeg, &bytes, &size);
+  jpeg.image_width = static_cast<JDIMENSION>(image.width);
+  jpeg.image_height = static_cast<JDIMENSION>(image.height);
+  jpeg.input_components = static_cast<int>(image.channels);
+  jpeg.in_color_space = image.channels == 1 ? JCS_GRAYSCALE : JCS_RGB;
+  jpeg_set_defaults(&jpeg);
+  jpeg_set_quality(&jpeg, quality, TRUE);
+  jpeg_start_compress(&jpeg, TRUE);
+  while (jpeg.next_scanline < jpeg.image_height) {
+    auto* row = const_cast<unsigned char*>(image.pixels.data()) +
+                static_cast<size_t>(jpeg.next_scanline) * static_cast<size_t>(image.width * image.channels);
+    jpeg_write_scanlines(&jpeg, &row, 1);
+  }
+  jpeg_finish_compress(&jpeg);
+  std::string file(reinterpret_cast<char*>(bytes), size);
+  jpeg_destroy_compress(&jpeg);
+  std::free(bytes);
+  return file;
+}
+
+// A picture whose every pixel is another.
+inline Image Gradient(int64_t height, int64_t width, int64_t channels) {
+  Image image{height, width, channels, {}};
+  for (int64_t i = 0; i < height * width * channels; ++i) image.pixels.push_back(static_cast<uint8_t>(i * 37 + i / 11));
+  return image;
+}
+
+}  // namespace heddle::model
