@@ -8,6 +8,7 @@
 #include <atomic>
 #include <cerrno>
 #include <cstdio>
+#include <functional>
 #include <system_error>
 
 namespace heddle {
@@ -76,6 +77,27 @@ Result<std::shared_ptr<const MappedFile>> MappedFile::Open(const fs::path& path)
 void MappedFile::DropPages() const {
   // Advice: where it is not taken, nothing changes.
   if (!bytes_.empty()) ::madvise(const_cast<std::byte*>(bytes_.data()), bytes_.size(), MADV_DONTNEED);
+}
+
+bool MappedFile::Holds(std::span<const std::byte> part) const {
+  return !bytes_.empty() && std::greater_equal<>()(part.data(), bytes_.data()) &&
+         std::less_equal<>()(part.data() + part.size(), bytes_.data() + bytes_.size());
+}
+
+void MappedFile::DropPages(std::span<const std::byte> part) const {
+  if (!Holds(part)) return;
+  const auto page = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
+  const uintptr_t begin = (reinterpret_cast<uintptr_t>(part.data()) + page - 1) / page * page;
+  const uintptr_t end = reinterpret_cast<uintptr_t>(part.data() + part.size()) / page * page;
+  if (begin < end) ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
+}
+
+void MappedFile::WillRead(std::span<const std::byte> part) const {
+  if (!Holds(part)) return;
+  const auto page = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
+  const uintptr_t begin = reinterpret_cast<uintptr_t>(part.data()) / page * page;
+  const uintptr_t end = reinterpret_cast<uintptr_t>(part.data() + part.size());
+  ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_WILLNEED);
 }
 
 MappedFile::~MappedFile() {

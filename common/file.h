@@ -27,6 +27,11 @@ class MappedFile {
   // The pages read so far no longer count as memory of this process; a later read brings them back. For mappings that
   // are kept long and read seldom.
   void DropPages() const;
+  // The same for the pages that lie wholly inside `part`, which is a part of bytes(); of anything else nothing happens.
+  void DropPages(std::span<const std::byte> part) const;
+  // Asks the system to have `part` of bytes() in memory soon.
+  void WillRead(std::span<const std::byte> part) const;
+  bool Holds(std::span<const std::byte> part) const;
   const std::filesystem::path& path() const { return path_; }
 
  private:

@@ -181,8 +181,8 @@ Status ParseHeader(std::string_view text, json::basic_parser<HeaderHandler>& par
 }
 
 // The tensor of an entry whose offsets CheckCoverage has passed.
-Result<Tensor> MakeTensor(const Entry& entry, std::span<const std::byte> data,
-                          const std::shared_ptr<const void>& owner) {
+Result<Tensor> MakeTensor(const Entry& entry, std::span<const std::byte> data, const std::shared_ptr<const void>& owner,
+                          Misaligned misaligned) {
   const std::string who = "the tensor '" + entry.name + "'";
   std::optional<DType> dtype = DTypeFromName(entry.dtype);
   if (!dtype) return InvalidArgument(who + " has the dtype '" + entry.dtype + "', which is not supported");
@@ -196,7 +196,8 @@ Result<Tensor> MakeTensor(const Entry& entry, std::span<const std::byte> data,
   }
   std::span<const std::byte> bytes = data.subspan(begin, size);
   TensorSpec spec{*dtype, entry.shape};
-  if (reinterpret_cast<uintptr_t>(bytes.data()) % DTypeSize(*dtype) == 0) return Tensor(std::move(spec), bytes, owner);
+  const bool aligned = reinterpret_cast<uintptr_t>(bytes.data()) % DTypeSize(*dtype) == 0;
+  if (aligned || misaligned == Misaligned::kKeep) return Tensor(std::move(spec), bytes, owner);
   std::span<std::byte> copy;
   Tensor tensor = Tensor::Allocate(std::move(spec), &copy);
   std::memcpy(copy.data(), bytes.data(), bytes.size());
@@ -232,7 +233,8 @@ Status CheckCoverage(std::vector<Entry>& entries, uint64_t data_size) {
 
 }  // namespace
 
-Result<SafetensorsFile> ParseSafetensors(std::span<const std::byte> bytes, std::shared_ptr<const void> owner) {
+Result<SafetensorsFile> ParseSafetensors(std::span<const std::byte> bytes, std::shared_ptr<const void> owner,
+                                         Misaligned misaligned) {
   if (bytes.size() < 8) return InvalidArgument("not a safetensors file: it has fewer than 8 bytes");
   uint64_t header_size = 0;
   std::memcpy(&header_size, bytes.data(), 8);
@@ -257,23 +259,24 @@ Result<SafetensorsFile> ParseSafetensors(std::span<const std::byte> bytes, std::
   std::vector<Entry>& entries = parser.handler().entries();
   HEDDLE_RETURN_IF_ERROR(CheckCoverage(entries, data.size()));
   for (const Entry& entry : entries) {
-    HEDDLE_ASSIGN_OR_RETURN(Tensor tensor, MakeTensor(entry, data, owner));
+    HEDDLE_ASSIGN_OR_RETURN(Tensor tensor, MakeTensor(entry, data, owner, misaligned));
     file.tensors.emplace(entry.name, std::move(tensor));
   }
   file.metadata = std::move(parser.handler().metadata());
   return file;
 }
 
-Result<SafetensorsFile> ReadSafetensors(const fs::path& path) {
+Result<SafetensorsFile> ReadSafetensors(const fs::path& path, Misaligned misaligned) {
   HEDDLE_ASSIGN_OR_RETURN(std::shared_ptr<const MappedFile> mapped, MappedFile::Open(path));
-  auto file = ParseSafetensors(mapped->bytes(), mapped);
+  auto file = ParseSafetensors(mapped->bytes(), mapped, misaligned);
   if (!file.ok()) return file.status().Annotate(path.string());
+  file->files.push_back(std::move(mapped));
   return file;
 }
 
 namespace {
 
-Result<SafetensorsFile> ReadShards(const fs::path& folder, const fs::path& index_path) {
+Result<SafetensorsFile> ReadShards(const fs::path& folder, const fs::path& index_path, Misaligned misaligned) {
   HEDDLE_ASSIGN_OR_RETURN(std::string text, ReadFile(index_path, kMaxSafetensorsHeaderBytes));
   boost::system::error_code ec;
   json::value index = json::parse(text, ec);
@@ -293,7 +296,13 @@ Result<SafetensorsFile> ReadShards(const fs::path& folder, const fs::path& index
   }
   SafetensorsFile all;
   for (const std::string& shard : shards) {
-    HEDDLE_ASSIGN_OR_RETURN(SafetensorsFile part, ReadSafetensors(folder / shard));
+    auto read = ReadSafetensors(folder / shard, misaligned);
+    if (read.status().code() == Code::kNotFound) {
+      return NotFound(index_path.string() + " names the shard " + shard +
+                      ", which is not in the folder; download it from where the index came from");
+    }
+    if (!read.ok()) return read.status();
+    SafetensorsFile part = *std::move(read);
     for (auto& [name, tensor] : part.tensors) {
       auto expected = shard_of.find(name);
       if (expected == shard_of.end() || expected->second != shard) {
@@ -302,20 +311,25 @@ Result<SafetensorsFile> ReadShards(const fs::path& folder, const fs::path& index
       all.tensors.emplace(name, std::move(tensor));
     }
     all.metadata.merge(part.metadata);
+    all.files.insert(all.files.end(), part.files.begin(), part.files.end());
   }
-  if (all.tensors.size() != shard_of.size()) {
-    return InvalidArgument(index_path.string() + ": it names tensors that are in none of the shards");
+  for (const auto& [name, shard] : shard_of) {
+    if (!all.tensors.contains(name)) {
+      return InvalidArgument(index_path.string() + ": it places the tensor '" + name + "' in " + shard +
+                             ", which does not hold it");
+    }
   }
   return all;
 }
 
 }  // namespace
 
-Result<SafetensorsFile> ReadModelSafetensors(const fs::path& folder) {
+Result<SafetensorsFile> ReadModelSafetensors(const fs::path& folder, Misaligned misaligned) {
   std::error_code ignored;
-  if (fs::exists(folder / "model.safetensors", ignored)) return ReadSafetensors(folder / "model.safetensors");
+  const fs::path single = folder / "model.safetensors";
+  if (fs::exists(single, ignored)) return ReadSafetensors(single, misaligned);
   fs::path index = folder / "model.safetensors.index.json";
-  if (fs::exists(index, ignored)) return ReadShards(folder, index);
+  if (fs::exists(index, ignored)) return ReadShards(folder, index, misaligned);
   fs::directory_iterator entries(folder, ignored);
   if (ignored) return ErrnoStatus(ignored.value(), "cannot read the model folder " + folder.string());
   for (; entries != fs::directory_iterator(); entries.increment(ignored)) {

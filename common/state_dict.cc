@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "common/assert.h"
+#include "common/float_convert.h"
 
 namespace heddle {
 namespace {
@@ -32,18 +33,6 @@ const DTypeInfo& InfoOf(DType dtype) {
     if (info.dtype == dtype) return info;
   }
   HEDDLE_ASSERT(false, "a dtype that does not exist");
-}
-
-float HalfToFloat(uint16_t half) {
-  uint32_t sign = uint32_t{half} >> 15 << 31;
-  uint32_t exponent = half >> 10 & 31;
-  uint32_t mantissa = half & 0x3FF;
-  if (exponent == 31) return std::bit_cast<float>(sign | 0x7F800000 | mantissa << 13);  // infinity, NaN
-  if (exponent == 0) {  // zero, subnormal: exact in float
-    float value = static_cast<float>(mantissa) * 0x1p-24F;
-    return sign != 0 ? -value : value;
-  }
-  return std::bit_cast<float>(sign | (exponent + 112) << 23 | mantissa << 13);
 }
 
 }  // namespace
@@ -116,30 +105,10 @@ void Tensor::CheckValues(size_t size, size_t alignment) const {
 }
 
 Result<std::vector<float>> Tensor::ToFloats() const {
+  if (!IsFloat(spec_.dtype)) return InvalidArgument("a tensor of " + spec_.ToString() + " is not floating point");
   std::vector<float> out(static_cast<size_t>(numel()));
-  switch (spec_.dtype) {
-    case DType::kF32:
-      if (!bytes_.empty()) std::memcpy(out.data(), bytes_.data(), bytes_.size());
-      return out;
-    case DType::kF64: {
-      auto in = values<double>();
-      std::transform(in.begin(), in.end(), out.begin(), [](double v) { return static_cast<float>(v); });
-      return out;
-    }
-    case DType::kF16: {
-      auto in = values<uint16_t>();
-      std::transform(in.begin(), in.end(), out.begin(), HalfToFloat);
-      return out;
-    }
-    case DType::kBF16: {
-      auto in = values<uint16_t>();
-      std::transform(in.begin(), in.end(), out.begin(),
-                     [](uint16_t v) { return std::bit_cast<float>(uint32_t{v} << 16); });
-      return out;
-    }
-    default:
-      return InvalidArgument("a tensor of " + spec_.ToString() + " is not floating point");
-  }
+  ConvertToFloat(spec_.dtype, bytes_.data(), out.size(), out.data());
+  return out;
 }
 
 StateDictSpec SpecOf(const StateDict& dict) {

@@ -5,19 +5,14 @@
 #include <bit>
 #include <cmath>
 
+#include "common/float_convert.h"
 #include "model/quant/codes.h"
 
 namespace heddle::model {
 namespace {
 
-uint16_t ToBfloat16(float x) {
-  const auto bits = std::bit_cast<uint32_t>(x);
-  if (x != x) return 0x7fc0;
-  return static_cast<uint16_t>((bits + 0x7fffU + ((bits >> 16) & 1U)) >> 16);
-}
-
 void Store(float x, float* out) { *out = x; }
-void Store(float x, uint16_t* out) { *out = ToBfloat16(x); }
+void Store(float x, uint16_t* out) { *out = FloatToBfloat16(x); }
 
 // Both values of a byte of NF4 codes.
 struct Pair {

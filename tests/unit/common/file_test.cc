@@ -125,6 +125,28 @@ TEST(SyncDirectory, OfWhatIsNotAFolderIsAnError) {
   EXPECT_FALSE(SyncDirectory(dir.Write("f", "")).ok());
 }
 
+TEST(MappedFile, DroppedPagesComeBackAndOnlyThoseOfTheFileAreDropped) {
+  TempDir dir;
+  std::string content(100'000, 'x');
+  for (size_t i = 0; i < content.size(); i += 7) content[i] = static_cast<char>(i % 251);
+  dir.Write("f", content);
+  const auto file = MappedFile::Open(dir / "f").value();
+  const auto same = [&] { return std::memcmp(file->bytes().data(), content.data(), content.size()) == 0; };
+  for (const auto& [begin, size] : {std::pair<size_t, size_t>{0, 100'000}, {1, 99'999}, {5000, 3}, {4096, 0}}) {
+    const auto part = file->bytes().subspan(begin, size);
+    EXPECT_TRUE(file->Holds(part));
+    file->WillRead(part);
+    file->DropPages(part);
+    EXPECT_TRUE(same()) << begin;
+  }
+  // Memory that is no mapping would be zeroes afterwards.
+  std::vector<std::byte> own(100'000, std::byte{1});
+  EXPECT_FALSE(file->Holds(own));
+  file->DropPages(own);
+  file->WillRead(own);
+  EXPECT_EQ(std::count(own.begin(), own.end(), std::byte{1}), 100'000);
+}
+
 TEST(ReadFile, ReadsTheWholeContent) {
   TempDir dir;
   std::string content(200'001, '\0');

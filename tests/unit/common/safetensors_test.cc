@@ -84,6 +84,21 @@ TEST(Safetensors, AMisalignedTensorIsCopiedToWhereItCanBeRead) {
   }
 }
 
+TEST(Safetensors, OneThatIsKeptMisalignedIsAViewOfTheFile) {
+  TempDir dir;
+  for (size_t spaces = 0; spaces < 8; ++spaces) {
+    const std::string header = R"({"x":{"dtype":"F64","shape":[1],"data_offsets":[0,8]}})" + std::string(spaces, ' ');
+    const double value = 0.1;
+    dir.Write("m.safetensors", FileOf(header, {reinterpret_cast<const char*>(&value), 8}));
+    const auto file = ReadSafetensors(dir / "m.safetensors", Misaligned::kKeep);
+    ASSERT_TRUE(file.ok()) << file.status();
+    const auto bytes = file->tensors.at("x").bytes();
+    ASSERT_EQ(file->files.size(), 1U);
+    EXPECT_TRUE(file->files[0]->Holds(bytes));
+    EXPECT_EQ(std::memcmp(bytes.data(), &value, 8), 0);
+  }
+}
+
 TEST(Safetensors, AFileIsMappedAndErrorsNameIt) {
   TempDir dir;
   ASSERT_TRUE(WriteSafetensors(dir / "m.safetensors", Example()).ok());
@@ -141,8 +156,13 @@ TEST_F(ModelFolder, IndexAndShardsMustAgree) {
     WriteIndex(weight_map);
     EXPECT_EQ(StatusOf().code(), Code::kInvalidArgument) << weight_map;
   }
+  WriteIndex(R"({"a":"s1","b":"s2","c":"s1","d":"s2"})");
+  EXPECT_NE(StatusOf().message().find("places the tensor 'd' in s2, which does not hold it"), std::string::npos)
+      << StatusOf();
   WriteIndex(R"({"a":"s1","b":"gone","c":"s1"})");
   EXPECT_EQ(StatusOf().code(), Code::kNotFound);
+  EXPECT_NE(StatusOf().message().find("names the shard gone, which is not in the folder"), std::string::npos)
+      << StatusOf();
 }
 
 TEST_F(ModelFolder, AnIndexCannotLeadOutOfItsFolder) {
