@@ -13,9 +13,9 @@
 namespace heddle::model {
 namespace {
 
-constexpr int64_t kPiece = int64_t{1} << 20;      // elements whose pages are let go at once
-constexpr size_t kHugePage = size_t{2} << 20;     // bytes
-constexpr size_t kHugeFrom = size_t{4} << 20;     // bytes; smaller tensors come from the allocator
+constexpr int64_t kPiece = int64_t{1} << 20;   // elements whose pages are let go at once
+constexpr size_t kHugePage = size_t{2} << 20;  // bytes
+constexpr size_t kHugeFrom = size_t{4} << 20;  // bytes; smaller tensors come from the allocator
 
 // Memory for `sizes`. A large tensor gets pages of its own, huge ones where the system has them: filling fresh memory
 // page by page of 4 KiB costs as much time as reading the file.
