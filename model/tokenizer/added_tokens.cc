@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "model/tokenizer/byte_level.h"
+#include "model/tokenizer/unicode.h"
 
 namespace heddle::model {
 namespace {
@@ -28,35 +28,42 @@ size_t StartOfSpaceBefore(std::string_view text, size_t limit, size_t end) {
   return end;
 }
 
+bool InsideWord(std::string_view text, size_t begin, size_t end) {
+  if (begin > 0 && IsWordCharacter(DecodeUtf8(text, LastCharacter(text.substr(0, begin))).code_point)) return true;
+  return end < text.size() && IsWordCharacter(DecodeUtf8(text, end).code_point);
+}
+
+TokenTrie TrieOf(const std::vector<AddedToken>& tokens) {
+  std::vector<std::pair<std::string_view, int32_t>> entries;
+  // Backwards, since of equal ones the trie takes the last.
+  for (size_t i = tokens.size(); i-- > 0;) entries.emplace_back(tokens[i].content, static_cast<int32_t>(i));
+  return TokenTrie(std::move(entries));
+}
+
 }  // namespace
 
 AddedTokens::AddedTokens(std::vector<AddedToken> tokens) : tokens_(std::move(tokens)) {
   std::erase_if(tokens_, [](const AddedToken& token) { return token.content.empty(); });
-  std::stable_sort(tokens_.begin(), tokens_.end(),
-                   [](const AddedToken& a, const AddedToken& b) { return a.content.size() > b.content.size(); });
-  for (size_t i = 0; i < tokens_.size(); ++i) by_byte_[tokens_[i].content[0]].push_back(i);
-}
-
-const AddedToken* AddedTokens::LongestAt(std::string_view text, size_t position) const {
-  const auto found = by_byte_.find(text[position]);
-  if (found == by_byte_.end()) return nullptr;
-  for (const size_t index : found->second) {
-    if (text.substr(position).starts_with(tokens_[index].content)) return &tokens_[index];
-  }
-  return nullptr;
+  trie_ = TrieOf(tokens_);
+  for (const AddedToken& token : tokens_) begins_[static_cast<uint8_t>(token.content[0])] = true;
 }
 
 std::vector<TextPiece> AddedTokens::Split(std::string_view text) const {
   std::vector<TextPiece> pieces;
   size_t plain = 0;  // where the text that is not yet cut begins
   for (size_t position = 0; !tokens_.empty() && position < text.size();) {
-    const AddedToken* token = LongestAt(text, position);
-    if (token == nullptr) {
+    if (!begins_[static_cast<uint8_t>(text[position])]) {
       ++position;
       continue;
     }
+    const TokenTrie::Match match = trie_.Longest(text.substr(position));
+    const AddedToken* token = match.length == 0 ? nullptr : &tokens_[static_cast<size_t>(match.value)];
+    if (token == nullptr || (token->single_word && InsideWord(text, position, position + match.length))) {
+      position += std::max<size_t>(match.length, 1);
+      continue;
+    }
     const size_t begin = token->lstrip ? StartOfSpaceBefore(text, plain, position) : position;
-    size_t end = position + token->content.size();
+    size_t end = position + match.length;
     if (token->rstrip) end = SkipSpace(text, end);
     if (begin > plain) pieces.push_back({text.substr(plain, begin - plain), -1});
     pieces.push_back({text.substr(begin, end - begin), token->id});

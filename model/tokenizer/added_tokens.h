@@ -1,11 +1,14 @@
-// Tokens that are found in the text before anything else is done with it ("<|endoftext|>"). Immutable after building.
+// Tokens that are found in the text before anything else is done with it ("<|endoftext|>"). Immutable after building;
+// thread-safe.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <string>
 #include <string_view>
-#include <unordered_map>
 #include <vector>
+
+#include "model/tokenizer/token_trie.h"
 
 namespace heddle::model {
 
@@ -13,6 +16,7 @@ struct AddedToken {
   int32_t id = 0;
   std::string content;
   bool lstrip = false, rstrip = false;  // swallow white space on that side
+  bool single_word = false;             // not where a character of a word (\w) is its neighbour
   bool special = false;
 };
 
@@ -24,16 +28,16 @@ struct TextPiece {
 
 class AddedTokens {
  public:
-  // Tokens of empty content are ignored.
+  // Tokens of empty content are ignored; of two with equal content the first one counts.
   explicit AddedTokens(std::vector<AddedToken> tokens);
   // The text cut at its added tokens: the leftmost, and of those the longest, as Hugging Face does. No empty pieces.
   std::vector<TextPiece> Split(std::string_view text) const;
   const std::vector<AddedToken>& tokens() const { return tokens_; }
 
  private:
-  const AddedToken* LongestAt(std::string_view text, size_t position) const;
-  std::vector<AddedToken> tokens_;                         // longest first
-  std::unordered_map<char, std::vector<size_t>> by_byte_;  // first byte -> indices into tokens_
+  std::vector<AddedToken> tokens_;
+  TokenTrie trie_;                  // content -> index into tokens_
+  std::array<bool, 256> begins_{};  // bytes that a content begins with
 };
 
 }  // namespace heddle::model

@@ -1,67 +1,85 @@
 #include "model/tokenizer/bpe.h"
 
+#include <array>
 #include <functional>
-#include <limits>
 #include <queue>
 
 namespace heddle::model {
 namespace {
 
-constexpr size_t kShortWord = 32;
-
-uint64_t Key(int32_t left, int32_t right) {
-  return static_cast<uint64_t>(static_cast<uint32_t>(left)) << 32 | static_cast<uint32_t>(right);
+size_t Hash(int32_t left, int32_t right) {
+  const uint64_t key = static_cast<uint64_t>(static_cast<uint32_t>(left)) << 32 | static_cast<uint32_t>(right);
+  const uint64_t mixed = (key ^ key >> 29) * 0xBF58476D1CE4E5B9U;
+  return static_cast<size_t>(mixed ^ mixed >> 32);
 }
 
 }  // namespace
 
-void BpeMerges::Add(int32_t left, int32_t right, int32_t merged) {
-  merges_.try_emplace(Key(left, right), Merge{static_cast<int32_t>(merges_.size()), merged});
+BpeMerges::Place& BpeMerges::Slot(int32_t left, int32_t right) {
+  const size_t mask = places_.size() - 1;
+  size_t at = Hash(left, right) & mask;
+  while (places_[at].rank != kNoRank && (places_[at].left != left || places_[at].right != right)) at = (at + 1) & mask;
+  return places_[at];
 }
 
-const BpeMerges::Merge* BpeMerges::Find(int32_t left, int32_t right) const {
-  const auto found = merges_.find(Key(left, right));
-  return found == merges_.end() ? nullptr : &found->second;
+const BpeMerges::Place& BpeMerges::Find(int32_t left, int32_t right) const {
+  const size_t mask = places_.size() - 1;
+  size_t at = Hash(left, right) & mask;
+  while (places_[at].rank != kNoRank && (places_[at].left != left || places_[at].right != right)) at = (at + 1) & mask;
+  return places_[at];
 }
 
-void BpeMerges::Encode(std::string_view word, std::vector<int32_t>* ids) const {
-  if (word.size() <= kShortWord) {
-    EncodeShort(word, ids);
-  } else {
-    EncodeLong(word, ids);
+void BpeMerges::Grow() {
+  std::vector<Place> old(places_.size() * 2);
+  old.swap(places_);
+  for (const Place& place : old) {
+    if (place.rank != kNoRank) Slot(place.left, place.right) = place;
   }
 }
 
-void BpeMerges::EncodeShort(std::string_view word, std::vector<int32_t>* ids) const {
-  constexpr int32_t kNone = std::numeric_limits<int32_t>::max();
+void BpeMerges::Add(int32_t left, int32_t right, int32_t merged) {
+  Place& place = Slot(left, right);
+  const int32_t rank = next_rank_++;
+  if (place.rank != kNoRank) return;
+  place = {left, right, rank, merged};
+  if (++count_ * 2 > places_.size()) Grow();
+}
+
+void BpeMerges::Merge(std::span<const int32_t> symbols, std::vector<int32_t>* ids) const {
+  if (symbols.size() <= kShortWord) {
+    MergeShort(symbols, ids);
+  } else {
+    MergeLong(symbols, ids);
+  }
+}
+
+void BpeMerges::MergeShort(std::span<const int32_t> word, std::vector<int32_t>* ids) const {
   std::array<int32_t, kShortWord> symbols;
-  std::array<const Merge*, kShortWord> merge_with_next{};
+  std::array<const Place*, kShortWord> with_next;
   size_t count = word.size();
-  for (size_t i = 0; i < count; ++i) symbols[i] = byte_ids_[static_cast<uint8_t>(word[i])];
-  for (size_t i = 0; i + 1 < count; ++i) merge_with_next[i] = Find(symbols[i], symbols[i + 1]);
+  for (size_t i = 0; i < count; ++i) symbols[i] = word[i];
+  for (size_t i = 0; i + 1 < count; ++i) with_next[i] = &Find(symbols[i], symbols[i + 1]);
   while (count > 1) {
     size_t best = 0;
-    int32_t best_rank = kNone;
+    int32_t best_rank = kNoRank;
     for (size_t i = 0; i + 1 < count; ++i) {
-      if (merge_with_next[i] != nullptr && merge_with_next[i]->rank < best_rank) {
-        best_rank = merge_with_next[i]->rank;
+      if (with_next[i]->rank < best_rank) {
+        best_rank = with_next[i]->rank;
         best = i;
       }
     }
-    if (best_rank == kNone) break;
-    symbols[best] = merge_with_next[best]->merged;
+    if (best_rank == kNoRank) break;
+    symbols[best] = with_next[best]->merged;
     --count;
-    for (size_t i = best + 1; i < count; ++i) {
-      symbols[i] = symbols[i + 1];
-      merge_with_next[i] = merge_with_next[i + 1];
-    }
-    if (best > 0) merge_with_next[best - 1] = Find(symbols[best - 1], symbols[best]);
-    merge_with_next[best] = best + 1 < count ? Find(symbols[best], symbols[best + 1]) : nullptr;
+    for (size_t i = best + 1; i < count; ++i) symbols[i] = symbols[i + 1];
+    for (size_t i = best + 1; i + 1 < count; ++i) with_next[i] = with_next[i + 1];
+    if (best > 0) with_next[best - 1] = &Find(symbols[best - 1], symbols[best]);
+    if (best + 1 < count) with_next[best] = &Find(symbols[best], symbols[best + 1]);
   }
   ids->insert(ids->end(), symbols.begin(), symbols.begin() + static_cast<std::ptrdiff_t>(count));
 }
 
-void BpeMerges::EncodeLong(std::string_view word, std::vector<int32_t>* ids) const {
+void BpeMerges::MergeLong(std::span<const int32_t> word, std::vector<int32_t>* ids) const {
   struct Symbol {
     int32_t id;
     int64_t previous, next;  // -1: none
@@ -77,13 +95,11 @@ void BpeMerges::EncodeLong(std::string_view word, std::vector<int32_t>* ids) con
   const auto size = static_cast<int64_t>(word.size());
   std::vector<Symbol> symbols(word.size());
   std::priority_queue<Candidate, std::vector<Candidate>, std::greater<>> queue;
-  for (int64_t i = 0; i < size; ++i) {
-    symbols[i] = {byte_ids_[static_cast<uint8_t>(word[i])], i - 1, i + 1 < size ? i + 1 : -1};
-  }
+  for (int64_t i = 0; i < size; ++i) symbols[i] = {word[i], i - 1, i + 1 < size ? i + 1 : -1};
   const auto consider = [&](int64_t left) {
     if (left < 0 || symbols[left].next < 0) return;
     const int32_t a = symbols[left].id, b = symbols[symbols[left].next].id;
-    if (const Merge* merge = Find(a, b); merge != nullptr) queue.push({merge->rank, left, a, b, merge->merged});
+    if (const Place& merge = Find(a, b); merge.rank != kNoRank) queue.push({merge.rank, left, a, b, merge.merged});
   };
   for (int64_t i = 0; i + 1 < size; ++i) consider(i);
   while (!queue.empty()) {

@@ -2,34 +2,37 @@
 // the leftmost first, until no pair has a rank. Immutable after building; thread-safe.
 #pragma once
 
-#include <array>
 #include <cstddef>
 #include <cstdint>
-#include <string_view>
-#include <unordered_map>
+#include <span>
 #include <vector>
 
 namespace heddle::model {
 
 class BpeMerges {
  public:
-  // The id of each byte's own token.
-  explicit BpeMerges(const std::array<int32_t, 256>& byte_ids) : byte_ids_(byte_ids) {}
-  // Merges are added in order of rank; the first of two equal pairs counts.
+  // Merges are added in order of rank; the first of two equal pairs counts. Ids must not be negative.
   void Add(int32_t left, int32_t right, int32_t merged);
-  // Appends the word's ids. O(n log n), or O(n^2) for words of a few bytes, where that is faster.
-  void Encode(std::string_view word, std::vector<int32_t>* ids) const;
+  // Appends what the symbols of a word (the ids of its bytes or characters) become. O(n log n), or O(n^2) for words of
+  // a few symbols, where that is faster.
+  void Merge(std::span<const int32_t> symbols, std::vector<int32_t>* ids) const;
 
  private:
-  struct Merge {
-    int32_t rank, merged;
+  static constexpr size_t kShortWord = 32;
+  static constexpr int32_t kNoRank = INT32_MAX;
+  // A place of the table with open addressing; rank kNoRank: not a merge.
+  struct Place {
+    int32_t left = -1, right = -1, rank = kNoRank, merged = -1;
   };
-  const Merge* Find(int32_t left, int32_t right) const;
-  void EncodeShort(std::string_view word, std::vector<int32_t>* ids) const;
-  void EncodeLong(std::string_view word, std::vector<int32_t>* ids) const;
+  const Place& Find(int32_t left, int32_t right) const;
+  Place& Slot(int32_t left, int32_t right);
+  void Grow();
+  void MergeShort(std::span<const int32_t> symbols, std::vector<int32_t>* ids) const;
+  void MergeLong(std::span<const int32_t> symbols, std::vector<int32_t>* ids) const;
 
-  std::array<int32_t, 256> byte_ids_;
-  std::unordered_map<uint64_t, Merge> merges_;
+  std::vector<Place> places_ = std::vector<Place>(16);  // a power of two, at most half full
+  size_t count_ = 0;
+  int32_t next_rank_ = 0;
 };
 
 }  // namespace heddle::model

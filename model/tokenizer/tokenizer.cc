@@ -1,50 +1,61 @@
 #include "model/tokenizer/tokenizer.h"
 
-#include <unordered_map>
+#include <algorithm>
+#include <bit>
 
 #include "common/file.h"
-#include "model/tokenizer/added_tokens.h"
-#include "model/tokenizer/bpe.h"
-#include "model/tokenizer/byte_level.h"
 #include "model/tokenizer/tokenizer_json.h"
+#include "model/tokenizer/word_cache.h"
 
 namespace heddle::model {
 namespace {
 
-constexpr size_t kMaxTokenizerBytes = size_t{64} << 20;
-// Words repeat in long texts; the cache of one call to Encode is bounded.
-constexpr size_t kCacheFromBytes = 4096, kMaxCachedWords = 1 << 16;
+constexpr size_t kMaxTokenizerBytes = size_t{64} << 20, kMaxConfigBytes = size_t{4} << 20;
 
-class ByteLevelBpe : public Tokenizer {
+// As many places as tokens, within bounds.
+int CacheBits(size_t vocab_size) { return std::clamp(static_cast<int>(std::bit_width(vocab_size)), 6, 15); }
+
+// The parts of a tokenizer.json, one after the other.
+class PipelineTokenizer : public Tokenizer {
  public:
-  explicit ByteLevelBpe(TokenizerParts parts)
-      : merges_(parts.byte_ids),
-        unnormalized_(std::move(parts.unnormalized)),
-        normalized_(std::move(parts.normalized)),
-        bytes_of_(std::move(parts.bytes_of)),
-        add_prefix_space_(parts.add_prefix_space),
-        use_regex_(parts.use_regex),
-        bos_(parts.bos),
-        eos_(parts.eos) {
-    for (const auto& [left, right, merged] : parts.merges) merges_.Add(left, right, merged);
-    if (parts.ignore_merges) whole_words_ = std::move(parts.vocab);
+  static std::shared_ptr<const Tokenizer> Make(TokenizerParts parts) {
+    Common common;
+    common.texts = std::move(parts.vocabulary.texts);
+    common.special = parts.special;
+    common.post_processor = std::move(parts.post_processor);
+    for (const AddedTokens* tokens : {&parts.unnormalized, &parts.normalized}) {
+      for (const AddedToken& token : tokens->tokens()) {
+        if (token.special) common.special_ids.push_back(token.id);
+      }
+    }
+    return std::shared_ptr<const Tokenizer>(new PipelineTokenizer(std::move(parts), std::move(common)));
   }
 
   std::vector<int32_t> Encode(std::string_view text) const override {
     std::vector<int32_t> ids;
     ids.reserve(text.size() / 3 + 8);
-    WordCache cache;
-    cache.enabled = text.size() >= kCacheFromBytes;
-    for (const TextPiece& outer : unnormalized_.Split(text)) {
+    Words words(*this, &ids);
+    std::string changed;
+    for (const TextPiece& outer : parts_.unnormalized.Split(text)) {
       if (outer.id >= 0) {
         ids.push_back(outer.id);
         continue;
       }
-      for (const TextPiece& piece : normalized_.Split(outer.text)) {
+      const bool begins = outer.text.data() == text.data();
+      std::string_view plain = outer.text;
+      if (parts_.normalizer != nullptr) {
+        changed = plain;
+        parts_.normalizer->Apply(&changed);
+        plain = changed;
+      }
+      for (const TextPiece& piece : parts_.normalized.Split(plain)) {
+        const bool first = begins && piece.text.data() == plain.data();
         if (piece.id >= 0) {
           ids.push_back(piece.id);
+        } else if (parts_.pre_tokenizer == nullptr) {
+          words.Word(piece.text, first);
         } else {
-          EncodePlain(piece.text, cache, &ids);
+          parts_.pre_tokenizer->Split(piece.text, first, words);
         }
       }
     }
@@ -53,78 +64,89 @@ class ByteLevelBpe : public Tokenizer {
 
   std::string Decode(std::span<const int32_t> ids) const override {
     std::string out;
-    for (const int32_t id : ids) {
-      if (id >= 0 && static_cast<size_t>(id) < bytes_of_.size()) out += bytes_of_[id];
+    if (parts_.decoder == nullptr) {
+      for (const int32_t id : ids) out += TextOf(id);
+      return out;
     }
+    std::vector<std::string> tokens;
+    for (const int32_t id : ids) {
+      if (!TextOf(id).empty()) tokens.push_back(TextOf(id));
+    }
+    parts_.decoder->Apply(&tokens);
+    for (const std::string& token : tokens) out += token;
     return out;
   }
 
-  int64_t vocab_size() const override { return static_cast<int64_t>(bytes_of_.size()); }
-  int32_t bos_id() const override { return bos_; }
-  int32_t eos_id() const override { return eos_; }
-
  private:
-  struct WordCache {
-    bool enabled = false;
-    std::unordered_map<std::string_view, std::pair<size_t, size_t>> words;  // -> range of ids in `ids`
-    std::vector<int32_t> ids;
-  };
+  PipelineTokenizer(TokenizerParts parts, Common common)
+      : Tokenizer(std::move(common)), parts_(std::move(parts)), cache_(CacheBits(texts().size())) {}
 
-  void EncodePlain(std::string_view text, WordCache& cache, std::vector<int32_t>* ids) const {
-    if (!add_prefix_space_ || text.starts_with(' ')) return EncodeWords(text, cache, ids);
-    WordCache own;  // its keys must not outlive `prefixed`
-    own.enabled = cache.enabled;
-    const std::string prefixed = " " + std::string(text);
-    EncodeWords(prefixed, own, ids);
-  }
-
-  void EncodeWords(std::string_view text, WordCache& cache, std::vector<int32_t>* ids) const {
-    if (!use_regex_) return EncodeWord(text, ids);
-    for (const std::string_view word : SplitWords(text)) {
-      if (!cache.enabled) {
-        EncodeWord(word, ids);
-        continue;
-      }
-      const auto found = cache.words.find(word);
-      if (found != cache.words.end()) {
-        ids->insert(ids->end(), cache.ids.begin() + static_cast<std::ptrdiff_t>(found->second.first),
-                    cache.ids.begin() + static_cast<std::ptrdiff_t>(found->second.second));
-        continue;
-      }
-      const size_t begin = ids->size();
-      EncodeWord(word, ids);
-      if (cache.words.size() < kMaxCachedWords && word.size() <= 64) {
-        const size_t first = cache.ids.size();
-        cache.ids.insert(cache.ids.end(), ids->begin() + static_cast<std::ptrdiff_t>(begin), ids->end());
-        cache.words.emplace(word, std::pair(first, cache.ids.size()));
-      }
-    }
-  }
-
-  void EncodeWord(std::string_view word, std::vector<int32_t>* ids) const {
-    if (!whole_words_.empty()) {
-      const auto whole = whole_words_.find(std::string(word));
-      if (whole != whole_words_.end()) {
-        ids->push_back(whole->second);
+  class Words : public WordSink {
+   public:
+    Words(const PipelineTokenizer& tokenizer, std::vector<int32_t>* ids) : tokenizer_(tokenizer), ids_(ids) {}
+    void Word(std::string_view word, bool) override {
+      WordCache::Key key;
+      if (!WordCache::MakeKey(word, &key)) {
+        if (!word.empty()) tokenizer_.parts_.model->Encode(word, ids_);
         return;
       }
+      if (tokenizer_.cache_.Find(key, ids_)) return;
+      const size_t before = ids_->size();
+      tokenizer_.parts_.model->Encode(word, ids_);
+      tokenizer_.cache_.Put(key, *ids_, ids_->size() - before);
     }
-    merges_.Encode(word, ids);
-  }
 
-  BpeMerges merges_;
-  AddedTokens unnormalized_, normalized_;
-  std::vector<std::string> bytes_of_;                     // by id
-  std::unordered_map<std::string, int32_t> whole_words_;  // bytes -> id; empty unless the file says ignore_merges
-  bool add_prefix_space_, use_regex_;
-  int32_t bos_, eos_;
+   private:
+    const PipelineTokenizer& tokenizer_;
+    std::vector<int32_t>* ids_;
+  };
+
+  TokenizerParts parts_;
+  WordCache cache_;
 };
 
 }  // namespace
 
+Tokenizer::Tokenizer(Common common)
+    : texts_(std::move(common.texts)),
+      is_special_(texts_.size(), false),
+      special_(common.special),
+      post_processor_(std::move(common.post_processor)) {
+  for (const int32_t id : common.special_ids) is_special_[static_cast<size_t>(id)] = true;
+}
+
+Result<Encoding> Tokenizer::EncodeText(std::string_view text, const EncodeOptions& options) const {
+  return post_processor_.Build(Encode(text), nullptr, options);
+}
+
+Result<Encoding> Tokenizer::EncodePair(std::string_view first, std::string_view second,
+                                       const EncodeOptions& options) const {
+  std::vector<int32_t> other = Encode(second);
+  return post_processor_.Build(Encode(first), &other, options);
+}
+
+std::string Tokenizer::DecodeText(std::span<const int32_t> ids) const {
+  std::vector<int32_t> kept;
+  for (const int32_t id : ids) {
+    if (!IsSpecial(id)) kept.push_back(id);
+  }
+  return Decode(kept);
+}
+
+int32_t Tokenizer::pad_id() const { return special_.pad >= 0 ? special_.pad : std::max(special_.eos, 0); }
+
+bool Tokenizer::IsSpecial(int32_t id) const {
+  return id >= 0 && static_cast<size_t>(id) < is_special_.size() && is_special_[static_cast<size_t>(id)];
+}
+
+const std::string& Tokenizer::TextOf(int32_t id) const {
+  static const std::string kNone;
+  return id >= 0 && static_cast<size_t>(id) < texts_.size() ? texts_[static_cast<size_t>(id)] : kNone;
+}
+
 Result<std::shared_ptr<const Tokenizer>> Tokenizer::FromJson(std::string_view json) {
   HEDDLE_ASSIGN_OR_RETURN(TokenizerParts parts, ParseTokenizerJson(json));
-  return std::shared_ptr<const Tokenizer>(std::make_shared<ByteLevelBpe>(std::move(parts)));
+  return PipelineTokenizer::Make(std::move(parts));
 }
 
 Result<std::shared_ptr<const Tokenizer>> Tokenizer::Read(const std::filesystem::path& folder) {
@@ -135,18 +157,22 @@ Result<std::shared_ptr<const Tokenizer>> Tokenizer::Read(const std::filesystem::
   // Which of the special tokens begin and end a text is in a file of its own, when it is there.
   const std::filesystem::path config = folder / "tokenizer_config.json";
   if (std::error_code error; std::filesystem::exists(config, error)) {
-    HEDDLE_ASSIGN_OR_RETURN(const std::string config_text, ReadFile(config, size_t{4} << 20));
+    HEDDLE_ASSIGN_OR_RETURN(const std::string config_text, ReadFile(config, kMaxConfigBytes));
     Status status = ApplyTokenizerConfig(config_text, &*parts);
     if (!status.ok()) return status.Annotate(folder.string());
   }
-  return std::shared_ptr<const Tokenizer>(std::make_shared<ByteLevelBpe>(*std::move(parts)));
+  return PipelineTokenizer::Make(*std::move(parts));
+}
+
+Status CheckTokenizerFits(int64_t vocab_size, const Tokenizer& tokenizer) {
+  if (tokenizer.vocab_size() <= vocab_size) return OkStatus();
+  return InvalidArgument("the tokenizer has ids up to " + std::to_string(tokenizer.vocab_size() - 1) +
+                         ", but the model's vocab_size is " + std::to_string(vocab_size) +
+                         ": use the tokenizer that belongs to this model");
 }
 
 Status CheckTokenizerFits(const LlamaConfig& config, const Tokenizer& tokenizer) {
-  if (tokenizer.vocab_size() <= config.vocab_size) return OkStatus();
-  return InvalidArgument("the tokenizer has ids up to " + std::to_string(tokenizer.vocab_size() - 1) +
-                         ", but the model's vocab_size is " + std::to_string(config.vocab_size) +
-                         ": use the tokenizer.json that belongs to this model");
+  return CheckTokenizerFits(config.vocab_size, tokenizer);
 }
 
 }  // namespace heddle::model

@@ -1,34 +1,41 @@
-// Reads tokenizer.json into plain parts. Internal to the tokenizer. Pure functions.
+// Reads tokenizer.json, and the older files that say the same, into the parts of a tokenizer. Internal to the
+// tokenizer. Pure functions. Errors of all: kInvalidArgument (malformed, or inconsistent, and where); kUnimplemented (a
+// part that is not supported, by name).
 #pragma once
 
-#include <array>
-#include <cstdint>
-#include <string>
+#include <boost/json/fwd.hpp>
+#include <memory>
 #include <string_view>
-#include <unordered_map>
 #include <vector>
 
 #include "common/status.h"
 #include "model/tokenizer/added_tokens.h"
+#include "model/tokenizer/decoder.h"
+#include "model/tokenizer/normalizer.h"
+#include "model/tokenizer/post_processor.h"
+#include "model/tokenizer/pre_tokenizer.h"
+#include "model/tokenizer/token_model.h"
+#include "model/tokenizer/tokenizer.h"
 
 namespace heddle::model {
 
 struct TokenizerParts {
-  struct Merge {
-    int32_t left, right, merged;
-  };
-  std::array<int32_t, 256> byte_ids{};
-  std::vector<Merge> merges;                       // in order of rank
-  std::unordered_map<std::string, int32_t> vocab;  // bytes -> id
-  std::vector<std::string> bytes_of;               // by id; empty where an id is not used
-  AddedTokens unnormalized{{}}, normalized{{}};    // found in this order
-  bool add_prefix_space = false, use_regex = true, ignore_merges = false;
-  int32_t bos = -1, eos = -1;
+  AddedTokens unnormalized{{}}, normalized{{}};  // found before and after the normalizer
+  std::unique_ptr<const Normalizer> normalizer;  // null: none
+  std::unique_ptr<const PreTokenizer> pre_tokenizer;
+  std::unique_ptr<const TokenModel> model;
+  std::unique_ptr<const Decoder> decoder;  // null: the texts of the tokens in a row
+  PostProcessor post_processor;
+  Vocabulary vocabulary;
+  SpecialTokens special;
+  // Decode gives back the bytes that were encoded.
+  bool keeps_bytes = false;
 };
 
-// Errors: kInvalidArgument (malformed, or inconsistent, and where); kUnimplemented (a part that is not supported).
 Result<TokenizerParts> ParseTokenizerJson(std::string_view text);
-// Sets bos and eos from bos_token and eos_token of tokenizer_config.json. Errors: kInvalidArgument.
+Result<TokenizerParts> ParseTokenizer(const boost::json::object& root);
+// Sets the special tokens from bos_token and so on of tokenizer_config.json. One of them that is no token is an error
+// for bos and eos, and otherwise none.
 Status ApplyTokenizerConfig(std::string_view text, TokenizerParts* parts);
 
 }  // namespace heddle::model

@@ -108,6 +108,8 @@ const std::vector<Wall>& Walls() {
        false,
        "OpenSSL stays in the digest and the transport"},
       {{"sqlite3.h", "SQLiteCpp/"}, {"coordinator/store/", "tests/"}, false, "SQLite stays in the store"},
+      {{"unicode/"}, {"model/tokenizer/unicode.cc", "tests/"}, true, "ICU stays behind model/tokenizer/unicode.h"},
+      {{"pcre2.h"}, {"model/tokenizer/pattern.cc", "tests/"}, true, "PCRE2 stays behind model/tokenizer/pattern.h"},
       {{"spdlog/"}, {"common/logging.cc", "tests/"}, true, "spdlog stays behind common/logging.h"},
       {{"toml++/"}, {"common/config.cc", "model/pretrain/", "tests/"}, true, "TOML is read through common/config.h"},
       {{"prometheus/"}, {"coordinator/service/", "tests/"}, true, "prometheus-cpp stays in the service's sources"},

@@ -97,12 +97,12 @@ TEST_F(TokenizerJsonTest, OtherKindsAreUnimplementedByName) {
   refused([&] { Model()["type"] = "Unigram"; }, "Unigram");
   refused([&] { Model()["dropout"] = 0.1; }, "dropout");
   refused([&] { Model()["end_of_word_suffix"] = "</w>"; }, "end_of_word_suffix");
-  refused([&] { root_["pre_tokenizer"] = nullptr; }, "pre_tokenizer");
-  refused([&] { root_["pre_tokenizer"].as_object()["type"] = "Metaspace"; }, "Metaspace");
-  refused([&] { root_["normalizer"] = json::object{{"type", "Lowercase"}}; }, "Lowercase");
+  refused([&] { Model()["type"] = "WordLevel"; }, "WordLevel");
+  refused([&] { root_["model"] = nullptr; }, "null");
+  refused([&] { root_["pre_tokenizer"].as_object()["type"] = "UnicodeScripts"; }, "UnicodeScripts");
+  refused([&] { root_["normalizer"] = json::object{{"type", "Uppercase"}}; }, "Uppercase");
   refused([&] { root_["decoder"] = json::object{{"type", "WordPiece"}}; }, "decoder");
   refused([&] { root_["post_processor"] = json::object{{"type", std::string(10'000, 'x')}}; }, "post_processor");
-  refused([&] { root_["added_tokens"].as_array()[0].as_object()["single_word"] = true; }, "single_word");
 }
 
 TEST_F(TokenizerJsonTest, MalformedFilesAreInvalidArguments) {

@@ -1,0 +1,49 @@
+#include "model/tokenizer/token_model.h"
+
+#include <boost/json.hpp>
+#include <cstdio>
+
+#include "model/tokenizer/json_members.h"
+
+namespace heddle::model {
+
+Result<std::unique_ptr<const TokenModel>> ParseTokenModel(const boost::json::value* value, bool byte_level,
+                                                          Vocabulary* vocabulary) {
+  constexpr std::string_view kKnown = "BPE, Unigram, WordPiece";
+  HEDDLE_ASSIGN_OR_RETURN(const Component component, ReadComponent(value, "model"));
+  if (component.object == nullptr) return UnsupportedComponent("model", "null", kKnown);
+  if (component.type == "BPE") return ParseBpe(*component.object, byte_level, vocabulary);
+  if (component.type != "WordPiece" && component.type != "Unigram")
+    return UnsupportedComponent("model", component.type, kKnown);
+  if (byte_level) return UnsupportedComponent("a model after the pre_tokenizer ByteLevel", component.type, "BPE");
+  return component.type == "WordPiece" ? ParseWordPiece(*component.object, vocabulary)
+                                       : ParseUnigram(*component.object, vocabulary);
+}
+
+Status SetTokenText(int32_t id, std::string text, Vocabulary* vocabulary) {
+  if (vocabulary->texts.size() <= static_cast<size_t>(id)) vocabulary->texts.resize(static_cast<size_t>(id) + 1);
+  std::string& slot = vocabulary->texts[id];
+  if (!slot.empty() && slot != text) {
+    return InvalidArgument("tokenizer.json: two tokens have the id " + std::to_string(id) + ", one of them \"" +
+                           Shorten(text) + "\"");
+  }
+  slot = std::move(text);
+  return OkStatus();
+}
+
+Result<std::vector<int32_t>> ByteTokens(const Vocabulary& vocabulary) {
+  std::vector<int32_t> ids;
+  for (int b = 0; b < 256; ++b) {
+    char name[8];
+    std::snprintf(name, sizeof name, "<0x%02X>", static_cast<unsigned>(b));
+    const auto found = vocabulary.ids.find(name);
+    if (found == vocabulary.ids.end()) {
+      return InvalidArgument(std::string("tokenizer.json: model.byte_fallback needs the token ") + name +
+                             ", which is not in model.vocab");
+    }
+    ids.push_back(found->second);
+  }
+  return ids;
+}
+
+}  // namespace heddle::model

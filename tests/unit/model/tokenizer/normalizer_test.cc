@@ -1,0 +1,121 @@
+// What normalizers do to texts, each case from the definition.
+#include "model/tokenizer/normalizer.h"
+
+#include <gtest/gtest.h>
+#include <rapidcheck.h>
+
+#include "model/tokenizer/unicode.h"
+#include "tests/unit/model/tokenizer/parse.h"
+
+namespace heddle::model {
+namespace {
+
+constexpr std::string_view kBert = R"({"type": "BertNormalizer"})";
+
+TEST(BertNormalizer, LowersStripsAndCleans) {
+  EXPECT_EQ(Normalized(kBert, "ALL Caps"), "all caps");
+  EXPECT_EQ(Normalized(kBert, "naïve Café"), "naive cafe");
+  EXPECT_EQ(Normalized(kBert, "e\u0301a\u0323\u0302"), "ea");  // combining marks, more than one
+  EXPECT_EQ(Normalized(kBert, "tab\tline\r\nend"), "tab line  end");
+  EXPECT_EQ(Normalized(kBert, std::string("a\0b\x01\x7f"
+                                          "c",
+                                          6)),
+            "abc");
+  EXPECT_EQ(Normalized(kBert, "zero\u200bwidth\ufeff"), "zerowidth");  // Cf
+  EXPECT_EQ(Normalized(kBert, "a\u00a0b\u2003c\u3000d"), "a b c d");   // odd white space
+  EXPECT_EQ(Normalized(kBert, "\u0130stanbul"), "istanbul");           // the dot is a mark of its own after NFD
+  EXPECT_EQ(Normalized(kBert, "stra\u00dfe \u1e9e"), "stra\u00dfe \u00df");
+  EXPECT_EQ(Normalized(kBert, "\u03a3\u03a3"), "\u03c3\u03c3");  // no final sigma
+  EXPECT_EQ(Normalized(kBert, "\U0001F600 x"), "\U0001F600 x");
+  EXPECT_EQ(Normalized(kBert, "한"), "\u1112\u1161\u11ab");  // NFD takes syllables apart
+}
+
+TEST(BertNormalizer, SurroundsIdeographsOnly) {
+  EXPECT_EQ(Normalized(kBert, "ab中文c"), "ab 中  文 c");
+  EXPECT_EQ(Normalized(kBert, "テキスト"), "テキスト");  // katakana: the marks of voicing would go
+  EXPECT_EQ(Normalized(R"({"type": "BertNormalizer", "handle_chinese_chars": false})", "中"), "中");
+}
+
+TEST(BertNormalizer, EachStepCanBeLeftOut) {
+  EXPECT_EQ(Normalized(R"({"type": "BertNormalizer", "lowercase": false})", "Café"), "Café");  // and accents stay
+  EXPECT_EQ(Normalized(R"({"type": "BertNormalizer", "lowercase": false, "strip_accents": true})", "Café"), "Cafe");
+  EXPECT_EQ(Normalized(R"({"type": "BertNormalizer", "strip_accents": false})", "CAFÉ"), "café");
+  EXPECT_EQ(Normalized(R"({"type": "BertNormalizer", "clean_text": false})", "A\tB"), "a\tb");
+}
+
+TEST(BertNormalizer, BytesThatAreNoTextGo) {
+  EXPECT_EQ(Normalized(kBert,
+                       "a\xff\xfe"
+                       "b\xc3"),
+            "ab");
+  EXPECT_TRUE(rc::check("valid UTF-8 comes out, with no character of ASCII in upper case", [](const std::string& text) {
+    const std::string out = Normalized(kBert, text);
+    RC_ASSERT(IsValidUtf8(out));
+    for (const char c : out) RC_ASSERT(c < 'A' || c > 'Z');
+  }));
+}
+
+// The fast pass over ASCII and the careful one must agree, wherever the first other character stands.
+TEST(BertNormalizer, AnAsciiTextIsTheSameBesideOtherCharacters) {
+  EXPECT_TRUE(rc::check("prefix and suffix do not matter", [] {
+    const auto ascii = *rc::gen::container<std::string>(rc::gen::inRange('\x01', '\x7f'));
+    const std::string plain = Normalized(kBert, ascii);
+    RC_ASSERT(Normalized(kBert, ascii + "\u0416") == plain + "\u0436");
+    RC_ASSERT(Normalized(kBert, "\u0416" + ascii) == "\u0436" + plain);
+  }));
+}
+
+TEST(Normalizers, FormsOfUnicode) {
+  EXPECT_EQ(Normalized(R"({"type": "NFC"})", "e\u0301 ﬁ"), "\u00e9 ﬁ");
+  EXPECT_EQ(Normalized(R"({"type": "NFD"})", "\u00e9"), "e\u0301");
+  EXPECT_EQ(Normalized(R"({"type": "NFKC"})", "ﬁ ２ e\u0301 Ⅳ"), "fi 2 \u00e9 IV");
+  EXPECT_EQ(Normalized(R"({"type": "NFKD"})", "ﬁ \u00e9"), "fi e\u0301");
+  EXPECT_EQ(Normalized(R"({"type": "NFC"})", "a\xff \u00e9"), "a\xff \u00e9");  // bytes that are no text stay
+}
+
+TEST(Normalizers, SmallOnes) {
+  EXPECT_EQ(Normalized(R"({"type": "Lowercase"})", "ÀB\u0130"), "àbi\u0307");
+  EXPECT_EQ(Normalized(R"({"type": "StripAccents"})", "e\u0301\u0903x"), "ex");  // marks of every kind
+  EXPECT_EQ(Normalized(R"({"type": "Strip", "strip_left": true, "strip_right": false})", " \u3000a "), "a ");
+  EXPECT_EQ(Normalized(R"({"type": "Strip", "strip_left": false, "strip_right": true})", " a \u3000"), " a");
+  EXPECT_EQ(Normalized(R"({"type": "Strip"})", " \t "), "");
+  EXPECT_EQ(Normalized(R"({"type": "Prepend", "prepend": "▁"})", "a"), "▁a");
+  EXPECT_EQ(Normalized(R"({"type": "Prepend", "prepend": "▁"})", ""), "");
+  EXPECT_EQ(Normalized(R"({"type": "Replace", "pattern": {"String": " "}, "content": "▁"})", " a  b"), "▁a▁▁b");
+  EXPECT_EQ(Normalized(R"({"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "})", "a   b c  "), "a b c ");
+  EXPECT_EQ(Normalized(R"({"type": "Nmt"})", "a\x01\u200b\tb"), "a  b");
+  EXPECT_EQ(Normalized(R"({"type": "Sequence", "normalizers": [{"type": "NFD"}, {"type": "Sequence", "normalizers":
+      [{"type": "StripAccents"}]}, {"type": "Lowercase"}]})",
+                       "É"),
+            "e");
+  EXPECT_EQ(Normalized("null", "É"), "É");
+}
+
+TEST(Normalizers, AChainOfReplacementsDoesNotFillTheMemory) {
+  std::string chain = R"({"type": "Sequence", "normalizers": [)";
+  for (int i = 0; i < 30; ++i)
+    chain += R"({"type": "Replace", "pattern": {"String": "a"}, "content": "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"},)";
+  chain += R"({"type": "NFC"}]})";
+  EXPECT_LE(Normalized(chain, std::string(100, 'a')).size(), 100U * 64 + 4096);
+}
+
+TEST(Normalizers, WhatIsWrongIsSaid) {
+  const auto status = [](std::string_view component) {
+    const boost::json::value value = boost::json::parse(component);
+    return ParseNormalizer(&value).status();
+  };
+  EXPECT_EQ(status(R"({"type": "Upper"})").code(), Code::kUnimplemented);
+  EXPECT_NE(status(R"({"type": "Upper"})").message().find("Upper"), std::string::npos);
+  for (const char* wrong :
+       {R"([])", R"({"type": 3})", R"({"type": "Prepend"})",
+        R"({"type": "Replace", "pattern": {"String": ""}, "content": ""})",
+        R"({"type": "Replace", "pattern": {"Regex": "("}, "content": ""})",
+        R"({"type": "Replace", "pattern": 3, "content": ""})", R"({"type": "BertNormalizer", "lowercase": "yes"})",
+        R"({"type": "Sequence", "normalizers": {}})", R"({"type": "Precompiled", "precompiled_charsmap": "!"})",
+        R"({"type": "Precompiled", "precompiled_charsmap": "AAAA"})"}) {
+    EXPECT_EQ(status(wrong).code(), Code::kInvalidArgument) << wrong;
+  }
+}
+
+}  // namespace
+}  // namespace heddle::model
