@@ -200,11 +200,20 @@ Status RunCore::Write(const std::vector<Step>& steps) {
   }
   const Status written = options_.store->Apply(writes, updates);
   if (!written.ok() && !HEDDLE_PLANTED(kAnswerAfterFailedWrite)) return written;
-  for (const Record& record : writes) {
+  for (const Step& step : steps) NoteOpenAssignments(step);
+  return OkStatus();
+}
+
+// Step by step, in order: an assignment that is given out and closed within one commit is not open afterwards.
+void RunCore::NoteOpenAssignments(const Step& step) {
+  for (const Effect& effect : step.effects) {
+    const auto* assign = std::get_if<AssignEffect>(&effect);
+    if (assign != nullptr) open_assignments_->Add(assign->assignment, assign->parent);
+  }
+  for (const Record& record : step.writes) {
     const auto* assignment = std::get_if<AssignmentRecord>(&record);
     if (assignment != nullptr && assignment->state != AssignmentState::kOpen) open_assignments_->Remove(assignment->id);
   }
-  return OkStatus();
 }
 
 // Effects may be events of their own (a model is ready), which make further steps.
@@ -239,7 +248,6 @@ void RunCore::On(const AssignEffect& effect, std::vector<AddressedAnswer>* answe
     model_bytes_ = *size;
   }
   const AssignmentRecord& a = effect.assignment;
-  open_assignments_->Add(a, effect.parent);
   v1::CheckinResponse response;
   v1::TaskAssignment* out = response.mutable_assignment();
   out->set_assignment_id(a.id.value());

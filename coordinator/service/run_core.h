@@ -131,6 +131,7 @@ class RunCore {
   Status Rebuild(std::vector<AddressedAnswer>* answers);
   Status Execute(std::vector<Step> steps, std::vector<AddressedAnswer>* answers);
   Status Write(const std::vector<Step>& steps);
+  void NoteOpenAssignments(const Step& step);
 
   void On(const AssignEffect& effect, std::vector<AddressedAnswer>* answers, std::vector<Event>* next);
   void On(const RejectEffect& effect, std::vector<AddressedAnswer>* answers, std::vector<Event>* next);

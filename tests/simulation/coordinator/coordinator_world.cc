@@ -76,7 +76,6 @@ struct CoordinatorWorld::Device {
 
 CoordinatorWorld::CoordinatorWorld(uint64_t seed)
     : random_(DeriveSeed(seed, "coordinator world", "")),
-      seed_(seed),
       spec_(DrawSpec(random_, seed)),
       now_(kStart),
       disk_("simulated-" + std::to_string(seed)),

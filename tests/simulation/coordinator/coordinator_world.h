@@ -83,7 +83,6 @@ class CoordinatorWorld {
   void CheckEnd();
 
   PhiloxStream random_;
-  uint64_t seed_;
   RunSpec spec_;
   double crash_rate_ = 0, disk_fault_rate_ = 0;
   Time now_, deadline_of_world_;

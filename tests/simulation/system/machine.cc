@@ -226,9 +226,7 @@ void Machine::Do(const client::Upload& action) {
   if (action.anew) upload_.reset();
   const bool fresh = std::exchange(fresh_, false) || action.anew;
   if (!upload_ || upload_->assignment != uploading_.assignment_id()) {
-    upload_.emplace();
-    upload_->assignment = uploading_.assignment_id();
-    upload_->asked = !fresh;
+    upload_ = UploadState{.assignment = uploading_.assignment_id(), .location = {}, .asked = !fresh};
   }
   if (upload_->location.empty()) return BeginUpload(!std::exchange(upload_->asked, true));
   Request head{"HEAD", upload_->location, {}, "", "offset"};

@@ -60,7 +60,7 @@ class Machine {
   };
   struct UploadState {
     std::string assignment, location;
-    bool asked = false;
+    bool asked;
   };
 
   void Tell(client::Event event);

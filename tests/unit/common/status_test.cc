@@ -67,7 +67,7 @@ TEST(Result, HoldsWhatCanOnlyBeMoved) {
 TEST(ResultDeathTest, ReadingTheValueOfAFailureIsABugAndAborts) {
   Result<int> failed = NotFound("nothing");
   EXPECT_DEATH({ [[maybe_unused]] int unused = *failed; }, "value\\(\\) of a failed Result");
-  EXPECT_DEATH(Result<int>{OkStatus()}, "a value or an error");
+  EXPECT_DEATH({ [[maybe_unused]] const Result<int> wrong{OkStatus()}; }, "a value or an error");
 }
 
 TEST(BuildInfo, TheVersionStartsWithThatOfTheProject) {

@@ -41,6 +41,7 @@ class SmallRun {
   void Round();
 
   Store& store() { return *store_; }
+  RunCore& core() { return *core_; }
   bool running() const { return core_->running(); }
   RunRecord run() const { return core_->Progress().run; }
   std::filesystem::path folder() const { return core_->folder(); }
