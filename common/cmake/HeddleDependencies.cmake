@@ -20,6 +20,7 @@ pkg_check_modules(PCRE2 REQUIRED IMPORTED_TARGET libpcre2-8)
 if(HEDDLE_BUILD_TESTS)
   find_package(GTest REQUIRED)
   include(GoogleTest)
+  pkg_check_modules(SENTENCEPIECE REQUIRED IMPORTED_TARGET sentencepiece)  # what our reader of its models is compared with
   find_path(HEDDLE_RAPIDCHECK_INCLUDE rapidcheck.h REQUIRED)
   find_library(HEDDLE_RAPIDCHECK_LIBRARY rapidcheck REQUIRED)
   add_library(heddle_rapidcheck INTERFACE)

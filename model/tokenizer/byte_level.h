@@ -3,6 +3,8 @@
 #pragma once
 
 #include <array>
+#include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -21,5 +23,9 @@ size_t EndOfWord(std::string_view text, size_t begin);
 const std::array<std::string, 256>& ByteCharacters();  // UTF-8
 // The bytes that a token of the vocabulary stands for; a token with a character outside the alphabet for its own bytes.
 std::string TokenBytes(std::string_view token);
+
+// Vocabularies of characters write a byte without a character as "<0x0A>": that token, and the byte of one.
+std::string ByteToken(uint8_t byte);
+std::optional<uint8_t> ByteOfToken(std::string_view token);
 
 }  // namespace heddle::model

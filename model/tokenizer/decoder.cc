@@ -1,9 +1,9 @@
 #include "model/tokenizer/decoder.h"
 
 #include <boost/json.hpp>
-#include <optional>
 #include <utility>
 
+#include "model/tokenizer/byte_level.h"
 #include "model/tokenizer/json_members.h"
 #include "model/tokenizer/unicode.h"
 
@@ -65,7 +65,7 @@ class ByteFallbackDecoder : public Decoder {
       bytes.clear();
     };
     for (std::string& token : *tokens) {
-      if (const auto byte = ByteOf(token)) {
+      if (const auto byte = ByteOfToken(token)) {
         bytes.push_back(static_cast<char>(*byte));
         continue;
       }
@@ -74,21 +74,6 @@ class ByteFallbackDecoder : public Decoder {
     }
     flush();
     *tokens = std::move(out);
-  }
-
- private:
-  static std::optional<uint8_t> ByteOf(const std::string& token) {
-    if (token.size() != 6 || !token.starts_with("<0x") || token[5] != '>') return std::nullopt;
-    int value = 0;
-    for (const char c : {token[3], token[4]}) {
-      const int digit = c >= '0' && c <= '9'   ? c - '0'
-                        : c >= 'A' && c <= 'F' ? c - 'A' + 10
-                        : c >= 'a' && c <= 'f' ? c - 'a' + 10
-                                               : -1;
-      if (digit < 0) return std::nullopt;
-      value = value * 16 + digit;
-    }
-    return static_cast<uint8_t>(value);
   }
 };
 

@@ -1,8 +1,8 @@
 #include "model/tokenizer/token_model.h"
 
 #include <boost/json.hpp>
-#include <cstdio>
 
+#include "model/tokenizer/byte_level.h"
 #include "model/tokenizer/json_members.h"
 
 namespace heddle::model {
@@ -34,11 +34,10 @@ Status SetTokenText(int32_t id, std::string text, Vocabulary* vocabulary) {
 Result<std::vector<int32_t>> ByteTokens(const Vocabulary& vocabulary) {
   std::vector<int32_t> ids;
   for (int b = 0; b < 256; ++b) {
-    char name[8];
-    std::snprintf(name, sizeof name, "<0x%02X>", static_cast<unsigned>(b));
+    const std::string name = ByteToken(static_cast<uint8_t>(b));
     const auto found = vocabulary.ids.find(name);
     if (found == vocabulary.ids.end()) {
-      return InvalidArgument(std::string("tokenizer.json: model.byte_fallback needs the token ") + name +
+      return InvalidArgument("tokenizer.json: model.byte_fallback needs the token " + name +
                              ", which is not in model.vocab");
     }
     ids.push_back(found->second);

@@ -2,12 +2,17 @@
 
 #include <algorithm>
 #include <bit>
+#include <boost/json.hpp>
 
 #include "common/file.h"
+#include "model/tokenizer/json_members.h"
+#include "model/tokenizer/sentencepiece.h"
 #include "model/tokenizer/tokenizer_json.h"
+#include "model/tokenizer/vocab_files.h"
 #include "model/tokenizer/word_cache.h"
 
 namespace heddle::model {
+namespace json = boost::json;
 namespace {
 
 constexpr size_t kMaxTokenizerBytes = size_t{64} << 20, kMaxConfigBytes = size_t{4} << 20;
@@ -149,19 +154,79 @@ Result<std::shared_ptr<const Tokenizer>> Tokenizer::FromJson(std::string_view js
   return PipelineTokenizer::Make(std::move(parts));
 }
 
-Result<std::shared_ptr<const Tokenizer>> Tokenizer::Read(const std::filesystem::path& folder) {
-  Result<std::string> text = ReadFile(folder / "tokenizer.json", kMaxTokenizerBytes);
-  if (!text.ok()) return text.status();
-  Result<TokenizerParts> parts = ParseTokenizerJson(*text);
-  if (!parts.ok()) return parts.status().Annotate(folder.string());
-  // Which of the special tokens begin and end a text is in a file of its own, when it is there.
-  const std::filesystem::path config = folder / "tokenizer_config.json";
-  if (std::error_code error; std::filesystem::exists(config, error)) {
-    HEDDLE_ASSIGN_OR_RETURN(const std::string config_text, ReadFile(config, kMaxConfigBytes));
-    Status status = ApplyTokenizerConfig(config_text, &*parts);
-    if (!status.ok()) return status.Annotate(folder.string());
+namespace {
+
+struct Folder {
+  std::filesystem::path path;
+  std::string config;  // of tokenizer_config.json; empty: there is none
+
+  bool Has(const char* name) const {
+    std::error_code error;
+    return std::filesystem::exists(path / name, error);
   }
-  return PipelineTokenizer::Make(*std::move(parts));
+  Result<std::string> Text(const char* name) const { return ReadFile(path / name, kMaxTokenizerBytes); }
+};
+
+// What SentencePiece's model file does not say.
+Result<SentencePieceSettings> SettingsOf(const std::string& config) {
+  SentencePieceSettings settings;
+  json::error_code error;
+  const json::value root = config.empty() ? json::object() : json::parse(config, error);
+  if (error || !root.is_object()) return InvalidArgument("tokenizer_config.json is not a JSON object");
+  for (const auto& [key, target] :
+       {std::pair("add_bos_token", &settings.add_bos), std::pair("add_eos_token", &settings.add_eos)}) {
+    if (Member(root.get_object(), key) == nullptr) continue;
+    HEDDLE_ASSIGN_OR_RETURN(*target, BoolMember(root.get_object(), key, false));
+  }
+  return settings;
+}
+
+Result<std::shared_ptr<const Tokenizer>> ReadSentencePieceFile(const Folder& folder, const char* name) {
+  HEDDLE_ASSIGN_OR_RETURN(const std::string bytes, folder.Text(name));
+  HEDDLE_ASSIGN_OR_RETURN(const SentencePieceSettings settings, SettingsOf(folder.config));
+  Result<std::shared_ptr<const Tokenizer>> tokenizer = ReadSentencePiece(bytes, settings);
+  return tokenizer.ok() ? std::move(tokenizer) : tokenizer.status().Annotate(name);
+}
+
+Result<TokenizerParts> ReadParts(const Folder& folder) {
+  if (folder.Has("tokenizer.json")) {
+    HEDDLE_ASSIGN_OR_RETURN(const std::string text, folder.Text("tokenizer.json"));
+    return ParseTokenizerJson(text);
+  }
+  if (folder.Has("vocab.txt")) {
+    HEDDLE_ASSIGN_OR_RETURN(const std::string text, folder.Text("vocab.txt"));
+    HEDDLE_ASSIGN_OR_RETURN(const json::object root, TokenizerFromVocabTxt(text, folder.config));
+    return ParseTokenizer(root);
+  }
+  HEDDLE_ASSIGN_OR_RETURN(const std::string vocab, folder.Text("vocab.json"));
+  HEDDLE_ASSIGN_OR_RETURN(const std::string merges, folder.Text("merges.txt"));
+  HEDDLE_ASSIGN_OR_RETURN(const json::object root, TokenizerFromMerges(vocab, merges, folder.config));
+  return ParseTokenizer(root);
+}
+
+Result<std::shared_ptr<const Tokenizer>> ReadFolder(Folder folder) {
+  if (folder.Has("tokenizer_config.json")) {
+    HEDDLE_ASSIGN_OR_RETURN(folder.config, ReadFile(folder.path / "tokenizer_config.json", kMaxConfigBytes));
+  }
+  if (!folder.Has("tokenizer.json") && !folder.Has("vocab.txt") && !folder.Has("vocab.json")) {
+    for (const char* name : {"tokenizer.model", "spiece.model"}) {
+      if (folder.Has(name)) return ReadSentencePieceFile(folder, name);
+    }
+    return NotFound(
+        "there is no tokenizer: tokenizer.json, vocab.txt, vocab.json with merges.txt, tokenizer.model or "
+        "spiece.model");
+  }
+  HEDDLE_ASSIGN_OR_RETURN(TokenizerParts parts, ReadParts(folder));
+  // Which of the special tokens begin and end a text is in a file of its own, when it is there.
+  if (!folder.config.empty()) HEDDLE_RETURN_IF_ERROR(ApplyTokenizerConfig(folder.config, &parts));
+  return PipelineTokenizer::Make(std::move(parts));
+}
+
+}  // namespace
+
+Result<std::shared_ptr<const Tokenizer>> Tokenizer::Read(const std::filesystem::path& folder) {
+  Result<std::shared_ptr<const Tokenizer>> tokenizer = ReadFolder({folder, ""});
+  return tokenizer.ok() ? std::move(tokenizer) : tokenizer.status().Annotate(folder.string());
 }
 
 Status CheckTokenizerFits(int64_t vocab_size, const Tokenizer& tokenizer) {

@@ -410,6 +410,7 @@ int main(int argc, char** argv) {
   CertificateSeeds();
   DeviceSeeds();
   CoordinatorSeeds();
+  TokenizerSeeds();
   DataSeeds();
   return failed ? 1 : 0;
 }

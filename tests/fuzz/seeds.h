@@ -19,6 +19,7 @@ std::string Replace(std::string text, std::string_view what, std::string_view wi
 void CertificateSeeds();  // seeds_certificates.cc
 void DeviceSeeds();       // seeds_device.cc
 void CoordinatorSeeds();  // seeds_coordinator.cc
+void TokenizerSeeds();    // seeds_tokenizers.cc
 void DataSeeds();         // seeds_data.cc
 
 }  // namespace heddle::fuzz

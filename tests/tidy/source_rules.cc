@@ -110,6 +110,7 @@ const std::vector<Wall>& Walls() {
       {{"sqlite3.h", "SQLiteCpp/"}, {"coordinator/store/", "tests/"}, false, "SQLite stays in the store"},
       {{"unicode/"}, {"model/tokenizer/unicode.cc", "tests/"}, true, "ICU stays behind model/tokenizer/unicode.h"},
       {{"pcre2.h"}, {"model/tokenizer/pattern.cc", "tests/"}, true, "PCRE2 stays behind model/tokenizer/pattern.h"},
+      {{"sentencepiece"}, {"tests/"}, true, "SentencePiece's library clashes with Protobuf (decision 0009)"},
       {{"spdlog/"}, {"common/logging.cc", "tests/"}, true, "spdlog stays behind common/logging.h"},
       {{"toml++/"}, {"common/config.cc", "model/pretrain/", "tests/"}, true, "TOML is read through common/config.h"},
       {{"prometheus/"}, {"coordinator/service/", "tests/"}, true, "prometheus-cpp stays in the service's sources"},

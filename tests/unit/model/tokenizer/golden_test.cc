@@ -44,5 +44,18 @@ TEST(GoldenIds, WordPieceIsThatOfMiniLm) {
   }
 }
 
+// The ids of the SentencePiece library. In them "<s>" of a text is three characters, as it is for the library: Hugging
+// Face's wrapper of this model would find the token.
+TEST(GoldenIds, SentencePieceIsThatOfStories15m) {
+  HEDDLE_NEEDS_TEST_DATA("tokenizers");
+  const auto tokenizer = Tokenizer::Read(TestDataFolder() / "stories15m");
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  const std::vector<GoldenCase> cases = GoldenCases("stories15m");
+  EXPECT_EQ(cases.size(), 337U);
+  for (const GoldenCase& one : cases) {
+    EXPECT_EQ((*tokenizer)->EncodeText(one.text)->ids, one.ids) << one.text;
+  }
+}
+
 }  // namespace
 }  // namespace heddle::model

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <rapidcheck.h>
 
+#include "model/tokenizer/precompiled.h"
 #include "model/tokenizer/unicode.h"
 #include "tests/unit/model/tokenizer/parse.h"
 
@@ -89,6 +90,55 @@ TEST(Normalizers, SmallOnes) {
                        "É"),
             "e");
   EXPECT_EQ(Normalized("null", "É"), "É");
+}
+
+// A map with one rule: "A" becomes "aa".
+std::string SmallCharsMap() {
+  std::vector<uint32_t> trie(512);
+  trie[0] = 256U << 10;                       // the root's children begin at 256
+  trie[256 ^ 'A'] = 'A' | 0x100U | 1U << 10;  // has a value, which is beside it
+  trie[256 ^ 'A' ^ 1] = 0x80000000U;          // the text at 0
+  std::string bytes;
+  const auto put = [&](uint32_t number) {
+    for (int shift = 0; shift < 32; shift += 8) bytes.push_back(static_cast<char>(number >> shift));
+  };
+  put(2048);
+  for (const uint32_t unit : trie) put(unit);
+  return bytes + std::string("aa\0", 3);
+}
+
+TEST(CharsMaps, ReplaceWhatTheyKnow) {
+  const auto map = CharsMap::FromBytes(SmallCharsMap());
+  ASSERT_TRUE(map.ok()) << map.status();
+  EXPECT_EQ(map->Longest("Ab").length, 1U);
+  EXPECT_EQ(map->Longest("Ab").with, "aa");
+  EXPECT_EQ(map->Longest("b").length, 0U);
+  EXPECT_EQ(map->Longest("").length, 0U);
+  std::string text = "bA\u0301 AA\xff";  // the first is a grapheme of three bytes, replaced as one
+  PrecompiledNormalizer(*map).Apply(&text);
+  EXPECT_EQ(text, "baa aaaa\xff");
+}
+
+TEST(CharsMaps, WhatPointsOutsideIsNotFollowed) {
+  const std::string good = SmallCharsMap();
+  EXPECT_FALSE(CharsMap::FromBytes(good.substr(0, 3)).ok());
+  EXPECT_FALSE(CharsMap::FromBytes(good.substr(0, 2000)).ok());
+  EXPECT_TRUE(rc::check("any bytes", [&] {
+    std::string bytes = good;
+    for (int i = *rc::gen::inRange(1, 9); i > 0; --i) {
+      const bool near = *rc::gen::inRange(0, 2) == 0;  // at the units that matter
+      const size_t at =
+          near ? 4 + 4 * (256 ^ 'A' ^ *rc::gen::inRange<size_t>(0, 2)) : *rc::gen::inRange<size_t>(4, bytes.size());
+      bytes[at + *rc::gen::inRange<size_t>(0, std::min<size_t>(4, bytes.size() - at))] = *rc::gen::arbitrary<char>();
+    }
+    const auto map = CharsMap::FromBytes(bytes);
+    RC_ASSERT(map.ok());
+    std::string text = *rc::gen::container<std::string>(rc::gen::elementOf(std::string("ABab\x01\xff")));
+    const CharsMap::Match match = map->Longest(text);
+    RC_ASSERT(match.length <= text.size());
+    RC_ASSERT(match.with.size() <= bytes.size());
+    PrecompiledNormalizer(*map).Apply(&text);
+  }));
 }
 
 TEST(Normalizers, AChainOfReplacementsDoesNotFillTheMemory) {

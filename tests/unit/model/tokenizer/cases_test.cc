@@ -1,0 +1,211 @@
+// Small tokenizers of each kind, whose ids an independent script computed (tests/data/make_tokenizer_cases.py), read
+// from tokenizer.json and from the older files that say the same.
+#include <gtest/gtest.h>
+
+#include <boost/json.hpp>
+#include <fstream>
+#include <thread>
+
+#include "common/file.h"
+#include "model/tokenizer/tokenizer.h"
+#include "tests/unit/common/temp_dir.h"
+
+namespace heddle::model {
+namespace {
+
+namespace fs = std::filesystem;
+namespace json = boost::json;
+
+const fs::path kCases = HEDDLE_SOURCE_DIR "/tests/data/tokenizers";
+
+std::vector<int32_t> Numbers(const json::value& list) {
+  std::vector<int32_t> numbers;
+  for (const json::value& number : list.as_array()) numbers.push_back(number.to_number<int32_t>());
+  return numbers;
+}
+
+// Returns how many cases there were.
+size_t ExpectTheCases(const std::string& kind, const Tokenizer& tokenizer) {
+  std::ifstream lines(kCases / kind / "cases.jsonl");
+  size_t count = 0;
+  for (std::string line; std::getline(lines, line); ++count) {
+    const json::object one = json::parse(line).as_object();
+    const std::string text(one.at("text").as_string());
+    if (!one.contains("second")) {
+      const auto encoding = tokenizer.EncodeText(text);
+      EXPECT_EQ(encoding->ids, Numbers(one.at("ids"))) << kind << ": " << line;
+      continue;
+    }
+    const auto encoding = tokenizer.EncodePair(text, std::string(one.at("second").as_string()));
+    EXPECT_EQ(encoding->ids, Numbers(one.at("ids"))) << kind << ": " << line;
+    EXPECT_EQ(encoding->type_ids, Numbers(one.at("types"))) << kind << ": " << line;
+  }
+  return count;
+}
+
+class TokenizerCases : public testing::TestWithParam<const char*> {};
+
+TEST_P(TokenizerCases, HaveTheIdsOfTheScript) {
+  const auto tokenizer = Tokenizer::Read(kCases / GetParam());
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  EXPECT_GT(ExpectTheCases(GetParam(), **tokenizer), 40U);
+  EXPECT_GT(ExpectTheCases(GetParam(), **tokenizer), 40U);  // from the cache of words
+}
+
+TEST_P(TokenizerCases, OneTokenizerServesManyThreads) {
+  const auto tokenizer = *Tokenizer::Read(kCases / GetParam());
+  const std::string text = *ReadFile(kCases / GetParam() / "cases.jsonl", 1 << 20);
+  const auto expected = (*Tokenizer::Read(kCases / GetParam()))->Encode(text);
+  std::vector<std::vector<int32_t>> results(4);
+  {
+    std::vector<std::jthread> threads;
+    for (auto& result : results) threads.emplace_back([&] { result = tokenizer->Encode(text); });
+  }
+  for (const auto& result : results) EXPECT_EQ(result, expected);
+}
+
+INSTANTIATE_TEST_SUITE_P(Kinds, TokenizerCases,
+                         testing::Values("wordpiece", "byte-level", "byte-level-split", "byte-fallback", "unigram"),
+                         [](const auto& info) {
+                           std::string name = info.param;
+                           std::replace(name.begin(), name.end(), '-', '_');
+                           return name;
+                         });
+
+json::object JsonOf(const std::string& kind) {
+  return json::parse(*ReadFile(kCases / kind / "tokenizer.json", 1 << 20)).as_object();
+}
+
+// Tokens in the order of their ids.
+std::vector<std::string> NamesOf(const json::object& tokenizer) {
+  std::vector<std::string> names;
+  for (const auto& [name, id] : tokenizer.at("model").at("vocab").as_object()) {
+    names.resize(std::max<size_t>(names.size(), id.to_number<size_t>() + 1));
+    names[id.to_number<size_t>()] = std::string(name);
+  }
+  return names;
+}
+
+TEST(OlderFiles, VocabTxtIsBertUncased) {
+  const TempDir folder;
+  std::string lines;
+  for (const std::string& name : NamesOf(JsonOf("wordpiece"))) lines += name + "\n";
+  folder.Write("vocab.txt", lines);
+  const auto tokenizer = Tokenizer::Read(folder.path());
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  ExpectTheCases("wordpiece", **tokenizer);
+  EXPECT_EQ((*tokenizer)->special().mask, 4);
+  EXPECT_EQ((*tokenizer)->pad_id(), 0);
+  EXPECT_EQ((*tokenizer)->Encode("[MASK]"), std::vector<int32_t>{4});
+  EXPECT_EQ((*tokenizer)->DecodeText((*tokenizer)->EncodeText("The weaver, over.")->ids), "the weaver, over.");
+  folder.Write("tokenizer_config.json", R"({"do_lower_case": false})");
+  EXPECT_NE((*Tokenizer::Read(folder.path()))->Encode("The"), (*tokenizer)->Encode("The"));
+}
+
+TEST(OlderFiles, VocabJsonAndMergesAreGpt2) {
+  const TempDir folder;
+  json::object root = JsonOf("byte-level");
+  json::object vocab = root["model"].as_object()["vocab"].as_object();
+  vocab["<|endoftext|>"] = vocab.size();
+  std::string merges = "#version: 0.2\n";
+  for (const json::value& merge : root["model"].as_object()["merges"].as_array())
+    merges += std::string(merge.as_string()) + "\n";
+  folder.Write("vocab.json", json::serialize(vocab));
+  folder.Write("merges.txt", merges);
+  const auto gpt2 = Tokenizer::Read(folder.path());
+  ASSERT_TRUE(gpt2.ok()) << gpt2.status();
+  ExpectTheCases("byte-level", **gpt2);
+  EXPECT_EQ((*gpt2)->eos_id(), static_cast<int32_t>(vocab.size()) - 1);
+
+  // RoBERTa puts its own tokens around.
+  for (const char* name : {"<s>", "</s>", "<mask>", "<pad>"}) vocab[name] = vocab.size();
+  folder.Write("vocab.json", json::serialize(vocab));
+  folder.Write("tokenizer_config.json", R"({"tokenizer_class": "RobertaTokenizer", "add_prefix_space": false})");
+  const auto roberta = Tokenizer::Read(folder.path());
+  ASSERT_TRUE(roberta.ok()) << roberta.status();
+  const auto id = [&](const char* name) { return vocab[name].to_number<int32_t>(); };
+  const auto ids = (*roberta)->EncodePair("a", "b")->ids;
+  EXPECT_EQ(ids, (std::vector<int32_t>{id("<s>"), id("a"), id("</s>"), id("</s>"), id("b"), id("</s>")}));
+  // Its mask swallows the space before it.
+  EXPECT_EQ((*roberta)->Encode("a <mask>"), (std::vector<int32_t>{id("a"), id("<mask>")}));
+
+  // OPT begins each text.
+  folder.Write("tokenizer_config.json", R"({"tokenizer_class": "GPT2Tokenizer", "add_bos_token": true, "bos_token":
+      {"content": "</s>"}, "eos_token": "</s>"})");
+  EXPECT_EQ((*Tokenizer::Read(folder.path()))->EncodeText("a")->ids, (std::vector<int32_t>{id("</s>"), id("a")}));
+}
+
+TEST(OlderFiles, WhatIsWrongInThemIsSaid) {
+  const TempDir folder;
+  const auto expect = [&](const std::string& said) {
+    const Status status = Tokenizer::Read(folder.path()).status();
+    EXPECT_EQ(status.code(), Code::kInvalidArgument) << status;
+    EXPECT_NE(status.message().find(said), std::string::npos) << status;
+  };
+  EXPECT_EQ(Tokenizer::Read(folder.path()).status().code(), Code::kNotFound);
+  folder.Write("vocab.txt", "[UNK]\n[CLS]\n[SEP]\na\na\n");
+  expect("line 5 has the token \"a\" for the second time");
+  folder.Write("vocab.txt", "[UNK]\n[CLS]\na\n");
+  expect("lacks \"[SEP]\"");
+  folder.Write("vocab.txt", "[CLS]\n[SEP]\na\n");
+  expect("[UNK]");
+  folder.Write("vocab.txt", "[UNK]\n[CLS]\n[SEP]\n\xff\n");
+  expect("line 4 is not UTF-8");
+  fs::remove(folder.path() / "vocab.txt");
+  folder.Write("vocab.json", "[]");
+  EXPECT_EQ(Tokenizer::Read(folder.path()).status().code(), Code::kNotFound);  // no merges.txt
+  folder.Write("merges.txt", "#version\na b\nab\n");
+  expect("vocab.json is not a JSON object");
+  folder.Write("vocab.json", "{}");
+  expect("merges.txt: line 3");
+  folder.Write("merges.txt", "");
+  expect("lacks the token of byte 0");
+}
+
+// What single bytes that are no text become: byte-level tokenizers keep them, and so does byte fallback.
+TEST(InvalidUtf8, IsEncodedByEveryKind) {
+  const std::string bad =
+      "n\xff"
+      "r\xc3";
+  for (const char* kind : {"wordpiece", "byte-level", "byte-level-split", "byte-fallback", "unigram"}) {
+    const auto tokenizer = *Tokenizer::Read(kCases / kind);
+    EXPECT_FALSE(tokenizer->Encode(bad).empty()) << kind;
+  }
+  for (const char* kind : {"byte-level", "byte-level-split"}) {
+    const auto tokenizer = *Tokenizer::Read(kCases / kind);
+    EXPECT_EQ(tokenizer->Decode(tokenizer->Encode(bad)), bad) << kind;
+  }
+  const auto fallback = *Tokenizer::Read(kCases / "byte-fallback");
+  EXPECT_EQ(fallback->Decode(fallback->Encode(bad)), "n\uFFFDr\uFFFD");
+}
+
+TEST(Decoding, GivesTextBack) {
+  const std::string text = "the weaver runs under the old roof";
+  for (const char* kind : {"wordpiece", "byte-level", "byte-level-split", "byte-fallback", "unigram"}) {
+    const auto tokenizer = *Tokenizer::Read(kCases / kind);
+    const std::vector<int32_t> ids = tokenizer->EncodeText(text)->ids;
+    EXPECT_EQ(tokenizer->DecodeText(ids), text) << kind;
+    EXPECT_EQ(tokenizer->Decode(std::vector<int32_t>{-1, 1'000'000}), "") << kind;
+  }
+  const auto fallback = *Tokenizer::Read(kCases / "byte-fallback");
+  EXPECT_EQ(fallback->Decode(fallback->Encode("x 日\U0001F600")), "x 日\U0001F600");
+}
+
+TEST(AddedTokens, OfASingleWordAreNotFoundInsideOne) {
+  json::object root = JsonOf("wordpiece");
+  const auto next = static_cast<int32_t>(NamesOf(root).size());
+  root["added_tokens"].as_array().push_back(
+      json::object{{"id", next}, {"content", "Loom"}, {"single_word", true}, {"normalized", true}, {"special", false}});
+  const auto tokenizer = Tokenizer::FromJson(json::serialize(root));
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  const auto has = [&](const char* text) {
+    const auto ids = (*tokenizer)->Encode(text);
+    return std::count(ids.begin(), ids.end(), next);
+  };
+  EXPECT_EQ(has("LOOM"), 1);  // found in normalized text
+  EXPECT_EQ(has("a loom, loom"), 2);
+  EXPECT_EQ(has("looms aloom loom_"), 0);
+}
+
+}  // namespace
+}  // namespace heddle::model
