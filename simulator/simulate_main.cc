@@ -12,7 +12,7 @@
 #include "common/build_info.h"
 #include "common/config.h"
 #include "common/logging.h"
-#include "model/llama/blas_check.h"
+#include "model/transformer/blas_check.h"
 #include "simulator/report/report.h"
 #include "simulator/world/simulation.h"
 

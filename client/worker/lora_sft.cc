@@ -10,8 +10,9 @@
 #include "client/worker/task_resources.h"
 #include "common/random.h"
 #include "common/subprocess.h"
-#include "model/llama/llama.h"
+#include "model/config/registry.h"
 #include "model/training/adamw.h"
+#include "model/transformer/transformer.h"
 #include "peft/lora/lora.h"
 
 namespace heddle::client {
@@ -19,13 +20,13 @@ namespace {
 
 constexpr uint64_t kMaxTokensPerStep = uint64_t{1} << 24;
 
-Status CheckSettings(const TrainSettings& train, const model::LlamaConfig& config) {
+Status CheckSettings(const TrainSettings& train, const model::ModelSpec& config) {
   if (train.local_steps == 0 || train.batch_size == 0 || train.sequence_length == 0) {
     return InvalidArgument("local_steps, batch_size and sequence_length must be at least 1");
   }
-  if (static_cast<int64_t>(train.sequence_length) > config.max_position_embeddings) {
+  if (static_cast<int64_t>(train.sequence_length) > config.MaxLength()) {
     return InvalidArgument("sequence_length is " + std::to_string(train.sequence_length) +
-                           ", the model takes at most " + std::to_string(config.max_position_embeddings) + " tokens");
+                           ", the model takes at most " + std::to_string(config.MaxLength()) + " tokens");
   }
   if (uint64_t{train.batch_size} * train.sequence_length > kMaxTokensPerStep) {
     return InvalidArgument("batch_size times sequence_length is above " + std::to_string(kMaxTokensPerStep) +
@@ -46,7 +47,7 @@ Status CheckSettings(const TrainSettings& train, const model::LlamaConfig& confi
 }
 
 // Rough need of a step: float32 weights, activations kept for the backward pass, and one block of logits.
-uint64_t EstimateBytes(const model::LlamaConfig& c, const TrainSettings& train) {
+uint64_t EstimateBytes(const model::ModelSpec& c, const TrainSettings& train) {
   auto tokens = uint64_t{train.batch_size} * train.sequence_length;
   uint64_t weights = static_cast<uint64_t>(c.vocab_size * c.hidden_size) * (c.tie_word_embeddings ? 1 : 2) +
                      static_cast<uint64_t>(c.num_hidden_layers) *
@@ -116,27 +117,27 @@ class LoraSft final : public LocalTask {
     const TrainSettings& train = input.train;
     at::set_num_threads(static_cast<int>(std::max(1U, train.threads)));
     // Before anything large is read.
-    HEDDLE_ASSIGN_OR_RETURN(const model::LlamaConfig config, model::LlamaConfig::Read(input.base_model_dir));
+    HEDDLE_ASSIGN_OR_RETURN(const model::ModelSpec config, model::ReadModelConfig(input.base_model_dir));
     HEDDLE_RETURN_IF_ERROR(CheckSettings(train, config));
     HEDDLE_RETURN_IF_ERROR(CheckMemory(input.memory_limit_bytes, EstimateBytes(config, train), "the training step"));
     HEDDLE_ASSIGN_OR_RETURN(TaskResources::Base base, resources.GetBase(input.base_model_dir));
     HEDDLE_ASSIGN_OR_RETURN(peft::Adapter adapter, peft::ReadAdapter(input.adapter_dir));
     HEDDLE_ASSIGN_OR_RETURN(std::shared_ptr<const model::TextDataset> data,
                             resources.GetData(input.data_path, base, train.sequence_length));
-    model::Llama llama(base.weights);
-    HEDDLE_RETURN_IF_ERROR(peft::InjectLora(llama, adapter.config, adapter.tensors));
-    llama->SeedDropout(DeriveSeed(input.seed, "dropout", ""));
-    llama->train();
-    auto stats = Train(llama, *data, input, progress);
+    model::Transformer network(base.weights);
+    HEDDLE_RETURN_IF_ERROR(peft::InjectLora(network, adapter.config, adapter.tensors));
+    network->SeedDropout(DeriveSeed(input.seed, "dropout", ""));
+    network->train();
+    auto stats = Train(network, *data, input, progress);
     if (!stats.ok()) return stats.status();
-    return TaskOutput{Difference(peft::ExtractLora(llama), adapter.tensors), *stats};
+    return TaskOutput{Difference(peft::ExtractLora(network), adapter.tensors), *stats};
   }
 
-  static Result<TaskStats> Train(model::Llama& llama, const model::TextDataset& data, const TaskInput& input,
+  static Result<TaskStats> Train(model::Transformer& network, const model::TextDataset& data, const TaskInput& input,
                                  const ProgressCallback& progress) {
     const TrainSettings& train = input.train;
     std::vector<torch::Tensor> parameters;
-    for (auto& [name, tensor] : peft::LoraParameters(llama)) parameters.push_back(tensor);
+    for (auto& [name, tensor] : peft::LoraParameters(network)) parameters.push_back(tensor);
     model::OptimizerOptions options;
     options.beta1 = train.beta1;
     options.beta2 = train.beta2;
@@ -152,7 +153,7 @@ class LoraSft final : public LocalTask {
     auto started = std::chrono::steady_clock::now();
     for (uint32_t step = 1; step <= train.local_steps; ++step) {
       FillBatch(data, order, &batch);
-      torch::Tensor loss = llama->Loss(batch.ids, batch.targets);
+      torch::Tensor loss = network->Loss(batch.ids, batch.targets);
       loss.backward();
       double warm = step < train.warmup_steps ? static_cast<double>(step) / train.warmup_steps : 1.0;
       double norm = optimizer.Step(train.learning_rate * warm);
@@ -186,12 +187,12 @@ Result<Evaluation> EvaluateThrowing(const std::filesystem::path& base_dir, const
   HEDDLE_ASSIGN_OR_RETURN(TaskResources::Base base, resources.GetBase(base_dir));
   HEDDLE_ASSIGN_OR_RETURN(std::shared_ptr<const model::TextDataset> data,
                           resources.GetData(data_path, base, sequence_length));
-  model::Llama llama(base.weights);
+  model::Transformer network(base.weights);
   if (!adapter_dir.empty()) {
     HEDDLE_ASSIGN_OR_RETURN(peft::Adapter adapter, peft::ReadAdapter(adapter_dir));
-    HEDDLE_RETURN_IF_ERROR(peft::InjectLora(llama, adapter.config, adapter.tensors));
+    HEDDLE_RETURN_IF_ERROR(peft::InjectLora(network, adapter.config, adapter.tensors));
   }
-  llama->eval();
+  network->eval();
   torch::NoGradGuard no_grad;
   double loss_sum = 0;
   int64_t windows = data->num_sequences();
@@ -206,7 +207,7 @@ Result<Evaluation> EvaluateThrowing(const std::filesystem::path& base_dir, const
         targets.data_ptr<int64_t>()[row * sequence_length + static_cast<int64_t>(i)] = window[i + 1];
       }
     }
-    loss_sum += static_cast<double>(llama->Loss(ids, targets).item<float>()) * static_cast<double>(rows);
+    loss_sum += static_cast<double>(network->Loss(ids, targets).item<float>()) * static_cast<double>(rows);
   }
   Evaluation result;
   result.loss = loss_sum / static_cast<double>(windows);

@@ -10,7 +10,7 @@
 #include "client/worker/worker_loop.h"
 #include "common/build_info.h"
 #include "common/logging.h"
-#include "model/llama/blas_check.h"
+#include "model/transformer/blas_check.h"
 
 namespace heddle::client {
 namespace {

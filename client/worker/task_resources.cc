@@ -23,7 +23,7 @@ Result<TaskResources::Base> TaskResources::GetBase(const std::filesystem::path& 
   Base base;
   HEDDLE_ASSIGN_OR_RETURN(base.weights, model::BaseWeights::Load(folder));
   HEDDLE_ASSIGN_OR_RETURN(base.tokenizer, model::Tokenizer::Read(folder));
-  int64_t vocabulary = base.weights->config.vocab_size;
+  int64_t vocabulary = base.weights->spec.vocab_size;
   if (base.tokenizer->vocab_size() > vocabulary) {
     return InvalidArgument(folder.string() + ": the tokenizer does not fit the model: it makes ids up to " +
                            std::to_string(base.tokenizer->vocab_size() - 1) +

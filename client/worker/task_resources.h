@@ -13,8 +13,8 @@
 
 #include "client/worker/local_task.h"
 #include "model/data/text_dataset.h"
-#include "model/llama/llama.h"
 #include "model/tokenizer/tokenizer.h"
+#include "model/weights/base_weights.h"
 
 namespace heddle::client {
 

@@ -10,7 +10,7 @@
 #include "common/random.h"
 #include "common/safetensors.h"
 #include "coordinator/recipe/bindings.h"
-#include "model/model_config.h"
+#include "model/config/registry.h"
 #include "model/tokenizer/tokenizer.h"
 #include "protocol/limits.h"
 #include "protocol/validate.h"
@@ -132,24 +132,12 @@ v1::TrainPlan Recipe::TrainPlanOf(uint32_t round) const {
 
 Result<RunMaterial> PrepareRun(const Recipe& recipe) {
   RunMaterial material;
-  HEDDLE_ASSIGN_OR_RETURN(model::LlamaConfig config, model::LlamaConfig::Read(recipe.base_model));
+  HEDDLE_ASSIGN_OR_RETURN(const model::ModelSpec config, model::ReadModelConfig(recipe.base_model));
   HEDDLE_ASSIGN_OR_RETURN(SafetensorsFile weights, ReadModelSafetensors(recipe.base_model));
-  StateDictSpec expected = config.WeightSpec();
-  StateDictSpec actual = SpecOf(weights.tensors);
-  for (const auto& [name, spec] : expected) {
-    auto it = actual.find(name);
-    if (it == actual.end())
-      return InvalidArgument(recipe.base_model.string() + ": the tensor '" + name + "' is missing");
-    if (it->second.shape != spec.shape) {
-      return InvalidArgument(recipe.base_model.string() + ": the tensor '" + name + "' has the shape " +
-                             ShapeToString(it->second.shape) + " where config.json asks for " +
-                             ShapeToString(spec.shape));
-    }
-  }
-  if (static_cast<int64_t>(recipe.train.sequence_length()) > config.max_position_embeddings) {
+  HEDDLE_RETURN_IF_ERROR(config.CheckTensors(SpecOf(weights.tensors)).Annotate(recipe.base_model.string()));
+  if (static_cast<int64_t>(recipe.train.sequence_length()) > config.MaxLength()) {
     return InvalidArgument("train.sequence_length is " + std::to_string(recipe.train.sequence_length()) +
-                           "; the base model takes at most " + std::to_string(config.max_position_embeddings) +
-                           " tokens");
+                           "; the base model takes at most " + std::to_string(config.MaxLength()) + " tokens");
   }
   HEDDLE_ASSIGN_OR_RETURN(std::shared_ptr<const model::Tokenizer> tokenizer, model::Tokenizer::Read(recipe.base_model));
   if (tokenizer->vocab_size() > config.vocab_size) {
@@ -169,7 +157,8 @@ Result<RunMaterial> PrepareRun(const Recipe& recipe) {
     identity += digest.ToHex();
   }
 
-  HEDDLE_ASSIGN_OR_RETURN(std::vector<peft::TargetModule> targets, peft::FindTargets(expected, recipe.lora));
+  HEDDLE_ASSIGN_OR_RETURN(std::vector<peft::TargetModule> targets,
+                          peft::FindTargets(config.LinearModules(), recipe.lora));
   material.initial_adapter =
       peft::MakeInitialAdapter(targets, recipe.lora, DeriveSeed(recipe.seed, "initial_adapter", ""));
   material.initial_adapter_bytes = SerializeSafetensors(material.initial_adapter);

@@ -18,7 +18,7 @@ std::string Millions(double value) { return Number(value / 1e6, "%.2f"); }
 }  // namespace
 
 std::string ModelCard(const PretrainSettings& s, const CardFacts& f) {
-  const LlamaConfig& c = s.model;
+  const ModelSpec& c = s.model;
   std::string out =
       "---\nlanguage: en\nlibrary_name: transformers\npipeline_tag: text-generation\nlicense: other\n---\n# " + s.name +
       "\n\n" + s.description + "\n\n";

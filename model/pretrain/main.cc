@@ -7,11 +7,11 @@
 
 #include "common/file.h"
 #include "common/logging.h"
-#include "model/llama/blas_check.h"
 #include "model/pretrain/card.h"
 #include "model/pretrain/corpus.h"
 #include "model/pretrain/train.h"
 #include "model/tokenizer/bpe_trainer.h"
+#include "model/transformer/blas_check.h"
 
 namespace heddle::model {
 namespace {

@@ -3,6 +3,7 @@
 #include <toml++/toml.h>
 
 #include "common/file.h"
+#include "model/config/registry.h"
 
 namespace heddle::model {
 namespace {
@@ -42,7 +43,7 @@ class TableReader {
 
 Status ReadModel(const toml::table& root, PretrainSettings* settings) {
   TableReader model(root["model"].as_table(), "model");
-  LlamaConfig& c = settings->model;
+  ModelSpec& c = settings->model;
   model.Get("name", &settings->name);
   model.Get("description", &settings->description);
   model.Get("licence", &settings->licence);
@@ -54,13 +55,13 @@ Status ReadModel(const toml::table& root, PretrainSettings* settings) {
   model.Get("num_key_value_heads", &c.num_key_value_heads);
   model.Get("head_dim", &c.head_dim);
   model.Get("max_position_embeddings", &c.max_position_embeddings);
-  model.Get("rms_norm_eps", &c.rms_norm_eps);
-  model.Get("rope_theta", &c.rope_theta);
+  model.Get("rms_norm_eps", &c.norm_eps);
+  model.Get("rope_theta", &c.rotary.theta);
   c.tie_word_embeddings = true;
   c.vocab_size = settings->vocab_size;
   c.torch_dtype = "bfloat16";
   HEDDLE_RETURN_IF_ERROR(model.status());
-  return LlamaConfig::FromJson(c.ToJson()).status();  // ranges and divisibility
+  return ParseModelConfig(LlamaConfigJson(c)).status();  // ranges and divisibility
 }
 
 Status ReadTraining(const toml::table& root, PretrainSettings* settings) {

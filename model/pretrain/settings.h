@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "common/status.h"
-#include "model/model_config.h"
+#include "model/architectures/architectures.h"
 
 namespace heddle::model {
 
@@ -23,7 +23,7 @@ struct CorpusSource {
 struct PretrainSettings {
   std::string name, description, licence;
   uint64_t seed = 0;
-  LlamaConfig model;  // vocab_size is set from the tokenizer
+  ModelSpec model = LlamaSpec();  // vocab_size is set from the tokenizer
   int64_t vocab_size = 2048;
   int64_t steps = 0, batch_size = 0, sequence_length = 0, warmup_steps = 0, threads = 1, checkpoint_seconds = 60;
   double learning_rate = 0, final_learning_rate = 0, weight_decay = 0, beta1 = 0.9, beta2 = 0.95, max_grad_norm = 1.0;

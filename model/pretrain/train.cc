@@ -12,7 +12,8 @@
 #include "common/logging.h"
 #include "common/random.h"
 #include "common/safetensors.h"
-#include "model/llama/llama.h"
+#include "model/architectures/architectures.h"
+#include "model/transformer/transformer.h"
 
 namespace heddle::model {
 namespace json = boost::json;
@@ -50,7 +51,7 @@ Batch MakeBatch(const TextDataset& data, std::span<const int64_t> windows) {
 }
 
 // Matrices decay, norms do not.
-torch::optim::AdamW MakeOptimizer(Llama& model, const PretrainSettings& s) {
+torch::optim::AdamW MakeOptimizer(Transformer& model, const PretrainSettings& s) {
   std::vector<torch::Tensor> matrices, vectors;
   for (const auto& parameter : model->parameters()) (parameter.dim() > 1 ? matrices : vectors).push_back(parameter);
   const auto options = [&](double decay) {
@@ -63,11 +64,11 @@ torch::optim::AdamW MakeOptimizer(Llama& model, const PretrainSettings& s) {
   return torch::optim::AdamW(std::move(groups), torch::optim::AdamWOptions(s.learning_rate));
 }
 
-Status SaveCheckpoint(Llama& model, torch::optim::AdamW& optimizer, const PretrainProgress& progress,
+Status SaveCheckpoint(Transformer& model, torch::optim::AdamW& optimizer, const PretrainProgress& progress,
                       const fs::path& folder) {
   StateDict tensors;
   for (const auto& item : model->named_parameters()) tensors.emplace(item.key(), ToTensor(item.value(), DType::kF32));
-  HEDDLE_RETURN_IF_ERROR(WriteFileAtomically(folder / "config.json", model->config().ToJson()));
+  HEDDLE_RETURN_IF_ERROR(WriteFileAtomically(folder / "config.json", LlamaConfigJson(model->spec())));
   torch::save(optimizer, (folder / "optimizer.new").string());
   HEDDLE_RETURN_IF_ERROR(WriteSafetensors(folder / "model.safetensors", tensors));
   HEDDLE_RETURN_IF_ERROR(RenameDurably(folder / "optimizer.new", folder / "optimizer.pt"));
@@ -76,9 +77,9 @@ Status SaveCheckpoint(Llama& model, torch::optim::AdamW& optimizer, const Pretra
   return WriteFileAtomically(folder / "progress.json", json::serialize(object) + "\n");
 }
 
-Status LoadCheckpoint(Llama& model, torch::optim::AdamW& optimizer, const fs::path& folder) {
+Status LoadCheckpoint(Transformer& model, torch::optim::AdamW& optimizer, const fs::path& folder) {
   HEDDLE_ASSIGN_OR_RETURN(const auto base, BaseWeights::Load(folder));
-  if (base->config.WeightSpec() != model->config().WeightSpec()) {
+  if (base->spec.WeightSpec() != model->spec().WeightSpec()) {
     return InvalidArgument("the checkpoint in " + folder.string() +
                            " is of another model: delete it or change the settings");
   }
@@ -92,9 +93,9 @@ Status LoadCheckpoint(Llama& model, torch::optim::AdamW& optimizer, const fs::pa
 // they scale better than threads inside each matrix product, above all on a machine that has other work too.
 class Replicas {
  public:
-  Replicas(Llama model, const PretrainSettings& s) : models_{std::move(model)} {
+  Replicas(Transformer model, const PretrainSettings& s) : models_{std::move(model)} {
     for (int64_t i = 1; i < s.threads; ++i) {
-      Llama replica(s.model, s.seed);
+      Transformer replica(s.model, s.seed);
       const auto to = replica->parameters(), from = models_[0]->parameters();
       for (size_t p = 0; p < to.size(); ++p) to[p].set_data(from[p].detach());
       models_.push_back(std::move(replica));
@@ -123,7 +124,7 @@ class Replicas {
  private:
   double Part(int64_t index, const Batch& batch, int64_t rows) {
     at::set_num_threads(1);
-    Llama& model = models_[static_cast<size_t>(index)];
+    Transformer& model = models_[static_cast<size_t>(index)];
     model->zero_grad();
     torch::Tensor loss = model->Loss(batch.ids.slice(0, index * rows, (index + 1) * rows),
                                      batch.targets.slice(0, index * rows, (index + 1) * rows));
@@ -131,11 +132,11 @@ class Replicas {
     return loss.item<double>();
   }
 
-  std::vector<Llama> models_;
+  std::vector<Transformer> models_;
 };
 
 // One optimizer step; returns the loss.
-double TrainStep(Replicas& replicas, Llama& model, torch::optim::AdamW& optimizer, const Batch& batch,
+double TrainStep(Replicas& replicas, Transformer& model, torch::optim::AdamW& optimizer, const Batch& batch,
                  const PretrainSettings& s, int64_t step) {
   for (auto& group : optimizer.param_groups()) {
     static_cast<torch::optim::AdamWOptions&>(group.options()).lr(LearningRateAt(s, step));
@@ -147,7 +148,7 @@ double TrainStep(Replicas& replicas, Llama& model, torch::optim::AdamW& optimize
 }
 
 Result<PretrainProgress> Run(const PretrainSettings& s, const TextDataset& data, const fs::path& folder) {
-  Llama model(s.model, s.seed);
+  Transformer model(s.model, s.seed);
   auto optimizer = MakeOptimizer(model, s);
   PretrainProgress progress;
   if (fs::exists(folder / "progress.json")) {
@@ -226,10 +227,10 @@ Status ExportBf16(const fs::path& checkpoint, const fs::path& out) {
   HEDDLE_ASSIGN_OR_RETURN(const auto base, BaseWeights::Load(checkpoint));
   StateDict tensors;
   for (const auto& [name, tensor] : base->tensors) tensors.emplace(name, ToTensor(tensor, DType::kBF16));
-  LlamaConfig config = base->config;
+  ModelSpec config = base->spec;
   config.torch_dtype = "bfloat16";
   HEDDLE_RETURN_IF_ERROR(MakeDirectories(out));
-  HEDDLE_RETURN_IF_ERROR(WriteFileAtomically(out / "config.json", config.ToJson()));
+  HEDDLE_RETURN_IF_ERROR(WriteFileAtomically(out / "config.json", LlamaConfigJson(config)));
   return WriteSafetensors(out / "model.safetensors", tensors);
 }
 
@@ -237,7 +238,7 @@ Result<double> EvaluateLoss(const fs::path& folder, const TextDataset& data, int
   HEDDLE_ASSIGN_OR_RETURN(const auto base, BaseWeights::Load(folder));
   try {
     torch::NoGradGuard no_grad;
-    Llama model(base);
+    Transformer model(base);
     double total = 0;
     constexpr int64_t kBatch = 16;
     for (int64_t begin = 0; begin < data.num_sequences(); begin += kBatch) {

@@ -236,7 +236,7 @@ Status CheckTokenizerFits(int64_t vocab_size, const Tokenizer& tokenizer) {
                          ": use the tokenizer that belongs to this model");
 }
 
-Status CheckTokenizerFits(const LlamaConfig& config, const Tokenizer& tokenizer) {
+Status CheckTokenizerFits(const ModelSpec& config, const Tokenizer& tokenizer) {
   return CheckTokenizerFits(config.vocab_size, tokenizer);
 }
 

@@ -17,7 +17,7 @@
 #include <vector>
 
 #include "common/status.h"
-#include "model/model_config.h"
+#include "model/config/model_spec.h"
 #include "model/tokenizer/encoding.h"
 #include "model/tokenizer/post_processor.h"
 
@@ -83,6 +83,6 @@ class Tokenizer {
 
 // Ok when every id of the tokenizer has a row in the model's embedding; else kInvalidArgument.
 Status CheckTokenizerFits(int64_t vocab_size, const Tokenizer& tokenizer);
-Status CheckTokenizerFits(const LlamaConfig& config, const Tokenizer& tokenizer);
+Status CheckTokenizerFits(const ModelSpec& config, const Tokenizer& tokenizer);
 
 }  // namespace heddle::model

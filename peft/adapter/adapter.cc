@@ -34,7 +34,9 @@ bool MatchesName(std::string_view path, std::string_view name) {
 
 std::string_view LastComponent(std::string_view path) { return path.substr(path.rfind('.') + 1); }
 
-bool IsOutputLayer(std::string_view path) { return path == "lm_head" || path == "score" || path == "classifier"; }
+bool IsOutputLayer(std::string_view path) {
+  return path == "lm_head" || path == "embed_out" || path == "score" || path == "classifier";
+}
 
 // A JSON number as PEFT writes it: 16, 0.05.
 std::string NumberText(double value) {
@@ -163,7 +165,6 @@ Status AdapterConfig::Validate() const {
         "lora_alpha must be above 0 and at most 1000000");
   check(lora_dropout >= 0 && lora_dropout < 1, "lora_dropout must be from 0 to below 1");
   check(bias == "none", "bias is '" + bias + "'; only none is supported");
-  check(!fan_in_fan_out, "fan_in_fan_out is not supported for linear layers");
   check(!target_modules.empty() || !target_modules_regex.empty(), "target_modules is missing");
   check(target_modules_regex.size() <= kMaxRegexBytes, "target_modules is longer than 512 characters");
   if (mistakes.empty() && !target_modules_regex.empty() && target_modules_regex != "all-linear") {
@@ -260,15 +261,13 @@ Result<AdapterConfig> AdapterConfig::FromJson(std::string_view text, std::vector
   return config;
 }
 
-Result<std::vector<TargetModule>> FindTargets(const StateDictSpec& base, const AdapterConfig& config) {
+Result<std::vector<TargetModule>> FindTargets(const std::vector<model::LinearSpec>& linears,
+                                              const AdapterConfig& config) {
   std::vector<TargetModule> targets;
   std::map<std::string, int> linear_names;
-  for (const auto& [name, spec] : base) {
-    if (!name.ends_with(".weight") || spec.shape.size() != 2) continue;
-    std::string path = name.substr(0, name.size() - 7);
-    if (LastComponent(path).starts_with("embed")) continue;
-    ++linear_names[std::string(LastComponent(path))];
-    if (config.Targets(path)) targets.push_back({path, spec.shape[1], spec.shape[0]});
+  for (const model::LinearSpec& linear : linears) {
+    ++linear_names[std::string(LastComponent(linear.path))];
+    if (config.Targets(linear.path)) targets.push_back({linear.path, linear.in, linear.out});
   }
   if (targets.empty()) {
     std::string list;

@@ -12,6 +12,7 @@
 
 #include "common/state_dict.h"
 #include "common/status.h"
+#include "model/config/model_spec.h"
 
 namespace heddle::peft {
 
@@ -47,10 +48,11 @@ struct TargetModule {
   std::string path;  // "model.layers.0.self_attn.q_proj"
   int64_t in_features = 0, out_features = 0;
 };
-// Those of `base` (names and shapes of a Hugging Face checkpoint: "<path>.weight" of rank 2) that the config targets,
-// in name order; embeddings, norms and, for "all-linear", the output layer are not. Errors: kInvalidArgument when
+// Those of a model's linear layers (ModelSpec::LinearModules) that the config targets, in name order; the output layer
+// is none of "all-linear". Sizes are those of the layer, however its weight is stored. Errors: kInvalidArgument when
 // nothing matches (the message lists the linear modules' last names).
-Result<std::vector<TargetModule>> FindTargets(const StateDictSpec& base, const AdapterConfig& config);
+Result<std::vector<TargetModule>> FindTargets(const std::vector<model::LinearSpec>& linears,
+                                              const AdapterConfig& config);
 
 // lora_A uniform on +-1/sqrt(in) (Kaiming uniform with a = sqrt(5), as PEFT), from PhiloxStream(DeriveSeed(seed,
 // "lora_A", path)); lora_B zero. F32. The same bits everywhere.

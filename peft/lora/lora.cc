@@ -6,19 +6,24 @@
 namespace heddle::peft {
 namespace {
 
-StateDictSpec LinearSpecs(const std::map<std::string, model::Linear>& linears) {
-  StateDictSpec spec;
-  for (const auto& [path, linear] : linears) {
-    spec[path + ".weight"] = {DType::kF32, {linear->weight.size(0), linear->weight.size(1)}};
-  }
-  return spec;
-}
-
 // A trainable copy of an F32 tensor.
-torch::Tensor Leaf(const Tensor& tensor) {
+torch::Tensor Leaf(const Tensor& tensor, const torch::Device& device = torch::kCPU) {
   torch::Tensor out = torch::empty(tensor.shape(), torch::kFloat32);
   if (!tensor.bytes().empty()) std::memcpy(out.data_ptr<float>(), tensor.bytes().data(), tensor.bytes().size());
-  return out.requires_grad_(true);
+  return out.to(device).requires_grad_(true);
+}
+
+bool Transposed(const model::ModelSpec& spec, const std::string& path) {
+  for (const model::LinearSpec& linear : spec.LinearModules()) {
+    if (linear.path == path) return linear.transposed;
+  }
+  return false;
+}
+
+// Of a parameter in float32, dense.
+torch::Tensor DenseWeight(const model::BaseWeights& base, const std::string& name) {
+  const auto packed = base.packed.find(name);
+  return packed == base.packed.end() ? base.tensors.at(name) : packed->second->Dense(torch::kFloat32);
 }
 
 }  // namespace
@@ -29,10 +34,10 @@ Tensor ToStateTensor(const torch::Tensor& tensor) {
                             {dense.data_ptr<float>(), static_cast<size_t>(dense.numel())});
 }
 
-Status InjectLora(model::Llama& model, const AdapterConfig& config, const StateDict& adapter) {
+Status InjectLora(model::Transformer& model, const AdapterConfig& config, const StateDict& adapter) {
   HEDDLE_RETURN_IF_ERROR(config.Validate());
   std::map<std::string, model::Linear> linears = model->LinearModules();
-  auto targets = FindTargets(LinearSpecs(linears), config);
+  auto targets = FindTargets(model->spec().LinearModules(), config);
   if (!targets.ok()) return targets.status();
   Status same = CheckSameSpec(AdapterSpec(*targets, config), SpecOf(adapter));
   if (!same.ok()) return same.Annotate("the adapter does not fit the base model");
@@ -40,15 +45,16 @@ Status InjectLora(model::Llama& model, const AdapterConfig& config, const StateD
   for (auto& [path, linear] : linears) linear->lora_A = linear->lora_B = torch::Tensor();
   for (const TargetModule& target : *targets) {
     model::Linear linear = linears.at(target.path);
-    linear->lora_A = Leaf(adapter.find(LoraAKey(target.path))->second);
-    linear->lora_B = Leaf(adapter.find(LoraBKey(target.path))->second);
+    const torch::Device device = linear->device();
+    linear->lora_A = Leaf(adapter.find(LoraAKey(target.path))->second, device);
+    linear->lora_B = Leaf(adapter.find(LoraBKey(target.path))->second, device);
     linear->scaling = config.scaling();
     linear->dropout = config.lora_dropout;
   }
   return OkStatus();
 }
 
-std::vector<std::pair<std::string, torch::Tensor>> LoraParameters(model::Llama& model) {
+std::vector<std::pair<std::string, torch::Tensor>> LoraParameters(model::Transformer& model) {
   std::map<std::string, torch::Tensor> ordered;
   for (auto& [path, linear] : model->LinearModules()) {
     if (!linear->lora_A.defined()) continue;
@@ -58,7 +64,7 @@ std::vector<std::pair<std::string, torch::Tensor>> LoraParameters(model::Llama& 
   return {ordered.begin(), ordered.end()};
 }
 
-StateDict ExtractLora(model::Llama& model) {
+StateDict ExtractLora(model::Transformer& model) {
   StateDict out;
   for (const auto& [key, tensor] : LoraParameters(model)) out.emplace(key, ToStateTensor(tensor));
   return out;
@@ -66,22 +72,21 @@ StateDict ExtractLora(model::Llama& model) {
 
 Result<StateDict> MergeLora(const model::BaseWeights& base, const AdapterConfig& config, const StateDict& adapter) {
   HEDDLE_RETURN_IF_ERROR(config.Validate());
-  StateDictSpec spec;
-  for (const auto& [name, tensor] : base.tensors) {
-    spec[name] = {DType::kF32, Shape(tensor.sizes().begin(), tensor.sizes().end())};
-  }
-  auto targets = FindTargets(spec, config);
+  auto targets = FindTargets(base.spec.LinearModules(), config);
   if (!targets.ok()) return targets.status();
   Status same = CheckSameSpec(AdapterSpec(*targets, config), SpecOf(adapter));
   if (!same.ok()) return same.Annotate("the adapter does not fit the base model");
   StateDict merged;
   for (const auto& [name, tensor] : base.tensors) merged.emplace(name, ToStateTensor(tensor));
+  for (const auto& [name, tensor] : base.packed) merged.emplace(name, ToStateTensor(tensor->Dense(torch::kFloat32)));
   torch::NoGradGuard no_grad;
   for (const TargetModule& target : *targets) {
     torch::Tensor a = Leaf(adapter.find(LoraAKey(target.path))->second);
     torch::Tensor b = Leaf(adapter.find(LoraBKey(target.path))->second);
-    const torch::Tensor& weight = base.tensors.at(target.path + ".weight");
-    merged[target.path + ".weight"] = ToStateTensor(weight + config.scaling() * torch::matmul(b, a));
+    const torch::Tensor weight = DenseWeight(base, target.path + ".weight").to(torch::kCPU, torch::kFloat32);
+    const torch::Tensor change = config.scaling() * torch::matmul(b, a);
+    const bool stored_transposed = Transposed(base.spec, target.path);
+    merged[target.path + ".weight"] = ToStateTensor(weight + (stored_transposed ? change.t() : change));
   }
   return merged;
 }

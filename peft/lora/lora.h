@@ -1,4 +1,4 @@
-// LoRA (Hu et al., 2106.09685) on a Llama: putting an adapter's factors into its linear layers and taking them out
+// LoRA (Hu et al., 2106.09685) on a model: putting an adapter's factors into its linear layers and taking them out
 // again. y = x W^T + scaling * (dropout(x) A^T) B^T, A [r, in], B [out, r], float32.
 //
 // Include only from translation units of targets with TORCH.
@@ -12,7 +12,7 @@
 
 #include "common/state_dict.h"
 #include "common/status.h"
-#include "model/llama/llama.h"
+#include "model/transformer/transformer.h"
 #include "peft/adapter/adapter.h"
 
 namespace heddle::peft {
@@ -21,13 +21,13 @@ namespace heddle::peft {
 // gradient), and sets scaling and dropout. The model's other parameters are frozen. Layers that had factors before lose
 // them. Errors: kInvalidArgument when the adapter's keys and shapes are not exactly those that `config` asks for on
 // this model; the model is then unchanged.
-Status InjectLora(model::Llama& model, const AdapterConfig& config, const StateDict& adapter);
+Status InjectLora(model::Transformer& model, const AdapterConfig& config, const StateDict& adapter);
 
 // The factors by their PEFT keys, in key order: what an optimizer trains. They share storage with the model.
-std::vector<std::pair<std::string, torch::Tensor>> LoraParameters(model::Llama& model);
+std::vector<std::pair<std::string, torch::Tensor>> LoraParameters(model::Transformer& model);
 
 // Copies of the factors as an adapter's tensors (F32, PEFT keys).
-StateDict ExtractLora(model::Llama& model);
+StateDict ExtractLora(model::Transformer& model);
 
 // W + scaling * B A for each layer with factors, as a new checkpoint in float32 beside the untouched rest of `base`.
 // Errors: kInvalidArgument as InjectLora.

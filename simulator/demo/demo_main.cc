@@ -15,7 +15,7 @@
 #include "common/file.h"
 #include "common/logging.h"
 #include "coordinator/recipe/recipe.h"
-#include "model/llama/blas_check.h"
+#include "model/transformer/blas_check.h"
 #include "peft/adapter/adapter.h"
 #include "simulator/corpus/kjv.h"
 #include "simulator/demo/baselines.h"

@@ -9,7 +9,8 @@
 #include "coordinator/audit/audit_record.h"
 #include "coordinator/store/run_spec_json.h"
 #include "coordinator/store/upload_name.h"
-#include "model/model_config.h"
+#include "model/architectures/architectures.h"
+#include "model/config/registry.h"
 #include "model/tokenizer/bpe_trainer.h"
 #include "peft/adapter/adapter.h"
 #include "protocol/refusal.h"
@@ -141,12 +142,12 @@ void Tokenizers() {
 
 void Models() {
   const std::string tiny =
-      R"({"model_type":"llama","hidden_size":16,"intermediate_size":32,"num_hidden_layers":2,"num_attention_heads":4,)"
-      R"("num_key_value_heads":2,"vocab_size":300,"max_position_embeddings":64,"rms_norm_eps":1e-5,"rope_theta":10000.0,)"
+      R"({"architectures":["LlamaForCausalLM"],"model_type":"llama","hidden_size":16,"intermediate_size":32,)"
+      R"("num_hidden_layers":2,"num_attention_heads":4,"num_key_value_heads":2,"vocab_size":300,"max_position_embeddings":64,"rms_norm_eps":1e-5,"rope_theta":10000.0,)"
       R"("tie_word_embeddings":true,"bos_token_id":1,"eos_token_id":2,"torch_dtype":"float32"})";
   Write("fuzz_model_config", "tiny", tiny);
-  const auto config = model::LlamaConfig::FromJson(tiny);
-  if (config.ok()) Write("fuzz_model_config", "written", config->ToJson());
+  const auto config = model::ParseModelConfig(tiny);
+  if (config.ok()) Write("fuzz_model_config", "written", model::LlamaConfigJson(*config));
   if (!config.ok()) Fail(config.status().ToString());
   Write("fuzz_model_config", "rope",
         Replace(tiny, "\"rope_theta\":10000.0", R"("rope_parameters":{"rope_type":"default","rope_theta":5e5})"));

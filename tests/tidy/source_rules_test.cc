@@ -79,7 +79,7 @@ TEST(CheckWalls, FindsLibrariesOutsideTheirWalls) {
                {"common/c.h", "#include <spdlog/spdlog.h>\n"},
                {"coordinator/engine/d.cc", "#include <sqlite3.h>\n#include <boost/beast/core.hpp>\n"},
                {"coordinator/service/e.h", "#include <prometheus/registry.h>\n"},
-               {"model/llama/f.h", "#include <torch/torch.h>\n"},
+               {"model/transformer/f.h", "#include <torch/torch.h>\n"},
                {"protocol/g.cc", "#include <openssl/ssl.h>\n#include <sys/socket.h>\n"}};
   EXPECT_THAT(
       CheckWalls(tree),

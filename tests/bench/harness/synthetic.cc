@@ -7,7 +7,7 @@
 #include "common/random.h"
 #include "common/safetensors.h"
 #include "coordinator/recipe/recipe.h"
-#include "model/model_config.h"
+#include "model/architectures/architectures.h"
 
 namespace heddle::bench {
 namespace {
@@ -16,7 +16,7 @@ namespace fs = std::filesystem;
 
 Status WriteBase(const fs::path& folder, const fs::path& tokenizer, const SyntheticShape& shape) {
   HEDDLE_RETURN_IF_ERROR(MakeDirectories(folder));
-  model::LlamaConfig config;
+  model::ModelSpec config = model::LlamaSpec();
   config.hidden_size = shape.hidden;
   config.intermediate_size = 16;
   config.num_hidden_layers = shape.layers;
@@ -32,7 +32,7 @@ Status WriteBase(const fs::path& folder, const fs::path& tokenizer, const Synthe
     weights.emplace(name, Tensor::Allocate({DType::kBF16, spec.shape}, &bytes));
   }
   HEDDLE_RETURN_IF_ERROR(WriteSafetensors(folder / "model.safetensors", weights));
-  HEDDLE_RETURN_IF_ERROR(WriteFileAtomically(folder / "config.json", config.ToJson()));
+  HEDDLE_RETURN_IF_ERROR(WriteFileAtomically(folder / "config.json", model::LlamaConfigJson(config)));
   HEDDLE_ASSIGN_OR_RETURN(const std::string text, ReadFile(tokenizer));
   return WriteFileAtomically(folder / "tokenizer.json", text);
 }

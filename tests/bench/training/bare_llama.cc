@@ -30,7 +30,7 @@ Tensor BareTrainer::Linear(const std::string& path, const Tensor& x) const {
 }
 
 Tensor BareTrainer::Norm(const std::string& name, const Tensor& x) const {
-  return x * torch::rsqrt(x.pow(2).mean(-1, true) + base_->config.rms_norm_eps) * base_->tensors.at(name + ".weight");
+  return x * torch::rsqrt(x.pow(2).mean(-1, true) + base_->spec.norm_eps) * base_->tensors.at(name + ".weight");
 }
 
 // x: [batch, heads, length, head_dim].
@@ -40,7 +40,7 @@ Tensor BareTrainer::Rotate(const Tensor& x) const {
 }
 
 Tensor BareTrainer::Attention(const std::string& path, const Tensor& x) const {
-  const model::LlamaConfig& c = base_->config;
+  const model::ModelSpec& c = base_->spec;
   const int64_t batch = x.size(0), length = x.size(1), group = c.num_attention_heads / c.num_key_value_heads;
   const auto heads = [&](const std::string& name, int64_t count) {
     return Linear(path + name, x).view({batch, length, count, c.head_dim}).transpose(1, 2);
@@ -54,11 +54,11 @@ Tensor BareTrainer::Attention(const std::string& path, const Tensor& x) const {
 }
 
 Tensor BareTrainer::Loss(const Tensor& ids, const Tensor& targets) {
-  const model::LlamaConfig& c = base_->config;
+  const model::ModelSpec& c = base_->spec;
   const int64_t length = ids.size(1);
   if (!mask_.defined()) {
-    const Tensor frequency = torch::pow(torch::Scalar(c.rope_theta), torch::arange(0, c.head_dim, 2, torch::kDouble) *
-                                                                         (-1.0 / static_cast<double>(c.head_dim)));
+    const Tensor frequency = torch::pow(torch::Scalar(c.rotary.theta), torch::arange(0, c.head_dim, 2, torch::kDouble) *
+                                                                           (-1.0 / static_cast<double>(c.head_dim)));
     const Tensor angle = torch::outer(torch::arange(length, torch::kDouble), frequency);
     const Tensor both = torch::cat({angle, angle}, -1);
     cos_ = both.cos().to(torch::kFloat);

@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "model/llama/llama.h"
+#include "model/weights/base_weights.h"
 
 namespace heddle::bench {
 

@@ -15,7 +15,7 @@
 #include "client/worker/task_resources.h"
 #include "common/random.h"
 #include "model/data/text_dataset.h"
-#include "model/llama/blas_check.h"
+#include "model/transformer/blas_check.h"
 #include "peft/adapter/adapter.h"
 #include "tests/unit/model/tiny_model.h"
 
@@ -46,8 +46,8 @@ T Need(Result<T> result) {
 }
 
 // The shape of the base model that Heddle brings, or of a fifteen-million-parameter model with a large vocabulary.
-model::LlamaConfig Shape(const std::string& name) {
-  model::LlamaConfig c = model::TinyConfig();
+model::ModelSpec Shape(const std::string& name) {
+  model::ModelSpec c = model::TinyConfig();
   const bool tiny = name == "tiny";
   c.hidden_size = tiny ? 160 : 288;
   c.intermediate_size = tiny ? 432 : 768;
@@ -81,7 +81,7 @@ Outcome Measure(const Options& options, const std::filesystem::path& folder) {
   adapter_config.r = options.rank;
   adapter_config.lora_alpha = 2.0 * static_cast<double>(options.rank);
   adapter_config.target_modules_regex = "all-linear";
-  const auto targets = Need(peft::FindTargets(Shape(options.shape).WeightSpec(), adapter_config));
+  const auto targets = Need(peft::FindTargets(Shape(options.shape).LinearModules(), adapter_config));
   const StateDict initial = peft::MakeInitialAdapter(targets, adapter_config, 5);
   Require(peft::WriteAdapter(adapter_dir, adapter_config, initial));
 

@@ -5,7 +5,8 @@
 #include <utility>
 
 #include "common/safetensors.h"
-#include "model/model_config.h"
+#include "model/architectures/architectures.h"
+#include "model/config/registry.h"
 #include "model/tokenizer/bpe_trainer.h"
 #include "protocol/transport/tls.h"
 #include "tests/fuzz/scratch.h"
@@ -56,7 +57,7 @@ struct Template {
 
  private:
   void WriteBase() {
-    const auto config = model::LlamaConfig::FromJson(
+    const auto config = model::ParseModelConfig(
         R"({"model_type":"llama","hidden_size":4,"intermediate_size":4,"num_hidden_layers":1,"num_attention_heads":1,)"
         R"("num_key_value_heads":1,"vocab_size":260,"max_position_embeddings":16,"rms_norm_eps":1e-5,)"
         R"("rope_theta":10000.0,"tie_word_embeddings":true,"torch_dtype":"float32"})");
@@ -74,7 +75,7 @@ struct Template {
     Require(tokenizer.ok(), "the test's tokenizer can be trained", tokenizer.status().message());
     std::error_code ignored;
     fs::create_directories(scratch / "base", ignored);
-    scratch.Write("base/config.json", config->ToJson());
+    scratch.Write("base/config.json", model::LlamaConfigJson(*config));
     scratch.Write("base/tokenizer.json", *tokenizer);
     scratch.Write("base/model.safetensors", SerializeSafetensors(weights));
   }

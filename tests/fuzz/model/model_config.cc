@@ -1,32 +1,63 @@
-// Any bytes as a model's config.json: refused, or a configuration that is written and read back the same.
-#include "model/model_config.h"
-
+// Any bytes as a model's config.json, of whatever architecture: refused with a reason, or a specification that hangs
+// together.
 #include <cmath>
 
+#include "model/architectures/architectures.h"
+#include "model/config/registry.h"
+#include "model/config/rotary.h"
 #include "tests/fuzz/fuzz_input.h"
 
 using heddle::fuzz::Require;
-using heddle::model::LlamaConfig;
+using heddle::model::ModelSpec;
+
+namespace {
+
+// What is written can be read, and is the same. The JSON library's reading of decimals may be off in the last place.
+void CheckWritten(const ModelSpec& spec) {
+  const std::string written = heddle::model::LlamaConfigJson(spec);
+  const auto second = heddle::model::ParseModelConfig(written);
+  Require(second.ok(), "what is written can be read", second.status().message());
+  const auto near = [](double a, double b) { return std::abs(a - b) <= 1e-15 * std::abs(a); };
+  Require(near(spec.norm_eps, second->norm_eps) && near(spec.rotary.theta, second->rotary.theta),
+          "real numbers survive", written);
+  ModelSpec same = *second;
+  same.norm_eps = spec.norm_eps;
+  same.rotary.theta = spec.rotary.theta;
+  Require(heddle::model::LlamaConfigJson(same) == written, "and all else is the same", written);
+}
+
+void CheckNames(const ModelSpec& spec) {
+  const heddle::StateDictSpec weights = spec.WeightSpec();
+  for (const auto& [name, tensor] : weights) {
+    Require(heddle::NumElements(tensor.shape).ok(), "every tensor has a size", name);
+    Require(spec.NameOf(name) == name, "a parameter's name is its own", name);
+  }
+  for (const auto& linear : spec.LinearModules()) {
+    const auto found = weights.find(linear.path + ".weight");
+    Require(found != weights.end(), "every linear layer has a weight", linear.path);
+    Require(found->second.shape[linear.transposed ? 1 : 0] == linear.out, "of its size", linear.path);
+  }
+  const heddle::Status fits = spec.CheckTensors(weights);
+  Require(fits.ok(), "a checkpoint of just these tensors fits", fits.message());
+}
+
+}  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  const auto first = LlamaConfig::FromJson({reinterpret_cast<const char*>(data), size});
-  if (!first.ok()) {
-    Require(!first.status().message().empty(), "a refusal says why");
+  const auto spec = heddle::model::ParseModelConfig({reinterpret_cast<const char*>(data), size});
+  if (!spec.ok()) {
+    Require(!spec.status().message().empty(), "a refusal says why");
     return 0;
   }
-  const std::string written = first->ToJson();
-  const auto second = LlamaConfig::FromJson(written);
-  Require(second.ok(), "what is written can be read", second.status().message());
-  // The JSON library's reading of decimals may be off in the last place.
-  const auto near = [](double a, double b) { return std::abs(a - b) <= 1e-15 * std::abs(a); };
-  Require(near(first->rms_norm_eps, second->rms_norm_eps) && near(first->rope_theta, second->rope_theta),
-          "real numbers survive", written);
-  LlamaConfig same = *second;
-  same.rms_norm_eps = first->rms_norm_eps;
-  same.rope_theta = first->rope_theta;
-  Require(same.ToJson() == written, "and all else is the same", written);
-  if (first->num_hidden_layers > 16) return 0;
-  for (const auto& [name, spec] : first->WeightSpec())
-    Require(heddle::NumElements(spec.shape).ok(), "every tensor has a size", name);
+  Require(spec->MaxLength() >= 1, "there is room for a token");
+  if (spec->architecture == "LlamaForCausalLM" && spec->rotary.scaling == heddle::model::RotaryScaling::kNone) {
+    CheckWritten(*spec);
+  }
+  if (spec->RotaryDims() > 0 && spec->RotaryDims() <= 4096) {
+    const auto table = heddle::model::RotaryFrequencies(*spec, spec->MaxLength());
+    Require(static_cast<int64_t>(table.frequencies.size()) == spec->RotaryDims() / 2, "a frequency for each pair");
+    for (const double frequency : table.frequencies) Require(!std::isnan(frequency), "frequencies are numbers");
+  }
+  if (spec->num_hidden_layers <= 16) CheckNames(*spec);
   return 0;
 }

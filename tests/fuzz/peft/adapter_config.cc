@@ -30,14 +30,10 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   same.lora_dropout = first->lora_dropout;
   Require(same.ToJson() == written, "and all else is the same", written);
 
-  static const heddle::StateDictSpec base = [] {
-    heddle::StateDictSpec spec;
-    for (const char* module : {"model.embed_tokens", "model.layers.0.self_attn.q_proj", "model.layers.0.mlp.up_proj",
-                               "model.layers.10.self_attn.v_proj", "lm_head"})
-      spec[std::string(module) + ".weight"] = {heddle::DType::kF32, {4, 6}};
-    spec["model.norm.weight"] = {heddle::DType::kF32, {4}};
-    return spec;
-  }();
+  static const std::vector<heddle::model::LinearSpec> base = {{"lm_head", 6, 4, false, false, true},
+                                                              {"model.layers.0.mlp.up_proj", 6, 4},
+                                                              {"model.layers.0.self_attn.q_proj", 6, 4},
+                                                              {"model.layers.10.self_attn.v_proj", 6, 4}};
   const auto targets = heddle::peft::FindTargets(base, *first);
   const auto again = heddle::peft::FindTargets(base, *second);
   Require(targets.ok() == again.ok(), "both find the same");

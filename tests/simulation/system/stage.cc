@@ -9,7 +9,7 @@
 #include "common/file.h"
 #include "common/safetensors.h"
 #include "coordinator/store/store.h"
-#include "model/model_config.h"
+#include "model/architectures/architectures.h"
 #include "tests/simulation/coordinator/memory_disk.h"
 #include "tests/unit/model/tiny_model.h"
 
@@ -35,7 +35,7 @@ class BaseModel {
  public:
   BaseModel() : folder_(MakeFolder()) {
     // As small as the checks of a base model allow.
-    model::LlamaConfig config = model::TinyConfig();
+    model::ModelSpec config = model::TinyConfig();
     config.hidden_size = 8;
     config.intermediate_size = 8;
     config.num_hidden_layers = 1;

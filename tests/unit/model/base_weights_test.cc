@@ -4,7 +4,7 @@
 
 #include <cstring>
 
-#include "model/llama/llama.h"
+#include "model/weights/base_weights.h"
 #include "tests/unit/common/temp_dir.h"
 #include "tests/unit/model/tiny_model.h"
 
@@ -14,7 +14,7 @@ namespace {
 class BaseWeightsTest : public testing::Test {
  protected:
   BaseWeightsTest() {
-    folder_.Write("config.json", config_.ToJson());
+    folder_.Write("config.json", LlamaConfigJson(config_));
     Write(weights_);
   }
   void Write(const StateDict& weights) {
@@ -42,7 +42,7 @@ class BaseWeightsTest : public testing::Test {
   }
 
   TempDir folder_;
-  LlamaConfig config_ = TinyConfig();
+  ModelSpec config_ = TinyConfig();
   StateDict weights_ = RandomWeights(config_, 1);
   const std::string query_ = "model.layers.1.self_attn.q_proj.weight";
 };
@@ -159,10 +159,10 @@ TEST_F(BaseWeightsTest, ShardsAreReadThroughTheirIndex) {
 
 TEST_F(BaseWeightsTest, AConfigOfAnotherSizeDoesNotFit) {
   config_.num_hidden_layers = 3;
-  folder_.Write("config.json", config_.ToJson());
+  folder_.Write("config.json", LlamaConfigJson(config_));
   ExpectRefused(Code::kInvalidArgument, "model.layers.2.");
   config_.num_hidden_layers = 1;
-  folder_.Write("config.json", config_.ToJson());
+  folder_.Write("config.json", LlamaConfigJson(config_));
   ExpectRefused(Code::kInvalidArgument, "model.layers.1.");
   std::filesystem::remove(folder_ / "config.json");
   EXPECT_EQ(Load().status().code(), Code::kNotFound);

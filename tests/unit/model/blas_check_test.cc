@@ -1,5 +1,5 @@
 // Which BLAS is loaded, read from the text of /proc/self/maps.
-#include "model/llama/blas_check.h"
+#include "model/transformer/blas_check.h"
 
 #include <gtest/gtest.h>
 

@@ -1,5 +1,5 @@
 // The hand-written gradients against central differences of float64 forwards put together from LibTorch's operators.
-#include "model/llama/functions.h"
+#include "model/transformer/functions.h"
 
 #include <gtest/gtest.h>
 #include <torch/torch.h>
@@ -9,6 +9,8 @@
 #include <limits>
 
 #include "common/random.h"
+#include "model/transformer/attention.h"
+#include "model/transformer/loss.h"
 
 namespace heddle::model {
 namespace {
@@ -127,6 +129,10 @@ TEST(SwiGlu, MatchesFloat64) {
   Check(ours, reference, {Random({3, 11}, 1, 4.0F), Random({3, 11}, 2, 2.0F)}, 2e-5);
 }
 
+Tensor Causal(const Tensor& q, const Tensor& k, const Tensor& v) {
+  return Attention(q, k, v, AttentionMask({q.size(2), k.size(2), true, 0, {}, {}}, q.options().requires_grad(false)));
+}
+
 Tensor WideAttention(const Inputs& in) {
   const int64_t group = in[0].size(1) / in[1].size(1), length = in[0].size(2);
   const Tensor k = in[1].repeat_interleave(group, 1), v = in[2].repeat_interleave(group, 1);
@@ -137,7 +143,7 @@ Tensor WideAttention(const Inputs& in) {
 }
 
 TEST(CausalAttention, MatchesFloat64WithAndWithoutGroups) {
-  const auto ours = [](const Inputs& in) { return CausalAttention(in[0], in[1], in[2]); };
+  const auto ours = [](const Inputs& in) { return Causal(in[0], in[1], in[2]); };
   for (const auto& [heads, kv_heads] : {std::pair<int64_t, int64_t>{2, 2}, {4, 2}, {3, 1}}) {
     Check(ours, WideAttention,
           {Random({2, heads, 5, 4}, 1, 2.0F), Random({2, kv_heads, 5, 4}, 2), Random({2, kv_heads, 5, 4}, 3)});
@@ -148,15 +154,15 @@ TEST(CausalAttention, MatchesFloat64WithAndWithoutGroups) {
 TEST(CausalAttention, LaterTokensDoNotReachEarlierOnes) {
   const Tensor q = Random({1, 2, 6, 4}, 1);
   Tensor k = Random({1, 2, 6, 4}, 2), v = Random({1, 2, 6, 4}, 3);
-  const Tensor before = CausalAttention(q, k, v);
+  const Tensor before = Causal(q, k, v);
   k.slice(2, 4, 6).fill_(100);
   v.slice(2, 4, 6).fill_(-100);
-  EXPECT_TRUE(torch::equal(CausalAttention(q, k, v).slice(1, 0, 4), before.slice(1, 0, 4)));
+  EXPECT_TRUE(torch::equal(Causal(q, k, v).slice(1, 0, 4), before.slice(1, 0, 4)));
 }
 
 TEST(CausalAttention, LargeScoresDoNotOverflow) {
   const Tensor q = torch::full({1, 1, 3, 2}, 1e4F).requires_grad_(true), k = torch::full({1, 1, 3, 2}, 1e4F);
-  const Tensor out = CausalAttention(q, k, torch::ones({1, 1, 3, 2}));
+  const Tensor out = Causal(q, k, torch::ones({1, 1, 3, 2}));
   EXPECT_TRUE(torch::allclose(out, torch::ones_like(out)));
   out.sum().backward();
   EXPECT_TRUE(q.grad().isfinite().all().item<bool>());

@@ -6,7 +6,7 @@
 
 #include "common/file.h"
 #include "common/safetensors.h"
-#include "model/llama/llama.h"
+#include "model/transformer/transformer.h"
 #include "tests/unit/model/test_data.h"
 
 namespace heddle::model {
@@ -43,7 +43,7 @@ double MaxDifference(const torch::Tensor& a, const torch::Tensor& b) {
 }
 
 // Mean loss over windows of at most `window` targets, each with a context of its own.
-double TextLoss(Llama& model, const torch::Tensor& ids, int64_t window) {
+double TextLoss(Transformer& model, const torch::Tensor& ids, int64_t window) {
   torch::NoGradGuard no_grad;
   double total = 0;
   const int64_t targets = ids.size(0) - 1;
@@ -61,7 +61,7 @@ class LlamaReference : public testing::TestWithParam<std::string> {};
 TEST_P(LlamaReference, LogitsAndResidualStreamMatchFloat64) {
   HEDDLE_NEEDS_TEST_DATA(GetParam());
   const Reference reference(GetParam());
-  Llama model(reference.base());
+  Transformer model(reference.base());
   torch::NoGradGuard no_grad;
   for (const std::string input : {"in0_", "in1_", "in2_"}) {
     const auto ids = reference.Array(input + "ids").unsqueeze(0);
@@ -74,7 +74,7 @@ TEST_P(LlamaReference, LogitsAndResidualStreamMatchFloat64) {
 TEST_P(LlamaReference, TextLossesMatchFloat64) {
   HEDDLE_NEEDS_TEST_DATA(GetParam());
   const Reference reference(GetParam());
-  Llama model(reference.base());
+  Transformer model(reference.base());
   const auto losses = reference.Json("reference.json").at("text_loss");
   for (const std::string text : {"story", "alice"}) {
     const double expected = losses.at(text).at("mean_nll").to_number<double>();
@@ -85,7 +85,7 @@ TEST_P(LlamaReference, TextLossesMatchFloat64) {
 TEST_P(LlamaReference, ABatchGivesTheSameAsItsRows) {
   HEDDLE_NEEDS_TEST_DATA(GetParam());
   const Reference reference(GetParam());
-  Llama model(reference.base());
+  Transformer model(reference.base());
   torch::NoGradGuard no_grad;
   const auto ids = reference.Array("alice_ids").slice(0, 0, 96).view({3, 32});
   const auto together = model->forward(ids);
@@ -97,8 +97,8 @@ TEST_P(LlamaReference, ABatchGivesTheSameAsItsRows) {
 INSTANTIATE_TEST_SUITE_P(Models, LlamaReference, testing::Values("stories260k", "stories15m"));
 
 // A trainable model with the weights of a checkpoint.
-Llama TrainableCopy(const BaseWeights& base) {
-  Llama model(base.config, 1);
+Transformer TrainableCopy(const BaseWeights& base) {
+  Transformer model(base.spec, 1);
   torch::NoGradGuard no_grad;
   for (auto& item : model->named_parameters()) item.value().copy_(base.tensors.at(item.key()));
   return model;
@@ -120,7 +120,7 @@ struct GradientCase {
 TEST(LlamaGradients, WeightGradientsMatchCentralDifferences) {
   HEDDLE_NEEDS_TEST_DATA("stories260k");
   const GradientCase c;
-  Llama model = TrainableCopy(*c.reference.base());
+  Transformer model = TrainableCopy(*c.reference.base());
   const auto loss = model->Loss(c.x, c.y);
   EXPECT_NEAR(loss.item<double>(), c.json.at("loss").to_number<double>(), 1e-5);
   loss.backward();
@@ -137,7 +137,7 @@ TEST(LlamaGradients, WeightGradientsMatchCentralDifferences) {
 TEST(LlamaGradients, LoraGradientsMatchCentralDifferences) {
   HEDDLE_NEEDS_TEST_DATA("stories260k");
   const GradientCase c;
-  Llama model(c.reference.base());
+  Transformer model(c.reference.base());
   const auto arrays = *ReadSafetensors(c.reference.folder() / "reference" / "gradients.safetensors");
   std::string path(c.json.at("lora_target").as_string());
   path.resize(path.size() - std::string(".weight").size());

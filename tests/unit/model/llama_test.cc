@@ -1,6 +1,6 @@
 // The whole model, on weights made in code, against a float64 forward in plain loops; and what must not change its
 // numbers: the batch, the threads, other models on the same weights.
-#include "model/llama/llama.h"
+#include "model/transformer/transformer.h"
 
 #include <gtest/gtest.h>
 #include <torch/torch.h>
@@ -14,9 +14,9 @@
 namespace heddle::model {
 namespace {
 
-std::shared_ptr<const BaseWeights> MakeBase(const LlamaConfig& config, uint64_t seed = 1) {
+std::shared_ptr<const BaseWeights> MakeBase(const ModelSpec& config, uint64_t seed = 1) {
   auto base = std::make_shared<BaseWeights>();
-  base->config = config;
+  base->spec = config;
   for (const auto& [name, tensor] : RandomWeights(config, seed, 0.2F)) {
     base->tensors.emplace(
         name, torch::from_blob(const_cast<std::byte*>(tensor.bytes().data()), tensor.shape(), torch::kFloat).clone());
@@ -36,7 +36,7 @@ using Row = std::vector<double>;
 // One sequence through the formulas of the papers, one number after another.
 class PlainLlama {
  public:
-  explicit PlainLlama(const BaseWeights& base) : base_(base), c_(base.config) {}
+  explicit PlainLlama(const BaseWeights& base) : base_(base), c_(base.spec) {}
 
   // Logits of each position.
   std::vector<Row> Forward(const std::vector<int64_t>& ids) const {
@@ -86,7 +86,7 @@ class PlainLlama {
     for (Row& row : x) {
       double squares = 0;
       for (const double v : row) squares += v * v;
-      const double root = std::sqrt(squares / static_cast<double>(row.size()) + c_.rms_norm_eps);
+      const double root = std::sqrt(squares / static_cast<double>(row.size()) + c_.norm_eps);
       for (size_t i = 0; i < row.size(); ++i) row[i] = row[i] / root * static_cast<double>(weight[i]);
     }
     return x;
@@ -96,7 +96,7 @@ class PlainLlama {
     for (size_t head = 0; head < row->size(); head += dim) {
       for (size_t i = 0; i < dim / 2; ++i) {
         const double angle = static_cast<double>(position) *
-                             std::pow(c_.rope_theta, -2.0 * static_cast<double>(i) / static_cast<double>(dim));
+                             std::pow(c_.rotary.theta, -2.0 * static_cast<double>(i) / static_cast<double>(dim));
         double &a = (*row)[head + i], &b = (*row)[head + i + dim / 2];
         const double turned = a * std::cos(angle) - b * std::sin(angle);
         b = b * std::cos(angle) + a * std::sin(angle);
@@ -135,18 +135,18 @@ class PlainLlama {
   }
 
   const BaseWeights& base_;
-  LlamaConfig c_;
+  ModelSpec c_;
 };
 
-std::vector<LlamaConfig> Variants() {
-  LlamaConfig tied = TinyConfig(), biased = TinyConfig(), wide = TinyConfig();
+std::vector<ModelSpec> Variants() {
+  ModelSpec tied = TinyConfig(), biased = TinyConfig(), wide = TinyConfig();
   biased.tie_word_embeddings = false;
-  biased.attention_bias = biased.mlp_bias = true;
+  biased.qkv_bias = biased.attention_out_bias = biased.mlp_bias = true;
   biased.num_key_value_heads = 4;
-  biased.rope_theta = 500.0;
+  biased.rotary.theta = 500.0;
   wide.head_dim = 16;  // heads wider together than the hidden size
   wide.num_key_value_heads = 1;
-  wide.rms_norm_eps = 0.01;
+  wide.norm_eps = 0.01;
   return {tied, biased, wide};
 }
 
@@ -155,9 +155,9 @@ double MaxDifference(const torch::Tensor& a, const torch::Tensor& b) {
 }
 
 TEST(Llama, LogitsAndLossMatchPlainFloat64) {
-  for (const LlamaConfig& config : Variants()) {
+  for (const ModelSpec& config : Variants()) {
     const auto base = MakeBase(config);
-    Llama llama(base);
+    Transformer llama(base);
     torch::NoGradGuard no_grad;
     const torch::Tensor ids = Ids(1, 20), targets = ids.roll(-1, 1);
     const std::vector<int64_t> list(ids.data_ptr<int64_t>(), ids.data_ptr<int64_t>() + 20);
@@ -177,8 +177,8 @@ TEST(Llama, LogitsAndLossMatchPlainFloat64) {
 }
 
 TEST(Llama, GradientsOfATrainableModelMatchCentralDifferences) {
-  for (const LlamaConfig& config : Variants()) {
-    Llama llama(config, 5);
+  for (const ModelSpec& config : Variants()) {
+    Transformer llama(config, 5);
     const torch::Tensor ids = Ids(2, 9), targets = ids.roll(-1, 1);
     {
       torch::NoGradGuard no_grad;  // larger than the initial weights, so that gradients are too
@@ -207,7 +207,7 @@ TEST(Llama, GradientsOfATrainableModelMatchCentralDifferences) {
 }
 
 TEST(Llama, ARowOfABatchGivesWhatItGivesAlone) {
-  Llama llama(MakeBase(TinyConfig()));
+  Transformer llama(MakeBase(TinyConfig()));
   torch::NoGradGuard no_grad;
   const torch::Tensor ids = Ids(5, 16);
   const torch::Tensor together = llama->forward(ids);
@@ -217,7 +217,7 @@ TEST(Llama, ARowOfABatchGivesWhatItGivesAlone) {
 }
 
 TEST(Llama, ALongerSequenceDoesNotChangeItsBeginning) {
-  Llama llama(MakeBase(TinyConfig()));
+  Transformer llama(MakeBase(TinyConfig()));
   torch::NoGradGuard no_grad;
   const torch::Tensor ids = Ids(1, 64);
   const torch::Tensor whole = llama->forward(ids);
@@ -228,7 +228,7 @@ TEST(Llama, ALongerSequenceDoesNotChangeItsBeginning) {
 
 TEST(Llama, ThreadsChangeNothingButTheTime) {
   const int before = at::get_num_threads();
-  Llama llama(MakeBase(TinyConfig()));
+  Transformer llama(MakeBase(TinyConfig()));
   const torch::Tensor ids = Ids(4, 32), targets = ids.roll(-1, 1);
   torch::NoGradGuard no_grad;
   at::set_num_threads(1);
@@ -246,7 +246,7 @@ TEST(Llama, ModelsOnSharedWeightsWorkSideBySide) {
   torch::Tensor expected;
   {
     torch::NoGradGuard no_grad;
-    expected = Llama(base)->forward(ids);
+    expected = Transformer(base)->forward(ids);
   }
   std::vector<torch::Tensor> results(4);
   {
@@ -255,7 +255,7 @@ TEST(Llama, ModelsOnSharedWeightsWorkSideBySide) {
       threads.emplace_back([&] {
         at::set_num_threads(1);
         torch::NoGradGuard no_grad;
-        result = Llama(base)->forward(ids);
+        result = Transformer(base)->forward(ids);
       });
     }
   }
@@ -264,19 +264,19 @@ TEST(Llama, ModelsOnSharedWeightsWorkSideBySide) {
 
 TEST(Llama, AFrozenModelSharesTheBaseInsteadOfCopyingIt) {
   const auto base = MakeBase(TinyConfig());
-  Llama a(base), b(base);
+  Transformer a(base), b(base);
   for (const auto& item : a->named_parameters()) {
     const torch::Tensor& weight = base->tensors.at(item.key());
     EXPECT_EQ(item.value().data_ptr(), weight.data_ptr()) << item.key();
     EXPECT_EQ(b->named_parameters()[item.key()].data_ptr(), weight.data_ptr());
     EXPECT_FALSE(item.value().requires_grad());
   }
-  EXPECT_EQ(a->named_parameters().size(), base->config.WeightSpec().size());
+  EXPECT_EQ(a->named_parameters().size(), base->spec.WeightSpec().size());
 }
 
 TEST(Llama, ParametersHaveHuggingFacesNamesAndInitialWeightsTheirSeed) {
-  for (const LlamaConfig& config : Variants()) {
-    Llama a(config, 1), b(config, 1), c(config, 2);
+  for (const ModelSpec& config : Variants()) {
+    Transformer a(config, 1), b(config, 1), c(config, 2);
     const StateDictSpec spec = config.WeightSpec();
     EXPECT_EQ(a->named_parameters().size(), spec.size());
     for (const auto& item : a->named_parameters()) {
@@ -293,7 +293,7 @@ TEST(Llama, ParametersHaveHuggingFacesNamesAndInitialWeightsTheirSeed) {
 }
 
 TEST(Llama, ImpossibleInputsAreExceptions) {
-  Llama llama(MakeBase(TinyConfig()));
+  Transformer llama(MakeBase(TinyConfig()));
   torch::NoGradGuard no_grad;
   EXPECT_THROW(llama->forward(Ids(1, 65)), c10::Error);  // 64 positions
   EXPECT_THROW(llama->forward(torch::zeros({1, 0}, torch::kLong)), c10::Error);
@@ -306,7 +306,7 @@ TEST(Llama, ImpossibleInputsAreExceptions) {
 }
 
 TEST(Llama, IgnoredTargetsDoNotCount) {
-  Llama llama(MakeBase(TinyConfig()));
+  Transformer llama(MakeBase(TinyConfig()));
   torch::NoGradGuard no_grad;
   const torch::Tensor ids = Ids(1, 12);
   torch::Tensor targets = ids.roll(-1, 1);

@@ -1,5 +1,5 @@
 // config.json: what is read, and what is refused with which words.
-#include "model/model_config.h"
+#include "model/config/registry.h"
 
 #include <gtest/gtest.h>
 
@@ -15,53 +15,53 @@ namespace json = boost::json;
 
 // A good config with one key set to a JSON value (or removed, when the text is empty).
 std::string With(const std::string& key, const std::string& value) {
-  json::object object = json::parse(TinyConfig().ToJson()).as_object();
+  json::object object = json::parse(LlamaConfigJson(TinyConfig())).as_object();
   object.erase(key);
   if (!value.empty()) object[key] = json::parse(value);
   return json::serialize(object);
 }
 
-TEST(LlamaConfig, ComesBackAsItWasWritten) {
-  LlamaConfig config = TinyConfig();
-  config.attention_bias = true;
-  config.rope_theta = 500000.5;
-  config.rms_norm_eps = 1e-6;
+TEST(ModelConfig, ComesBackAsItWasWritten) {
+  ModelSpec config = TinyConfig();
+  config.qkv_bias = config.attention_out_bias = true;
+  config.rotary.theta = 500000.5;
+  config.norm_eps = 1e-6;
   config.torch_dtype = "bfloat16";
   config.bos_token_id = -1;
-  const auto back = LlamaConfig::FromJson(config.ToJson());
+  const auto back = ParseModelConfig(LlamaConfigJson(config));
   ASSERT_TRUE(back.ok()) << back.status();
-  EXPECT_EQ(back->ToJson(), config.ToJson());
-  EXPECT_EQ(back->rope_theta, 500000.5);
+  EXPECT_EQ(LlamaConfigJson(*back), LlamaConfigJson(config));
+  EXPECT_EQ(back->rotary.theta, 500000.5);
   EXPECT_EQ(back->bos_token_id, -1);
-  EXPECT_TRUE(back->attention_bias);
-  EXPECT_EQ(back->WeightSpec(), config.WeightSpec());
+  EXPECT_TRUE(back->qkv_bias);
+  EXPECT_EQ(*back, config);
 }
 
-TEST(LlamaConfig, MissingKeysHaveHuggingFacesDefaults) {
-  const auto config = LlamaConfig::FromJson(
-      R"({"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 1, "num_attention_heads": 4,
+TEST(ModelConfig, MissingKeysHaveHuggingFacesDefaults) {
+  const auto config = ParseModelConfig(
+      R"({"architectures": ["LlamaForCausalLM"], "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 1, "num_attention_heads": 4,
           "vocab_size": 100})");
   ASSERT_TRUE(config.ok()) << config.status();
   EXPECT_EQ(config->num_key_value_heads, 4);
   EXPECT_EQ(config->head_dim, 16);
   EXPECT_EQ(config->max_position_embeddings, 2048);
-  EXPECT_EQ(config->rms_norm_eps, 1e-6);
-  EXPECT_EQ(config->rope_theta, 10000);
+  EXPECT_EQ(config->norm_eps, 1e-6);
+  EXPECT_EQ(config->rotary.theta, 10000);
   EXPECT_FALSE(config->tie_word_embeddings);
 }
 
-TEST(LlamaConfig, HeadsMayBeWiderThanTheHiddenSize) {
-  const auto config = LlamaConfig::FromJson(With("head_dim", "64"));
+TEST(ModelConfig, HeadsMayBeWiderThanTheHiddenSize) {
+  const auto config = ParseModelConfig(With("head_dim", "64"));
   ASSERT_TRUE(config.ok()) << config.status();
   EXPECT_EQ(config->WeightSpec().at("model.layers.0.self_attn.q_proj.weight").shape, (Shape{256, 32}));
   EXPECT_EQ(config->WeightSpec().at("model.layers.0.self_attn.o_proj.weight").shape, (Shape{32, 256}));
 }
 
-TEST(LlamaConfig, SeveralEndTokensStandForTheirFirst) {
-  EXPECT_EQ(LlamaConfig::FromJson(With("eos_token_id", "[7, 8]"))->eos_token_id, 7);
+TEST(ModelConfig, SeveralEndTokensStandForTheirFirst) {
+  EXPECT_EQ(ParseModelConfig(With("eos_token_id", "[7, 8]"))->eos_token_id, 7);
 }
 
-TEST(LlamaConfig, MistakesAreInvalidArguments) {
+TEST(ModelConfig, MistakesAreInvalidArguments) {
   struct Case {
     const char *key, *value, *said;
   };
@@ -79,6 +79,7 @@ TEST(LlamaConfig, MistakesAreInvalidArguments) {
                         {"num_key_value_heads", "3", "num_key_value_heads"},
                         {"num_key_value_heads", "8", "num_key_value_heads"},
                         {"head_dim", "7", "head_dim"},
+                        {"head_dim", "1", "head_dim"},
                         {"head_dim", "1048576", "head_dim"},
                         {"max_position_embeddings", "0", "max_position_embeddings"},
                         {"rms_norm_eps", "0", "rms_norm_eps"},
@@ -88,65 +89,87 @@ TEST(LlamaConfig, MistakesAreInvalidArguments) {
                         {"bos_token_id", "320", "bos_token_id"},
                         {"eos_token_id", "-2", "eos_token_id"},
                         {"torch_dtype", "16", "torch_dtype"},
-                        {"rope_scaling", "\"linear\"", "rope_scaling"}}) {
-    const Status status = LlamaConfig::FromJson(With(c.key, c.value)).status();
+                        {"rope_scaling", "\"linear\"", "rope_scaling"},
+                        {"rope_scaling", R"({"type": "linear"})", "factor"},
+                        {"rope_scaling", R"({"type": "linear", "factor": 0.5})", "factor"},
+                        {"rope_scaling", R"({"type": "yarn", "factor": "4"})", "factor"},
+                        {"architectures", "\"LlamaForCausalLM\"", "architectures"},
+                        {"architectures", "[1]", "architectures"}}) {
+    const Status status = ParseModelConfig(With(c.key, c.value)).status();
     EXPECT_EQ(status.code(), Code::kInvalidArgument) << c.key << ": " << c.value;
     EXPECT_NE(status.message().find(c.said), std::string::npos) << status;
   }
 }
 
-TEST(LlamaConfig, WhatWouldChangeTheNumbersIsUnimplemented) {
+TEST(ModelConfig, WhatWouldChangeTheNumbersIsUnimplemented) {
   struct Case {
     const char *key, *value;
   };
-  for (const Case& c : {Case{"model_type", "\"gpt2\""},
-                        {"hidden_act", "\"gelu\""},
-                        {"rope_scaling", R"({"type": "linear", "factor": 2.0})"},
-                        {"rope_scaling", R"({"rope_type": "llama3", "factor": 8.0})"},
-                        {"rope_parameters", R"({"rope_type": "yarn", "rope_theta": 10000})"},
+  for (const Case& c : {Case{"hidden_act", "\"mish\""},
+                        {"rope_scaling", R"({"type": "longrope", "factor": 2.0})"},
+                        {"rope_parameters", R"({"rope_type": "su", "rope_theta": 10000})"},
                         {"partial_rotary_factor", "0.5"},
                         {"quantization_config", R"({"bits": 4})"}}) {
-    const Status status = LlamaConfig::FromJson(With(c.key, c.value)).status();
+    const Status status = ParseModelConfig(With(c.key, c.value)).status();
     EXPECT_EQ(status.code(), Code::kUnimplemented) << c.key << ": " << c.value;
     EXPECT_NE(status.message().find(c.key), std::string::npos) << status;
   }
-  EXPECT_TRUE(LlamaConfig::FromJson(With("rope_parameters", R"({"rope_type": "default", "rope_theta": 5e5})")).ok());
+  EXPECT_TRUE(ParseModelConfig(With("rope_parameters", R"({"rope_type": "default", "rope_theta": 5e5})")).ok());
 }
 
-TEST(LlamaConfig, WhatIsNotAJsonObjectIsRefused) {
+TEST(ModelConfig, AnUnknownArchitectureIsToldWhichAreKnown) {
+  for (const std::string& text :
+       {With("architectures", R"(["MambaForCausalLM"])"), std::string(R"({"model_type": "mamba"})"), std::string("{}"),
+        std::string(R"({"architectures": []})")}) {
+    const Status status = ParseModelConfig(text).status();
+    EXPECT_FALSE(status.ok());
+    EXPECT_EQ(status.code() == Code::kUnimplemented, text.find("amba") != std::string::npos) << status;
+    for (const std::string& known : KnownArchitectures()) {
+      EXPECT_NE(status.message().find(known), std::string::npos) << status;
+    }
+  }
+}
+
+TEST(ModelConfig, OlderFilesNameTheModelTypeOnly) {
+  const auto spec = ParseModelConfig(With("architectures", ""));
+  ASSERT_TRUE(spec.ok()) << spec.status();
+  EXPECT_EQ(spec->architecture, "LlamaForCausalLM");
+}
+
+TEST(ModelConfig, WhatIsNotAJsonObjectIsRefused) {
   for (const std::string& text : {std::string(), std::string("null"), std::string("[]"), std::string("{"),
                                   std::string(100'000, '['), std::string("\0\0\0", 3), std::string("{}x")}) {
-    EXPECT_EQ(LlamaConfig::FromJson(text).status().code(), Code::kInvalidArgument) << text.substr(0, 10);
+    EXPECT_EQ(ParseModelConfig(text).status().code(), Code::kInvalidArgument) << text.substr(0, 10);
   }
 }
 
-TEST(LlamaConfig, EveryTruncationIsRefused) {
-  const std::string text = TinyConfig().ToJson();
+TEST(ModelConfig, EveryTruncationIsRefused) {
+  const std::string text = LlamaConfigJson(TinyConfig());
   for (size_t length = 0; length + 2 < text.size(); ++length) {
-    EXPECT_FALSE(LlamaConfig::FromJson(text.substr(0, length)).ok()) << length;
+    EXPECT_FALSE(ParseModelConfig(text.substr(0, length)).ok()) << length;
   }
 }
 
-TEST(LlamaConfig, LongTextsAreShortenedInMessages) {
-  const Status status = LlamaConfig::FromJson(With("hidden_size", '"' + std::string(100'000, 'x') + '"')).status();
+TEST(ModelConfig, LongTextsAreShortenedInMessages) {
+  const Status status = ParseModelConfig(With("hidden_size", '"' + std::string(100'000, 'x') + '"')).status();
   EXPECT_LT(status.message().size(), 300U);
 }
 
-TEST(LlamaConfig, ReadNamesTheFolder) {
+TEST(ModelConfig, ReadNamesTheFolder) {
   const TempDir folder;
-  EXPECT_EQ(LlamaConfig::Read(folder.path()).status().code(), Code::kNotFound);
+  EXPECT_EQ(ReadModelConfig(folder.path()).status().code(), Code::kNotFound);
   folder.Write("config.json", "{}");
-  const Status status = LlamaConfig::Read(folder.path()).status();
+  const Status status = ReadModelConfig(folder.path()).status();
   EXPECT_EQ(status.code(), Code::kInvalidArgument);
   EXPECT_NE(status.message().find(folder.path().string()), std::string::npos) << status;
 }
 
-TEST(LlamaConfig, WeightSpecListsHuggingFacesNames) {
-  LlamaConfig config = TinyConfig();
+TEST(ModelConfig, WeightSpecListsHuggingFacesNames) {
+  ModelSpec config = TinyConfig();
   EXPECT_EQ(config.WeightSpec().size(), 2 * 9 + 2U);  // embedding, final norm; seven projections and two norms a layer
   EXPECT_FALSE(config.WeightSpec().contains("lm_head.weight"));
   config.tie_word_embeddings = false;
-  config.mlp_bias = config.attention_bias = true;
+  config.mlp_bias = config.qkv_bias = config.attention_out_bias = true;
   const StateDictSpec spec = config.WeightSpec();
   EXPECT_EQ(spec.size(), 2 * 16 + 3U);
   EXPECT_EQ(spec.at("lm_head.weight").shape, (Shape{320, 32}));

@@ -13,14 +13,14 @@
 #include "common/file.h"
 #include "common/random.h"
 #include "common/safetensors.h"
-#include "model/model_config.h"
+#include "model/architectures/architectures.h"
 #include "model/tokenizer/bpe_trainer.h"
 #include "model/tokenizer/tokenizer.h"
 
 namespace heddle::model {
 
-inline LlamaConfig TinyConfig() {
-  LlamaConfig config;
+inline ModelSpec TinyConfig() {
+  ModelSpec config = LlamaSpec();
   config.hidden_size = 32;
   config.intermediate_size = 48;
   config.num_hidden_layers = 2;
@@ -29,14 +29,14 @@ inline LlamaConfig TinyConfig() {
   config.head_dim = 8;
   config.vocab_size = 320;
   config.max_position_embeddings = 64;
-  config.rms_norm_eps = 1e-5;
+  config.norm_eps = 1e-5;
   config.tie_word_embeddings = true;
   config.bos_token_id = config.eos_token_id = 0;
   return config;
 }
 
 // Uniform with standard deviation `deviation`; norms are one.
-inline StateDict RandomWeights(const LlamaConfig& config, uint64_t seed, float deviation = 0.1F) {
+inline StateDict RandomWeights(const ModelSpec& config, uint64_t seed, float deviation = 0.1F) {
   StateDict weights;
   for (const auto& [name, spec] : config.WeightSpec()) {
     std::vector<float> values(static_cast<size_t>(*NumElements(spec.shape)), 1.0F);
@@ -89,10 +89,10 @@ inline void Require(const Status& status) {
 }
 
 // config.json, model.safetensors, tokenizer.json and tokenizer_config.json.
-inline void WriteModelFolder(const std::filesystem::path& folder, const LlamaConfig& config, uint64_t seed = 1,
+inline void WriteModelFolder(const std::filesystem::path& folder, const ModelSpec& config, uint64_t seed = 1,
                              float deviation = 0.1F) {
   Require(MakeDirectories(folder));
-  Require(WriteFileAtomically(folder / "config.json", config.ToJson()));
+  Require(WriteFileAtomically(folder / "config.json", LlamaConfigJson(config)));
   Require(WriteSafetensors(folder / "model.safetensors", RandomWeights(config, seed, deviation)));
   Require(
       WriteFileAtomically(folder / "tokenizer.json", TinyTokenizerJson(std::min<int64_t>(config.vocab_size, 2048))));

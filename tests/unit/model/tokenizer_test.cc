@@ -11,6 +11,7 @@
 #include <regex>
 #include <thread>
 
+#include "model/config/registry.h"
 #include "model/tokenizer/byte_level.h"
 #include "tests/unit/common/temp_dir.h"
 #include "tests/unit/model/test_data.h"
@@ -172,7 +173,7 @@ TEST(Tokenizer, TheTokenizerOfTheRepositoryFitsItsModel) {
   if (!std::filesystem::exists(folder / "tokenizer.json")) GTEST_SKIP() << "heddle-tiny is not there";
   const auto tokenizer = Tokenizer::Read(folder);
   ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
-  const auto config = LlamaConfig::Read(folder);
+  const auto config = ReadModelConfig(folder);
   EXPECT_TRUE(CheckTokenizerFits(*config, **tokenizer).ok());
   EXPECT_EQ((*tokenizer)->eos_id(), config->eos_token_id);
   const std::string text = "And God said, Let there be light: and there was light.\n";
@@ -181,7 +182,7 @@ TEST(Tokenizer, TheTokenizerOfTheRepositoryFitsItsModel) {
 }
 
 TEST(Tokenizer, ATokenizerWithMoreIdsThanTheModelDoesNotFit) {
-  LlamaConfig config = TinyConfig();
+  ModelSpec config = TinyConfig();
   const Status status = CheckTokenizerFits(config, Trained());
   EXPECT_EQ(status.code(), Code::kInvalidArgument);
   EXPECT_NE(status.message().find("320"), std::string::npos) << status;

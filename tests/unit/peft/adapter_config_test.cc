@@ -121,7 +121,6 @@ TEST(AdapterConfigJson, MistakesAreRefusedByName) {
            Case{R"({"peft_type": "LORA", "target_modules": ["q"], "lora_alpha": 1e300})", "lora_alpha"},
            Case{R"({"peft_type": "LORA", "target_modules": ["q"], "lora_dropout": 1})", "lora_dropout"},
            Case{R"({"peft_type": "LORA", "target_modules": ["q"], "bias": "all"})", "bias"},
-           Case{R"({"peft_type": "LORA", "target_modules": ["q"], "fan_in_fan_out": true})", "fan_in_fan_out"},
            Case{R"({"peft_type": "LORA", "target_modules": ["q"], "use_dora": true})", "use_dora"},
            Case{R"({"peft_type": "LORA", "target_modules": ["q"], "rank_pattern": {"q": 4}})", "rank_pattern"},
            Case{R"({"peft_type": "LORA", "target_modules": ["q"], "modules_to_save": ["lm_head"]})", "modules_to_save"},

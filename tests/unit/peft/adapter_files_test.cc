@@ -22,7 +22,7 @@ AdapterConfig Config(std::vector<std::string> targets = {"q_proj", "down_proj"})
 }
 
 std::vector<TargetModule> Targets(const AdapterConfig& config) {
-  auto targets = FindTargets(model::TinyConfig().WeightSpec(), config);
+  auto targets = FindTargets(model::TinyConfig().LinearModules(), config);
   EXPECT_TRUE(targets.ok()) << targets.status();
   return *std::move(targets);
 }
@@ -39,19 +39,19 @@ TEST(FindTargets, ListsTheModulesWithTheirSizes) {
 TEST(FindTargets, AllLinearIsEveryProjectionAndNothingElse) {
   auto config = model::TinyConfig();
   config.tie_word_embeddings = false;
-  const auto targets = *FindTargets(config.WeightSpec(), Config({"all-linear"}));
+  const auto targets = *FindTargets(config.LinearModules(), Config({"all-linear"}));
   EXPECT_EQ(targets.size(), 14U);  // seven a layer; no lm_head, embedding, norm
   for (const auto& target : targets) EXPECT_TRUE(target.path.ends_with("_proj")) << target.path;
 }
 
 TEST(FindTargets, NoMatchNamesTheLayersThereAre) {
-  const auto targets = FindTargets(model::TinyConfig().WeightSpec(), Config({"query"}));
+  const auto targets = FindTargets(model::TinyConfig().LinearModules(), Config({"query"}));
   EXPECT_EQ(targets.status().code(), Code::kInvalidArgument);
   for (const char* name : {"q_proj", "down_proj", "gate_proj"}) {
     EXPECT_NE(targets.status().message().find(name), std::string::npos) << targets.status();
   }
   EXPECT_FALSE(FindTargets({}, Config()).ok());
-  EXPECT_FALSE(FindTargets(model::TinyConfig().WeightSpec(), Config({"embed_tokens"})).ok());
+  EXPECT_FALSE(FindTargets(model::TinyConfig().LinearModules(), Config({"embed_tokens"})).ok());
 }
 
 TEST(AdapterKeys, AreThoseOfPeft) {

@@ -1,4 +1,4 @@
-// LoRA on a Llama: what it computes, against merged weights and finite differences, and what it refuses.
+// LoRA on a Transformer: what it computes, against merged weights and finite differences, and what it refuses.
 #include "peft/lora/lora.h"
 
 #include <gtest/gtest.h>
@@ -19,9 +19,9 @@ torch::Tensor ToTorch(const Tensor& tensor) {
 
 std::shared_ptr<const model::BaseWeights> TinyBase(bool tied = true) {
   auto base = std::make_shared<model::BaseWeights>();
-  base->config = model::TinyConfig();
-  base->config.tie_word_embeddings = tied;
-  for (const auto& [name, tensor] : model::RandomWeights(base->config, 1)) base->tensors.emplace(name, ToTorch(tensor));
+  base->spec = model::TinyConfig();
+  base->spec.tie_word_embeddings = tied;
+  for (const auto& [name, tensor] : model::RandomWeights(base->spec, 1)) base->tensors.emplace(name, ToTorch(tensor));
   return base;
 }
 
@@ -34,8 +34,8 @@ AdapterConfig Config(std::vector<std::string> targets) {
 }
 
 // Factors that are both not zero.
-StateDict RandomAdapter(const model::LlamaConfig& base, const AdapterConfig& config, uint64_t seed) {
-  const auto targets = *FindTargets(base.WeightSpec(), config);
+StateDict RandomAdapter(const model::ModelSpec& base, const AdapterConfig& config, uint64_t seed) {
+  const auto targets = *FindTargets(base.LinearModules(), config);
   StateDict adapter;
   for (const auto& [name, spec] : AdapterSpec(targets, config)) {
     const PhiloxStream random(DeriveSeed(seed, "test adapter", name));
@@ -55,7 +55,7 @@ torch::Tensor Ids(int64_t batch, int64_t length) {
 
 std::shared_ptr<const model::BaseWeights> WithWeights(const model::BaseWeights& base, const StateDict& weights) {
   auto out = std::make_shared<model::BaseWeights>();
-  out->config = base.config;
+  out->spec = base.spec;
   for (const auto& [name, tensor] : weights) out->tensors.emplace(name, ToTorch(tensor));
   return out;
 }
@@ -67,8 +67,8 @@ double MaxDifference(const torch::Tensor& a, const torch::Tensor& b) {
 TEST(InjectLora, TheInitialAdapterChangesNothing) {
   const auto base = TinyBase();
   const auto config = Config({"all-linear"});
-  model::Llama plain(base), adapted(base);
-  const auto targets = *FindTargets(base->config.WeightSpec(), config);
+  model::Transformer plain(base), adapted(base);
+  const auto targets = *FindTargets(base->spec.LinearModules(), config);
   ASSERT_TRUE(InjectLora(adapted, config, MakeInitialAdapter(targets, config, 1)).ok());
   torch::NoGradGuard no_grad;
   EXPECT_EQ(MaxDifference(plain->forward(Ids(2, 9)), adapted->forward(Ids(2, 9))), 0.0);
@@ -79,13 +79,13 @@ TEST(InjectLora, OutputsEqualThoseOfTheMergedWeights) {
     const auto base = TinyBase(tied);
     auto config = Config(tied ? std::vector<std::string>{"all-linear"} : std::vector<std::string>{"lm_head", "v_proj"});
     config.use_rslora = tied;
-    const StateDict adapter = RandomAdapter(base->config, config, 2);
-    model::Llama adapted(base), plain(base);
+    const StateDict adapter = RandomAdapter(base->spec, config, 2);
+    model::Transformer adapted(base), plain(base);
     ASSERT_TRUE(InjectLora(adapted, config, adapter).ok());
     const auto merged = MergeLora(*base, config, adapter);
     ASSERT_TRUE(merged.ok()) << merged.status();
-    EXPECT_EQ(SpecOf(*merged), base->config.WeightSpec());
-    model::Llama whole(WithWeights(*base, *merged));
+    EXPECT_EQ(SpecOf(*merged), base->spec.WeightSpec());
+    model::Transformer whole(WithWeights(*base, *merged));
     torch::NoGradGuard no_grad;
     const auto ids = Ids(2, 11);
     EXPECT_LT(MaxDifference(adapted->forward(ids), whole->forward(ids)), 2e-5);
@@ -98,7 +98,7 @@ TEST(InjectLora, OutputsEqualThoseOfTheMergedWeights) {
 TEST(MergeLora, IsTheProductInFloat64AndLeavesTheRest) {
   const auto base = TinyBase();
   const auto config = Config({"q_proj"});
-  const StateDict adapter = RandomAdapter(base->config, config, 2);
+  const StateDict adapter = RandomAdapter(base->spec, config, 2);
   const auto merged = *MergeLora(*base, config, adapter);
   for (const auto& [name, tensor] : merged) {
     const auto before = base->tensors.at(name).to(torch::kDouble);
@@ -117,14 +117,14 @@ TEST(MergeLora, IsTheProductInFloat64AndLeavesTheRest) {
 TEST(InjectLora, GradientsMatchCentralDifferencesOfTheLoss) {
   const auto base = TinyBase();
   const auto config = Config({"all-linear"});
-  const StateDict adapter = RandomAdapter(base->config, config, 4);
-  model::Llama llama(base);
-  ASSERT_TRUE(InjectLora(llama, config, adapter).ok());
+  const StateDict adapter = RandomAdapter(base->spec, config, 4);
+  model::Transformer network(base);
+  ASSERT_TRUE(InjectLora(network, config, adapter).ok());
   const auto ids = Ids(2, 12), targets = ids.roll(-1, 1);
-  llama->Loss(ids, targets).backward();
+  network->Loss(ids, targets).backward();
   torch::NoGradGuard no_grad;
   // Along a random direction for each factor: one number that every entry of the gradient has a part in.
-  for (const auto& [key, parameter] : LoraParameters(llama)) {
+  for (const auto& [key, parameter] : LoraParameters(network)) {
     ASSERT_TRUE(parameter.grad().defined()) << key;
     torch::Tensor direction = torch::empty_like(parameter);
     const PhiloxStream random(DeriveSeed(1, "direction", key));
@@ -137,7 +137,7 @@ TEST(InjectLora, GradientsMatchCentralDifferencesOfTheLoss) {
     const torch::Tensor start = values.clone();
     const auto loss_at = [&](double step) {
       values.copy_(start + direction * step);
-      return llama->Loss(ids, targets).item<double>();
+      return network->Loss(ids, targets).item<double>();
     };
     // Fourth-order central difference; float32 losses carry errors of about 1e-7 / h.
     const double difference = (8 * (loss_at(h) - loss_at(-h)) - (loss_at(2 * h) - loss_at(-2 * h))) / (12 * h);
@@ -149,11 +149,11 @@ TEST(InjectLora, GradientsMatchCentralDifferencesOfTheLoss) {
 TEST(InjectLora, FreezesEverythingElse) {
   const auto base = TinyBase();
   const auto config = Config({"v_proj"});
-  model::Llama llama(base);
-  ASSERT_TRUE(InjectLora(llama, config, RandomAdapter(base->config, config, 1)).ok());
-  llama->Loss(Ids(1, 8), Ids(1, 8)).backward();
+  model::Transformer network(base);
+  ASSERT_TRUE(InjectLora(network, config, RandomAdapter(base->spec, config, 1)).ok());
+  network->Loss(Ids(1, 8), Ids(1, 8)).backward();
   size_t with_gradient = 0;
-  for (const auto& [key, parameter] : LoraParameters(llama)) with_gradient += parameter.grad().defined();
+  for (const auto& [key, parameter] : LoraParameters(network)) with_gradient += parameter.grad().defined();
   EXPECT_EQ(with_gradient, 4U);
   for (const auto& [name, tensor] : base->tensors) {
     EXPECT_FALSE(tensor.requires_grad()) << name;
@@ -164,15 +164,15 @@ TEST(InjectLora, FreezesEverythingElse) {
 TEST(InjectLora, ExtractGivesBackWhatWasPutIn) {
   const auto base = TinyBase();
   const auto config = Config({"q_proj", "up_proj"});
-  const StateDict adapter = RandomAdapter(base->config, config, 1);
-  model::Llama llama(base);
-  ASSERT_TRUE(InjectLora(llama, config, adapter).ok());
-  EXPECT_TRUE(SerializeSafetensors(ExtractLora(llama)) == SerializeSafetensors(adapter));
+  const StateDict adapter = RandomAdapter(base->spec, config, 1);
+  model::Transformer network(base);
+  ASSERT_TRUE(InjectLora(network, config, adapter).ok());
+  EXPECT_TRUE(SerializeSafetensors(ExtractLora(network)) == SerializeSafetensors(adapter));
   // The factors are copies: training one model does not reach the adapter it came from.
   torch::NoGradGuard no_grad;
-  for (auto& [key, parameter] : LoraParameters(llama)) parameter.add_(1);
-  EXPECT_FALSE(SerializeSafetensors(ExtractLora(llama)) == SerializeSafetensors(adapter));
-  model::Llama other(base);
+  for (auto& [key, parameter] : LoraParameters(network)) parameter.add_(1);
+  EXPECT_FALSE(SerializeSafetensors(ExtractLora(network)) == SerializeSafetensors(adapter));
+  model::Transformer other(base);
   ASSERT_TRUE(InjectLora(other, config, adapter).ok());
   EXPECT_TRUE(SerializeSafetensors(ExtractLora(other)) == SerializeSafetensors(adapter));
 }
@@ -180,19 +180,19 @@ TEST(InjectLora, ExtractGivesBackWhatWasPutIn) {
 TEST(InjectLora, ANewAdapterReplacesTheOldOne) {
   const auto base = TinyBase();
   const auto first = Config({"q_proj", "up_proj"}), second = Config({"v_proj"});
-  model::Llama llama(base);
-  ASSERT_TRUE(InjectLora(llama, first, RandomAdapter(base->config, first, 1)).ok());
-  const StateDict adapter = RandomAdapter(base->config, second, 2);
-  ASSERT_TRUE(InjectLora(llama, second, adapter).ok());
-  EXPECT_TRUE(SerializeSafetensors(ExtractLora(llama)) == SerializeSafetensors(adapter));
+  model::Transformer network(base);
+  ASSERT_TRUE(InjectLora(network, first, RandomAdapter(base->spec, first, 1)).ok());
+  const StateDict adapter = RandomAdapter(base->spec, second, 2);
+  ASSERT_TRUE(InjectLora(network, second, adapter).ok());
+  EXPECT_TRUE(SerializeSafetensors(ExtractLora(network)) == SerializeSafetensors(adapter));
 }
 
 TEST(InjectLora, AWrongAdapterIsRefusedAndTheModelUnchanged) {
   const auto base = TinyBase();
   const auto config = Config({"q_proj"});
-  const StateDict good = RandomAdapter(base->config, config, 1);
-  model::Llama llama(base);
-  ASSERT_TRUE(InjectLora(llama, config, good).ok());
+  const StateDict good = RandomAdapter(base->spec, config, 1);
+  model::Transformer network(base);
+  ASSERT_TRUE(InjectLora(network, config, good).ok());
   const std::string key = LoraAKey("model.layers.0.self_attn.q_proj");
   StateDict missing = good, extra = good, shape = good, dtype = good;
   missing.erase(key);
@@ -201,30 +201,30 @@ TEST(InjectLora, AWrongAdapterIsRefusedAndTheModelUnchanged) {
   std::span<std::byte> bytes;
   dtype[key] = Tensor::Allocate({DType::kF16, {3, 32}}, &bytes);
   for (const StateDict* bad : {&missing, &extra, &shape, &dtype}) {
-    const Status status = InjectLora(llama, config, *bad);
+    const Status status = InjectLora(network, config, *bad);
     EXPECT_EQ(status.code(), Code::kInvalidArgument);
     EXPECT_NE(status.message().find("lora_A"), std::string::npos) << status;
     EXPECT_EQ(MergeLora(*base, config, *bad).status().code(), Code::kInvalidArgument);
   }
-  EXPECT_EQ(InjectLora(llama, Config({"query"}), good).code(), Code::kInvalidArgument);
+  EXPECT_EQ(InjectLora(network, Config({"query"}), good).code(), Code::kInvalidArgument);
   auto no_rank = config;
   no_rank.r = 0;
-  EXPECT_EQ(InjectLora(llama, no_rank, good).code(), Code::kInvalidArgument);
-  EXPECT_TRUE(SerializeSafetensors(ExtractLora(llama)) == SerializeSafetensors(good));
+  EXPECT_EQ(InjectLora(network, no_rank, good).code(), Code::kInvalidArgument);
+  EXPECT_TRUE(SerializeSafetensors(ExtractLora(network)) == SerializeSafetensors(good));
 }
 
 TEST(Lora, DropoutActsInTrainingOnlyAndFollowsItsSeed) {
   const auto base = TinyBase();
   auto config = Config({"all-linear"});
   config.lora_dropout = 0.5;
-  const StateDict adapter = RandomAdapter(base->config, config, 1);
+  const StateDict adapter = RandomAdapter(base->spec, config, 1);
   const auto run = [&](uint64_t seed, bool training) {
-    model::Llama llama(base);
-    EXPECT_TRUE(InjectLora(llama, config, adapter).ok());
-    llama->SeedDropout(seed);
-    llama->train(training);
+    model::Transformer network(base);
+    EXPECT_TRUE(InjectLora(network, config, adapter).ok());
+    network->SeedDropout(seed);
+    network->train(training);
     torch::NoGradGuard no_grad;
-    return llama->forward(Ids(1, 10));
+    return network->forward(Ids(1, 10));
   };
   EXPECT_TRUE(torch::equal(run(1, true), run(1, true)));
   EXPECT_FALSE(torch::equal(run(1, true), run(2, true)));
@@ -234,7 +234,7 @@ TEST(Lora, DropoutActsInTrainingOnlyAndFollowsItsSeed) {
 
 TEST(Lora, DropoutKeepsTheMeanOfItsInput) {
   torch::Tensor weight = torch::zeros({1, 20'000});
-  model::Linear linear(weight, torch::Tensor(), false);
+  model::Linear linear(model::LinearSpec{"linear", 20'000, 1}, weight, torch::Tensor(), false);
   linear->lora_A = torch::full({1, 20'000}, 1.0 / 20'000);
   linear->lora_B = torch::ones({1, 1});
   linear->scaling = 1;
@@ -250,10 +250,10 @@ TEST(Lora, RealWeightsMergeToo) {
   HEDDLE_NEEDS_TEST_DATA("stories15m");
   const auto base = *model::BaseWeights::Load(model::TestDataFolder() / "stories15m");
   const auto config = Config({"all-linear"});
-  StateDict adapter = RandomAdapter(base->config, config, 2);
-  model::Llama adapted(base);
+  StateDict adapter = RandomAdapter(base->spec, config, 2);
+  model::Transformer adapted(base);
   ASSERT_TRUE(InjectLora(adapted, config, adapter).ok());
-  model::Llama whole(WithWeights(*base, *MergeLora(*base, config, adapter)));
+  model::Transformer whole(WithWeights(*base, *MergeLora(*base, config, adapter)));
   torch::NoGradGuard no_grad;
   const auto ids = Ids(1, 20), targets = ids.roll(-1, 1);
   EXPECT_NEAR(adapted->Loss(ids, targets).item<double>(), whole->Loss(ids, targets).item<double>(), 1e-4);

@@ -9,6 +9,7 @@
 
 #include "client/worker/task_resources.h"
 #include "common/safetensors.h"
+#include "model/config/registry.h"
 #include "peft/lora/lora.h"
 #include "tests/unit/model/test_data.h"
 #include "tests/unit/tasks/task_fixture.h"
@@ -155,10 +156,10 @@ TEST_F(LoraSftTest, LossGoesDownOnShakespeareWithTheModelOfTheRepository) {
   const auto text = model::TestDataFolder() / "shakespeare" / "speakers.jsonl";
   if (!std::filesystem::exists(base / "model.safetensors")) GTEST_SKIP() << "heddle-tiny is not there";
   HEDDLE_NEEDS_TEST_DATA("shakespeare");
-  auto config = model::LlamaConfig::Read(base);
+  auto config = model::ReadModelConfig(base);
   ASSERT_TRUE(config.ok()) << config.status();
   config_.target_modules = {"q_proj", "v_proj"};
-  const auto targets = *peft::FindTargets(config->WeightSpec(), config_);
+  const auto targets = *peft::FindTargets(config->LinearModules(), config_);
   ASSERT_TRUE(peft::WriteAdapter(folder_ / "real", config_, peft::MakeInitialAdapter(targets, config_, 1)).ok());
   folder_.Write("play.jsonl", Slurp(text).substr(0, Slurp(text).rfind('\n', 200'000) + 1));
   input_.base_model_dir = base;
@@ -184,8 +185,8 @@ TEST_F(LoraSftTest, OneStepIsTheStepOfTheFormulas) {
   ASSERT_TRUE(output.ok()) << output.status();
   auto base = *resources_->GetBase(input_.base_model_dir);
   auto data = *resources_->GetData(input_.data_path, base, 16);
-  model::Llama llama(base.weights);
-  ASSERT_TRUE(peft::InjectLora(llama, config_, initial_).ok());
+  model::Transformer network(base.weights);
+  ASSERT_TRUE(peft::InjectLora(network, config_, initial_).ok());
   model::SampleOrder order(data->num_sequences(), DeriveSeed(input_.seed, "samples", ""));
   std::vector<torch::Tensor> x, y;
   for (int row = 0; row < 2; ++row) {
@@ -194,10 +195,10 @@ TEST_F(LoraSftTest, OneStepIsTheStepOfTheFormulas) {
     x.push_back(ids.slice(0, 0, 16));
     y.push_back(ids.slice(0, 1, 17));
   }
-  const auto loss = llama->Loss(torch::stack(x), torch::stack(y));
+  const auto loss = network->Loss(torch::stack(x), torch::stack(y));
   EXPECT_NEAR(loss.item<double>(), output->stats.first_loss, 1e-6);
   loss.backward();
-  for (const auto& [key, parameter] : peft::LoraParameters(llama)) {
+  for (const auto& [key, parameter] : peft::LoraParameters(network)) {
     const auto g = parameter.grad().flatten();
     const auto update = output->update.at(key).values<float>();
     for (int64_t i = 0; i < g.numel(); ++i) {
@@ -292,7 +293,7 @@ TEST_F(LoraSftTest, SettingsThatDoNotFitAreRefused) {
 TEST_F(LoraSftTest, AnAdapterForAnotherModelIsRefused) {
   auto wide = model::TinyConfig();
   wide.hidden_size = 64;
-  const auto targets = *peft::FindTargets(wide.WeightSpec(), config_);
+  const auto targets = *peft::FindTargets(wide.LinearModules(), config_);
   ASSERT_TRUE(peft::WriteAdapter(folder_ / "adapter", config_, peft::MakeInitialAdapter(targets, config_, 5)).ok());
   const auto output = Run();
   EXPECT_EQ(output.status().code(), Code::kInvalidArgument);
@@ -320,13 +321,14 @@ TEST_F(LoraSftTest, EvaluationIsTheMeanOverAllWindowsOfTheFile) {
   folder_.Write("heldout.jsonl", boost::json::serialize(boost::json::object{{"text", text}}));
   const auto data = *resources_->GetData(folder_ / "heldout.jsonl", base, 16);
   ASSERT_EQ(data->num_sequences(), 37);
-  model::Llama llama(base.weights);
+  model::Transformer network(base.weights);
   torch::NoGradGuard no_grad;
   double sum = 0;
   for (int64_t i = 0; i < 37; ++i) {
     const auto window = data->Sequence(i);
     const auto ids = torch::tensor(std::vector<int64_t>(window.begin(), window.end()), torch::kLong);
-    const auto logits = torch::log_softmax(llama->forward(ids.slice(0, 0, 16).unsqueeze(0))[0].to(torch::kDouble), -1);
+    const auto logits =
+        torch::log_softmax(network->forward(ids.slice(0, 0, 16).unsqueeze(0))[0].to(torch::kDouble), -1);
     for (int64_t t = 0; t < 16; ++t) sum -= logits[t][ids[t + 1].item<int64_t>()].item<double>();
   }
   const auto evaluation = EvaluatePerplexity(input_.base_model_dir, {}, folder_ / "heldout.jsonl", 16, *resources_);

@@ -34,7 +34,7 @@ class TaskTest : public testing::Test {
   void WriteAdapter(const peft::AdapterConfig& change) {
     config_ = change;
     if (config_.target_modules.empty()) config_.target_modules = {"q_proj", "v_proj", "down_proj"};
-    auto targets = peft::FindTargets(model::TinyConfig().WeightSpec(), config_);
+    auto targets = peft::FindTargets(model::TinyConfig().LinearModules(), config_);
     ASSERT_TRUE(targets.ok()) << targets.status();
     initial_ = peft::MakeInitialAdapter(*targets, config_, 5);
     const Status written = peft::WriteAdapter(folder_ / "adapter", config_, initial_);

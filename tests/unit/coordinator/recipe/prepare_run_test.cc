@@ -37,8 +37,8 @@ class PrepareRunTest : public ::testing::Test {
     EXPECT_EQ(material.status().code(), code) << material.status();
     EXPECT_THAT(material.status().message(), HasSubstr(sentence));
   }
-  void WriteConfig(const model::LlamaConfig& config) const {
-    ASSERT_TRUE(WriteFileAtomically(base() / "config.json", config.ToJson()).ok());
+  void WriteConfig(const model::ModelSpec& config) const {
+    ASSERT_TRUE(WriteFileAtomically(base() / "config.json", model::LlamaConfigJson(config)).ok());
   }
 
   testing::TempFolder folder_;
@@ -116,18 +116,18 @@ TEST_F(PrepareRunTest, RefusesWeightsThatLackATensor) {
   StateDict weights = model::RandomWeights(model::TinyConfig(), 1);
   weights.erase("model.layers.1.mlp.up_proj.weight");
   ASSERT_TRUE(WriteSafetensors(base() / "model.safetensors", weights).ok());
-  ExpectRefused(Code::kInvalidArgument, "the tensor 'model.layers.1.mlp.up_proj.weight' is missing");
+  ExpectRefused(Code::kInvalidArgument, "the weights lack model.layers.1.mlp.up_proj.weight");
 }
 
 TEST_F(PrepareRunTest, RefusesAConfigThatClaimsOtherShapesThanTheWeightsHave) {
-  model::LlamaConfig wider = model::TinyConfig();
+  model::ModelSpec wider = model::TinyConfig();
   wider.intermediate_size = 52;
   WriteConfig(wider);
-  ExpectRefused(Code::kInvalidArgument, "has the shape");
+  ExpectRefused(Code::kInvalidArgument, "has shape");
 }
 
 TEST_F(PrepareRunTest, RefusesAConfigThatClaimsMoreLayersThanThereAre) {
-  model::LlamaConfig deeper = model::TinyConfig();
+  model::ModelSpec deeper = model::TinyConfig();
   deeper.num_hidden_layers = 3;
   WriteConfig(deeper);
   ExpectRefused(Code::kInvalidArgument, "model.layers.2.");

@@ -39,8 +39,8 @@ min_reports = 2
 max_abs = 4.0
 )";
 
-model::LlamaConfig Base() {
-  model::LlamaConfig config = model::TinyConfig();
+model::ModelSpec Base() {
+  model::ModelSpec config = model::TinyConfig();
   config.hidden_size = 8;
   config.intermediate_size = 8;
   config.num_hidden_layers = 1;

@@ -1,4 +1,4 @@
-#include "model/llama/blas_check.h"
+#include "model/transformer/blas_check.h"
 
 #include <torch/torch.h>
 

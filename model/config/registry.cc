@@ -1,0 +1,78 @@
+#include "model/config/registry.h"
+
+#include <boost/json.hpp>
+
+#include "common/file.h"
+#include "model/architectures/architectures.h"
+#include "model/config/config_reader.h"
+
+namespace heddle::model {
+namespace json = boost::json;
+namespace {
+
+constexpr size_t kMaxConfigBytes = size_t{1} << 20;
+
+std::string KnownList() {
+  std::string list;
+  for (const Architecture& known : Architectures()) list += (list.empty() ? "" : ", ") + std::string(known.name);
+  return list;
+}
+
+// Null, and a failure in the reader, when there is none.
+const Architecture* FindArchitecture(ConfigReader& reader) {
+  std::vector<std::string> names;
+  reader.Strings("architectures", &names);
+  std::string model_type;
+  reader.String("model_type", &model_type);
+  if (!reader.status().ok()) return nullptr;
+  if (names.empty() && model_type.empty()) {
+    reader.Fail(InvalidArgument("config.json lacks architectures; known are " + KnownList()));
+    return nullptr;
+  }
+  for (const Architecture& known : Architectures()) {
+    if (names.empty() ? known.model_type == model_type : known.name == names[0]) return &known;
+  }
+  reader.Fail(Unimplemented(
+      "config.json: " +
+      (names.empty() ? "model_type \"" + model_type.substr(0, 60) : "the architecture \"" + names[0].substr(0, 60)) +
+      "\" is not supported; known are " + KnownList()));
+  return nullptr;
+}
+
+}  // namespace
+
+Result<ModelSpec> ParseModelConfig(std::string_view text) {
+  json::error_code error;
+  const json::value root = json::parse(text, error);  // depth limit 32
+  if (error) return InvalidArgument("config.json is not valid JSON: " + error.message());
+  if (!root.is_object()) return InvalidArgument("config.json must hold a JSON object");
+  ConfigReader reader(root.get_object());
+  const Architecture* architecture = FindArchitecture(reader);
+  if (architecture == nullptr) return reader.status();
+  if (reader.Has("quantization_config")) {
+    return Unimplemented("config.json: quantization_config is not supported: use unquantised weights");
+  }
+  ModelSpec spec;
+  spec.architecture = architecture->name;
+  architecture->read(reader, &spec);
+  reader.String("dtype", &spec.torch_dtype);
+  reader.String("torch_dtype", &spec.torch_dtype);
+  HEDDLE_RETURN_IF_ERROR(reader.status());
+  HEDDLE_RETURN_IF_ERROR(spec.Check());
+  return spec;
+}
+
+Result<ModelSpec> ReadModelConfig(const std::filesystem::path& folder) {
+  HEDDLE_ASSIGN_OR_RETURN(const std::string text, ReadFile(folder / "config.json", kMaxConfigBytes));
+  Result<ModelSpec> spec = ParseModelConfig(text);
+  if (!spec.ok()) return spec.status().Annotate(folder.string());
+  return spec;
+}
+
+std::vector<std::string> KnownArchitectures() {
+  std::vector<std::string> names;
+  for (const Architecture& known : Architectures()) names.emplace_back(known.name);
+  return names;
+}
+
+}  // namespace heddle::model

@@ -1,0 +1,233 @@
+#include "model/transformer/transformer.h"
+
+#include <ATen/CPUGeneratorImpl.h>
+
+#include "common/random.h"
+#include "model/config/rotary.h"
+#include "model/transformer/attention.h"
+#include "model/transformer/blocks.h"
+#include "model/transformer/checkpoint.h"
+#include "model/transformer/functions.h"
+#include "model/transformer/heads.h"
+
+namespace heddle::model {
+
+using torch::Tensor;
+
+struct TransformerImpl::Body {
+  Body(torch::nn::Module* root, const ModelSpec& spec_in, const WeightSource& source, const ComputeOptions& options_in,
+       std::shared_ptr<const BaseWeights> base_in)
+      : spec(spec_in),
+        options(options_in),
+        base(std::move(base_in)),
+        tree(root, spec, source),
+        embeddings(tree, spec),
+        layers(MakeLayers()),
+        final_norm(tree, spec, spec.final_norm),
+        head(tree, spec, embeddings.tokens()) {}
+
+  std::vector<Layer> MakeLayers() {
+    std::vector<Layer> out;
+    for (int64_t i = 0; i < spec.num_hidden_layers; ++i) out.emplace_back(tree, spec, i);
+    return out;
+  }
+
+  const ModelSpec spec;
+  ComputeOptions options;
+  const std::shared_ptr<const BaseWeights> base;  // null when pretraining
+  ModuleTree tree;
+  Embeddings embeddings;
+  std::vector<Layer> layers;
+  Norm final_norm;
+  Head head;
+  Tensor cos, sin;            // [positions so far, rotary dims / 2]
+  int64_t rotary_length = 0;  // that the tables were made for
+
+  void CheckInput(const ModelInput& input, int64_t past) const;
+  void PrepareRotary(int64_t length, const at::Device& device);
+  Tensor Positions(const ModelInput& input) const;
+  Pass MakePass(const ModelInput& input, const Tensor& positions, int64_t length, int64_t past, const Tensor& x);
+  Tensor Run(const ModelInput& input, std::vector<Tensor>* trace, KvCache* cache = nullptr);
+};
+
+void TransformerImpl::Body::CheckInput(const ModelInput& input, int64_t past) const {
+  if (spec.TakesImages()) return;
+  const Tensor& ids = input.ids;
+  TORCH_CHECK(ids.defined() && ids.dim() == 2 && ids.scalar_type() == at::kLong, "ids must be int64 [batch, length]");
+  const int64_t length = past + ids.size(1);
+  TORCH_CHECK(ids.size(1) >= 1 && length <= spec.MaxLength(), "a sequence of ", length,
+              " tokens does not fit a model of ", spec.MaxLength(), " positions");
+  const auto shaped = [&ids](const Tensor& tensor, const char* name) {
+    TORCH_CHECK(!tensor.defined() || tensor.sizes() == ids.sizes(), name, " must be shaped like ids");
+  };
+  shaped(input.mask, "the mask");
+  shaped(input.types, "the token types");
+  shaped(input.positions, "the positions");
+  shaped(input.segments, "the segments");
+  TORCH_CHECK(!input.segments.defined() || spec.causal, "only causal models take packed sequences");
+}
+
+// Grows the rotary tables to `length` positions; in double, rounded once.
+void TransformerImpl::Body::PrepareRotary(int64_t length, const at::Device& device) {
+  const bool per_length = spec.rotary.scaling == RotaryScaling::kDynamic;
+  const auto type = options.type == at::kDouble ? at::kDouble : at::kFloat;
+  if (cos.defined() && cos.scalar_type() == type && cos.device() == device &&
+      (per_length ? rotary_length == length : cos.size(0) >= length)) {
+    return;
+  }
+  int64_t positions = 64;
+  while (positions < length) positions *= 2;
+  RotaryTable table = RotaryFrequencies(spec, length);
+  const auto pairs = static_cast<int64_t>(table.frequencies.size());
+  const Tensor frequency = torch::from_blob(table.frequencies.data(), {pairs}, at::kDouble);
+  const Tensor angle = at::outer(at::arange(positions, at::kDouble), frequency);
+  cos = (angle.cos() * table.magnitude).to(at::TensorOptions(type).device(device)).contiguous();
+  sin = (angle.sin() * table.magnitude).to(at::TensorOptions(type).device(device)).contiguous();
+  rotary_length = length;
+}
+
+// Those given, or, of packed sequences, counted from the start of each; else undefined.
+Tensor TransformerImpl::Body::Positions(const ModelInput& input) const {
+  if (input.positions.defined()) {
+    const bool fits = input.positions.ge(0).logical_and(input.positions.lt(spec.MaxLength())).all().item<bool>();
+    TORCH_CHECK(fits, "positions must be from 0 to below ", spec.MaxLength());
+    return input.positions;
+  }
+  if (!input.segments.defined()) return {};
+  const Tensor index = at::arange(input.ids.size(1), input.ids.options()).expand_as(input.ids);
+  Tensor starts = at::ones_like(input.ids);
+  const int64_t length = input.ids.size(1);
+  starts.slice(1, 1).copy_(input.segments.slice(1, 1).ne(input.segments.slice(1, 0, length - 1)));
+  return index - std::get<0>((starts * index).cummax(1));
+}
+
+Pass TransformerImpl::Body::MakePass(const ModelInput& input, const Tensor& positions, int64_t length, int64_t past,
+                                     const Tensor& x) {
+  Pass pass;
+  if (spec.rotary.on) {
+    PrepareRotary(
+        positions.defined()
+            ? spec.rotary.scaling == RotaryScaling::kDynamic ? past + length : positions.max().item<int64_t>() + 1
+            : past + length,
+        x.device());
+    pass.cos = positions.defined() ? cos.index({positions}) : cos.slice(0, past, past + length);
+    pass.sin = positions.defined() ? sin.index({positions}) : sin.slice(0, past, past + length);
+  }
+  MaskSpec mask{length, past + length, spec.causal, 0, input.mask, input.segments};
+  pass.mask = AttentionMask(mask, x.options().requires_grad(false));
+  mask.window = spec.sliding_window;
+  if (mask.window > 0) pass.window_mask = AttentionMask(mask, x.options().requires_grad(false));
+  return pass;
+}
+
+// The final norm's output; the residual stream on the way goes to `trace` when given.
+Tensor TransformerImpl::Body::Run(const ModelInput& given, std::vector<Tensor>* trace, KvCache* cache) {
+  const int64_t past = cache == nullptr ? 0 : cache->length;
+  CheckInput(given, past);
+  ModelInput input = given;
+  if (cache != nullptr && (input.mask.defined() || cache->mask.defined())) {
+    // The mask of all tokens.
+    const auto ones = [&](int64_t n) { return at::ones({input.ids.size(0), n}, input.ids.options()); };
+    const Tensor before = cache->mask.defined() ? cache->mask : ones(past);
+    input.mask = at::cat({before, input.mask.defined() ? input.mask.to(at::kLong) : ones(input.ids.size(1))}, 1);
+    cache->mask = input.mask;
+  }
+  const Tensor positions = spec.TakesImages() ? Tensor() : Positions(input);
+  Tensor x = embeddings(input, positions, past, options.type);
+  Pass pass = MakePass(input, positions, x.size(1), past, x);
+  pass.cache = cache;
+  if (trace != nullptr) trace->push_back(x);
+  for (Layer& layer : layers) {
+    if (options.checkpoint_layers && cache == nullptr) {
+      std::vector<at::Generator> generators;
+      for (const Linear& linear : layer.linears()) {
+        const bool draws = linear->lora_A.defined() && linear->dropout > 0 && linear->is_training();
+        if (draws && linear->dropout_generator.defined()) generators.push_back(linear->dropout_generator);
+      }
+      x = Checkpoint([&layer, pass](const Tensor& in) { return layer(in, pass); }, x, generators);
+    } else {
+      x = layer(x, pass);
+    }
+    if (trace != nullptr) trace->push_back(x);
+  }
+  if (cache != nullptr) cache->length += input.ids.size(1);
+  return final_norm(x);
+}
+
+TransformerImpl::TransformerImpl(std::shared_ptr<const BaseWeights> base, const ComputeOptions& options) {
+  WeightSource source;
+  // A detached tensor shares the storage, and keeps autograd's bookkeeping of one module away from the others'.
+  source.dense = [&base](const std::string& name) {
+    const auto found = base->tensors.find(name);
+    return found == base->tensors.end() ? Tensor() : found->second.detach();
+  };
+  source.packed = [&base](const std::string& name) {
+    const auto found = base->packed.find(name);
+    return found == base->packed.end() ? nullptr : found->second;
+  };
+  body_ = std::make_shared<Body>(this, base->spec, source, options, base);
+}
+
+TransformerImpl::TransformerImpl(const ModelSpec& spec, uint64_t seed, const ComputeOptions& options) {
+  const StateDictSpec parameters = spec.WeightSpec();
+  WeightSource source;
+  source.trainable = true;
+  source.dense = [&parameters, seed](const std::string& name) {
+    const Shape& shape = parameters.find(name)->second.shape;
+    if (name.ends_with(".bias")) return at::zeros(shape);
+    if (shape.size() == 1) return at::ones(shape);
+    auto generator = at::make_generator<at::CPUGeneratorImpl>(DeriveSeed(seed, "initial_weights", name));
+    return at::normal(0.0, 0.02, shape, generator);
+  };
+  body_ = std::make_shared<Body>(this, spec, source, options, nullptr);
+}
+
+TransformerImpl::~TransformerImpl() = default;
+
+Tensor TransformerImpl::forward(const ModelInput& input) {
+  return body_->head.Logits(body_->Run(input, nullptr), input);
+}
+
+Tensor TransformerImpl::Loss(const ModelInput& input, const Tensor& targets) {
+  return body_->head.Loss(body_->Run(input, nullptr), input, targets);
+}
+
+Tensor TransformerImpl::Hidden(const ModelInput& input) { return body_->Run(input, nullptr); }
+
+Tensor TransformerImpl::Pooled(const ModelInput& input) {
+  TORCH_CHECK(body_->spec.head.task != Task::kNone || body_->head.has_pooler(), "the model has no pooler");
+  return body_->head.Pooled(body_->Run(input, nullptr), input);
+}
+
+std::vector<Tensor> TransformerImpl::HiddenStates(const ModelInput& input) {
+  std::vector<Tensor> trace;
+  body_->Run(input, &trace);
+  return trace;
+}
+
+Tensor TransformerImpl::Decode(const ModelInput& input, KvCache* cache) {
+  TORCH_CHECK(body_->spec.causal && body_->spec.head.task == Task::kCausalLm, body_->spec.architecture,
+              " does not generate text");
+  TORCH_CHECK(!input.segments.defined(), "packed sequences are for training");
+  torch::NoGradGuard no_grad;
+  cache->keys.resize(body_->layers.size());
+  cache->values.resize(body_->layers.size());
+  const Tensor hidden = body_->Run(input, nullptr, cache);
+  return body_->head.Logits(hidden.slice(1, hidden.size(1) - 1), input).squeeze(1);
+}
+
+void TransformerImpl::SeedDropout(uint64_t seed) {
+  for (auto& [path, linear] : body_->tree.linears()) {
+    linear->dropout_generator = at::make_generator<at::CPUGeneratorImpl>(DeriveSeed(seed, "dropout", path));
+  }
+}
+
+std::map<std::string, Linear> TransformerImpl::LinearModules() const { return body_->tree.linears(); }
+
+const ModelSpec& TransformerImpl::spec() const { return body_->spec; }
+
+void TransformerImpl::SetCompute(const ComputeOptions& options) { body_->options = options; }
+
+const ComputeOptions& TransformerImpl::compute() const { return body_->options; }
+
+}  // namespace heddle::model
