@@ -25,7 +25,7 @@ namespace json = boost::json;
 std::vector<Measurement> AllMeasurements() {
   std::vector<Measurement> all;
   for (auto part : {RoundMeasurements(), LoadMeasurements(), IdleMeasurements(), CheckinMeasurements(),
-                    CrowdMeasurements(), SoakMeasurements(), ProgramMeasurements()}) {
+                    CrowdMeasurements(), SoakMeasurements(), ProgramMeasurements(), TokenizerMeasurements()}) {
     for (Measurement& one : part) all.push_back(std::move(one));
   }
   return all;
