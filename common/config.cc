@@ -23,6 +23,7 @@ struct Key {
   ConfigSchema::Target target;
   ConfigKeyOptions options;
   std::string source = "default";
+  std::string default_json;  // with silent_default
 };
 
 struct TableKey {
@@ -390,7 +391,9 @@ ConfigSchema::~ConfigSchema() = default;
 ConfigSchema::ConfigSchema(ConfigSchema&&) noexcept = default;
 
 void ConfigSchema::Bind(std::string key, Target target, ConfigKeyOptions options) {
-  bool inserted = impl_->keys.emplace(std::move(key), Key{target, std::move(options)}).second;
+  Key bound{.target = target, .options = std::move(options), .source = "default", .default_json = ""};
+  if (bound.options.silent_default) bound.default_json = json::serialize(ToJson(target));
+  bool inserted = impl_->keys.emplace(std::move(key), std::move(bound)).second;
   HEDDLE_ASSERT(inserted, "a configuration key is bound twice");
 }
 
@@ -454,7 +457,10 @@ std::string ConfigSchema::ResolvedJson() const {
     (*object)[dotted.substr(begin)] = std::move(value);
   };
   std::map<std::string, json::value> values;  // sorted: an object of Boost.JSON keeps the order of insertion
-  for (const auto& [key, k] : impl_->keys) values[key] = ToJson(k.target);
+  for (const auto& [key, k] : impl_->keys) {
+    json::value value = ToJson(k.target);
+    if (!k.options.silent_default || json::serialize(value) != k.default_json) values[key] = std::move(value);
+  }
   for (const auto& [key, table] : impl_->tables) {
     for (const auto& [name, value] : *table.target) values[key + "." + name] = json::string(value);
   }

@@ -34,6 +34,9 @@ struct ConfigKeyOptions {
   double max = std::numeric_limits<double>::infinity();
   std::vector<std::string> choices;  // strings: the legal values; empty: any
   bool is_path = false;              // strings: resolved relative to the file's folder
+  // Left out of ResolvedJson while it has its default: for keys that were added later, so that what is derived from the
+  // text of an older file (the names of runs) stays.
+  bool silent_default = false;
 };
 
 class ConfigSchema {

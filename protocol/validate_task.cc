@@ -21,6 +21,11 @@ bool IsIn(std::string_view text, std::string_view extra) {
   return true;
 }
 
+Status CheckSetting(const char* field, std::string_view text) {
+  if (text.size() <= kMaxSettingBytes && IsIn(text, "._-")) return OkStatus();
+  return Bad(field, "must be a name of at most 64 characters of [A-Za-z0-9._-], or empty");
+}
+
 // A folder's blobs: each valid, no two of one name.
 template <typename Blobs>
 Status ValidateFolder(const char* field, const Blobs& blobs) {
@@ -78,6 +83,13 @@ Status Validate(const v1::TrainPlan& m) {
   HEDDLE_RETURN_IF_ERROR(CheckReal("train.epsilon", m.epsilon(), 0, 1));
   HEDDLE_RETURN_IF_ERROR(CheckReal("train.max_grad_norm", m.max_grad_norm(), 0, 1e30));
   HEDDLE_RETURN_IF_ERROR(CheckRange("train.warmup_steps", m.warmup_steps(), 0, kMaxLocalSteps));
+  HEDDLE_RETURN_IF_ERROR(CheckReal("train.momentum", m.momentum(), 0, 1, /*closed=*/false));
+  // Which names there are is the business of those who know the methods; here they only must be names.
+  HEDDLE_RETURN_IF_ERROR(CheckSetting("train.optimizer", m.optimizer()));
+  HEDDLE_RETURN_IF_ERROR(CheckSetting("train.lr_scheduler_type", m.lr_scheduler_type()));
+  HEDDLE_RETURN_IF_ERROR(CheckSetting("train.base_dtype", m.base_dtype()));
+  HEDDLE_RETURN_IF_ERROR(CheckRange("train.gradient_accumulation_steps", m.gradient_accumulation_steps(), 0,
+                                    kMaxBatchSize / m.batch_size()));
   return CheckRange("train.threads", m.threads(), 1, kMaxThreads);
 }
 

@@ -28,6 +28,8 @@ struct Bindings {
     schema.Bind("worker.binary", &binary,
                 {.help = "the worker program; empty: heddle-worker beside this one", .is_path = true});
     schema.Bind("worker.threads", &threads, {.help = "most compute threads; 0: as the plan says", .max = 1024});
+    schema.Bind("worker.device", &config->worker_device,
+                {.help = "what computes: the processor, or the first GPU", .choices = {"cpu", "cuda"}});
     schema.Bind("worker.memory_limit_mb", &memory_mb,
                 {.help = "tasks that need more MiB are refused, a worker that takes more is stopped; 0: no limit",
                  .max = 1 << 24});

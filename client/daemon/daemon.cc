@@ -284,6 +284,7 @@ Result<v1::WorkerRun> Daemon::Impl::PrepareRun(const v1::TaskAssignment& assignm
   run.set_data_path(config.data_path.string());
   run.set_update_path(journal.update_file().string());
   run.set_memory_limit_bytes(config.memory_limit_bytes);
+  if (config.worker_device != "cpu") run.set_device(config.worker_device);
   return run;
 }
 

@@ -21,6 +21,10 @@ namespace heddle::client {
 struct TrainSettings {
   uint32_t local_steps = 1, batch_size = 1, sequence_length = 128, warmup_steps = 0, threads = 1;
   double learning_rate = 1e-3, weight_decay = 0, beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8, max_grad_norm = 0;
+  double momentum = 0;
+  std::string optimizer, lr_scheduler_type, base_dtype;  // by name; empty: the default
+  uint32_t gradient_accumulation_steps = 1;
+  bool gradient_checkpointing = false, bf16 = false;
 };
 
 struct TaskInput {
@@ -29,6 +33,7 @@ struct TaskInput {
   std::filesystem::path base_model_dir;  // Hugging Face layout
   std::filesystem::path adapter_dir;     // PEFT layout
   std::filesystem::path data_path;
+  std::string device;               // what computes: "cpu" (also when empty) or "cuda"
   uint64_t memory_limit_bytes = 0;  // 0: none; else a task that cannot fit is refused with kResourceExhausted
 };
 

@@ -1,5 +1,7 @@
 #include "client/worker/train_plan.h"
 
+#include <algorithm>
+
 namespace heddle::client {
 
 TrainSettings ToTrainSettings(const v1::TrainPlan& plan) {
@@ -15,6 +17,13 @@ TrainSettings ToTrainSettings(const v1::TrainPlan& plan) {
   settings.beta2 = plan.beta2();
   settings.epsilon = plan.epsilon();
   settings.max_grad_norm = plan.max_grad_norm();
+  settings.momentum = plan.momentum();
+  settings.optimizer = plan.optimizer();
+  settings.lr_scheduler_type = plan.lr_scheduler_type();
+  settings.base_dtype = plan.base_dtype();
+  settings.gradient_accumulation_steps = std::max(1U, plan.gradient_accumulation_steps());
+  settings.gradient_checkpointing = plan.gradient_checkpointing();
+  settings.bf16 = plan.bf16();
   return settings;
 }
 
@@ -31,6 +40,16 @@ v1::TrainPlan ToTrainPlan(const TrainSettings& settings) {
   plan.set_beta2(settings.beta2);
   plan.set_epsilon(settings.epsilon);
   plan.set_max_grad_norm(settings.max_grad_norm);
+  plan.set_momentum(settings.momentum);
+  plan.set_optimizer(settings.optimizer);
+  plan.set_lr_scheduler_type(settings.lr_scheduler_type);
+  plan.set_base_dtype(settings.base_dtype);
+  // One is said by saying nothing: the bytes of plans of before.
+  if (settings.gradient_accumulation_steps > 1) {
+    plan.set_gradient_accumulation_steps(settings.gradient_accumulation_steps);
+  }
+  plan.set_gradient_checkpointing(settings.gradient_checkpointing);
+  plan.set_bf16(settings.bf16);
   return plan;
 }
 

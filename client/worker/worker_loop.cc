@@ -105,6 +105,7 @@ TaskInput ToTaskInput(const v1::WorkerRun& run) {
   input.adapter_dir = run.adapter_dir();
   input.data_path = run.data_path();
   input.memory_limit_bytes = run.memory_limit_bytes();
+  input.device = run.device();
   return input;
 }
 

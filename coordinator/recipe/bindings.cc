@@ -3,6 +3,9 @@
 #include <algorithm>
 
 #include "coordinator/engine/engine.h"
+#include "model/quant/weight_type.h"
+#include "model/training/optimizer_kind.h"
+#include "model/training/schedule.h"
 #include "protocol/limits.h"
 
 namespace heddle::coordinator {
@@ -68,20 +71,37 @@ void RecipeBindings::BindStrategy() {
   schema_.Bind("strategy.max_norm", &recipe_->aggregator.max_norm,
                {.help = "largest L2 norm of an update; 0: no bound", .min = 0, .max = 1e12});
   schema_.Bind("strategy.max_num_examples", &max_num_examples_,
-               {.help = "largest weight of an update; 0: local_steps x batch_size", .max = 536870912});
+               {.help = "largest weight of an update; 0: as many as the steps see", .max = 536870912});
 }
 
 void RecipeBindings::BindTrain() {
   schema_.Bind("train.local_task", &recipe_->local_task, {.help = "the devices' half of the method"});
-  schema_.Bind("train.optimizer", &optimizer_, {.help = "optimizer of the devices", .choices = {"AdamW"}});
+  schema_.Bind("train.optimizer", &optimizer_,
+               {.help = "optimizer of the devices", .choices = model::OptimizerNames()});
   schema_.Bind("train.local_steps", &local_steps_,
                {.help = "optimizer steps a round", .min = 1, .max = protocol::kMaxLocalSteps});
-  schema_.Bind("train.batch_size", &batch_size_, {.help = "sequences a step", .min = 1, .max = 65536});
+  schema_.Bind("train.batch_size", &batch_size_,
+               {.help = "sequences at a time", .min = 1, .max = protocol::kMaxBatchSize});
+  schema_.Bind("train.gradient_accumulation_steps", &gradient_accumulation_steps_,
+               {.help = "batches whose gradients make one step",
+                .min = 1,
+                .max = protocol::kMaxBatchSize,
+                .silent_default = true});
   schema_.Bind("train.sequence_length", &sequence_length_, {.help = "tokens a sequence", .min = 1, .max = 1 << 20});
-  schema_.Bind("train.learning_rate", &learning_rate_, {.help = "AdamW's step size", .min = 0, .max = 1000});
+  schema_.Bind("train.learning_rate", &learning_rate_, {.help = "the optimizer's step size", .min = 0, .max = 1000});
   schema_.Bind("train.learning_rate_schedule", &recipe_->learning_rate_schedule,
                {.help = "over the rounds", .choices = {"constant", "cosine"}});
-  schema_.Bind("train.weight_decay", &weight_decay_, {.help = "decoupled weight decay", .min = 0, .max = 100});
+  schema_.Bind("train.lr_scheduler_type", &lr_scheduler_type_,
+               {.help = "over the steps of a task", .choices = model::ScheduleNames(), .silent_default = true});
+  schema_.Bind("train.weight_decay", &weight_decay_,
+               {.help = "weight decay: decoupled of AdamW, in the gradient of SGD", .min = 0, .max = 100});
+  schema_.Bind("train.momentum", &momentum_, {.help = "SGD", .min = 0, .max = 0.999999, .silent_default = true});
+  schema_.Bind(
+      "train.base_dtype", &base_dtype_,
+      {.help = "how devices keep the frozen base model", .choices = model::WeightTypeNames(), .silent_default = true});
+  schema_.Bind("train.gradient_checkpointing", &gradient_checkpointing_,
+               {.help = "compute activations again instead of keeping them", .silent_default = true});
+  schema_.Bind("train.bf16", &bf16_, {.help = "compute in bfloat16; adapters stay float32", .silent_default = true});
   schema_.Bind("train.beta1", &beta1_, {.help = "AdamW", .min = 0, .max = 0.999999});
   schema_.Bind("train.beta2", &beta2_, {.help = "AdamW", .min = 0, .max = 0.999999999});
   schema_.Bind("train.epsilon", &epsilon_, {.help = "AdamW", .min = 1e-30, .max = 1});
@@ -138,8 +158,19 @@ Status RecipeBindings::Store() {
   train.set_beta2(beta2_);
   train.set_epsilon(epsilon_);
   train.set_max_grad_norm(max_grad_norm_);
-  // The tighter the bounds, the finer the grid of the sums: devices report exactly local_steps x batch_size examples.
-  recipe_->aggregator.max_num_examples = max_num_examples_ > 0 ? max_num_examples_ : local_steps_ * batch_size_;
+  // What is at its default is not said: the bytes of plans of before.
+  if (optimizer_ != model::OptimizerNames().front()) train.set_optimizer(optimizer_);
+  if (lr_scheduler_type_ != model::ScheduleNames().front()) train.set_lr_scheduler_type(lr_scheduler_type_);
+  if (base_dtype_ != model::WeightTypeNames().front()) train.set_base_dtype(base_dtype_);
+  if (gradient_accumulation_steps_ > 1) {
+    train.set_gradient_accumulation_steps(static_cast<uint32_t>(gradient_accumulation_steps_));
+  }
+  train.set_momentum(momentum_);
+  train.set_gradient_checkpointing(gradient_checkpointing_);
+  train.set_bf16(bf16_);
+  // The tighter the bounds, the finer the grid of the sums: devices report exactly so many examples.
+  const uint64_t examples = local_steps_ * batch_size_ * gradient_accumulation_steps_;
+  recipe_->aggregator.max_num_examples = max_num_examples_ > 0 ? max_num_examples_ : examples;
   recipe_->aggregator.max_updates = cohort_size_;
   spec.max_num_examples = recipe_->aggregator.max_num_examples;
   recipe_->simulation.threads = static_cast<unsigned>(simulation_threads_);

@@ -31,7 +31,10 @@ class RecipeBindings {
   double selection_timeout_s_ = 600, report_deadline_s_ = 600, max_poll_hold_s_ = 300;
   double min_retry_after_s_ = 1, max_retry_after_s_ = 60;
   uint64_t max_num_examples_ = 0;
-  std::string optimizer_ = "AdamW";
+  std::string optimizer_ = "AdamW", lr_scheduler_type_ = "constant_with_warmup", base_dtype_ = "float32";
+  uint64_t gradient_accumulation_steps_ = 1;
+  double momentum_ = 0;
+  bool gradient_checkpointing_ = false, bf16_ = false;
   uint64_t local_steps_ = 10, batch_size_ = 8, sequence_length_ = 128, warmup_steps_ = 0, threads_ = 1;
   double learning_rate_ = 1e-3, weight_decay_ = 0, beta1_ = 0.9, beta2_ = 0.999, epsilon_ = 1e-8, max_grad_norm_ = 1.0;
   std::vector<std::string> data_;

@@ -36,10 +36,11 @@ Status CheckRelations(const Recipe& recipe) {
   check(IsValidName(recipe.name), "name: it must be 1 to 40 of a-z, 0-9 and '-'");
   check(spec.min_reports <= spec.cohort_size,
         "strategy.min_reports: it must be at most strategy.cohort_size (" + std::to_string(spec.cohort_size) + ")");
-  uint64_t most = uint64_t{recipe.train.local_steps()} * recipe.train.batch_size();
-  check(recipe.aggregator.max_num_examples >= most, "strategy.max_num_examples: devices will report " +
-                                                        std::to_string(most) +
-                                                        " (local_steps x batch_size), which is more");
+  const uint64_t batches = std::max(1U, recipe.train.gradient_accumulation_steps());
+  uint64_t most = uint64_t{recipe.train.local_steps()} * recipe.train.batch_size() * batches;
+  check(recipe.aggregator.max_num_examples >= most,
+        "strategy.max_num_examples: devices will report " + std::to_string(most) +
+            " (local_steps x batch_size x gradient_accumulation_steps), which is more");
   const SimulatedDevices& sim = recipe.simulation;
   check(sim.names.size() == sim.data.size() || sim.data.empty(), "simulation.data: it needs one file for each of the " +
                                                                      std::to_string(sim.names.size()) +

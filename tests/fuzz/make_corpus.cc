@@ -275,6 +275,11 @@ v1::TrainPlan Train() {
   plan.set_epsilon(1e-8);
   plan.set_max_grad_norm(1);
   plan.set_threads(1);
+  plan.set_optimizer("AdamW8bit");
+  plan.set_lr_scheduler_type("linear");
+  plan.set_gradient_accumulation_steps(2);
+  plan.set_base_dtype("bfloat16");
+  plan.set_bf16(true);
   return plan;
 }
 

@@ -41,6 +41,12 @@ v1::CheckinResponse Assignment() {
   train->set_beta2(0.999);
   train->set_epsilon(1e-8);
   train->set_threads(1);
+  train->set_optimizer("SGD");
+  train->set_momentum(0.9);
+  train->set_lr_scheduler_type("cosine");
+  train->set_gradient_accumulation_steps(4);
+  train->set_base_dtype("nf4");
+  train->set_gradient_checkpointing(true);
   plan->set_max_update_bytes(1 << 20);
   plan->set_max_num_examples(1000);
   return answer;

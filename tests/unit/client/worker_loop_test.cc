@@ -255,7 +255,14 @@ TEST(TrainPlan, ConversionKeepsEveryField) {
                          .beta1 = 0.19,
                          .beta2 = 0.23,
                          .epsilon = 0.29,
-                         .max_grad_norm = 0.31};
+                         .max_grad_norm = 0.31,
+                         .momentum = 0.37,
+                         .optimizer = "SGD",
+                         .lr_scheduler_type = "cosine",
+                         .base_dtype = "nf4",
+                         .gradient_accumulation_steps = 41,
+                         .gradient_checkpointing = true,
+                         .bf16 = true};
   const TrainSettings back = ToTrainSettings(ToTrainPlan(settings));
   EXPECT_EQ(back.local_steps, 2u);
   EXPECT_EQ(back.batch_size, 3u);
@@ -268,6 +275,22 @@ TEST(TrainPlan, ConversionKeepsEveryField) {
   EXPECT_EQ(back.beta2, 0.23);
   EXPECT_EQ(back.epsilon, 0.29);
   EXPECT_EQ(back.max_grad_norm, 0.31);
+  EXPECT_EQ(back.momentum, 0.37);
+  EXPECT_EQ(back.optimizer, "SGD");
+  EXPECT_EQ(back.lr_scheduler_type, "cosine");
+  EXPECT_EQ(back.base_dtype, "nf4");
+  EXPECT_EQ(back.gradient_accumulation_steps, 41u);
+  EXPECT_TRUE(back.gradient_checkpointing);
+  EXPECT_TRUE(back.bf16);
+}
+
+TEST(TrainPlan, SettingsOfBeforeMakeThePlanOfBefore) {
+  v1::TrainPlan plan;
+  plan.set_local_steps(2);
+  plan.set_threads(1);
+  const TrainSettings settings = ToTrainSettings(plan);
+  EXPECT_EQ(settings.gradient_accumulation_steps, 1u);
+  EXPECT_EQ(ToTrainPlan(settings).SerializeAsString(), plan.SerializeAsString());
 }
 
 }  // namespace

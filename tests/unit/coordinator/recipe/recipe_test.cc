@@ -92,7 +92,7 @@ name = "FedNothing"
 [lora]
 r = "eight"
 [train]
-optimizer = "SGD"
+optimizer = "Adagrad"
 learning_rte = 1
 )");
   for (const char* part : {"strategy.cohort_size", "strategy.over_selection", "strategy.name", "FedAvg", "lora.r",
@@ -156,6 +156,42 @@ TEST(RecipeText, ResolvesToTheSameJsonForTheSameSettingsHoweverWritten) {
   ASSERT_TRUE(one.ok() && two.ok() && other.ok());
   EXPECT_EQ(one->resolved_json, two->resolved_json);
   EXPECT_NE(one->resolved_json, other->resolved_json);
+}
+
+// The name of a run is made of this text: keys that came later must not change those of before.
+TEST(RecipeText, KeysThatCameLaterAreSilentAtTheirDefaults) {
+  const auto plain = Load("");
+  const auto spelled = Load(
+      "[train]\nlr_scheduler_type = \"constant_with_warmup\"\nbase_dtype = \"float32\"\nmomentum = 0.0\n"
+      "gradient_accumulation_steps = 1\ngradient_checkpointing = false\nbf16 = false\n");
+  ASSERT_TRUE(plain.ok() && spelled.ok());
+  EXPECT_EQ(plain->resolved_json, spelled->resolved_json);
+  EXPECT_THAT(plain->resolved_json, Not(HasSubstr("base_dtype")));
+  EXPECT_EQ(plain->train.SerializeAsString(), spelled->train.SerializeAsString());
+  EXPECT_TRUE(plain->train.optimizer().empty());
+  EXPECT_EQ(plain->train.gradient_accumulation_steps(), 0U);
+}
+
+TEST(RecipeText, TrainingSettingsReachThePlanAndTheBounds) {
+  const auto recipe = Load(
+      "[train]\noptimizer = \"SGD\"\nmomentum = 0.5\nlr_scheduler_type = \"cosine\"\nbase_dtype = \"nf4\"\n"
+      "gradient_accumulation_steps = 4\nlocal_steps = 3\nbatch_size = 2\ngradient_checkpointing = true\n"
+      "bf16 = true\n");
+  ASSERT_TRUE(recipe.ok()) << recipe.status();
+  EXPECT_EQ(recipe->train.optimizer(), "SGD");
+  EXPECT_EQ(recipe->train.momentum(), 0.5);
+  EXPECT_EQ(recipe->train.lr_scheduler_type(), "cosine");
+  EXPECT_EQ(recipe->train.base_dtype(), "nf4");
+  EXPECT_EQ(recipe->train.gradient_accumulation_steps(), 4U);
+  EXPECT_TRUE(recipe->train.gradient_checkpointing());
+  EXPECT_TRUE(recipe->train.bf16());
+  EXPECT_EQ(recipe->spec.max_num_examples, 24U);
+  EXPECT_THAT(recipe->resolved_json, HasSubstr("\"base_dtype\":\"nf4\""));
+  EXPECT_THAT(Refusal("[train]\nbase_dtype = \"int4\"\n"), HasSubstr("nf4"));
+  EXPECT_THAT(Refusal("[train]\nbatch_size = 1000\ngradient_accumulation_steps = 1000\n"),
+              HasSubstr("gradient_accumulation_steps"));
+  EXPECT_THAT(Refusal("[train]\ngradient_accumulation_steps = 4\n[strategy]\nmax_num_examples = 100\n"),
+              HasSubstr("320"));
 }
 
 TEST(RecipeFile, IsReadRelativeToItsFolder) {
