@@ -8,56 +8,17 @@
 #include <cstring>
 
 #include "client/worker/task_resources.h"
+#include "client/worker/train_options.h"
 #include "common/random.h"
 #include "common/subprocess.h"
 #include "model/config/registry.h"
-#include "model/training/adamw.h"
+#include "model/training/gradient_accumulator.h"
+#include "model/training/optimizer.h"
 #include "model/transformer/transformer.h"
 #include "peft/lora/lora.h"
 
 namespace heddle::client {
 namespace {
-
-constexpr uint64_t kMaxTokensPerStep = uint64_t{1} << 24;
-
-Status CheckSettings(const TrainSettings& train, const model::ModelSpec& config) {
-  if (train.local_steps == 0 || train.batch_size == 0 || train.sequence_length == 0) {
-    return InvalidArgument("local_steps, batch_size and sequence_length must be at least 1");
-  }
-  if (static_cast<int64_t>(train.sequence_length) > config.MaxLength()) {
-    return InvalidArgument("sequence_length is " + std::to_string(train.sequence_length) +
-                           ", the model takes at most " + std::to_string(config.MaxLength()) + " tokens");
-  }
-  if (uint64_t{train.batch_size} * train.sequence_length > kMaxTokensPerStep) {
-    return InvalidArgument("batch_size times sequence_length is above " + std::to_string(kMaxTokensPerStep) +
-                           " tokens a step");
-  }
-  for (const auto& [name, value] : {std::pair{"learning_rate", train.learning_rate},
-                                    {"weight_decay", train.weight_decay},
-                                    {"max_grad_norm", train.max_grad_norm},
-                                    {"epsilon", train.epsilon}}) {
-    if (!std::isfinite(value) || value < 0) {
-      return InvalidArgument(std::string(name) + " must be a finite number from 0");
-    }
-  }
-  for (const auto& [name, value] : {std::pair{"beta1", train.beta1}, {"beta2", train.beta2}}) {
-    if (!(value >= 0 && value < 1)) return InvalidArgument(std::string(name) + " must be from 0 to below 1");
-  }
-  return OkStatus();
-}
-
-// Rough need of a step: float32 weights, activations kept for the backward pass, and one block of logits.
-uint64_t EstimateBytes(const model::ModelSpec& c, const TrainSettings& train) {
-  auto tokens = uint64_t{train.batch_size} * train.sequence_length;
-  uint64_t weights = static_cast<uint64_t>(c.vocab_size * c.hidden_size) * (c.tie_word_embeddings ? 1 : 2) +
-                     static_cast<uint64_t>(c.num_hidden_layers) *
-                         static_cast<uint64_t>(c.hidden_size * (2 * c.hidden_size + 3 * c.intermediate_size));
-  uint64_t per_token = static_cast<uint64_t>(c.num_hidden_layers) *
-                           static_cast<uint64_t>(8 * c.hidden_size + 4 * c.intermediate_size +
-                                                 c.num_attention_heads * static_cast<int64_t>(train.sequence_length)) +
-                       static_cast<uint64_t>(c.vocab_size);
-  return 4 * (weights + tokens * per_token);
-}
 
 Status CheckMemory(uint64_t limit, uint64_t need, const char* what) {
   if (limit == 0 || need <= limit) return OkStatus();
@@ -118,33 +79,29 @@ class LoraSft final : public LocalTask {
     at::set_num_threads(static_cast<int>(std::max(1U, train.threads)));
     // Before anything large is read.
     HEDDLE_ASSIGN_OR_RETURN(const model::ModelSpec config, model::ReadModelConfig(input.base_model_dir));
-    HEDDLE_RETURN_IF_ERROR(CheckSettings(train, config));
-    HEDDLE_RETURN_IF_ERROR(CheckMemory(input.memory_limit_bytes, EstimateBytes(config, train), "the training step"));
-    HEDDLE_ASSIGN_OR_RETURN(TaskResources::Base base, resources.GetBase(input.base_model_dir));
+    HEDDLE_ASSIGN_OR_RETURN(const TrainOptions options, MakeTrainOptions(input, config));
+    HEDDLE_RETURN_IF_ERROR(
+        CheckMemory(input.memory_limit_bytes, EstimateTrainingBytes(config, train, options), "the training step"));
+    HEDDLE_ASSIGN_OR_RETURN(TaskResources::Base base, resources.GetBase(input.base_model_dir, options.weights));
     HEDDLE_ASSIGN_OR_RETURN(peft::Adapter adapter, peft::ReadAdapter(input.adapter_dir));
     HEDDLE_ASSIGN_OR_RETURN(std::shared_ptr<const model::TextDataset> data,
                             resources.GetData(input.data_path, base, train.sequence_length));
-    model::Transformer network(base.weights);
+    model::Transformer network(base.weights, options.compute);
     HEDDLE_RETURN_IF_ERROR(peft::InjectLora(network, adapter.config, adapter.tensors));
     network->SeedDropout(DeriveSeed(input.seed, "dropout", ""));
     network->train();
-    auto stats = Train(network, *data, input, progress);
+    auto stats = Train(network, *data, input, options, progress);
     if (!stats.ok()) return stats.status();
     return TaskOutput{Difference(peft::ExtractLora(network), adapter.tensors), *stats};
   }
 
   static Result<TaskStats> Train(model::Transformer& network, const model::TextDataset& data, const TaskInput& input,
-                                 const ProgressCallback& progress) {
+                                 const TrainOptions& options, const ProgressCallback& progress) {
     const TrainSettings& train = input.train;
     std::vector<torch::Tensor> parameters;
     for (auto& [name, tensor] : peft::LoraParameters(network)) parameters.push_back(tensor);
-    model::OptimizerOptions options;
-    options.beta1 = train.beta1;
-    options.beta2 = train.beta2;
-    options.epsilon = train.epsilon;
-    options.weight_decay = train.weight_decay;
-    options.max_grad_norm = train.max_grad_norm;
-    model::AdamW optimizer(parameters, options);
+    const auto optimizer = model::MakeOptimizer(options.optimizer, parameters, options.optimizer_options);
+    model::GradientAccumulator accumulator(parameters, train.gradient_accumulation_steps);
     model::SampleOrder order(data.num_sequences(), DeriveSeed(input.seed, "samples", ""));
     Batch batch{torch::empty({train.batch_size, train.sequence_length}, torch::kInt64),
                 torch::empty({train.batch_size, train.sequence_length}, torch::kInt64)};
@@ -152,12 +109,14 @@ class LoraSft final : public LocalTask {
     double loss_sum = 0;
     auto started = std::chrono::steady_clock::now();
     for (uint32_t step = 1; step <= train.local_steps; ++step) {
-      FillBatch(data, order, &batch);
-      torch::Tensor loss = network->Loss(batch.ids, batch.targets);
-      loss.backward();
-      double warm = step < train.warmup_steps ? static_cast<double>(step) / train.warmup_steps : 1.0;
-      double norm = optimizer.Step(train.learning_rate * warm);
-      auto value = static_cast<double>(loss.item<float>());
+      for (uint32_t part = 0; part < train.gradient_accumulation_steps; ++part) {
+        FillBatch(data, order, &batch);
+        const torch::Tensor loss =
+            network->Loss(batch.ids.to(options.weights.device), batch.targets.to(options.weights.device));
+        accumulator.Add(loss, batch.targets.numel());  // windows are full: every target counts
+      }
+      const double value = accumulator.Finish().loss;
+      const double norm = optimizer->Step(train.learning_rate * options.schedule.Factor(step));
       if (!std::isfinite(value) || !std::isfinite(norm)) {
         return Internal("the loss or its gradient is not finite at step " + std::to_string(step) +
                         "; a smaller learning_rate or max_grad_norm may help");
@@ -166,8 +125,9 @@ class LoraSft final : public LocalTask {
       stats.last_loss = value;
       loss_sum += value;
       stats.steps = step;
-      stats.num_examples += train.batch_size;
-      stats.num_tokens += uint64_t{train.batch_size} * train.sequence_length;
+      const uint64_t examples = uint64_t{train.batch_size} * train.gradient_accumulation_steps;
+      stats.num_examples += examples;
+      stats.num_tokens += examples * train.sequence_length;
       if (progress && !progress(step, train.local_steps, value)) return Cancelled("the task was interrupted");
       if (step == 1 && input.memory_limit_bytes > 0) {
         auto memory = ReadProcessMemory(::getpid());

@@ -13,27 +13,36 @@ std::string FileIdentity(const std::filesystem::path& path) {
 
 std::shared_ptr<TaskResources> MakeTaskResources() { return std::make_shared<TaskResources>(); }
 
-Result<TaskResources::Base> TaskResources::GetBase(const std::filesystem::path& folder) {
+Result<TaskResources::Base> TaskResources::GetBase(const std::filesystem::path& folder,
+                                                   const model::WeightOptions& options) {
   std::lock_guard lock(mutex_);
   std::string identity;
   for (const char* name : {"config.json", "tokenizer.json", "model.safetensors", "model.safetensors.index.json"}) {
     identity += FileIdentity(folder / name) + "\n";
   }
-  if (auto it = bases_.find(identity); it != bases_.end()) return it->second;
+  const std::string form = std::string(model::WeightTypeName(options.type)) + " on " + options.device.str();
+  const bool known = identity == folder_;
+  if (auto it = bases_.find(form); known && it != bases_.end()) return it->second;
   Base base;
-  HEDDLE_ASSIGN_OR_RETURN(base.weights, model::BaseWeights::Load(folder));
-  HEDDLE_ASSIGN_OR_RETURN(base.tokenizer, model::Tokenizer::Read(folder));
+  HEDDLE_ASSIGN_OR_RETURN(base.weights, model::BaseWeights::Load(folder, options));
+  if (known && !bases_.empty()) {
+    base.tokenizer = bases_.begin()->second.tokenizer;
+  } else {
+    HEDDLE_ASSIGN_OR_RETURN(base.tokenizer, model::Tokenizer::Read(folder));
+  }
   int64_t vocabulary = base.weights->spec.vocab_size;
   if (base.tokenizer->vocab_size() > vocabulary) {
     return InvalidArgument(folder.string() + ": the tokenizer does not fit the model: it makes ids up to " +
                            std::to_string(base.tokenizer->vocab_size() - 1) +
                            ", the model has embeddings for ids below " + std::to_string(vocabulary));
   }
-  // A worker serves one model at a time: an older one would only hold memory.
-  bases_.clear();
-  data_.clear();
-  kept_tokens_ = 0;
-  bases_[identity] = base;
+  if (!known) {  // a worker serves one model at a time: an older one would only hold memory
+    bases_.clear();
+    data_.clear();
+    kept_tokens_ = 0;
+    folder_ = identity;
+  }
+  bases_[form] = base;
   return base;
 }
 

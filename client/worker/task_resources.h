@@ -30,8 +30,9 @@ class TaskResources {
     std::shared_ptr<const model::BaseWeights> weights;
     std::shared_ptr<const model::Tokenizer> tokenizer;
   };
-  // Errors: those of BaseWeights::Load and Tokenizer::Read; kInvalidArgument when they do not fit together.
-  Result<Base> GetBase(const std::filesystem::path& folder);
+  // One folder is kept at a time, in each form that it was asked for. Errors: those of BaseWeights::Load and
+  // Tokenizer::Read; kInvalidArgument when they do not fit together.
+  Result<Base> GetBase(const std::filesystem::path& folder, const model::WeightOptions& options = {});
   // The file in ids of the base's tokenizer. Errors: those of TextDataset::Read.
   Result<std::shared_ptr<const model::TextDataset>> GetData(const std::filesystem::path& path, const Base& base,
                                                             uint32_t sequence_length);
@@ -46,7 +47,8 @@ class TaskResources {
 
   const uint64_t max_kept_tokens_;
   std::mutex mutex_;
-  std::map<std::string, Base> bases_;  // by identity of the folder
+  std::string folder_;                 // identity of the folder that bases_ are of
+  std::map<std::string, Base> bases_;  // by the form of the weights; all with one tokenizer
   std::list<Data> data_;               // the latest used first
   uint64_t kept_tokens_ = 0;
 };

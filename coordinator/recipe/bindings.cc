@@ -126,6 +126,9 @@ void RecipeBindings::BindSimulation() {
                {.help = "devices are slower by a factor drawn from 1 to 1 + this", .min = 0, .max = 1000});
   schema_.Bind("simulation.failure_probability", &sim.failure_probability,
                {.help = "probability that a task is interrupted", .min = 0, .max = 1});
+  schema_.Bind(
+      "simulation.device", &sim.device,
+      {.help = "what computes: the processor, or the first GPU", .choices = {"cpu", "cuda"}, .silent_default = true});
   schema_.Bind("simulation.threads", &simulation_threads_,
                {.help = "worker threads; 0: the machine's cores", .max = 1024});
 }

@@ -25,6 +25,7 @@ struct SimulatedDevices {
   double speed_spread = 0;                  // devices are up to this factor slower, drawn by seed: 0 all equal
   double failure_probability = 0;           // a task ends as interrupted, drawn by seed
   unsigned threads = 0;                     // worker threads; 0: the machine's cores
+  std::string device = "cpu";               // what computes: "cpu" or "cuda"
 };
 
 struct Recipe {

@@ -172,33 +172,4 @@ Tensor QuantizedMatrix::DenseByOperators(at::ScalarType dtype) const {
   return values.view({rows_, columns_}).to(dtype);
 }
 
-namespace {
-
-// Keeps a matrix alive in the graph.
-struct Holder : torch::CustomClassHolder {
-  explicit Holder(std::shared_ptr<const QuantizedMatrix> of) : matrix(std::move(of)) {}
-  std::shared_ptr<const QuantizedMatrix> matrix;
-};
-
-struct QuantizedLinearFunction : torch::autograd::Function<QuantizedLinearFunction> {
-  static Tensor forward(torch::autograd::AutogradContext* ctx, const Tensor& x, const at::IValue& weight) {
-    ctx->saved_data["weight"] = weight;
-    const auto holder = c10::static_intrusive_pointer_cast<Holder>(weight.toCapsule());
-    return at::matmul(x, holder->matrix->Dense(x.scalar_type()).t());
-  }
-  static torch::autograd::tensor_list backward(torch::autograd::AutogradContext* ctx,
-                                               torch::autograd::tensor_list grads) {
-    const auto holder = c10::static_intrusive_pointer_cast<Holder>(ctx->saved_data["weight"].toCapsule());
-    return {at::matmul(grads[0], holder->matrix->Dense(grads[0].scalar_type())), Tensor()};
-  }
-};
-
-}  // namespace
-
-Tensor QuantizedLinear(const Tensor& x, std::shared_ptr<const QuantizedMatrix> weight) {
-  TORCH_CHECK(x.size(-1) == weight->columns(), "a row of ", x.size(-1), " does not fit a weight of ", weight->columns(),
-              " columns");
-  return QuantizedLinearFunction::apply(x, at::IValue::make_capsule(c10::make_intrusive<Holder>(std::move(weight))));
-}
-
 }  // namespace heddle::model

@@ -12,11 +12,12 @@
 
 #include "common/status.h"
 #include "model/quant/blockwise.h"
+#include "model/weights/frozen_weight.h"
 
 namespace heddle::model {
 
 // Immutable after Quantize; thread-safe. Shared between all modules of a process that use it.
-class QuantizedMatrix {
+class QuantizedMatrix final : public FrozenWeight {
  public:
   // Writes `count` weights from index `begin` (row-major) to `out`; called from several threads at once.
   using ReadFloats = std::function<void(int64_t begin, int64_t count, float* out)>;
@@ -33,15 +34,15 @@ class QuantizedMatrix {
 
   // [rows, columns] of `dtype` on the matrix's device: value times scale in float32, then rounded. On the CPU to
   // float32 and bfloat16 by loops over plain memory, else by LibTorch's operators, with the same bits.
-  torch::Tensor Dense(at::ScalarType dtype) const;
+  torch::Tensor Dense(at::ScalarType dtype) const override;
   // The same, always by LibTorch's operators: for tests.
   torch::Tensor DenseByOperators(at::ScalarType dtype) const;
 
-  int64_t rows() const { return rows_; }
-  int64_t columns() const { return columns_; }
+  int64_t rows() const override { return rows_; }
+  int64_t columns() const override { return columns_; }
   QuantKind kind() const { return kind_; }
-  torch::Device device() const { return codes_.device(); }
-  uint64_t bytes() const;  // of codes and scales
+  torch::Device device() const override { return codes_.device(); }
+  uint64_t bytes() const override;  // of codes and scales
 
  private:
   int64_t rows_ = 0, columns_ = 0;
@@ -51,8 +52,5 @@ class QuantizedMatrix {
   torch::Tensor scale_units_;  // NF4: float32 [groups]
   float scale_mean_ = 0;       // NF4
 };
-
-// x W^T for x [.., columns] in the compute type. The gradient of x is that of the unpacked weight; the weight has none.
-torch::Tensor QuantizedLinear(const torch::Tensor& x, std::shared_ptr<const QuantizedMatrix> weight);
 
 }  // namespace heddle::model

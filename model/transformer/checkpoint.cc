@@ -73,7 +73,7 @@ Tensor Checkpoint(std::function<Tensor(const Tensor&)> function, const Tensor& x
   auto replay = c10::make_intrusive<Replay>();
   replay->function = std::move(function);
   for (at::Generator generator : generators) replay->states.emplace_back(generator, generator.get_state());
-  const Tensor anchor = at::empty({0}, at::TensorOptions().requires_grad(true));
+  const Tensor anchor = at::empty({0}).requires_grad_(true);
   return CheckpointFunction::apply(x, anchor, replay);
 }
 

@@ -14,6 +14,18 @@ namespace heddle::model {
 
 using torch::Tensor;
 
+namespace {
+
+// A generator that draws where the tensors are.
+at::Generator GeneratorOn(const torch::Device& device, uint64_t seed) {
+  if (device.is_cpu()) return at::make_generator<at::CPUGeneratorImpl>(seed);
+  at::Generator generator = at::globalContext().defaultGenerator(device).clone();
+  generator.set_current_seed(seed);
+  return generator;
+}
+
+}  // namespace
+
 struct TransformerImpl::Body {
   Body(torch::nn::Module* root, const ModelSpec& spec_in, const WeightSource& source, const ComputeOptions& options_in,
        std::shared_ptr<const BaseWeights> base_in)
@@ -218,7 +230,7 @@ Tensor TransformerImpl::Decode(const ModelInput& input, KvCache* cache) {
 
 void TransformerImpl::SeedDropout(uint64_t seed) {
   for (auto& [path, linear] : body_->tree.linears()) {
-    linear->dropout_generator = at::make_generator<at::CPUGeneratorImpl>(DeriveSeed(seed, "dropout", path));
+    linear->dropout_generator = GeneratorOn(linear->device(), DeriveSeed(seed, "dropout", path));
   }
 }
 

@@ -1,51 +1,78 @@
 #include "model/weights/base_weights.h"
 
+#include <optional>
+#include <set>
+
 #include "common/safetensors.h"
 #include "model/config/registry.h"
+#include "model/weights/tensor_loader.h"
 
 namespace heddle::model {
 namespace {
 
-at::ScalarType TorchType(DType dtype) {
-  switch (dtype) {
-    case DType::kF16:
-      return at::kHalf;
-    case DType::kBF16:
-      return at::kBFloat16;
-    case DType::kF64:
-      return at::kDouble;
-    default:
-      return at::kFloat;
+// The parameters that int8 and NF4 are for.
+std::set<std::string> PackedNames(const ModelSpec& spec) {
+  std::set<std::string> names;
+  for (const LinearSpec& linear : spec.LinearModules()) {
+    if (!linear.output) names.insert(linear.path + ".weight");
   }
+  return names;
 }
 
-// F32 bytes are used in place (the deleter keeps their owner alive); other float types are widened to a copy.
-torch::Tensor ToTorch(const Tensor& tensor) {
-  const auto owner = tensor.owner();
-  auto view = torch::from_blob(
-      const_cast<std::byte*>(tensor.bytes().data()), tensor.shape(), [owner](void*) {},
-      at::TensorOptions(TorchType(tensor.dtype())));
-  return tensor.dtype() == DType::kF32 ? view : view.to(at::kFloat);
+at::ScalarType DenseType(const Tensor& stored, WeightType wanted) {
+  if (wanted == WeightType::kFloat32 || stored.shape().size() < 2) return at::kFloat;
+  if (wanted == WeightType::kBfloat16 || stored.dtype() == DType::kBF16) return at::kBFloat16;
+  return at::kFloat;
+}
+
+std::optional<QuantKind> KindOf(WeightType type) {
+  if (type == WeightType::kInt8) return QuantKind::kInt8;
+  if (type == WeightType::kNf4) return QuantKind::kNf4;
+  return std::nullopt;
+}
+
+Result<std::shared_ptr<const BaseWeights>> LoadThrowing(const std::filesystem::path& folder, ModelSpec spec,
+                                                        const SafetensorsFile& file, const WeightOptions& options) {
+  auto base = std::make_shared<BaseWeights>();
+  const std::optional<QuantKind> kind = KindOf(options.type);
+  const std::set<std::string> packed = kind ? PackedNames(spec) : std::set<std::string>();
+  const TensorLoader loader(file.files);
+  for (const auto& [stored_name, tensor] : file.tensors) {
+    const std::string name = spec.NameOf(stored_name);
+    if (name.empty()) continue;
+    if (!packed.contains(name)) {
+      base->tensors.emplace(name, loader.Dense(tensor, DenseType(tensor, options.type)).to(options.device));
+      continue;
+    }
+    auto matrix = loader.Quantized(tensor, *kind);
+    if (!matrix.ok()) return matrix.status().Annotate(folder.string() + ": the tensor '" + stored_name + "'");
+    base->packed.emplace(name, options.device.is_cpu() ? *matrix : (*matrix)->To(options.device));
+  }
+  base->spec = std::move(spec);
+  return std::shared_ptr<const BaseWeights>(std::move(base));
 }
 
 }  // namespace
 
-Result<std::shared_ptr<const BaseWeights>> BaseWeights::Load(const std::filesystem::path& folder) {
-  HEDDLE_ASSIGN_OR_RETURN(const ModelSpec spec, ReadModelConfig(folder));
-  HEDDLE_ASSIGN_OR_RETURN(const SafetensorsFile file, ReadModelSafetensors(folder));
+Result<std::shared_ptr<const BaseWeights>> BaseWeights::Load(const std::filesystem::path& folder,
+                                                             const WeightOptions& options) {
+  HEDDLE_ASSIGN_OR_RETURN(ModelSpec spec, ReadModelConfig(folder));
+  HEDDLE_ASSIGN_OR_RETURN(const SafetensorsFile file, ReadModelSafetensors(folder, Misaligned::kKeep));
   if (Status status = spec.CheckTensors(SpecOf(file.tensors)); !status.ok()) return status.Annotate(folder.string());
   try {
-    auto base = std::make_shared<BaseWeights>();
-    base->spec = spec;
-    for (const auto& [name, tensor] : file.tensors) {
-      if (const std::string ours = spec.NameOf(name); !ours.empty()) base->tensors.emplace(ours, ToTorch(tensor));
-    }
-    return std::shared_ptr<const BaseWeights>(std::move(base));
+    return LoadThrowing(folder, std::move(spec), file, options);
   } catch (const std::bad_alloc&) {
     return ResourceExhausted("there is not enough memory for the weights of " + folder.string());
   } catch (const std::exception& e) {
     return Internal("LibTorch could not take the weights of " + folder.string() + ": " + e.what());
   }
+}
+
+uint64_t BaseWeights::bytes() const {
+  uint64_t total = 0;
+  for (const auto& [name, tensor] : tensors) total += tensor.nbytes();
+  for (const auto& [name, matrix] : packed) total += matrix->bytes();
+  return total;
 }
 
 }  // namespace heddle::model

@@ -13,9 +13,19 @@
 
 #include "common/status.h"
 #include "model/config/model_spec.h"
+#include "model/quant/weight_type.h"
 #include "model/weights/frozen_weight.h"
 
 namespace heddle::model {
+
+// The form in which weights are kept.
+struct WeightOptions {
+  // kFloat32: all in float32. kBfloat16: matrices and tables; vectors (norms, biases) stay float32, they are few and
+  // count. kInt8, kNf4: the matrices of linear layers, but not the head's; tables and the head stay as they are stored
+  // if that is bfloat16, else all the rest is float32.
+  WeightType type = WeightType::kFloat32;
+  torch::Device device = torch::kCPU;
+};
 
 // Immutable once shared; thread-safe.
 struct BaseWeights {
@@ -24,9 +34,14 @@ struct BaseWeights {
   std::map<std::string, torch::Tensor> tensors;
   std::map<std::string, std::shared_ptr<const FrozenWeight>> packed;
 
-  // Reads config.json and the safetensors of the folder, checks every name and shape against the config. F16 and BF16
-  // are widened to float32; F32 is used in place. Errors: kNotFound, kInvalidArgument with the tensor's name.
-  static Result<std::shared_ptr<const BaseWeights>> Load(const std::filesystem::path& folder);
+  // Reads config.json and the safetensors of the folder, checks every name and shape against the config. What is stored
+  // as it is wanted is used in place in the mapped file, without a copy; the rest is converted tensor by tensor and the
+  // file's pages let go, so that loading takes the memory of the result and little more (tensor_loader.h).
+  // Errors: kNotFound, kInvalidArgument with the tensor's name; kResourceExhausted.
+  static Result<std::shared_ptr<const BaseWeights>> Load(const std::filesystem::path& folder,
+                                                         const WeightOptions& options = {});
+
+  uint64_t bytes() const;  // of all tensors in the form in which they are kept
 };
 
 }  // namespace heddle::model

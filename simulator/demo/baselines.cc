@@ -70,6 +70,7 @@ Status Runner::TrainOne(const Job& job, const client::LocalTask& task, std::atom
   input.base_model_dir = options_.recipe.base_model;
   input.adapter_dir = options_.initial_adapter;
   input.data_path = job.data;
+  input.device = options_.recipe.simulation.device;
   auto output = task.Run(input, *resources_, [&](uint32_t, uint32_t, double) {
     return Tell("baselines", static_cast<double>(done += job.batch_size) / static_cast<double>(total));
   });

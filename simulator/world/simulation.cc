@@ -251,6 +251,7 @@ Status World::StartTask(size_t index, v1::TaskAssignment assignment) {
   input.base_model_dir = recipe_.base_model;
   HEDDLE_ASSIGN_OR_RETURN(input.adapter_dir, AdapterFolder(plan));
   input.data_path = device.data;
+  input.device = recipe_.simulation.device;
   const std::string detail =
       std::to_string(assignment.round()) + "/" + std::to_string(assignment.attempt()) + "/" + device.id.value();
   device.fails =

@@ -9,6 +9,7 @@
 
 #include "common/random.h"
 #include "model/quant/codes.h"
+#include "model/transformer/linear.h"
 
 namespace heddle::model {
 namespace {
@@ -32,6 +33,14 @@ std::shared_ptr<const QuantizedMatrix> Quantized(const Tensor& weight, QuantKind
   auto matrix = QuantizedMatrix::Quantize(weight, kind);
   EXPECT_TRUE(matrix.ok()) << matrix.status();
   return *matrix;
+}
+
+// A linear layer on the matrix, whose product and gradient unpack it.
+Linear Packed(std::shared_ptr<const QuantizedMatrix> matrix) {
+  LinearSpec spec;
+  spec.in = matrix->columns();
+  spec.out = matrix->rows();
+  return Linear(spec, std::move(matrix), Tensor());
 }
 
 class QuantizedMatrixTest : public testing::TestWithParam<QuantKind> {};
@@ -122,18 +131,18 @@ TEST_P(QuantizedMatrixTest, TheProductIsThatOfTheUnpackedWeight) {
   const auto matrix = Quantized(Weights(48, 80, 11), GetParam());
   const Tensor x = Weights(6, 80, 12).view({2, 3, 80});
   for (const at::ScalarType type : {at::kFloat, at::kDouble, at::kBFloat16}) {
-    const Tensor y = QuantizedLinear(x.to(type), matrix);
+    const Tensor y = Packed(matrix)->forward(x.to(type));
     EXPECT_EQ(y.sizes(), (std::vector<int64_t>{2, 3, 48}));
     EXPECT_EQ(y.scalar_type(), type);
     EXPECT_TRUE(torch::allclose(y, torch::linear(x.to(type), matrix->Dense(type))));
   }
-  EXPECT_THROW(QuantizedLinear(torch::zeros({2, 81}), matrix), c10::Error);
+  EXPECT_THROW(Packed(matrix)->forward(torch::zeros({2, 81})), c10::Error);
 }
 
 TEST_P(QuantizedMatrixTest, TheGradientAgreesWithCentralDifferences) {
   const auto matrix = Quantized(Weights(12, 70, 13), GetParam());
   const Tensor weights_of_loss = Weights(4, 12, 14).to(at::kDouble) * 50;
-  const auto loss = [&](const Tensor& x) { return (QuantizedLinear(x, matrix).sin() * weights_of_loss).sum(); };
+  const auto loss = [&](const Tensor& x) { return (Packed(matrix)->forward(x).sin() * weights_of_loss).sum(); };
   Tensor x = (Weights(4, 70, 15).to(at::kDouble) * 50).requires_grad_(true);
   loss(x).backward();
   const Tensor grad = x.grad();
@@ -152,7 +161,7 @@ TEST_P(QuantizedMatrixTest, TheGraphKeepsThePackedWeightAliveAndNothingUnpacked)
   auto matrix = Quantized(Weights(64, 64, 16), GetParam());
   const std::weak_ptr<const QuantizedMatrix> watch = matrix;
   Tensor x = Weights(2, 64, 17).requires_grad_(true);
-  Tensor y = QuantizedLinear(x, std::move(matrix)).sum();
+  Tensor y = Packed(std::move(matrix))->forward(x).sum();
   matrix.reset();
   EXPECT_FALSE(watch.expired());
   y.backward();

@@ -1,0 +1,90 @@
+#include "client/worker/train_options.h"
+
+#include <cmath>
+#include <set>
+
+namespace heddle::client {
+namespace {
+
+constexpr uint64_t kMaxTokensPerBatch = uint64_t{1} << 24;
+
+Status CheckRanges(const TrainSettings& train, const model::ModelSpec& spec) {
+  if (train.local_steps == 0 || train.batch_size == 0 || train.sequence_length == 0) {
+    return InvalidArgument("local_steps, batch_size and sequence_length must be at least 1");
+  }
+  if (train.gradient_accumulation_steps == 0) return InvalidArgument("gradient_accumulation_steps must be at least 1");
+  if (static_cast<int64_t>(train.sequence_length) > spec.MaxLength()) {
+    return InvalidArgument("sequence_length is " + std::to_string(train.sequence_length) +
+                           ", the model takes at most " + std::to_string(spec.MaxLength()) + " tokens");
+  }
+  if (uint64_t{train.batch_size} * train.sequence_length > kMaxTokensPerBatch) {
+    return InvalidArgument("batch_size times sequence_length is above " + std::to_string(kMaxTokensPerBatch) +
+                           " tokens a step");
+  }
+  for (const auto& [name, value] : {std::pair{"learning_rate", train.learning_rate},
+                                    {"weight_decay", train.weight_decay},
+                                    {"max_grad_norm", train.max_grad_norm},
+                                    {"epsilon", train.epsilon}}) {
+    if (!std::isfinite(value) || value < 0) {
+      return InvalidArgument(std::string(name) + " must be a finite number from 0");
+    }
+  }
+  for (const auto& [name, value] :
+       {std::pair{"beta1", train.beta1}, {"beta2", train.beta2}, {"momentum", train.momentum}}) {
+    if (!(value >= 0 && value < 1)) return InvalidArgument(std::string(name) + " must be from 0 to below 1");
+  }
+  return OkStatus();
+}
+
+Result<torch::Device> DeviceFromName(const std::string& name) {
+  if (name.empty() || name == "cpu") return torch::Device(torch::kCPU);
+  if (name != "cuda") return InvalidArgument("there is no device '" + name + "'; known are cpu, cuda");
+  if (!torch::cuda::is_available()) {
+    return FailedPrecondition(
+        "the device is set to cuda, but LibTorch finds no GPU that it can use here; set worker.device to cpu");
+  }
+  return torch::Device(torch::kCUDA, 0);
+}
+
+}  // namespace
+
+Result<TrainOptions> MakeTrainOptions(const TaskInput& input, const model::ModelSpec& spec) {
+  const TrainSettings& train = input.train;
+  HEDDLE_RETURN_IF_ERROR(CheckRanges(train, spec));
+  HEDDLE_ASSIGN_OR_RETURN(const model::OptimizerKind optimizer, model::OptimizerKindFromName(train.optimizer));
+  HEDDLE_ASSIGN_OR_RETURN(
+      const model::LearningRateSchedule schedule,
+      model::LearningRateSchedule::Make(train.lr_scheduler_type, train.local_steps, train.warmup_steps));
+  HEDDLE_ASSIGN_OR_RETURN(const model::WeightType type, model::WeightTypeFromName(train.base_dtype));
+  HEDDLE_ASSIGN_OR_RETURN(const torch::Device device, DeviceFromName(input.device));
+  TrainOptions options{optimizer, {}, schedule, {type, device}, {}};
+  options.optimizer_options.beta1 = train.beta1;
+  options.optimizer_options.beta2 = train.beta2;
+  options.optimizer_options.epsilon = train.epsilon;
+  options.optimizer_options.momentum = train.momentum;
+  options.optimizer_options.weight_decay = train.weight_decay;
+  options.optimizer_options.max_grad_norm = train.max_grad_norm;
+  if (train.bf16) options.compute.type = at::kBFloat16;
+  options.compute.checkpoint_layers = train.gradient_checkpointing;
+  return options;
+}
+
+uint64_t EstimateTrainingBytes(const model::ModelSpec& spec, const TrainSettings& train, const TrainOptions& options) {
+  double packed = 0;  // weights in matrices of the layers
+  for (const model::LinearSpec& linear : spec.LinearModules()) {
+    if (!linear.output) packed += static_cast<double>(linear.in) * static_cast<double>(linear.out);
+  }
+  const double others = static_cast<double>(spec.NumParameters()) - packed;
+  const bool narrow = options.weights.type == model::WeightType::kBfloat16;
+  const double base = packed * model::BytesPerWeight(options.weights.type) + others * (narrow ? 2 : 4);
+  const double layer = static_cast<double>(8 * spec.hidden_size + 4 * spec.intermediate_size +
+                                           spec.num_attention_heads * int64_t{train.sequence_length});
+  const auto layers = static_cast<double>(spec.num_hidden_layers);
+  const double kept =
+      train.gradient_checkpointing ? layers * static_cast<double>(spec.hidden_size) + layer : layers * layer;
+  const double tokens = static_cast<double>(train.batch_size) * train.sequence_length;
+  const double activations = tokens * kept * (train.bf16 ? 2 : 4);
+  return static_cast<uint64_t>(base + activations + 4 * tokens * static_cast<double>(spec.vocab_size));
+}
+
+}  // namespace heddle::client

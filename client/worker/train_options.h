@@ -1,0 +1,34 @@
+// A plan's settings as what the tasks compute with: names looked up, ranges checked, memory estimated.
+//
+// Include only from translation units of targets with TORCH. Thread-safety: pure functions.
+#pragma once
+
+#include <torch/torch.h>
+
+#include "client/worker/local_task.h"
+#include "model/config/model_spec.h"
+#include "model/quant/weight_type.h"
+#include "model/training/optimizer.h"
+#include "model/training/schedule.h"
+#include "model/transformer/transformer.h"
+#include "model/weights/base_weights.h"
+
+namespace heddle::client {
+
+struct TrainOptions {
+  model::OptimizerKind optimizer;
+  model::OptimizerOptions optimizer_options;
+  model::LearningRateSchedule schedule;
+  model::WeightOptions weights;
+  model::ComputeOptions compute;
+};
+
+// Errors: kInvalidArgument for a setting that is out of range, unknown, or does not fit the model; kFailedPrecondition
+// when the device has no GPU that it was told to use.
+Result<TrainOptions> MakeTrainOptions(const TaskInput& input, const model::ModelSpec& spec);
+
+// Rough need in bytes of training an adapter: the base, activations of one batch that are kept for the backward pass,
+// and one block of logits. The adapter and its optimizer are not counted: they are small.
+uint64_t EstimateTrainingBytes(const model::ModelSpec& spec, const TrainSettings& train, const TrainOptions& options);
+
+}  // namespace heddle::client
