@@ -343,13 +343,16 @@ void RunCore::SpoilSum(const Status& status, uint32_t round, uint32_t attempt, s
   next->push_back(RoundModelFailed{.round = round, .attempt = attempt, .reason = status.message()});
 }
 
-void RunCore::On(const ResetSumEffect& effect, std::vector<AddressedAnswer>*, std::vector<Event>*) {
+void RunCore::On(const ResetSumEffect& effect, std::vector<AddressedAnswer>*, std::vector<Event>* next) {
   round_traffic_ = TrafficNow();
   sum_state_ = ResetSum(effect.parent);
-  // Not an event: nobody has the task yet. The first fold, or the commit, will say it.
-  if (!sum_state_.ok()) {
-    Log(Severity::kError, "the sum of a round could not be begun",
-        {{"run_id", id().value()}, {"round", effect.round}, {"error", sum_state_.message()}});
+  if (sum_state_.ok()) return;
+  // Without a sum no update can be looked at. A model that could not be read may be read the next time.
+  const Status status = sum_state_.Annotate("beginning the sum");
+  if (status.code() == Code::kInternal) {
+    storage_ = status;
+  } else {
+    SpoilSum(status, effect.round, effect.attempt, next);
   }
 }
 

@@ -100,7 +100,7 @@ Result<uint64_t> BlobStore::Size(const Sha256Digest& digest) const {
 }
 
 Result<std::shared_ptr<const MappedFile>> BlobStore::Map(const Sha256Digest& digest) const {
-  return MappedFile::Open(Path(digest));
+  return files_->Map(Path(digest));
 }
 
 // True when the blob is there. Its name is durable then: a rename and the fsync of the folder happen under one lock.

@@ -54,6 +54,12 @@ Status FileOps::SyncFolder(const std::filesystem::path& folder) { return AsOfDis
 
 Status FileOps::MakeFolder(const std::filesystem::path& folder) { return AsOfDisk(MakeDirectories(folder)); }
 
+Result<std::shared_ptr<const MappedFile>> FileOps::Map(const std::filesystem::path& path) {
+  Result<std::shared_ptr<const MappedFile>> mapped = MappedFile::Open(path);
+  if (!mapped.ok()) return AsOfDisk(mapped.status());
+  return mapped;
+}
+
 Result<uint64_t> FileOps::FreeBytes(const std::filesystem::path& folder) {
   struct statvfs info {};
   if (::statvfs(folder.c_str(), &info) != 0) return DiskStatus(errno, "cannot look at the disk of " + folder.string());

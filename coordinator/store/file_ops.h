@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <memory>
 #include <span>
 #include <string_view>
 
@@ -31,6 +32,8 @@ class FileOps {
   virtual Status Rename(const std::filesystem::path& from, const std::filesystem::path& to);
   virtual Status SyncFolder(const std::filesystem::path& folder);
   virtual Status MakeFolder(const std::filesystem::path& folder);
+  // The whole file, to be read. Errors: kNotFound too.
+  virtual Result<std::shared_ptr<const MappedFile>> Map(const std::filesystem::path& path);
   // Room on the file system of the folder, for those who are not root.
   virtual Result<uint64_t> FreeBytes(const std::filesystem::path& folder);
   // Ok when there is none.

@@ -274,7 +274,7 @@ void SystemWorld::FillDisk() {
 
 void SystemWorld::FailReads() {
   if (disk_trouble_) return;
-  time_.Note("the database cannot be read");
+  time_.Note("the disk cannot be read");
   checker_.Disturbed();
   host_.FailReads();
   disk_trouble_ = true;

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <utility>
 
 namespace heddle::system_simulation {
@@ -196,6 +197,11 @@ Status TornFiles::Remove(const fs::path& path) {
   changes_.push_back({.path = path.string(), .from = {}, .before_path = found->second, .before_from = nullptr});
   names_.erase(found);
   return OkStatus();
+}
+
+Result<std::shared_ptr<const MappedFile>> TornFiles::Map(const fs::path& path) {
+  if (reads_fail_) return DiskStatus(EIO, "injected fault: cannot read " + path.string());
+  return FileOps::Map(path);
 }
 
 }  // namespace heddle::system_simulation

@@ -28,7 +28,12 @@ class TornFiles final : public coordinator::FileOps {
   // The n-th changing call from now on (1: the next) fails with this errno; `stay`: and all after it, until Heal. A
   // failing write leaves half of its bytes.
   void FailAt(uint64_t n, int error, bool stay);
-  void Heal() { fail_at_ = 0; }
+  // From now on nothing can be read, until Heal.
+  void FailReads() { reads_fail_ = true; }
+  void Heal() {
+    fail_at_ = 0;
+    reads_fail_ = false;
+  }
   // Called when a fault of FailAt is met for the first time.
   void OnFault(std::function<void()> met) { met_ = std::move(met); }
   uint64_t calls() const { return calls_; }
@@ -45,6 +50,7 @@ class TornFiles final : public coordinator::FileOps {
   Status SyncFolder(const std::filesystem::path& folder) override;
   Status MakeFolder(const std::filesystem::path& folder) override;
   Status Remove(const std::filesystem::path& path) override;
+  Result<std::shared_ptr<const MappedFile>> Map(const std::filesystem::path& path) override;
 
  private:
   struct File {
@@ -69,7 +75,7 @@ class TornFiles final : public coordinator::FileOps {
   std::set<std::string> folders_;
   uint64_t calls_ = 0, fail_at_ = 0;
   int error_ = 0;
-  bool stay_ = false;
+  bool stay_ = false, reads_fail_ = false;
   std::function<void()> met_;
 };
 
