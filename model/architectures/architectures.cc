@@ -7,6 +7,14 @@ namespace {
 
 constexpr std::array kArchitectures = {
     Architecture{"LlamaForCausalLM", "llama", ReadLlama},
+    Architecture{"BertModel", "bert", ReadBert},
+    Architecture{"BertForMaskedLM", "", ReadBertMasked},
+    Architecture{"BertForSequenceClassification", "", ReadBertClasses},
+    Architecture{"RobertaForSequenceClassification", "", ReadRobertaClasses},
+    Architecture{"DistilBertForSequenceClassification", "", ReadDistilBertClasses},
+    Architecture{"ViTForImageClassification", "vit", ReadVit},
+    Architecture{"DeiTForImageClassification", "deit", ReadDeit},
+    Architecture{"DeiTForImageClassificationWithTeacher", "", ReadDeitWithTeacher},
 };
 
 }  // namespace

@@ -34,4 +34,16 @@ std::string LlamaConfigJson(const ModelSpec& spec);
 
 void ReadLlama(ConfigReader& reader, ModelSpec* spec);
 
+// num_labels and label_names, from "id2label" or "num_labels" (2 when neither is there), and refuses what
+// "problem_type" says beyond one class of several, or a number with one label (labels.cc).
+void ReadLabels(ConfigReader& reader, ModelSpec* spec);
+void ReadBert(ConfigReader& reader, ModelSpec* spec);
+void ReadBertMasked(ConfigReader& reader, ModelSpec* spec);
+void ReadBertClasses(ConfigReader& reader, ModelSpec* spec);
+void ReadRobertaClasses(ConfigReader& reader, ModelSpec* spec);
+void ReadDistilBertClasses(ConfigReader& reader, ModelSpec* spec);
+void ReadVit(ConfigReader& reader, ModelSpec* spec);
+void ReadDeit(ConfigReader& reader, ModelSpec* spec);
+void ReadDeitWithTeacher(ConfigReader& reader, ModelSpec* spec);
+
 }  // namespace heddle::model

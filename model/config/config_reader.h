@@ -34,6 +34,7 @@ class ConfigReader {
   // value.
   void Only(std::string_view key, bool supported);
   void Only(std::string_view key, std::string_view supported);
+  void Only(std::string_view key, const char* supported) { Only(key, std::string_view(supported)); }  // not a bool
 
   // An object inside, or null when there is none; what is no object is a mistake. Failures of a reader made on it are
   // passed on with Fail.

@@ -89,6 +89,7 @@ class Lister {
     if (!s.head.output_bias) return;
     Add(s.head.output_bias_name.empty() ? s.head.output + ".bias" : s.head.output_bias_name, {out});
     if (!s.TiedHead() && s.head.output_bias_name.empty()) linears.back().bias = true;
+    Linear(s.head.second_output, out, s.hidden_size, true, false, true);
   }
 
   const ModelSpec& spec_;
@@ -155,6 +156,8 @@ int64_t ModelSpec::NumParameters() const {
 }
 
 std::string ModelSpec::NameOf(std::string_view name) const {
+  if (name.ends_with("LayerNorm.gamma")) return NameOf(std::string(name.substr(0, name.size() - 5)) + "weight");
+  if (name.ends_with("LayerNorm.beta")) return NameOf(std::string(name.substr(0, name.size() - 4)) + "bias");
   for (const std::string& ending : ignored_endings) {
     if (name.ends_with(ending)) return "";
   }
@@ -167,7 +170,7 @@ std::string ModelSpec::NameOf(std::string_view name) const {
   // The head is saved beside the body, so its names never have the body's prefix.
   const auto of_head = [name](const std::string& path) { return !path.empty() && name.starts_with(path + "."); };
   if (name.starts_with(prefix) || of_head(head.dense) || of_head(head.norm) || of_head(head.output) ||
-      name == head.output_bias_name) {
+      of_head(head.second_output) || name == head.output_bias_name) {
     return std::string(name);
   }
   return prefix + std::string(name);

@@ -91,6 +91,8 @@ struct HeadSpec {
   std::string output;        // module, weight [vocab or labels, hidden]; stored only if not tied
   bool output_bias = false;  // "<output>.bias", unless output_bias_name says where
   std::string output_bias_name;
+  // Of image models: a second output layer, with bias, which reads the second row; the logits are the mean of both.
+  std::string second_output;
   friend bool operator==(const HeadSpec&, const HeadSpec&) = default;
 };
 
@@ -113,6 +115,7 @@ struct ModelSpec {
   int64_t embedding_size = 0;           // width of the token embedding; 0: hidden_size
   int64_t type_vocab_size = 0;          // token types; 0: none
   int64_t num_labels = 0;
+  std::vector<std::string> label_names;                             // num_labels of them, or none
   int64_t bos_token_id = -1, eos_token_id = -1, pad_token_id = -1;  // -1: none
   std::string torch_dtype = "float32";
 
@@ -140,8 +143,9 @@ struct ModelSpec {
   std::string project_in, project_out;     // modules, when embedding_size differs from hidden_size
   LayerNames layer;
 
-  // Of checkpoints. The body's names that lack `prefix` count as having it (base models are saved without);
-  // `surplus_prefix` is taken off; names with one of these endings or beginnings hold nothing that is needed.
+  // Of checkpoints. LayerNorm.gamma and .beta, as TensorFlow wrote them, mean .weight and .bias. The body's names that
+  // lack `prefix` count as having it (base models are saved without); `surplus_prefix` is taken off; names with one of
+  // these endings or beginnings hold nothing that is needed.
   std::string prefix, surplus_prefix;
   std::vector<std::string> ignored_endings, ignored_beginnings;
   std::vector<std::string> optional;  // parameters that may be absent; so is then what they are for

@@ -14,6 +14,7 @@ Head::Head(ModuleTree& tree, const ModelSpec& spec, const Tensor& tokens)
       project_out_(tree.MakeLinear(spec.project_out)),
       norm_(tree, spec, spec.head.norm) {
   if (!spec.TiedHead()) output_ = tree.MakeLinear(spec.head.output);
+  second_output_ = tree.MakeLinear(spec.head.second_output);
   const std::string& elsewhere = spec.head.output_bias_name;
   if (!spec.head.output_bias || (!spec.TiedHead() && elsewhere.empty())) return;
   output_bias_ = tree.Parameter(elsewhere.empty() ? spec.head.output + ".bias" : elsewhere);
@@ -52,7 +53,9 @@ Tensor Head::Pooled(const Tensor& hidden, const ModelInput& input) { return Dens
 
 Tensor Head::Logits(const Tensor& hidden, const ModelInput& input) {
   TORCH_CHECK(spec_.head.task != Task::kNone, spec_.architecture, " has no output layer");
-  return Output(Pooled(hidden, input));
+  const Tensor logits = Output(Pooled(hidden, input));
+  if (second_output_.is_empty()) return logits;
+  return (logits + second_output_->forward(hidden.select(1, 1)).to(logits.scalar_type())) / 2;
 }
 
 // Only the rows whose targets count go through the head of a masked language model; a causal one counts nearly all.

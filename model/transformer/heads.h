@@ -31,7 +31,7 @@ class Head {
 
   const ModelSpec& spec_;
   const torch::Tensor& tokens_;
-  Linear dense_{nullptr}, project_out_{nullptr}, output_{nullptr};
+  Linear dense_{nullptr}, project_out_{nullptr}, output_{nullptr}, second_output_{nullptr};
   Norm norm_;
   torch::Tensor output_bias_;  // of a tied output layer
 };
