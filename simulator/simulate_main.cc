@@ -28,7 +28,7 @@ Status Evaluate(const SimulationOptions& options, const std::string& heldout, ui
   const auto measure = [&](const std::filesystem::path& adapter, double* perplexity) -> Status {
     HEDDLE_ASSIGN_OR_RETURN(
         const auto evaluation,
-        client::EvaluatePerplexity(recipe.base_model, adapter, heldout, recipe.train.sequence_length(), *resources));
+        client::EvaluateModel(recipe.base_model, adapter, heldout, recipe.train.sequence_length(), *resources));
     *perplexity = evaluation.perplexity;
     return OkStatus();
   };

@@ -10,6 +10,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "common/state_dict.h"
@@ -70,16 +71,20 @@ class LocalTask {
 Result<std::shared_ptr<const LocalTask>> FindLocalTask(std::string_view name);
 std::vector<std::string> LocalTaskNames();  // sorted
 
-// Held-out quality of base + adapter (adapter_dir empty: the base alone): mean loss in nats a token over all windows of
-// the file.
+// Held-out quality of base + adapter over all of the data.
 struct Evaluation {
-  double loss = 0;
-  double perplexity = 0;
-  uint64_t num_tokens = 0;
+  double loss = 0;            // mean: nats a token, nats an example of a classifier, squared error
+  double perplexity = 0;      // exp(loss) of a language model, else 0
+  uint64_t num_tokens = 0;    // that were asked for (language models) or read (classifiers)
+  uint64_t num_examples = 0;  // rows
+  // By name: perplexity; accuracy, f1 (of class 1, with two classes), macro_f1, matthews; or mean_squared_error,
+  // pearson, spearman.
+  std::vector<std::pair<std::string, double>> metrics;
 };
-// With `threads` above 0 the calling thread computes with so many from then on.
-Result<Evaluation> EvaluatePerplexity(const std::filesystem::path& base_model_dir,
-                                      const std::filesystem::path& adapter_dir, const std::filesystem::path& data_path,
-                                      uint32_t sequence_length, TaskResources& resources, unsigned threads = 0);
+// adapter_dir empty: the base alone. The data are read as lora_sft reads them. Tokens of masked language models are
+// masked the same in every call. With `threads` above 0 the calling thread computes with so many from then on.
+Result<Evaluation> EvaluateModel(const std::filesystem::path& base_model_dir, const std::filesystem::path& adapter_dir,
+                                 const std::filesystem::path& data_path, uint32_t sequence_length,
+                                 TaskResources& resources, unsigned threads = 0);
 
 }  // namespace heddle::client

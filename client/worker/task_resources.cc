@@ -13,11 +13,26 @@ std::string FileIdentity(const std::filesystem::path& path) {
 
 std::shared_ptr<TaskResources> MakeTaskResources() { return std::make_shared<TaskResources>(); }
 
+namespace {
+
+Status AddTokenizer(const std::filesystem::path& folder, TaskResources::Base* base) {
+  HEDDLE_ASSIGN_OR_RETURN(base->tokenizer, model::Tokenizer::Read(folder));
+  const int64_t vocabulary = base->weights->spec.vocab_size;
+  if (base->tokenizer->vocab_size() <= vocabulary) return OkStatus();
+  return InvalidArgument(folder.string() + ": the tokenizer does not fit the model: it makes ids up to " +
+                         std::to_string(base->tokenizer->vocab_size() - 1) +
+                         ", the model has embeddings for ids below " + std::to_string(vocabulary));
+}
+
+}  // namespace
+
 Result<TaskResources::Base> TaskResources::GetBase(const std::filesystem::path& folder,
                                                    const model::WeightOptions& options) {
   std::lock_guard lock(mutex_);
   std::string identity;
-  for (const char* name : {"config.json", "tokenizer.json", "model.safetensors", "model.safetensors.index.json"}) {
+  for (const char* name :
+       {"config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "merges.txt",
+        "tokenizer.model", "preprocessor_config.json", "model.safetensors", "model.safetensors.index.json"}) {
     identity += FileIdentity(folder / name) + "\n";
   }
   const std::string form = std::string(model::WeightTypeName(options.type)) + " on " + options.device.str();
@@ -25,23 +40,21 @@ Result<TaskResources::Base> TaskResources::GetBase(const std::filesystem::path& 
   if (auto it = bases_.find(form); known && it != bases_.end()) return it->second;
   Base base;
   HEDDLE_ASSIGN_OR_RETURN(base.weights, model::BaseWeights::Load(folder, options));
+  base.folder = folder;
   if (known && !bases_.empty()) {
     base.tokenizer = bases_.begin()->second.tokenizer;
-  } else {
-    HEDDLE_ASSIGN_OR_RETURN(base.tokenizer, model::Tokenizer::Read(folder));
-  }
-  int64_t vocabulary = base.weights->spec.vocab_size;
-  if (base.tokenizer->vocab_size() > vocabulary) {
-    return InvalidArgument(folder.string() + ": the tokenizer does not fit the model: it makes ids up to " +
-                           std::to_string(base.tokenizer->vocab_size() - 1) +
-                           ", the model has embeddings for ids below " + std::to_string(vocabulary));
+  } else if (!base.weights->spec.TakesImages()) {
+    HEDDLE_RETURN_IF_ERROR(AddTokenizer(folder, &base));
   }
   if (!known) {  // a worker serves one model at a time: an older one would only hold memory
     bases_.clear();
     data_.clear();
+    examples_.clear();
     kept_tokens_ = 0;
     folder_ = identity;
+    ++serial_;
   }
+  base.serial = serial_;
   bases_[form] = base;
   return base;
 }
@@ -77,6 +90,41 @@ Result<std::shared_ptr<const model::TextDataset>> TaskResources::GetData(const s
     data_.pop_back();
   }
   return dataset;
+}
+
+Result<std::shared_ptr<const model::Examples>> TaskResources::GetExamples(const std::filesystem::path& path,
+                                                                          const Base& base, uint32_t sequence_length) {
+  const model::ModelSpec& spec = base.weights->spec;
+  if (!spec.TakesImages() && (sequence_length == 0 || static_cast<int64_t>(sequence_length) > spec.MaxLength())) {
+    return InvalidArgument("sequence_length is " + std::to_string(sequence_length) +
+                           ", but must be from 1 to the model's " + std::to_string(spec.MaxLength()));
+  }
+  const std::string identity =
+      FileIdentity(path) + "|" + std::to_string(base.serial) + "|" + std::to_string(sequence_length);
+  // Images are several files, whose changes are not seen.
+  const bool keep = !spec.TakesImages();
+  const auto find = [&]() -> std::shared_ptr<const model::Examples> {
+    for (auto it = examples_.begin(); it != examples_.end(); ++it) {
+      if (it->first != identity) continue;
+      examples_.splice(examples_.begin(), examples_, it);
+      return it->second;
+    }
+    return nullptr;
+  };
+  if (keep) {
+    std::lock_guard lock(mutex_);
+    if (auto found = find()) return found;
+  }
+  model::Examples::Options options;
+  options.max_tokens = std::max<int64_t>(sequence_length, 1);
+  HEDDLE_ASSIGN_OR_RETURN(std::shared_ptr<const model::Examples> examples,
+                          model::Examples::Open(spec, base.tokenizer, base.folder, path, std::move(options)));
+  if (!keep) return examples;
+  std::lock_guard lock(mutex_);
+  if (auto found = find()) return found;
+  examples_.emplace_front(identity, examples);
+  if (examples_.size() > kMaxExamples) examples_.pop_back();
+  return examples;
 }
 
 }  // namespace heddle::client

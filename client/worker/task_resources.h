@@ -12,6 +12,7 @@
 #include <string>
 
 #include "client/worker/local_task.h"
+#include "model/data/examples.h"
 #include "model/data/text_dataset.h"
 #include "model/tokenizer/tokenizer.h"
 #include "model/weights/base_weights.h"
@@ -28,7 +29,9 @@ class TaskResources {
 
   struct Base {
     std::shared_ptr<const model::BaseWeights> weights;
-    std::shared_ptr<const model::Tokenizer> tokenizer;
+    std::shared_ptr<const model::Tokenizer> tokenizer;  // null for a model of images
+    std::filesystem::path folder;
+    uint64_t serial = 0;  // of the folder as it was read: another for each that was
   };
   // One folder is kept at a time, in each form that it was asked for. Errors: those of BaseWeights::Load and
   // Tokenizer::Read; kInvalidArgument when they do not fit together.
@@ -36,8 +39,14 @@ class TaskResources {
   // The file in ids of the base's tokenizer. Errors: those of TextDataset::Read.
   Result<std::shared_ptr<const model::TextDataset>> GetData(const std::filesystem::path& path, const Base& base,
                                                             uint32_t sequence_length);
+  // The file or folder as examples for the base's head. Kept are the latest kMaxExamples of them (the index of one
+  // takes at most 8 MiB). Errors: those of model::Examples::Open; kInvalidArgument for a sequence_length the model does
+  // not take.
+  Result<std::shared_ptr<const model::Examples>> GetExamples(const std::filesystem::path& path, const Base& base,
+                                                             uint32_t sequence_length);
 
  private:
+  static constexpr size_t kMaxExamples = 64;
   struct Data {
     std::string identity;                               // of file, tokenizer and length
     std::shared_ptr<const model::Tokenizer> tokenizer;  // kept, so that no other can have its address
@@ -49,7 +58,10 @@ class TaskResources {
   std::mutex mutex_;
   std::string folder_;                 // identity of the folder that bases_ are of
   std::map<std::string, Base> bases_;  // by the form of the weights; all with one tokenizer
+  uint64_t serial_ = 0;                // of folder_
   std::list<Data> data_;               // the latest used first
+  // By identity of file, folder and length; the latest used first.
+  std::list<std::pair<std::string, std::shared_ptr<const model::Examples>>> examples_;
   uint64_t kept_tokens_ = 0;
 };
 

@@ -13,7 +13,7 @@ Status CheckRanges(const TrainSettings& train, const model::ModelSpec& spec) {
     return InvalidArgument("local_steps, batch_size and sequence_length must be at least 1");
   }
   if (train.gradient_accumulation_steps == 0) return InvalidArgument("gradient_accumulation_steps must be at least 1");
-  if (static_cast<int64_t>(train.sequence_length) > spec.MaxLength()) {
+  if (!spec.TakesImages() && static_cast<int64_t>(train.sequence_length) > spec.MaxLength()) {
     return InvalidArgument("sequence_length is " + std::to_string(train.sequence_length) +
                            ", the model takes at most " + std::to_string(spec.MaxLength()) + " tokens");
   }

@@ -77,11 +77,14 @@ std::string Hex8(uint64_t value) {
 Result<std::vector<fs::path>> BaseFiles(const fs::path& folder) {
   std::vector<fs::path> files;
   std::error_code error;
-  for (const char* name : {"config.json", "tokenizer.json"}) {
-    if (!fs::is_regular_file(folder / name, error)) {
-      return NotFound("the base model's folder " + folder.string() + " has no " + name);
-    }
-    files.push_back(folder / name);
+  if (!fs::is_regular_file(folder / "config.json", error)) {
+    return NotFound("the base model's folder " + folder.string() + " has no config.json");
+  }
+  files.push_back(folder / "config.json");
+  // Whatever says how texts and images become numbers, so that a device reads them as this machine does.
+  for (const char* name : {"tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "merges.txt",
+                           "tokenizer.model", "spiece.model", "preprocessor_config.json"}) {
+    if (fs::is_regular_file(folder / name, error)) files.push_back(folder / name);
   }
   if (fs::is_regular_file(folder / "model.safetensors", error)) {
     files.push_back(folder / "model.safetensors");
@@ -97,6 +100,21 @@ Result<std::vector<fs::path>> BaseFiles(const fs::path& folder) {
   std::sort(shards.begin(), shards.end());
   files.insert(files.end(), shards.begin(), shards.end());
   return files;
+}
+
+// That the model takes the recipe's sequences, and its tokenizer's ids.
+Status CheckTexts(const Recipe& recipe, const model::ModelSpec& config) {
+  if (static_cast<int64_t>(recipe.train.sequence_length()) > config.MaxLength()) {
+    return InvalidArgument("train.sequence_length is " + std::to_string(recipe.train.sequence_length()) +
+                           "; the base model takes at most " + std::to_string(config.MaxLength()) + " tokens");
+  }
+  HEDDLE_ASSIGN_OR_RETURN(std::shared_ptr<const model::Tokenizer> tokenizer, model::Tokenizer::Read(recipe.base_model));
+  if (tokenizer->vocab_size() > config.vocab_size) {
+    return InvalidArgument(recipe.base_model.string() + ": the tokenizer does not fit the model: it makes ids up to " +
+                           std::to_string(tokenizer->vocab_size() - 1) + ", the model has embeddings for ids below " +
+                           std::to_string(config.vocab_size));
+  }
+  return OkStatus();
 }
 
 }  // namespace
@@ -136,16 +154,10 @@ Result<RunMaterial> PrepareRun(const Recipe& recipe) {
   HEDDLE_ASSIGN_OR_RETURN(const model::ModelSpec config, model::ReadModelConfig(recipe.base_model));
   HEDDLE_ASSIGN_OR_RETURN(SafetensorsFile weights, ReadModelSafetensors(recipe.base_model));
   HEDDLE_RETURN_IF_ERROR(config.CheckTensors(SpecOf(weights.tensors)).Annotate(recipe.base_model.string()));
-  if (static_cast<int64_t>(recipe.train.sequence_length()) > config.MaxLength()) {
-    return InvalidArgument("train.sequence_length is " + std::to_string(recipe.train.sequence_length()) +
-                           "; the base model takes at most " + std::to_string(config.MaxLength()) + " tokens");
+  if (config.head.task == model::Task::kNone) {
+    return InvalidArgument(recipe.base_model.string() + ": " + config.architecture + " has no head to train");
   }
-  HEDDLE_ASSIGN_OR_RETURN(std::shared_ptr<const model::Tokenizer> tokenizer, model::Tokenizer::Read(recipe.base_model));
-  if (tokenizer->vocab_size() > config.vocab_size) {
-    return InvalidArgument(recipe.base_model.string() + ": the tokenizer does not fit the model: it makes ids up to " +
-                           std::to_string(tokenizer->vocab_size() - 1) + ", the model has embeddings for ids below " +
-                           std::to_string(config.vocab_size));
-  }
+  if (!config.TakesImages()) HEDDLE_RETURN_IF_ERROR(CheckTexts(recipe, config));
 
   HEDDLE_ASSIGN_OR_RETURN(std::vector<fs::path> files, BaseFiles(recipe.base_model));
   std::string identity = recipe.resolved_json;

@@ -19,7 +19,7 @@ TokenBatch EmptyBatch(int64_t rows, int64_t length, int32_t pad_id) {
   batch.token_types.assign(n, 0);
   batch.positions.assign(n, 0);
   batch.segments.assign(n, 0);
-  batch.targets.assign(n, kIgnoredTarget);
+  batch.targets.assign(n, kNoTarget);
   batch.labels.assign(static_cast<size_t>(rows), 0);
   return batch;
 }
@@ -29,7 +29,7 @@ bool IsLearned(const std::vector<uint8_t>& learned, size_t i) { return learned.e
 }  // namespace
 
 int64_t TokenBatch::NumTargets() const {
-  return std::count_if(targets.begin(), targets.end(), [](int64_t target) { return target != kIgnoredTarget; });
+  return std::count_if(targets.begin(), targets.end(), [](int64_t target) { return target != kNoTarget; });
 }
 
 EncodedExample EncodeCausal(const TextExample& example, const Tokenizer& tokenizer, const CausalEncoding& options) {
@@ -142,7 +142,7 @@ void MaskTokens(const TokenMasking& masking, uint64_t seed, uint64_t batch_index
       batch->ids[at] = random.NextBelow(static_cast<uint32_t>(masking.vocab_size));
     }
   };
-  std::fill(batch->targets.begin(), batch->targets.end(), kIgnoredTarget);
+  std::fill(batch->targets.begin(), batch->targets.end(), kNoTarget);
   for (int64_t row = 0; row < batch->rows; ++row) {
     std::vector<size_t> ordinary;
     bool any = false;

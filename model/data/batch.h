@@ -13,7 +13,7 @@
 
 namespace heddle::model {
 
-constexpr int64_t kIgnoredTarget = -100;  // a position that does not count in a loss over tokens
+constexpr int64_t kNoTarget = -100;  // a position that does not count in a loss over tokens
 
 struct EncodedExample {
   std::vector<int32_t> ids;
@@ -30,7 +30,7 @@ struct TokenBatch {
   std::vector<int64_t> token_types;  // 0 and 1
   std::vector<int64_t> positions;    // from 0, anew in each segment
   std::vector<int64_t> segments;     // from 1 in each row; 0: padding. Tokens see tokens of their own segment only
-  std::vector<int64_t> targets;      // of a loss over tokens: an id, or kIgnoredTarget
+  std::vector<int64_t> targets;      // of a loss over tokens: an id, or kNoTarget
   std::vector<double> labels;
 
   int64_t NumTargets() const;  // that count
@@ -96,7 +96,7 @@ struct TokenMasking {
   std::vector<int32_t> special_ids;  // never chosen
 };
 // Masked language modelling (Devlin et al., "BERT", 2019): each token that is not special or padding is chosen with
-// `probability`; targets become the chosen tokens' ids, all others kIgnoredTarget; of the chosen ones 80 % become the
+// `probability`; targets become the chosen tokens' ids, all others kNoTarget; of the chosen ones 80 % become the
 // mask, 10 % a random id, 10 % stay. A row whose draw chose none gets one by the same stream, so that every row has a
 // loss, unless all of its tokens are special. Depends on (seed, batch_index) and the batch only.
 void MaskTokens(const TokenMasking& masking, uint64_t seed, uint64_t batch_index, TokenBatch* batch);

@@ -142,7 +142,7 @@ class Scanner {
 }  // namespace
 
 Result<std::shared_ptr<const RecordFile>> RecordFile::Open(const std::filesystem::path& path, RecordFormat format,
-                                                           size_t max_marks) {
+                                                           size_t max_marks, int64_t max_records) {
   HEDDLE_ASSERT(max_marks >= 2, "an index needs marks");
   UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
   if (!fd.valid()) return ErrnoStatus(errno, path.string());
@@ -150,13 +150,14 @@ Result<std::shared_ptr<const RecordFile>> RecordFile::Open(const std::filesystem
   if (::fstat(fd.get(), &info) != 0) return ErrnoStatus(errno, path.string());
   if (!S_ISREG(info.st_mode)) return InvalidArgument(path.string() + " is not a regular file");
   auto file = std::shared_ptr<RecordFile>(new RecordFile(path, format, std::move(fd)));
-  if (const Status status = file->BuildIndex(max_marks); !status.ok()) return status.Annotate(path.string());
+  if (const Status status = file->BuildIndex(max_marks, max_records); !status.ok())
+    return status.Annotate(path.string());
   return std::shared_ptr<const RecordFile>(std::move(file));
 }
 
-Status RecordFile::BuildIndex(size_t max_marks) {
+Status RecordFile::BuildIndex(size_t max_marks, int64_t max_records) {
   Scanner scanner(fd_.get(), format_, 0, 1, size_t{1} << 18);
-  while (true) {
+  while (size_ < max_records) {
     HEDDLE_ASSIGN_OR_RETURN(const bool more, scanner.Next());
     if (!more) break;
     if (size_++ % stride_ != 0) continue;

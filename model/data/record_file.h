@@ -12,6 +12,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <limits>
 #include <memory>
 #include <string>
 #include <vector>
@@ -39,12 +40,14 @@ struct Record {
 class RecordFile {
  public:
   static constexpr size_t kMaxRecordBytes = size_t{16} << 20;
+  static constexpr size_t kMaxMarks = size_t{1} << 19;
 
-  // A byte order mark at the front is skipped. A file without any record is legal here. Errors: kNotFound,
-  // kPermissionDenied; kInvalidArgument: no regular file, a record above kMaxRecordBytes (with its line), a quote that
-  // is not closed by the end; kDataLoss when the disk fails.
+  // Records beyond the first max_records are not looked at. A byte order mark at the front is skipped. A file without
+  // any record is legal here. Errors: kNotFound, kPermissionDenied; kInvalidArgument: no regular file, a record above
+  // kMaxRecordBytes (with its line), a quote that is not closed by the end; kDataLoss when the disk fails.
   static Result<std::shared_ptr<const RecordFile>> Open(const std::filesystem::path& path, RecordFormat format,
-                                                        size_t max_marks = size_t{1} << 19);
+                                                        size_t max_marks = kMaxMarks,
+                                                        int64_t max_records = std::numeric_limits<int64_t>::max());
 
   int64_t size() const { return size_; }
   const std::filesystem::path& path() const { return path_; }
@@ -60,7 +63,7 @@ class RecordFile {
   };
   RecordFile(std::filesystem::path path, RecordFormat format, UniqueFd fd)
       : path_(std::move(path)), format_(format), fd_(std::move(fd)) {}
-  Status BuildIndex(size_t max_marks);
+  Status BuildIndex(size_t max_marks, int64_t max_records);
 
   std::filesystem::path path_;
   RecordFormat format_;

@@ -113,11 +113,15 @@ Result<TextRecords> TextRecords::Open(const std::filesystem::path& path, TextOpt
   }
   records.options_ = std::move(options);
   const TextFormat format = records.options_.format;
-  HEDDLE_ASSIGN_OR_RETURN(records.file_, RecordFile::Open(path, FramingOf(format)));
+  const bool table = format == TextFormat::kCsv || format == TextFormat::kTsv;
+  const int64_t header_rows = table && records.options_.columns.empty() ? 1 : 0;
+  const int64_t most = std::numeric_limits<int64_t>::max() - 1;
+  HEDDLE_ASSIGN_OR_RETURN(records.file_, RecordFile::Open(path, FramingOf(format), RecordFile::kMaxMarks,
+                                                          std::min(records.options_.max_examples, most) + header_rows));
   if (format == TextFormat::kText && records.options_.labels.kind() != LabelMap::Kind::kNone) {
     return InvalidArgument(path.string() + ": a text file has no labels: use JSONL, CSV or TSV");
   }
-  if (format == TextFormat::kCsv || format == TextFormat::kTsv) {
+  if (table) {
     std::vector<std::string> header = records.options_.columns;
     if (header.empty() && records.file_->size() > 0) {
       HEDDLE_ASSIGN_OR_RETURN(const Record first, records.file_->Read(0));

@@ -17,6 +17,7 @@
 #pragma once
 
 #include <filesystem>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <string>
@@ -55,7 +56,8 @@ struct TextOptions {
   std::vector<std::string> text_fields;
   std::string pair_field = "sentence2", label_field = "label";
   std::string prompt_field = "prompt", completion_field = "completion";
-  LabelMap labels;  // asks for labels unless of kind kNone
+  int64_t max_examples = std::numeric_limits<int64_t>::max();  // those after the first so many are left out; at least 1
+  LabelMap labels;                                             // asks for labels unless of kind kNone
 };
 
 class TextRecords {

@@ -44,72 +44,55 @@ void Perplexity::Merge(const Perplexity& other) {
 double Perplexity::loss() const { return Ratio(sum_, static_cast<double>(tokens_)); }
 double Perplexity::value() const { return std::exp(loss()); }
 
-ConfusionMatrix::ConfusionMatrix(int64_t num_classes) : n_(num_classes) {
-  HEDDLE_ASSERT(num_classes >= 1 && num_classes <= 65536, "a number of classes");
-  counts_.assign(static_cast<size_t>(n_ * n_), 0);
+ClassCounts::ClassCounts(int64_t num_classes) {
+  HEDDLE_ASSERT(num_classes >= 1, "a number of classes");
+  for (auto* counts : {&truths_, &predictions_, &both_}) counts->assign(static_cast<size_t>(num_classes), 0);
 }
 
-void ConfusionMatrix::Add(int64_t truth, int64_t predicted) {
-  HEDDLE_ASSERT(truth >= 0 && truth < n_ && predicted >= 0 && predicted < n_, "classes");
-  ++counts_[static_cast<size_t>(truth * n_ + predicted)];
+void ClassCounts::Add(int64_t truth, int64_t predicted) {
+  HEDDLE_ASSERT(truth >= 0 && truth < num_classes() && predicted >= 0 && predicted < num_classes(), "classes");
+  ++truths_[static_cast<size_t>(truth)];
+  ++predictions_[static_cast<size_t>(predicted)];
+  if (truth == predicted) ++both_[static_cast<size_t>(truth)];
   ++total_;
 }
 
-void ConfusionMatrix::Merge(const ConfusionMatrix& other) {
-  HEDDLE_ASSERT(other.n_ == n_, "the same classes");
-  for (size_t i = 0; i < counts_.size(); ++i) counts_[i] += other.counts_[i];
+void ClassCounts::Merge(const ClassCounts& other) {
+  HEDDLE_ASSERT(other.num_classes() == num_classes(), "the same classes");
+  for (size_t i = 0; i < truths_.size(); ++i) {
+    truths_[i] += other.truths_[i];
+    predictions_[i] += other.predictions_[i];
+    both_[i] += other.both_[i];
+  }
   total_ += other.total_;
 }
 
-int64_t ConfusionMatrix::count(int64_t truth, int64_t predicted) const {
-  HEDDLE_ASSERT(truth >= 0 && truth < n_ && predicted >= 0 && predicted < n_, "classes");
-  return counts_[static_cast<size_t>(truth * n_ + predicted)];
-}
-
-std::vector<int64_t> ConfusionMatrix::Truths() const {
-  std::vector<int64_t> sums(static_cast<size_t>(n_), 0);
-  for (size_t i = 0; i < counts_.size(); ++i) sums[i / static_cast<size_t>(n_)] += counts_[i];
-  return sums;
-}
-
-std::vector<int64_t> ConfusionMatrix::Predictions() const {
-  std::vector<int64_t> sums(static_cast<size_t>(n_), 0);
-  for (size_t i = 0; i < counts_.size(); ++i) sums[i % static_cast<size_t>(n_)] += counts_[i];
-  return sums;
-}
-
-double ConfusionMatrix::Accuracy() const {
-  int64_t right = 0;
-  for (int64_t c = 0; c < n_; ++c) right += count(c, c);
+double ClassCounts::Accuracy() const {
+  const int64_t right = std::accumulate(both_.begin(), both_.end(), int64_t{0});
   return Ratio(static_cast<double>(right), static_cast<double>(total_));
 }
 
-double ConfusionMatrix::F1(int64_t positive) const {
-  HEDDLE_ASSERT(positive >= 0 && positive < n_, "a class");
-  int64_t both = 0;  // 2 TP + FP + FN
-  for (int64_t c = 0; c < n_; ++c) both += count(positive, c) + count(c, positive);
-  return Ratio(2.0 * static_cast<double>(count(positive, positive)), static_cast<double>(both));
+double ClassCounts::F1(int64_t positive) const {
+  HEDDLE_ASSERT(positive >= 0 && positive < num_classes(), "a class");
+  const auto c = static_cast<size_t>(positive);
+  return Ratio(2.0 * static_cast<double>(both_[c]), static_cast<double>(truths_[c] + predictions_[c]));
 }
 
-double ConfusionMatrix::MacroF1() const {
-  const std::vector<int64_t> truths = Truths(), predictions = Predictions();
+double ClassCounts::MacroF1() const {
   double sum = 0, classes = 0;
-  for (int64_t c = 0; c < n_; ++c) {
-    const auto i = static_cast<size_t>(c);
-    if (truths[i] + predictions[i] == 0) continue;
-    sum += Ratio(2.0 * static_cast<double>(count(c, c)), static_cast<double>(truths[i] + predictions[i]));
+  for (size_t c = 0; c < truths_.size(); ++c) {
+    if (truths_[c] + predictions_[c] == 0) continue;
+    sum += F1(static_cast<int64_t>(c));
     classes += 1;
   }
   return Ratio(sum, classes);
 }
 
-double ConfusionMatrix::Matthews() const {
-  const std::vector<int64_t> truths = Truths(), predictions = Predictions();
+double ClassCounts::Matthews() const {
   double right = 0, cross = 0, truth_squares = 0, prediction_squares = 0;
-  for (int64_t c = 0; c < n_; ++c) {
-    const auto t = static_cast<double>(truths[static_cast<size_t>(c)]);
-    const auto p = static_cast<double>(predictions[static_cast<size_t>(c)]);
-    right += static_cast<double>(count(c, c));
+  for (size_t c = 0; c < truths_.size(); ++c) {
+    const auto t = static_cast<double>(truths_[c]), p = static_cast<double>(predictions_[c]);
+    right += static_cast<double>(both_[c]);
     cross += t * p;
     truth_squares += t * t;
     prediction_squares += p * p;

@@ -24,17 +24,17 @@ class Perplexity {
   int64_t tokens_ = 0;
 };
 
-// Counts of (true class, predicted class), and what follows from them. 0 / 0 counts as 0, as scikit-learn has it.
-class ConfusionMatrix {
+// How often each class was true, predicted, and both; and what follows from that. 0 / 0 counts as 0, as scikit-learn
+// has it. Memory: three numbers a class.
+class ClassCounts {
  public:
-  explicit ConfusionMatrix(int64_t num_classes);  // at least 1, at most 65536
+  explicit ClassCounts(int64_t num_classes);  // at least 1
   // Both from 0 to num_classes - 1.
   void Add(int64_t truth, int64_t predicted);
-  void Merge(const ConfusionMatrix& other);  // of as many classes
+  void Merge(const ClassCounts& other);  // of as many classes
 
-  int64_t num_classes() const { return n_; }
+  int64_t num_classes() const { return static_cast<int64_t>(truths_.size()); }
   int64_t total() const { return total_; }
-  int64_t count(int64_t truth, int64_t predicted) const;
 
   double Accuracy() const;
   // 2 TP / (2 TP + FP + FN) of one class against the rest; of two classes the usual "positive" one is 1.
@@ -46,11 +46,8 @@ class ConfusionMatrix {
   double Matthews() const;
 
  private:
-  std::vector<int64_t> Truths() const;
-  std::vector<int64_t> Predictions() const;
-  int64_t n_;
   int64_t total_ = 0;
-  std::vector<int64_t> counts_;  // [truth][predicted]; classes that never occur cost memory too: n * n
+  std::vector<int64_t> truths_, predictions_, both_;  // of each class
 };
 
 // Correlation and error of real-valued predictions.

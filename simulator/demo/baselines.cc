@@ -48,7 +48,7 @@ class Runner {
   Status Train(const std::vector<Job>& jobs);
   Result<double> Perplexity(const fs::path& adapter) {
     HEDDLE_ASSIGN_OR_RETURN(const client::Evaluation evaluation,
-                            client::EvaluatePerplexity(options_.recipe.base_model, adapter, options_.heldout,
+                            client::EvaluateModel(options_.recipe.base_model, adapter, options_.heldout,
                                                        options_.recipe.train.sequence_length(), *resources_, 1));
     return evaluation.perplexity;
   }

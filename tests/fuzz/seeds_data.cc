@@ -61,9 +61,33 @@ std::string Gzip(const std::string& bytes) {
   return out;
 }
 
+void Configs() {
+  const std::string sizes = R"("hidden_size":12,"num_hidden_layers":2,"num_attention_heads":3,"intermediate_size":20)";
+  const std::string words = sizes + R"(,"vocab_size":37,"max_position_embeddings":16,"pad_token_id":1)";
+  const auto add = [](const char* name, const char* architecture, const std::string& rest) {
+    Write("fuzz_model_config", name, R"({"architectures":[")" + std::string(architecture) + R"("],)" + rest + "}");
+  };
+  add("bert", "BertModel", words);
+  add("bert-masked", "BertForMaskedLM", words + R"(,"hidden_act":"gelu","tie_word_embeddings":true)");
+  add("bert-classes", "BertForSequenceClassification", words + R"(,"id2label":{"1":"yes","0":"no"})");
+  add("bert-grade", "BertForSequenceClassification", words + R"(,"num_labels":1,"problem_type":"regression")");
+  add("roberta", "RobertaForSequenceClassification", words + R"(,"type_vocab_size":1,"layer_norm_eps":1e-5)");
+  add("distilbert", "DistilBertForSequenceClassification",
+      R"("dim":12,"n_layers":2,"n_heads":3,"hidden_dim":20,"vocab_size":37,"activation":"gelu","num_labels":3)");
+  add("vit", "ViTForImageClassification",
+      sizes + R"(,"image_size":28,"patch_size":4,"num_channels":1,"qkv_bias":false,"head_dim":8,"hidden_act":"relu")");
+  add("deit", "DeiTForImageClassificationWithTeacher", sizes + R"(,"image_size":[32,32],"patch_size":16)");
+  const auto pixels = [](const char* name, const char* text) { Write("fuzz_preprocessor", name, text); };
+  pixels("lists",
+         R"({"image_mean":[0.485,0.456,0.406],"image_std":[0.229,0.224,0.225],"rescale_factor":0.00392156862745098})");
+  pixels("numbers", R"({"image_mean":0.1307,"image_std":[0.3081],"do_normalize":true,"do_rescale":true})");
+  pixels("plain", R"({"do_normalize":false,"image_mean":null})");
+}
+
 }  // namespace
 
 void DataSeeds() {
+  Configs();
   Texts();
   Images();
   Write("fuzz_idx", "labels", How(0) + Idx("\x03", "abc"));

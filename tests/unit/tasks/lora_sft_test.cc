@@ -142,7 +142,7 @@ TEST_F(LoraSftTest, LossGoesDownOnAText) {
   }
   ASSERT_TRUE(peft::WriteAdapter(folder_ / "trained", config_, trained).ok());
   const auto evaluate = [&](const std::filesystem::path& adapter) {
-    auto result = EvaluatePerplexity(input_.base_model_dir, adapter, input_.data_path, 16, *resources_);
+    auto result = EvaluateModel(input_.base_model_dir, adapter, input_.data_path, 16, *resources_);
     EXPECT_TRUE(result.ok()) << result.status();
     EXPECT_DOUBLE_EQ(result->perplexity, std::exp(result->loss));
     return result->loss;
@@ -331,17 +331,17 @@ TEST_F(LoraSftTest, EvaluationIsTheMeanOverAllWindowsOfTheFile) {
         torch::log_softmax(network->forward(ids.slice(0, 0, 16).unsqueeze(0))[0].to(torch::kDouble), -1);
     for (int64_t t = 0; t < 16; ++t) sum -= logits[t][ids[t + 1].item<int64_t>()].item<double>();
   }
-  const auto evaluation = EvaluatePerplexity(input_.base_model_dir, {}, folder_ / "heldout.jsonl", 16, *resources_);
+  const auto evaluation = EvaluateModel(input_.base_model_dir, {}, folder_ / "heldout.jsonl", 16, *resources_);
   ASSERT_TRUE(evaluation.ok()) << evaluation.status();
   EXPECT_NEAR(evaluation->loss, sum / (37 * 16), 1e-5);
   EXPECT_EQ(evaluation->num_tokens, 37U * 16);
-  EXPECT_EQ(EvaluatePerplexity(input_.base_model_dir, {}, folder_ / "nowhere.txt", 16, *resources_).status().code(),
+  EXPECT_EQ(EvaluateModel(input_.base_model_dir, {}, folder_ / "nowhere.txt", 16, *resources_).status().code(),
             Code::kNotFound);
 }
 
 TEST_F(LoraSftTest, EvaluationOfASequenceTooLongForTheModelIsAStatus) {
-  EXPECT_FALSE(EvaluatePerplexity(input_.base_model_dir, {}, input_.data_path, 65, *resources_).ok());
-  EXPECT_FALSE(EvaluatePerplexity(input_.base_model_dir, {}, input_.data_path, 0, *resources_).ok());
+  EXPECT_FALSE(EvaluateModel(input_.base_model_dir, {}, input_.data_path, 65, *resources_).ok());
+  EXPECT_FALSE(EvaluateModel(input_.base_model_dir, {}, input_.data_path, 0, *resources_).ok());
 }
 
 TEST(LocalTasks, UnknownNameGetsTheNearest) {

@@ -12,7 +12,7 @@ namespace heddle::model {
 namespace {
 
 using Ids = std::vector<int64_t>;
-constexpr int64_t kNo = kIgnoredTarget;
+constexpr int64_t kNo = kNoTarget;
 
 EncodedExample Document(std::vector<int32_t> ids) { return {std::move(ids), {}, {}, 0}; }
 

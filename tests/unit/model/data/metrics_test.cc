@@ -9,8 +9,8 @@
 namespace heddle::model {
 namespace {
 
-ConfusionMatrix Count(int64_t classes, const std::vector<int>& truths, const std::vector<int>& predictions) {
-  ConfusionMatrix matrix(classes);
+ClassCounts Count(int64_t classes, const std::vector<int>& truths, const std::vector<int>& predictions) {
+  ClassCounts matrix(classes);
   for (size_t i = 0; i < truths.size(); ++i) matrix.Add(truths[i], predictions[i]);
   return matrix;
 }
@@ -28,7 +28,7 @@ TEST(Perplexity, IsTheExponentialOfTheMeanOverTokens) {
 }
 
 // Worked by hand: TP 3, FN 1, FP 2, TN 4.
-TEST(ConfusionMatrix, AgreesWithAWorkedExample) {
+TEST(ClassCounts, AgreesWithAWorkedExample) {
   const auto matrix = Count(2, {1, 1, 1, 1, 0, 0, 0, 0, 0, 0}, {1, 1, 1, 0, 1, 1, 0, 0, 0, 0});
   EXPECT_DOUBLE_EQ(matrix.Accuracy(), 0.7);
   EXPECT_DOUBLE_EQ(matrix.F1(), 6.0 / 9);
@@ -37,22 +37,22 @@ TEST(ConfusionMatrix, AgreesWithAWorkedExample) {
   EXPECT_NEAR(matrix.Matthews(), (3 * 4 - 2 * 1) / std::sqrt(5.0 * 4 * 6 * 5), 1e-15);
 }
 
-TEST(ConfusionMatrix, ExtremesAreWhatTheyShouldBe) {
+TEST(ClassCounts, ExtremesAreWhatTheyShouldBe) {
   EXPECT_EQ(Count(3, {0, 1, 2}, {0, 1, 2}).Matthews(), 1);
   EXPECT_EQ(Count(2, {0, 1}, {1, 0}).Matthews(), -1);
   EXPECT_EQ(Count(2, {0, 1, 1}, {1, 1, 1}).Matthews(), 0);  // one side is constant
   EXPECT_EQ(Count(2, {0, 0}, {0, 0}).F1(), 0);              // nothing positive: 0 / 0
   EXPECT_EQ(Count(2, {0, 0}, {0, 0}).MacroF1(), 1);         // class 1 does not occur
-  EXPECT_EQ(ConfusionMatrix(4).Accuracy(), 0);
-  EXPECT_EQ(ConfusionMatrix(4).MacroF1(), 0);
+  EXPECT_EQ(ClassCounts(4).Accuracy(), 0);
+  EXPECT_EQ(ClassCounts(4).MacroF1(), 0);
 }
 
-TEST(ConfusionMatrix, AgreesWithBruteForce) {
+TEST(ClassCounts, AgreesWithBruteForce) {
   rc::check([] {
     const int classes = *rc::gen::inRange(2, 5);
     const auto pairs = *rc::gen::nonEmpty(rc::gen::container<std::vector<std::pair<int, int>>>(
         rc::gen::pair(rc::gen::inRange(0, classes), rc::gen::inRange(0, classes))));
-    ConfusionMatrix matrix(classes), first(classes), second(classes);
+    ClassCounts matrix(classes), first(classes), second(classes);
     double right = 0;
     for (size_t i = 0; i < pairs.size(); ++i) {
       matrix.Add(pairs[i].first, pairs[i].second);

@@ -124,6 +124,17 @@ TEST(TextRecords, AnEmptyDataSetIsRefusedByName) {
   }
 }
 
+TEST(TextRecords, FewerExamplesThanTheFileHasCanBeAskedFor) {
+  const TempDir folder;
+  TextOptions options;
+  options.max_examples = 2;
+  const auto two = TextRecords::Open(folder.Write("a.csv", "text\na\nb\n\"never closed\n"), options);
+  ASSERT_TRUE(two.ok()) << two.status();
+  EXPECT_EQ(two->size(), 2);
+  EXPECT_EQ(two->Read(1)->text(), "b");
+  EXPECT_EQ(TextRecords::Open(folder.Write("a.txt", "a\n\nb\n\nc\n"), options)->size(), 2);
+}
+
 TEST(TextRecords, WhatIsWrongWithARecordIsToldInASentence) {
   const auto expect = [](const std::string& error, std::string_view part) {
     EXPECT_NE(error.find(part), std::string::npos) << error;

@@ -1,0 +1,147 @@
+#include "client/worker/head_data.h"
+
+#include <algorithm>
+
+#include "common/random.h"
+#include "model/data/examples.h"
+
+namespace heddle::client {
+namespace {
+
+constexpr int64_t kEvaluationRows = 16;
+
+// Windows of a text, in the order of a seed or in that of the file.
+class Windows final : public HeadBatches {
+ public:
+  Windows(std::shared_ptr<const model::TextDataset> data, int64_t rows, std::optional<uint64_t> seed)
+      : data_(std::move(data)), rows_(rows) {
+    if (seed) order_.emplace(data_->num_sequences(), *seed);
+  }
+
+  Result<std::optional<HeadBatch>> Next() override {
+    const int64_t rows = order_ ? rows_ : std::min(rows_, data_->num_sequences() - next_);
+    if (rows == 0) return std::optional<HeadBatch>();
+    const int64_t length = data_->sequence_length();
+    HeadBatch batch;
+    batch.input.ids = torch::empty({rows, length}, torch::kInt64);
+    batch.targets = torch::empty({rows, length}, torch::kInt64);
+    auto* ids = batch.input.ids.data_ptr<int64_t>();
+    auto* targets = batch.targets.data_ptr<int64_t>();
+    for (int64_t row = 0; row < rows; ++row) {
+      const std::span<const int32_t> window = data_->Sequence(order_ ? order_->Next() : next_++);
+      std::copy(window.begin(), window.end() - 1, ids + row * length);
+      std::copy(window.begin() + 1, window.end(), targets + row * length);
+    }
+    batch.rows = static_cast<uint64_t>(rows);
+    batch.tokens = static_cast<uint64_t>(rows * length);
+    batch.counted = rows * length;
+    return std::optional<HeadBatch>(std::move(batch));
+  }
+
+ private:
+  std::shared_ptr<const model::TextDataset> data_;
+  int64_t rows_, next_ = 0;
+  std::optional<model::SampleOrder> order_;  // none: the file's
+};
+
+torch::Tensor Copy(const std::vector<int64_t>& values, int64_t rows, int64_t length) {
+  return torch::tensor(values, torch::kInt64).view({rows, length});
+}
+
+HeadBatch ToTensors(const model::Batch& batch, const model::ModelSpec& spec) {
+  HeadBatch out;
+  out.rows = static_cast<uint64_t>(batch.rows);
+  out.tokens = static_cast<uint64_t>(batch.NumTokens());
+  const model::TokenBatch& t = batch.tokens;
+  const bool words = spec.head.task == model::Task::kCausalLm || spec.head.task == model::Task::kMaskedLm;
+  if (spec.TakesImages()) {
+    const model::PatchSpec& p = spec.patches;
+    out.input.pixels = torch::tensor(batch.pixels).view({batch.rows, p.channels, p.image_size, p.image_size});
+  } else {
+    out.input.ids = Copy(t.ids, t.rows, t.length);
+    if (std::find(t.mask.begin(), t.mask.end(), 0) != t.mask.end()) out.input.mask = Copy(t.mask, t.rows, t.length);
+    if (spec.type_vocab_size > 1) out.input.types = Copy(t.token_types, t.rows, t.length);
+    if (spec.causal) {
+      out.input.segments = Copy(t.segments, t.rows, t.length);
+      out.input.positions = Copy(t.positions, t.rows, t.length);
+    }
+  }
+  if (words) {
+    out.targets = Copy(t.targets, t.rows, t.length);
+    out.counted = t.NumTargets();
+  } else if (spec.num_labels == 1) {
+    out.targets = torch::tensor(batch.labels, torch::kFloat64);
+  } else {
+    out.targets = torch::tensor(batch.labels, torch::kFloat64).to(torch::kInt64);
+  }
+  if (!words) out.counted = batch.rows;
+  return out;
+}
+
+class Stream final : public HeadBatches {
+ public:
+  Stream(model::BatchStream stream, model::ModelSpec spec) : stream_(std::move(stream)), spec_(std::move(spec)) {}
+
+  Result<std::optional<HeadBatch>> Next() override {
+    HEDDLE_ASSIGN_OR_RETURN(const std::optional<model::Batch> batch, stream_.Next());
+    if (!batch) return std::optional<HeadBatch>();
+    return std::optional<HeadBatch>(ToTensors(*batch, spec_));
+  }
+
+ private:
+  model::BatchStream stream_;
+  model::ModelSpec spec_;
+};
+
+Result<bool> IsWindowed(const std::filesystem::path& data, const model::ModelSpec& spec) {
+  if (spec.head.task != model::Task::kCausalLm) return false;
+  const std::string ending = data.extension().string();
+  if (ending == ".csv" || ending == ".tsv") return false;
+  if (ending != ".jsonl") return true;  // TextDataset says what is wrong with others
+  return model::IsRunningText(data);
+}
+
+}  // namespace
+
+HeadBatch HeadBatch::On(const torch::Device& device) const {
+  HeadBatch out = *this;
+  for (torch::Tensor* tensor : {&out.input.ids, &out.input.pixels, &out.input.mask, &out.input.types,
+                                &out.input.positions, &out.input.segments, &out.targets}) {
+    if (tensor->defined()) *tensor = tensor->to(device);
+  }
+  return out;
+}
+
+Result<std::unique_ptr<HeadBatches>> TrainingBatches(const TaskInput& input, const TaskResources::Base& base,
+                                                     TaskResources& resources) {
+  const model::ModelSpec& spec = base.weights->spec;
+  const TrainSettings& train = input.train;
+  const uint64_t seed = DeriveSeed(input.seed, "samples", "");
+  HEDDLE_ASSIGN_OR_RETURN(const bool windowed, IsWindowed(input.data_path, spec));
+  if (windowed) {
+    HEDDLE_ASSIGN_OR_RETURN(std::shared_ptr<const model::TextDataset> data,
+                            resources.GetData(input.data_path, base, train.sequence_length));
+    return std::unique_ptr<HeadBatches>(std::make_unique<Windows>(std::move(data), train.batch_size, seed));
+  }
+  HEDDLE_ASSIGN_OR_RETURN(std::shared_ptr<const model::Examples> examples,
+                          resources.GetExamples(input.data_path, base, train.sequence_length));
+  auto stream = model::BatchStream::Training(std::move(examples), train.batch_size, seed);
+  return std::unique_ptr<HeadBatches>(std::make_unique<Stream>(std::move(stream), spec));
+}
+
+Result<std::unique_ptr<HeadBatches>> EvaluationBatches(const std::filesystem::path& data, uint32_t sequence_length,
+                                                       const TaskResources::Base& base, TaskResources& resources) {
+  const model::ModelSpec& spec = base.weights->spec;
+  HEDDLE_ASSIGN_OR_RETURN(const bool windowed, IsWindowed(data, spec));
+  if (windowed) {
+    HEDDLE_ASSIGN_OR_RETURN(std::shared_ptr<const model::TextDataset> dataset,
+                            resources.GetData(data, base, sequence_length));
+    return std::unique_ptr<HeadBatches>(std::make_unique<Windows>(std::move(dataset), kEvaluationRows, std::nullopt));
+  }
+  HEDDLE_ASSIGN_OR_RETURN(std::shared_ptr<const model::Examples> examples,
+                          resources.GetExamples(data, base, sequence_length));
+  auto stream = model::BatchStream::Pass(std::move(examples), kEvaluationRows);
+  return std::unique_ptr<HeadBatches>(std::make_unique<Stream>(std::move(stream), spec));
+}
+
+}  // namespace heddle::client

@@ -1,0 +1,41 @@
+// A device's data as tensors for its model's head, batch by batch: what lora_sft trains on, and what evaluation reads.
+//
+// Include only from translation units of targets with TORCH.
+#pragma once
+
+#include <torch/torch.h>
+
+#include <memory>
+#include <optional>
+
+#include "client/worker/task_resources.h"
+#include "model/transformer/input.h"
+
+namespace heddle::client {
+
+struct HeadBatch {
+  model::ModelInput input;
+  torch::Tensor targets;  // as TransformerImpl::Loss takes them
+  uint64_t rows = 0;
+  uint64_t tokens = 0;  // without padding; of images: 0
+  int64_t counted = 0;  // targets that count in the loss
+
+  HeadBatch On(const torch::Device& device) const;  // copied there, unless it is there
+};
+
+// One thread at a time.
+class HeadBatches {
+ public:
+  virtual ~HeadBatches() = default;
+  // Nothing after the last batch of an evaluation; training has no last one. Errors: those of model::Examples.
+  virtual Result<std::optional<HeadBatch>> Next() = 0;
+};
+
+// Running text for a causal model comes as windows of one stream of tokens (model::TextDataset), everything else as
+// model::Examples has it. sequence_length: the tokens of a row. Errors: those of both.
+Result<std::unique_ptr<HeadBatches>> TrainingBatches(const TaskInput& input, const TaskResources::Base& base,
+                                                     TaskResources& resources);
+Result<std::unique_ptr<HeadBatches>> EvaluationBatches(const std::filesystem::path& data, uint32_t sequence_length,
+                                                       const TaskResources::Base& base, TaskResources& resources);
+
+}  // namespace heddle::client
