@@ -77,12 +77,13 @@ uint64_t EstimateTrainingBytes(const model::ModelSpec& spec, const TrainSettings
   const double others = static_cast<double>(spec.NumParameters()) - packed;
   const bool narrow = options.weights.type == model::WeightType::kBfloat16;
   const double base = packed * model::BytesPerWeight(options.weights.type) + others * (narrow ? 2 : 4);
+  const int64_t length = spec.TakesImages() ? spec.MaxLength() : int64_t{train.sequence_length};
   const double layer = static_cast<double>(8 * spec.hidden_size + 4 * spec.intermediate_size +
-                                           spec.num_attention_heads * int64_t{train.sequence_length});
+                                           spec.num_attention_heads * length);
   const auto layers = static_cast<double>(spec.num_hidden_layers);
   const double kept =
       train.gradient_checkpointing ? layers * static_cast<double>(spec.hidden_size) + layer : layers * layer;
-  const double tokens = static_cast<double>(train.batch_size) * train.sequence_length;
+  const double tokens = static_cast<double>(train.batch_size) * static_cast<double>(length);
   const double activations = tokens * kept * (train.bf16 ? 2 : 4);
   return static_cast<uint64_t>(base + activations + 4 * tokens * static_cast<double>(spec.vocab_size));
 }
