@@ -1,0 +1,53 @@
+#!/usr/bin/env python3
+"""Prints the worked values of tests/unit/zo_optim/direction_test.cc: the definition of zo_optim/direction/direction.h in
+Python's whole numbers, with the table of make_normal_table.py (its output is read, not computed again)."""
+import hashlib
+import re
+import struct
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+TABLE = [
+    int(word)
+    for word in re.findall(
+        r"-?\d+", re.sub(r"//.*", "", (HERE.parents[2] / "zo_optim/direction/normal_table.inc").read_text())
+    )
+]
+assert len(TABLE) == 4096
+
+
+def philox(counter, key):
+    c, k = list(counter), list(key)
+    for _ in range(10):
+        p0, p1 = 0xD2511F53 * c[0], 0xCD9E8D57 * c[2]
+        c = [
+            (p1 >> 32) ^ c[1] ^ k[0],
+            p1 & 0xFFFFFFFF,
+            (p0 >> 32) ^ c[3] ^ k[1],
+            p0 & 0xFFFFFFFF,
+        ]
+        k = [(k[0] + 0x9E3779B9) & 0xFFFFFFFF, (k[1] + 0xBB67AE85) & 0xFFFFFFFF]
+    return c
+
+
+def word(seed, stream, n):
+    block = n // 64 * 16 + n % 16
+    halves = lambda x: (x & 0xFFFFFFFF, x >> 32)
+    return philox(halves(block) + halves(stream), halves(seed))[n % 64 // 16]
+
+
+def stream_of(name):
+    return struct.unpack("<Q", hashlib.sha256(b"heddle\0direction\0" + name.encode()).digest()[:8])[0]
+
+
+name, seed = "model.layers.0.self_attn.q_proj.weight", 0x0123456789ABCDEF
+stream = stream_of(name)
+print("stream", hex(stream))
+indices = [0, 1, 31, 32, 63, 64, 1000, 2047, 2048, 123456789012]
+print("signs  ", [1 - 2 * (word(seed, stream, i // 32) >> (i % 32) & 1) for i in indices])
+normal = lambda i: TABLE[word(seed, stream, i) % 4096] + TABLE[word(seed, stream, i) // 4096 % 4096]
+print("normals", [normal(i) for i in indices], "/ 2^20")
+print("sha256 of the first 10 000 signs as bytes 0/1:", end=" ")
+print(hashlib.sha256(bytes(word(seed, stream, i // 32) >> (i % 32) & 1 for i in range(10000))).hexdigest())
+print("sha256 of the first 10 000 normals as float32:", end=" ")
+print(hashlib.sha256(b"".join(struct.pack("<f", normal(i) / 2**20) for i in range(10000))).hexdigest())

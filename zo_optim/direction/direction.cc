@@ -1,0 +1,132 @@
+#include "zo_optim/direction/direction.h"
+
+#include <algorithm>
+#include <array>
+
+#include "common/assert.h"
+#include "common/digest.h"
+#include "common/random.h"
+#include "zo_optim/direction/kernels.h"
+
+namespace heddle::zo {
+namespace {
+
+// Elements of one piece of work: the words of a normal direction and the weights they go to fit into 48 KiB together.
+constexpr size_t kPiece = 4096;
+
+const Kernels& KernelsOf(Path path) {
+  switch (path) {
+#if defined(__x86_64__)
+    case Path::kAvx2:
+      return kAvx2Kernels;
+    case Path::kAvx512:
+      return kAvx512Kernels;
+#elif defined(__aarch64__)
+    case Path::kNeon:
+      return kNeonKernels;
+#endif
+    default:
+      return kScalarKernels;
+  }
+}
+
+// Hands `use` the words of each piece of [first, first + count): `use(words, offset, n)` for n elements from `offset`
+// on, which begin with the first bit of the first word, or, when they do not, are one at a time.
+template <typename Whole, typename Single>
+void ForEachPiece(const Kernels& kernels, const Direction& direction, uint64_t first, size_t count, Whole whole,
+                  Single single) {
+  const size_t per_word = direction.distribution == Distribution::kRademacher ? 32 : 1;
+  const size_t per_group = kGroupWords * per_word;
+  std::array<uint32_t, kPiece + kGroupWords> words;
+  size_t done = 0;
+  while (done < count && (first + done) % per_word != 0) single(done++);
+  while (done < count) {
+    const uint64_t index = first + done;
+    const uint64_t group = index / per_group;
+    const size_t skipped = static_cast<size_t>(index % per_group) / per_word;  // words
+    const size_t n = std::min(count - done, (words.size() / kGroupWords * kGroupWords - skipped) * per_word);
+    const size_t groups = (skipped + (n + per_word - 1) / per_word + kGroupWords - 1) / kGroupWords;
+    kernels.words(direction.seed, direction.stream, group, groups, words.data());
+    whole(words.data() + skipped, done, n);
+    done += n;
+  }
+}
+
+}  // namespace
+
+uint64_t ParameterStream(std::string_view name) {
+  constexpr std::string_view kZero("\0", 1);
+  Sha256Hasher hasher;
+  for (std::string_view part : {std::string_view("heddle"), kZero, std::string_view("direction"), kZero, name}) {
+    hasher.Update(part);
+  }
+  const Sha256Digest digest = hasher.Finish();
+  uint64_t stream = 0;
+  for (size_t i = 0; i < 8; ++i) stream |= uint64_t{digest.bytes()[i]} << (8 * i);
+  return stream;
+}
+
+float DirectionAt(const Direction& direction, uint64_t index) {
+  const bool rademacher = direction.distribution == Distribution::kRademacher;
+  const uint64_t n = rademacher ? index / 32 : index;
+  const uint64_t block = n / 64 * 16 + n % 16;
+  const uint32_t word = PhiloxStream(direction.seed, direction.stream).U32At(4 * block + n % 64 / 16);
+  if (rademacher) return (word >> (index % 32) & 1U) == 0 ? 1.0F : -1.0F;
+  return static_cast<float>(kNormalTable[word % 4096] + kNormalTable[word / 4096 % 4096]) * 0x1p-20F;
+}
+
+std::vector<Path> SupportedPaths() {
+  std::vector<Path> paths = {Path::kScalar};
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx2")) paths.push_back(Path::kAvx2);
+  if (__builtin_cpu_supports("avx512f")) paths.push_back(Path::kAvx512);
+#elif defined(__aarch64__)
+  paths.push_back(Path::kNeon);
+#endif
+  return paths;
+}
+
+std::string_view PathName(Path path) {
+  switch (path) {
+    case Path::kAvx2:
+      return "AVX2";
+    case Path::kAvx512:
+      return "AVX-512";
+    case Path::kNeon:
+      return "NEON";
+    default:
+      return "scalar";
+  }
+}
+
+void FillDirection(const Direction& direction, uint64_t first, std::span<float> out, Path path) {
+  const Kernels& kernels = KernelsOf(path);
+  const auto fill = direction.distribution == Distribution::kRademacher ? kernels.fill_rademacher : kernels.fill_normal;
+  ForEachPiece(
+      kernels, direction, first, out.size(),
+      [&](const uint32_t* words, size_t offset, size_t n) { fill(words, n, out.data() + offset); },
+      [&](size_t i) { out[i] = DirectionAt(direction, first + i); });
+}
+
+void AddDirection(const Direction& direction, uint64_t first, float scale, std::span<float> weights, Path path) {
+  const Kernels& kernels = KernelsOf(path);
+  const auto add = direction.distribution == Distribution::kRademacher ? kernels.add_rademacher : kernels.add_normal;
+  ForEachPiece(
+      kernels, direction, first, weights.size(),
+      [&](const uint32_t* words, size_t offset, size_t n) { add(words, n, scale, weights.data() + offset); },
+      [&](size_t i) { weights[i] += scale * DirectionAt(direction, first + i); });
+}
+
+void AddDirections(Distribution distribution, uint64_t stream, std::span<const Step> steps, uint64_t first,
+                   std::span<float> weights, Path path) {
+  // The first block ends where a block of the direction does, so that none of the others is taken apart.
+  for (size_t done = 0; done < weights.size();) {
+    const uint64_t index = first + done;
+    const size_t n = std::min<size_t>(weights.size() - done, kPiece - index % kPiece);
+    const std::span<float> block = weights.subspan(done, n);
+    for (const Step& step : steps) AddDirection({distribution, step.seed, stream}, index, step.scale, block, path);
+    done += n;
+  }
+}
+
+}  // namespace heddle::zo

@@ -1,0 +1,31 @@
+// The inner loops of direction.h, once for each instruction set: kernel_body.inc compiled with other flags. Internal.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace heddle::zo {
+
+inline constexpr size_t kGroupWords = 64;  // of 16 Philox blocks
+
+struct Kernels {
+  // Words 64 g to 64 (g + groups) - 1.
+  void (*words)(uint64_t seed, uint64_t stream, uint64_t group, size_t groups, uint32_t* out);
+  // z, and w + scale z, from the words: of normal directions `count` words, of Rademacher ceil(count / 32).
+  void (*fill_normal)(const uint32_t* words, size_t count, float* out);
+  void (*add_normal)(const uint32_t* words, size_t count, float scale, float* weights);
+  void (*fill_rademacher)(const uint32_t* words, size_t count, float* out);
+  void (*add_rademacher)(const uint32_t* words, size_t count, float scale, float* weights);
+};
+
+extern const Kernels kScalarKernels;
+#if defined(__x86_64__)
+extern const Kernels kAvx2Kernels, kAvx512Kernels;
+#elif defined(__aarch64__)
+extern const Kernels kNeonKernels;
+#endif
+
+// T of direction.h, both halves.
+extern const int32_t kNormalTable[4096];
+
+}  // namespace heddle::zo
