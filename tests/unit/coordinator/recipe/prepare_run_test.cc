@@ -5,6 +5,7 @@
 
 #include "coordinator/engine/engine.h"
 #include "coordinator/recipe/recipe.h"
+#include "model/config/registry.h"
 #include "protocol/validate.h"
 #include "tests/unit/coordinator/store/temp_folder.h"
 #include "tests/unit/model/tiny_model.h"
@@ -53,7 +54,7 @@ TEST_F(PrepareRunTest, MakesTheMaterialOfARun) {
     EXPECT_EQ(ref.sha256(), Sha256File(path)->raw());
     EXPECT_EQ(ref.size_bytes(), fs::file_size(path));
   }
-  EXPECT_THAT(names, ElementsAre("config.json", "tokenizer.json", "model.safetensors"));
+  EXPECT_THAT(names, ElementsAre("config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors"));
   // q_proj and v_proj of two layers, A and B each.
   EXPECT_EQ(material->initial_adapter.size(), 8U);
   for (const auto& [name, tensor] : material->initial_adapter) {
@@ -89,7 +90,7 @@ TEST_F(PrepareRunTest, MakesPlansThatTheProtocolTakes) {
   };
   v1::TaskPlan one = plan(1, "a");
   EXPECT_TRUE(protocol::Validate(one).ok()) << protocol::Validate(one);
-  EXPECT_EQ(one.base_model_size(), 3);
+  EXPECT_EQ(one.base_model_size(), 4);
   EXPECT_EQ(one.adapter(1).sha256(), adapter.raw());
   EXPECT_EQ(one.adapter(0).sha256(), Sha256(material->adapter_config_json).raw());
   EXPECT_EQ(one.max_num_examples(), material->spec.max_num_examples);
@@ -165,6 +166,32 @@ TEST_F(PrepareRunTest, RefusesDamagedFilesWithoutCrashing) {
   EXPECT_TRUE(Prepare().ok());
 }
 
+TEST_F(PrepareRunTest, AModelOfImagesNeedsNoTokenizerAndBringsItsPreprocessing) {
+  const std::string config =
+      R"({"architectures": ["ViTForImageClassification"], "hidden_size": 8, "num_hidden_layers": 1,
+    "num_attention_heads": 2, "intermediate_size": 8, "image_size": 8, "patch_size": 4})";
+  fs::remove_all(base());
+  fs::create_directory(base());
+  ASSERT_TRUE(WriteFileAtomically(base() / "config.json", config).ok());
+  ASSERT_TRUE(WriteFileAtomically(base() / "preprocessor_config.json", "{}").ok());
+  ASSERT_TRUE(
+      WriteSafetensors(base() / "model.safetensors", model::RandomWeights(*model::ParseModelConfig(config), 1)).ok());
+  auto material = Prepare("[lora]\ntarget_modules = [\"query\"]\n");
+  ASSERT_TRUE(material.ok()) << material.status();
+  std::vector<std::string> names;
+  for (const auto& [ref, path] : material->base_model) names.push_back(ref.name());
+  EXPECT_THAT(names, ElementsAre("config.json", "preprocessor_config.json", "model.safetensors"));
+}
+
+TEST_F(PrepareRunTest, RefusesAModelWithoutAHead) {
+  const std::string config = R"({"architectures": ["BertModel"], "hidden_size": 8, "num_hidden_layers": 1,
+    "num_attention_heads": 2, "intermediate_size": 8, "vocab_size": 400, "max_position_embeddings": 64})";
+  ASSERT_TRUE(WriteFileAtomically(base() / "config.json", config).ok());
+  ASSERT_TRUE(
+      WriteSafetensors(base() / "model.safetensors", model::RandomWeights(*model::ParseModelConfig(config), 1)).ok());
+  ExpectRefused(Code::kInvalidArgument, "BertModel has no head to train");
+}
+
 TEST_F(PrepareRunTest, TakesWeightsInShardsAndNamesEachOfThem) {
   StateDict weights = model::RandomWeights(model::TinyConfig(), 1);
   StateDict first, second;
@@ -183,8 +210,9 @@ TEST_F(PrepareRunTest, TakesWeightsInShardsAndNamesEachOfThem) {
   ASSERT_TRUE(material.ok()) << material.status();
   std::vector<std::string> names;
   for (const auto& [ref, path] : material->base_model) names.push_back(ref.name());
-  EXPECT_THAT(names, ElementsAre("config.json", "tokenizer.json", "model.safetensors.index.json",
-                                 "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"));
+  EXPECT_THAT(names,
+              ElementsAre("config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors.index.json",
+                          "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"));
 }
 
 }  // namespace
