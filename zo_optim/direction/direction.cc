@@ -72,14 +72,14 @@ float DirectionAt(const Direction& direction, uint64_t index) {
   const uint64_t block = n / 64 * 16 + n % 16;
   const uint32_t word = PhiloxStream(direction.seed, direction.stream).U32At(4 * block + n % 64 / 16);
   if (rademacher) return (word >> (index % 32) & 1U) == 0 ? 1.0F : -1.0F;
-  return static_cast<float>(kNormalTable[word % 4096] + kNormalTable[word / 4096 % 4096]) * 0x1p-20F;
+  return static_cast<float>(NormalUnits(word)) * 0x1p-13F;
 }
 
 std::vector<Path> SupportedPaths() {
   std::vector<Path> paths = {Path::kScalar};
 #if defined(__x86_64__)
   if (__builtin_cpu_supports("avx2")) paths.push_back(Path::kAvx2);
-  if (__builtin_cpu_supports("avx512f")) paths.push_back(Path::kAvx512);
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw")) paths.push_back(Path::kAvx512);
 #elif defined(__aarch64__)
   paths.push_back(Path::kNeon);
 #endif

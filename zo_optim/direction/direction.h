@@ -5,9 +5,10 @@
 //   Words. W(n) is word floor((n mod 64) / 16) of the Philox4x32-10 block 16 floor(n / 64) + n mod 16 (Salmon et al.,
 //     SC 2011) with key s and the stream of p in the upper half of the counter.
 //   kRademacher. z_i = +1 when bit i mod 32 of W(floor(i / 32)) is 0, else -1.
-//   kNormal. z_i = (T[W(i) mod 4096] + T[floor(W(i) / 4096) mod 4096]) / 2^20, T being the table of
-//     normal_table.inc: mean 0 and variance 1, fourth moment 3 (each within 1e-6), at most 5.21 in size. The sum is one
-//     of whole numbers below 2^24 and so exact in float.
+//   kNormal. z_i = (t(W, 0) + t(W, 6) + t(W, 16) + t(W, 22)) / 2^13 with W = W(i), where t(W, k) is the entry of
+//     normal_table.inc that bits k to k + 4 of W name, negative when bit k + 5 is 1: mean 0, variance 1 and fourth
+//     moment 3 (each within 1e-3; the distribution function within 5e-4), at most 5.12 in size. Sums of whole numbers,
+//     so exact. Tables of this size fit into a vector register.
 //
 // Adding a direction rounds twice, in this order: w_i <- fl(w_i + fl(scale * z_i)), never fused. All paths (scalar,
 // AVX2, AVX-512, NEON) give these bits.

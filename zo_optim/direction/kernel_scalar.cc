@@ -2,7 +2,7 @@
 
 namespace heddle::zo {
 
-const int32_t kNormalTable[4096] = {
+const int16_t kNormalTable[32] = {
 #include "zo_optim/direction/normal_table.inc"
 };
 
@@ -17,6 +17,11 @@ inline void MulWide(Lanes value, uint32_t constant, Lanes* low, Lanes* high) {
   const uint64_t product = uint64_t{value} * constant;
   *low = static_cast<uint32_t>(product);
   *high = static_cast<uint32_t>(product >> 32);
+}
+inline int32_t NormalSums(uint32_t words) { return NormalUnits(words); }
+inline void StoreScaled(float* out, int32_t sums) { *out = static_cast<float>(sums) * 0x1p-13F; }
+inline void AddScaled(float* weights, int32_t sums, float scale) {
+  *weights += scale * (static_cast<float>(sums) * 0x1p-13F);
 }
 
 #include "zo_optim/direction/kernel_body.inc"

@@ -25,7 +25,16 @@ extern const Kernels kAvx2Kernels, kAvx512Kernels;
 extern const Kernels kNeonKernels;
 #endif
 
-// T of direction.h, both halves.
-extern const int32_t kNormalTable[4096];
+// T of direction.h.
+extern const int16_t kNormalTable[32];
+
+// The sum of direction.h in units of 2^-13.
+inline int32_t NormalUnits(uint32_t word) {
+  const auto term = [word](int shift) {
+    const int32_t entry = kNormalTable[word >> shift & 31U];
+    return (word >> (shift + 5) & 1U) == 0 ? entry : -entry;
+  };
+  return term(0) + term(6) + term(16) + term(22);
+}
 
 }  // namespace heddle::zo

@@ -13,7 +13,7 @@ TABLE = [
         r"-?\d+", re.sub(r"//.*", "", (HERE.parents[2] / "zo_optim/direction/normal_table.inc").read_text())
     )
 ]
-assert len(TABLE) == 4096
+assert len(TABLE) == 32
 
 
 def philox(counter, key):
@@ -45,9 +45,15 @@ stream = stream_of(name)
 print("stream", hex(stream))
 indices = [0, 1, 31, 32, 63, 64, 1000, 2047, 2048, 123456789012]
 print("signs  ", [1 - 2 * (word(seed, stream, i // 32) >> (i % 32) & 1) for i in indices])
-normal = lambda i: TABLE[word(seed, stream, i) % 4096] + TABLE[word(seed, stream, i) // 4096 % 4096]
-print("normals", [normal(i) for i in indices], "/ 2^20")
+
+
+def normal(i):
+    w = word(seed, stream, i)
+    return sum(TABLE[w >> k & 31] * (1 - 2 * (w >> (k + 5) & 1)) for k in (0, 6, 16, 22))
+
+
+print("normals", [normal(i) for i in indices], "/ 2^13")
 print("sha256 of the first 10 000 signs as bytes 0/1:", end=" ")
 print(hashlib.sha256(bytes(word(seed, stream, i // 32) >> (i % 32) & 1 for i in range(10000))).hexdigest())
 print("sha256 of the first 10 000 normals as float32:", end=" ")
-print(hashlib.sha256(b"".join(struct.pack("<f", normal(i) / 2**20) for i in range(10000))).hexdigest())
+print(hashlib.sha256(b"".join(struct.pack("<f", normal(i) / 2**13) for i in range(10000))).hexdigest())

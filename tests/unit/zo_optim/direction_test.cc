@@ -6,6 +6,7 @@
 #include <array>
 #include <cmath>
 #include <cstring>
+#include <map>
 #include <numeric>
 #include <string>
 #include <vector>
@@ -39,10 +40,9 @@ TEST(Direction, TheSignsAtAnIndexAreFixedForEver) {
 TEST(Direction, TheNormalsAtAnIndexAreFixedForEver) {
   std::vector<int> units;
   for (const uint64_t i : kIndices) {
-    units.push_back(static_cast<int>(DirectionAt({Distribution::kNormal, kSeed, kStream}, i) * 0x1p20F));
+    units.push_back(static_cast<int>(DirectionAt({Distribution::kNormal, kSeed, kStream}, i) * 0x1p13F));
   }
-  EXPECT_THAT(units,
-              ElementsAre(-504083, 315683, 3045979, 259280, -88738, -521876, -1492227, -399661, -1827966, -2799041));
+  EXPECT_THAT(units, ElementsAre(19212, -9729, -24978, -1728, 6836, -2317, -4652, -480, -6764, 10252));
 }
 
 class DirectionPath : public ::testing::TestWithParam<Path> {};
@@ -60,7 +60,7 @@ TEST_P(DirectionPath, TenThousandElementsHaveTheDigestOfTheDefinition) {
   EXPECT_EQ(Sha256(bits).ToHex(), "5a841b5882be7fc9326d69dc428d14c8722161efb2d2e37385d5d2f8868da059");
   FillDirection({Distribution::kNormal, kSeed, kStream}, 0, z, GetParam());
   EXPECT_EQ(Sha256(std::as_bytes(std::span(z))).ToHex(),
-            "02cc96769bae6f072855b3fe71f04f0a0823371ff8abc214ff202d99af9205c0");
+            "d90357f5c2f8e11db6608fa1b5977f1a7c5ec6e86085fca115d0619ee3ae32a5");
 }
 
 TEST_P(DirectionPath, AnySliceHasTheElementsOfTheDefinition) {
@@ -136,21 +136,37 @@ TEST(Direction, ASampleOfTheNormalHasTheMomentsOfANormal) {
   EXPECT_NEAR(m.mean, 0, 5 / root);
   EXPECT_NEAR(m.second, 1, 5 * std::sqrt(2.0) / root);
   EXPECT_NEAR(m.fourth, 3, 5 * std::sqrt(96.0) / root);
-  EXPECT_LE(*std::max_element(sample.begin(), sample.end()), 5.21F);
+  EXPECT_LE(*std::max_element(sample.begin(), sample.end()), 5.12F);
 }
 
-// Exactly, of all pairs of entries, in whole numbers.
-TEST(Direction, TheTableOfTheNormalHasTheMomentsOfANormal) {
-  double sum = 0, second = 0, fourth = 0;
-  for (const int32_t entry : kNormalTable) {
-    const double x = entry * 0x1p-20;
-    sum += x;
-    second += x * x / 4096;
-    fourth += x * x * x * x / 4096;
+// The true distribution of the sum, from the table: how often each value comes out of all 64^4 choices.
+TEST(Direction, TheNormalHasTheMomentsAndTheDistributionOfANormal) {
+  std::map<int32_t, double> sums = {{0, 1.0}};
+  for (int term = 0; term < 4; ++term) {
+    std::map<int32_t, double> more;
+    for (const auto& [sum, chance] : sums) {
+      for (const int16_t entry : kNormalTable) {
+        more[sum + entry] += chance / 64;
+        more[sum - entry] += chance / 64;
+      }
+    }
+    sums = std::move(more);
   }
-  EXPECT_EQ(sum, 0);
-  EXPECT_NEAR(2 * second, 1, 1e-6);
-  EXPECT_NEAR(2 * fourth + 6 * second * second, 3, 1e-6);
+  double mean = 0, second = 0, fourth = 0, below = 0, farthest = 0;
+  for (const auto& [sum, chance] : sums) {
+    const double z = sum * 0x1p-13;
+    mean += chance * z;
+    second += chance * z * z;
+    fourth += chance * z * z * z * z;
+    const double normal = 0.5 * std::erfc(-z / std::sqrt(2.0));
+    farthest = std::max({farthest, std::abs(normal - below), std::abs(normal - below - chance)});
+    below += chance;
+  }
+  EXPECT_NEAR(below, 1, 1e-9);
+  EXPECT_NEAR(mean, 0, 1e-9);
+  EXPECT_NEAR(second, 1, 1e-3);
+  EXPECT_NEAR(fourth, 3, 1e-3);
+  EXPECT_LE(farthest, 5e-4);
 }
 
 TEST(Direction, TheSignsAreEvenAndTheirFourthMomentIsOne) {
