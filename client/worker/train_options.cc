@@ -36,17 +36,18 @@ Status CheckRanges(const TrainSettings& train, const model::ModelSpec& spec) {
   return OkStatus();
 }
 
+}  // namespace
+
 Result<torch::Device> DeviceFromName(const std::string& name) {
   if (name.empty() || name == "cpu") return torch::Device(torch::kCPU);
   if (name != "cuda") return InvalidArgument("there is no device '" + name + "'; known are cpu, cuda");
   if (!torch::cuda::is_available()) {
     return FailedPrecondition(
-        "the device is set to cuda, but LibTorch finds no GPU that it can use here; set worker.device to cpu");
+        "the device is set to cuda, but LibTorch finds no GPU that it can use here; set worker.device to cpu (or "
+        "--device cpu)");
   }
   return torch::Device(torch::kCUDA, 0);
 }
-
-}  // namespace
 
 Result<TrainOptions> MakeTrainOptions(const TaskInput& input, const model::ModelSpec& spec) {
   const TrainSettings& train = input.train;

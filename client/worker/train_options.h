@@ -23,6 +23,9 @@ struct TrainOptions {
   model::ComputeOptions compute;
 };
 
+// "cpu" (also when empty) or "cuda". Errors: kInvalidArgument, kFailedPrecondition when there is no GPU to use.
+Result<torch::Device> DeviceFromName(const std::string& name);
+
 // Errors: kInvalidArgument for a setting that is out of range, unknown, or does not fit the model; kFailedPrecondition
 // when the device has no GPU that it was told to use.
 Result<TrainOptions> MakeTrainOptions(const TaskInput& input, const model::ModelSpec& spec);

@@ -1,8 +1,14 @@
 // heddle: the administrator's command line. Exit status: 0 done, 1 it failed (one sentence says why), 2 wrong usage.
+#include <unistd.h>
+
 #include <CLI/CLI.hpp>
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
 #include <functional>
 #include <iostream>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "common/build_info.h"
@@ -88,7 +94,20 @@ void CommandLine::Audit(CLI::App* app) {
   show->add_option("--last", last, "how many")->capture_default_str();
 }
 
+// `heddle model …` is a program beside this one, since it links LibTorch.
+int RunModelTool(char** argv) {
+  std::error_code error;
+  const auto tool = std::filesystem::read_symlink("/proc/self/exe", error).parent_path() / "heddle-model";
+  ::execv(tool.c_str(), argv + 1);
+  std::cerr << "heddle: cannot run " << tool.string() << ": "
+            << (errno == ENOENT ? "it is not installed; it comes with the builds that train (./run build)"
+                                : std::strerror(errno))
+            << "\n";
+  return 1;
+}
+
 int Main(int argc, char** argv) {
+  if (argc > 1 && std::string_view(argv[1]) == "model") return RunModelTool(argv);
   CLI::App app("Administers a Heddle coordinator.", "heddle");
   CommandLine line;
   app.require_subcommand(1);
@@ -116,6 +135,10 @@ int Main(int argc, char** argv) {
                              [&line](const auto& c) { return RecipeCheck(c, line.recipe, Settings(line.settings)); });
   check->add_option("RECIPE", line.recipe, "recipe.toml")->required();
   check->add_option("--set", line.settings, "key=value, over the recipe (repeatable)");
+
+  app.add_subcommand("model", "look at a model, evaluate it, complete a prompt (heddle model --help)")
+      ->allow_extras()
+      ->callback([] { throw UsageError("'model' must be the first word, and its options follow"); });
 
   try {
     app.parse(argc, argv);

@@ -199,5 +199,25 @@ TEST_F(Programs, EndWithTwoForWrongUsage) {
   }
 }
 
+TEST_F(Programs, HeddleModelIsAProgramBesideHeddle) {
+  const Ended inspect = Run({"heddle", "model", "inspect", Path("base"), "--batch", "4"});
+  EXPECT_EQ(inspect.status, 0) << inspect.said;
+  const std::string printed = Slurp(temp_ / "stdout");
+  EXPECT_NE(printed.find("LlamaForCausalLM"), std::string::npos) << printed;
+  EXPECT_NE(printed.find("target_modules = [\"q_proj\", \"v_proj\"]"), std::string::npos) << printed;
+
+  const Ended nowhere = Run({"heddle", "model", "inspect", Path("nowhere")});
+  EXPECT_EQ(nowhere.status, 1);
+  EXPECT_NE(nowhere.said.find("nowhere"), std::string::npos) << nowhere.said;
+  EXPECT_EQ(Run({"heddle", "model", "inspekt"}).status, 2);
+  EXPECT_EQ(Run({"heddle", "--format", "json", "model", "inspect"}).status, 2);  // 'model' comes first
+
+  // Where it is not installed, heddle says so.
+  fs::copy_file(fs::path(HEDDLE_BINARY_DIR) / "bin" / "heddle", temp_ / "heddle");
+  const Ended alone = Run({Path("heddle"), "model", "inspect", Path("base")});
+  EXPECT_EQ(alone.status, 1);
+  EXPECT_NE(alone.said.find("not installed"), std::string::npos) << alone.said;
+}
+
 }  // namespace
 }  // namespace heddle

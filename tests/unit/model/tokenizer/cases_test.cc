@@ -7,7 +7,9 @@
 #include <thread>
 
 #include "common/file.h"
+#include "model/tokenizer/stream_decoder.h"
 #include "model/tokenizer/tokenizer.h"
+#include "model/tokenizer/unicode.h"
 #include "tests/unit/common/temp_dir.h"
 
 namespace heddle::model {
@@ -189,6 +191,33 @@ TEST(Decoding, GivesTextBack) {
   }
   const auto fallback = *Tokenizer::Read(kCases / "byte-fallback");
   EXPECT_EQ(fallback->Decode(fallback->Encode("x 日\U0001F600")), "x 日\U0001F600");
+}
+
+TEST(StreamDecoder, GivesTheSamePiecesAsTheWholeAndNoHalfCharacters) {
+  const std::string text = "the weaver, x 日\U0001F600 é runs\n  under  Straße \u0301";
+  for (const char* kind : {"wordpiece", "byte-level", "byte-level-split", "byte-fallback", "unigram"}) {
+    const auto tokenizer = *Tokenizer::Read(kCases / kind);
+    const std::vector<int32_t> ids = tokenizer->Encode(text);
+    StreamDecoder decoder(*tokenizer);
+    std::string all;
+    size_t pieces = 0;
+    for (const int32_t id : ids) {
+      const std::string piece = decoder.Add(id);
+      EXPECT_TRUE(IsValidUtf8(piece)) << kind;
+      pieces += piece.empty() ? 0 : 1;
+      all += piece;
+    }
+    EXPECT_EQ(all + decoder.Finish(), tokenizer->Decode(ids)) << kind;
+    EXPECT_GT(pieces, ids.size() / 3) << kind;  // as they come
+  }
+}
+
+TEST(StreamDecoder, BytesThatNeverBecomeACharacterComeOutInTheEnd) {
+  const auto tokenizer = *Tokenizer::Read(kCases / "byte-level");
+  StreamDecoder decoder(*tokenizer);
+  std::string all;
+  for (const int32_t id : tokenizer->Encode(std::string(40, '\xC3'))) all += decoder.Add(id);
+  EXPECT_EQ(all + decoder.Finish(), std::string(40, '\xC3'));
 }
 
 TEST(AddedTokens, OfASingleWordAreNotFoundInsideOne) {

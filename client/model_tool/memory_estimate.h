@@ -1,0 +1,61 @@
+// How much memory a model takes, by what is done with it: from its ModelSpec alone, before anything is loaded. Free of
+// LibTorch. Pure functions.
+//
+// What is counted, for B sequences of T tokens (n = B * T), hidden width H, MLP width I, Q = heads * head_dim,
+// K = kv_heads * head_dim, L layers, V words; `a` is the size of an activation (4 bytes, or 2 in bfloat16):
+//
+//   weights      parameters in the form in which they are kept
+//   gradients    4 bytes for each parameter that is trained
+//   optimizer    AdamW: 8 bytes for each parameter that is trained
+//   activations  kept for the backward pass, for each token and layer:
+//                  2 H (inputs of the norms) + Q + 2 K (heads) + heads * T (probabilities of attention)
+//                  + 2 I with a gated MLP (3 I unless its activation is SiLU), else I
+//                  + the input of each linear layer that is trained, where it is not one of these; LoRA's r for each
+//                with checkpointing H for each layer, and the above of one layer;
+//                + 3 H a token around the loss,
+//                + the larger of what the backward pass of one layer needs, max(2 heads * T + 2 Q + 2 K, 3 I) + 2 H a
+//                token, and of logits: all of a classifier's; of a language model the piece (about 2 MiB) that its loss
+//                works through, in bfloat16 three times.
+//                Without training: 3 H a token, and the larger of what one layer needs at a time and of logits.
+//
+// A test holds this against what LibTorch asks its allocator for: within a third, up or down, at widths that are not
+// tiny. The program itself (LibTorch is about 150 MB) and what the allocator keeps are not counted.
+#pragma once
+
+#include <cstdint>
+#include <string_view>
+#include <vector>
+
+#include "model/config/model_spec.h"
+#include "model/quant/weight_type.h"
+
+namespace heddle::client {
+
+struct MemorySettings {
+  int64_t batch = 1, length = 128;                       // sequences, tokens (of images: the model's own number)
+  model::WeightType base = model::WeightType::kFloat32;  // of frozen weights; trained ones are float32
+  bool bf16 = false;                                     // activations
+  bool checkpoint = false;                               // activation checkpointing
+  int64_t rank = 8;                                      // LoRA's
+  std::vector<model::LinearSpec> targets;
+};
+
+enum class MemoryUse {
+  kInference,    // a forward pass with the loss, as `heddle model eval` does
+  kLora,         // training factors on the targets
+  kZerothOrder,  // forward passes at weights that are moved in place; directions come from a seed, tensor by tensor
+  kFull,         // training all parameters with AdamW
+};
+std::string_view MemoryUseName(MemoryUse use);  // "inference", "lora", "zeroth_order", "full"
+
+// Bytes.
+struct MemoryEstimate {
+  double weights = 0, gradients = 0, optimizer = 0, activations = 0;
+  double total() const { return weights + gradients + optimizer + activations; }
+};
+MemoryEstimate EstimateMemory(const model::ModelSpec& spec, MemoryUse use, const MemorySettings& settings);
+
+// Of LoRA on these targets.
+int64_t LoraParameters(const std::vector<model::LinearSpec>& targets, int64_t rank);
+
+}  // namespace heddle::client
