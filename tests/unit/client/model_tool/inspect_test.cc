@@ -61,7 +61,7 @@ TEST_F(InspectTest, MemoryFollowsBatchLengthAndForm) {
     return report.at("memory_bytes").at(use).at(name).to_number<double>();
   };
   InspectOptions options;
-  options.batch = 4;
+  options.batch = 64;
   options.length = 32;
   const json::object plain = Json(options);
   const auto parameters = plain.at("parameters").to_number<double>();
