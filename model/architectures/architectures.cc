@@ -7,6 +7,11 @@ namespace {
 
 constexpr std::array kArchitectures = {
     Architecture{"LlamaForCausalLM", "llama", ReadLlama},
+    Architecture{"MistralForCausalLM", "mistral", ReadMistral},
+    Architecture{"Qwen2ForCausalLM", "qwen2", ReadQwen2},
+    Architecture{"GPT2LMHeadModel", "gpt2", ReadGpt2},
+    Architecture{"OPTForCausalLM", "opt", ReadOpt},
+    Architecture{"GPTNeoXForCausalLM", "gpt_neox", ReadGptNeoX},
     Architecture{"BertModel", "bert", ReadBert},
     Architecture{"BertForMaskedLM", "", ReadBertMasked},
     Architecture{"BertForSequenceClassification", "", ReadBertClasses},

@@ -33,6 +33,11 @@ ModelSpec LlamaSpec();
 std::string LlamaConfigJson(const ModelSpec& spec);
 
 void ReadLlama(ConfigReader& reader, ModelSpec* spec);
+void ReadMistral(ConfigReader& reader, ModelSpec* spec);
+void ReadQwen2(ConfigReader& reader, ModelSpec* spec);
+void ReadGpt2(ConfigReader& reader, ModelSpec* spec);
+void ReadOpt(ConfigReader& reader, ModelSpec* spec);
+void ReadGptNeoX(ConfigReader& reader, ModelSpec* spec);
 
 // num_labels and label_names, from "id2label" or "num_labels" (2 when neither is there), and refuses what
 // "problem_type" says beyond one class of several, or a number with one label (labels.cc).

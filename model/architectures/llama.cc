@@ -33,7 +33,10 @@ ModelSpec LlamaSpec() {
   return spec;
 }
 
-void ReadLlama(ConfigReader& reader, ModelSpec* spec) {
+namespace {
+
+// What Llama, Mistral and Qwen2 read alike.
+void ReadFamily(ConfigReader& reader, ModelSpec* spec) {
   const std::string architecture = spec->architecture;
   *spec = LlamaSpec();
   spec->architecture = architecture;
@@ -47,9 +50,52 @@ void ReadLlama(ConfigReader& reader, ModelSpec* spec) {
   }
   reader.Positive("rms_norm_eps", &spec->norm_eps);
   reader.ActivationName("hidden_act", &spec->activation);
+}
+
+// layer_types, when it is there, must say the same as the window's first layer: full attention up to it, then windows.
+void CheckLayerTypes(ConfigReader& reader, const ModelSpec& spec) {
+  std::vector<std::string> types;
+  reader.Strings("layer_types", &types);
+  for (size_t i = 0; i < types.size(); ++i) {
+    const bool windowed = spec.WindowOf(static_cast<int64_t>(i)) > 0;
+    if (types[i] != (windowed ? "sliding_attention" : "full_attention")) {
+      return reader.Fail(Unimplemented("config.json: layer_types has \"" + types[i].substr(0, 60) + "\" for layer " +
+                                       std::to_string(i) + ", which is not supported"));
+    }
+  }
+}
+
+}  // namespace
+
+void ReadLlama(ConfigReader& reader, ModelSpec* spec) {
+  ReadFamily(reader, spec);
   reader.Bool("attention_bias", &spec->qkv_bias);
   spec->attention_out_bias = spec->qkv_bias;
   reader.Bool("mlp_bias", &spec->mlp_bias);
+}
+
+// Jiang et al., 2310.06825: Llama with a sliding window.
+void ReadMistral(ConfigReader& reader, ModelSpec* spec) {
+  ReadFamily(reader, spec);
+  if (!reader.Has("num_key_value_heads")) spec->num_key_value_heads = 8;  // Hugging Face's default
+  reader.Int("sliding_window", &spec->sliding_window, 1, kMaxPositions);
+  CheckLayerTypes(reader, *spec);
+}
+
+// Yang et al., 2407.10671: Llama with biases in query, key and value; a window, if at all, in the upper layers only.
+void ReadQwen2(ConfigReader& reader, ModelSpec* spec) {
+  ReadFamily(reader, spec);
+  spec->qkv_bias = true;
+  if (!reader.Has("max_position_embeddings")) spec->max_position_embeddings = 32768;  // Hugging Face's default
+  bool windowed = false;
+  reader.Bool("use_sliding_window", &windowed);
+  if (windowed) {
+    spec->sliding_window = 4096;  // Hugging Face's defaults, here and below
+    spec->full_attention_layers = 28;
+    reader.Int("sliding_window", &spec->sliding_window, 1, kMaxPositions);
+    reader.Int("max_window_layers", &spec->full_attention_layers, 0, kMaxLayers);
+  }
+  CheckLayerTypes(reader, *spec);
 }
 
 std::string LlamaConfigJson(const ModelSpec& spec) {

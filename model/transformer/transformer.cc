@@ -238,6 +238,10 @@ std::map<std::string, Linear> TransformerImpl::LinearModules() const { return bo
 
 const ModelSpec& TransformerImpl::spec() const { return body_->spec; }
 
+torch::Device TransformerImpl::device() const {
+  return body_->spec.num_hidden_layers > 0 ? body_->layers[0].linears()[0]->device() : torch::kCPU;
+}
+
 void TransformerImpl::SetCompute(const ComputeOptions& options) { body_->options = options; }
 
 const ComputeOptions& TransformerImpl::compute() const { return body_->options; }

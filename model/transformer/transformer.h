@@ -68,6 +68,7 @@ class TransformerImpl : public torch::nn::Module {
   // Linear layers by module path ("model.layers.0.self_attn.q_proj"), for LoRA injection.
   std::map<std::string, Linear> LinearModules() const;
   const ModelSpec& spec() const;
+  torch::Device device() const;  // of the weights
   void SetCompute(const ComputeOptions& options);
   const ComputeOptions& compute() const;
 

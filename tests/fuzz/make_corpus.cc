@@ -155,6 +155,12 @@ void Models() {
         Replace(tiny, "\"rope_theta\":10000.0", R"("rope_scaling":{"rope_type":"llama3","factor":8.0})"));
   Write("fuzz_model_config", "large",
         Replace(Replace(tiny, "\"hidden_size\":16", "\"hidden_size\":1048576"), ":300", ":2097152"));
+  for (const std::string name :
+       {"llama-llama3", "llama-yarn", "mistral", "qwen2", "gpt2", "opt", "opt-post", "gpt-neox"}) {
+    const auto text = ReadFile(root / ".." / ".." / "data" / "models" / name / "config.json");
+    if (!text.ok()) Fail(text.status().ToString());
+    Write("fuzz_model_config", name, *text);
+  }
   Write("fuzz_model_config", "no-kv",
         Replace(tiny, "\"num_key_value_heads\":2", "\"head_dim\":6,\"eos_token_id\":[1,2]"));
 

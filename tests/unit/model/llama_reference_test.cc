@@ -1,4 +1,5 @@
-// The Llama modules against outputs of an independent float64 implementation and its central differences.
+// Real and random models of the test data folder against outputs of an independent float64 implementation and its
+// central differences.
 #include <gtest/gtest.h>
 #include <torch/torch.h>
 
@@ -56,9 +57,10 @@ double TextLoss(Transformer& model, const torch::Tensor& ids, int64_t window) {
   return total / static_cast<double>(targets);
 }
 
+class ModelReference : public testing::TestWithParam<std::string> {};
 class LlamaReference : public testing::TestWithParam<std::string> {};
 
-TEST_P(LlamaReference, LogitsAndResidualStreamMatchFloat64) {
+TEST_P(ModelReference, LogitsAndResidualStreamMatchFloat64) {
   HEDDLE_NEEDS_TEST_DATA(GetParam());
   const Reference reference(GetParam());
   Transformer model(reference.base());
@@ -95,6 +97,7 @@ TEST_P(LlamaReference, ABatchGivesTheSameAsItsRows) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, LlamaReference, testing::Values("stories260k", "stories15m"));
+INSTANTIATE_TEST_SUITE_P(Models, ModelReference, testing::Values("stories260k", "stories15m", "gpt2-fixture"));
 
 // A trainable model with the weights of a checkpoint.
 Transformer TrainableCopy(const BaseWeights& base) {
@@ -105,10 +108,10 @@ Transformer TrainableCopy(const BaseWeights& base) {
 }
 
 struct GradientCase {
-  Reference reference{"stories260k"};
+  Reference reference;
   json::value json = reference.Json("gradients.json");
   torch::Tensor x, y;
-  GradientCase() {
+  explicit GradientCase(const std::string& model) : reference(model) {
     std::vector<int64_t> ids;
     for (const auto& id : json.at("ids").as_array()) ids.push_back(id.to_number<int64_t>());
     const auto all = torch::tensor(ids, at::kLong);
@@ -117,9 +120,11 @@ struct GradientCase {
   }
 };
 
-TEST(LlamaGradients, WeightGradientsMatchCentralDifferences) {
-  HEDDLE_NEEDS_TEST_DATA("stories260k");
-  const GradientCase c;
+class ModelGradients : public testing::TestWithParam<std::string> {};
+
+TEST_P(ModelGradients, WeightGradientsMatchCentralDifferences) {
+  HEDDLE_NEEDS_TEST_DATA(GetParam());
+  const GradientCase c(GetParam());
   Transformer model = TrainableCopy(*c.reference.base());
   const auto loss = model->Loss(c.x, c.y);
   EXPECT_NEAR(loss.item<double>(), c.json.at("loss").to_number<double>(), 1e-5);
@@ -134,9 +139,9 @@ TEST(LlamaGradients, WeightGradientsMatchCentralDifferences) {
   }
 }
 
-TEST(LlamaGradients, LoraGradientsMatchCentralDifferences) {
-  HEDDLE_NEEDS_TEST_DATA("stories260k");
-  const GradientCase c;
+TEST_P(ModelGradients, LoraGradientsMatchCentralDifferences) {
+  HEDDLE_NEEDS_TEST_DATA(GetParam());
+  const GradientCase c(GetParam());
   Transformer model(c.reference.base());
   const auto arrays = *ReadSafetensors(c.reference.folder() / "reference" / "gradients.safetensors");
   std::string path(c.json.at("lora_target").as_string());
@@ -161,6 +166,8 @@ TEST(LlamaGradients, LoraGradientsMatchCentralDifferences) {
     EXPECT_FALSE(parameter.grad().defined()) << "a frozen weight has a gradient";
   }
 }
+
+INSTANTIATE_TEST_SUITE_P(Models, ModelGradients, testing::Values("stories260k", "gpt2-fixture"));
 
 }  // namespace
 }  // namespace heddle::model

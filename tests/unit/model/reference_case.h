@@ -1,0 +1,72 @@
+// The committed cases of tests/data/models: tiny checkpoints and what they compute, by independent float64 code
+// (make_reference.py there).
+//
+// Include only from translation units of targets with TORCH.
+#pragma once
+
+#include <gtest/gtest.h>
+#include <torch/torch.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "common/safetensors.h"
+#include "model/transformer/transformer.h"
+
+namespace heddle::model {
+
+inline double MaxDifference(const torch::Tensor& a, const torch::Tensor& b) {
+  EXPECT_EQ(a.sizes(), b.sizes());
+  return (a.detach().to(at::kDouble) - b.detach().to(at::kDouble)).abs().max().item<double>();
+}
+
+// A fixture's tensor (F32, F64, I64) as one of LibTorch's, copied.
+inline torch::Tensor FixtureTensor(const Tensor& tensor) {
+  const auto type = tensor.dtype() == DType::kI64   ? at::kLong
+                    : tensor.dtype() == DType::kF64 ? at::kDouble
+                                                    : at::kFloat;
+  return torch::from_blob(const_cast<std::byte*>(tensor.bytes().data()), tensor.shape(), type).clone();
+}
+
+class ReferenceCase {
+ public:
+  static std::filesystem::path Root() { return std::filesystem::path(HEDDLE_SOURCE_DIR) / "tests" / "data" / "models"; }
+  // Names of all folders with a config.json whose name does not begin with "curve".
+  static std::vector<std::string> Names() {
+    std::vector<std::string> names;
+    for (const auto& entry : std::filesystem::directory_iterator(Root())) {
+      const std::string name = entry.path().filename();
+      if (std::filesystem::exists(entry.path() / "config.json") && !name.starts_with("curve")) names.push_back(name);
+    }
+    std::sort(names.begin(), names.end());
+    return names;
+  }
+
+  explicit ReferenceCase(const std::string& name)
+      : base_(*BaseWeights::Load(Root() / name)),
+        arrays_(ReadSafetensors(Root() / name / "reference.safetensors")->tensors) {}
+
+  const std::shared_ptr<const BaseWeights>& base() const { return base_; }
+  bool Has(const std::string& name) const { return arrays_.contains(name); }
+  torch::Tensor Array(const std::string& name) const { return FixtureTensor(arrays_.find(name)->second); }
+  ModelInput Input() const { return {.ids = Array("ids"), .mask = Array("mask")}; }
+
+  // Puts the stored LoRA factors into a model, as leaves of this type.
+  void Inject(Transformer& model, at::ScalarType type, double scale = 2.0) const {
+    for (auto& [path, linear] : model->LinearModules()) {
+      if (!Has("lora_A:" + path)) continue;
+      linear->lora_A = Array("lora_A:" + path).to(type).requires_grad_(true);
+      linear->lora_B = Array("lora_B:" + path).to(type).requires_grad_(true);
+      linear->scaling = scale;
+    }
+  }
+
+ private:
+  std::shared_ptr<const BaseWeights> base_;
+  StateDict arrays_;
+};
+
+}  // namespace heddle::model
