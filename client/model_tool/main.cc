@@ -1,9 +1,11 @@
-// heddle-model: looks at a model's folder. `heddle model …` runs it. Exit status: 0
+// heddle-model: looks at a model's folder, evaluates it, completes a prompt. `heddle model …` runs it. Exit status: 0
 // done, 1 it failed (one sentence says why), 2 wrong usage.
 #include <CLI/CLI.hpp>
 #include <functional>
 #include <iostream>
 
+#include "client/model_tool/evaluate_command.h"
+#include "client/model_tool/generate.h"
 #include "client/model_tool/inspect.h"
 #include "common/build_info.h"
 
@@ -14,14 +16,25 @@ namespace {
 struct CommandLine {
   std::string format = "text";
   InspectOptions inspect;
+  EvaluateSettings evaluate;
+  GenerateSettings generate;
   std::filesystem::path folder;
   std::function<Status()> action;
 
   void Inspect(CLI::App* app);
+  void Evaluate(CLI::App* app);
+  void Generate(CLI::App* app);
 };
 
 void AddFormat(CLI::App* app, std::string* format) {
   app->add_option("--format", *format, "text or json")->check(CLI::IsMember({"text", "json"}));
+}
+
+void AddCompute(CLI::App* app, std::string* device, std::string* dtype, unsigned* threads) {
+  app->add_option("--device", *device, "cpu or cuda")->default_str("cpu");
+  app->add_option("--dtype", *dtype, "of the weights: float32, bfloat16 (also computed in), int8, nf4")
+      ->default_str("float32");
+  app->add_option("--threads", *threads, "compute threads; 0: as LibTorch chooses");
 }
 
 void CommandLine::Inspect(CLI::App* app) {
@@ -46,12 +59,47 @@ void CommandLine::Inspect(CLI::App* app) {
   });
 }
 
+void CommandLine::Evaluate(CLI::App* app) {
+  CLI::App* command = app->add_subcommand("eval", "metrics of the model, and an adapter, on a data set");
+  command->add_option("DIR", evaluate.folder, "the model's folder")->required();
+  command->add_option("DATA", evaluate.data, ".txt, .jsonl, .csv, .tsv; for images an IDX file or a folder")
+      ->required();
+  command->add_option("--adapter", evaluate.adapter, "a folder in PEFT's layout");
+  command->add_option("--length", evaluate.length, "tokens of a row; default 512, or what the model takes");
+  AddCompute(command, &evaluate.device, &evaluate.dtype, &evaluate.threads);
+  AddFormat(command, &format);
+  command->callback([this] {
+    action = [this] {
+      evaluate.json = format == "json";
+      return EvaluateCommand(evaluate, std::cout);
+    };
+  });
+}
+
+void CommandLine::Generate(CLI::App* app) {
+  CLI::App* command = app->add_subcommand("generate", "complete a prompt");
+  command->add_option("DIR", generate.folder, "the model's folder")->required();
+  command->add_option("PROMPT", generate.prompt, "the text to go on with")->required();
+  command->add_option("--adapter", generate.adapter, "a folder in PEFT's layout");
+  command->add_option("--max-tokens", generate.max_new_tokens, "most tokens to add")->capture_default_str();
+  command->add_option("--temperature", generate.temperature, "0: the likeliest token; 1: as the model says")
+      ->capture_default_str();
+  command->add_option("--top-k", generate.top_k, "draw from so many of the likeliest tokens; 0: from all");
+  command->add_option("--top-p", generate.top_p, "draw from the likeliest that hold this much probability")
+      ->capture_default_str();
+  command->add_option("--seed", generate.seed, "of the draws")->capture_default_str();
+  AddCompute(command, &generate.device, &generate.dtype, &generate.threads);
+  command->callback([this] { action = [this] { return GenerateText(generate, std::cout); }; });
+}
+
 int Main(int argc, char** argv) {
-  CLI::App app("Looks at a model's folder.", "heddle model");
+  CLI::App app("Looks at a model's folder, evaluates it, completes a prompt.", "heddle model");
   app.require_subcommand(1);
   app.set_version_flag("--version", std::string(VersionString()));
   CommandLine line;
   line.Inspect(&app);
+  line.Evaluate(&app);
+  line.Generate(&app);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

@@ -5,6 +5,7 @@
 
 #include "client/worker/head_data.h"
 #include "client/worker/local_task.h"
+#include "client/worker/train_options.h"
 #include "model/metrics/metrics.h"
 #include "model/transformer/transformer.h"
 #include "peft/lora/lora.h"
@@ -16,8 +17,9 @@ Result<Evaluation> EvaluateWords(model::Transformer& network, HeadBatches& batch
   model::Perplexity perplexity;
   Evaluation result;
   while (true) {
-    HEDDLE_ASSIGN_OR_RETURN(const std::optional<HeadBatch> batch, batches.Next());
+    HEDDLE_ASSIGN_OR_RETURN(std::optional<HeadBatch> batch, batches.Next());
     if (!batch) break;
+    if (!network->device().is_cpu()) batch = batch->On(network->device());
     perplexity.Add(static_cast<double>(network->Loss(batch->input, batch->targets).item<float>()), batch->counted);
     result.num_examples += batch->rows;
   }
@@ -33,13 +35,14 @@ Result<Evaluation> EvaluateClasses(model::Transformer& network, HeadBatches& bat
   Evaluation result;
   double loss_sum = 0;
   while (true) {
-    HEDDLE_ASSIGN_OR_RETURN(const std::optional<HeadBatch> batch, batches.Next());
+    HEDDLE_ASSIGN_OR_RETURN(std::optional<HeadBatch> batch, batches.Next());
     if (!batch) break;
+    if (!network->device().is_cpu()) batch = batch->On(network->device());
     const torch::Tensor logits = network->forward(batch->input);
     loss_sum += at::cross_entropy_loss(logits, batch->targets, {}, at::Reduction::Sum).item<double>();
-    const torch::Tensor predicted = logits.argmax(1).contiguous();
+    const torch::Tensor predicted = logits.argmax(1).cpu().contiguous(), truth = batch->targets.cpu();
     for (int64_t row = 0; row < predicted.size(0); ++row) {
-      counts.Add(batch->targets.data_ptr<int64_t>()[row], predicted.data_ptr<int64_t>()[row]);
+      counts.Add(truth.data_ptr<int64_t>()[row], predicted.data_ptr<int64_t>()[row]);
     }
     result.num_tokens += batch->tokens;
   }
@@ -56,11 +59,13 @@ Result<Evaluation> EvaluateNumbers(model::Transformer& network, HeadBatches& bat
   model::Regression regression;
   Evaluation result;
   while (true) {
-    HEDDLE_ASSIGN_OR_RETURN(const std::optional<HeadBatch> batch, batches.Next());
+    HEDDLE_ASSIGN_OR_RETURN(std::optional<HeadBatch> batch, batches.Next());
     if (!batch) break;
-    const torch::Tensor predicted = network->forward(batch->input).squeeze(1).to(torch::kFloat64).contiguous();
+    if (!network->device().is_cpu()) batch = batch->On(network->device());
+    const torch::Tensor predicted = network->forward(batch->input).squeeze(1).cpu().to(torch::kFloat64).contiguous();
+    const torch::Tensor truth = batch->targets.cpu();
     for (int64_t row = 0; row < predicted.size(0); ++row) {
-      regression.Add(batch->targets.data_ptr<double>()[row], predicted.data_ptr<double>()[row]);
+      regression.Add(truth.data_ptr<double>()[row], predicted.data_ptr<double>()[row]);
     }
     result.num_tokens += batch->tokens;
   }
@@ -73,11 +78,15 @@ Result<Evaluation> EvaluateNumbers(model::Transformer& network, HeadBatches& bat
 
 Result<Evaluation> EvaluateThrowing(const std::filesystem::path& base_dir, const std::filesystem::path& adapter_dir,
                                     const std::filesystem::path& data_path, uint32_t sequence_length,
-                                    TaskResources& resources) {
-  HEDDLE_ASSIGN_OR_RETURN(TaskResources::Base base, resources.GetBase(base_dir));
+                                    TaskResources& resources, const EvaluationForm& form) {
+  HEDDLE_ASSIGN_OR_RETURN(const torch::Device device, DeviceFromName(form.device));
+  HEDDLE_ASSIGN_OR_RETURN(const model::WeightType type, model::WeightTypeFromName(form.base_dtype));
+  model::ComputeOptions compute;
+  if (type == model::WeightType::kBfloat16) compute.type = at::kBFloat16;
+  HEDDLE_ASSIGN_OR_RETURN(TaskResources::Base base, resources.GetBase(base_dir, {type, device}));
   HEDDLE_ASSIGN_OR_RETURN(const std::unique_ptr<HeadBatches> batches,
                           EvaluationBatches(data_path, sequence_length, base, resources));
-  model::Transformer network(base.weights);
+  model::Transformer network(base.weights, compute);
   if (!adapter_dir.empty()) {
     HEDDLE_ASSIGN_OR_RETURN(peft::Adapter adapter, peft::ReadAdapter(adapter_dir));
     HEDDLE_RETURN_IF_ERROR(peft::InjectLora(network, adapter.config, adapter.tensors));
@@ -93,10 +102,10 @@ Result<Evaluation> EvaluateThrowing(const std::filesystem::path& base_dir, const
 
 Result<Evaluation> EvaluateModel(const std::filesystem::path& base_dir, const std::filesystem::path& adapter_dir,
                                  const std::filesystem::path& data_path, uint32_t sequence_length,
-                                 TaskResources& resources, unsigned threads) {
+                                 TaskResources& resources, unsigned threads, const EvaluationForm& form) {
   try {
     if (threads > 0) at::set_num_threads(static_cast<int>(threads));
-    return EvaluateThrowing(base_dir, adapter_dir, data_path, sequence_length, resources);
+    return EvaluateThrowing(base_dir, adapter_dir, data_path, sequence_length, resources, form);
   } catch (const c10::Error& error) {
     return Internal(std::string("LibTorch failed: ") + error.what_without_backtrace());
   } catch (const std::exception& error) {

@@ -81,10 +81,15 @@ struct Evaluation {
   // pearson, spearman.
   std::vector<std::pair<std::string, double>> metrics;
 };
+// What an evaluation computes with.
+struct EvaluationForm {
+  std::string device;      // "cpu" (also when empty) or "cuda"
+  std::string base_dtype;  // of the frozen weights, by name; empty: float32. bfloat16 is also computed in
+};
 // adapter_dir empty: the base alone. The data are read as lora_sft reads them. Tokens of masked language models are
 // masked the same in every call. With `threads` above 0 the calling thread computes with so many from then on.
 Result<Evaluation> EvaluateModel(const std::filesystem::path& base_model_dir, const std::filesystem::path& adapter_dir,
                                  const std::filesystem::path& data_path, uint32_t sequence_length,
-                                 TaskResources& resources, unsigned threads = 0);
+                                 TaskResources& resources, unsigned threads = 0, const EvaluationForm& form = {});
 
 }  // namespace heddle::client

@@ -79,8 +79,8 @@ uint64_t EstimateTrainingBytes(const model::ModelSpec& spec, const TrainSettings
   const bool narrow = options.weights.type == model::WeightType::kBfloat16;
   const double base = packed * model::BytesPerWeight(options.weights.type) + others * (narrow ? 2 : 4);
   const int64_t length = spec.TakesImages() ? spec.MaxLength() : int64_t{train.sequence_length};
-  const double layer = static_cast<double>(8 * spec.hidden_size + 4 * spec.intermediate_size +
-                                           spec.num_attention_heads * length);
+  const double layer =
+      static_cast<double>(8 * spec.hidden_size + 4 * spec.intermediate_size + spec.num_attention_heads * length);
   const auto layers = static_cast<double>(spec.num_hidden_layers);
   const double kept =
       train.gradient_checkpointing ? layers * static_cast<double>(spec.hidden_size) + layer : layers * layer;

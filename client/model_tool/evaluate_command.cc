@@ -1,0 +1,49 @@
+#include "client/model_tool/evaluate_command.h"
+
+#include <algorithm>
+#include <boost/json.hpp>
+#include <cstdio>
+
+#include "client/worker/local_task.h"
+#include "model/config/registry.h"
+
+namespace heddle::client {
+
+namespace json = boost::json;
+
+Status EvaluateCommand(const EvaluateSettings& settings, std::ostream& out) {
+  HEDDLE_ASSIGN_OR_RETURN(const model::ModelSpec spec, model::ReadModelConfig(settings.folder));
+  if (settings.length < 0 || (!spec.TakesImages() && settings.length > spec.MaxLength())) {
+    return InvalidArgument("--length is " + std::to_string(settings.length) + ", but the model takes at most " +
+                           std::to_string(spec.MaxLength()) + " tokens");
+  }
+  const int64_t length = settings.length > 0 ? settings.length : std::min<int64_t>(512, spec.MaxLength());
+  const auto resources = MakeTaskResources();
+  HEDDLE_ASSIGN_OR_RETURN(const Evaluation found,
+                          EvaluateModel(settings.folder, settings.adapter, settings.data, static_cast<uint32_t>(length),
+                                        *resources, settings.threads, {settings.device, settings.dtype}));
+  if (settings.json) {
+    json::object metrics;
+    for (const auto& [name, value] : found.metrics) metrics[name] = value;
+    out << json::serialize(json::object{{"loss", found.loss},
+                                        {"metrics", std::move(metrics)},
+                                        {"examples", found.num_examples},
+                                        {"tokens", found.num_tokens},
+                                        {"length", length}})
+        << "\n";
+    return OkStatus();
+  }
+  char line[96];
+  const auto print = [&](const std::string& name, double value) {
+    std::snprintf(line, sizeof line, "%-20s %.6g", name.c_str(), value);
+    out << line << "\n";
+  };
+  for (const auto& [name, value] : found.metrics) print(name, value);
+  print("loss", found.loss);
+  out << "over " << found.num_examples << " examples";
+  if (found.num_tokens > 0) out << ", " << found.num_tokens << " tokens";
+  out << "\n";
+  return OkStatus();
+}
+
+}  // namespace heddle::client

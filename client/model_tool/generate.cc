@@ -1,0 +1,77 @@
+#include "client/model_tool/generate.h"
+
+#include <torch/torch.h>
+
+#include "client/worker/train_options.h"
+#include "model/tokenizer/stream_decoder.h"
+#include "model/transformer/generate.h"
+#include "peft/lora/lora.h"
+
+namespace heddle::client {
+namespace {
+
+// The prompt with what the tokenizer puts before it.
+std::vector<int64_t> PromptIds(const model::Tokenizer& tokenizer, const std::string& prompt) {
+  std::vector<int64_t> ids;
+  const auto encoding = tokenizer.EncodeText(prompt);
+  if (encoding.ok()) {
+    size_t size = encoding->size();
+    while (size > 0 && encoding->special_mask[size - 1] != 0 && size > (prompt.empty() ? 1U : 0U)) --size;
+    ids.assign(encoding->ids.begin(), encoding->ids.begin() + static_cast<std::ptrdiff_t>(size));
+  }
+  if (ids.empty() && tokenizer.bos_id() >= 0) ids.push_back(tokenizer.bos_id());
+  return ids;
+}
+
+Status GenerateThrowing(const GenerateSettings& settings, std::ostream& out) {
+  if (settings.threads > 0) at::set_num_threads(static_cast<int>(settings.threads));
+  HEDDLE_ASSIGN_OR_RETURN(const torch::Device device, DeviceFromName(settings.device));
+  HEDDLE_ASSIGN_OR_RETURN(const model::WeightType type, model::WeightTypeFromName(settings.dtype));
+  model::ComputeOptions compute;
+  if (type == model::WeightType::kBfloat16) compute.type = at::kBFloat16;
+  HEDDLE_ASSIGN_OR_RETURN(const auto base, model::BaseWeights::Load(settings.folder, {type, device}));
+  HEDDLE_ASSIGN_OR_RETURN(const auto tokenizer, model::Tokenizer::Read(settings.folder));
+  HEDDLE_RETURN_IF_ERROR(model::CheckTokenizerFits(base->spec.vocab_size, *tokenizer));
+  model::Transformer network(base, compute);
+  if (!settings.adapter.empty()) {
+    HEDDLE_ASSIGN_OR_RETURN(const peft::Adapter adapter, peft::ReadAdapter(settings.adapter));
+    HEDDLE_RETURN_IF_ERROR(peft::InjectLora(network, adapter.config, adapter.tensors));
+  }
+  network->eval();
+  model::GenerateOptions options;
+  options.max_new_tokens = settings.max_new_tokens;
+  options.temperature = settings.temperature;
+  options.top_k = settings.top_k;
+  options.top_p = settings.top_p;
+  options.seed = settings.seed;
+  for (const int64_t id : {base->spec.eos_token_id, static_cast<int64_t>(tokenizer->eos_id())}) {
+    if (id >= 0) options.stop.push_back(id);
+  }
+  model::StreamDecoder decoder(*tokenizer);
+  const std::vector<int64_t> prompt = PromptIds(*tokenizer, settings.prompt);
+  // Whether a space comes first depends on the token before.
+  if (!prompt.empty()) (void)decoder.Add(static_cast<int32_t>(prompt.back()));
+  (void)decoder.Finish();
+  options.on_token = [&](int64_t id) {
+    out << decoder.Add(static_cast<int32_t>(id)) << std::flush;
+    return out.good();
+  };
+  const auto ids = model::Generate(network, prompt, options);
+  if (!ids.ok()) return ids.status();
+  out << decoder.Finish() << "\n" << std::flush;
+  return OkStatus();
+}
+
+}  // namespace
+
+Status GenerateText(const GenerateSettings& settings, std::ostream& out) {
+  try {
+    return GenerateThrowing(settings, out);
+  } catch (const c10::Error& error) {
+    return Internal(std::string("LibTorch failed: ") + error.what_without_backtrace());
+  } catch (const std::exception& error) {
+    return Internal(std::string("the text could not be generated: ") + error.what());
+  }
+}
+
+}  // namespace heddle::client
