@@ -83,7 +83,7 @@ Tensor LinearImpl::forward(const Tensor& x) {
       input = rows * keep.div_(1.0 - dropout);
     }
     const auto type = rows.scalar_type();
-    y = at::addmm(y, at::mm(input, lora_A.to(type).t()), lora_B.to(type).t(), 1, scaling);
+    y.addmm_(at::mm(input, lora_A.to(type).t()), lora_B.to(type).t(), 1, scaling);  // no one else has seen y
   }
   auto shape = x.sizes().vec();
   shape.back() = out;

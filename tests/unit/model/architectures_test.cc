@@ -173,6 +173,18 @@ TEST_P(Architecture, AllGradientsMatchCentralDifferencesInFloat64) {
   }
 }
 
+TEST_P(Architecture, LoraGradientsMatchCentralDifferencesToo) {
+  Transformer model(case_.base(), ComputeOptions{.type = at::kDouble});
+  case_.Inject(model, at::kDouble);
+  const auto loss = [&] { return model->Loss(case_.Input(), case_.Array("targets")).item<double>(); };
+  model->Loss(case_.Input(), case_.Array("targets")).backward();
+  for (const auto& [path, linear] : model->LinearModules()) {
+    if (!linear->lora_A.defined()) continue;
+    CheckAlong(linear->lora_A, Signs(linear->lora_A, path + "A"), loss, path + " A");
+    CheckAlong(linear->lora_B, Signs(linear->lora_B, path + "B"), loss, path + " B");
+  }
+}
+
 TEST_P(Architecture, RoundTripsItsOwnNames) {
   const ModelSpec& spec = case_.base()->spec;
   Transformer model(spec, 1);

@@ -95,6 +95,28 @@ TEST(InjectLora, OutputsEqualThoseOfTheMergedWeights) {
   }
 }
 
+TEST(InjectLora, MergedWeightsGiveTheSameWhereverTheMatricesAreStored) {
+  // One matrix for three, stored transposed (GPT-2) or by head (GPT-NeoX); projections around the embedding (OPT).
+  for (const std::string name : {"gpt2", "gpt-neox", "opt-post", "qwen2"}) {
+    const auto base = *model::BaseWeights::Load(std::filesystem::path(HEDDLE_SOURCE_DIR) / "tests/data/models" / name);
+    const auto config = Config({"all-linear"});
+    const StateDict adapter = RandomAdapter(base->spec, config, 2);
+    EXPECT_EQ(adapter.size(), 2 * (base->spec.LinearModules().size() - (name == "gpt-neox" ? 1 : 0))) << name;
+    model::Transformer adapted(base), plain(base);
+    const Status injected = InjectLora(adapted, config, adapter);
+    ASSERT_TRUE(injected.ok()) << injected;
+    const auto merged = MergeLora(*base, config, adapter);
+    ASSERT_TRUE(merged.ok()) << merged.status();
+    EXPECT_EQ(SpecOf(*merged), base->spec.WeightSpec()) << name;
+    model::Transformer whole(WithWeights(*base, *merged));
+    torch::NoGradGuard no_grad;
+    const auto ids = Ids(2, 11).remainder(37);
+    const double size = plain->forward(ids).abs().max().item<double>();
+    EXPECT_LT(MaxDifference(adapted->forward(ids), whole->forward(ids)), 1e-5 * size) << name;
+    EXPECT_GT(MaxDifference(adapted->forward(ids), plain->forward(ids)), 1e-2) << name;
+  }
+}
+
 TEST(MergeLora, IsTheProductInFloat64AndLeavesTheRest) {
   const auto base = TinyBase();
   const auto config = Config({"q_proj"});
