@@ -176,6 +176,44 @@ TEST_P(Encoder, LoraGradientsAreCentralDifferences) {
   }
 }
 
+TEST_P(Encoder, Bfloat16StaysWithinItsRounding) {
+  const Fixture fixture = Fixture::Tiny(GetParam());
+  Transformer model(fixture.base(), ComputeOptions{.type = at::kBFloat16});
+  torch::NoGradGuard no_grad;
+  // Of the whole: eight bits of mantissa, a few dozen roundings on the way.
+  const auto error = [](const torch::Tensor& actual, const torch::Tensor& expected) {
+    return ((actual.to(at::kDouble) - expected).norm() / expected.norm()).item<double>();
+  };
+  EXPECT_LT(error(model->Hidden(fixture.Input()), fixture.Array("last")), 0.05);
+  if (!fixture.Has("loss")) return;
+  const auto logits = model->forward(fixture.Input());
+  EXPECT_EQ(logits.scalar_type(), at::kFloat);
+  EXPECT_LT(error(logits, fixture.Array("logits")), 0.05);
+}
+
+TEST_P(Encoder, CheckpointingGivesTheSameGradientsBitForBit) {
+  const Fixture fixture = Fixture::Tiny(GetParam());
+  std::vector<std::vector<torch::Tensor>> gradients;
+  for (const bool checkpoint : {false, true}) {
+    Transformer model(fixture.base(), ComputeOptions{.checkpoint_layers = checkpoint});
+    torch::manual_seed(4);
+    auto linears = model->LinearModules();
+    for (auto& [path, linear] : linears) {
+      linear->lora_A = (torch::randn({2, linear->in}) * 0.3).requires_grad_(true);
+      linear->lora_B = (torch::randn({linear->out, 2}) * 0.3).requires_grad_(true);
+      linear->scaling = 1;
+      linear->dropout = 0.2;
+    }
+    model->SeedDropout(9);
+    model->train();
+    LossOf(model, fixture).backward();
+    auto& all = gradients.emplace_back();
+    for (auto& [path, linear] : linears) all.insert(all.end(), {linear->lora_A.grad(), linear->lora_B.grad()});
+  }
+  ASSERT_EQ(gradients[0].size(), gradients[1].size());
+  for (size_t i = 0; i < gradients[0].size(); ++i) EXPECT_TRUE(torch::equal(gradients[0][i], gradients[1][i])) << i;
+}
+
 INSTANTIATE_TEST_SUITE_P(Tiny, Encoder,
                          testing::Values("bert", "bert-masked", "bert-classes", "bert-grade", "roberta-classes",
                                          "distilbert-classes", "vit", "vit-wide", "deit", "deit-teacher"),
