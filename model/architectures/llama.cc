@@ -77,7 +77,10 @@ void ReadLlama(ConfigReader& reader, ModelSpec* spec) {
 // Jiang et al., 2310.06825: Llama with a sliding window.
 void ReadMistral(ConfigReader& reader, ModelSpec* spec) {
   ReadFamily(reader, spec);
-  if (!reader.Has("num_key_value_heads")) spec->num_key_value_heads = 8;  // Hugging Face's default
+  // Hugging Face's defaults. Its null is no window, and as many key heads as heads.
+  if (!reader.Has("num_key_value_heads") && !reader.IsNull("num_key_value_heads")) spec->num_key_value_heads = 8;
+  if (!reader.Has("max_position_embeddings")) spec->max_position_embeddings = 4096 * 32;
+  if (!reader.IsNull("sliding_window")) spec->sliding_window = 4096;
   reader.Int("sliding_window", &spec->sliding_window, 1, kMaxPositions);
   CheckLayerTypes(reader, *spec);
 }
@@ -89,7 +92,7 @@ void ReadQwen2(ConfigReader& reader, ModelSpec* spec) {
   if (!reader.Has("max_position_embeddings")) spec->max_position_embeddings = 32768;  // Hugging Face's default
   bool windowed = false;
   reader.Bool("use_sliding_window", &windowed);
-  if (windowed) {
+  if (windowed && !reader.IsNull("sliding_window")) {
     spec->sliding_window = 4096;  // Hugging Face's defaults, here and below
     spec->full_attention_layers = 28;
     reader.Int("sliding_window", &spec->sliding_window, 1, kMaxPositions);

@@ -31,6 +31,11 @@ constexpr std::array<std::pair<std::string_view, Activation>, 10> kActivations =
 
 }  // namespace
 
+bool ConfigReader::IsNull(std::string_view key) const {
+  const json::value* value = object_.if_contains(key);
+  return value != nullptr && value->is_null();
+}
+
 const json::value* ConfigReader::Find(std::string_view key) const {
   const json::value* value = object_.if_contains(key);
   return value == nullptr || value->is_null() ? nullptr : value;

@@ -39,7 +39,8 @@ class ConfigReader {
   // An object inside, or null when there is none; what is no object is a mistake. Failures of a reader made on it are
   // passed on with Fail.
   const boost::json::object* Object(std::string_view key);
-  // null counts as absent, as in Hugging Face.
+  // null counts as absent. In Hugging Face it is a value of its own where the default is another one: see IsNull.
+  bool IsNull(std::string_view key) const;  // there, and null
   bool Has(std::string_view key) const { return Find(key) != nullptr; }
   const boost::json::value* Find(std::string_view key) const;
 

@@ -126,7 +126,9 @@ Result<Image> DecodeJpeg(std::string_view file, const ImageShape& shape) {
 }  // namespace
 
 Result<Image> DecodeImage(std::string_view file, const ImageShape& shape) {
-  HEDDLE_ASSERT(shape.channels == 1 || shape.channels == 3, "grey or three colours");
+  if (shape.channels != 1 && shape.channels != 3) {  // of a model's configuration
+    return InvalidArgument("an image has 1 or 3 channels, but the model takes " + std::to_string(shape.channels));
+  }
   try {
     if (file.starts_with("\x89PNG\r\n\x1a\n")) return DecodePng(file, shape);
     if (file.starts_with("\xFF\xD8\xFF")) return DecodeJpeg(file, shape);

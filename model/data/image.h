@@ -29,7 +29,8 @@ constexpr int64_t kMaxImagePixels = int64_t{1} << 26;  // of one decoded image
 
 // By the first bytes. Colours become grey by their luminance where shape.channels is 1; transparent parts become black.
 // The size is checked before anything is decoded. Errors: kInvalidArgument: neither PNG nor JPEG, damaged or cut short
-// (what the library says), more than kMaxImagePixels, of another size than `shape` (both sizes).
+// (what the library says), more than kMaxImagePixels, of another size than `shape` (both sizes); other channels
+// than 1 or 3 are asked for.
 Result<Image> DecodeImage(std::string_view file, const ImageShape& shape);
 
 // Ok when `image` has the channels and size of `shape`.

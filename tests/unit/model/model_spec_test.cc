@@ -87,6 +87,15 @@ TEST(ModelSpec, Qwen2HasThreeBiasesAndAWindowInItsUpperLayersOnly) {
   EXPECT_EQ(Family("Mistral", R"(, "num_key_value_heads": 1, "sliding_window": null)").WindowOf(0), 0);
 }
 
+TEST(ModelSpec, MistralWithoutAWordAboutItsWindowHasHuggingFacesDefaultAndNullIsNone) {
+  EXPECT_EQ(Family("Mistral", R"(, "num_key_value_heads": 1)").WindowOf(0), 4096);
+  EXPECT_EQ(Family("Mistral", R"(, "num_key_value_heads": null)").num_key_value_heads, 2);
+  EXPECT_EQ(Family("Qwen2", R"(, "use_sliding_window": true, "max_window_layers": 0)").WindowOf(0), 4096);
+  EXPECT_EQ(
+      Family("Qwen2", R"(, "use_sliding_window": true, "sliding_window": null, "max_window_layers": 0)").WindowOf(0),
+      0);
+}
+
 TEST(ModelSpec, LayerTypesMustSayWhatTheWindowSays) {
   const std::string config = R"({"architectures": ["Qwen2ForCausalLM"], "hidden_size": 16, "num_hidden_layers": 2,
       "num_attention_heads": 2, "intermediate_size": 12, "vocab_size": 11, "layer_types": ["full_attention", )";

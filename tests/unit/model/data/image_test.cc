@@ -55,6 +55,12 @@ TEST(DecodeImage, PngIsReadToTheByte) {
   for (size_t i = 0; i < colours.pixels.size(); ++i) EXPECT_EQ(colours.pixels[i], grey.pixels[i / 3]);
 }
 
+TEST(DecodeImage, AModelOfFourChannelsIsRefused) {
+  const auto image = DecodeImage(EncodePng(Gradient(4, 4, 3)), {4, 4, 4});
+  ASSERT_EQ(image.status().code(), Code::kInvalidArgument);
+  ExpectPart(image.status().message(), "the model takes 4");
+}
+
 TEST(DecodeImage, TransparentPartsBecomeBlack) {
   const Image image{1, 2, 4, {10, 20, 30, 255, 10, 20, 30, 0}};
   EXPECT_EQ(DecodeImage(EncodePng(image), {3, 1, 2})->pixels, (std::vector<uint8_t>{10, 20, 30, 0, 0, 0}));
