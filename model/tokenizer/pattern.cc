@@ -14,10 +14,9 @@ namespace heddle::model {
 namespace json = boost::json;
 namespace {
 
-// Of a real pattern a few thousand steps are enough for the longest word; a hostile one ends here within seconds.
+// At one place of a text. Of a real pattern a few thousand steps are enough for the longest word.
 constexpr uint32_t kMaxSteps = 2'000'000, kMaxHeapKib = 16 << 10;
 constexpr size_t kMaxExpressionBytes = 4096;
-// A text with this many failures is not looked at further, so that a hostile one cannot fail at every character.
 
 class TextPattern : public Pattern {
  public:

@@ -17,7 +17,7 @@ class Pattern {
  public:
   virtual ~Pattern() = default;
   // Calls `found` with [begin, end) of each match in order, none overlapping. A match may be empty. Where a regular
-  // expression takes too many steps (it is bounded), the rest of the text counts as one without a match.
+  // expression takes too many steps at one place, the rest of the text counts as one without a match.
   using Found = std::function<void(size_t begin, size_t end)>;
   virtual void ForEachMatch(std::string_view text, const Found& found) const = 0;
 

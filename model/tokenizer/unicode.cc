@@ -28,6 +28,10 @@ bool Contains(const CodePointRange (&ranges)[N], char32_t code_point) {
 // ICU's data is part of its library: where it fails, the installation is broken.
 void CheckIcu(UErrorCode error) { HEDDLE_ASSERT(U_SUCCESS(error), u_errorName(error)); }
 
+// ICU sorts the marks of a character in quadratic time. A writer's have a handful; a hostile text's are sorted so many
+// at a time.
+constexpr size_t kMostMarks = 256;
+
 uint32_t Mask(char32_t c) { return U_MASK(u_charType(static_cast<UChar32>(c))); }
 
 const icu::Normalizer2& NormalizerOf(NormalForm form) {
@@ -177,12 +181,26 @@ std::string Normalize(NormalForm form, std::string_view text) {
   if (IsAscii(text)) return std::string(text);
   std::string out;
   const icu::Normalizer2& normalizer = NormalizerOf(form);
-  ForEachChunk(text, [&](std::string_view chunk) {
+  const auto append = [&](std::string_view chunk) {
     const auto size = static_cast<int32_t>(chunk.size());
     icu::StringByteSink<std::string> sink(&out, size);
     UErrorCode error = U_ZERO_ERROR;
     normalizer.normalizeUTF8(0, icu::StringPiece(chunk.data(), size), sink, nullptr, error);
     CheckIcu(error);
+  };
+  ForEachChunk(text, [&](std::string_view chunk) {
+    size_t begin = 0, marks = 0;
+    for (size_t position = 0; position < chunk.size();) {
+      const DecodedChar c = DecodeUtf8(chunk, position);
+      marks = c.code_point >= 0x300 && IsMark(c.code_point) ? marks + 1 : 0;
+      if (marks > kMostMarks) {
+        append(chunk.substr(begin, position - begin));
+        begin = position;
+        marks = 0;
+      }
+      position += c.length;
+    }
+    append(chunk.substr(begin));
   });
   return out;
 }
