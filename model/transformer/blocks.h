@@ -40,7 +40,7 @@ class ModuleTree {
   torch::nn::Module& Parent(const std::string& path);  // makes the groups on the way
 
   torch::nn::Module* root_;
-  const WeightSource& source_;
+  const WeightSource& source_;  // of the constructor of the model: used while it is built, gone after
   std::map<std::string, LinearSpec> specs_;
   std::map<std::string, Linear> linears_;
   std::map<std::string, std::shared_ptr<torch::nn::Module>> groups_;
