@@ -125,7 +125,10 @@ double Regression::Spearman() const { return Correlation(MeanRanks(truths_), Mea
 std::vector<double> MeanRanks(std::span<const double> values) {
   std::vector<size_t> order(values.size());
   std::iota(order.begin(), order.end(), size_t{0});
-  std::sort(order.begin(), order.end(), [&](size_t a, size_t b) { return values[a] < values[b]; });
+  // What is not a number comes last: without a place, it would break the order.
+  std::sort(order.begin(), order.end(), [&](size_t a, size_t b) {
+    return values[a] < values[b] || (std::isnan(values[b]) && !std::isnan(values[a]));
+  });
   std::vector<double> ranks(values.size());
   for (size_t begin = 0; begin < order.size();) {
     size_t end = begin + 1;

@@ -53,7 +53,7 @@ class ClassCounts {
 // Correlation and error of real-valued predictions.
 class Regression {
  public:
-  void Add(double truth, double predicted);  // finite
+  void Add(double truth, double predicted);
   void Merge(const Regression& other);
   int64_t total() const { return static_cast<int64_t>(truths_.size()); }
   double MeanSquaredError() const;
@@ -65,7 +65,8 @@ class Regression {
   std::vector<double> truths_, predictions_;
 };
 
-// Ranks from 1; equal values get the mean of the ranks they take together.
+// Ranks from 1; equal values get the mean of the ranks they take together. NaN, which a broken model may predict, ranks
+// above all numbers.
 std::vector<double> MeanRanks(std::span<const double> values);
 
 }  // namespace heddle::model

@@ -97,6 +97,11 @@ TEST(MeanRanks, TiesShareTheMeanOfTheirRanks) {
   const double values[] = {10, 30, 20, 30, 10, 30};
   EXPECT_EQ(MeanRanks(values), (std::vector<double>{1.5, 5, 3, 5, 1.5, 5}));
   EXPECT_TRUE(MeanRanks({}).empty());
+  std::vector<double> broken(100, std::nan(""));
+  for (size_t i = 0; i < broken.size(); i += 3) broken[i] = -static_cast<double>(i);
+  EXPECT_EQ(MeanRanks(broken)[99], 1);
+  EXPECT_EQ(MeanRanks(broken)[0], 34);
+  EXPECT_GT(MeanRanks(broken)[1], 34);
 }
 
 // The textbook case without ties: 1 - 6 Σd² / (n (n² - 1)).
