@@ -19,14 +19,17 @@ namespace {
 // of the process, which the allocator keeps, is looked at.
 class AllocationMeter : public c10::MemoryReportingInfoBase {
  public:
-  void reportMemoryUsage(void*, int64_t size, int64_t, int64_t, c10::Device) override {
-    now_ += size;
-    peak_ = std::max(peak_, now_);
-  }
-  bool memoryProfilingEnabled() const override { return true; }
+  // One of the two overrides: the type of the totals is another in later versions of LibTorch.
+  void reportMemoryUsage(void*, int64_t size, int64_t, int64_t, c10::Device) { Count(size); }
+  void reportMemoryUsage(void*, int64_t size, size_t, size_t, c10::Device) { Count(size); }
+  bool memoryProfilingEnabled() const { return true; }
   double peak() const { return static_cast<double>(peak_); }
 
  private:
+  void Count(int64_t size) {
+    now_ += size;
+    peak_ = std::max(peak_, now_);
+  }
   int64_t now_ = 0, peak_ = 0;
 };
 
