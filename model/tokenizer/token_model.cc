@@ -6,11 +6,30 @@
 #include "model/tokenizer/json_members.h"
 
 namespace heddle::model {
+namespace json = boost::json;
+namespace {
 
-Result<std::unique_ptr<const TokenModel>> ParseTokenModel(const boost::json::value* value, bool byte_level,
+// Files of 2020 and before name no type: it is told by the members that only one kind has.
+std::string_view TypeByMembers(const json::object& model) {
+  if (Member(model, "merges") != nullptr) return "BPE";
+  const json::value* vocab = Member(model, "vocab");
+  if (vocab != nullptr && vocab->is_array()) return "Unigram";
+  const bool pieces =
+      Member(model, "continuing_subword_prefix") != nullptr || Member(model, "max_input_chars_per_word") != nullptr;
+  return pieces ? "WordPiece" : "WordLevel";
+}
+
+}  // namespace
+
+Result<std::unique_ptr<const TokenModel>> ParseTokenModel(const json::value* value, bool byte_level,
                                                           Vocabulary* vocabulary) {
   constexpr std::string_view kKnown = "BPE, Unigram, WordPiece";
-  HEDDLE_ASSIGN_OR_RETURN(const Component component, ReadComponent(value, "model"));
+  Component component;
+  if (value != nullptr && value->is_object() && Member(value->get_object(), "type") == nullptr) {
+    component = {&value->get_object(), TypeByMembers(value->get_object())};
+  } else {
+    HEDDLE_ASSIGN_OR_RETURN(component, ReadComponent(value, "model"));
+  }
   if (component.object == nullptr) return UnsupportedComponent("model", "null", kKnown);
   if (component.type == "BPE") return ParseBpe(*component.object, byte_level, vocabulary);
   if (component.type != "WordPiece" && component.type != "Unigram")

@@ -29,8 +29,9 @@ struct Vocabulary {
   std::unordered_map<std::string, int32_t> ids;  // of the names in the file
 };
 
-// Reads "model": its vocabulary into `vocabulary`, and what encodes. BPE, Unigram, WordPiece. Errors: kInvalidArgument
-// (malformed, or inconsistent, and where); kUnimplemented (a type or setting that is not known, by name).
+// Reads "model": its vocabulary into `vocabulary`, and what encodes. BPE, Unigram, WordPiece; where there is no
+// "type", as in files of 2020 and before, that of which the members are. Errors: kInvalidArgument (malformed, or
+// inconsistent, and where); kUnimplemented (a type or setting that is not known, by name).
 Result<std::unique_ptr<const TokenModel>> ParseTokenModel(const boost::json::value* value, bool byte_level,
                                                           Vocabulary* vocabulary);
 

@@ -137,6 +137,26 @@ TEST(OlderFiles, VocabJsonAndMergesAreGpt2) {
   EXPECT_EQ((*Tokenizer::Read(folder.path()))->EncodeText("a")->ids, (std::vector<int32_t>{id("</s>"), id("a")}));
 }
 
+// As the files of gpt2, roberta-base and bert-base-uncased are.
+TEST(OlderFiles, AModelWithoutATypeIsThatOfWhichItHasTheMembers) {
+  for (const char* kind : {"wordpiece", "byte-level", "byte-level-split", "byte-fallback", "unigram"}) {
+    json::object root = JsonOf(kind);
+    root["model"].as_object().erase("type");
+    if (std::string_view(kind) == "byte-level") {
+      root["model"].as_object()["continuing_subword_prefix"] = "";
+      root["model"].as_object()["end_of_word_suffix"] = "";
+    }
+    const auto tokenizer = Tokenizer::FromJson(json::serialize(root));
+    ASSERT_TRUE(tokenizer.ok()) << kind << ": " << tokenizer.status();
+    EXPECT_GT(ExpectTheCases(kind, **tokenizer), 40U);
+  }
+  json::object words = JsonOf("wordpiece");
+  words["model"] = json::object{{"vocab", {{"a", 0}}}, {"unk_token", "a"}};
+  const Status status = Tokenizer::FromJson(json::serialize(words)).status();
+  EXPECT_EQ(status.code(), Code::kUnimplemented) << status;
+  EXPECT_NE(status.message().find("WordLevel"), std::string::npos) << status;
+}
+
 TEST(OlderFiles, WhatIsWrongInThemIsSaid) {
   const TempDir folder;
   const auto expect = [&](const std::string& said) {
