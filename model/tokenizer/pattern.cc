@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "model/tokenizer/byte_level.h"
+#include "model/tokenizer/expression.h"
 #include "model/tokenizer/json_members.h"
 
 namespace heddle::model {
@@ -107,14 +108,16 @@ Result<std::unique_ptr<const Pattern>> Pattern::OfRegex(std::string_view express
     return InvalidArgument("tokenizer.json: a regular expression must have from 1 to " +
                            std::to_string(kMaxExpressionBytes) + " bytes");
   }
+  HEDDLE_ASSIGN_OR_RETURN(const std::string words, ToPcre2(expression));
   int code = 0;
   PCRE2_SIZE offset = 0;
-  constexpr uint32_t kOptions = PCRE2_UTF | PCRE2_UCP | PCRE2_MATCH_INVALID_UTF | PCRE2_NEVER_BACKSLASH_C;
-  std::unique_ptr<pcre2_code, Release> compiled(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(expression.data()),
-                                                              expression.size(), kOptions, &code, &offset, nullptr));
+  constexpr uint32_t kOptions =
+      PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE | PCRE2_MATCH_INVALID_UTF | PCRE2_NEVER_BACKSLASH_C;
+  std::unique_ptr<pcre2_code, Release> compiled(
+      pcre2_compile(reinterpret_cast<PCRE2_SPTR>(words.data()), words.size(), kOptions, &code, &offset, nullptr));
   if (compiled == nullptr) {
-    return InvalidArgument("tokenizer.json: the regular expression \"" + Shorten(expression) + "\" is wrong at byte " +
-                           std::to_string(offset) + ": " + PcreMessage(code));
+    return InvalidArgument("tokenizer.json: the regular expression \"" + Shorten(expression) +
+                           "\" is wrong: " + PcreMessage(code));
   }
   return std::unique_ptr<const Pattern>(std::make_unique<RegexPattern>(std::move(compiled)));
 }

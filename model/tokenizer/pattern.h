@@ -21,7 +21,8 @@ class Pattern {
   using Found = std::function<void(size_t begin, size_t end)>;
   virtual void ForEachMatch(std::string_view text, const Found& found) const = 0;
 
-  // Errors: kInvalidArgument (an empty text; what is wrong in the expression, and where).
+  // An expression means what it means in Oniguruma. Errors: kInvalidArgument (an empty text; what is wrong in the
+  // expression); kUnimplemented (one that PCRE2 cannot say, see expression.h).
   static Result<std::unique_ptr<const Pattern>> OfText(std::string text);
   static Result<std::unique_ptr<const Pattern>> OfRegex(std::string_view expression);
   // {"String": ...} or {"Regex": ...}, or a text. `where` names it in messages.

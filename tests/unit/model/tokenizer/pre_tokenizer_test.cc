@@ -106,7 +106,7 @@ TEST(PreTokenizers, GPT2sExpressionIsMatchedByHandAsByTheLibrary) {
           "(?:'s|'t|'re|'ve|'m|'ll|'d)| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+"}})";
   const std::vector<std::string> kParts = {"a",      "'s", "'ll",        " ", "  ",     "\n", "é",
                                            "日",     "١",  "½",          "_", "\u0301", "!",  "\u2003",
-                                           "\u0085", "'",  "\U0001F600", "9", "ß",      "\t"};
+                                           "\u0085", "'",  "\U0001F600", "9", "ß",      "\t", "\u180e"};
   EXPECT_TRUE(rc::check("both cut alike", [&] {
     std::string text;
     for (const std::string& part : *rc::gen::container<std::vector<std::string>>(rc::gen::elementOf(kParts)))
@@ -115,6 +115,68 @@ TEST(PreTokenizers, GPT2sExpressionIsMatchedByHandAsByTheLibrary) {
     for (const std::string_view word : SplitWords(text)) by_hand.emplace_back(word);
     RC_ASSERT(Split(kByLibrary, text) == by_hand);
   }));
+}
+
+Words Matches(const std::string& expression, std::string_view text) {
+  const boost::json::value component = {
+      {"type", "Split"}, {"pattern", {{"Regex", expression}}}, {"behavior", "Removed"}, {"invert", true}};
+  return Split(boost::json::serialize(component), text);
+}
+
+// Each is read by PCRE2 as something else, if it is not told.
+TEST(Expressions, MeanWhatTheyMeanInOniguruma) {
+  // U+180E is no white space.
+  EXPECT_EQ(Matches(R"([^\s\p{L}]+)", "a!\u180e!b"), Words{"!\u180e!"});
+  EXPECT_EQ(Matches(R"(\s+)", "a\u180e \u00a0\u2003\n\u0085b"), Words{" \u00a0\u2003\n\u0085"});
+  EXPECT_EQ(Matches(R"(\S+)", "a\u180eb\u3000c"), (Words{"a\u180eb", "c"}));
+  EXPECT_EQ(Matches(R"([[:space:]]+)", "a\u180e\u2003b"), Words{"\u2003"});
+  EXPECT_EQ(Matches(R"([\S\n]+)", "a\n b"), (Words{"a\n", "b"}));
+  EXPECT_EQ(Matches(R"([^\S\n]+)", "a\n \tb"), Words{" \t"});
+  // Marks belong to words, and numbers that are no digits do not, but for some outside of sets.
+  EXPECT_EQ(Matches(R"(\w+)", "e\u0301_1\u2153\u0903\u00bd"), (Words{"e\u0301_1", "\u0903\u00bd"}));
+  EXPECT_EQ(Matches(R"([\w]+)", "e\u0301_1\u2153\u0903\u00bd"), (Words{"e\u0301_1", "\u0903"}));
+  EXPECT_EQ(Matches(R"([\W_]+)", "ab_\u00bd!c"), Words{"_\u00bd!"});
+  EXPECT_EQ(Matches(R"(\be)", "e\u0301e e"), (Words{"e", "e"}));
+  EXPECT_EQ(Matches(R"(e\B)", "e\u0301 e"), Words{"e"});
+  EXPECT_EQ(Matches(R"(\h+|\v)", "g1aF \t\v\n"), (Words{"1aF", "\v"}));
+  // Lines.
+  EXPECT_EQ(Matches("^a|b$", "ba\nab\na"), (Words{"a", "b", "a"}));
+  // Intervals without a lower end.
+  EXPECT_EQ(Matches("a{,2}b", "aaab{,2}b"), (Words{"aab", "b"}));
+  EXPECT_EQ(Matches("a{,}b", "ab a{,}b"), Words{"a{,}b"});
+}
+
+TEST(Expressions, SetsMayHoldSetsAndIntersect) {
+  EXPECT_EQ(Matches(R"([\p{L}&&[^\p{Greek}]]+)", "ab\u03b1\u03b2c"), (Words{"ab", "c"}));
+  EXPECT_EQ(Matches(R"([\p{L}\p{M}&&[^\p{Han}]]+)", "e\u0301日a"), (Words{"e\u0301", "a"}));
+  EXPECT_EQ(Matches(R"([^\p{L}&&[^\p{Greek}]]+)", "ab\u03b1 c"), Words{"\u03b1 "});
+  EXPECT_EQ(Matches(R"([a-e&&b-g&&[^d]]+)", "abcdef"), (Words{"bc", "e"}));
+  EXPECT_EQ(Matches(R"([a[bc]d]+)", "[abcd]"), Words{"abcd"});
+  EXPECT_EQ(Matches(R"([^a[bc]]+)", "xabcy"), (Words{"x", "y"}));
+  EXPECT_EQ(Matches(R"([]&\[\-]+)", "a]&[-b"), Words{"]&[-"});
+  EXPECT_EQ(Matches(R"([[:punct:][:digit:]]+)", "a$1-\u00bfb"), (Words{"1-\u00bf"}));
+  // Characters of one script; a full stop is of none.
+  EXPECT_EQ(Matches(R"(\p{Han}+)", "日本。語a"), (Words{"日本", "語"}));
+  EXPECT_EQ(Matches(R"([\P{Han}b]+)", "日本。語a"), (Words{"。", "a"}));
+  EXPECT_EQ(Matches(R"([^\p{^Han}]+|\p{Punct})", "日本。語a"), (Words{"日本", "。", "語"}));
+}
+
+TEST(Expressions, WhatPcre2CannotSayIsRefusedByName) {
+  const auto status = [](const std::string& expression) {
+    const boost::json::value component = {{"type", "Split"}, {"pattern", {{"Regex", expression}}}};
+    return ParsePreTokenizer(&component).status();
+  };
+  for (const char* other : {"(?m:a.b)", "a(?i)b", "(?x)a", "(?s).", "(*UTF)a", R"(\p{N}{1,3}+)", "a{2}?", R"(\Qa\E)",
+                            R"([\N])", "[[:graph:]]", "[[[[[[[[[a]]]]]]]]]", "[a&&]", "[&&a]"}) {
+    EXPECT_EQ(status(other).code(), Code::kUnimplemented) << other << ": " << status(other);
+    EXPECT_NE(status(other).message().find("regular expression"), std::string::npos) << other;
+  }
+  for (const char* wrong : {"[a", "[a[b]", "[", "[^", "\\", "[\\", R"(\p{L)", R"([\x{1)", "a{3,2}", "(", "[b-a]",
+                            R"([+-\s])", R"([\s-+])", R"(\p{Nonsense})"})
+    EXPECT_EQ(status(wrong).code(), Code::kInvalidArgument) << wrong << ": " << status(wrong);
+  for (const char* good :
+       {"(?i)a|b", "(?i:'s)|(?<=a)b|(?<!a)b|(?=a)(?!b)(?>a)", R"(\p{N}{1,3}|a++|b?+|c{1,2}?)", "{", "a{", "a{b}"})
+    EXPECT_TRUE(status(good).ok()) << good << ": " << status(good);
 }
 
 TEST(PreTokenizers, AnExpressionThatTakesTooLongEndsWithTheTextWhole) {
