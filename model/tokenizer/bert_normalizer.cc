@@ -15,7 +15,7 @@ class BertNormalizer : public Normalizer {
       char to = static_cast<char>(c);
       if (options.lowercase && c >= 'A' && c <= 'Z') to = static_cast<char>(c + 32);
       if (options.clean_text && IsWhiteSpace(static_cast<char32_t>(c))) to = ' ';
-      removed_[c] = options.clean_text && (c == 0 || (to != ' ' && IsControl(static_cast<char32_t>(c))));
+      removed_[c] = options.clean_text && IsRemoved(static_cast<char32_t>(c));
       to_[c] = to;
     }
   }
@@ -68,13 +68,16 @@ class BertNormalizer : public Normalizer {
     *done = std::move(text);
   }
 
+  // Before white space is looked for: form feed, vertical tab and U+0085 are control characters, and go as those.
+  static bool IsRemoved(char32_t c) { return c == 0 || c == 0xFFFD || IsControl(c); }
+
   void Clean(char32_t c, std::string* out) const {
     if (options_.clean_text) {
+      if (IsRemoved(c)) return;
       if (IsWhiteSpace(c)) {
         out->push_back(' ');
         return;
       }
-      if (c == 0 || c == 0xFFFD || IsControl(c)) return;
     }
     const bool spaced = options_.handle_chinese_chars && IsIdeograph(c);
     if (spaced) out->push_back(' ');

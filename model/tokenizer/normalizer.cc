@@ -1,5 +1,6 @@
 #include "model/tokenizer/normalizer.h"
 
+#include <algorithm>
 #include <boost/json.hpp>
 #include <functional>
 #include <utility>
@@ -22,16 +23,17 @@ constexpr std::string_view kKnown =
 
 using NormalizerPtr = std::unique_ptr<const Normalizer>;
 
-// A chain of replacements could make a text longer than any memory: it is cut at this many times its length.
-constexpr size_t kMaxGrowth = 64, kGrowthForAll = 4096, kMaxContentBytes = 256;
+// Of real texts compatibility forms are the longest, three times in whole scripts and eleven for a single character.
+constexpr size_t kMaxGrowth = 16, kGrowthForAll = 4096, kMaxLongGrowth = 4, kLongGrowthForAll = size_t{16} << 20;
+constexpr size_t kMaxContentBytes = 256;
 
 class SequenceNormalizer : public Normalizer {
  public:
   explicit SequenceNormalizer(std::vector<NormalizerPtr> parts) : parts_(std::move(parts)) {}
   void Apply(std::string* text) const override {
-    const size_t most = text->size() * kMaxGrowth + kGrowthForAll;
+    const size_t most = MaxNormalizedBytes(text->size());
     for (const NormalizerPtr& part : parts_) {
-      part->Apply(text);
+      part->ApplyWithin(most, text);
       if (text->size() > most) text->resize(most);
     }
   }
@@ -120,15 +122,17 @@ class ReplaceNormalizer : public Normalizer {
  public:
   ReplaceNormalizer(std::unique_ptr<const Pattern> pattern, std::string with)
       : pattern_(std::move(pattern)), with_(std::move(with)) {}
-  void Apply(std::string* text) const override {
+  void Apply(std::string* text) const override { ApplyWithin(SIZE_MAX, text); }
+  void ApplyWithin(size_t most, std::string* text) const override {
     std::string out;
     size_t done = 0;
     pattern_->ForEachMatch(*text, [&](size_t begin, size_t end) {
+      if (out.size() > most) return;
       out.append(*text, done, begin - done).append(with_);
       done = end;
     });
     if (done == 0 && out.empty()) return;
-    out.append(*text, done);
+    if (out.size() <= most) out.append(*text, done);
     *text = std::move(out);
   }
 
@@ -211,6 +215,10 @@ Status Collect(const json::value* value, int depth, std::vector<NormalizerPtr>* 
 }
 
 }  // namespace
+
+size_t MaxNormalizedBytes(size_t bytes) {
+  return std::min(bytes * kMaxGrowth + kGrowthForAll, bytes * kMaxLongGrowth + kLongGrowthForAll);
+}
 
 Result<NormalizerPtr> ParseNormalizer(const json::value* value) {
   std::vector<NormalizerPtr> parts;

@@ -18,7 +18,14 @@ class Normalizer {
   virtual ~Normalizer() = default;
   // Changes the text in place.
   virtual void Apply(std::string* text) const = 0;
+  // The same, but may end early once there are more than `most` bytes. For those that one character can make hundreds
+  // of bytes of; all others make at most a few times as much.
+  virtual void ApplyWithin(size_t /*most*/, std::string* text) const { Apply(text); }
 };
+
+// A hostile map, or chain of replacements, could make a text longer than any memory: of what a text of so many bytes
+// becomes, no more than this is kept.
+size_t MaxNormalizedBytes(size_t bytes);
 
 struct BertNormalizerOptions {
   bool clean_text = true;             // control characters go, white space becomes a space
@@ -29,7 +36,7 @@ struct BertNormalizerOptions {
 std::unique_ptr<const Normalizer> MakeBertNormalizer(const BertNormalizerOptions& options);
 
 // BertNormalizer, Lowercase, NFC, NFD, NFKC, NFKD, Nmt, Precompiled, Prepend, Replace, Sequence, Strip, StripAccents.
-// Null for an absent value. No text becomes longer than 64 times its length and 4 KiB; what would is cut there. Errors:
+// Null for an absent value. No text becomes longer than MaxNormalizedBytes; what would is cut there. Errors:
 // kInvalidArgument; kUnimplemented (a type that is not known, by name).
 Result<std::unique_ptr<const Normalizer>> ParseNormalizer(const boost::json::value* value);
 

@@ -91,11 +91,12 @@ CharsMap::Match CharsMap::Find(std::string_view text, bool longest) const {
   return match;
 }
 
-void PrecompiledNormalizer::Apply(std::string* text) const {
+void PrecompiledNormalizer::ApplyWithin(size_t most, std::string* text) const {
   constexpr size_t kShortGrapheme = 6;
   std::string out;
   out.reserve(text->size());
   ForEachGrapheme(*text, [&](std::string_view grapheme) {
+    if (out.size() > most) return;
     if (grapheme.size() < kShortGrapheme) {
       const CharsMap::Match match = map_.Shortest(grapheme);
       if (match.length > 0) {
@@ -103,7 +104,7 @@ void PrecompiledNormalizer::Apply(std::string* text) const {
         return;
       }
     }
-    for (size_t position = 0; position < grapheme.size();) {
+    for (size_t position = 0; position < grapheme.size() && out.size() <= most;) {
       const size_t length = DecodeUtf8(grapheme, position).length;
       const std::string_view character = grapheme.substr(position, length);
       const CharsMap::Match match = map_.Shortest(character);

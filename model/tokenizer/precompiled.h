@@ -38,7 +38,8 @@ class CharsMap {
 class PrecompiledNormalizer : public Normalizer {
  public:
   explicit PrecompiledNormalizer(CharsMap map) : map_(std::move(map)) {}
-  void Apply(std::string* text) const override;
+  void Apply(std::string* text) const override { ApplyWithin(SIZE_MAX, text); }
+  void ApplyWithin(size_t most, std::string* text) const override;
 
  private:
   CharsMap map_;

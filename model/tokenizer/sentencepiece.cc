@@ -333,7 +333,8 @@ class SentencePieceTokenizer : public Tokenizer {
     if (text.empty()) return out;
     out.reserve(text.size() + text.size() / 2);
     if (!model_.whitespace_as_suffix && model_.add_dummy_prefix) out += space;
-    for (bool after_space = lean; !text.empty();) {
+    const size_t most = MaxNormalizedBytes(text.size());
+    for (bool after_space = lean; !text.empty() && out.size() <= most;) {
       auto [prefix, length] = NormalizePrefix(text);
       while (after_space && prefix.starts_with(' ')) prefix.remove_prefix(1);
       for (const char c : prefix) {

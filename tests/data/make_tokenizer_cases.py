@@ -28,6 +28,7 @@ TEXTS = [
     "a" * 120, "weaver" * 20, "\x00\x01\x02 control \x7f", "ﬁ ligature ﬂ ™", "İstanbul ıssız ẞ", "ΑΒΓ αβγς",
     "“curly” ‘quotes’ — dash … ellipsis", "the  river   runs    under", "x" + " " * 30 + "y", "\n\n\n", "it's\n it's",
     "▁under▁the▁", "<0x41>", "under_the_score __init__",
+    "the\fweaver the\vloom the\u0085roof", "a!\u180e!b a\u180eb",
 ]
 PAIRS = [("the weaver", "sings"), ("", "the loom"), ("over and under and over", "the threads run under the old roof")]
 
@@ -77,10 +78,10 @@ def ideograph(c):
 def bert_words(text):
     cleaned = ""
     for c in text:
-        if c in "\t\n\r" or white_space(c):
-            cleaned += " "
-        elif c in "\0\ufffd" or category(c) in ("Cc", "Cf", "Co"):
+        if c in "\0\ufffd" or c not in "\t\n\r" and category(c) in ("Cc", "Cf", "Co"):
             continue
+        if white_space(c):
+            cleaned += " "
         elif ideograph(c):
             cleaned += " " + c + " "
         else:

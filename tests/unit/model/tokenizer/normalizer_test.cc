@@ -56,6 +56,14 @@ TEST(BertNormalizer, BytesThatAreNoTextGo) {
   }));
 }
 
+// Control characters go before white space is looked for: a form feed between two words joins them.
+TEST(BertNormalizer, WhiteSpaceThatIsAControlCharacterGoes) {
+  EXPECT_EQ(Normalized(kBert, "a\fb\vc"), "abc");
+  EXPECT_EQ(Normalized(kBert, "a\u0085b"), "ab");
+  EXPECT_EQ(Normalized(kBert, "\u0416\fb\vc"), "\u0436bc");  // not in ASCII's fast pass
+  EXPECT_EQ(Normalized(R"({"type": "BertNormalizer", "clean_text": false})", "a\fb"), "a\fb");
+}
+
 // The fast pass over ASCII and the careful one must agree, wherever the first other character stands.
 TEST(BertNormalizer, AnAsciiTextIsTheSameBesideOtherCharacters) {
   EXPECT_TRUE(rc::check("prefix and suffix do not matter", [] {
@@ -155,7 +163,25 @@ TEST(Normalizers, AChainOfReplacementsDoesNotFillTheMemory) {
   for (int i = 0; i < 30; ++i)
     chain += R"({"type": "Replace", "pattern": {"String": "a"}, "content": "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"},)";
   chain += R"({"type": "NFC"}]})";
-  EXPECT_LE(Normalized(chain, std::string(100, 'a')).size(), 100U * 64 + 4096);
+  EXPECT_EQ(Normalized(chain, std::string(100, 'a')).size(), 100U * 16 + 4096);
+  // Not even on the way: each step ends a little behind the bound.
+  const std::string once =
+      std::string(R"({"type": "Replace", "pattern": {"String": "a"}, "content": ")") + std::string(200, 'a') + R"("})";
+  const boost::json::value value = boost::json::parse(once);
+  const auto normalizer = ParseNormalizer(&value);
+  ASSERT_TRUE(normalizer.ok()) << normalizer.status();
+  std::string text(1 << 20, 'a');
+  (*normalizer)->Apply(&text);
+  EXPECT_EQ(text.size(), MaxNormalizedBytes(1 << 20));
+  EXPECT_LT(text.capacity(), size_t{64} << 20);  // 200 MiB, if it had been made and cut
+}
+
+TEST(CharsMaps, DoNotFillTheMemory) {
+  const auto map = CharsMap::FromBytes(SmallCharsMap());
+  ASSERT_TRUE(map.ok()) << map.status();
+  std::string text(1000, 'A');
+  PrecompiledNormalizer(*map).ApplyWithin(100, &text);
+  EXPECT_EQ(text, std::string(102, 'a'));
 }
 
 TEST(Normalizers, WhatIsWrongIsSaid) {
