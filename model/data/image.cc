@@ -36,22 +36,88 @@ Status CheckSize(int64_t height, int64_t width, const ImageShape& shape) {
   return OkStatus();
 }
 
+// libpng's way of failing is a function that may not return.
+struct PngReader {
+  png_structp png = nullptr;
+  png_infop info = nullptr;
+  std::string_view rest;  // of the file
+  char message[128] = "";
+  PngReader() = default;
+  PngReader(const PngReader&) = delete;
+  PngReader& operator=(const PngReader&) = delete;
+  ~PngReader() { png_destroy_read_struct(&png, &info, nullptr); }
+};
+
+[[noreturn]] void PngFailed(png_structp png, png_const_charp message) {
+  auto* reader = static_cast<PngReader*>(png_get_error_ptr(png));
+  std::snprintf(reader->message, sizeof reader->message, "%s", message);
+  png_longjmp(png, 1);
+}
+
+void PngWarned(png_structp, png_const_charp) {}  // of what no pixel depends on
+
+void ReadPng(png_structp png, png_bytep out, size_t size) {
+  auto* reader = static_cast<PngReader*>(png_get_io_ptr(png));
+  if (reader->rest.size() < size) png_error(png, "it is cut short");
+  std::memcpy(out, reader->rest.data(), size);
+  reader->rest.remove_prefix(size);
+}
+
+// The two calls into the library that may jump; no object with a destructor lives in them. False: reader->message.
+//
+// Samples become 8 bits (of 16 the high ones), palettes colours; alpha is left out. Nothing is done with gamma and
+// colour profiles, since Pillow, whose pixels models were trained on, looks at neither.
+bool PngHead(PngReader* reader) {
+  if (setjmp(png_jmpbuf(reader->png)) != 0) return false;
+  png_set_read_fn(reader->png, reader, ReadPng);
+  png_read_info(reader->png, reader->info);
+  png_set_expand(reader->png);
+  png_set_strip_16(reader->png);
+  png_set_strip_alpha(reader->png);
+  return true;
+}
+
+bool PngBody(PngReader* reader, int passes, unsigned char* pixels, size_t height, size_t row_bytes) {
+  if (setjmp(png_jmpbuf(reader->png)) != 0) return false;
+  for (int pass = 0; pass < passes; ++pass) {
+    for (size_t row = 0; row < height; ++row) png_read_row(reader->png, pixels + row * row_bytes, nullptr);
+  }
+  png_read_end(reader->png, nullptr);
+  return true;
+}
+
+// In place. Luminance as in ITU-R 601, in the fixed-point form that libjpeg and Pillow share.
+void ColoursToGrey(Image* image) {
+  const size_t count = image->pixels.size() / 3;
+  for (size_t i = 0; i < count; ++i) {
+    const uint8_t* p = image->pixels.data() + 3 * i;
+    image->pixels[i] = static_cast<uint8_t>((p[0] * 19595U + p[1] * 38470U + p[2] * 7471U + 32768U) >> 16);
+  }
+  image->pixels.resize(count);
+  image->channels = 1;
+}
+
 Result<Image> DecodePng(std::string_view file, const ImageShape& shape) {
-  png_image png;
-  std::memset(&png, 0, sizeof png);
-  png.version = PNG_IMAGE_VERSION;
-  struct Free {  // png_image_finish_read frees it too; twice is allowed
-    png_image* image;
-    ~Free() { png_image_free(image); }
-  } free_at_end{&png};
-  const auto damaged = [&png] { return InvalidArgument("the PNG image is damaged: " + std::string(png.message)); };
-  if (png_image_begin_read_from_memory(&png, file.data(), file.size()) == 0) return damaged();
-  HEDDLE_RETURN_IF_ERROR(CheckSize(png.height, png.width, shape));
-  png.format = shape.channels == 1 ? PNG_FORMAT_GRAY : PNG_FORMAT_RGB;
-  Image image{png.height, png.width, shape.channels, {}};
-  image.pixels.resize(static_cast<size_t>(image.height * image.width * image.channels));
-  const png_color black = {0, 0, 0};
-  if (png_image_finish_read(&png, &black, image.pixels.data(), 0, nullptr) == 0) return damaged();
+  PngReader reader;
+  reader.rest = file;
+  reader.png = png_create_read_struct(PNG_LIBPNG_VER_STRING, &reader, PngFailed, PngWarned);
+  if (reader.png != nullptr) reader.info = png_create_info_struct(reader.png);
+  if (reader.info == nullptr) return ResourceExhausted("there is not enough memory to decode the image");
+  const auto damaged = [&reader] {
+    return InvalidArgument("the PNG image is damaged: " + std::string(reader.message));
+  };
+  if (!PngHead(&reader)) return damaged();
+  const auto width = static_cast<int64_t>(png_get_image_width(reader.png, reader.info));
+  const auto height = static_cast<int64_t>(png_get_image_height(reader.png, reader.info));
+  HEDDLE_RETURN_IF_ERROR(CheckSize(height, width, shape));
+  const bool colours = (png_get_color_type(reader.png, reader.info) & PNG_COLOR_MASK_COLOR) != 0;
+  if (!colours && shape.channels == 3) png_set_gray_to_rgb(reader.png);
+  const int passes = png_set_interlace_handling(reader.png);
+  Image image{height, width, colours ? 3 : shape.channels, {}};
+  const auto row_bytes = static_cast<size_t>(image.width * image.channels);
+  image.pixels.resize(static_cast<size_t>(height) * row_bytes);
+  if (!PngBody(&reader, passes, image.pixels.data(), static_cast<size_t>(height), row_bytes)) return damaged();
+  if (image.channels != shape.channels) ColoursToGrey(&image);
   return image;
 }
 

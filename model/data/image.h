@@ -27,7 +27,9 @@ struct ImageShape {
 
 constexpr int64_t kMaxImagePixels = int64_t{1} << 26;  // of one decoded image
 
-// By the first bytes. Colours become grey by their luminance where shape.channels is 1; transparent parts become black.
+// By the first bytes. The pixels are those of Pillow's convert("RGB") and convert("L"), which models were trained on:
+// alpha is left out, gamma and colour profiles are not looked at, colours become grey by their luminance (ITU-R 601)
+// where shape.channels is 1. Of 16 bits the high 8 are taken (of grey ones Pillow makes 255 of all above 255).
 // The size is checked before anything is decoded. Errors: kInvalidArgument: neither PNG nor JPEG, damaged or cut short
 // (what the library says), more than kMaxImagePixels, of another size than `shape` (both sizes); other channels
 // than 1 or 3 are asked for.

@@ -34,6 +34,11 @@ void Images() {
   Write("fuzz_image", "png-grey", How(7) + EncodePng(Gradient(8, 8, 1)));
   Write("fuzz_image", "png-colours", How(6) + EncodePng(Gradient(8, 8, 3)));
   Write("fuzz_image", "png-transparent", How(0) + EncodePng(Gradient(3, 5, 4)));
+  const std::string palette = model::RawPng::Chunk("PLTE", {0, 0, 0, 10, 20, 30}) + model::RawPng::Chunk("tRNS", {9});
+  Write("fuzz_image", "png-palette",
+        How(1) + model::RawPng{.width = 2, .bits = 1, .colour_type = 3, .rows = {0, 0x40}, .between = palette}.File());
+  Write("fuzz_image", "png-16-bits",
+        How(1) + model::RawPng{.bits = 16, .colour_type = 6, .rows = {0, 1, 2, 3, 4, 5, 6, 7, 8}}.File());
   Write("fuzz_image", "jpeg-grey", How(1) + EncodeJpeg(Gradient(8, 8, 1)));
   Write("fuzz_image", "jpeg-colours", How(6) + EncodeJpeg(Gradient(8, 8, 3), 50));
   Write("fuzz_image", "jpeg-other-size", How(6) + EncodeJpeg(Gradient(9, 8, 3), 50));

@@ -61,9 +61,61 @@ TEST(DecodeImage, AModelOfFourChannelsIsRefused) {
   ExpectPart(image.status().message(), "the model takes 4");
 }
 
-TEST(DecodeImage, TransparentPartsBecomeBlack) {
-  const Image image{1, 2, 4, {10, 20, 30, 255, 10, 20, 30, 0}};
-  EXPECT_EQ(DecodeImage(EncodePng(image), {3, 1, 2})->pixels, (std::vector<uint8_t>{10, 20, 30, 0, 0, 0}));
+// What Pillow gives for a row of the file as convert("RGB") and as convert("L").
+void ExpectPixels(const RawPng& png, const std::vector<uint8_t>& rgb, const std::vector<uint8_t>& grey) {
+  const auto width = static_cast<int64_t>(png.width);
+  const auto colours = DecodeImage(png.File(), {3, 1, width}), luminance = DecodeImage(png.File(), {1, 1, width});
+  ASSERT_TRUE(colours.ok()) << colours.status();
+  ASSERT_TRUE(luminance.ok()) << luminance.status();
+  EXPECT_EQ(*colours, (Image{1, width, 3, rgb}));
+  EXPECT_EQ(*luminance, (Image{1, width, 1, grey}));
+}
+
+TEST(DecodeImage, ColoursBecomeGreyByTheirLuminanceAlsoWhereAFileHasAGamma) {
+  RawPng png{.width = 2, .rows = {0, 10, '\xC8', 30, 0, 0, '\xFF'}};
+  const std::vector<uint8_t> rgb = {10, 200, 30, 0, 0, 255}, grey = {124, 29};
+  ExpectPixels(png, rgb, grey);
+  for (const uint32_t gamma : {100000U, 45455U}) {
+    png.between = RawPng::Chunk("gAMA", RawPng::Number(gamma));
+    ExpectPixels(png, rgb, grey);
+  }
+  png.between = RawPng::Chunk("sRGB", std::string(1, '\0'));
+  ExpectPixels(png, rgb, grey);
+}
+
+TEST(DecodeImage, ColoursOfAPngAreThoseOfTheSamePictureAsJpeg) {
+  Image image{8, 8, 3, {}};
+  for (int i = 0; i < 64; ++i) image.pixels.insert(image.pixels.end(), {10, 200, 30});
+  for (const int64_t channels : {1, 3}) {
+    const Image png = *DecodeImage(EncodePng(image), {channels, 8, 8});
+    const Image jpeg = *DecodeImage(EncodeJpeg(image, 100), {channels, 8, 8});
+    for (size_t i = 0; i < png.pixels.size(); ++i) EXPECT_NEAR(png.pixels[i], jpeg.pixels[i], 2) << i;
+  }
+}
+
+TEST(DecodeImage, AlphaIsLeftOut) {
+  const std::vector<uint8_t> rgb = {10, 200, 30, 1, 2, 3}, grey = {124, 2};
+  ExpectPixels({.width = 2, .colour_type = 6, .rows = {0, 10, '\xC8', 30, '\x80', 1, 2, 3, 0}}, rgb, grey);
+  ExpectPixels({.width = 2, .colour_type = 4, .rows = {0, 77, '\x80', 5, 0}}, {77, 77, 77, 5, 5, 5}, {77, 5});
+  ExpectPixels({.rows = {0, 10, '\xC8', 30}, .between = RawPng::Chunk("tRNS", {0, 10, 0, '\xC8', 0, 30})},
+               {10, 200, 30}, {124});
+}
+
+TEST(DecodeImage, PalettesAndFewBitsAreSpreadOverTheWholeRange) {
+  const std::string palette = RawPng::Chunk("PLTE", {0, 0, 0, 10, '\xC8', 30});
+  const std::string clear = RawPng::Chunk("tRNS", {'\xFF', 0});
+  for (const std::string& between : {palette, palette + clear}) {
+    ExpectPixels({.width = 2, .bits = 1, .colour_type = 3, .rows = {0, 0x40}, .between = between},
+                 {0, 0, 0, 10, 200, 30}, {0, 124});
+  }
+  ExpectPixels({.width = 2, .bits = 1, .colour_type = 0, .rows = {0, 0x40}}, {0, 0, 0, 255, 255, 255}, {0, 255});
+  ExpectPixels({.width = 2, .bits = 2, .colour_type = 0, .rows = {0, 0x60}}, {85, 85, 85, 170, 170, 170}, {85, 170});
+  ExpectPixels({.width = 2, .bits = 4, .colour_type = 0, .rows = {0, 0x1F}}, {17, 17, 17, 255, 255, 255}, {17, 255});
+}
+
+TEST(DecodeImage, OfSixteenBitsTheHighEightAreTaken) {
+  ExpectPixels({.bits = 16, .colour_type = 0, .rows = {0, 0x12, '\xFF'}}, {18, 18, 18}, {18});
+  ExpectPixels({.bits = 16, .rows = {0, 10, '\xFF', '\xC8', 0, 30, '\x80'}}, {10, 200, 30}, {124});
 }
 
 TEST(DecodeImage, JpegIsReadNearly) {

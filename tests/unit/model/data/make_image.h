@@ -6,6 +6,7 @@
 #include <cstdio>   // jpeglib.h wants FILE
 #include <jpeglib.h>
 #include <png.h>
+#include <zlib.h>
 // clang-format on
 
 #include <cstdlib>
@@ -58,6 +59,36 @@ inline std::string EncodeJpeg(const Image& image, int quality = 95) {
   std::free(bytes);
   return file;
 }
+
+// A PNG file written without libpng, of any kind that there is. `rows`: each a filter byte (0: none) and the samples.
+// `between`: chunks between the head and the pixels.
+struct RawPng {
+  uint32_t width = 1, height = 1;
+  char bits = 8, colour_type = 2;
+  std::string rows, between;
+
+  static std::string Number(uint32_t value) {
+    std::string bytes;
+    for (int shift = 24; shift >= 0; shift -= 8) bytes += static_cast<char>(value >> shift);
+    return bytes;
+  }
+  static std::string Chunk(const std::string& type, const std::string& content) {
+    const std::string body = type + content;
+    const auto* bytes = reinterpret_cast<const Bytef*>(body.data());
+    return Number(static_cast<uint32_t>(content.size())) + body +
+           Number(static_cast<uint32_t>(::crc32(0, bytes, static_cast<uInt>(body.size()))));
+  }
+  std::string File() const {
+    uLongf size = ::compressBound(rows.size());
+    std::string packed(size, '\0');
+    ::compress(reinterpret_cast<Bytef*>(packed.data()), &size, reinterpret_cast<const Bytef*>(rows.data()),
+               rows.size());
+    packed.resize(size);
+    const std::string kind = {bits, colour_type, 0, 0, 0};
+    return "\x89PNG\r\n\x1a\n" + Chunk("IHDR", Number(width) + Number(height) + kind) + between +
+           Chunk("IDAT", packed) + Chunk("IEND", "");
+  }
+};
 
 // A picture whose every pixel is another.
 inline Image Gradient(int64_t height, int64_t width, int64_t channels) {
