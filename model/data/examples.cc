@@ -8,6 +8,8 @@
 namespace heddle::model {
 namespace {
 
+constexpr int64_t kExamplesLookedAt = 1000;  // for what a file is
+
 // How the tokenizer begins and ends a text that a causal model is to continue; an end is always learned.
 CausalEncoding CausalEncodingOf(const Tokenizer& tokenizer) {
   CausalEncoding encoding;
@@ -26,12 +28,15 @@ int64_t Batch::NumTokens() const { return std::accumulate(tokens.mask.begin(), t
 Result<bool> IsRunningText(const std::filesystem::path& data) {
   const std::string ending = data.extension().string();
   if (ending != ".jsonl") return ending == ".txt";
-  TextOptions first_only;
-  first_only.max_examples = 1;
-  HEDDLE_ASSIGN_OR_RETURN(const TextRecords records, TextRecords::Open(data, first_only));
-  const Result<TextExample> first = records.Read(0);
-  // One that cannot be read is told by whoever reads it.
-  return !first.ok() || (first->spans.size() == 1 && first->spans[0].learned);
+  TextOptions first_ones;
+  first_ones.max_examples = kExamplesLookedAt;
+  HEDDLE_ASSIGN_OR_RETURN(const TextRecords records, TextRecords::Open(data, first_ones));
+  for (int64_t i = 0; i < records.size(); ++i) {
+    const Result<TextExample> example = records.Read(i);
+    if (!example.ok()) break;  // is told by whoever reads it
+    if (example->spans.size() != 1 || !example->spans[0].learned) return false;
+  }
+  return true;
 }
 
 LabelMap LabelsOf(const ModelSpec& spec) {

@@ -74,8 +74,8 @@ class Examples {
   TokenMasking masking_;
 };
 
-// Whether a file is texts all of which are to be learned (.txt, or .jsonl whose first example is one text): what
-// TextDataset reads as one stream. Errors: those of TextRecords::Open.
+// Whether a file is texts all of which are to be learned (.txt, or .jsonl each of whose first 1000 examples is one
+// text): what TextDataset reads as one stream. Errors: those of TextRecords::Open.
 Result<bool> IsRunningText(const std::filesystem::path& data);
 
 // What the labels of a model's data mean: its label_names, unless they are Hugging Face's "LABEL_0" and so on; numbers

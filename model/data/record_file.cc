@@ -13,6 +13,7 @@
 namespace heddle::model {
 namespace {
 
+constexpr size_t kReadBytes = size_t{1} << 18;
 constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";
 
 bool IsBlank(std::string_view line) { return line.find_first_not_of(" \t\r\f\v") == std::string_view::npos; }
@@ -44,10 +45,21 @@ bool QuoteIsOpen(std::string_view line, char delimiter, bool inside) {
   }
 }
 
+Result<UniqueFd> OpenRegular(const std::filesystem::path& path) {
+  UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+  if (!fd.valid()) return ErrnoStatus(errno, path.string());
+  struct stat info {};
+  if (::fstat(fd.get(), &info) != 0) return ErrnoStatus(errno, path.string());
+  if (!S_ISREG(info.st_mode)) return InvalidArgument(path.string() + " is not a regular file");
+  return fd;
+}
+
+}  // namespace
+
 // Reads records one after the other from an offset on.
-class Scanner {
+class RecordScanner {
  public:
-  Scanner(int fd, RecordFormat format, uint64_t offset, int64_t line, size_t first_read)
+  RecordScanner(int fd, RecordFormat format, uint64_t offset, int64_t line, size_t first_read)
       : fd_(fd), format_(format), offset_(offset), line_(line), read_bytes_(first_read) {}
 
   // False at the end. After true, record() and its offset() in the file.
@@ -101,9 +113,11 @@ class Scanner {
       const std::string_view rest = std::string_view(buffer_).substr(at_);
       const size_t end = rest.find('\n');
       const std::string_view piece = rest.substr(0, end);
-      if (record_.text.size() + piece.size() > RecordFile::kMaxRecordBytes) {
+      if (record_.text.size() + piece.size() > format_.max_bytes) {
+        const bool paragraph = format_.kind == RecordFormat::Kind::kParagraphs;
         return InvalidArgument("line " + std::to_string(line_) + ": a record may have at most " +
-                               std::to_string(RecordFile::kMaxRecordBytes) + " bytes: split it");
+                               std::to_string(format_.max_bytes) + " bytes: split it" +
+                               (paragraph ? " by a blank line" : ""));
       }
       record_.text.append(piece);
       const size_t taken = end == std::string_view::npos ? rest.size() : end + 1;
@@ -115,14 +129,14 @@ class Scanner {
 
   Status Fill() {
     buffer_.resize(read_bytes_);
-    read_bytes_ = std::min(read_bytes_ * 4, size_t{1} << 18);
+    read_bytes_ = std::min(read_bytes_ * 4, kReadBytes);
     ssize_t got = 0;
     do {
       got = ::pread(fd_, buffer_.data(), buffer_.size(), static_cast<off_t>(offset_));
     } while (got < 0 && errno == EINTR);
     if (got < 0) return ErrnoStatus(errno, "reading");
     buffer_.resize(static_cast<size_t>(got));
-    at_ = offset_ == 0 && buffer_.starts_with(kByteOrderMark) ? kByteOrderMark.size() : 0;
+    at_ = offset_ == 0 && format_.skip_mark && buffer_.starts_with(kByteOrderMark) ? kByteOrderMark.size() : 0;
     offset_ += at_;
     if (at_ > 0 && at_ == buffer_.size()) buffer_.clear(), at_ = 0;
     return OkStatus();
@@ -139,16 +153,28 @@ class Scanner {
   uint64_t record_offset_ = 0;
 };
 
-}  // namespace
+RecordReader::RecordReader(UniqueFd fd, std::unique_ptr<RecordScanner> scanner)
+    : fd_(std::move(fd)), scanner_(std::move(scanner)) {}
+RecordReader::RecordReader(RecordReader&&) noexcept = default;
+RecordReader& RecordReader::operator=(RecordReader&&) noexcept = default;
+RecordReader::~RecordReader() = default;
+
+Result<RecordReader> RecordReader::Open(const std::filesystem::path& path, RecordFormat format) {
+  HEDDLE_ASSIGN_OR_RETURN(UniqueFd fd, OpenRegular(path));
+  auto scanner = std::make_unique<RecordScanner>(fd.get(), format, 0, 1, kReadBytes);
+  return RecordReader(std::move(fd), std::move(scanner));
+}
+
+Result<std::optional<Record>> RecordReader::Next() {
+  HEDDLE_ASSIGN_OR_RETURN(const bool more, scanner_->Next());
+  if (!more) return std::optional<Record>();
+  return std::optional<Record>(std::move(scanner_->record()));
+}
 
 Result<std::shared_ptr<const RecordFile>> RecordFile::Open(const std::filesystem::path& path, RecordFormat format,
                                                            size_t max_marks, int64_t max_records) {
   HEDDLE_ASSERT(max_marks >= 2, "an index needs marks");
-  UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
-  if (!fd.valid()) return ErrnoStatus(errno, path.string());
-  struct stat info {};
-  if (::fstat(fd.get(), &info) != 0) return ErrnoStatus(errno, path.string());
-  if (!S_ISREG(info.st_mode)) return InvalidArgument(path.string() + " is not a regular file");
+  HEDDLE_ASSIGN_OR_RETURN(UniqueFd fd, OpenRegular(path));
   auto file = std::shared_ptr<RecordFile>(new RecordFile(path, format, std::move(fd)));
   if (const Status status = file->BuildIndex(max_marks, max_records); !status.ok())
     return status.Annotate(path.string());
@@ -156,7 +182,7 @@ Result<std::shared_ptr<const RecordFile>> RecordFile::Open(const std::filesystem
 }
 
 Status RecordFile::BuildIndex(size_t max_marks, int64_t max_records) {
-  Scanner scanner(fd_.get(), format_, 0, 1, size_t{1} << 18);
+  RecordScanner scanner(fd_.get(), format_, 0, 1, kReadBytes);
   while (size_ < max_records) {
     HEDDLE_ASSIGN_OR_RETURN(const bool more, scanner.Next());
     if (!more) break;
@@ -177,7 +203,7 @@ Status RecordFile::BuildIndex(size_t max_marks, int64_t max_records) {
 Result<Record> RecordFile::Read(int64_t index) const {
   HEDDLE_ASSERT(index >= 0 && index < size_, "no such record");
   const Mark& mark = marks_[static_cast<size_t>(index / stride_)];
-  Scanner scanner(fd_.get(), format_, mark.offset, mark.line, 4096);
+  RecordScanner scanner(fd_.get(), format_, mark.offset, mark.line, 4096);
   for (int64_t left = index % stride_; left >= 0; --left) {
     Result<bool> more = scanner.Next();
     if (!more.ok() && more.status().code() != Code::kInvalidArgument) return more.status().Annotate(path_.string());

@@ -3,36 +3,19 @@
 #include <boost/json.hpp>
 #include <limits>
 #include <numeric>
+#include <optional>
 #include <string>
 
 #include "common/assert.h"
-#include "common/file.h"
 #include "common/random.h"
+#include "model/data/record_file.h"
+#include "model/data/utf8.h"
 
 namespace heddle::model {
 namespace json = boost::json;
 namespace {
 
-constexpr size_t kMaxFileBytes = size_t{1} << 30;
-
-// Collects the documents' ids into one stream.
-class Stream {
- public:
-  explicit Stream(const Tokenizer& tokenizer)
-      : tokenizer_(tokenizer), separator_(tokenizer.eos_id() >= 0 ? tokenizer.eos_id() : tokenizer.bos_id()) {}
-  void Add(std::string_view document) {
-    if (document.empty()) return;
-    if (!ids_.empty() && separator_ >= 0) ids_.push_back(separator_);
-    const std::vector<int32_t> ids = tokenizer_.Encode(document);
-    ids_.insert(ids_.end(), ids.begin(), ids.end());
-  }
-  std::vector<int32_t> Take() { return std::move(ids_); }
-
- private:
-  const Tokenizer& tokenizer_;
-  int32_t separator_;
-  std::vector<int32_t> ids_;
-};
+using Format = TextDataset::Format;
 
 std::string_view NextLine(std::string_view* text) {
   const size_t end = text->find('\n');
@@ -44,23 +27,8 @@ std::string_view NextLine(std::string_view* text) {
 
 bool IsBlank(std::string_view line) { return line.find_first_not_of(" \t\r\f\v") == std::string_view::npos; }
 
-void AddTextDocuments(std::string_view text, Stream* stream) {
-  const char* begin = nullptr;  // of the present document
-  const char* end = nullptr;
-  while (!text.empty()) {
-    const std::string_view line = NextLine(&text);
-    if (!IsBlank(line)) {
-      if (begin == nullptr) begin = line.data();
-      end = line.data() + line.size();
-    } else if (begin != nullptr) {
-      stream->Add({begin, static_cast<size_t>(end - begin)});
-      begin = nullptr;
-    }
-  }
-  if (begin != nullptr) stream->Add({begin, static_cast<size_t>(end - begin)});
-}
-
-Result<std::string> JsonlDocument(std::string_view line, size_t number) {
+// The "text" of a line, or what stands for it.
+Result<std::string> JsonlDocument(std::string_view line, int64_t number) {
   const std::string where = "line " + std::to_string(number);
   json::error_code error;
   const json::value value = json::parse(line, error);
@@ -72,20 +40,95 @@ Result<std::string> JsonlDocument(std::string_view line, size_t number) {
   };
   if (const json::string* whole = text("text"); whole != nullptr) return std::string(*whole);
   const json::string *prompt = text("prompt"), *completion = text("completion");
-  if (prompt == nullptr || completion == nullptr) {
-    return InvalidArgument(where + " must be a JSON object with the string \"text\", or \"prompt\" and \"completion\"");
+  if (prompt != nullptr && completion != nullptr) return std::string(*prompt) + std::string(*completion);
+  for (const char* key : {"sentence", "sentence1"}) {
+    if (const json::string* whole = text(key); whole != nullptr) return std::string(*whole);
   }
-  return std::string(*prompt) + std::string(*completion);
+  return InvalidArgument(where +
+                         " must be a JSON object with the string \"text\" (or \"sentence\", \"sentence1\"), or "
+                         "\"prompt\" and \"completion\"");
 }
 
-Status AddJsonlDocuments(std::string_view text, Stream* stream) {
-  for (size_t number = 1; !text.empty(); ++number) {
+// Collects the documents' ids into one stream.
+class Stream {
+ public:
+  Stream(Format format, const Tokenizer& tokenizer, const TextLimits& limits)
+      : format_(format),
+        tokenizer_(tokenizer),
+        separator_(tokenizer.eos_id() >= 0 ? tokenizer.eos_id() : tokenizer.bos_id()),
+        max_tokens_(limits.tokens),
+        ids_(limits.tokens_in_memory) {}
+
+  // A paragraph of text or a line of JSON, which begins at this line of the file.
+  Status Add(std::string_view record, int64_t line) {
+    HEDDLE_RETURN_IF_ERROR(CheckUtf8(record, line));
+    if (format_ == Format::kText) return AddDocument(record, line);
+    HEDDLE_ASSIGN_OR_RETURN(const std::string document, JsonlDocument(record, line));
+    return AddDocument(document, line);
+  }
+
+  Result<std::shared_ptr<const TokenStore>> Finish(int64_t sequence_length) {
+    if (ids_.size() <= sequence_length) {
+      return InvalidArgument("the data has " + std::to_string(ids_.size()) +
+                             " tokens, but one sequence needs sequence_length + 1 = " +
+                             std::to_string(sequence_length + 1) + ": add text or lower sequence_length");
+    }
+    return ids_.Finish();
+  }
+
+ private:
+  Status AddDocument(std::string_view document, int64_t line) {
+    if (document.empty()) return OkStatus();
+    if (ids_.size() > 0 && separator_ >= 0) HEDDLE_RETURN_IF_ERROR(ids_.Append({&separator_, 1}));
+    HEDDLE_RETURN_IF_ERROR(ids_.Append(tokenizer_.Encode(document)));
+    if (ids_.size() <= max_tokens_) return OkStatus();
+    return InvalidArgument("the data up to the document at line " + std::to_string(line) + " have " +
+                           std::to_string(ids_.size()) + " tokens, at most " + std::to_string(max_tokens_) +
+                           " are taken: split the file");
+  }
+
+  Format format_;
+  const Tokenizer& tokenizer_;
+  int32_t separator_;
+  int64_t max_tokens_;
+  TokenStoreWriter ids_;
+};
+
+Status AddText(std::string_view text, Stream* stream) {
+  const char* begin = nullptr;  // of the present document
+  const char* end = nullptr;
+  int64_t first = 0;  // its line
+  const auto flush = [&] {
+    const std::string_view document(begin, begin == nullptr ? 0 : static_cast<size_t>(end - begin));
+    begin = nullptr;
+    return document.empty() ? OkStatus() : stream->Add(document, first);
+  };
+  for (int64_t number = 1; !text.empty(); ++number) {
     const std::string_view line = NextLine(&text);
-    if (IsBlank(line)) continue;
-    HEDDLE_ASSIGN_OR_RETURN(const std::string document, JsonlDocument(line, number));
-    stream->Add(document);
+    if (IsBlank(line)) {
+      HEDDLE_RETURN_IF_ERROR(flush());
+      continue;
+    }
+    if (begin == nullptr) begin = line.data(), first = number;
+    end = line.data() + line.size();
+  }
+  return flush();
+}
+
+Status AddJsonl(std::string_view text, Stream* stream) {
+  for (int64_t number = 1; !text.empty(); ++number) {
+    const std::string_view line = NextLine(&text);
+    if (!IsBlank(line)) HEDDLE_RETURN_IF_ERROR(stream->Add(line, number));
   }
   return OkStatus();
+}
+
+Status AddFile(RecordReader reader, Stream* stream) {
+  while (true) {
+    HEDDLE_ASSIGN_OR_RETURN(const std::optional<Record> record, reader.Next());
+    if (!record) return OkStatus();
+    HEDDLE_RETURN_IF_ERROR(stream->Add(record->text, record->line));
+  }
 }
 
 }  // namespace
@@ -93,42 +136,37 @@ Status AddJsonlDocuments(std::string_view text, Stream* stream) {
 Result<TextDataset> TextDataset::FromText(std::string_view text, Format format, const Tokenizer& tokenizer,
                                           int64_t sequence_length) {
   if (sequence_length < 1) return InvalidArgument("sequence_length must be at least 1");
-  Stream stream(tokenizer);
-  if (format == Format::kJsonl) {
-    HEDDLE_RETURN_IF_ERROR(AddJsonlDocuments(text, &stream));
-  } else {
-    AddTextDocuments(text, &stream);
-  }
-  TextDataset dataset;
-  dataset.sequence_length_ = sequence_length;
-  dataset.ids_ = stream.Take();
-  if (dataset.num_tokens() <= sequence_length) {
-    return InvalidArgument("the data has " + std::to_string(dataset.num_tokens()) +
-                           " tokens, but one sequence needs sequence_length + 1 = " +
-                           std::to_string(sequence_length + 1) + ": add text or lower sequence_length");
-  }
-  return dataset;
+  Stream stream(format, tokenizer, {});
+  HEDDLE_RETURN_IF_ERROR(format == Format::kJsonl ? AddJsonl(text, &stream) : AddText(text, &stream));
+  HEDDLE_ASSIGN_OR_RETURN(std::shared_ptr<const TokenStore> store, stream.Finish(sequence_length));
+  return TextDataset(std::move(store), sequence_length);
 }
 
 Result<TextDataset> TextDataset::Read(const std::filesystem::path& path, const Tokenizer& tokenizer,
-                                      int64_t sequence_length) {
+                                      int64_t sequence_length, const TextLimits& limits) {
   const std::string ending = path.extension().string();
   if (ending != ".txt" && ending != ".jsonl") {
     return InvalidArgument(path.string() + ": training data must be a .txt or a .jsonl file");
   }
-  HEDDLE_ASSIGN_OR_RETURN(const std::string text, ReadFile(path, kMaxFileBytes));
-  Result<TextDataset> dataset =
-      FromText(text, ending == ".txt" ? Format::kText : Format::kJsonl, tokenizer, sequence_length);
-  if (!dataset.ok()) return dataset.status().Annotate(path.string());
-  return dataset;
+  if (sequence_length < 1) return InvalidArgument("sequence_length must be at least 1");
+  const bool text = ending == ".txt";
+  RecordFormat framing;
+  framing.kind = text ? RecordFormat::Kind::kParagraphs : RecordFormat::Kind::kLines;
+  framing.max_bytes = limits.document_bytes;
+  framing.skip_mark = !text;  // of a text it is a character like any other
+  HEDDLE_ASSIGN_OR_RETURN(RecordReader reader, RecordReader::Open(path, framing));
+  Stream stream(text ? Format::kText : Format::kJsonl, tokenizer, limits);
+  if (const Status added = AddFile(std::move(reader), &stream); !added.ok()) return added.Annotate(path.string());
+  Result<std::shared_ptr<const TokenStore>> store = stream.Finish(sequence_length);
+  if (!store.ok()) return store.status().Annotate(path.string());
+  return TextDataset(*std::move(store), sequence_length);
 }
 
 int64_t TextDataset::num_sequences() const { return (num_tokens() - 1) / sequence_length_; }
 
 std::span<const int32_t> TextDataset::Sequence(int64_t index) const {
   HEDDLE_ASSERT(index >= 0 && index < num_sequences(), "no such sequence");
-  return std::span(ids_).subspan(static_cast<size_t>(index * sequence_length_),
-                                 static_cast<size_t>(sequence_length_) + 1);
+  return ids().subspan(static_cast<size_t>(index * sequence_length_), static_cast<size_t>(sequence_length_) + 1);
 }
 
 SampleOrder::SampleOrder(int64_t num_sequences, uint64_t seed) : seed_(seed) {
@@ -146,7 +184,7 @@ int64_t SampleOrder::Next() {
 }
 
 void SampleOrder::Shuffle() {
-  std::iota(order_.begin(), order_.end(), int64_t{0});
+  std::iota(order_.begin(), order_.end(), 0U);
   PhiloxStream random(seed_, epoch_);
   for (size_t i = order_.size() - 1; i > 0; --i) {
     std::swap(order_[i], order_[random.NextBelow(static_cast<uint32_t>(i + 1))]);

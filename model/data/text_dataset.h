@@ -1,28 +1,40 @@
 // Training data on a device: a text or JSONL file, tokenized once into one stream of ids and cut into sequences.
 // LibTorch-free.
+//
+// Memory while a file is read: one document, its ids, and TextLimits::tokens_in_memory ids (by default 16 MiB); what is
+// more goes to a temporary file of 4 bytes a token, which is mapped afterwards.
 #pragma once
 
 #include <cstdint>
 #include <filesystem>
+#include <memory>
 #include <span>
 #include <string_view>
 #include <vector>
 
 #include "common/status.h"
+#include "model/data/token_store.h"
 #include "model/tokenizer/tokenizer.h"
 
 namespace heddle::model {
 
-// Immutable; thread-safe.
+struct TextLimits {
+  size_t document_bytes = size_t{64} << 20;  // of a document of a file, or of its line of JSON
+  int64_t tokens = int64_t{1} << 31;         // of all documents together
+  size_t tokens_in_memory = size_t{1} << 22;
+};
+
+// Immutable; thread-safe; copies share the ids.
 class TextDataset {
  public:
-  // .txt: documents are separated by blank lines. .jsonl: one object a line with "text", or "prompt" and "completion".
-  // Each document is encoded, with eos (or bos) between. Errors: kNotFound; kInvalidArgument with the line number; a
-  // file with fewer than sequence_length + 1 tokens is refused.
-  // Other endings are refused. At most 1 GiB.
+  // .txt: documents are separated by blank lines. .jsonl: one object a line with "text" (else "sentence", "sentence1"),
+  // or "prompt" and "completion". Each document is encoded, with eos (or bos) between. Errors: kNotFound,
+  // kPermissionDenied; kInvalidArgument: another ending, no regular file, bytes that are not UTF-8, lines that are not
+  // such objects, a document above `limits` (all with the line number), a file with fewer than sequence_length + 1
+  // tokens or more than `limits` allow; those of TokenStoreWriter; kDataLoss when the disk fails.
   static Result<TextDataset> Read(const std::filesystem::path& path, const Tokenizer& tokenizer,
-                                  int64_t sequence_length);
-  // The same from text in memory.
+                                  int64_t sequence_length, const TextLimits& limits = {});
+  // The same from text in memory, with documents of any length.
   enum class Format { kText, kJsonl };
   static Result<TextDataset> FromText(std::string_view text, Format format, const Tokenizer& tokenizer,
                                       int64_t sequence_length);
@@ -30,18 +42,20 @@ class TextDataset {
   // Non-overlapping windows of sequence_length + 1 tokens (the last token of one is the first of the next).
   int64_t num_sequences() const;
   int64_t sequence_length() const { return sequence_length_; }
-  int64_t num_tokens() const { return static_cast<int64_t>(ids_.size()); }
-  std::span<const int32_t> ids() const { return ids_; }  // the whole stream
+  int64_t num_tokens() const { return static_cast<int64_t>(ids().size()); }
+  std::span<const int32_t> ids() const { return store_->ids(); }  // the whole stream
   // sequence_length + 1 ids of window `index`.
   std::span<const int32_t> Sequence(int64_t index) const;
 
  private:
-  std::vector<int32_t> ids_;
+  TextDataset(std::shared_ptr<const TokenStore> store, int64_t sequence_length)
+      : store_(std::move(store)), sequence_length_(sequence_length) {}
+  std::shared_ptr<const TokenStore> store_;
   int64_t sequence_length_ = 0;
 };
 
 // The order in which a task sees windows: epochs of permutations (Fisher-Yates) drawn from the seed; index `i` of the
-// task's stream of examples. The same on every device.
+// task's stream of examples. The same on every device. num_sequences: from 1 to 2^32 - 1.
 class SampleOrder {
  public:
   SampleOrder(int64_t num_sequences, uint64_t seed);
@@ -49,7 +63,7 @@ class SampleOrder {
 
  private:
   void Shuffle();
-  std::vector<int64_t> order_;
+  std::vector<uint32_t> order_;
   uint64_t seed_;
   uint64_t epoch_ = 0;
   size_t position_ = 0;

@@ -35,16 +35,6 @@ RecordFormat FramingOf(TextFormat format) {
   }
 }
 
-Status CheckUtf8(const Record& record) {
-  const size_t bad = FirstInvalidUtf8(record.text);
-  if (bad == record.text.size()) return OkStatus();
-  const auto begin = record.text.begin();
-  const auto breaks = std::count(begin, begin + static_cast<std::ptrdiff_t>(bad), '\n');
-  const size_t line_begin = breaks == 0 ? 0 : record.text.rfind('\n', bad) + 1;
-  return InvalidArgument("line " + std::to_string(record.line + breaks) + " is not valid UTF-8 at byte " +
-                         std::to_string(bad - line_begin + 1) + ": save the file as UTF-8");
-}
-
 std::string Quoted(std::string_view name) { return "\"" + std::string(name) + "\""; }
 
 // The string member `key`: null when it is not there. Errors: it is no string.
@@ -125,7 +115,7 @@ Result<TextRecords> TextRecords::Open(const std::filesystem::path& path, TextOpt
     std::vector<std::string> header = records.options_.columns;
     if (header.empty() && records.file_->size() > 0) {
       HEDDLE_ASSIGN_OR_RETURN(const Record first, records.file_->Read(0));
-      if (const Status status = CheckUtf8(first); !status.ok()) return status.Annotate(path.string());
+      if (const Status status = CheckUtf8(first.text, first.line); !status.ok()) return status.Annotate(path.string());
       Result<std::vector<std::string>> names = ParseRow(first.text, DialectOf(format));
       if (!names.ok()) return names.status().Annotate(path.string() + ": the header");
       header = *std::move(names);
@@ -257,7 +247,7 @@ Result<TextExample> TextRecords::Parse(const Record& record) const {
 Result<TextExample> TextRecords::Read(int64_t index) const {
   HEDDLE_ASSERT(index >= 0 && index < size(), "no such example");
   HEDDLE_ASSIGN_OR_RETURN(const Record record, file_->Read(index + first_));
-  if (const Status status = CheckUtf8(record); !status.ok()) return status.Annotate(path().string());
+  if (const Status status = CheckUtf8(record.text, record.line); !status.ok()) return status.Annotate(path().string());
   Result<TextExample> example = Parse(record);
   if (!example.ok()) {
     return example.status().Annotate(path().string() + ": line " + std::to_string(record.line));

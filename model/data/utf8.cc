@@ -1,7 +1,9 @@
 #include "model/data/utf8.h"
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <string>
 
 namespace heddle::model {
 namespace {
@@ -45,6 +47,16 @@ size_t FirstInvalidUtf8(std::string_view text) {
     at += length;
   }
   return at;
+}
+
+Status CheckUtf8(std::string_view text, int64_t line) {
+  const size_t bad = FirstInvalidUtf8(text);
+  if (bad == text.size()) return OkStatus();
+  const std::string_view before = text.substr(0, bad);
+  const auto breaks = std::count(before.begin(), before.end(), '\n');
+  const size_t line_begin = breaks == 0 ? 0 : before.rfind('\n') + 1;
+  return InvalidArgument("line " + std::to_string(line + breaks) + " is not valid UTF-8 at byte " +
+                         std::to_string(bad - line_begin + 1) + ": save the file as UTF-8");
 }
 
 }  // namespace heddle::model

@@ -4,8 +4,10 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <numeric>
 
+#include "common/random.h"
 #include "tests/unit/common/temp_dir.h"
 #include "tests/unit/model/tiny_model.h"
 
@@ -40,6 +42,7 @@ TEST(TextDataset, JsonLinesHoldTextOrPromptAndCompletion) {
   EXPECT_EQ(Text("{\"text\": \"a\\n\\nb\"}\n\n{\"client\": \"x\", \"text\": \"c\"}\r\n", Format::kJsonl),
             "a\n\nb<|endoftext|>c");
   EXPECT_EQ(Text(R"({"prompt": "q: ", "completion": "yes"})", Format::kJsonl), "q: yes");
+  EXPECT_EQ(Text("{\"sentence\": \"ab\"}\n{\"sentence1\": \"c\"}", Format::kJsonl), "ab<|endoftext|>c");
 }
 
 TEST(TextDataset, BadLinesAreNamedByNumber) {
@@ -82,6 +85,101 @@ TEST(TextDataset, ReadGoesByTheEndingOfTheName) {
   EXPECT_EQ(TextDataset::Read(folder / "b.txt", Bytes(), 2).status().code(), Code::kNotFound);
   folder.Write("c.txt", "x");
   EXPECT_NE(TextDataset::Read(folder / "c.txt", Bytes(), 2).status().message().find("c.txt"), std::string::npos);
+}
+
+TEST(TextDataset, AFileGivesTheIdsOfItsTextInMemory) {
+  const TempDir folder;
+  const std::string pieces[] = {"a", "b c",   "\n",       "\n\n",         "\r\n", "\r",
+                                " ", " \t\n", "\xC3\xA9", "\xEF\xBB\xBF", "\f",   "\v\n"};
+  PhiloxStream random(11, 0);
+  for (int round = 0; round < 300; ++round) {
+    std::string text = "xy";
+    for (int i = 0; i < 40; ++i) text += pieces[random.NextBelow(std::size(pieces))];
+    if (round % 3 == 0) text = "\xEF\xBB\xBF\r\n" + text;
+    const auto memory = TextDataset::FromText(text, Format::kText, Bytes(), 1);
+    ASSERT_TRUE(memory.ok()) << memory.status();
+    for (const size_t in_memory : {size_t{1}, size_t{7}, size_t{1000}}) {
+      TextLimits limits;
+      limits.tokens_in_memory = in_memory;
+      const auto file = TextDataset::Read(folder.Write("a.txt", text), Bytes(), 1, limits);
+      ASSERT_TRUE(file.ok()) << file.status();
+      ASSERT_EQ(Bytes().Decode(file->ids()), Bytes().Decode(memory->ids()));
+      ASSERT_TRUE(std::ranges::equal(file->ids(), memory->ids()));
+      ASSERT_EQ(file->num_sequences(), memory->num_sequences());
+    }
+  }
+}
+
+TEST(TextDataset, BytesThatAreNotUtf8AreRefusedWithTheirLine) {
+  const TempDir folder;
+  for (const Format format : {Format::kText, Format::kJsonl}) {
+    const bool text = format == Format::kText;
+    const std::string bad = text ? "fine\n\nfine\nab\xFF\xFEz\n" : "{\"text\": \"fine\"}\n\n\n{\"text\": \"\xFF\"}\n";
+    const Status memory = TextDataset::FromText(bad, format, Bytes(), 1).status();
+    EXPECT_EQ(memory.code(), Code::kInvalidArgument);
+    EXPECT_NE(
+        memory.message().find(text ? "line 4 is not valid UTF-8 at byte 3" : "line 4 is not valid UTF-8 at byte 11"),
+        std::string::npos)
+        << memory;
+    const auto path = folder.Write(text ? "a.txt" : "a.jsonl", bad);
+    const Status file = TextDataset::Read(path, Bytes(), 1).status();
+    EXPECT_EQ(file.message(), path.string() + ": " + std::string(memory.message()));
+  }
+}
+
+TEST(TextDataset, LimitsAreToldWithTheLine) {
+  const TempDir folder;
+  const auto error = [&](std::string_view name, std::string_view content, const TextLimits& limits) {
+    const Status status = TextDataset::Read(folder.Write(name, content), Bytes(), 1, limits).status();
+    EXPECT_EQ(status.code(), Code::kInvalidArgument);
+    return std::string(status.message());
+  };
+  TextLimits small;
+  small.document_bytes = 9;
+  EXPECT_TRUE(TextDataset::Read(folder.Write("a.txt", "01234567\n\n01234567\n"), Bytes(), 1, small).ok());
+  const std::string paragraph = error("a.txt", "x\n\n0123\n45678\n", small);
+  EXPECT_NE(paragraph.find("line 4: a record may have at most 9 bytes: split it by a blank line"), std::string::npos)
+      << paragraph;
+  const std::string line = error("a.jsonl", "{\"text\":\"long\"}\n", small);
+  EXPECT_NE(line.find("line 1: a record may have at most 9 bytes"), std::string::npos) << line;
+  TextLimits few;
+  few.tokens = 5;
+  EXPECT_TRUE(TextDataset::Read(folder.Write("a.txt", "ab\n\ncd\n"), Bytes(), 1, few).ok());
+  const std::string many = error("a.txt", "ab\n\ncde\n", few);
+  EXPECT_NE(many.find("line 3 have 6 tokens, at most 5 are taken"), std::string::npos) << many;
+}
+
+TEST(TextDataset, WithoutAFolderForTemporaryFilesALongTextIsRefusedAndAShortOneIsNot) {
+  const TempDir folder;
+  const auto path = folder.Write("a.txt", "0123456789");
+  TextLimits small;
+  small.tokens_in_memory = 4;
+  const char* before = std::getenv("TMPDIR");
+  const std::string kept = before == nullptr ? "" : before;
+  ::setenv("TMPDIR", (folder / "absent").c_str(), 1);
+  const Status status = TextDataset::Read(path, Bytes(), 1, small).status();
+  const bool short_one = TextDataset::Read(path, Bytes(), 1).ok();
+  before == nullptr ? ::unsetenv("TMPDIR") : ::setenv("TMPDIR", kept.c_str(), 1);
+  EXPECT_FALSE(status.ok());
+  EXPECT_NE(status.message().find("TMPDIR"), std::string::npos) << status;
+  EXPECT_TRUE(short_one);
+}
+
+TEST(TokenStore, TheTemporaryFileHasNoName) {
+  const TempDir folder;
+  const char* before = std::getenv("TMPDIR");
+  const std::string kept = before == nullptr ? "" : before;
+  ::setenv("TMPDIR", folder.path().c_str(), 1);
+  TokenStoreWriter writer(2);
+  const int32_t ids[] = {5, 6, 7, 8, 9};
+  const Status appended = writer.Append(ids);
+  const auto store = writer.Finish();
+  before == nullptr ? ::unsetenv("TMPDIR") : ::setenv("TMPDIR", kept.c_str(), 1);
+  ASSERT_TRUE(appended.ok()) << appended;
+  ASSERT_TRUE(store.ok()) << store.status();
+  EXPECT_FALSE((*store)->in_memory());
+  EXPECT_TRUE(std::ranges::equal((*store)->ids(), ids));
+  EXPECT_EQ(folder.Count(), 0U);
 }
 
 TEST(SampleOrder, EveryEpochIsAPermutationOfItsOwn) {

@@ -106,6 +106,11 @@ TEST(Examples, CompletionsArePackedForACausalModel) {
   EXPECT_EQ(t.segments, (std::vector<int64_t>{1, 1, 1, 2, 2, 2, 0, 0}));
   EXPECT_EQ(t.NumTargets(), 5);  // c, end; e, f, end
   EXPECT_TRUE(*IsRunningText(folder.Write("b.jsonl", "{\"text\": \"x\"}\n")));
+  EXPECT_TRUE(*IsRunningText(folder.Write("b.jsonl", "{\"sentence\": \"x\"}\n")));
+  for (const char* later :
+       {R"({"prompt": "a", "completion": "b"})", R"({"messages": [{"role": "assistant", "content": "b"}]})"}) {
+    EXPECT_FALSE(*IsRunningText(folder.Write("b.jsonl", "{\"text\": \"x\"}\n" + std::string(later) + "\n")));
+  }
   EXPECT_TRUE(*IsRunningText(folder.Write("b.txt", "x\n")));
   EXPECT_FALSE(*IsRunningText(folder.Write("b.csv", "text\nx\n")));
 }
