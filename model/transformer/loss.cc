@@ -14,6 +14,15 @@ using torch::autograd::Function;
 using torch::autograd::tensor_list;
 
 constexpr int64_t kLogitsPerPiece = int64_t{1} << 19;  // 2 MiB of float: stays in the cache of a core or two
+// With a large vocabulary the product counts for more than the cache: each piece reads (and packs) all output weights
+// anew, so with 32 rows it runs at half the speed of 256. But no more than 64 MiB of logits.
+constexpr int64_t kRowsForSpeed = 256;
+constexpr int64_t kMostLogits = int64_t{1} << 24;
+
+int64_t RowsOfPiece(int64_t vocab) {
+  const int64_t least = std::max<int64_t>(32, std::min(kRowsForSpeed, kMostLogits / vocab));
+  return std::clamp<int64_t>(kLogitsPerPiece / vocab, least, 4096);
+}
 
 // Turns a piece of float32 logits on the CPU into d(sum of losses)/d(logits) in place, and returns the sum of the
 // losses of the rows.
@@ -64,21 +73,21 @@ struct LinearCrossEntropyFunction : Function<LinearCrossEntropyFunction> {
     const int64_t rows = hidden.size(0), vocab = weight.size(0);
     CheckTargets(targets, vocab);
     const auto type = hidden.scalar_type();
-    const bool loops = type == at::kFloat && hidden.device().is_cpu();
+    const bool loops = type != at::kDouble && hidden.device().is_cpu();
     const auto counted = targets.ne(kIgnoredTarget).sum().item<int64_t>();
     const double mean = counted == 0 ? 0.0 : 1.0 / static_cast<double>(counted);
     Tensor grad_hidden, grad_weight;
     if (to_hidden) grad_hidden = at::empty_like(hidden);
     if (to_weight) grad_weight = at::zeros_like(weight);
-    const int64_t piece = std::clamp<int64_t>(kLogitsPerPiece / vocab, 32, 4096);
+    const int64_t piece = RowsOfPiece(vocab);
     double loss = 0;
     for (int64_t begin = 0; begin < rows; begin += piece) {
       const Tensor part = hidden.slice(0, begin, std::min(rows, begin + piece));
       Tensor logits = at::mm(part, weight.t());
+      if (IsReduced(type)) logits = logits.to(at::kFloat);
       if (loops) {
         loss += SoftmaxMinusTarget(logits, targets.data_ptr<int64_t>() + begin);
       } else {
-        if (IsReduced(type)) logits = logits.to(at::kFloat);
         loss += SoftmaxMinusTargetGeneral(logits, targets.slice(0, begin, begin + part.size(0)));
       }
       if (!to_hidden && !to_weight) continue;

@@ -2,6 +2,7 @@
 
 #include <ATen/Parallel.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstring>
@@ -13,24 +14,31 @@
 namespace heddle::model {
 namespace {
 
-constexpr int64_t kPiece = int64_t{1} << 20;   // elements whose pages are let go at once
-constexpr size_t kHugePage = size_t{2} << 20;  // bytes
-constexpr size_t kHugeFrom = size_t{4} << 20;  // bytes; smaller tensors come from the allocator
+constexpr int64_t kPiece = int64_t{1} << 20;       // elements whose pages are let go at once
+constexpr size_t kOwnPagesFrom = size_t{4} << 20;  // bytes; smaller tensors come from the allocator
 
-// Memory for `sizes`. A large tensor gets pages of its own, huge ones where the system has them: filling fresh memory
-// page by page of 4 KiB costs as much time as reading the file.
+// Memory for `sizes`. A large tensor gets pages of its own, which go back to the system with it. (Not huge ones: on
+// virtual machines whose host hands out memory late they were several times slower to come by.)
 torch::Tensor Allocate(const Shape& sizes, at::ScalarType type) {
   const auto options = at::TensorOptions(type);
   const size_t bytes = static_cast<size_t>(c10::multiply_integers(sizes)) * c10::elementSize(type);
-  if (bytes < kHugeFrom) return at::empty(sizes, options);
-  const size_t reserved = bytes + kHugePage;
-  void* memory = ::mmap(nullptr, reserved, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (bytes < kOwnPagesFrom) return at::empty(sizes, options);
+  void* memory = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (memory == MAP_FAILED) throw std::bad_alloc();
-  const auto start = (reinterpret_cast<uintptr_t>(memory) + kHugePage - 1) / kHugePage * kHugePage;
-  // Advice: without huge pages nothing changes but the time.
-  ::madvise(reinterpret_cast<void*>(start), bytes, MADV_HUGEPAGE);
   return torch::from_blob(
-      reinterpret_cast<void*>(start), sizes, [memory, reserved](void*) { ::munmap(memory, reserved); }, options);
+      memory, sizes, [memory, bytes](void*) { ::munmap(memory, bytes); }, options);
+}
+
+// Has the pages that a piece will be written to made in one go: one by one, their faults take as long as the writing.
+void PreparePages(void* begin, size_t bytes) {
+#ifdef MADV_POPULATE_WRITE
+  const auto page = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
+  const uintptr_t first = reinterpret_cast<uintptr_t>(begin) / page * page;
+  // Advice: a system that does not know it makes them as they are written to.
+  ::madvise(reinterpret_cast<void*>(first), reinterpret_cast<uintptr_t>(begin) + bytes - first, MADV_POPULATE_WRITE);
+#else
+  (void)begin, (void)bytes;
+#endif
 }
 
 bool IsAligned(const Tensor& tensor) {
@@ -93,6 +101,10 @@ torch::Tensor TensorLoader::Dense(const Tensor& source, at::ScalarType type) con
   at::parallel_for(0, pieces, 1, [&](int64_t first, int64_t last) {
     for (int64_t i = first; i < last; ++i) {
       const int64_t begin = i * kPiece, count = std::min(kPiece, source.numel() - begin);
+      if (out.nbytes() >= kOwnPagesFrom) {
+        PreparePages(static_cast<std::byte*>(out.data_ptr()) + static_cast<size_t>(begin) * out.element_size(),
+                     static_cast<size_t>(count) * out.element_size());
+      }
       ConvertPiece(source, begin, count, type, out.data_ptr());
       if (file == nullptr) continue;
       const size_t size = DTypeSize(source.dtype());
