@@ -56,6 +56,7 @@ std::vector<Measurement> RoundMeasurements();      // rounds.cc: real coordinato
 std::vector<Measurement> LoadMeasurements();       // load.cc: many small things at once
 std::vector<Measurement> IdleMeasurements();       // idle.cc: memory and processor time of those who wait
 std::vector<Measurement> SoakMeasurements();       // soak.cc: a thousand rounds
+std::vector<Measurement> ModelMeasurements();      // models.cc: models of real sizes
 std::vector<Measurement> ProgramMeasurements();    // programs.cc: figures of other programs
 std::vector<Measurement> TokenizerMeasurements();  // tokenizers.cc: text to ids
 

@@ -7,13 +7,12 @@
 #include "bench.h"
 #include "common/file.h"
 #include "common/subprocess.h"
+#include "programs.h"
 
 namespace heddle::bench {
-namespace {
 
 namespace json = boost::json;
 
-// What the program printed, as JSON.
 Result<json::value> RunForJson(const std::vector<std::string>& argv, const std::filesystem::path& log) {
   SubprocessOptions options;
   options.argv = argv;
@@ -37,6 +36,8 @@ Result<json::value> RunForJson(const std::vector<std::string>& argv, const std::
   if (error || !value.is_array()) return Internal(argv[0] + " did not print a JSON array");
   return value;
 }
+
+namespace {
 
 Result<double> ValueOf(const json::value& rows, std::string_view id) {
   for (const json::value& row : rows.as_array()) {

@@ -1,0 +1,115 @@
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <fstream>
+
+#include "bench_models.h"
+#include "common/file.h"
+#include "common/random.h"
+#include "common/safetensors.h"
+#include "common/subprocess.h"
+#include "model/architectures/architectures.h"
+#include "model/weights/base_weights.h"
+
+namespace heddle::bench {
+namespace {
+
+// A Llama of about so many bytes in bfloat16.
+model::ModelSpec SpecOf(int64_t bytes) {
+  model::ModelSpec spec = DecoderSpec(2048);
+  spec.hidden_size = 1024;
+  spec.intermediate_size = 2816;
+  spec.num_attention_heads = spec.num_key_value_heads = 16;
+  for (spec.num_hidden_layers = 1; 2 * spec.NumParameters() < bytes && spec.num_hidden_layers < model::kMaxLayers;) {
+    ++spec.num_hidden_layers;
+  }
+  return spec;
+}
+
+void WriteCheckpoint(const std::filesystem::path& folder, const model::ModelSpec& spec) {
+  Need(MakeDirectories(folder));
+  StateDict weights;
+  for (const auto& [name, tensor] : spec.WeightSpec()) {
+    std::span<std::byte> bytes;
+    Tensor values = Tensor::Allocate({DType::kBF16, tensor.shape}, &bytes);
+    uint64_t state = DeriveSeed(1, "bench weights", name);
+    for (size_t i = 0; i + 1 < bytes.size(); i += 2) {
+      state = state * 6364136223846793005ULL + 1442695040888963407ULL;
+      bytes[i] = static_cast<std::byte>(state >> 40);
+      bytes[i + 1] = static_cast<std::byte>(0x3c | (state >> 63 << 7));  // 0.008 to 0.03, of either sign
+    }
+    weights.emplace(name, std::move(values));
+  }
+  Need(WriteFileAtomically(folder / "config.json", model::LlamaConfigJson(spec)));
+  Need(WriteSafetensors(folder / "model.safetensors", weights));
+}
+
+// Seconds that reading the whole file into fresh memory takes.
+double ReadWhole(const std::filesystem::path& path) {
+  const double started = Now();
+  UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (!fd.valid()) throw std::runtime_error("cannot open " + path.string());
+  const auto size = static_cast<size_t>(std::filesystem::file_size(path));
+  const std::unique_ptr<char, void (*)(void*)> memory(static_cast<char*>(std::malloc(size)), std::free);
+  for (size_t used = 0; used < size;) {
+    const ssize_t n = ::read(fd.get(), memory.get() + used, std::min(size - used, size_t{8} << 20));
+    if (n <= 0) throw std::runtime_error("cannot read " + path.string());
+    used += static_cast<size_t>(n);
+  }
+  return Now() - started;
+}
+
+}  // namespace
+
+void LoadOnce(const std::filesystem::path& folder, const std::string& form, int threads) {
+  at::set_num_threads(threads);
+  if (form == "read") {
+    std::printf("%.6f\n", ReadWhole(folder / "model.safetensors"));
+    return;
+  }
+  at::empty({1 << 16}).add_(1);  // LibTorch's own threads and tables
+  const uint64_t before = Need(ReadProcessMemory(::getpid())).rss_bytes;
+  const double started = Now();
+  const auto base = Need(model::BaseWeights::Load(folder, {Need(model::WeightTypeFromName(form)), torch::kCPU}));
+  // What is used in place has been read when each of its pages has.
+  unsigned sum = 0;
+  for (const auto& [name, tensor] : base->tensors) {
+    const auto* bytes = static_cast<const volatile unsigned char*>(tensor.data_ptr());
+    for (size_t i = 0; i < tensor.nbytes(); i += 4096) sum += bytes[i];
+  }
+  const double seconds = Now() - started;
+  const uint64_t peak = Need(ReadProcessMemory(::getpid())).peak_rss_bytes;
+  std::printf("%.6f %.0f %.0f %u\n", seconds, static_cast<double>(peak - before), static_cast<double>(base->bytes()),
+              sum);
+}
+
+std::vector<Row> MeasureLoading(const ModelsOptions& options, const std::filesystem::path& self) {
+  const std::filesystem::path folder = options.work / "checkpoint";
+  WriteCheckpoint(folder, SpecOf(options.megabytes * 1'000'000));
+  const std::vector<std::string> forms = {"float32", "bfloat16", "int8", "nf4"};
+  std::map<std::string, std::vector<double>> seconds, memory;
+  for (int turn = 0; turn <= options.turns; ++turn) {
+    for (const std::string form : {"read", "float32", "read", "bfloat16", "int8", "nf4"}) {
+      const auto figures =
+          NumbersOf(self, {"load-once", folder.string(), "--form", form, "--threads", std::to_string(options.threads)});
+      if (turn == 0) continue;  // the file comes into the system's cache
+      seconds[form].push_back(figures.at(0));
+      if (form != "read") memory[form].push_back(figures.at(1) / figures.at(2));
+    }
+  }
+  const double reading = MedianOf(seconds["read"]);
+  std::vector<Row> rows;
+  for (const std::string& form : forms) {
+    char note[120];
+    std::snprintf(note, sizeof note, "median of %d; %.3f s beside %.3f s of read(), file in the system's cache",
+                  options.turns, MedianOf(seconds[form]), reading);
+    rows.push_back({"load-" + form, MedianOf(seconds[form]) / reading, note, false});
+    rows.push_back({"load-memory-" + form, *std::max_element(memory[form].begin(), memory[form].end()),
+                    "largest of " + std::to_string(options.turns), false});
+  }
+  return rows;
+}
+
+}  // namespace heddle::bench
