@@ -19,6 +19,15 @@ CausalEncoding CausalEncodingOf(const Tokenizer& tokenizer) {
   return encoding;
 }
 
+// A tokenizer's file may number types that the model has no embedding for.
+Status CheckTypes(const std::vector<int32_t>& types, int64_t type_vocab_size) {
+  const auto largest = std::max_element(types.begin(), types.end());
+  if (largest == types.end() || *largest < type_vocab_size) return OkStatus();
+  return InvalidArgument("the tokenizer gives token type " + std::to_string(*largest) +
+                         ", but the model's type_vocab_size is " + std::to_string(type_vocab_size) +
+                         ": use the tokenizer that belongs to this model");
+}
+
 bool IsUsualName(const std::string& name, size_t id) { return name == "LABEL_" + std::to_string(id); }
 
 }  // namespace
@@ -100,6 +109,10 @@ Result<EncodedExample> Examples::Encode(int64_t index) const {
   Result<Encoding> encoding = example.pair ? tokenizer_->EncodePair(example.text(), *example.pair, cut)
                                            : tokenizer_->EncodeText(example.text(), cut);
   if (encoding.ok() && encoding->ids.empty()) encoding = InvalidArgument("the text has no tokens");
+  if (encoding.ok() && spec_.type_vocab_size > 1) {
+    const Status fits = CheckTypes(encoding->type_ids, spec_.type_vocab_size);
+    if (!fits.ok()) encoding = fits;
+  }
   if (!encoding.ok()) {
     return encoding.status().Annotate(texts_->path().string() + ": line " + std::to_string(example.line));
   }

@@ -54,7 +54,7 @@ class Examples {
   const ModelSpec& spec() const { return spec_; }
   int64_t max_tokens() const { return options_.max_tokens; }
   // The text of one example, encoded for the head. Not for images. Errors: those of TextRecords::Read and of the
-  // tokenizer, with file and line.
+  // tokenizer, with file and line; kInvalidArgument: a token type that the model does not have.
   Result<EncodedExample> Encode(int64_t index) const;
   // These examples as a batch, in this order; `draw` says which tokens are masked, with the seed. Not for causal
   // models, whose examples are packed by BatchStream. Errors: those of Encode and ImageRecords::Read.

@@ -138,6 +138,36 @@ TEST(Examples, WhatTheModelLacksIsToldInASentence) {
   EXPECT_NE(masked.status().message().find("no mask token"), std::string::npos) << masked.status();
 }
 
+TEST(Examples, ATokenTypeThatTheModelDoesNotHaveIsRefused) {
+  const TempDir folder;
+  const auto data = folder.Write("a.tsv", "text\tlabel\nab\t1\n");
+  const auto encoded = [&](const std::string& type, const std::string& types) {
+    BpeTrainerOptions trained;
+    trained.special_tokens = {"[CLS]"};
+    std::string json = *BpeTrainer().Train(trained);
+    const std::string none = "\"post_processor\": null";
+    EXPECT_NE(json.find(none), std::string::npos);
+    json.replace(json.find(none), none.size(),
+                 R"("post_processor": {"type": "TemplateProcessing", "single": [
+        {"SpecialToken": {"id": "[CLS]", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": )" +
+                     type + R"(}}], "pair": [
+        {"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}], "special_tokens": {
+        "[CLS]": {"id": "[CLS]", "ids": [0], "tokens": ["[CLS]"]}}})");
+    const auto tokenizer = Tokenizer::FromJson(json);
+    EXPECT_TRUE(tokenizer.ok()) << tokenizer.status();
+    const ModelSpec spec = Spec("BertForSequenceClassification", ", \"type_vocab_size\": " + types);
+    return (*Examples::Open(spec, *tokenizer, folder.path(), data, {}))->Encode(0).status();
+  };
+  EXPECT_TRUE(encoded("1", "2").ok());
+  EXPECT_TRUE(encoded("7", "8").ok());
+  const Status status = encoded("7", "2");
+  EXPECT_EQ(status.code(), Code::kInvalidArgument);
+  EXPECT_NE(
+      status.message().find("a.tsv: line 2: the tokenizer gives token type 7, but the model's type_vocab_size is 2"),
+      std::string::npos)
+      << status;
+}
+
 TEST(Examples, ImagesBecomeNormalisedPlanes) {
   const TempDir folder;
   folder.Write("config.json", R"({"image_mean": [0.5, 0, 0], "image_std": [0.5, 1, 1]})");
