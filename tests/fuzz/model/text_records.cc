@@ -1,8 +1,13 @@
 // A byte that says how, then any bytes as a data file: each record is refused with its line, or an example in valid
-// UTF-8 with a label in range; and an index with few marks finds the same records as one with many.
+// UTF-8 with a label in range; an index with few marks finds the same records as one with many; and as running text the
+// file gives the ids, or the refusal, that its bytes in memory give.
 #include "model/data/text_records.h"
 
+#include <algorithm>
+
+#include "model/data/text_dataset.h"
 #include "model/data/utf8.h"
+#include "model/tokenizer/bpe_trainer.h"
 #include "tests/fuzz/fuzz_input.h"
 #include "tests/fuzz/scratch.h"
 
@@ -38,6 +43,23 @@ void CheckExample(const TextExample& example, const TextOptions& options) {
   }
 }
 
+void CheckRunningText(const heddle::fuzz::Scratch& scratch, std::string_view bytes, bool text) {
+  static const std::shared_ptr<const Tokenizer> tokenizer = *Tokenizer::FromJson(*BpeTrainer().Train({}));
+  if (!text && bytes.starts_with("\xEF\xBB\xBF")) return;  // a file of JSON may begin with a mark
+  const auto path = scratch.Write(text ? "data.txt" : "data.jsonl", bytes);
+  TextLimits limits;
+  limits.tokens_in_memory = 16;
+  const auto file = TextDataset::Read(path, *tokenizer, 1, limits);
+  const auto format = text ? TextDataset::Format::kText : TextDataset::Format::kJsonl;
+  const auto memory = TextDataset::FromText(bytes, format, *tokenizer, 1);
+  Require(file.ok() == memory.ok(), "a file is as legal as its bytes");
+  if (file.ok()) {
+    Require(std::ranges::equal(file->ids(), memory->ids()), "and has their ids");
+  } else {
+    Require(std::string(file.status().message()).ends_with(memory.status().message()), "or is refused alike");
+  }
+}
+
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
@@ -56,6 +78,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if ((how & 16) != 0) options.columns = {"label", "title", "text"};
   if ((how & 32) != 0) options.text_fields = {"title", "text"};
   CheckIndex(path, {kKinds[how & 3], ','});
+  if ((how & 3) < 2) CheckRunningText(scratch, input.rest(), (how & 3) == 0);
   const auto records = TextRecords::Open(path, options);
   if (!records.ok()) {
     Require(records.status().code() == heddle::Code::kInvalidArgument, "a bad file is an invalid argument");
