@@ -54,7 +54,12 @@ class RegexPattern : public Pattern {
     size_t position = 0;
     uint32_t options = 0;
     while (position <= text.size()) {
-      const int count = pcre2_match(code_.get(), subject, text.size(), position, options, data.get(), context_.get());
+      const auto match = [&](uint32_t more) {
+        return pcre2_match(code_.get(), subject, text.size(), position, options | more, data.get(), context_.get());
+      };
+      int count = match(0);
+      // The JIT's stack ends at some thousands of characters of one word; the interpreter's heap holds far more.
+      if (count == PCRE2_ERROR_JIT_STACKLIMIT) count = match(PCRE2_NO_JIT);
       if (count < 0 && options != 0 && position < text.size()) {  // nothing but the empty match: go on behind it
         position += DecodeUtf8(text, position).length;
         options = 0;

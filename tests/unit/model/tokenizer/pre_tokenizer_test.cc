@@ -161,6 +161,12 @@ TEST(Expressions, SetsMayHoldSetsAndIntersect) {
   EXPECT_EQ(Matches(R"([^\p{^Han}]+|\p{Punct})", "日本。語a"), (Words{"日本", "。", "語"}));
 }
 
+TEST(Expressions, ALongWordIsFoundWhole) {
+  const std::string text(20'000, 'a');
+  EXPECT_EQ(Matches(R"([\p{L}&&[^\p{Greek}]]+)", text + "\u03b1b"), (Words{text, "b"}));
+  EXPECT_EQ(Matches(R"((?:a|b)+c?)", text + " b"), (Words{text, "b"}));
+}
+
 TEST(Expressions, WhatPcre2CannotSayIsRefusedByName) {
   const auto status = [](const std::string& expression) {
     const boost::json::value component = {{"type", "Split"}, {"pattern", {{"Regex", expression}}}};
