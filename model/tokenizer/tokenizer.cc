@@ -191,7 +191,7 @@ Result<std::shared_ptr<const Tokenizer>> ReadSentencePieceFile(const Folder& fol
 Result<TokenizerParts> ReadParts(const Folder& folder) {
   if (folder.Has("tokenizer.json")) {
     HEDDLE_ASSIGN_OR_RETURN(const std::string text, folder.Text("tokenizer.json"));
-    return ParseTokenizerJson(text);
+    return ParseTokenizerJson(text, folder.config);
   }
   if (folder.Has("vocab.txt")) {
     HEDDLE_ASSIGN_OR_RETURN(const std::string text, folder.Text("vocab.txt"));

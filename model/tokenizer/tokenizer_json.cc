@@ -96,14 +96,87 @@ void GuessSpecialTokens(TokenizerParts* parts) {
   }
 }
 
+// The component under `key`, when it is of this type.
+json::object* ComponentOf(json::object* root, std::string_view key, std::string_view type) {
+  json::value* value = root->if_contains(key);
+  json::object* object = value == nullptr ? nullptr : value->if_object();
+  const json::value* found = object == nullptr ? nullptr : Member(*object, "type");
+  return found != nullptr && found->is_string() && found->get_string() == type ? object : nullptr;
+}
+
+// Puts a setting that is there, and true or false, into a component.
+void SetFrom(const json::object& config, std::string_view key, json::object* component, std::string_view to) {
+  const json::value* value = Member(config, key);
+  if (component != nullptr && value != nullptr && value->is_bool()) (*component)[to] = value->get_bool();
+}
+
+// Llama's class makes the template anew, from which of the two tokens go around a text.
+Status OverrideTemplate(const json::object& config, json::object* root) {
+  const json::value *bos = Member(config, "add_bos_token"), *eos = Member(config, "add_eos_token");
+  if (bos == nullptr && eos == nullptr) return OkStatus();
+  HEDDLE_ASSIGN_OR_RETURN(const bool add_bos, BoolMember(config, "add_bos_token", true));
+  HEDDLE_ASSIGN_OR_RETURN(const bool add_eos, BoolMember(config, "add_eos_token", false));
+  json::array single, pair_end;
+  json::object special;
+  const auto add = [&](const char* key, const char* otherwise, json::array* first) -> Status {
+    const json::value* name = Member(config, key);
+    if (name != nullptr && name->is_object()) name = Member(name->get_object(), "content");
+    const std::string content(name != nullptr && name->is_string() ? std::string(name->get_string()) : otherwise);
+    const json::value* id = nullptr;
+    const json::value* added = Member(*root, "added_tokens");
+    const json::array* list = added == nullptr ? nullptr : added->if_array();
+    for (size_t i = 0; list != nullptr && i < list->size(); ++i) {
+      const json::object* one = (*list)[i].if_object();
+      const json::value* text = one == nullptr ? nullptr : Member(*one, "content");
+      if (text != nullptr && text->is_string() && text->get_string() == content) id = Member(*one, "id");
+    }
+    if (id == nullptr) {
+      return InvalidArgument("tokenizer_config.json: " + std::string(key) + " \"" + Shorten(content) +
+                             "\" is to go around a text, but is not one of added_tokens in tokenizer.json");
+    }
+    special[content] = {{"id", content}, {"ids", json::array{*id}}, {"tokens", json::array{content}}};
+    first->push_back(json::object{{"SpecialToken", {{"id", content}, {"type_id", 0}}}});
+    pair_end.push_back(json::object{{"SpecialToken", {{"id", content}, {"type_id", 1}}}});
+    return OkStatus();
+  };
+  if (add_bos) HEDDLE_RETURN_IF_ERROR(add("bos_token", "<s>", &single));
+  single.push_back(json::object{{"Sequence", {{"id", "A"}, {"type_id", 0}}}});
+  pair_end.push_back(json::object{{"Sequence", {{"id", "B"}, {"type_id", 1}}}});
+  if (add_eos) HEDDLE_RETURN_IF_ERROR(add("eos_token", "</s>", &single));
+  json::array pair = single;
+  for (const json::value& one : pair_end) pair.push_back(one);
+  (*root)["post_processor"] =
+      json::object{{"type", "TemplateProcessing"}, {"single", single}, {"pair", pair}, {"special_tokens", special}};
+  return OkStatus();
+}
+
+// What the classes of the reference change, where tokenizer_config.json contradicts tokenizer.json. The class without
+// a name of its own changes nothing.
+Status Override(const json::object& config, json::object* root) {
+  HEDDLE_ASSIGN_OR_RETURN(const std::string kind, StringMember(config, "tokenizer_class", ""));
+  if (kind == "PreTrainedTokenizerFast") return OkStatus();
+  json::object* bert = ComponentOf(root, "normalizer", "BertNormalizer");
+  SetFrom(config, "do_lower_case", bert, "lowercase");
+  SetFrom(config, "strip_accents", bert, "strip_accents");
+  SetFrom(config, "tokenize_chinese_chars", bert, "handle_chinese_chars");
+  SetFrom(config, "add_prefix_space", ComponentOf(root, "pre_tokenizer", "ByteLevel"), "add_prefix_space");
+  return kind.starts_with("Llama") ? OverrideTemplate(config, root) : OkStatus();
+}
+
 }  // namespace
 
-Result<TokenizerParts> ParseTokenizerJson(std::string_view text) {
+Result<TokenizerParts> ParseTokenizerJson(std::string_view text, std::string_view config) {
   json::error_code error;
   json::monotonic_resource memory;
-  const json::value root = json::parse(text, error, &memory);  // depth limit 32
+  json::value root = json::parse(text, error, &memory);  // depth limit 32
   if (error) return InvalidArgument("tokenizer.json is not valid JSON: " + error.message());
   if (!root.is_object()) return InvalidArgument("tokenizer.json must hold a JSON object");
+  if (!config.empty()) {
+    const json::value settings = json::parse(config, error);
+    if (error) return InvalidArgument("tokenizer_config.json is not valid JSON: " + error.message());
+    if (!settings.is_object()) return InvalidArgument("tokenizer_config.json must hold a JSON object");
+    HEDDLE_RETURN_IF_ERROR(Override(settings.get_object(), &root.get_object()));
+  }
   return ParseTokenizer(root.get_object());
 }
 

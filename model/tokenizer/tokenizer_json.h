@@ -32,7 +32,10 @@ struct TokenizerParts {
   bool keeps_bytes = false;
 };
 
-Result<TokenizerParts> ParseTokenizerJson(std::string_view text);
+// `config` is the text of tokenizer_config.json, or empty. Where it contradicts tokenizer.json, it holds, as in the
+// reference's classes: do_lower_case, strip_accents and tokenize_chinese_chars (BertNormalizer), add_prefix_space
+// (ByteLevel), add_bos_token and add_eos_token (of a tokenizer_class Llama...).
+Result<TokenizerParts> ParseTokenizerJson(std::string_view text, std::string_view config = {});
 Result<TokenizerParts> ParseTokenizer(const boost::json::object& root);
 // Sets the special tokens from bos_token and so on of tokenizer_config.json. One of them that is no token is an error
 // for bos and eos, and otherwise none.

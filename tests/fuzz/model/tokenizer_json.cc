@@ -15,6 +15,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   // The same bytes as the file next to it.
   heddle::model::TokenizerParts beside;
   (void)heddle::model::ApplyTokenizerConfig(text, &beside);
+  (void)heddle::model::ParseTokenizerJson(text, text);
   if (!parts.ok()) return 0;
   Require((*tokenizer)->vocab_size() <= heddle::model::kMaxTokenId, "ids are bounded");
   heddle::fuzz::TryTokenizer(**tokenizer, text, parts->keeps_bytes);

@@ -184,6 +184,47 @@ TEST(OlderFiles, WhatIsWrongInThemIsSaid) {
   expect("lacks the token of byte 0");
 }
 
+TEST(TokenizerConfig, HoldsWhereItContradictsTokenizerJson) {
+  const TempDir folder;
+  const auto ids = [&](const std::string& kind, const std::string& config, const std::string& text) {
+    folder.Write("tokenizer.json", json::serialize(JsonOf(kind)));
+    folder.Write("tokenizer_config.json", config);
+    const auto tokenizer = Tokenizer::Read(folder.path());
+    EXPECT_TRUE(tokenizer.ok()) << tokenizer.status();
+    return tokenizer.ok() ? (*tokenizer)->EncodePair(text, "a")->ids : std::vector<int32_t>();
+  };
+  const std::vector<int32_t> lower = ids("wordpiece", "{}", "the");
+  EXPECT_EQ(ids("wordpiece", R"({"do_lower_case": true})", "THE"), lower);
+  EXPECT_NE(ids("wordpiece", R"({"do_lower_case": false})", "THE"), lower);
+  EXPECT_EQ(ids("wordpiece", R"({"do_lower_case": false})", "the"), lower);
+  // The class that has no settings of its own leaves all as it is.
+  EXPECT_EQ(ids("wordpiece", R"({"do_lower_case": false, "tokenizer_class": "PreTrainedTokenizerFast"})", "THE"),
+            lower);
+  EXPECT_NE(ids("wordpiece", R"({"strip_accents": false})", "thé"), ids("wordpiece", "{}", "thé"));
+
+  EXPECT_EQ(ids("byte-level", R"({"add_prefix_space": true})", "the"),
+            ids("byte-level", R"({"add_prefix_space": true})", " the"));
+  EXPECT_NE(ids("byte-level", R"({"add_prefix_space": true})", "the"), ids("byte-level", "{}", "the"));
+
+  const std::vector<int32_t> begun = ids("byte-fallback", "{}", "the");
+  const auto llama = [&](const std::string& settings) {
+    return ids("byte-fallback", R"({"tokenizer_class": "LlamaTokenizer", )" + settings + "}", "the");
+  };
+  ASSERT_EQ(begun[0], 1);
+  std::vector<int32_t> bare = llama(R"("add_bos_token": false)");
+  EXPECT_EQ(std::count(bare.begin(), bare.end(), 1), 0);
+  const std::vector<int32_t> both = llama(R"("add_eos_token": true)");
+  EXPECT_EQ(std::count(both.begin(), both.end(), 1), 2);
+  EXPECT_EQ(std::count(both.begin(), both.end(), 2), 2);
+  EXPECT_EQ(both.front(), 1);
+  EXPECT_EQ(both.back(), 2);
+  folder.Write("tokenizer_config.json",
+               R"({"tokenizer_class": "LlamaTokenizer", "add_eos_token": true, "eos_token": "<end>"})");
+  const Status status = Tokenizer::Read(folder.path()).status();
+  EXPECT_EQ(status.code(), Code::kInvalidArgument);
+  EXPECT_NE(status.message().find("<end>"), std::string::npos) << status;
+}
+
 // What single bytes that are no text become: byte-level tokenizers keep them, and so does byte fallback.
 TEST(InvalidUtf8, IsEncodedByEveryKind) {
   const std::string bad =
