@@ -3,6 +3,7 @@
 #include <torch/torch.h>
 
 #include "client/worker/train_options.h"
+#include "model/config/registry.h"
 #include "model/tokenizer/stream_decoder.h"
 #include "model/transformer/generate.h"
 #include "peft/lora/lora.h"
@@ -44,9 +45,8 @@ Status GenerateThrowing(const GenerateSettings& settings, std::ostream& out) {
   options.top_k = settings.top_k;
   options.top_p = settings.top_p;
   options.seed = settings.seed;
-  for (const int64_t id : {base->spec.eos_token_id, static_cast<int64_t>(tokenizer->eos_id())}) {
-    if (id >= 0) options.stop.push_back(id);
-  }
+  HEDDLE_ASSIGN_OR_RETURN(options.stop, model::ReadEndTokens(settings.folder, base->spec));
+  if (tokenizer->eos_id() >= 0) options.stop.push_back(tokenizer->eos_id());
   model::StreamDecoder decoder(*tokenizer);
   const std::vector<int64_t> prompt = PromptIds(*tokenizer, settings.prompt);
   // Whether a space comes first depends on the token before.

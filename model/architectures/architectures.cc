@@ -36,10 +36,14 @@ void ReadCommonSizes(ConfigReader& reader, ModelSpec* spec) {
   reader.Int("intermediate_size", &spec->intermediate_size, 1, kMaxWidth);
   reader.Int("vocab_size", &spec->vocab_size, 1, kMaxVocab);
   reader.Int("max_position_embeddings", &spec->max_position_embeddings, 1, kMaxPositions);
-  reader.Int("bos_token_id", &spec->bos_token_id, -1, kMaxVocab);
-  reader.Int("eos_token_id", &spec->eos_token_id, -1, kMaxVocab);
-  reader.Int("pad_token_id", &spec->pad_token_id, -1, kMaxVocab);
+  ReadTokenIds(reader, spec);
   reader.Bool("tie_word_embeddings", &spec->tie_word_embeddings);
+}
+
+void ReadTokenIds(ConfigReader& reader, ModelSpec* spec) {
+  reader.TokenIds("bos_token_id", &spec->bos_token_id);
+  reader.TokenIds("eos_token_id", &spec->eos_token_id, &spec->more_eos_token_ids);
+  reader.TokenIds("pad_token_id", &spec->pad_token_id);
 }
 
 void SetHeadDim(ConfigReader& reader, ModelSpec* spec) {

@@ -24,6 +24,8 @@ std::span<const Architecture> Architectures();
 // hidden_size, num_hidden_layers, num_attention_heads, num_key_value_heads, head_dim, intermediate_size, vocab_size,
 // max_position_embeddings, bos, eos and pad ids and tie_word_embeddings under these names.
 void ReadCommonSizes(ConfigReader& reader, ModelSpec* spec);
+// bos, eos and pad ids, each one or a list.
+void ReadTokenIds(ConfigReader& reader, ModelSpec* spec);
 // hidden_size / num_attention_heads, where head_dim is not set already.
 void SetHeadDim(ConfigReader& reader, ModelSpec* spec);
 

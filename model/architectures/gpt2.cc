@@ -18,8 +18,7 @@ void ReadGpt2(ConfigReader& reader, ModelSpec* spec) {
   reader.Int("n_positions", &s.max_position_embeddings, 1, kMaxPositions);
   s.intermediate_size = 4 * s.hidden_size;
   reader.Int("n_inner", &s.intermediate_size, 1, kMaxWidth);
-  reader.Int("bos_token_id", &s.bos_token_id, -1, kMaxVocab);
-  reader.Int("eos_token_id", &s.eos_token_id, -1, kMaxVocab);
+  ReadTokenIds(reader, &s);
   s.num_key_value_heads = s.num_attention_heads;
   SetHeadDim(reader, spec);
 

@@ -18,9 +18,7 @@ void ReadOpt(ConfigReader& reader, ModelSpec* spec) {
   reader.Int("ffn_dim", &s.intermediate_size, 1, kMaxWidth);
   reader.Int("vocab_size", &s.vocab_size, 1, kMaxVocab);
   reader.Int("max_position_embeddings", &s.max_position_embeddings, 1, kMaxPositions);
-  reader.Int("bos_token_id", &s.bos_token_id, -1, kMaxVocab);
-  reader.Int("eos_token_id", &s.eos_token_id, -1, kMaxVocab);
-  reader.Int("pad_token_id", &s.pad_token_id, -1, kMaxVocab);
+  ReadTokenIds(reader, &s);
   reader.Bool("tie_word_embeddings", &s.tie_word_embeddings);
   s.embedding_size = s.hidden_size;
   reader.Int("word_embed_proj_dim", &s.embedding_size, 1, kMaxWidth);

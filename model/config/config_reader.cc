@@ -1,5 +1,6 @@
 #include "model/config/config_reader.h"
 
+#include <algorithm>
 #include <array>
 #include <boost/json.hpp>
 #include <cmath>
@@ -8,6 +9,8 @@
 namespace heddle::model {
 namespace json = boost::json;
 namespace {
+
+constexpr size_t kMaxTokenIds = 64;
 
 // Messages go to people and logs: what is in the file may be long.
 std::string Text(const json::value& value) {
@@ -52,13 +55,39 @@ void ConfigReader::Wrong(std::string_view key, const json::value& value, const s
 void ConfigReader::Int(std::string_view key, int64_t* target, int64_t low, int64_t high) {
   const json::value* value = Find(key);
   if (value == nullptr) return;
-  if (value->is_array() && !value->get_array().empty()) value = &value->get_array()[0];
+  if (value->is_array() && !value->get_array().empty()) {
+    const json::array& list = value->get_array();
+    if (std::all_of(list.begin(), list.end(), [&](const json::value& other) { return other == list[0]; })) {
+      value = &list[0];
+    }
+  }
   json::error_code error;
   const auto number = value->to_number<int64_t>(error);
   if (error || number < low || number > high) {
     return Wrong(key, *value, "a whole number from " + std::to_string(low) + " to " + std::to_string(high));
   }
   *target = number;
+}
+
+void ConfigReader::TokenIds(std::string_view key, int64_t* first, std::vector<int64_t>* others) {
+  const json::value* value = Find(key);
+  if (value == nullptr) return;
+  const json::array one = {*value};
+  const json::array& list = value->is_array() ? value->get_array() : one;
+  std::vector<int64_t> ids;
+  for (const json::value& element : list) {
+    json::error_code error;
+    const auto id = element.to_number<int64_t>(error);
+    if (error || id < -1 || id > kMaxVocab || list.size() > kMaxTokenIds) {
+      return Wrong(key, *value,
+                   "a token's id, from -1 to " + std::to_string(kMaxVocab) + ", or a list of at most " +
+                       std::to_string(kMaxTokenIds) + " of them");
+    }
+    ids.push_back(id);
+  }
+  if (ids.empty()) return;
+  *first = ids[0];
+  if (others != nullptr) others->assign(ids.begin() + 1, ids.end());
 }
 
 void ConfigReader::RequiredInt(std::string_view key, int64_t* target, int64_t low, int64_t high) {

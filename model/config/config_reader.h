@@ -19,9 +19,11 @@ class ConfigReader {
  public:
   explicit ConfigReader(const boost::json::object& object) : object_(object) {}
 
-  // A whole number in [low, high]; a list stands for its first element (Llama 3 has several end tokens).
+  // A whole number in [low, high]; a list of equal numbers stands for one of them (the two sides of an image).
   void Int(std::string_view key, int64_t* target, int64_t low, int64_t high);
   void RequiredInt(std::string_view key, int64_t* target, int64_t low, int64_t high);
+  // A token's id, -1 for none, or a list of them: the first, and what else is in the list.
+  void TokenIds(std::string_view key, int64_t* first, std::vector<int64_t>* others = nullptr);
   // A finite number above 0.
   void Positive(std::string_view key, double* target);
   void Bool(std::string_view key, bool* target);

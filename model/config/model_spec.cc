@@ -227,7 +227,9 @@ Status ModelSpec::Check() const {
     return InvalidArgument("config.json: rotary positions turn " + std::to_string(RotaryDims()) + " dimensions of " +
                            Of("head_dim", head_dim) + ", but need an even number of them");
   }
-  if (vocab_size > 0 && std::max({bos_token_id, eos_token_id, pad_token_id}) >= vocab_size) {
+  int64_t largest = std::max({bos_token_id, eos_token_id, pad_token_id});
+  for (const int64_t id : more_eos_token_ids) largest = std::max(largest, id);
+  if (vocab_size > 0 && largest >= vocab_size) {
     return InvalidArgument("config.json: bos_token_id, eos_token_id and pad_token_id must be below " +
                            Of("vocab_size", vocab_size));
   }

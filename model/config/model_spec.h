@@ -117,6 +117,7 @@ struct ModelSpec {
   int64_t num_labels = 0;
   std::vector<std::string> label_names;                             // num_labels of them, or none
   int64_t bos_token_id = -1, eos_token_id = -1, pad_token_id = -1;  // -1: none
+  std::vector<int64_t> more_eos_token_ids;  // chat models end their turns with others than the text
   std::string torch_dtype = "float32";
 
   NormKind norm = NormKind::kRms;

@@ -1,5 +1,6 @@
 #include "model/config/registry.h"
 
+#include <algorithm>
 #include <boost/json.hpp>
 
 #include "common/file.h"
@@ -67,6 +68,34 @@ Result<ModelSpec> ReadModelConfig(const std::filesystem::path& folder) {
   Result<ModelSpec> spec = ParseModelConfig(text);
   if (!spec.ok()) return spec.status().Annotate(folder.string());
   return spec;
+}
+
+Result<std::vector<int64_t>> ReadEndTokens(const std::filesystem::path& folder, const ModelSpec& spec) {
+  std::vector<int64_t> ids = spec.more_eos_token_ids;
+  ids.push_back(spec.eos_token_id);
+  const Result<std::string> text = ReadFile(folder / "generation_config.json", kMaxConfigBytes);
+  if (!text.ok() && text.status().code() != Code::kNotFound) return text.status();
+  if (text.ok()) {
+    json::error_code error;
+    const json::value root = json::parse(*text, error);
+    if (error || !root.is_object()) {
+      return InvalidArgument(folder.string() + ": generation_config.json must hold a JSON object");
+    }
+    ConfigReader reader(root.get_object());
+    int64_t first = -1;
+    std::vector<int64_t> others;
+    reader.TokenIds("eos_token_id", &first, &others);
+    if (!reader.status().ok()) {
+      return InvalidArgument(folder.string() +
+                             ": generation_config.json: eos_token_id must be a token's id or a list of them");
+    }
+    ids.push_back(first);
+    ids.insert(ids.end(), others.begin(), others.end());
+  }
+  std::sort(ids.begin(), ids.end());
+  ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
+  std::erase(ids, -1);
+  return ids;
 }
 
 std::vector<std::string> KnownArchitectures() {

@@ -21,6 +21,10 @@ Result<ModelSpec> ParseModelConfig(std::string_view json);
 // ReadFile.
 Result<ModelSpec> ReadModelConfig(const std::filesystem::path& folder);
 
+// The tokens that end a text of the folder's model: those of its config.json and, as instruct models have more there,
+// of generation_config.json if it is there. No two are the same. Errors: kInvalidArgument; those of ReadFile.
+Result<std::vector<int64_t>> ReadEndTokens(const std::filesystem::path& folder, const ModelSpec& spec);
+
 // In the order of the table.
 std::vector<std::string> KnownArchitectures();
 

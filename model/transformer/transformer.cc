@@ -117,11 +117,8 @@ Pass TransformerImpl::Body::MakePass(const ModelInput& input, const Tensor& posi
                                      const Tensor& x) {
   Pass pass;
   if (spec.rotary.on) {
-    PrepareRotary(
-        positions.defined()
-            ? spec.rotary.scaling == RotaryScaling::kDynamic ? past + length : positions.max().item<int64_t>() + 1
-            : past + length,
-        x.device());
+    // Of dynamic scaling too it is the largest position that counts, as in Hugging Face, not the row's length.
+    PrepareRotary(positions.defined() ? positions.max().item<int64_t>() + 1 : past + length, x.device());
     pass.cos = positions.defined() ? cos.index({positions}) : cos.slice(0, past, past + length);
     pass.sin = positions.defined() ? sin.index({positions}) : sin.slice(0, past, past + length);
   }

@@ -1,16 +1,20 @@
 // Specifications of all architectures: names and shapes as on the Hub, checkpoints that fit or do not, rotary scaling.
 #include "model/config/model_spec.h"
 
-#include <gtest/gtest.h>
+#include <gmock/gmock.h>
 
 #include <cmath>
+#include <fstream>
 #include <functional>
 
 #include "model/config/registry.h"
 #include "model/config/rotary.h"
+#include "tests/unit/common/temp_dir.h"
 
 namespace heddle::model {
 namespace {
+
+using ::testing::ElementsAre;
 
 ModelSpec Parse(const std::string& json) {
   const auto spec = ParseModelConfig(json);
@@ -94,6 +98,31 @@ TEST(ModelSpec, MistralWithoutAWordAboutItsWindowHasHuggingFacesDefaultAndNullIs
   EXPECT_EQ(
       Family("Qwen2", R"(, "use_sliding_window": true, "sliding_window": null, "max_window_layers": 0)").WindowOf(0),
       0);
+}
+
+TEST(ModelSpec, AListOfEndTokensIsKeptAndAListOfSizesIsRefused) {
+  const ModelSpec spec = Family("Llama", R"(, "eos_token_id": [5, 8, 9])");
+  EXPECT_EQ(spec.eos_token_id, 5);
+  EXPECT_THAT(spec.more_eos_token_ids, ElementsAre(8, 9));
+  const std::string config = R"({"architectures": ["LlamaForCausalLM"], "hidden_size": 16, "num_hidden_layers": 2,
+      "num_attention_heads": 2, "vocab_size": 11, )";
+  EXPECT_TRUE(ParseModelConfig(config + R"("intermediate_size": [12, 12]})").ok());
+  EXPECT_EQ(ParseModelConfig(config + R"("intermediate_size": [12, 13]})").status().code(), Code::kInvalidArgument);
+  EXPECT_EQ(ParseModelConfig(config + R"("intermediate_size": 12, "eos_token_id": [1, "two"]})").status().code(),
+            Code::kInvalidArgument);
+  EXPECT_EQ(ParseModelConfig(config + R"("intermediate_size": 12, "eos_token_id": [1, 11]})").status().code(),
+            Code::kInvalidArgument)
+      << "outside the vocabulary";
+}
+
+TEST(ModelSpec, EndTokensComeFromBothFilesOfAFolder) {
+  const TempDir folder;
+  const ModelSpec spec = Family("Llama", R"(, "eos_token_id": [5, 8])");
+  EXPECT_THAT(*ReadEndTokens(folder.path(), spec), ElementsAre(5, 8));
+  std::ofstream(folder.path() / "generation_config.json") << R"({"eos_token_id": [9, 5]})";
+  EXPECT_THAT(*ReadEndTokens(folder.path(), spec), ElementsAre(5, 8, 9));
+  std::ofstream(folder.path() / "generation_config.json") << R"({"eos_token_id": "five"})";
+  EXPECT_EQ(ReadEndTokens(folder.path(), spec).status().code(), Code::kInvalidArgument);
 }
 
 TEST(ModelSpec, LayerTypesMustSayWhatTheWindowSays) {
