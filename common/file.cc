@@ -105,8 +105,12 @@ MappedFile::~MappedFile() {
 }
 
 Result<std::string> ReadFile(const fs::path& path, size_t max_bytes) {
-  UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  // Not to wait for somebody at the other end of a named pipe.
+  UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
   if (!fd.valid()) return ErrnoStatus(errno, "cannot open " + path.string());
+  struct stat info {};
+  if (::fstat(fd.get(), &info) != 0) return ErrnoStatus(errno, "cannot look at " + path.string());
+  if (S_ISFIFO(info.st_mode)) return InvalidArgument(path.string() + " is a pipe, not a file");
   std::string content;
   size_t used = 0;
   while (true) {

@@ -61,8 +61,8 @@ class UniqueFd {
   int fd_ = -1;
 };
 
-// The whole content. Errors: kNotFound, kPermissionDenied, kInvalidArgument for a folder, kResourceExhausted when
-// larger than `max_bytes`, kDataLoss when the disk fails, kInternal.
+// The whole content. Errors: kNotFound, kPermissionDenied, kInvalidArgument for a folder or a named pipe,
+// kResourceExhausted when larger than `max_bytes`, kDataLoss when the disk fails, kInternal.
 Result<std::string> ReadFile(const std::filesystem::path& path, size_t max_bytes = size_t{64} << 20);
 
 // Writes to a temporary name in the same folder, fsyncs, renames over `path`, fsyncs the folder. `mode` as in chmod.

@@ -176,6 +176,12 @@ TEST(ReadFile, SaysWhatItCouldNotRead) {
   EXPECT_EQ(ReadFile(dir.Write("f", "x") / "below").status().code(), Code::kNotFound);
 }
 
+TEST(ReadFile, DoesNotWaitAtANamedPipe) {
+  TempDir dir;
+  ASSERT_EQ(::mkfifo((dir.path() / "pipe").c_str(), 0600), 0);
+  EXPECT_EQ(ReadFile(dir.path() / "pipe").status().code(), Code::kInvalidArgument);
+}
+
 TEST(ReadFile, WithoutThePermissionItIsPermissionDenied) {
   if (::geteuid() == 0) GTEST_SKIP() << "root may read everything";
   TempDir dir;
