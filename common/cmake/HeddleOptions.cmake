@@ -40,6 +40,9 @@ endif()
 if(HEDDLE_SANITIZE STREQUAL "thread")
   target_compile_options(heddle_options INTERFACE $<$<CXX_COMPILER_ID:GNU>:-Wno-tsan>)
 endif()
+# Clang 14 takes a co_await whose result is void for one that is ignored.
+target_compile_options(heddle_options INTERFACE
+  $<$<AND:$<CXX_COMPILER_ID:Clang>,$<VERSION_LESS:$<CXX_COMPILER_VERSION>,15>>:-Wno-unused-result>)
 # Clang 14 makes code that does not assemble for coroutines under this one check of UBSan.
 if(HEDDLE_SANITIZE)
   target_compile_options(heddle_options INTERFACE $<$<CXX_COMPILER_ID:Clang>:-fno-sanitize=function>)
