@@ -26,9 +26,8 @@ Status Evaluate(const SimulationOptions& options, const std::string& heldout, ui
   HEDDLE_ASSIGN_OR_RETURN(const auto recipe, coordinator::Recipe::Load(options.recipe, options.overrides));
   const auto resources = client::MakeTaskResources();
   const auto measure = [&](const std::filesystem::path& adapter, double* perplexity) -> Status {
-    HEDDLE_ASSIGN_OR_RETURN(
-        const auto evaluation,
-        client::EvaluateModel(recipe.base_model, adapter, heldout, recipe.train.sequence_length(), *resources));
+    HEDDLE_ASSIGN_OR_RETURN(const auto evaluation, client::EvaluateModel(recipe.base_model, adapter, heldout,
+                                                                         recipe.train.sequence_length(), *resources));
     *perplexity = evaluation.perplexity;
     return OkStatus();
   };

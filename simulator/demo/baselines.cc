@@ -49,7 +49,7 @@ class Runner {
   Result<double> Perplexity(const fs::path& adapter) {
     HEDDLE_ASSIGN_OR_RETURN(const client::Evaluation evaluation,
                             client::EvaluateModel(options_.recipe.base_model, adapter, options_.heldout,
-                                                       options_.recipe.train.sequence_length(), *resources_, 1));
+                                                  options_.recipe.train.sequence_length(), *resources_, 1));
     return evaluation.perplexity;
   }
   bool Tell(const std::string& what, double done) const { return !options_.progress || options_.progress(what, done); }

@@ -406,7 +406,7 @@ void Messages() {
 
 int main(int argc, char** argv) {
   using namespace heddle::fuzz;
-  if (argc != 2) {
+  if (argc != 2 || argv[1][0] == '-') {
     std::fprintf(stderr, "usage: %s FOLDER\n", argv[0]);
     return 2;
   }
