@@ -58,7 +58,7 @@ endfunction()
 if(HEDDLE_FAST_BUILD)
   set(heddle_common_headers <algorithm> <array> <atomic> <chrono> <condition_variable> <filesystem> <fstream> <functional> <map>
     <memory> <mutex> <optional> <random> <set> <span> <sstream> <string> <thread> <unordered_map> <variant> <vector>
-    <boost/asio.hpp> <boost/asio/ssl.hpp> <boost/beast.hpp> <boost/beast/ssl.hpp> <boost/json.hpp> <CLI/CLI.hpp>
+    <boost/asio.hpp> <boost/asio/ssl.hpp> <boost/beast.hpp> <boost/beast/ssl.hpp> <boost/json.hpp>
     <google/protobuf/message.h> <google/protobuf/map.h> <google/protobuf/repeated_field.h>)
   file(WRITE ${CMAKE_BINARY_DIR}/fast_pch.cc "int heddle_fast_pch_anchor = 0;\n")
   set(heddle_fast_test_level -O0)
@@ -68,7 +68,7 @@ if(HEDDLE_FAST_BUILD)
   function(heddle_precompiled name)
     add_library(${name} STATIC ${CMAKE_BINARY_DIR}/fast_pch.cc)
     target_link_libraries(${name} PUBLIC heddle_options)
-    target_link_libraries(${name} PRIVATE Boost::headers CLI11::CLI11 OpenSSL::SSL protobuf::libprotobuf ${ARGN})
+    target_link_libraries(${name} PRIVATE Boost::headers OpenSSL::SSL protobuf::libprotobuf ${ARGN})
     target_compile_options(${name} PRIVATE -fpch-instantiate-templates)
   endfunction()
   heddle_precompiled(heddle_fast_pch)
