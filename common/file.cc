@@ -8,6 +8,7 @@
 #include <atomic>
 #include <cerrno>
 #include <cstdio>
+#include <cstdlib>
 #include <functional>
 #include <system_error>
 
@@ -136,17 +137,28 @@ Status SyncDirectory(const fs::path& directory) {
   return OkStatus();
 }
 
-namespace {
-
-Status WriteAll(int fd, std::string_view content, const fs::path& path) {
+Status WriteAll(int fd, std::string_view content, std::string_view what) {
   while (!content.empty()) {
     ssize_t n = ::write(fd, content.data(), content.size());
     if (n < 0 && errno == EINTR) continue;
-    if (n < 0) return ErrnoStatus(errno, "cannot write " + path.string());
+    if (n < 0) return ErrnoStatus(errno, what);
     content.remove_prefix(static_cast<size_t>(n));
   }
   return OkStatus();
 }
+
+Result<UniqueFd> OpenNamelessFile() {
+  std::error_code error;
+  const fs::path folder = fs::temp_directory_path(error);
+  if (error) return ErrnoStatus(error.value(), "there is no folder for temporary files");
+  std::string name = (folder / "heddle-XXXXXX").string();
+  UniqueFd fd(::mkostemp(name.data(), O_CLOEXEC));
+  if (!fd.valid()) return ErrnoStatus(errno, "cannot make a temporary file in " + folder.string());
+  if (::unlink(name.c_str()) != 0) return ErrnoStatus(errno, "cannot unlink " + name);
+  return fd;
+}
+
+namespace {
 
 Status WriteTemporary(const fs::path& temporary, std::string_view content, int mode) {
   UniqueFd fd(::open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode));
@@ -154,7 +166,7 @@ Status WriteTemporary(const fs::path& temporary, std::string_view content, int m
   // The umask must not take away from what was asked.
   if (::fchmod(fd.get(), static_cast<mode_t>(mode)) != 0)
     return ErrnoStatus(errno, "cannot chmod " + temporary.string());
-  HEDDLE_RETURN_IF_ERROR(WriteAll(fd.get(), content, temporary));
+  HEDDLE_RETURN_IF_ERROR(WriteAll(fd.get(), content, "cannot write " + temporary.string()));
   if (::fsync(fd.get()) != 0) return ErrnoStatus(errno, "cannot fsync " + temporary.string());
   return OkStatus();
 }

@@ -65,6 +65,13 @@ class UniqueFd {
 // kResourceExhausted when larger than `max_bytes`, kDataLoss when the disk fails, kInternal.
 Result<std::string> ReadFile(const std::filesystem::path& path, size_t max_bytes = size_t{64} << 20);
 
+// Writes all of it where the file stands. Errors: ErrnoStatus with `what`.
+Status WriteAll(int fd, std::string_view content, std::string_view what);
+
+// A new file without a name in the folder for temporary files (TMPDIR), open for reading and writing; its room is free
+// again once nobody has it open or mapped. Errors: those of ErrnoStatus.
+Result<UniqueFd> OpenNamelessFile();
+
 // Writes to a temporary name in the same folder, fsyncs, renames over `path`, fsyncs the folder. `mode` as in chmod.
 // Errors: kPermissionDenied, kResourceExhausted (disk full, quota), kNotFound (no such folder), kInternal. On error the
 // old content stays and the temporary file is gone; only when the folder's fsync fails is the new content there,

@@ -152,12 +152,7 @@ Status RunFiles::AppendHistory(const std::string& line) {
   const fs::path path = folder_ / "history.jsonl";
   UniqueFd fd(::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644));
   if (!fd.valid()) return ErrnoStatus(errno, "cannot open " + path.string());
-  const std::string text = line + "\n";
-  for (size_t done = 0; done < text.size();) {
-    const ssize_t n = ::write(fd.get(), text.data() + done, text.size() - done);
-    if (n < 0 && errno != EINTR) return ErrnoStatus(errno, "cannot write " + path.string());
-    if (n > 0) done += static_cast<size_t>(n);
-  }
+  HEDDLE_RETURN_IF_ERROR(WriteAll(fd.get(), line + "\n", "cannot write " + path.string()));
   HEDDLE_FAILPOINT(kHistoryWritten);
   return OkStatus();
 }

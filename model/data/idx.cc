@@ -33,27 +33,6 @@ Result<size_t> ReadAt(int fd, uint64_t offset, std::span<uint8_t> out) {
   return done;
 }
 
-Status WriteAll(int fd, std::span<const uint8_t> bytes) {
-  while (!bytes.empty()) {
-    const ssize_t put = ::write(fd, bytes.data(), bytes.size());
-    if (put < 0 && errno == EINTR) continue;
-    if (put < 0) return ErrnoStatus(errno, "unpacking into the folder for temporary files");
-    bytes = bytes.subspan(static_cast<size_t>(put));
-  }
-  return OkStatus();
-}
-
-Result<UniqueFd> NamelessFile() {
-  std::error_code error;
-  std::filesystem::path folder = std::filesystem::temp_directory_path(error);
-  if (error) folder = "/tmp";
-  std::string name = (folder / "heddle-data-XXXXXX").string();
-  UniqueFd fd(::mkostemp(name.data(), O_CLOEXEC));
-  if (!fd.valid()) return ErrnoStatus(errno, "a temporary file in " + folder.string());
-  ::unlink(name.c_str());
-  return fd;
-}
-
 // One gzip stream, piece by piece.
 class Gunzip {
  public:
@@ -103,7 +82,10 @@ Result<uint64_t> UnpackInto(int fd, Gunzip& packed, uint64_t wanted) {
   while (total <= wanted) {
     HEDDLE_ASSIGN_OR_RETURN(const size_t got, packed.Read(piece));
     total += got;
-    if (total <= wanted) HEDDLE_RETURN_IF_ERROR(WriteAll(fd, std::span(piece).first(got)));
+    if (total <= wanted) {
+      const std::string_view bytes(reinterpret_cast<const char*>(piece.data()), got);
+      HEDDLE_RETURN_IF_ERROR(WriteAll(fd, bytes, "unpacking into the folder for temporary files"));
+    }
     if (got < piece.size()) break;
   }
   return total;
@@ -163,7 +145,7 @@ Result<std::shared_ptr<const IdxFile>> IdxFile::Open(const std::filesystem::path
     HEDDLE_ASSIGN_OR_RETURN(got, packed->Read(head));
     HEDDLE_RETURN_IF_ERROR(file->ReadHeader(head.first(got), dimensions));
     const uint64_t wanted = static_cast<uint64_t>(file->size()) * file->item_bytes_;
-    HEDDLE_ASSIGN_OR_RETURN(UniqueFd plain, NamelessFile());
+    HEDDLE_ASSIGN_OR_RETURN(UniqueFd plain, OpenNamelessFile());
     HEDDLE_ASSIGN_OR_RETURN(const uint64_t unpacked, UnpackInto(plain.get(), *packed, wanted));
     file->fd_ = std::move(plain);
     file->data_offset_ = 0;

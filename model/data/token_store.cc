@@ -1,14 +1,10 @@
 #include "model/data/token_store.h"
 
-#include <fcntl.h>
 #include <sys/mman.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
-#include <cstdlib>
-#include <filesystem>
-#include <string>
+#include <string_view>
 
 #include "common/assert.h"
 
@@ -17,17 +13,6 @@ namespace {
 
 Status Told(const Status& status) {
   return status.Annotate("the temporary file for a long text's tokens (TMPDIR chooses its folder)");
-}
-
-Result<UniqueFd> NamelessFile() {
-  std::error_code error;
-  const std::filesystem::path folder = std::filesystem::temp_directory_path(error);
-  if (error) return ErrnoStatus(error.value(), "there is no folder for temporary files");
-  std::string name = (folder / "heddle-tokens-XXXXXX").string();
-  UniqueFd fd(::mkostemp(name.data(), O_CLOEXEC));
-  if (!fd.valid()) return ErrnoStatus(errno, folder.string());
-  if (::unlink(name.c_str()) != 0) return ErrnoStatus(errno, name);
-  return fd;
 }
 
 }  // namespace
@@ -52,18 +37,12 @@ Status TokenStoreWriter::Append(std::span<const int32_t> ids) {
 
 Status TokenStoreWriter::Flush() {
   if (!fd_.valid()) {
-    Result<UniqueFd> fd = NamelessFile();
+    Result<UniqueFd> fd = OpenNamelessFile();
     if (!fd.ok()) return Told(fd.status());
     fd_ = *std::move(fd);
   }
-  const char* at = reinterpret_cast<const char*>(buffer_.data());
-  for (size_t left = buffer_.size() * sizeof(int32_t); left > 0;) {
-    const ssize_t got = ::write(fd_.get(), at, left);
-    if (got < 0 && errno == EINTR) continue;
-    if (got < 0) return Told(ErrnoStatus(errno, "writing"));
-    at += got;
-    left -= static_cast<size_t>(got);
-  }
+  const std::string_view bytes(reinterpret_cast<const char*>(buffer_.data()), buffer_.size() * sizeof(int32_t));
+  if (Status status = WriteAll(fd_.get(), bytes, "writing"); !status.ok()) return Told(status);
   written_ += static_cast<int64_t>(buffer_.size());
   buffer_.clear();
   return OkStatus();
