@@ -44,6 +44,12 @@ void ReadGptNeoX(ConfigReader& reader, ModelSpec* spec);
 // num_labels and label_names, from "id2label" or "num_labels" (2 when neither is there), and refuses what
 // "problem_type" says beyond one class of several, or a number with one label (labels.cc).
 void ReadLabels(ConfigReader& reader, ModelSpec* spec);
+// What encoders of text and images have in common: layer norms, attention to both sides, GELU and biases everywhere,
+// unless config.json says otherwise (encoders.cc, as the next).
+void StartEncoder(ModelSpec* spec);
+// A classifier on the first token: its output layer, and dense layer with activation before it if there is one.
+void SetClassHead(Task task, const std::string& dense, Activation activation, const std::string& output,
+                  ModelSpec* spec);
 void ReadBert(ConfigReader& reader, ModelSpec* spec);
 void ReadBertMasked(ConfigReader& reader, ModelSpec* spec);
 void ReadBertClasses(ConfigReader& reader, ModelSpec* spec);

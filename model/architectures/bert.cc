@@ -7,12 +7,8 @@ namespace {
 
 // What all of them have under `prefix`.
 void ReadBody(ConfigReader& reader, const std::string& prefix, ModelSpec* spec) {
-  spec->norm = NormKind::kLayer;
+  StartEncoder(spec);
   spec->placement = NormPlacement::kPost;
-  spec->causal = false;
-  spec->activation = Activation::kGelu;
-  spec->qkv_bias = spec->attention_out_bias = spec->mlp_bias = true;
-  spec->norm_eps = 1e-12;
   spec->max_position_embeddings = 512;
   spec->type_vocab_size = 2;
   spec->tie_word_embeddings = true;
@@ -73,12 +69,7 @@ void ReadBertMasked(ConfigReader& reader, ModelSpec* spec) {
 void ReadBertClasses(ConfigReader& reader, ModelSpec* spec) {
   ReadBody(reader, "bert.", spec);
   ReadLabels(reader, spec);
-  spec->head.task = Task::kSequenceClassification;
-  spec->head.pooling = Pooling::kFirst;
-  spec->head.dense = "bert.pooler.dense";
-  spec->head.activation = Activation::kTanh;
-  spec->head.output = "classifier";
-  spec->head.output_bias = true;
+  SetClassHead(Task::kSequenceClassification, "bert.pooler.dense", Activation::kTanh, "classifier", spec);
 }
 
 void ReadRobertaClasses(ConfigReader& reader, ModelSpec* spec) {
@@ -94,12 +85,7 @@ void ReadRobertaClasses(ConfigReader& reader, ModelSpec* spec) {
     reader.Fail(InvalidArgument("config.json: max_position_embeddings must be above pad_token_id + 1"));
     spec->max_position_embeddings = 1;
   }
-  spec->head.task = Task::kSequenceClassification;
-  spec->head.pooling = Pooling::kFirst;
-  spec->head.dense = "classifier.dense";
-  spec->head.activation = Activation::kTanh;
-  spec->head.output = "classifier.out_proj";
-  spec->head.output_bias = true;
+  SetClassHead(Task::kSequenceClassification, "classifier.dense", Activation::kTanh, "classifier.out_proj", spec);
   spec->ignored_beginnings = {"roberta.pooler.", "lm_head."};
 }
 

@@ -4,12 +4,8 @@
 namespace heddle::model {
 
 void ReadDistilBertClasses(ConfigReader& reader, ModelSpec* spec) {
-  spec->norm = NormKind::kLayer;
+  StartEncoder(spec);
   spec->placement = NormPlacement::kPost;
-  spec->causal = false;
-  spec->activation = Activation::kGelu;
-  spec->qkv_bias = spec->attention_out_bias = spec->mlp_bias = true;
-  spec->norm_eps = 1e-12;
   spec->max_position_embeddings = 512;
   reader.RequiredInt("dim", &spec->hidden_size, 1, kMaxWidth);
   reader.RequiredInt("hidden_dim", &spec->intermediate_size, 1, kMaxWidth);
@@ -35,12 +31,7 @@ void ReadDistilBertClasses(ConfigReader& reader, ModelSpec* spec) {
   spec->layer.up = "ffn.lin1";
   spec->layer.down = "ffn.lin2";
   spec->layer.mlp_norm = "output_layer_norm";
-  spec->head.task = Task::kSequenceClassification;
-  spec->head.pooling = Pooling::kFirst;
-  spec->head.dense = "pre_classifier";
-  spec->head.activation = Activation::kRelu;
-  spec->head.output = "classifier";
-  spec->head.output_bias = true;
+  SetClassHead(Task::kSequenceClassification, "pre_classifier", Activation::kRelu, "classifier", spec);
   spec->prefix = "distilbert.";
   spec->ignored_endings = {"embeddings.position_ids"};
   spec->ignored_beginnings = {"vocab_"};

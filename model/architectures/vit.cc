@@ -6,13 +6,8 @@ namespace heddle::model {
 namespace {
 
 void ReadVision(ConfigReader& reader, const std::string& prefix, ModelSpec* spec) {
-  spec->norm = NormKind::kLayer;
+  StartEncoder(spec);
   spec->placement = NormPlacement::kPre;
-  spec->causal = false;
-  spec->activation = Activation::kGelu;
-  spec->qkv_bias = true;
-  spec->attention_out_bias = spec->mlp_bias = true;
-  spec->norm_eps = 1e-12;
   spec->patches.image_size = 224;
   spec->patches.patch_size = 16;
   spec->patches.channels = 3;
@@ -44,10 +39,7 @@ void ReadVision(ConfigReader& reader, const std::string& prefix, ModelSpec* spec
   spec->layer.up = "intermediate.dense";
   spec->layer.down = "output.dense";
   spec->layer.mlp_norm = "layernorm_after";
-  spec->head.task = Task::kImageClassification;
-  spec->head.pooling = Pooling::kFirst;
-  spec->head.output = "classifier";
-  spec->head.output_bias = true;
+  SetClassHead(Task::kImageClassification, "", Activation::kNone, "classifier", spec);
   spec->prefix = prefix;
   spec->ignored_beginnings = {prefix + "pooler."};
 }
