@@ -86,6 +86,11 @@ std::vector<Path> SupportedPaths() {
   return paths;
 }
 
+Path BestPath() {
+  static const Path best = SupportedPaths().back();
+  return best;
+}
+
 std::string_view PathName(Path path) {
   switch (path) {
     case Path::kAvx2:

@@ -43,14 +43,14 @@ float DirectionAt(const Direction& direction, uint64_t index);
 // How the machine computes. Each gives the same bits.
 enum class Path : uint8_t { kScalar, kAvx2, kAvx512, kNeon };
 std::vector<Path> SupportedPaths();  // the best last; kScalar is always there
+Path BestPath();                     // looked up once
 std::string_view PathName(Path path);
 
 // out[k] = element first + k. `path` must be supported.
-void FillDirection(const Direction& direction, uint64_t first, std::span<float> out,
-                   Path path = SupportedPaths().back());
+void FillDirection(const Direction& direction, uint64_t first, std::span<float> out, Path path = BestPath());
 // weights[k] += scale * element first + k, rounded as above.
 void AddDirection(const Direction& direction, uint64_t first, float scale, std::span<float> weights,
-                  Path path = SupportedPaths().back());
+                  Path path = BestPath());
 
 // A step of a run that is replayed: a seed and what its direction is multiplied with.
 struct Step {
@@ -60,6 +60,6 @@ struct Step {
 // AddDirection for each step, in their order and with the same bits, in one pass over the weights: block by block of a
 // size that stays in the cache.
 void AddDirections(Distribution distribution, uint64_t stream, std::span<const Step> steps, uint64_t first,
-                   std::span<float> weights, Path path = SupportedPaths().back());
+                   std::span<float> weights, Path path = BestPath());
 
 }  // namespace heddle::zo

@@ -42,15 +42,14 @@ inline __m256i Entries(__m256i index) {
   const __m256i upper = _mm256_blendv_epi8(_mm256_shuffle_epi8(third, bytes), _mm256_shuffle_epi8(fourth, bytes), bit3);
   return _mm256_blendv_epi8(lower, upper, bit4);
 }
-// 1, or -1 where bit 15 - `shift` of the 16-bit lane is set.
-template <int shift>
+// 1, or -1 where bit 5 of the 16-bit lane is set.
 inline __m256i Signs(__m256i words) {
-  return _mm256_or_si256(_mm256_srai_epi16(_mm256_slli_epi16(words, shift), 15), _mm256_set1_epi16(1));
+  return _mm256_or_si256(_mm256_srai_epi16(_mm256_slli_epi16(words, 10), 15), _mm256_set1_epi16(1));
 }
 inline Lanes NormalSums(Lanes words) {
   const __m256i later = _mm256_srli_epi16(words.v, 6);
-  return {_mm256_add_epi32(_mm256_madd_epi16(Entries(words.v), Signs<10>(words.v)),
-                           _mm256_madd_epi16(Entries(later), Signs<10>(later)))};
+  return {_mm256_add_epi32(_mm256_madd_epi16(Entries(words.v), Signs(words.v)),
+                           _mm256_madd_epi16(Entries(later), Signs(later)))};
 }
 inline __m256 Scaled(Lanes sums) { return _mm256_mul_ps(_mm256_cvtepi32_ps(sums.v), _mm256_set1_ps(0x1p-13F)); }
 inline void StoreScaled(float* out, Lanes sums) { _mm256_storeu_ps(out, Scaled(sums)); }
