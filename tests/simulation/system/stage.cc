@@ -34,16 +34,7 @@ fs::path MakeFolder() {
 class BaseModel {
  public:
   BaseModel() : folder_(MakeFolder()) {
-    // As small as the checks of a base model allow.
-    model::ModelSpec config = model::TinyConfig();
-    config.hidden_size = 8;
-    config.intermediate_size = 8;
-    config.num_hidden_layers = 1;
-    config.num_attention_heads = 2;
-    config.num_key_value_heads = 1;
-    config.head_dim = 4;
-    config.vocab_size = 300;
-    model::WriteModelFolder(folder_ / "base", config);
+    model::WriteModelFolder(folder_ / "base", model::SmallestConfig(300));
     const UniqueFd fd(::open(folder_.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
     if (!fd.valid() || ::dup2(fd.get(), kBaseDescriptor) < 0) throw std::runtime_error("no descriptor is left");
   }

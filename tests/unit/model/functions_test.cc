@@ -11,6 +11,7 @@
 #include "common/random.h"
 #include "model/transformer/attention.h"
 #include "model/transformer/loss.h"
+#include "tests/unit/model/random_tensor.h"
 
 namespace heddle::model {
 namespace {
@@ -18,15 +19,6 @@ namespace {
 using torch::Tensor;
 using Inputs = std::vector<Tensor>;
 using Forward = std::function<Tensor(const Inputs&)>;
-
-Tensor Random(at::IntArrayRef shape, uint64_t seed, float scale = 1.0F) {
-  Tensor out = torch::empty(shape);
-  const PhiloxStream random(seed);
-  for (int64_t i = 0; i < out.numel(); ++i) {
-    out.data_ptr<float>()[i] = (2 * random.UniformAt(static_cast<uint64_t>(i)) - 1) * scale;
-  }
-  return out;
-}
 
 double MaxDifference(const Tensor& a, const Tensor& b) {
   EXPECT_EQ(a.sizes(), b.sizes());
@@ -62,7 +54,7 @@ void Check(const Forward& ours, const Forward& reference, const Inputs& inputs, 
   }
   const Tensor out = ours(leaves);
   EXPECT_LT(MaxDifference(out, reference(wide)), tolerance);
-  const Tensor weights = Random(out.sizes(), 77).to(torch::kDouble);
+  const Tensor weights = RandomTensor(out.sizes(), 77).to(torch::kDouble);
   (out * weights.to(torch::kFloat)).sum().backward();
   for (size_t k = 0; k < inputs.size(); ++k) {
     ASSERT_TRUE(leaves[k].grad().defined()) << "input " << k;
@@ -79,8 +71,8 @@ TEST(RmsNorm, MatchesFloat64) {
   for (const double eps : {1e-6, 0.5}) {
     const auto ours = [&](const Inputs& in) { return RmsNorm(in[0], in[1], eps); };
     const auto reference = [&](const Inputs& in) { return WideRmsNorm(in[0], in[1], eps); };
-    Check(ours, reference, {Random({2, 3, 7}, 1), Random({7}, 2)});
-    Check(ours, reference, {Random({4, 5}, 3, 100.0F), Random({5}, 4)});
+    Check(ours, reference, {RandomTensor({2, 3, 7}, 1), RandomTensor({7}, 2)});
+    Check(ours, reference, {RandomTensor({4, 5}, 3, 100.0F), RandomTensor({5}, 4)});
   }
 }
 
@@ -93,7 +85,7 @@ TEST(RmsNorm, OfZerosIsZeroAndFinite) {
 }
 
 TEST(RmsNorm, AFrozenWeightGetsNoGradient) {
-  const Tensor x = Random({2, 4}, 1).requires_grad_(true), weight = Random({4}, 2);
+  const Tensor x = RandomTensor({2, 4}, 1).requires_grad_(true), weight = RandomTensor({4}, 2);
   RmsNorm(x, weight, 1e-6).sum().backward();
   EXPECT_TRUE(x.grad().defined());
   EXPECT_FALSE(weight.grad().defined());
@@ -101,7 +93,7 @@ TEST(RmsNorm, AFrozenWeightGetsNoGradient) {
 
 TEST(RotateHeads, MatchesFloat64) {
   const int64_t length = 5, heads = 3, head_dim = 4;
-  const Tensor angle = Random({length + 2, head_dim / 2}, 9, 3.0F);  // tables may be longer than the sequence
+  const Tensor angle = RandomTensor({length + 2, head_dim / 2}, 9, 3.0F);  // tables may be longer than the sequence
   const auto ours = [&](const Inputs& in) {
     return RotateHeads(in[0], angle.cos().contiguous(), angle.sin().contiguous(), heads, 0.37);
   };
@@ -113,11 +105,11 @@ TEST(RotateHeads, MatchesFloat64) {
     const Tensor second = halves[1] * wide.cos() + halves[0] * wide.sin();
     return torch::cat({first, second}, -1) * 0.37;
   };
-  Check(ours, reference, {Random({2, length, heads * head_dim}, 1)});
+  Check(ours, reference, {RandomTensor({2, length, heads * head_dim}, 1)});
 }
 
 TEST(RotateHeads, TakesViewsThatAreNotContiguous) {
-  const Tensor angle = Random({3, 2}, 9), wide = Random({8, 3, 2}, 1);
+  const Tensor angle = RandomTensor({3, 2}, 9), wide = RandomTensor({8, 3, 2}, 1);
   const Tensor view = wide.permute({2, 1, 0});  // [2, 3, 8]
   const auto rotate = [&](const Tensor& x) { return RotateHeads(x, angle.cos(), angle.sin(), 2, 1.0); };
   EXPECT_TRUE(torch::equal(rotate(view), rotate(view.contiguous())));
@@ -126,7 +118,7 @@ TEST(RotateHeads, TakesViewsThatAreNotContiguous) {
 TEST(SwiGlu, MatchesFloat64) {
   const auto ours = [](const Inputs& in) { return SwiGlu(in[0], in[1]); };
   const auto reference = [](const Inputs& in) { return in[0] / (1 + (-in[0]).exp()) * in[1]; };
-  Check(ours, reference, {Random({3, 11}, 1, 4.0F), Random({3, 11}, 2, 2.0F)}, 2e-5);
+  Check(ours, reference, {RandomTensor({3, 11}, 1, 4.0F), RandomTensor({3, 11}, 2, 2.0F)}, 2e-5);
 }
 
 Tensor Causal(const Tensor& q, const Tensor& k, const Tensor& v) {
@@ -146,14 +138,16 @@ TEST(CausalAttention, MatchesFloat64WithAndWithoutGroups) {
   const auto ours = [](const Inputs& in) { return Causal(in[0], in[1], in[2]); };
   for (const auto& [heads, kv_heads] : {std::pair<int64_t, int64_t>{2, 2}, {4, 2}, {3, 1}}) {
     Check(ours, WideAttention,
-          {Random({2, heads, 5, 4}, 1, 2.0F), Random({2, kv_heads, 5, 4}, 2), Random({2, kv_heads, 5, 4}, 3)});
+          {RandomTensor({2, heads, 5, 4}, 1, 2.0F), RandomTensor({2, kv_heads, 5, 4}, 2),
+           RandomTensor({2, kv_heads, 5, 4}, 3)});
   }
-  Check(ours, WideAttention, {Random({1, 2, 1, 4}, 1), Random({1, 1, 1, 4}, 2), Random({1, 1, 1, 4}, 3)});
+  Check(ours, WideAttention,
+        {RandomTensor({1, 2, 1, 4}, 1), RandomTensor({1, 1, 1, 4}, 2), RandomTensor({1, 1, 1, 4}, 3)});
 }
 
 TEST(CausalAttention, LaterTokensDoNotReachEarlierOnes) {
-  const Tensor q = Random({1, 2, 6, 4}, 1);
-  Tensor k = Random({1, 2, 6, 4}, 2), v = Random({1, 2, 6, 4}, 3);
+  const Tensor q = RandomTensor({1, 2, 6, 4}, 1);
+  Tensor k = RandomTensor({1, 2, 6, 4}, 2), v = RandomTensor({1, 2, 6, 4}, 3);
   const Tensor before = Causal(q, k, v);
   k.slice(2, 4, 6).fill_(100);
   v.slice(2, 4, 6).fill_(-100);
@@ -185,7 +179,7 @@ TEST(LinearCrossEntropy, MatchesFloat64) {
   const Tensor targets = torch::tensor({3, -100, 0, 6, 6, -100, 2}, torch::kLong);
   Check([&](const Inputs& in) { return LinearCrossEntropy(in[0], in[1], targets); },
         [&](const Inputs& in) { return WideCrossEntropy(in[0], in[1], targets); },
-        {Random({7, 4}, 1, 2.0F), Random({7, 4}, 2, 2.0F)});
+        {RandomTensor({7, 4}, 1, 2.0F), RandomTensor({7, 4}, 2, 2.0F)});
 }
 
 TEST(LinearCrossEntropy, ManyRowsOfALargeVocabularyGoThroughInPieces) {
@@ -196,7 +190,7 @@ TEST(LinearCrossEntropy, ManyRowsOfALargeVocabularyGoThroughInPieces) {
   for (int64_t i = 0; i < rows; ++i) {
     targets[i] = i % 9 == 0 ? int64_t{-100} : static_cast<int64_t>(random.NextBelow(static_cast<uint32_t>(vocab)));
   }
-  const Tensor hidden = Random({rows, 6}, 1, 2.0F), weight = Random({vocab, 6}, 2);
+  const Tensor hidden = RandomTensor({rows, 6}, 1, 2.0F), weight = RandomTensor({vocab, 6}, 2);
   Tensor a = hidden.clone().requires_grad_(true), b = weight.clone().requires_grad_(true);
   Tensor wide_a = hidden.to(torch::kDouble).requires_grad_(true),
          wide_b = weight.to(torch::kDouble).requires_grad_(true);
@@ -210,7 +204,7 @@ TEST(LinearCrossEntropy, ManyRowsOfALargeVocabularyGoThroughInPieces) {
 
 TEST(LinearCrossEntropy, FrozenInputsCostNoGradientAndChangeNothing) {
   const Tensor targets = torch::tensor({1, 2}, torch::kLong);
-  const Tensor hidden = Random({2, 3}, 1).requires_grad_(true), weight = Random({5, 3}, 2);
+  const Tensor hidden = RandomTensor({2, 3}, 1).requires_grad_(true), weight = RandomTensor({5, 3}, 2);
   const Tensor loss = LinearCrossEntropy(hidden, weight, targets);
   loss.backward();
   EXPECT_TRUE(hidden.grad().defined());
@@ -220,8 +214,8 @@ TEST(LinearCrossEntropy, FrozenInputsCostNoGradientAndChangeNothing) {
 }
 
 TEST(LinearCrossEntropy, WithoutTargetsThatCountTheLossIsZero) {
-  const Tensor hidden = Random({2, 3}, 1).requires_grad_(true);
-  const Tensor loss = LinearCrossEntropy(hidden, Random({5, 3}, 2), torch::full({2}, -100, torch::kLong));
+  const Tensor hidden = RandomTensor({2, 3}, 1).requires_grad_(true);
+  const Tensor loss = LinearCrossEntropy(hidden, RandomTensor({5, 3}, 2), torch::full({2}, -100, torch::kLong));
   EXPECT_EQ(loss.item<double>(), 0.0);
   loss.backward();
   EXPECT_EQ(hidden.grad().abs().max().item<float>(), 0.0F);
@@ -230,7 +224,7 @@ TEST(LinearCrossEntropy, WithoutTargetsThatCountTheLossIsZero) {
 TEST(LinearCrossEntropy, ATargetOutsideTheVocabularyIsAnException) {
   for (const int64_t bad : {int64_t{5}, int64_t{-1}, int64_t{-101}, std::numeric_limits<int64_t>::max()}) {
     const Tensor targets = torch::tensor({int64_t{0}, bad}, torch::kLong);
-    EXPECT_THROW(LinearCrossEntropy(Random({2, 3}, 1), Random({5, 3}, 2), targets), c10::Error) << bad;
+    EXPECT_THROW(LinearCrossEntropy(RandomTensor({2, 3}, 1), RandomTensor({5, 3}, 2), targets), c10::Error) << bad;
   }
 }
 

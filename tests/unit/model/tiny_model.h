@@ -35,6 +35,19 @@ inline ModelSpec TinyConfig() {
   return config;
 }
 
+// As small as the checks of a base model allow.
+inline ModelSpec SmallestConfig(int64_t vocab_size) {
+  ModelSpec config = TinyConfig();
+  config.hidden_size = 8;
+  config.intermediate_size = 8;
+  config.num_hidden_layers = 1;
+  config.num_attention_heads = 2;
+  config.num_key_value_heads = 1;
+  config.head_dim = 4;
+  config.vocab_size = vocab_size;
+  return config;
+}
+
 // Uniform with standard deviation `deviation`; norms are one.
 inline StateDict RandomWeights(const ModelSpec& config, uint64_t seed, float deviation = 0.1F) {
   StateDict weights;

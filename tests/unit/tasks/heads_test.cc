@@ -81,14 +81,7 @@ class HeadTest : public TaskTest {
     const auto output = Run();
     ASSERT_TRUE(output.ok()) << output.status();
     stats_ = output->stats;
-    StateDict trained;
-    for (const auto& [name, tensor] : initial_) {
-      const auto a = tensor.values<float>(), b = output->update.at(name).values<float>();
-      std::vector<float> sum(a.size());
-      std::transform(a.begin(), a.end(), b.begin(), sum.begin(), std::plus<>());
-      trained.emplace(name, Tensor::FromFloats(tensor.shape(), sum));
-    }
-    ASSERT_TRUE(peft::WriteAdapter(folder_ / "trained", config_, trained).ok());
+    ASSERT_TRUE(peft::WriteAdapter(folder_ / "trained", config_, Sum(initial_, output->update)).ok());
     before_ = Evaluate({});
     after_ = Evaluate(folder_ / "trained");
   }

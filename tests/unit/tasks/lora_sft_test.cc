@@ -133,14 +133,7 @@ TEST_F(LoraSftTest, LossGoesDownOnAText) {
   EXPECT_GT(output->stats.train_loss, output->stats.last_loss);
 
   // And so does that of the text it has learnt, with the update added to the adapter.
-  StateDict trained;
-  for (const auto& [name, tensor] : initial_) {
-    const auto a = tensor.values<float>(), b = output->update.at(name).values<float>();
-    std::vector<float> sum(a.size());
-    std::transform(a.begin(), a.end(), b.begin(), sum.begin(), std::plus<>());
-    trained.emplace(name, Tensor::FromFloats(tensor.shape(), sum));
-  }
-  ASSERT_TRUE(peft::WriteAdapter(folder_ / "trained", config_, trained).ok());
+  ASSERT_TRUE(peft::WriteAdapter(folder_ / "trained", config_, Sum(initial_, output->update)).ok());
   const auto evaluate = [&](const std::filesystem::path& adapter) {
     auto result = EvaluateModel(input_.base_model_dir, adapter, input_.data_path, 16, *resources_);
     EXPECT_TRUE(result.ok()) << result.status();

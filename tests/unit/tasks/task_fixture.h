@@ -2,17 +2,34 @@
 #pragma once
 
 #include <gtest/gtest.h>
+#include <algorithm>
+#include <functional>
+#include <vector>
 
 #include <filesystem>
 #include <memory>
 #include <string>
 
 #include "client/worker/local_task.h"
+#include "common/state_dict.h"
 #include "peft/adapter/adapter.h"
 #include "tests/unit/common/temp_dir.h"
 #include "tests/unit/model/tiny_model.h"
 
 namespace heddle::client {
+
+// Adapter plus update, as a coordinator with one device makes the next adapter: float32 tensors of the same names and
+// shapes.
+inline StateDict Sum(const StateDict& adapter, const StateDict& update) {
+  StateDict out;
+  for (const auto& [name, tensor] : adapter) {
+    const auto a = tensor.values<float>(), b = update.at(name).values<float>();
+    std::vector<float> sum(a.size());
+    std::transform(a.begin(), a.end(), b.begin(), sum.begin(), std::plus<>());
+    out.emplace(name, Tensor::FromFloats(tensor.shape(), sum));
+  }
+  return out;
+}
 
 class TaskTest : public testing::Test {
  protected:

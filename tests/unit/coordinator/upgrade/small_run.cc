@@ -40,14 +40,7 @@ max_abs = 4.0
 )";
 
 model::ModelSpec Base() {
-  model::ModelSpec config = model::TinyConfig();
-  config.hidden_size = 8;
-  config.intermediate_size = 8;
-  config.num_hidden_layers = 1;
-  config.num_attention_heads = 2;
-  config.num_key_value_heads = 1;
-  config.head_dim = 4;
-  config.vocab_size = 260;
+  model::ModelSpec config = model::SmallestConfig(260);
   config.max_position_embeddings = 16;
   return config;
 }

@@ -8,21 +8,13 @@
 
 #include "common/random.h"
 #include "model/training/adamw.h"
+#include "tests/unit/model/random_tensor.h"
 #include "tests/unit/model/tiny_model.h"
 
 namespace heddle::model {
 namespace {
 
 using torch::Tensor;
-
-Tensor Random(at::IntArrayRef shape, uint64_t seed, float size = 1.0F) {
-  Tensor out = torch::empty(shape);
-  const PhiloxStream random(seed);
-  for (int64_t i = 0; i < out.numel(); ++i) {
-    out.data_ptr<float>()[i] = (2 * random.UniformAt(static_cast<uint64_t>(i)) - 1) * size;
-  }
-  return out;
-}
 
 // Predicts the next byte of a text from the four before it: embedding, hidden layer, output.
 class NextByte {
@@ -47,9 +39,9 @@ class NextByte {
 
  private:
   std::string text_;
-  Tensor embedding_ = Random({128, 16}, 1, 0.5F).requires_grad_(true);
-  Tensor hidden_ = Random({64, 96}, 2, 0.2F).requires_grad_(true);
-  Tensor output_ = Random({96, 128}, 3, 0.2F).requires_grad_(true);
+  Tensor embedding_ = RandomTensor({128, 16}, 1, 0.5F).requires_grad_(true);
+  Tensor hidden_ = RandomTensor({64, 96}, 2, 0.2F).requires_grad_(true);
+  Tensor output_ = RandomTensor({96, 128}, 3, 0.2F).requires_grad_(true);
 };
 
 // Mean loss of the last fifty of 300 steps.
@@ -89,14 +81,14 @@ TEST(AdamW8bit, MemoryIsAQuarterOfFloat32s) {
 
 TEST(AdamW8bit, TheFirstStepIsAdamWs) {
   // Before it there are no moments that could have been rounded.
-  Tensor a = Random({33, 21}, 5).requires_grad_(true), b = a.detach().clone().requires_grad_(true);
+  Tensor a = RandomTensor({33, 21}, 5).requires_grad_(true), b = a.detach().clone().requires_grad_(true);
   OptimizerOptions options;
   options.weight_decay = 0.1;
   options.max_grad_norm = 0.5;
   AdamW8bit narrow({a}, options);
   AdamW wide({b}, options);
-  a.mutable_grad() = Random({33, 21}, 6);
-  b.mutable_grad() = Random({33, 21}, 6);
+  a.mutable_grad() = RandomTensor({33, 21}, 6);
+  b.mutable_grad() = RandomTensor({33, 21}, 6);
   EXPECT_EQ(narrow.Step(1e-2), wide.Step(1e-2));
   EXPECT_TRUE(torch::equal(a, b));
 }
@@ -104,15 +96,15 @@ TEST(AdamW8bit, TheFirstStepIsAdamWs) {
 TEST(AdamW8bit, OperatorsFollowTheLoops) {
   // The same values by columns go through LibTorch's operators.
   const std::vector<int64_t> shape = {40, 30};
-  Tensor rows = Random(shape, 7).requires_grad_(true);
+  Tensor rows = RandomTensor(shape, 7).requires_grad_(true);
   Tensor columns = rows.detach().t().contiguous().t().requires_grad_(true);
   ASSERT_FALSE(columns.is_contiguous());
   OptimizerOptions options;
   options.weight_decay = 0.01;
   AdamW8bit a({rows}, options), b({columns}, options);
   for (uint64_t step = 0; step < 30; ++step) {
-    rows.mutable_grad() = Random(shape, 100 + step, 0.1F);
-    columns.mutable_grad() = Random(shape, 100 + step, 0.1F);
+    rows.mutable_grad() = RandomTensor(shape, 100 + step, 0.1F);
+    columns.mutable_grad() = RandomTensor(shape, 100 + step, 0.1F);
     a.Step(1e-3);
     b.Step(1e-3);
   }
@@ -127,10 +119,10 @@ TEST(AdamW8bit, TheNumberOfThreadsChangesNothing) {
   std::vector<Tensor> results;
   for (const int threads : {1, 2, 5}) {
     at::set_num_threads(threads);
-    Tensor p = Random({300, 301}, 8).requires_grad_(true);
+    Tensor p = RandomTensor({300, 301}, 8).requires_grad_(true);
     AdamW8bit optimizer({p}, {});
     for (uint64_t step = 0; step < 3; ++step) {
-      p.mutable_grad() = Random({300, 301}, 9 + step);
+      p.mutable_grad() = RandomTensor({300, 301}, 9 + step);
       optimizer.Step(1e-2);
     }
     results.push_back(p.detach());
@@ -146,7 +138,7 @@ TEST(AdamW8bit, SmallMomentsBesideALargeOneMakeNoWildSteps) {
   Tensor p = torch::zeros({256}).requires_grad_(true);
   AdamW8bit optimizer({p}, {});
   for (uint64_t step = 0; step < 50; ++step) {
-    Tensor g = Random({256}, 50 + step, 1e-3F);
+    Tensor g = RandomTensor({256}, 50 + step, 1e-3F);
     g[0] = 1e3F;
     p.mutable_grad() = step % 2 == 0 ? g : torch::zeros({256});
     optimizer.Step(1e-3);
@@ -155,7 +147,7 @@ TEST(AdamW8bit, SmallMomentsBesideALargeOneMakeNoWildSteps) {
 }
 
 TEST(AdamW8bit, AGradientThatIsNotFiniteChangesNothing) {
-  Tensor p = Random({5}, 10).requires_grad_(true);
+  Tensor p = RandomTensor({5}, 10).requires_grad_(true);
   const Tensor before = p.detach().clone();
   AdamW8bit optimizer({p}, {});
   p.mutable_grad() = torch::full({5}, NAN);

@@ -7,19 +7,10 @@
 #include <cmath>
 #include <limits>
 
-#include "common/random.h"
+#include "tests/unit/model/random_tensor.h"
 
 namespace heddle::model {
 namespace {
-
-torch::Tensor Random(at::IntArrayRef shape, uint64_t seed, float scale = 1.0F) {
-  torch::Tensor out = torch::empty(shape);
-  const PhiloxStream random(seed);
-  for (int64_t i = 0; i < out.numel(); ++i) {
-    out.data_ptr<float>()[i] = (2 * random.UniformAt(static_cast<uint64_t>(i)) - 1) * scale;
-  }
-  return out;
-}
 
 // One parameter after another, every quantity a double.
 class Reference {
@@ -59,14 +50,14 @@ const std::vector<std::vector<int64_t>> kShapes = {{4, 7}, {13}, {1}, {3, 3, 3}}
 
 std::vector<torch::Tensor> Parameters() {
   std::vector<torch::Tensor> out;
-  for (size_t k = 0; k < kShapes.size(); ++k) out.push_back(Random(kShapes[k], k).requires_grad_(true));
+  for (size_t k = 0; k < kShapes.size(); ++k) out.push_back(RandomTensor(kShapes[k], k).requires_grad_(true));
   return out;
 }
 std::vector<torch::Tensor> Gradients(uint64_t step) {
   std::vector<torch::Tensor> out;
   // Gradients of very different sizes, so that clipping acts in some steps only.
   const float scale = step % 3 == 0 ? 10.0F : 0.01F;
-  for (size_t k = 0; k < kShapes.size(); ++k) out.push_back(Random(kShapes[k], 100 * step + k, scale));
+  for (size_t k = 0; k < kShapes.size(); ++k) out.push_back(RandomTensor(kShapes[k], 100 * step + k, scale));
   return out;
 }
 void SetGradients(std::vector<torch::Tensor>& parameters, const std::vector<torch::Tensor>& gradients) {

@@ -5,23 +5,17 @@
 
 #include <cmath>
 
-#include "common/random.h"
+#include "tests/unit/model/random_tensor.h"
 
 namespace heddle::model {
 namespace {
 
-torch::Tensor Random(at::IntArrayRef shape, uint64_t seed) {
-  torch::Tensor out = torch::empty(shape);
-  const PhiloxStream random(seed);
-  for (int64_t i = 0; i < out.numel(); ++i) {
-    out.data_ptr<float>()[i] = 2 * random.UniformAt(static_cast<uint64_t>(i)) - 1;
-  }
-  return out;
-}
 std::vector<torch::Tensor> Parameters(at::ScalarType type = at::kFloat) {
-  return {Random({4, 5}, 1).to(type).requires_grad_(true), Random({7}, 2).to(type).requires_grad_(true)};
+  return {RandomTensor({4, 5}, 1).to(type).requires_grad_(true), RandomTensor({7}, 2).to(type).requires_grad_(true)};
 }
-std::vector<torch::Tensor> Gradients(uint64_t step) { return {Random({4, 5}, 10 * step), Random({7}, 10 * step + 1)}; }
+std::vector<torch::Tensor> Gradients(uint64_t step) {
+  return {RandomTensor({4, 5}, 10 * step), RandomTensor({7}, 10 * step + 1)};
+}
 
 struct Case {
   double momentum, weight_decay, max_grad_norm;

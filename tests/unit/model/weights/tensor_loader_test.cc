@@ -8,23 +8,14 @@
 #include <fstream>
 #include <sstream>
 
-#include "common/random.h"
 #include "common/safetensors.h"
 #include "tests/unit/common/temp_dir.h"
+#include "tests/unit/model/random_tensor.h"
 
 namespace heddle::model {
 namespace {
 
 constexpr std::array kTypes = {DType::kF32, DType::kF16, DType::kBF16, DType::kF64};
-
-torch::Tensor Random(at::IntArrayRef shape, uint64_t seed) {
-  torch::Tensor out = torch::empty(shape);
-  const PhiloxStream random(seed);
-  for (int64_t i = 0; i < out.numel(); ++i) {
-    out.data_ptr<float>()[i] = 2 * random.UniformAt(static_cast<uint64_t>(i)) - 1;
-  }
-  return out;
-}
 
 // `spaces` behind the header move the data to another alignment.
 SafetensorsFile Written(const std::filesystem::path& path, const torch::Tensor& values, DType type, size_t spaces) {
@@ -49,7 +40,7 @@ TEST(TensorLoader, GivesTheValuesThatLibTorchGives) {
   TempDir dir;
   // More than two pieces, and one that is small.
   for (const auto& [rows, columns] : {std::pair<int64_t, int64_t>{1531, 1499}, {3, 5}}) {
-    const torch::Tensor values = Random({rows, columns}, 1);
+    const torch::Tensor values = RandomTensor({rows, columns}, 1);
     for (const DType stored : kTypes) {
       for (const size_t spaces : {0, 1}) {
         const auto file = Written(dir / "w", values, stored, spaces);
@@ -69,11 +60,11 @@ TEST(TensorLoader, GivesTheValuesThatLibTorchGives) {
 TEST(TensorLoader, TheStoredTypeIsUsedInPlaceWhereItIsAligned) {
   TempDir dir;
   for (const DType type : kTypes) {
-    const auto file = Written(dir / "w", Random({16, 16}, 2), type, 0);
+    const auto file = Written(dir / "w", RandomTensor({16, 16}, 2), type, 0);
     const Tensor& source = file.tensors.at("w");
     const TensorLoader loader(file.files);
     EXPECT_EQ(loader.Dense(source, TorchType(type)).data_ptr(), source.bytes().data());
-    const auto moved = Written(dir / "w2", Random({16, 16}, 2), type, 1);
+    const auto moved = Written(dir / "w2", RandomTensor({16, 16}, 2), type, 1);
     const torch::Tensor copy = TensorLoader(moved.files).Dense(moved.tensors.at("w"), TorchType(type));
     EXPECT_NE(copy.data_ptr(), moved.tensors.at("w").bytes().data());
     EXPECT_TRUE(torch::equal(copy, loader.Dense(source, TorchType(type))));
@@ -84,11 +75,11 @@ TEST(TensorLoader, WhatIsInPlaceOutlivesTheFile) {
   TempDir dir;
   torch::Tensor loaded;
   {
-    const auto file = Written(dir / "w", Random({16, 16}, 3), DType::kF32, 0);
+    const auto file = Written(dir / "w", RandomTensor({16, 16}, 3), DType::kF32, 0);
     loaded = TensorLoader(file.files).Dense(file.tensors.at("w"), at::kFloat);
   }
   std::filesystem::remove(dir / "w");
-  EXPECT_TRUE(torch::equal(loaded, Random({16, 16}, 3)));
+  EXPECT_TRUE(torch::equal(loaded, RandomTensor({16, 16}, 3)));
 }
 
 // KiB of the mappings of `path` that count as memory of this process.
@@ -105,7 +96,7 @@ size_t ResidentKib(const std::filesystem::path& path) {
 
 TEST(TensorLoader, ConvertedAndQuantisedPagesOfTheFileAreLetGo) {
   TempDir dir;
-  const auto file = Written(dir / "w", Random({2048, 2048}, 4), DType::kF16, 0);  // 8 MiB
+  const auto file = Written(dir / "w", RandomTensor({2048, 2048}, 4), DType::kF16, 0);  // 8 MiB
   const Tensor& source = file.tensors.at("w");
   const TensorLoader loader(file.files);
   unsigned sum = 0;
@@ -124,7 +115,7 @@ TEST(TensorLoader, ConvertedAndQuantisedPagesOfTheFileAreLetGo) {
 TEST(TensorLoader, TheNumberOfThreadsChangesNothing) {
   TempDir dir;
   const int before = at::get_num_threads();
-  const auto file = Written(dir / "w", Random({1500, 1500}, 5), DType::kBF16, 1);
+  const auto file = Written(dir / "w", RandomTensor({1500, 1500}, 5), DType::kBF16, 1);
   const TensorLoader loader(file.files);
   at::set_num_threads(1);
   const torch::Tensor alone = loader.Dense(file.tensors.at("w"), at::kFloat);
@@ -135,7 +126,7 @@ TEST(TensorLoader, TheNumberOfThreadsChangesNothing) {
 
 TEST(TensorLoader, AWeightThatIsNotFiniteCannotBeQuantised) {
   TempDir dir;
-  torch::Tensor values = Random({8, 8}, 6);
+  torch::Tensor values = RandomTensor({8, 8}, 6);
   values[7][7] = NAN;
   const auto file = Written(dir / "w", values, DType::kF16, 0);
   EXPECT_EQ(TensorLoader(file.files).Quantized(file.tensors.at("w"), QuantKind::kInt8).status().code(),
