@@ -70,7 +70,7 @@ Result<Report> Gather(const std::filesystem::path& folder, const InspectOptions&
   }
   report.targets = adapter.target_modules_regex.empty() ? adapter.target_modules : options.target_modules;
   const std::vector<model::LinearSpec> linears = report.spec.LinearModules();
-  HEDDLE_ASSIGN_OR_RETURN(const auto found, peft::FindTargets(linears, adapter));
+  HEDDLE_ASSIGN_OR_RETURN(const auto found, peft::FindTargets(report.spec, adapter));
   MemorySettings& settings = report.settings;
   for (const peft::TargetModule& target : found) {
     for (const model::LinearSpec& linear : linears) {

@@ -171,7 +171,7 @@ Result<RunMaterial> PrepareRun(const Recipe& recipe) {
   }
 
   HEDDLE_ASSIGN_OR_RETURN(std::vector<peft::TargetModule> targets,
-                          peft::FindTargets(config.LinearModules(), recipe.lora));
+                          peft::FindTargets(config, recipe.lora));
   material.initial_adapter =
       peft::MakeInitialAdapter(targets, recipe.lora, DeriveSeed(recipe.seed, "initial_adapter", ""));
   material.initial_adapter_bytes = SerializeSafetensors(material.initial_adapter);

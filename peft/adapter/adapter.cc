@@ -277,6 +277,18 @@ Result<std::vector<TargetModule>> FindTargets(const std::vector<model::LinearSpe
   return targets;
 }
 
+Result<std::vector<TargetModule>> FindTargets(const model::ModelSpec& spec, const AdapterConfig& config) {
+  const std::vector<std::string>& names = config.target_modules;
+  const bool all =
+      config.target_modules_regex == "all-linear" || std::find(names.begin(), names.end(), "all-linear") != names.end();
+  if (spec.TiedHead() && !all && config.Targets(spec.head.output)) {
+    return Unimplemented("target_modules names " + spec.head.output +
+                         ", which this model shares with its token embedding: take it out, or take a model with "
+                         "\"tie_word_embeddings\": false");
+  }
+  return FindTargets(spec.LinearModules(), config);
+}
+
 StateDict MakeInitialAdapter(const std::vector<TargetModule>& targets, const AdapterConfig& config, uint64_t seed) {
   StateDict adapter;
   for (const TargetModule& target : targets) {

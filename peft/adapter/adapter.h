@@ -53,6 +53,9 @@ struct TargetModule {
 // nothing matches (the message lists the linear modules' last names).
 Result<std::vector<TargetModule>> FindTargets(const std::vector<model::LinearSpec>& linears,
                                               const AdapterConfig& config);
+// Of a whole model. Errors: also kUnimplemented when the config targets an output layer that is tied to the token
+// embedding, which is no layer of its own.
+Result<std::vector<TargetModule>> FindTargets(const model::ModelSpec& spec, const AdapterConfig& config);
 
 // lora_A uniform on +-1/sqrt(in) (Kaiming uniform with a = sqrt(5), as PEFT), from PhiloxStream(DeriveSeed(seed,
 // "lora_A", path)); lora_B zero. F32. The same bits everywhere.

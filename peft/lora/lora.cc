@@ -37,7 +37,7 @@ Tensor ToStateTensor(const torch::Tensor& tensor) {
 Status InjectLora(model::Transformer& model, const AdapterConfig& config, const StateDict& adapter) {
   HEDDLE_RETURN_IF_ERROR(config.Validate());
   std::map<std::string, model::Linear> linears = model->LinearModules();
-  auto targets = FindTargets(model->spec().LinearModules(), config);
+  auto targets = FindTargets(model->spec(), config);
   if (!targets.ok()) return targets.status();
   Status same = CheckSameSpec(AdapterSpec(*targets, config), SpecOf(adapter));
   if (!same.ok()) return same.Annotate("the adapter does not fit the base model");
@@ -72,7 +72,7 @@ StateDict ExtractLora(model::Transformer& model) {
 
 Result<StateDict> MergeLora(const model::BaseWeights& base, const AdapterConfig& config, const StateDict& adapter) {
   HEDDLE_RETURN_IF_ERROR(config.Validate());
-  auto targets = FindTargets(base.spec.LinearModules(), config);
+  auto targets = FindTargets(base.spec, config);
   if (!targets.ok()) return targets.status();
   Status same = CheckSameSpec(AdapterSpec(*targets, config), SpecOf(adapter));
   if (!same.ok()) return same.Annotate("the adapter does not fit the base model");

@@ -50,8 +50,27 @@ TEST(FindTargets, NoMatchNamesTheLayersThereAre) {
   for (const char* name : {"q_proj", "down_proj", "gate_proj"}) {
     EXPECT_NE(targets.status().message().find(name), std::string::npos) << targets.status();
   }
-  EXPECT_FALSE(FindTargets({}, Config()).ok());
+  EXPECT_FALSE(FindTargets(std::vector<model::LinearSpec>(), Config()).ok());
   EXPECT_FALSE(FindTargets(model::TinyConfig().LinearModules(), Config({"embed_tokens"})).ok());
+}
+
+TEST(FindTargets, AnOutputLayerThatIsTiedToTheEmbeddingIsRefusedAndNotPassedOver) {
+  model::ModelSpec spec = model::TinyConfig();
+  AdapterConfig pattern = Config({});
+  pattern.target_modules_regex = ".*(q_proj|lm_head)";
+  for (const AdapterConfig& config : {Config({"q_proj", "lm_head"}), pattern}) {
+    spec.tie_word_embeddings = true;
+    const auto refused = FindTargets(spec, config);
+    EXPECT_EQ(refused.status().code(), Code::kUnimplemented);
+    EXPECT_NE(refused.status().message().find("lm_head, which this model shares"), std::string::npos);
+    spec.tie_word_embeddings = false;
+    const auto found = FindTargets(spec, config);
+    ASSERT_TRUE(found.ok()) << found.status();
+    EXPECT_EQ(found->size(), 3U);
+  }
+  spec.tie_word_embeddings = true;
+  EXPECT_TRUE(FindTargets(spec, Config({"all-linear"})).ok()) << "means no output layer";
+  EXPECT_TRUE(FindTargets(spec, Config({"q_proj"})).ok());
 }
 
 TEST(AdapterKeys, AreThoseOfPeft) {
