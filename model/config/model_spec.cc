@@ -176,6 +176,21 @@ std::string ModelSpec::NameOf(std::string_view name) const {
   return prefix + std::string(name);
 }
 
+std::map<std::string, std::string, std::less<>> ModelSpec::NamesOf(const StateDictSpec& checkpoint) const {
+  std::map<std::string, std::string, std::less<>> names;
+  bool embedding = false;
+  for (const auto& [name, tensor] : checkpoint) {
+    std::string ours = NameOf(name);
+    if (ours.empty()) continue;
+    embedding = embedding || ours == token_embedding;
+    names.emplace(name, std::move(ours));
+  }
+  if (const std::string output = head.output + ".weight"; TiedHead() && !embedding && checkpoint.contains(output)) {
+    names.emplace(output, token_embedding);
+  }
+  return names;
+}
+
 bool ModelSpec::MayBeAbsent(std::string_view name) const {
   return std::find(optional.begin(), optional.end(), name) != optional.end();
 }
@@ -183,14 +198,12 @@ bool ModelSpec::MayBeAbsent(std::string_view name) const {
 Status ModelSpec::CheckTensors(const StateDictSpec& checkpoint) const {
   const StateDictSpec expected = WeightSpec();
   std::map<std::string, const TensorSpec*, std::less<>> found;
-  for (const auto& [name, tensor] : checkpoint) {
-    const std::string ours = NameOf(name);
-    if (ours.empty()) continue;
+  for (const auto& [name, ours] : NamesOf(checkpoint)) {
     if (!expected.contains(ours)) {
       return InvalidArgument("the weights hold " + name + ", which a " + architecture +
                              " with this config.json does not have");
     }
-    if (!found.emplace(ours, &tensor).second) {
+    if (!found.emplace(ours, &checkpoint.find(name)->second).second) {
       return InvalidArgument("the weights hold " + ours + " twice, also under the name " + name);
     }
   }

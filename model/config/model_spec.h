@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -171,6 +172,9 @@ struct ModelSpec {
 
   // The name here of a checkpoint's tensor; empty when it holds nothing that is needed.
   std::string NameOf(std::string_view checkpoint_name) const;
+  // Of a whole checkpoint: what is needed of it, and its names here. Differs from NameOf where a tied weight is stored
+  // as the head's only: that is then the token embedding.
+  std::map<std::string, std::string, std::less<>> NamesOf(const StateDictSpec& checkpoint) const;
   bool MayBeAbsent(std::string_view name) const;
   // Ok when a checkpoint's tensors are those of this model: names, shapes, float types. Errors: kInvalidArgument, with
   // the tensor's name and both shapes.

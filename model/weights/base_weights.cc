@@ -37,9 +37,8 @@ Result<std::shared_ptr<const BaseWeights>> LoadThrowing(const std::filesystem::p
   const std::optional<QuantKind> kind = KindOf(options.type);
   const std::set<std::string> packed = kind ? PackedNames(spec) : std::set<std::string>();
   const TensorLoader loader(file.files);
-  for (const auto& [stored_name, tensor] : file.tensors) {
-    const std::string name = spec.NameOf(stored_name);
-    if (name.empty()) continue;
+  for (const auto& [stored_name, name] : spec.NamesOf(SpecOf(file.tensors))) {
+    const Tensor& tensor = file.tensors.find(stored_name)->second;
     if (!packed.contains(name)) {
       base->tensors.emplace(name, loader.Dense(tensor, DenseType(tensor, options.type)).to(options.device));
       continue;

@@ -66,6 +66,19 @@ TEST_F(BaseWeightsTest, WeightsOutliveTheFileTheyWereReadFrom) {
   EXPECT_TRUE(std::equal(expected.begin(), expected.end(), loaded.data_ptr<float>()));
 }
 
+TEST_F(BaseWeightsTest, ATiedWeightThatIsStoredAsTheHeadsOnlyIsTheEmbedding) {
+  StateDict moved = weights_;
+  const Tensor embedding = moved.at("model.embed_tokens.weight");
+  moved.erase("model.embed_tokens.weight");
+  moved.emplace("lm_head.weight", embedding);
+  Write(moved);
+  const auto base = Load();
+  ASSERT_TRUE(base.ok()) << base.status();
+  EXPECT_EQ((*base)->tensors.size(), weights_.size());
+  const torch::Tensor& loaded = (*base)->tensors.at("model.embed_tokens.weight");
+  EXPECT_EQ(std::memcmp(loaded.data_ptr(), embedding.bytes().data(), embedding.bytes().size()), 0);
+}
+
 TEST_F(BaseWeightsTest, OtherFloatTypesAreWidened) {
   for (const auto& [type, dtype] : {std::pair(torch::kHalf, DType::kF16), std::pair(torch::kBFloat16, DType::kBF16),
                                     std::pair(torch::kDouble, DType::kF64)}) {

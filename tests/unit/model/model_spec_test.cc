@@ -159,6 +159,22 @@ TEST(ModelSpec, CheckpointsMayLackTheBodysPrefixAndCarryAlongWhatNothingNeeds) {
   EXPECT_EQ(spec.NameOf("lm_head.weight"), "");
 }
 
+TEST(ModelSpec, ATiedWeightMayBeStoredAsTheHeadsOnly) {
+  const ModelSpec spec = Gpt2();
+  ASSERT_TRUE(spec.TiedHead());
+  StateDictSpec checkpoint = spec.WeightSpec();
+  checkpoint["lm_head.weight"] = checkpoint.at("transformer.wte.weight");
+  EXPECT_FALSE(spec.NamesOf(checkpoint).contains("lm_head.weight")) << "the embedding is there";
+  checkpoint.erase("transformer.wte.weight");
+  EXPECT_EQ(spec.NamesOf(checkpoint).at("lm_head.weight"), "transformer.wte.weight");
+  const Status fits = spec.CheckTensors(checkpoint);
+  EXPECT_TRUE(fits.ok()) << fits;
+  checkpoint.at("lm_head.weight").shape = {1, 2};
+  EXPECT_NE(spec.CheckTensors(checkpoint).message().find("transformer.wte.weight has shape [1, 2]"), std::string::npos);
+  checkpoint.erase("lm_head.weight");
+  EXPECT_NE(spec.CheckTensors(checkpoint).message().find("lack transformer.wte.weight"), std::string::npos);
+}
+
 TEST(ModelSpec, CheckpointsThatDoNotFitAreToldWhichTensor) {
   const ModelSpec spec = NeoX();
   const auto refused = [&spec](const std::function<void(StateDictSpec*)>& change) {
