@@ -125,7 +125,8 @@ Status IdxFile::ReadHeader(std::span<const uint8_t> head, size_t dimensions) {
   return OkStatus();
 }
 
-Result<std::shared_ptr<const IdxFile>> IdxFile::Open(const std::filesystem::path& path, size_t dimensions) {
+Result<std::shared_ptr<const IdxFile>> IdxFile::Open(const std::filesystem::path& path, size_t dimensions,
+                                                     const ShapeCheck& check) {
   HEDDLE_ASSERT(dimensions >= 1 && dimensions <= kMaxDimensions, "dimensions of an IDX file");
   UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
   if (!fd.valid()) return ErrnoStatus(errno, path.string());
@@ -139,12 +140,18 @@ Result<std::shared_ptr<const IdxFile>> IdxFile::Open(const std::filesystem::path
     HEDDLE_ASSIGN_OR_RETURN(size_t got, ReadAt(file->fd_.get(), 0, head));
     if (got < 2 || head[0] != 0x1F || head[1] != 0x8B) {
       HEDDLE_RETURN_IF_ERROR(file->ReadHeader(head.first(got), dimensions));
+      if (check) HEDDLE_RETURN_IF_ERROR(check(file->shape_));
       return file->CheckDataBytes(static_cast<uint64_t>(info.st_size) - file->data_offset_);
     }
     const auto packed = std::make_unique<Gunzip>(file->fd_.get());
     HEDDLE_ASSIGN_OR_RETURN(got, packed->Read(head));
     HEDDLE_RETURN_IF_ERROR(file->ReadHeader(head.first(got), dimensions));
+    if (check) HEDDLE_RETURN_IF_ERROR(check(file->shape_));
     const uint64_t wanted = static_cast<uint64_t>(file->size()) * file->item_bytes_;
+    if (wanted > kMaxUnpackedBytes) {
+      return InvalidArgument("it would unpack to " + std::to_string(wanted) + " bytes, but may to " +
+                             std::to_string(kMaxUnpackedBytes) + " at most: unpack it with gunzip and name that file");
+    }
     HEDDLE_ASSIGN_OR_RETURN(UniqueFd plain, OpenNamelessFile());
     HEDDLE_ASSIGN_OR_RETURN(const uint64_t unpacked, UnpackInto(plain.get(), *packed, wanted));
     file->fd_ = std::move(plain);

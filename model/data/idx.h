@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <span>
 #include <vector>
@@ -15,11 +16,18 @@ namespace heddle::model {
 
 class IdxFile {
  public:
-  // By its first bytes, a gzip file is unpacked into a file without a name beside the system's temporary files; no more
-  // is written than the header announces, at most 16 GiB. Errors: kNotFound, kPermissionDenied; kInvalidArgument: no
-  // IDX file of unsigned bytes, another number of dimensions than `dimensions`, shorter or longer than its header says,
-  // gzip data that are damaged; kResourceExhausted: no room to unpack. Each names the file.
-  static Result<std::shared_ptr<const IdxFile>> Open(const std::filesystem::path& path, size_t dimensions);
+  static constexpr uint64_t kMaxUnpackedBytes = uint64_t{1} << 30;
+
+  // Whether these extents, the first of which is the number of items, are what the caller is looking for.
+  using ShapeCheck = std::function<Status(std::span<const int64_t> shape)>;
+
+  // By its first bytes, a gzip file is unpacked into a file without a name beside the system's temporary files: once
+  // the header has passed `check`, no more than it announces, and kMaxUnpackedBytes at most. Errors: kNotFound,
+  // kPermissionDenied; those of `check`; kInvalidArgument: no IDX file of unsigned bytes, another number of dimensions
+  // than `dimensions`, shorter or longer than its header says, gzip data that are damaged or announce too much;
+  // kResourceExhausted: no room to unpack. Each names the file.
+  static Result<std::shared_ptr<const IdxFile>> Open(const std::filesystem::path& path, size_t dimensions,
+                                                     const ShapeCheck& check = nullptr);
 
   const std::filesystem::path& path() const { return path_; }
   const std::vector<int64_t>& shape() const { return shape_; }

@@ -36,26 +36,24 @@ class IdxRecords final : public ImageRecords {
       const std::string other = labels_path.string();
       labels_path = other.ends_with(".gz") ? other.substr(0, other.size() - 3) : other + ".gz";
     }
-    HEDDLE_ASSIGN_OR_RETURN(std::shared_ptr<const IdxFile> images, IdxFile::Open(images_path, 3));
-    HEDDLE_ASSIGN_OR_RETURN(std::shared_ptr<const IdxFile> classes, IdxFile::Open(labels_path, 1));
-    if (images->size() != classes->size()) {
-      return InvalidArgument(images_path.string() + " has " + std::to_string(images->size()) + " images, but " +
-                             labels_path.string() + " has " + std::to_string(classes->size()) + " labels");
-    }
-    if (images->size() == 0) {
-      return InvalidArgument(images_path.string() + " is an empty data set: it needs at least one example");
-    }
-    if (shape.channels != 1) {
-      return InvalidArgument(images_path.string() + ": images of an IDX file have 1 channel, but the model takes " +
-                             std::to_string(shape.channels));
-    }
-    if (images->shape()[1] * images->shape()[2] > kMaxImagePixels) {
-      return InvalidArgument(images_path.string() + ": its images are too large");
-    }
-    auto records = std::make_shared<IdxRecords>(std::move(images), std::move(classes), std::move(labels));
-    const Status fits = CheckImage({records->height(), records->width(), 1, {}}, shape);
-    if (!fits.ok()) return fits.Annotate(images_path.string());
-    return std::shared_ptr<const ImageRecords>(std::move(records));
+    const auto check_images = [&shape](std::span<const int64_t> found) -> Status {
+      if (found[0] == 0) return InvalidArgument("it is an empty data set: it needs at least one example");
+      if (shape.channels != 1) {
+        return InvalidArgument("images of an IDX file have 1 channel, but the model takes " +
+                               std::to_string(shape.channels));
+      }
+      if (found[1] > 0 && found[2] > kMaxImagePixels / found[1]) return InvalidArgument("its images are too large");
+      return CheckImage({found[1], found[2], 1, {}}, shape);
+    };
+    HEDDLE_ASSIGN_OR_RETURN(std::shared_ptr<const IdxFile> images, IdxFile::Open(images_path, 3, check_images));
+    const auto check_labels = [&](std::span<const int64_t> found) {
+      if (found[0] == images->size()) return OkStatus();
+      return InvalidArgument("it has " + std::to_string(found[0]) + " labels, but " + images_path.string() + " has " +
+                             std::to_string(images->size()) + " images");
+    };
+    HEDDLE_ASSIGN_OR_RETURN(std::shared_ptr<const IdxFile> classes, IdxFile::Open(labels_path, 1, check_labels));
+    return std::shared_ptr<const ImageRecords>(
+        std::make_shared<IdxRecords>(std::move(images), std::move(classes), std::move(labels)));
   }
 
   IdxRecords(std::shared_ptr<const IdxFile> images, std::shared_ptr<const IdxFile> classes, LabelMap labels)

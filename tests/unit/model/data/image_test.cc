@@ -207,7 +207,7 @@ TEST(ImageRecords, BadIdxFilesAreRefusedByName) {
   };
   const std::string good_labels = Idx({2}, "\x01\x02");
   write(Idx({2, 2, 2}, "12345678"), Idx({3}, "\x01\x02\x03"));
-  ExpectPart(OpenError(images), "has 2 images, but");
+  ExpectPart(OpenError(images), "it has 3 labels, but");
   write(Idx({2, 2, 2}, "12345678"), good_labels);
   ExpectPart(OpenError(images, {1, 3, 2}), "has 2 x 2 pixels, but must have 2 x 3");
   ExpectPart(OpenError(images, {3, 2, 2}), "1 channel");
@@ -233,6 +233,30 @@ TEST(ImageRecords, BadIdxFilesAreRefusedByName) {
   ExpectPart(OpenError(images), "empty data set");
   ExpectPart(OpenError(folder.Write("picture", "x")), "must be called");
   ExpectPart(OpenError(folder / "absent"), "no such file");
+}
+
+TEST(ImageRecords, ACompressedFileIsUnpackedOnlyIfItsHeaderIsWhatIsWanted) {
+  const TempDir folder;
+  const auto images = folder / "t-images-idx3-ubyte.gz";
+  folder.Write("t-labels-idx1-ubyte", Idx({2}, "\x01\x02"));
+  // What is behind the header is damaged: whoever unpacks it says so.
+  const auto write = [&](const std::vector<uint32_t>& shape) {
+    folder.Write("t-images-idx3-ubyte.gz", Gzip(Idx(shape, std::string(1000, 'x'))).substr(0, 36));
+  };
+  write({2, 2, 2});
+  ExpectPart(OpenError(images), "gzip data are cut short");
+  write({1 << 15, 1 << 10, 64});  // 2 GiB
+  ExpectPart(OpenError(images, {1, 1 << 10, 64}),
+             "t-images-idx3-ubyte.gz: it would unpack to 2147483648 bytes, but may to 1073741824 at most");
+  write({2, 2, 3});
+  ExpectPart(OpenError(images), "has 3 x 2 pixels, but must have 2 x 2");
+  write({0xFFFF, 0xFFFF, 1});
+  ExpectPart(OpenError(images, {1, 0, 0}), "it would unpack to 4294836225 bytes");
+  write({2, 0xFFFF, 0xFFFF});
+  ExpectPart(OpenError(images, {1, 0, 0}), "its images are too large");
+  folder.Write("t-images-idx3-ubyte.gz", Gzip(Idx({2, 2, 2}, "12345678")));
+  folder.Write("t-labels-idx1-ubyte", Idx({3}, "\x01\x02\x03"));
+  ExpectPart(OpenError(images), "it has 3 labels, but");
 }
 
 TEST(ImageRecords, AFolderHasAFolderForEachClass) {
