@@ -1,6 +1,7 @@
 #include "model/data/batch.h"
 
 #include <algorithm>
+#include <string>
 
 #include "common/assert.h"
 #include "common/random.h"
@@ -24,6 +25,32 @@ TokenBatch EmptyBatch(int64_t rows, int64_t length, int32_t pad_id) {
   return batch;
 }
 
+// How much text may be encoded together: the time goes with the spans' number times the text's length.
+constexpr size_t kMaxSpansTogether = 32;
+
+// Where in `whole` the tokens begin that are not those of its beginning alone.
+size_t CommonTokens(const std::vector<int32_t>& whole, const std::vector<int32_t>& beginning) {
+  return static_cast<size_t>(std::mismatch(whole.begin(), whole.end(), beginning.begin(), beginning.end()).first -
+                             whole.begin());
+}
+
+// Appends the tokens of these spans' text as a whole, each with the span that it belongs to.
+void EncodeTogether(std::span<const TextSpan> spans, const Tokenizer& tokenizer, EncodedExample* encoded) {
+  std::string text;
+  for (const TextSpan& span : spans) text += span.text;
+  const std::vector<int32_t> whole = tokenizer.Encode(text);
+  encoded->ids.insert(encoded->ids.end(), whole.begin(), whole.end());
+  size_t begin = 0, bytes = 0;
+  for (size_t i = 0; i < spans.size(); ++i) {
+    bytes += spans[i].text.size();
+    const bool last = bytes == text.size();
+    const size_t end =
+        last ? whole.size() : std::max(begin, CommonTokens(whole, tokenizer.Encode({text.data(), bytes})));
+    encoded->learned.insert(encoded->learned.end(), end - begin, spans[i].learned ? 1 : 0);
+    begin = end;
+  }
+}
+
 bool IsLearned(const std::vector<uint8_t>& learned, size_t i) { return learned.empty() || learned[i] != 0; }
 
 }  // namespace
@@ -39,9 +66,10 @@ EncodedExample EncodeCausal(const TextExample& example, const Tokenizer& tokeniz
     encoded.ids.push_back(id);
     encoded.learned.push_back(learned ? 1 : 0);
   };
+  const std::span<const TextSpan> spans(example.spans);
   if (options.add_bos && tokenizer.bos_id() >= 0) push(tokenizer.bos_id(), false);
-  for (const TextSpan& span : example.spans) {
-    for (const int32_t id : tokenizer.Encode(span.text)) push(id, span.learned);
+  for (size_t i = 0; i < spans.size(); i += kMaxSpansTogether) {
+    EncodeTogether(spans.subspan(i, std::min(kMaxSpansTogether, spans.size() - i)), tokenizer, &encoded);
   }
   if (options.add_eos && tokenizer.eos_id() >= 0) push(tokenizer.eos_id(), true);
   if (options.max_tokens > 0 && static_cast<int64_t>(encoded.ids.size()) > options.max_tokens) {

@@ -41,9 +41,11 @@ struct CausalEncoding {
   bool add_bos = false;    // where the tokenizer has one
   bool add_eos = true;
 };
-// A text for next-token prediction: each span encoded by itself (so that a prompt's tokens do not depend on what
-// follows), the end token learned, the beginning's not. sentence2 is not looked at. May be empty, or without a learned
-// token.
+// A text for next-token prediction: the spans encoded as the one text that they are (by themselves, many a tokenizer
+// would put a space before each), the end token learned, the beginning's not. A token belongs to the first span with
+// which the text encoded up to that span's end has it in its place: one that reaches over a border belongs to the later
+// span. Of long conversations 32 spans at a time are one text. sentence2 is not looked at. May be empty, or without a
+// learned token.
 EncodedExample EncodeCausal(const TextExample& example, const Tokenizer& tokenizer, const CausalEncoding& options);
 
 struct Padding {

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <rapidcheck.h>
 
+#include <filesystem>
 #include <map>
 
 #include "model/tokenizer/bpe_trainer.h"
@@ -28,6 +29,75 @@ TEST(EncodeCausal, OnlyTheCompletionAndTheEndAreLearned) {
   const EncodedExample cut = EncodeCausal(example, *tokenizer, {.max_tokens = 2, .add_eos = true});
   EXPECT_EQ(cut.ids.size(), 2U);
   EXPECT_EQ(EncodeCausal(example, *tokenizer, {.add_eos = false}).ids.size(), 3U);
+}
+
+std::shared_ptr<const Tokenizer> CommittedTokenizer(const std::string& name) {
+  return *Tokenizer::Read(std::filesystem::path(HEDDLE_SOURCE_DIR) / "tests/data/tokenizers" / name);
+}
+
+TEST(EncodeCausal, APromptAndItsCompletionAreOneText) {
+  for (const char* name : {"byte-fallback", "unigram", "byte-level"}) {
+    const auto tokenizer = CommittedTokenizer(name);
+    const auto check = [&](const std::vector<TextSpan>& spans) {
+      TextExample example;
+      example.spans = spans;
+      const EncodedExample encoded = EncodeCausal(example, *tokenizer, {.add_eos = false});
+      EXPECT_EQ(encoded.ids, tokenizer->Encode(example.text())) << name << ": " << example.text();
+      EXPECT_EQ(encoded.learned.size(), encoded.ids.size());
+      return encoded;
+    };
+    for (const char* completion : {" blue.", "blue.", "\nblue", "\xC3\xA9"}) {
+      const EncodedExample encoded = check({{"The sky is", false}, {completion, true}});
+      // No token of the completion is left out, and of the prompt at most the one at the border is learned.
+      const auto prompt = tokenizer->Encode("The sky is");
+      const auto first = std::find(encoded.learned.begin(), encoded.learned.end(), 1) - encoded.learned.begin();
+      EXPECT_GE(first, static_cast<std::ptrdiff_t>(prompt.size()) - 1) << name;
+      EXPECT_LE(first, static_cast<std::ptrdiff_t>(prompt.size())) << name;
+      EXPECT_EQ(std::count(encoded.learned.begin() + first, encoded.learned.end(), 0), 0) << name;
+    }
+    check({{"", false}, {"all of it", true}});
+    EXPECT_EQ(check({{"nothing", false}, {"", true}}).learned,
+              std::vector<uint8_t>(tokenizer->Encode("nothing").size(), 0));
+    const EncodedExample talk = check(
+        {{"user: Who?\nassistant: ", false}, {"I.\n", true}, {"user: You?\nassistant: ", false}, {"No.\n", true}});
+    std::vector<uint8_t> turns = talk.learned;
+    turns.erase(std::unique(turns.begin(), turns.end()), turns.end());
+    EXPECT_EQ(turns, (std::vector<uint8_t>{0, 1, 0, 1})) << name;
+  }
+}
+
+TEST(EncodeCausal, ATokenOverTheBorderIsTheCompletions) {
+  BpeTrainer trainer;
+  trainer.Add(std::string("abab abab abab abab "));
+  BpeTrainerOptions options;
+  options.vocab_size = 262;
+  options.special_tokens = {"<|endoftext|>"};
+  const auto tokenizer = *Tokenizer::FromJson(*trainer.Train(options));
+  ASSERT_EQ(tokenizer->Encode("abab").size(), 1U);
+  TextExample example;
+  example.spans = {{"x aba", false}, {"b", true}};
+  const EncodedExample encoded = EncodeCausal(example, *tokenizer, {.add_eos = false});
+  EXPECT_EQ(encoded.ids, tokenizer->Encode("x abab"));
+  EXPECT_EQ(encoded.learned.back(), 1);
+  EXPECT_EQ(encoded.learned.front(), 0);
+}
+
+TEST(EncodeCausal, LongConversationsAreEncodedInPieces) {
+  const auto tokenizer = CommittedTokenizer("byte-level");
+  TextExample example;
+  for (int i = 0; i < 50; ++i) {
+    example.spans.push_back({"user: more\nassistant: ", false});
+    example.spans.push_back({"yes\n", true});
+  }
+  const EncodedExample encoded = EncodeCausal(example, *tokenizer, {.add_eos = false});
+  EXPECT_EQ(tokenizer->Decode(encoded.ids), example.text());
+  std::string learned;
+  for (size_t i = 0; i < encoded.ids.size(); ++i) {
+    if (encoded.learned[i] != 0) learned += tokenizer->Decode(std::span(encoded.ids).subspan(i, 1));
+  }
+  std::string expected;
+  for (int i = 0; i < 50; ++i) expected += "yes\n";
+  EXPECT_EQ(learned, expected);
 }
 
 TEST(PadRows, PadsToTheLongestOrToALength) {
