@@ -2,6 +2,7 @@
 
 #include <charconv>
 #include <cmath>
+#include <cstdio>
 #include <optional>
 
 #include "common/assert.h"
@@ -86,7 +87,9 @@ Result<double> LabelMap::FromReal(double value) const {
     return InvalidArgument("the label must be a finite number");
   }
   if (std::abs(value) < 0x1p53 && value == std::trunc(value)) return FromInteger(static_cast<int64_t>(value));
-  return InvalidArgument("the label is " + std::to_string(value) + ", but must be " + Allowed());
+  char shown[32];  // of 1e300 as std::to_string writes it there would be no end
+  std::snprintf(shown, sizeof shown, "%.10g", value);
+  return InvalidArgument("the label is " + std::string(shown) + ", but must be " + Allowed());
 }
 
 Result<double> LabelMap::FromText(std::string_view text) const {

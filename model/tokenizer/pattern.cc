@@ -15,7 +15,8 @@ namespace heddle::model {
 namespace json = boost::json;
 namespace {
 
-// At one place of a text. Of a real pattern a few thousand steps are enough for the longest word.
+// What PCRE2 may spend on the search from one place of a text. A real pattern takes a few thousand steps for the
+// longest word.
 constexpr uint32_t kMaxSteps = 2'000'000, kMaxHeapKib = 16 << 10;
 constexpr size_t kMaxExpressionBytes = 4096;
 

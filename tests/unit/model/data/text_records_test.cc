@@ -89,6 +89,10 @@ TEST(TextRecords, LabelsOutOfRangeNameLineAndRange) {
     EXPECT_NE(error.find("a.jsonl: line 1"), std::string::npos) << error;
     EXPECT_NE(error.find("from 0 to 1"), std::string::npos) << error;
   }
+  EXPECT_NE(Error("a.jsonl", R"({"text": "x", "label": 1e300})", two).find("the label is 1e+300, but"),
+            std::string::npos);
+  const std::string digits(300, '7');
+  EXPECT_LT(Error("a.tsv", "label\ttext\n" + digits + "\tx\n", two).size(), 250U);
   const std::string named = Error("a.tsv", "label\ttext\nmaybe\tx\n", WithLabels(*LabelMap::Named({"no", "yes"})));
   EXPECT_NE(named.find("line 2: the label is \"maybe\""), std::string::npos) << named;
   EXPECT_NE(named.find("one of no, yes"), std::string::npos) << named;
