@@ -1,21 +1,29 @@
 // The server half of a federated method: folds updates into a sum as they arrive and makes the next model from it.
 //
 // Life of an Aggregator, one per round attempt:
-//   a. Made by MakeAggregator with the parent model (the adapter all devices started from).
+//   a. Made by MakeAggregator with the parent model (what all devices started from) and the state the method kept.
 //   b. Validate(update) for each arriving update; const and thread-safe, so validations run side by side.
 //   c. Fold(update) for each update that is accepted; one at a time.
 //   d. Finish() once; the aggregator is used up.
 // The result depends on the set of folded updates only, to the bit: not on their order, threads or restarts
 // (DESIGN 5.3). Free of LibTorch, Protobuf and sockets.
+//
+// A model is one StateDict: the adapter's tensors by their PEFT keys, and what a method adds for devices, under names
+// that begin with kOwnPrefix (device_rules.h lists them). A state is what the server alone remembers of a method from
+// round to round: moments, histories. An update holds "trained minus start", F32, of what the round's DeviceRules let
+// travel.
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "aggregation/device_rules.h"
 #include "common/state_dict.h"
 #include "common/status.h"
 
@@ -24,7 +32,13 @@ namespace heddle::aggregation {
 // What travels beside an update's tensors.
 struct UpdateInfo {
   uint64_t num_examples = 0;
+  uint32_t num_steps = 0;   // optimizer steps taken; 0: not said
+  int64_t rank = 0;         // of the low-rank factors that the device was given; 0: the model's
+  std::string device = {};  // who sent it; unique among the updates of a sum, and the order where a method needs one
 };
+
+// A method's own settings by name, as the recipe gives them.
+using Settings = std::map<std::string, double, std::less<>>;
 
 // Bounds that every method checks. From the recipe.
 struct AggregatorOptions {
@@ -33,7 +47,19 @@ struct AggregatorOptions {
   double max_abs = 16.0;  // |element| of an update; sets the fixed-point scale. Power of two is exact; > 0
   double max_norm = 0;    // L2 norm of the whole update; 0: no bound
   unsigned threads = 1;   // for Fold and Finish of large tensors; never changes a bit of the result
-  std::map<std::string, std::string> method;  // the method's own settings: [strategy] keys it declares
+  Settings method;        // those that were given; a maker in the registry sees all, with their defaults
+
+  // What the round is.
+  uint64_t seed = 0;    // of the run
+  uint32_t round = 1;   // that is being made, from 1
+  double scaling = 1;   // of low-rank factors: W = W0 + scaling B A
+  uint64_t cohort = 0;  // updates that are asked for; 0: not known
+
+  // The model of before the first round with the random draws of `round`: what devices start from after their factors
+  // were folded into the base. Empty: the method cannot be used.
+  std::function<Result<StateDict>(uint32_t round)> fresh_adapter;
+  // Folder for nameless files of what need not stay in memory; empty: the system's for temporary files.
+  std::filesystem::path scratch;
 };
 
 // Why an update is refused. The numbers are those of heddle.v1.RefusalReason.
@@ -55,33 +81,53 @@ struct Validity {
   bool ok() const { return refusal == Refusal::kNone; }
 };
 
+// What a round makes. `state` is empty when the method remembers nothing.
+struct RoundModel {
+  StateDict model, state;
+};
+
 class Aggregator {
  public:
   virtual ~Aggregator() = default;
 
-  // Names, dtypes and shapes as the parent's, all values finite and within bounds, num_examples in 1 ..
-  // max_num_examples. Reads every byte once. Thread-safe.
+  // Names, dtypes and shapes as UpdateSpec (device_rules.h) says, all values finite and within bounds, num_examples in
+  // 1 .. max_num_examples. Reads every byte once. Thread-safe.
   virtual Validity Validate(const StateDict& update, const UpdateInfo& info) const = 0;
 
   // Adds an update that Validate accepted (the spec and num_examples are checked again; a failure changes nothing).
-  // Errors: kInvalidArgument; kResourceExhausted after max_updates.
+  // Errors: kInvalidArgument; kResourceExhausted after max_updates; those of the scratch file.
   virtual Status Fold(const StateDict& update, const UpdateInfo& info) = 0;
 
   virtual uint64_t num_folded() const = 0;
   virtual uint64_t total_examples() const = 0;
 
   // The next model: parent (+) the folded updates. Errors: kFailedPrecondition when nothing was folded;
-  // kResourceExhausted (memory).
-  virtual Result<StateDict> Finish() && = 0;
+  // kResourceExhausted (memory); those of the scratch file.
+  virtual Result<RoundModel> Finish() && = 0;
 };
 
-// Makes the aggregator of a method by its name in the recipe ("FedAvg"). `parent` is the committed adapter: F32
-// tensors. Errors: kInvalidArgument for an unknown method (the nearest name is given), an unknown setting, or a parent
-// that the method cannot aggregate (a dtype other than F32, non-finite values).
+// Makes the aggregator of a method by its name in the recipe ("FedAvg"). `parent` is the committed model, F32 tensors;
+// `state` what the method gave for it (empty in the first round). Errors: kInvalidArgument for an unknown method or
+// setting (the nearest name is given), a setting out of its range, or a parent or state that the method cannot use (a
+// dtype other than F32, non-finite values, other shapes).
 Result<std::unique_ptr<Aggregator>> MakeAggregator(std::string_view method, const StateDict& parent,
-                                                   const AggregatorOptions& options);
+                                                   const AggregatorOptions& options, const StateDict& state = {});
+
+// What devices are asked in options.round. Errors: as MakeAggregator for the name and the settings.
+Result<DeviceRules> RulesOf(std::string_view method, const AggregatorOptions& options);
+
+// ---- what methods there are ----
+
+// A number that a recipe may give in [strategy].
+struct Setting {
+  std::string_view name, help;
+  double value;     // by default
+  double min, max;  // inclusive
+};
 
 // Names of all methods, sorted.
 std::vector<std::string> AggregatorNames();
+// Of one method, in the order of its declaration; empty for an unknown one.
+std::vector<Setting> SettingsOf(std::string_view method);
 
 }  // namespace heddle::aggregation

@@ -15,8 +15,12 @@ namespace {
 class FedAvg final : public Aggregator {
  public:
   FedAvg(const StateDict& parent, const AggregatorOptions& options, FixedPointGrid grid)
-      : spec_(SpecOf(parent)), options_(options), grid_(grid) {
+      : spec_(UpdateSpec(SpecOf(parent), {}, 0)), options_(options), grid_(grid) {
     for (const auto& [name, tensor] : parent) {
+      if (!spec_.contains(name)) {
+        rest_.emplace(name, tensor);
+        continue;
+      }
       const auto size = static_cast<size_t>(tensor.numel());
       slots_.push_back({name, tensor, num_elements_, FixedPointSum(grid, size)});
       num_elements_ += size;
@@ -50,10 +54,10 @@ class FedAvg final : public Aggregator {
   uint64_t num_folded() const override { return num_folded_; }
   uint64_t total_examples() const override { return total_examples_; }
 
-  Result<StateDict> Finish() && override {
+  Result<RoundModel> Finish() && override {
     if (num_folded_ == 0) return FailedPrecondition("no update was folded, so there is no mean");
     try {
-      return Mean();
+      return RoundModel{Mean(), {}};
     } catch (const std::bad_alloc&) {
       return ResourceExhausted("there is no memory for the mean of the updates");
     }
@@ -68,7 +72,7 @@ class FedAvg final : public Aggregator {
   };
 
   StateDict Mean() {
-    StateDict next;
+    StateDict next = rest_;
     for (Slot& slot : slots_) {
       std::span<std::byte> bytes;
       Tensor out = Tensor::Allocate(slot.parent.spec(), &bytes);
@@ -78,7 +82,7 @@ class FedAvg final : public Aggregator {
         const size_t count = end - begin;
         slot.sum.MeanOnto(parent.subspan(begin, count), total_examples_, begin, result.subspan(begin, count));
       });
-      next.emplace_hint(next.end(), slot.name, std::move(out));
+      next.emplace(slot.name, std::move(out));
       slot.sum = FixedPointSum(grid_, 0);  // memory of the sums goes as that of the result comes
     }
     return next;
@@ -108,7 +112,8 @@ class FedAvg final : public Aggregator {
     return OkStatus();
   }
 
-  StateDictSpec spec_;
+  StateDictSpec spec_;  // of updates
+  StateDict rest_;      // of the parent: what does not travel
   AggregatorOptions options_;
   FixedPointGrid grid_;
   std::vector<Slot> slots_;  // in name order
@@ -118,12 +123,7 @@ class FedAvg final : public Aggregator {
   uint64_t low_weight_ = 0;  // folded since the low limbs last spilled
 };
 
-}  // namespace
-
-Result<std::unique_ptr<Aggregator>> MakeFedAvg(const StateDict& parent, const AggregatorOptions& options) {
-  if (!options.method.empty()) {
-    return InvalidArgument("FedAvg has no setting '" + options.method.begin()->first + "'; remove it from [strategy]");
-  }
+Result<std::unique_ptr<Aggregator>> Make(const StateDict& parent, const AggregatorOptions& options, const StateDict&) {
   auto grid = FixedPointGrid::Make(options.max_abs, options.max_num_examples, options.max_updates);
   if (!grid.ok()) return grid.status();
   try {
@@ -133,5 +133,9 @@ Result<std::unique_ptr<Aggregator>> MakeFedAvg(const StateDict& parent, const Ag
                              " bytes of model");
   }
 }
+
+}  // namespace
+
+Method FedAvgMethod() { return {.name = "FedAvg", .make = Make}; }
 
 }  // namespace heddle::aggregation

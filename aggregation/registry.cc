@@ -1,37 +1,81 @@
 // One line a method.
-#include <array>
+#include <algorithm>
 #include <bit>
 #include <cmath>
+#include <sstream>
 
 #include "aggregation/aggregator.h"
 #include "aggregation/fed_avg.h"
 #include "aggregation/kernels.h"
+#include "aggregation/method.h"
 #include "common/config.h"
 
 namespace heddle::aggregation {
 namespace {
 
-using Maker = Result<std::unique_ptr<Aggregator>> (*)(const StateDict&, const AggregatorOptions&);
+const std::vector<Method>& Methods() {
+  static const std::vector<Method> methods = [] {
+    std::vector<Method> all = {
+        FedAvgMethod(),
+    };
+    std::sort(all.begin(), all.end(), [](const Method& a, const Method& b) { return a.name < b.name; });
+    return all;
+  }();
+  return methods;
+}
 
-struct Method {
-  std::string_view name;
-  Maker make;
-};
+const Method* Find(std::string_view name) {
+  const auto found = std::find_if(Methods().begin(), Methods().end(), [&](const Method& m) { return m.name == name; });
+  return found == Methods().end() ? nullptr : &*found;
+}
 
-constexpr std::array kMethods = {
-    Method{"FedAvg", MakeFedAvg},
-};
+std::string DidYouMean(std::string_view word, const std::vector<std::string>& names) {
+  const auto nearest = NearestName(word, names);
+  return nearest ? "; did you mean '" + *nearest + "'?" : std::string();
+}
 
-Status CheckParent(const StateDict& parent) {
-  if (parent.empty()) return InvalidArgument("the parent model has no tensors");
-  for (const auto& [name, tensor] : parent) {
+Result<const Method*> Get(std::string_view name) {
+  if (const Method* method = Find(name)) return method;
+  return InvalidArgument("there is no aggregation method '" + std::string(name) + "'" +
+                         DidYouMean(name, AggregatorNames()));
+}
+
+// Those that were given over the defaults.
+Result<Settings> Complete(const Method& method, const Settings& given) {
+  Settings all;
+  std::vector<std::string> names;
+  for (const Setting& setting : method.settings) {
+    all.emplace(setting.name, setting.value);
+    names.emplace_back(setting.name);
+  }
+  for (const auto& [name, value] : given) {
+    const auto declared = std::find_if(method.settings.begin(), method.settings.end(),
+                                       [&, &key = name](const Setting& s) { return s.name == key; });
+    if (declared == method.settings.end()) {
+      return InvalidArgument(std::string(method.name) + " has no setting '" + name + "'; remove it from [strategy]" +
+                             DidYouMean(name, names));
+    }
+    if (!(value >= declared->min && value <= declared->max)) {
+      std::ostringstream text;
+      text << method.name << "'s " << name << " is " << value << "; it must be from " << declared->min << " to "
+           << declared->max;
+      return InvalidArgument(text.str());
+    }
+    all[name] = value;
+  }
+  return all;
+}
+
+Status CheckValues(const StateDict& tensors, const char* whose) {
+  for (const auto& [name, tensor] : tensors) {
+    if (name == kStateDigestName) continue;
     if (tensor.dtype() != DType::kF32) {
-      return InvalidArgument("the parent's tensor '" + name + "' is " + tensor.spec().ToString() +
+      return InvalidArgument("the " + std::string(whose) + "'s tensor '" + name + "' is " + tensor.spec().ToString() +
                              "; adapters are F32");
     }
     const auto values = tensor.values<float>();
     if (!std::isfinite(std::bit_cast<float>(BestKernels().max_abs_bits(values.data(), values.size())))) {
-      return InvalidArgument("the parent's tensor '" + name + "' has a value that is not finite");
+      return InvalidArgument("the " + std::string(whose) + "'s tensor '" + name + "' has a value that is not finite");
     }
   }
   return OkStatus();
@@ -40,22 +84,37 @@ Status CheckParent(const StateDict& parent) {
 }  // namespace
 
 Result<std::unique_ptr<Aggregator>> MakeAggregator(std::string_view name, const StateDict& parent,
-                                                   const AggregatorOptions& options) {
-  for (const Method& method : kMethods) {
-    if (method.name != name) continue;
-    HEDDLE_RETURN_IF_ERROR(CheckParent(parent));
-    if (!(options.max_norm >= 0)) return InvalidArgument("max_norm must be a number above 0, or 0 for no bound");
-    return method.make(parent, options);
-  }
-  auto nearest = NearestName(name, AggregatorNames());
-  return InvalidArgument("there is no aggregation method '" + std::string(name) + "'" +
-                         (nearest ? "; did you mean '" + *nearest + "'?" : std::string()));
+                                                   const AggregatorOptions& options, const StateDict& state) {
+  HEDDLE_ASSIGN_OR_RETURN(const Method* method, Get(name));
+  if (parent.empty()) return InvalidArgument("the parent model has no tensors");
+  HEDDLE_RETURN_IF_ERROR(CheckValues(parent, "parent"));
+  HEDDLE_RETURN_IF_ERROR(CheckValues(state, "state"));
+  if (!(options.max_norm >= 0)) return InvalidArgument("max_norm must be a number above 0, or 0 for no bound");
+  AggregatorOptions complete = options;
+  HEDDLE_ASSIGN_OR_RETURN(complete.method, Complete(*method, options.method));
+  const auto digest = parent.find(kStateDigestName);
+  if (digest == parent.end()) return method->make(parent, complete, state);
+  StateDict without = parent;
+  without.erase(without.find(kStateDigestName));
+  return method->make(without, complete, state);
+}
+
+Result<DeviceRules> RulesOf(std::string_view name, const AggregatorOptions& options) {
+  HEDDLE_ASSIGN_OR_RETURN(const Method* method, Get(name));
+  AggregatorOptions complete = options;
+  HEDDLE_ASSIGN_OR_RETURN(complete.method, Complete(*method, options.method));
+  return method->rules == nullptr ? DeviceRules{} : method->rules(complete);
 }
 
 std::vector<std::string> AggregatorNames() {
   std::vector<std::string> names;
-  for (const Method& method : kMethods) names.emplace_back(method.name);
+  for (const Method& method : Methods()) names.emplace_back(method.name);
   return names;
+}
+
+std::vector<Setting> SettingsOf(std::string_view name) {
+  const Method* method = Find(name);
+  return method == nullptr ? std::vector<Setting>{} : method->settings;
 }
 
 }  // namespace heddle::aggregation

@@ -77,6 +77,7 @@ struct TypeName {
   std::string operator()(const int64_t*) const { return "a whole number"; }
   std::string operator()(const uint64_t*) const { return "a whole number from 0"; }
   std::string operator()(const double*) const { return "a number"; }
+  std::string operator()(const std::optional<double>*) const { return "a number"; }
   std::string operator()(const std::string*) const { return "a text in quotes"; }
   std::string operator()(const std::vector<std::string>*) const { return "a list of texts"; }
   std::string operator()(const std::vector<int64_t>*) const { return "a list of whole numbers"; }
@@ -92,6 +93,7 @@ json::value ToJson(const ConfigSchema::Target& target) {
       if (*v == std::floor(*v) && std::abs(*v) < 1e15) return static_cast<int64_t>(*v);
       return *v;
     }
+    json::value operator()(const std::optional<double>* v) const { return *v ? (*this)(&**v) : json::value(nullptr); }
     json::value operator()(const std::string* v) const { return json::string(*v); }
     json::value operator()(const std::vector<std::string>* v) const {
       json::array out;
@@ -195,6 +197,9 @@ struct ConfigSchema::Impl {
       void operator()(const int64_t* v) const { c(static_cast<double>(*v), ""); }
       void operator()(const uint64_t* v) const { c(static_cast<double>(*v), ""); }
       void operator()(const double* v) const { c(*v, ""); }
+      void operator()(const std::optional<double>* v) const {
+        if (*v) c(**v, "");
+      }
       void operator()(const std::string* v) const { c(static_cast<double>(v->size()), "a length of "); }
       void operator()(const std::vector<std::string>* v) const { c(static_cast<double>(v->size()), "a length of "); }
       void operator()(const std::vector<int64_t>* v) const { c(static_cast<double>(v->size()), "a length of "); }
@@ -231,6 +236,7 @@ struct ConfigSchema::Impl {
         }
         return Take(n.value_exact<double>(), v);
       }
+      bool operator()(std::optional<double>* v) const { return (*this)(&v->emplace()); }
       bool operator()(std::string* v) const { return Take(n.value_exact<std::string>(), v); }
       bool operator()(std::vector<std::string>* v) const { return TakeList(n, v); }
       bool operator()(std::vector<int64_t>* v) const { return TakeList(n, v); }

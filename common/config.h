@@ -47,7 +47,8 @@ class ConfigSchema {
   ConfigSchema(ConfigSchema&&) noexcept;
 
   using Target =
-      std::variant<bool*, int64_t*, uint64_t*, double*, std::string*, std::vector<std::string>*, std::vector<int64_t>*>;
+      std::variant<bool*, int64_t*, uint64_t*, double*, std::optional<double>*, std::string*, std::vector<std::string>*,
+                   std::vector<int64_t>*>;  // an optional number has no value until the key is given
   // `key` is dotted ("lora.r"). Binding the same key twice is a bug (asserted).
   void Bind(std::string key, Target target, ConfigKeyOptions options = {});
   // Marks a whole table as free-form: its keys are collected as dotted key -> text of the value, unchecked.

@@ -326,8 +326,8 @@ Result<Sha256Digest> RunCore::MakeModel() {
   HEDDLE_RETURN_IF_ERROR(sum_state_);
   std::string bytes;
   {
-    HEDDLE_ASSIGN_OR_RETURN(const StateDict model, std::move(*aggregator_).Finish());
-    bytes = SerializeSafetensors(model);
+    HEDDLE_ASSIGN_OR_RETURN(const aggregation::RoundModel made, std::move(*aggregator_).Finish());
+    bytes = SerializeSafetensors(made.model);
   }
   return options_.blobs->Put(bytes);
 }

@@ -222,8 +222,8 @@ Result<Sha256Digest> ExpectedModel(const coordinator::Recipe& recipe, const Crow
   for (const int index : crowd.accepted) {
     HEDDLE_RETURN_IF_ERROR(sum->Fold(UpdateOf(crowd.adapter, index), {.num_examples = 1}));
   }
-  HEDDLE_ASSIGN_OR_RETURN(const StateDict model, std::move(*sum).Finish());
-  return Sha256(SerializeSafetensors(model));
+  HEDDLE_ASSIGN_OR_RETURN(const aggregation::RoundModel made, std::move(*sum).Finish());
+  return Sha256(SerializeSafetensors(made.model));
 }
 
 // The only line of history.jsonl, when the run has come to its end.

@@ -41,7 +41,7 @@ std::unique_ptr<Aggregator> Make() {
 StateDict Finish(std::unique_ptr<Aggregator> aggregator) {
   auto model = std::move(*aggregator).Finish();
   Require(model.ok(), "a sum that holds an update has a mean", model.status().message());
-  return *std::move(model);
+  return std::move(model->model);
 }
 
 bool SameBits(const StateDict& a, const StateDict& b) {

@@ -33,7 +33,8 @@ Result<Sha256Digest> ArithmeticModel(const std::filesystem::path& path, const st
       const uint64_t seed = DeriveSeed(recipe.seed, "train", "round=" + std::to_string(round) + " device=" + device);
       HEDDLE_RETURN_IF_ERROR(sum->Fold(ArithmeticUpdate(model, seed), {.num_examples = examples}));
     }
-    HEDDLE_ASSIGN_OR_RETURN(model, std::move(*sum).Finish());
+    HEDDLE_ASSIGN_OR_RETURN(aggregation::RoundModel made, std::move(*sum).Finish());
+    model = std::move(made.model);
   }
   return Sha256(SerializeSafetensors(model));
 }

@@ -35,7 +35,7 @@ StateDict Aggregate(const StateDict& parent, const std::vector<Weighted>& update
   }
   auto next = std::move(*aggregator).Finish();
   EXPECT_TRUE(next.ok()) << next.status();
-  return *std::move(next);
+  return std::move(next->model);
 }
 
 // parent + sum(n x) / sum(n) for one element, in the widest arithmetic there is.
@@ -179,7 +179,7 @@ TEST(FedAvg, ThousandsOfUpdatesAtEveryLimitDoNotOverflow) {
     ASSERT_TRUE(aggregator->Fold(Single(values), {weight}).ok());
     for (size_t i = 0; i < values.size(); ++i) parts[i].emplace_back(values[i], weight);
   }
-  const StateDict next = *std::move(*aggregator).Finish();
+  const StateDict next = (*std::move(*aggregator).Finish()).model;
   const auto result = next.at("x").values<float>();
   EXPECT_EQ(result[0], 16.0F);
   EXPECT_EQ(result[1], -16.0F);
@@ -209,7 +209,7 @@ TEST(FedAvg, RefusesMoreUpdatesThanItMayFoldAndKeepsTheRest) {
   EXPECT_EQ(aggregator->Fold(Single({9.0F}), {1}).code(), Code::kResourceExhausted);
   EXPECT_EQ(aggregator->num_folded(), 2U);
   EXPECT_EQ(aggregator->total_examples(), 2U);
-  EXPECT_EQ((*std::move(*aggregator).Finish()).at("x").values<float>()[0], 2.0F);
+  EXPECT_EQ((*std::move(*aggregator).Finish()).model.at("x").values<float>()[0], 2.0F);
 }
 
 TEST(FedAvg, ARefusedUpdateChangesNothing) {
@@ -231,7 +231,7 @@ TEST(FedAvg, ARefusedUpdateChangesNothing) {
   EXPECT_EQ(aggregator->total_examples(), good[0].weight);
   ASSERT_TRUE(aggregator->Fold(good[1].update, {good[1].weight}).ok());
   ASSERT_TRUE(aggregator->Fold(good[2].update, {good[2].weight}).ok());
-  EXPECT_TRUE(SerializeSafetensors(*std::move(*aggregator).Finish()) == expected);
+  EXPECT_TRUE(SerializeSafetensors((*std::move(*aggregator).Finish()).model) == expected);
 }
 
 TEST(FedAvg, FinishWithoutAnUpdateIsAnErrorNotTheParent) {
@@ -242,7 +242,7 @@ TEST(FedAvg, ValuesThatNobodyValidatedGiveAWrongSumOfThatElementOnly) {
   const float nan = std::numeric_limits<float>::quiet_NaN(), inf = std::numeric_limits<float>::infinity();
   auto aggregator = Make(Single({0, 0, 0, 0}));
   ASSERT_TRUE(aggregator->Fold(Single({nan, inf, 3e38F, 2.0F}), {4}).ok());
-  EXPECT_EQ((*std::move(*aggregator).Finish()).at("x").values<float>()[3], 2.0F);
+  EXPECT_EQ((*std::move(*aggregator).Finish()).model.at("x").values<float>()[3], 2.0F);
 }
 
 }  // namespace

@@ -31,7 +31,7 @@ TEST(AggregatorRegistry, UnknownMethodGetsTheNearestName) {
 
 TEST(AggregatorRegistry, FedAvgHasNoSettingsOfItsOwn) {
   AggregatorOptions options;
-  options.method["momentum"] = "0.9";
+  options.method["momentum"] = 0.9;
   const Status status = MakeStatus("FedAvg", Single({1.0F}), options);
   EXPECT_EQ(status.code(), Code::kInvalidArgument);
   EXPECT_NE(status.message().find("'momentum'"), std::string::npos) << status;
