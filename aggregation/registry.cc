@@ -7,6 +7,7 @@
 #include "aggregation/aggregator.h"
 #include "aggregation/fed_avg.h"
 #include "aggregation/kernels.h"
+#include "aggregation/low_rank/methods.h"
 #include "aggregation/method.h"
 #include "common/config.h"
 
@@ -17,6 +18,16 @@ const std::vector<Method>& Methods() {
   static const std::vector<Method> methods = [] {
     std::vector<Method> all = {
         FedAvgMethod(),
+        low_rank::FedExLoraMethod(),
+        low_rank::FedItMethod(),
+        low_rank::FedSaLoraMethod(),
+        low_rank::FfaLoraMethod(),
+        low_rank::FlexLoraMethod(),
+        low_rank::FloraMethod(),
+        low_rank::HLoraMethod(),
+        low_rank::HetLoraMethod(),
+        low_rank::LoraFairMethod(),
+        low_rank::RoLoraMethod(),
     };
     std::sort(all.begin(), all.end(), [](const Method& a, const Method& b) { return a.name < b.name; });
     return all;

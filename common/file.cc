@@ -147,10 +147,12 @@ Status WriteAll(int fd, std::string_view content, std::string_view what) {
   return OkStatus();
 }
 
-Result<UniqueFd> OpenNamelessFile() {
-  std::error_code error;
-  const fs::path folder = fs::temp_directory_path(error);
-  if (error) return ErrnoStatus(error.value(), "there is no folder for temporary files");
+Result<UniqueFd> OpenNamelessFile(fs::path folder) {
+  if (folder.empty()) {
+    std::error_code error;
+    folder = fs::temp_directory_path(error);
+    if (error) return ErrnoStatus(error.value(), "there is no folder for temporary files");
+  }
   std::string name = (folder / "heddle-XXXXXX").string();
   UniqueFd fd(::mkostemp(name.data(), O_CLOEXEC));
   if (!fd.valid()) return ErrnoStatus(errno, "cannot make a temporary file in " + folder.string());

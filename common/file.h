@@ -68,9 +68,9 @@ Result<std::string> ReadFile(const std::filesystem::path& path, size_t max_bytes
 // Writes all of it where the file stands. Errors: ErrnoStatus with `what`.
 Status WriteAll(int fd, std::string_view content, std::string_view what);
 
-// A new file without a name in the folder for temporary files (TMPDIR), open for reading and writing; its room is free
-// again once nobody has it open or mapped. Errors: those of ErrnoStatus.
-Result<UniqueFd> OpenNamelessFile();
+// A new file without a name in `folder`, open for reading and writing; its room is free again once nobody has it open
+// or mapped. An empty `folder` is the one for temporary files (TMPDIR). Errors: those of ErrnoStatus.
+Result<UniqueFd> OpenNamelessFile(std::filesystem::path folder = {});
 
 // Writes to a temporary name in the same folder, fsyncs, renames over `path`, fsyncs the folder. `mode` as in chmod.
 // Errors: kPermissionDenied, kResourceExhausted (disk full, quota), kNotFound (no such folder), kInternal. On error the

@@ -165,6 +165,13 @@ Matrix Times(const Matrix& a, const Matrix& b) {
   return ToMatrix(View(a) * View(b));
 }
 
+void AddProduct(const Matrix& a, const Matrix& b, double factor, Matrix* sum) {
+  HEDDLE_ASSERT(a.cols() == b.cols() && sum->rows() == a.rows() && sum->cols() == b.rows(), "factors of a product fit");
+  FixBlocks();
+  Eigen::Map<Dense> to(sum->data(), static_cast<Index>(sum->rows()), static_cast<Index>(sum->cols()));
+  to.noalias() += factor * View(a) * View(b).transpose();
+}
+
 Matrix SolveRidge(const Matrix& target, const Matrix& g, double ridge) {
   HEDDLE_ASSERT(g.rows() == g.cols() && target.cols() == g.rows(), "the normal equations are square");
   FixBlocks();

@@ -38,6 +38,9 @@ Matrix TransposedTimes(const Matrix& a, const Matrix& b);
 // a * b. a.cols() == b.rows().
 Matrix Times(const Matrix& a, const Matrix& b);
 
+// *sum += factor * a * transpose(b). The sizes fit (asserted).
+void AddProduct(const Matrix& a, const Matrix& b, double factor, Matrix* sum);
+
 // The X that minimises |target - X g|^2 in the sense of the normal equations X (g + ridge I) = target, for a symmetric
 // positive semidefinite g [r, r] and target [d, r]; where g + ridge I is singular, the X of least norm. ridge >= 0.
 Matrix SolveRidge(const Matrix& target, const Matrix& g, double ridge);

@@ -17,7 +17,15 @@ TEST(AggregatorRegistry, EveryNameMakesAnAggregator) {
   const auto names = AggregatorNames();
   EXPECT_TRUE(std::is_sorted(names.begin(), names.end()));
   ASSERT_FALSE(names.empty());
-  for (const std::string& name : names) EXPECT_TRUE(MakeStatus(name, Single({1.0F})).ok()) << name;
+  // A model that suits every method: factors and a tensor that is none.
+  const StateDict parent =
+      RandomUpdate({{"q.lora_A.weight", {2, 5}}, {"q.lora_B.weight", {3, 2}}, {"classifier.weight", {2, 3}}}, 1);
+  AggregatorOptions options;
+  options.fresh_adapter = [&](uint32_t) -> Result<StateDict> { return parent; };
+  for (const std::string& name : names) {
+    const Status status = MakeStatus(name, parent, options);
+    EXPECT_TRUE(status.ok()) << name << ": " << status;
+  }
 }
 
 TEST(AggregatorRegistry, UnknownMethodGetsTheNearestName) {

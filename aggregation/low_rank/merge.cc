@@ -1,0 +1,107 @@
+#include "aggregation/low_rank/merge.h"
+
+#include <algorithm>
+
+#include "aggregation/low_rank/linear_algebra.h"
+#include "common/assert.h"
+
+namespace heddle::aggregation::low_rank {
+namespace {
+
+// Singular values below this part of the largest are what float32 makes of zero.
+constexpr double kNoise = 0x1p-26;
+
+// to += factor * from, element by element of the first columns.
+void AddScaled(Matrix* to, const Matrix& from, double factor) {
+  for (size_t i = 0; i < from.rows() * from.cols(); ++i) to->data()[i] += factor * from.data()[i];
+}
+
+}  // namespace
+
+Result<Product> Merge::Factors(size_t device) const {
+  Product out{Matrix(pair_.d, rank(device)), Matrix(pair_.k, rank(device))};
+  HEDDLE_RETURN_IF_ERROR(store_.Load(device, index_, 0, &out));
+  return out;
+}
+
+Result<Product> Merge::WeightedSum() const {
+  size_t columns = 0;
+  for (size_t c = 0; c < size(); ++c) columns += rank(c);
+  const size_t side = std::min(pair_.d, pair_.k);
+  if (columns <= side) {
+    Product stack{Matrix(pair_.d, columns), Matrix(pair_.k, columns)};
+    size_t at = 0;
+    for (size_t c = 0; c < size(); ++c) {
+      HEDDLE_RETURN_IF_ERROR(store_.Load(c, index_, at, &stack));
+      for (size_t n = 0; n < rank(c); ++n, ++at) {
+        for (double& x : stack.left.column(at)) x *= share(c) * scaling();
+      }
+    }
+    return stack;
+  }
+  const bool by_left = pair_.d <= pair_.k;  // left is the identity
+  Product sum{Matrix(pair_.d, side), Matrix(pair_.k, side)};
+  Matrix& identity = by_left ? sum.left : sum.right;
+  Matrix& dense = by_left ? sum.right : sum.left;
+  for (size_t i = 0; i < side; ++i) identity(i, i) = 1;
+  for (size_t c = 0; c < size(); ++c) {
+    HEDDLE_ASSIGN_OR_RETURN(const Product factors, Factors(c));
+    AddProduct(by_left ? factors.right : factors.left, by_left ? factors.left : factors.right, share(c) * scaling(),
+               &dense);
+  }
+  return sum;
+}
+
+Result<Product> Merge::MeanFactors(std::span<const double> weights) const {
+  Product mean{Matrix(pair_.d, pair_.rank), Matrix(pair_.k, pair_.rank)};
+  for (size_t c = 0; c < size(); ++c) {
+    HEDDLE_ASSIGN_OR_RETURN(const Product factors, Factors(c));
+    AddScaled(&mean.left, factors.left, weights[c]);
+    AddScaled(&mean.right, factors.right, weights[c]);
+  }
+  RoundToFloat(&mean);
+  return mean;
+}
+
+Product Merge::FreshFactors() const {
+  HEDDLE_ASSERT(fresh_ != nullptr, "the method declared that it needs fresh factors");
+  return ProductOf(fresh_->at(pair_.b_key), fresh_->at(pair_.a_key));
+}
+
+void RoundToFloat(Product* product) {
+  for (Matrix* factor : {&product->left, &product->right}) {
+    for (size_t i = 0; i < factor->rows() * factor->cols(); ++i) {
+      factor->data()[i] = static_cast<double>(static_cast<float>(factor->data()[i]));
+    }
+  }
+}
+
+Product Joined(const Product& a, const Product& b) {
+  Product out{Matrix(a.left.rows(), a.rank() + b.rank()), Matrix(a.right.rows(), a.rank() + b.rank())};
+  const auto join = [](const Matrix& x, const Matrix& y, Matrix* to) {
+    std::copy(x.data(), x.data() + x.rows() * x.cols(), to->data());
+    std::copy(y.data(), y.data() + y.rows() * y.cols(), to->data() + x.rows() * x.cols());
+  };
+  join(a.left, b.left, &out.left);
+  join(a.right, b.right, &out.right);
+  return out;
+}
+
+Product RankFactors(const Merge& merge, const Product& sum) {
+  const FactorPair& pair = merge.pair();
+  const Svd svd = TopSingular(sum, pair.rank);
+  Product out{Matrix(pair.d, pair.rank), Matrix(pair.k, pair.rank)};
+  const std::span<const float> parent_a = pair.a.values<float>();
+  for (size_t n = 0; n < pair.rank; ++n) {
+    if (n < svd.s.size() && svd.s[n] > kNoise * svd.s[0]) {
+      for (size_t i = 0; i < pair.d; ++i) out.left(i, n) = svd.u(i, n) * svd.s[n] / merge.scaling();
+      for (size_t j = 0; j < pair.k; ++j) out.right(j, n) = svd.v(j, n);
+    } else {
+      for (size_t j = 0; j < pair.k; ++j) out.right(j, n) = static_cast<double>(parent_a[n * pair.k + j]);
+    }
+  }
+  RoundToFloat(&out);
+  return out;
+}
+
+}  // namespace heddle::aggregation::low_rank

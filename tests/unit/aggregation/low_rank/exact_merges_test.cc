@@ -1,0 +1,205 @@
+// FLoRA and FedEx-LoRA against dense brute force: what the merged model adds to each layer is the mean of what the
+// devices' models add.
+#include <gtest/gtest.h>
+
+#include "tests/unit/aggregation/low_rank/round.h"
+
+namespace heddle::aggregation::low_rank {
+namespace {
+
+constexpr double kExact = 1e-6;  // relative; factors are stored in float32
+constexpr double kScaling = 2;
+
+struct ExactCase {
+  std::string method;
+  double warm_start;
+};
+
+class ExactMerge : public testing::TestWithParam<ExactCase> {
+ protected:
+  AggregatorOptions Options(const StateDict& model) const {
+    AggregatorOptions options = WithFresh(model, kScaling);
+    if (GetParam().method == "FLoRA") options.method["warm_start"] = GetParam().warm_start;
+    return options;
+  }
+  StateDict Merge(const StateDict& model, const std::vector<Device>& devices) const {
+    return Merged(GetParam().method, model, devices, Options(model));
+  }
+};
+
+TEST_P(ExactMerge, AddsTheTrueMeanOfTheProducts) {
+  const auto layers = Layers();
+  for (const float of_b : {0.0F, 0.4F}) {  // the first round, and a later one
+    const StateDict model = Model(layers, 1, of_b);
+    const auto devices = ThreeDevices(model);
+    EXPECT_LE(WorstError(Merge(model, devices), model, devices, layers, kScaling), kExact);
+  }
+}
+
+TEST_P(ExactMerge, AddsTheTrueMeanForDevicesOfDifferentRanks) {
+  const auto layers = Layers(16);
+  const StateDict model = Model(layers, 2, 0.3F);
+  const auto devices = ThreeDevices(model, {4, 16, 8});
+  EXPECT_LE(WorstError(Merge(model, devices), model, devices, layers, kScaling), kExact);
+}
+
+TEST_P(ExactMerge, AddsTheTrueMeanWhenNoDeviceHasTheModelsRank) {
+  const auto layers = Layers(16);
+  const StateDict model = Model(layers, 3, 0.3F);
+  const auto devices = ThreeDevices(model, {2, 3, 2});
+  EXPECT_LE(WorstError(Merge(model, devices), model, devices, layers, kScaling), kExact);
+}
+
+TEST_P(ExactMerge, RoundAfterRoundAddsToTheSameBase) {
+  const auto layers = Layers();
+  StateDict model = Model(layers, 4);
+  for (uint32_t round = 1; round <= 6; ++round) {
+    std::vector<Device> devices;
+    for (uint64_t c = 0; c < 4; ++c) {
+      devices.push_back(MakeDevice(model, "device-" + std::to_string(c), 100 * round + c, 0.3F, 1 + c * c));
+    }
+    AggregatorOptions options = Options(model);
+    options.round = round;
+    const StateDict next = Merged(GetParam().method, model, devices, options);
+    ASSERT_LE(WorstError(next, model, devices, layers, kScaling), kExact) << "round " << round;
+    for (const Layer& layer : layers) ASSERT_LE(BaseRank(next, layer), std::min(layer.d, layer.k)) << layer.path;
+    model = next;
+  }
+}
+
+TEST_P(ExactMerge, ASingleDeviceGetsItsOwnModel) {
+  const auto layers = Layers();
+  const StateDict model = Model(layers, 5, 0.2F);
+  const std::vector<Device> one = {MakeDevice(model, "only", 9, 0.5F, 3)};
+  EXPECT_LE(WorstError(Merge(model, one), model, one, layers, kScaling), kExact);
+}
+
+TEST_P(ExactMerge, UpdatesOfZeroLeaveEveryLayerAsItWas) {
+  const auto layers = Layers();
+  for (const float of_b : {0.0F, 0.2F}) {
+    const StateDict model = Model(layers, 6, of_b);
+    const auto devices = ThreeDevices(model, {0, 0, 0}, 0.0F);
+    const StateDict next = Merge(model, devices);
+    for (const Layer& layer : layers) {
+      const Matrix before = LayerOf(model, layer, kScaling);
+      EXPECT_LE(Distance(LayerOf(next, layer, kScaling), before), kExact * Norm(before)) << layer.path;
+    }
+  }
+}
+
+TEST_P(ExactMerge, TensorsThatAreNotFactorsAreAveraged) {
+  const StateDict model = Model(Layers(), 7);
+  const auto devices = ThreeDevices(model);
+  const StateDict next = Merge(model, devices);
+  StateDict heads{{kHead, model.at(kHead)}};
+  std::vector<Device> of_heads;
+  for (const Device& device : devices) of_heads.push_back({{{kHead, device.update.at(kHead)}}, device.info});
+  EXPECT_TRUE(SameBytes({{kHead, next.at(kHead)}}, Merged("FedAvg", heads, of_heads, {})));
+}
+
+TEST_P(ExactMerge, TheLargerScalingIsThatOfTheProductNotOfTheBase) {
+  const auto layers = Layers();
+  const StateDict model = Model(layers, 8, 0.1F);
+  const auto devices = ThreeDevices(model);
+  for (const double scaling : {0.25, 1.0, 16.0}) {
+    AggregatorOptions options = Options(model);
+    options.scaling = scaling;
+    EXPECT_LE(WorstError(Merged(GetParam().method, model, devices, options), model, devices, layers, scaling), kExact);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Methods, ExactMerge,
+                         testing::Values(ExactCase{"FLoRA", 0}, ExactCase{"FLoRA", 1}, ExactCase{"FedEx-LoRA", 0}),
+                         [](const auto& info) {
+                           return info.param.method == "FLoRA" ? (info.param.warm_start == 0 ? "Flora" : "FloraWarm")
+                                                               : "FedEx";
+                         });
+
+TEST(Flora, StartsDevicesFromTheFreshAdapterOfTheRound) {
+  const auto layers = Layers();
+  const StateDict model = Model(layers, 1);
+  AggregatorOptions options = WithFresh(model);
+  options.round = 3;
+  const StateDict next = Merged("FLoRA", model, ThreeDevices(model), options);
+  const StateDict fresh = *options.fresh_adapter(3);
+  for (const Layer& layer : layers) {
+    for (const std::string& key : {AKey(layer.path), BKey(layer.path)}) {
+      EXPECT_TRUE(SameBytes({{key, next.at(key)}}, {{key, fresh.at(key)}}));
+    }
+  }
+}
+
+TEST(Flora, AWarmStartKeepsTheBestPartInTheAdapter) {
+  const auto layers = Layers();
+  const StateDict model = Model(layers, 1, 0.2F);
+  const auto devices = ThreeDevices(model);
+  AggregatorOptions options = WithFresh(model, kScaling);
+  options.method["warm_start"] = 1;
+  options.fresh_adapter = nullptr;  // not needed
+  const StateDict next = Merged("FLoRA", model, devices, options);
+  for (const Layer& layer : layers) {
+    const Matrix adapter = DenseOf(next.at(BKey(layer.path)), next.at(AKey(layer.path)), kScaling);
+    const Matrix mean = TrueMean(model, devices, layer, kScaling);
+    const auto values = SingularValues(mean);
+    EXPECT_NEAR(Distance(adapter, mean), Tail(values, static_cast<size_t>(layer.rank)), 1e-6 * values[0]) << layer.path;
+  }
+}
+
+TEST(Flora, WithoutAFreshAdapterIsRefusedBeforeTheRound) {
+  const StateDict model = Model(Layers(), 1);
+  AggregatorOptions options = WithFresh(model);
+  options.fresh_adapter = nullptr;
+  EXPECT_EQ(MakeAggregator("FLoRA", model, options).status().code(), Code::kInvalidArgument);
+  options.fresh_adapter = [](uint32_t) -> Result<StateDict> { return StateDict{}; };
+  EXPECT_EQ(MakeAggregator("FLoRA", model, options).status().code(), Code::kInvalidArgument);
+  options.fresh_adapter = [](uint32_t) -> Result<StateDict> { return DataLoss("gone"); };
+  EXPECT_EQ(MakeAggregator("FLoRA", model, options).status().code(), Code::kDataLoss);
+}
+
+TEST(Flora, ALimitOfTheBasesRankKeepsItsLargestPart) {
+  const std::vector<Layer> layers = {{"wide", 30, 40, 4}};
+  const StateDict model = Model(layers, 1);
+  std::vector<Device> devices;
+  for (uint64_t c = 0; c < 5; ++c) devices.push_back(MakeDevice(model, std::to_string(c), c + 1, 0.5F, 10));
+  AggregatorOptions options = WithFresh(model, kScaling);
+  options.method["max_base_rank"] = 6;
+  const StateDict next = Merged("FLoRA", model, devices, options);
+  EXPECT_EQ(BaseRank(next, layers[0]), 6);
+  const Matrix mean = TrueMean(model, devices, layers[0], kScaling);
+  const auto values = SingularValues(mean);
+  EXPECT_NEAR(Distance(LayerOf(next, layers[0], kScaling), mean), Tail(values, 6), 1e-6 * values[0]);
+}
+
+TEST(FedEx, LeavesTheAdapterToFedIt) {
+  const auto layers = Layers();
+  const StateDict model = Model(layers, 1, 0.2F);
+  const auto devices = ThreeDevices(model);
+  const StateDict next = Merged("FedEx-LoRA", model, devices, WithFresh(model));
+  const StateDict mean = Merged("FedIT", model, devices, {});
+  for (const Layer& layer : layers) {
+    for (const std::string& key : {AKey(layer.path), BKey(layer.path)}) {
+      for (size_t i = 0; i < mean.at(key).values<float>().size(); ++i) {
+        ASSERT_FLOAT_EQ(next.at(key).values<float>()[i], mean.at(key).values<float>()[i]) << key;
+      }
+    }
+  }
+}
+
+TEST(FedEx, ASingleDeviceLeavesNothingToTheBase) {
+  const auto layers = Layers();
+  const StateDict model = Model(layers, 1, 0.2F);
+  const StateDict next =
+      Merged("FedEx-LoRA", model, {MakeDevice(model, "only", 9, 0.5F, 3)}, WithFresh(model, kScaling));
+  for (const Layer& layer : layers) EXPECT_EQ(BaseRank(next, layer), 0) << layer.path;
+}
+
+TEST(FedEx, TheResidualIsAtMostOfTheDevicesRanksTogether) {
+  const std::vector<Layer> layers = {{"wide", 50, 60, 4}};
+  const StateDict model = Model(layers, 1, 0.2F);
+  const StateDict next = Merged("FedEx-LoRA", model, ThreeDevices(model), WithFresh(model));
+  EXPECT_GT(BaseRank(next, layers[0]), 0);
+  EXPECT_LE(BaseRank(next, layers[0]), 12);
+}
+
+}  // namespace
+}  // namespace heddle::aggregation::low_rank
