@@ -424,5 +424,6 @@ int main(int argc, char** argv) {
   CoordinatorSeeds();
   TokenizerSeeds();
   DataSeeds();
+  EncodedUpdateSeeds();
   return failed ? 1 : 0;
 }

@@ -16,10 +16,11 @@ std::string Number(uint64_t value, size_t bytes);
 // `text` with the first `what` replaced; it must be there.
 std::string Replace(std::string text, std::string_view what, std::string_view with);
 
-void CertificateSeeds();  // seeds_certificates.cc
-void DeviceSeeds();       // seeds_device.cc
-void CoordinatorSeeds();  // seeds_coordinator.cc
-void TokenizerSeeds();    // seeds_tokenizers.cc
-void DataSeeds();         // seeds_data.cc
+void CertificateSeeds();    // seeds_certificates.cc
+void DeviceSeeds();         // seeds_device.cc
+void CoordinatorSeeds();    // seeds_coordinator.cc
+void TokenizerSeeds();      // seeds_tokenizers.cc
+void DataSeeds();           // seeds_data.cc
+void EncodedUpdateSeeds();  // seeds_updates.cc
 
 }  // namespace heddle::fuzz

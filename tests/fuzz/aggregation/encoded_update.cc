@@ -1,0 +1,84 @@
+// Any bytes as an encoded update: what is decoded has the expected tensors, all finite, no more of them than can have
+// been sent, from a length that is possible, and comes out of another encoding as the definition says; what is refused
+// gets a sentence. The first byte chooses the stages; 255: the lines that follow are a recipe's words.
+#include <cmath>
+
+#include "aggregation/compression/compressor.h"
+#include "tests/fuzz/encoded_update.h"
+#include "tests/fuzz/fuzz_input.h"
+
+using heddle::fuzz::Require;
+using namespace heddle;
+using namespace heddle::compression;
+
+namespace {
+
+void CheckWords(fuzz::Input input) {
+  std::vector<std::string> words;
+  while (!input.rest().empty()) words.emplace_back(input.TakeLine());
+  const auto pipeline = Pipeline::Parse(words);
+  if (!pipeline.ok()) {
+    Require(pipeline.status().code() == Code::kInvalidArgument && !pipeline.status().message().empty(),
+            "what is refused gets a sentence");
+    return;
+  }
+  Require(pipeline->stages().size() == words.size() && words.size() <= Pipeline::kMaxStages, "a stage a word");
+  const auto again = Pipeline::Parse(pipeline->Words());
+  Require(again.ok() && *again == *pipeline, "words are written so that they are read as the same",
+          pipeline->ToString());
+}
+
+void CheckDecoded(const Compressor& compressor, const StateDict& decoded, size_t size) {
+  const StateDictSpec spec = fuzz::EncodedSpec();
+  Require(SpecOf(decoded) == spec, "the expected tensors");
+  const auto bounds = compressor.SizeOf(spec);
+  Require(bounds.ok() && size >= bounds->min && size <= bounds->max, "a length that is possible");
+  uint64_t set = 0;
+  for (const auto& [name, tensor] : decoded) {
+    for (const float value : tensor.values<float>()) {
+      Require(std::isfinite(value), "what is decoded is finite", name);
+      if (value != 0) ++set;
+    }
+  }
+  Require(set <= bounds->sent_values, "no more values than can have been sent");
+  // Once more: with error feedback, what is left and what is sent again is what was decoded, where values keep their
+  // bits.
+  StateDict left;
+  const auto encoded = compressor.Encode(decoded, &left);
+  Require(encoded.ok(), "what is decoded can be encoded", encoded.status().message());
+  const auto again = compressor.Decode(std::as_bytes(std::span(encoded->bytes)), spec, 1 << 20);
+  Require(again.ok(), "and decoded again", again.status().message());
+  const std::span<const Stage> stages = compressor.pipeline().stages();
+  if (!stages.empty() && !IsSelection(stages.back().kind)) return;
+  for (const auto& [name, tensor] : decoded) {
+    const auto values = tensor.values<float>(), sent = again->at(name).values<float>();
+    const auto rest = left.at(name).values<float>();
+    for (size_t i = 0; i < values.size(); ++i) {
+      Require(sent[i] + rest[i] == values[i], "nothing is lost", name);
+    }
+  }
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  fuzz::Input input(data, size);
+  const uint8_t choice = input.TakeByte();
+  if (choice == 255) {
+    CheckWords(input);
+    return 0;
+  }
+  const auto all = fuzz::EncodedStages();
+  const auto pipeline = Pipeline::Parse(all[choice % all.size()]);
+  Require(pipeline.ok(), "the test's stages are good", pipeline.status().message());
+  const Compressor compressor(*pipeline, fuzz::kEncodedSeed);
+  const std::string_view bytes = input.rest();
+  const auto decoded = compressor.Decode(std::as_bytes(std::span(bytes)), fuzz::EncodedSpec(), 1 << 20);
+  if (decoded.ok()) {
+    CheckDecoded(compressor, *decoded, bytes.size());
+  } else {
+    Require(decoded.status().code() == Code::kInvalidArgument && !decoded.status().message().empty(),
+            "what is refused gets a sentence");
+  }
+  return 0;
+}
