@@ -45,7 +45,8 @@ struct AggregatorOptions {
   uint64_t max_num_examples = 1'000'000;  // per update; FedAvg's weight. At most 2^29.
   uint64_t max_updates = 65'536;          // folded into one sum; at most 2^24
   double max_abs = 16.0;  // |element| of an update; sets the fixed-point scale. Power of two is exact; > 0
-  double max_norm = 0;    // L2 norm of the whole update; 0: no bound
+  double max_norm = 0;    // L2 norm of the whole update; 0: no bound. A longer one is refused
+  double clip_norm = 0;   // a longer one counts as the one of this length in its direction (clipping.h); 0: none does
   unsigned threads = 1;   // for Fold and Finish of large tensors; never changes a bit of the result
   Settings method;        // those that were given; a maker in the registry sees all, with their defaults
 
@@ -121,8 +122,9 @@ Result<DeviceRules> RulesOf(std::string_view method, const AggregatorOptions& op
 // A number that a recipe may give in [strategy].
 struct Setting {
   std::string_view name, help;
-  double value;     // by default
-  double min, max;  // inclusive
+  double value;        // by default
+  double min, max;     // inclusive
+  bool whole = false;  // no fractions
 };
 
 // Names of all methods, sorted.

@@ -49,6 +49,14 @@ void FixedPointSum::Add(std::span<const float> x, uint64_t weight, size_t begin,
   kernels.add(x.data(), std::ldexp(static_cast<double>(weight), grid_.fraction_bits()), low_.data() + begin, x.size());
 }
 
+void FixedPointSum::AddScaled(std::span<const float> x, uint64_t weight, double factor, size_t begin,
+                              const Kernels& kernels) {
+  HEDDLE_ASSERT(begin <= size() && x.size() <= size() - begin, "a sum has as many elements as its updates");
+  HEDDLE_ASSERT(factor >= 0 && factor <= 1, "a factor must not take an update out of its bounds");
+  const double scale = std::ldexp(static_cast<double>(weight) * factor, grid_.fraction_bits());
+  kernels.add(x.data(), scale, low_.data() + begin, x.size());
+}
+
 void FixedPointSum::Spill(size_t begin, size_t end) {
   HEDDLE_ASSERT(high_.size() == low_.size() && begin <= end && end <= size(), "Spill needs ReserveSpill");
   constexpr auto kMask = (int64_t{1} << kSpillBit) - 1;
@@ -59,18 +67,25 @@ void FixedPointSum::Spill(size_t begin, size_t end) {
   }
 }
 
+double FixedPointSum::ValueAt(size_t i) const {
+  return high_.empty() ? static_cast<double>(low_[i])
+                       : static_cast<double>(Int128{high_[i]} * (Int128{1} << kSpillBit) + low_[i]);
+}
+
 void FixedPointSum::MeanOnto(std::span<const float> parent, uint64_t total_weight, size_t begin,
                              std::span<float> out) const {
   HEDDLE_ASSERT(parent.size() == out.size() && begin <= size() && out.size() <= size() - begin && total_weight > 0,
                 "the parent, the sum and the result must agree");
   const double divisor = std::ldexp(static_cast<double>(total_weight), grid_.fraction_bits());
   for (size_t i = 0; i < out.size(); ++i) {
-    const int64_t low = low_[begin + i];
-    // Both conversions round the same integer to nearest, so having spilled changes nothing.
-    const double sum = high_.empty() ? static_cast<double>(low)
-                                     : static_cast<double>(Int128{high_[begin + i]} * (Int128{1} << kSpillBit) + low);
-    out[i] = static_cast<float>(static_cast<double>(parent[i]) + sum / divisor);
+    out[i] = static_cast<float>(static_cast<double>(parent[i]) + ValueAt(begin + i) / divisor);
   }
+}
+
+void FixedPointSum::Mean(uint64_t total_weight, size_t begin, std::span<double> out) const {
+  HEDDLE_ASSERT(begin <= size() && out.size() <= size() - begin && total_weight > 0, "a mean is of what was added");
+  const double divisor = std::ldexp(static_cast<double>(total_weight), grid_.fraction_bits());
+  for (size_t i = 0; i < out.size(); ++i) out[i] = ValueAt(begin + i) / divisor;
 }
 
 }  // namespace heddle::aggregation

@@ -55,6 +55,10 @@ class FixedPointSum {
   // For i in [begin, begin + x.size()): sum[i] += round(x[i - begin] * weight * 2^s). The caller has checked |x| <=
   // max_abs and weight <= max_weight; other values give a wrong sum, never undefined behaviour.
   void Add(std::span<const float> x, uint64_t weight, size_t begin, const Kernels& kernels = BestKernels());
+  // The same with weight * factor, 0 <= factor <= 1, for the weight: the product with x is rounded to double once
+  // before it is rounded to the grid, so the sum still does not depend on the order of its parts.
+  void AddScaled(std::span<const float> x, uint64_t weight, double factor, size_t begin,
+                 const Kernels& kernels = BestKernels());
 
   // Allocates the second limb. May throw std::bad_alloc; the sum is then unchanged.
   void ReserveSpill() { high_.resize(low_.size()); }
@@ -64,8 +68,12 @@ class FixedPointSum {
   // out[i] = float(parent[i] + sum[i] / (total_weight * 2^s)) for i in [begin, begin + out.size()): the sum rounded to
   // double, then one double operation after the other, then float. total_weight > 0.
   void MeanOnto(std::span<const float> parent, uint64_t total_weight, size_t begin, std::span<float> out) const;
+  // out[i] = sum[i] / (total_weight * 2^s), for those who do more with it than add it.
+  void Mean(uint64_t total_weight, size_t begin, std::span<double> out) const;
 
  private:
+  // The sum rounded to double. Both limbs' conversions round the same integer, so having spilled changes nothing.
+  double ValueAt(size_t i) const;
   FixedPointGrid grid_;
   std::vector<int64_t> low_;
   std::vector<int32_t> high_;  // empty until the first spill; the value is high * 2^55 + low

@@ -6,15 +6,10 @@
 #include <vector>
 
 namespace heddle::aggregation {
-namespace {
 
-// Below this (1 MiB of float32) starting a thread costs more than it saves.
-constexpr size_t kMinPerThread = size_t{1} << 18;
-
-}  // namespace
-
-void ParallelRanges(size_t count, unsigned threads, const std::function<void(size_t begin, size_t end)>& body) {
-  const size_t shares = std::clamp<size_t>(count / kMinPerThread, 1, std::max(1U, threads));
+void ParallelRanges(size_t count, unsigned threads, const std::function<void(size_t begin, size_t end)>& body,
+                    size_t min_per_thread) {
+  const size_t shares = std::clamp<size_t>(count / min_per_thread, 1, std::max(1U, threads));
   const auto start = [&](size_t share) { return share == shares ? count : count / shares * share / 16 * 16; };
   std::vector<std::jthread> helpers;
   helpers.reserve(shares - 1);

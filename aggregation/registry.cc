@@ -5,10 +5,13 @@
 #include <sstream>
 
 #include "aggregation/aggregator.h"
+#include "aggregation/averaging/methods.h"
+#include "aggregation/clipping.h"
 #include "aggregation/fed_avg.h"
 #include "aggregation/kernels.h"
 #include "aggregation/low_rank/methods.h"
 #include "aggregation/method.h"
+#include "aggregation/robust/rules.h"
 #include "common/config.h"
 
 namespace heddle::aggregation {
@@ -16,8 +19,24 @@ namespace {
 
 const std::vector<Method>& Methods() {
   static const std::vector<Method> methods = [] {
+    // clang-format off
     std::vector<Method> all = {
         FedAvgMethod(),
+        FedAvgMMethod(),
+        FedAdagradMethod(),
+        FedAdamMethod(),
+        FedYogiMethod(),
+        FedProxMethod(),
+        ScaffoldMethod(),
+        FedNovaMethod(),
+        FedDynMethod(),
+        CoordinateMedianMethod(),
+        TrimmedMeanMethod(),
+        KrumMethod(),
+        MultiKrumMethod(),
+        BulyanMethod(),
+        GeometricMedianMethod(),
+        FoolsGoldMethod(),
         low_rank::FedExLoraMethod(),
         low_rank::FedItMethod(),
         low_rank::FedSaLoraMethod(),
@@ -29,6 +48,7 @@ const std::vector<Method>& Methods() {
         low_rank::LoraFairMethod(),
         low_rank::RoLoraMethod(),
     };
+    // clang-format on
     std::sort(all.begin(), all.end(), [](const Method& a, const Method& b) { return a.name < b.name; });
     return all;
   }();
@@ -72,6 +92,9 @@ Result<Settings> Complete(const Method& method, const Settings& given) {
            << declared->max;
       return InvalidArgument(text.str());
     }
+    if (declared->whole && value != std::floor(value)) {
+      return InvalidArgument(std::string(method.name) + "'s " + name + " must be a whole number");
+    }
     all[name] = value;
   }
   return all;
@@ -101,13 +124,14 @@ Result<std::unique_ptr<Aggregator>> MakeAggregator(std::string_view name, const 
   HEDDLE_RETURN_IF_ERROR(CheckValues(parent, "parent"));
   HEDDLE_RETURN_IF_ERROR(CheckValues(state, "state"));
   if (!(options.max_norm >= 0)) return InvalidArgument("max_norm must be a number above 0, or 0 for no bound");
+  if (!(options.clip_norm >= 0)) return InvalidArgument("clip_norm must be a number above 0, or 0 for no clipping");
   AggregatorOptions complete = options;
   HEDDLE_ASSIGN_OR_RETURN(complete.method, Complete(*method, options.method));
-  const auto digest = parent.find(kStateDigestName);
-  if (digest == parent.end()) return method->make(parent, complete, state);
   StateDict without = parent;
-  without.erase(without.find(kStateDigestName));
-  return method->make(without, complete, state);
+  without.erase(std::string(kStateDigestName));
+  HEDDLE_ASSIGN_OR_RETURN(std::unique_ptr<Aggregator> made, method->make(without, complete, state));
+  if (options.clip_norm == 0) return made;
+  return MakeClipping(std::move(made), options.clip_norm);
 }
 
 Result<DeviceRules> RulesOf(std::string_view name, const AggregatorOptions& options) {

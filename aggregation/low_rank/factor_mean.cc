@@ -33,7 +33,7 @@ class FactorMean final : public Aggregator {
     for (const auto& [key, spec] : travels_) start.emplace_hint(start.end(), key, parent_.find(key)->second);
     AggregatorOptions of_mean = options_;
     of_mean.method.clear();
-    of_mean.max_norm = 0;  // checked here
+    of_mean.max_norm = of_mean.clip_norm = 0;  // checked here, clipped before
     HEDDLE_ASSIGN_OR_RETURN(mean_, MakeAggregator("FedAvg", start, of_mean));
     return OkStatus();
   }

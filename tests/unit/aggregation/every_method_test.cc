@@ -1,0 +1,200 @@
+// What holds for every method: only the set of updates counts, threads change no bit, a restart in mid-round gives the
+// same model, what is refused changes nothing, settings are checked.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "tests/unit/aggregation/rounds.h"
+
+namespace heddle::aggregation {
+namespace {
+
+constexpr int64_t kRank = 4;
+// An adapter with two modules and a head; tensors that threads' shares cut through.
+const Shapes kAdapter = {{"m.q.lora_A.weight", {kRank, 12}},
+                         {"m.q.lora_B.weight", {10, kRank}},
+                         {"m.v.lora_A.weight", {kRank, 12}},
+                         {"m.v.lora_B.weight", {6, kRank}},
+                         {"score.weight", {3, 12}}};
+
+class EveryMethod : public testing::TestWithParam<std::string> {
+ protected:
+  EveryMethod() {
+    options_.fresh_adapter = [](uint32_t round) { return RandomUpdate(kAdapter, 500 + round); };
+  }
+
+  // Random values for what the method lets travel, from nine devices.
+  std::vector<Sent> Updates(const StateDict& model, uint64_t seed, float max_abs = 0.5F) const {
+    const auto rules = RulesOf(GetParam(), options_);
+    EXPECT_TRUE(rules.ok()) << rules.status();
+    Shapes shapes;
+    for (const auto& [name, spec] : UpdateSpec(SpecOf(model), *rules, 0)) shapes.emplace_back(name, spec.shape);
+    return RandomSent(shapes, 9, seed, max_abs);
+  }
+
+  AggregatorOptions options_;
+  const StateDict parent_ = RandomUpdate(kAdapter, 1, 2.0F);
+};
+INSTANTIATE_TEST_SUITE_P(Methods, EveryMethod, testing::ValuesIn(AggregatorNames()), [](const auto& info) {
+  std::string name = info.param;
+  std::erase(name, '-');
+  return name;
+});
+
+TEST_P(EveryMethod, AnyOrderGivesTheSameBytesRoundAfterRound) {
+  StateDict model = parent_, state;
+  for (uint32_t round = 1; round <= 3; ++round) {
+    options_.round = round;
+    auto sent = Updates(model, round);
+    const RoundModel made = RunRound(GetParam(), model, sent, options_, state);
+    for (uint64_t seed = 1; seed <= 3; ++seed) {
+      Shuffle(&sent, seed);
+      ASSERT_EQ(BytesOf(RunRound(GetParam(), model, sent, options_, state)), BytesOf(made)) << "round " << round;
+    }
+    model = made.model;
+    state = made.state;
+  }
+}
+
+TEST_P(EveryMethod, DevicesWithoutNamesHaveNoOrderEither) {
+  auto sent = Updates(parent_, 4);
+  for (Sent& item : sent) item.info.device.clear();
+  const std::string expected = BytesOf(RunRound(GetParam(), parent_, sent, options_));
+  std::reverse(sent.begin(), sent.end());
+  EXPECT_EQ(BytesOf(RunRound(GetParam(), parent_, sent, options_)), expected);
+}
+
+TEST_P(EveryMethod, ThreadsChangeNoBit) {
+  const std::string expected = BytesOf(RunRound(GetParam(), parent_, Updates(parent_, 5), options_));
+  options_.threads = 5;
+  EXPECT_EQ(BytesOf(RunRound(GetParam(), parent_, Updates(parent_, 5), options_)), expected);
+}
+
+TEST_P(EveryMethod, FoldingAgainAfterARestartInMidRoundGivesTheSameBytes) {
+  const auto sent = Updates(parent_, 6);
+  const std::string expected = BytesOf(RunRound(GetParam(), parent_, sent, options_));
+  {
+    auto lost = MakeMethod(GetParam(), parent_, options_);
+    for (size_t k = 0; k < 4; ++k) ASSERT_TRUE(lost->Fold(sent[k].update, sent[k].info).ok());
+  }
+  EXPECT_EQ(BytesOf(RunRound(GetParam(), parent_, sent, options_)), expected);
+}
+
+TEST_P(EveryMethod, ModelAndStateAreFiniteAndCanBeBegunWithAgain) {
+  const RoundModel made = RunRound(GetParam(), parent_, Updates(parent_, 7, 16.0F), options_);
+  options_.round = 2;
+  const auto again = MakeAggregator(GetParam(), made.model, options_, made.state);
+  EXPECT_TRUE(again.ok()) << again.status();
+}
+
+TEST_P(EveryMethod, ARefusedUpdateChangesNothing) {
+  const auto sent = Updates(parent_, 8);
+  auto aggregator = MakeMethod(GetParam(), parent_, options_);
+  for (const Sent& item : sent) {
+    StateDict missing = item.update;
+    missing.erase(missing.begin());
+    StateDict extra = item.update;
+    extra.emplace("stray", Tensor::FromFloats({1}, std::vector<float>{1}));
+    for (const StateDict* bad : {&missing, &extra}) {
+      EXPECT_FALSE(aggregator->Validate(*bad, item.info).ok());
+      EXPECT_EQ(aggregator->Fold(*bad, item.info).code(), Code::kInvalidArgument);
+    }
+    UpdateInfo weightless = item.info;
+    weightless.num_examples = 0;
+    EXPECT_EQ(aggregator->Validate(item.update, weightless).refusal, Refusal::kBadNumExamples);
+    EXPECT_EQ(aggregator->Fold(item.update, weightless).code(), Code::kInvalidArgument);
+    ASSERT_TRUE(aggregator->Fold(item.update, item.info).ok());
+  }
+  EXPECT_EQ(aggregator->num_folded(), sent.size());
+  const auto made = std::move(*aggregator).Finish();
+  ASSERT_TRUE(made.ok()) << made.status();
+  EXPECT_EQ(BytesOf(*made), BytesOf(RunRound(GetParam(), parent_, sent, options_)));
+}
+
+TEST_P(EveryMethod, WithoutUpdatesThereIsNoNextModel) {
+  auto aggregator = MakeMethod(GetParam(), parent_, options_);
+  EXPECT_EQ(std::move(*aggregator).Finish().status().code(), Code::kFailedPrecondition);
+}
+
+TEST_P(EveryMethod, HoldsNoMoreUpdatesThanItMay) {
+  options_.max_updates = 3;
+  const auto sent = Updates(parent_, 9);
+  auto aggregator = MakeMethod(GetParam(), parent_, options_);
+  for (size_t k = 0; k < 3; ++k) ASSERT_TRUE(aggregator->Fold(sent[k].update, sent[k].info).ok());
+  EXPECT_EQ(aggregator->Fold(sent[3].update, sent[3].info).code(), Code::kResourceExhausted);
+  EXPECT_EQ(aggregator->num_folded(), 3U);
+}
+
+TEST_P(EveryMethod, SettingsOutOfRangeAreRefusedAndBoundsAreTaken) {
+  for (const Setting& setting : SettingsOf(GetParam())) {
+    SCOPED_TRACE(std::string(setting.name));
+    EXPECT_FALSE(setting.help.empty());
+    EXPECT_TRUE(setting.min <= setting.value && setting.value <= setting.max);
+    for (const double good : {setting.min, setting.max, setting.value}) {
+      options_.method = {{std::string(setting.name), good}};
+      EXPECT_TRUE(MakeAggregator(GetParam(), parent_, options_).ok()) << good;
+    }
+    const double infinity = std::numeric_limits<double>::infinity();
+    for (const double bad :
+         {std::nextafter(setting.min, -infinity), std::nextafter(setting.max, infinity), std::nan("")}) {
+      options_.method = {{std::string(setting.name), bad}};
+      EXPECT_EQ(MakeAggregator(GetParam(), parent_, options_).status().code(), Code::kInvalidArgument) << bad;
+    }
+    if (setting.whole) {
+      options_.method = {{std::string(setting.name), setting.value + 0.5}};
+      EXPECT_EQ(MakeAggregator(GetParam(), parent_, options_).status().code(), Code::kInvalidArgument);
+    }
+  }
+}
+
+TEST_P(EveryMethod, ClippingIsFoldingTheShorterUpdate) {
+  auto sent = Updates(parent_, 10);
+  std::vector<Sent> shorter = sent;
+  for (size_t k = 0; k < sent.size(); ++k) {
+    double squares = 0;
+    for (const auto& [name, tensor] : sent[k].update) {
+      if (name.starts_with(kControlPrefix)) continue;
+      for (const double x : Flat({{name, tensor}})) squares += x * x;
+    }
+    const double factor = std::min(1.0, 1.5 / std::sqrt(squares));
+    for (auto& [name, tensor] : shorter[k].update) {
+      if (name.starts_with(kControlPrefix)) {
+        tensor = Tensor::FromFloats(Shape(tensor.shape()), std::vector<float>(tensor.values<float>().size(), 0.0F));
+        sent[k].update[name] = tensor;  // a vector of its own, tested with the clipping
+        continue;
+      }
+      std::vector<float> values;
+      for (const double x : Flat({{name, tensor}})) values.push_back(static_cast<float>(x * factor));
+      tensor = Tensor::FromFloats(Shape(tensor.shape()), values);
+    }
+  }
+  const auto expected = Flat(RunRound(GetParam(), parent_, shorter, options_).model);
+  options_.clip_norm = 1.5;
+  const auto clipped = Flat(RunRound(GetParam(), parent_, sent, options_).model);
+  ASSERT_EQ(clipped.size(), expected.size());
+  for (size_t i = 0; i < expected.size(); ++i) EXPECT_NEAR(clipped[i], expected[i], 1e-5) << i;
+}
+
+// ---- large enough for threads and several blocks ----
+
+class LargeModels : public testing::TestWithParam<std::string> {};
+INSTANTIATE_TEST_SUITE_P(Methods, LargeModels,
+                         testing::Values("FedAdam", "FedDyn", "CoordinateMedian", "MultiKrum", "Bulyan",
+                                         "GeometricMedian", "FoolsGold"),
+                         [](const auto& info) { return info.param; });
+
+TEST_P(LargeModels, ThreadsChangeNoBitOverManyBlocks) {
+  const Shapes shapes = {{"a", {5, 3}}, {"b", {700'001}}, {"c", {2, 300'007}}, {"d", {31}}};
+  const StateDict parent = RandomUpdate(shapes, 1, 2.0F);
+  auto sent = RandomSent(shapes, 7, 2);
+  AggregatorOptions options;
+  const RoundModel made = RunRound(GetParam(), parent, sent, options);
+  options.threads = 3;
+  std::rotate(sent.begin(), sent.begin() + 2, sent.end());
+  EXPECT_TRUE(BytesOf(RunRound(GetParam(), parent, sent, options)) == BytesOf(made));
+}
+
+}  // namespace
+}  // namespace heddle::aggregation
