@@ -36,7 +36,7 @@ void ReadOpt(ConfigReader& reader, ModelSpec* spec) {
   s.qkv_bias = true;
   reader.Bool("enable_bias", &s.qkv_bias);
   s.attention_out_bias = s.mlp_bias = s.qkv_bias;
-  reader.Only("layer_norm_elementwise_affine", true);
+  reader.Bool("layer_norm_elementwise_affine", &s.norm_weights);
 
   s.positions.name = "model.decoder.embed_positions.weight";
   s.positions.offset = 2;

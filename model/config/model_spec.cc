@@ -29,7 +29,7 @@ class Lister {
     if (!name.empty()) parameters[name] = {DType::kF32, std::move(shape)};
   }
   void Norm(const std::string& path, int64_t width) {
-    if (path.empty()) return;
+    if (path.empty() || !spec_.norm_weights) return;
     Add(path + ".weight", {width});
     if (spec_.norm == NormKind::kLayer) Add(path + ".bias", {width});
   }

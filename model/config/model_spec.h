@@ -124,6 +124,7 @@ struct ModelSpec {
   NormKind norm = NormKind::kRms;
   NormPlacement placement = NormPlacement::kPre;
   double norm_eps = 1e-6;
+  bool norm_weights = true;  // false: layer norms without weight and bias
   Activation activation = Activation::kSilu;
   bool gated_mlp = false;
   bool causal = true;

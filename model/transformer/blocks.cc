@@ -71,14 +71,15 @@ Linear ModuleTree::MakeLinear(const std::string& path) {
 }
 
 Norm::Norm(ModuleTree& tree, const ModelSpec& spec, const std::string& path) : eps(spec.norm_eps) {
-  if (path.empty()) return;
+  on = !path.empty();
+  if (!on || !spec.norm_weights) return;
   weight = tree.Parameter(path + ".weight");
   if (spec.norm == NormKind::kLayer) bias = tree.Parameter(path + ".bias");
 }
 
 Tensor Norm::operator()(const Tensor& x) const {
-  if (!weight.defined()) return x;
-  return bias.defined() ? LayerNorm(x, weight, bias, eps) : RmsNorm(x, weight, eps);
+  if (!on) return x;
+  return bias.defined() || !weight.defined() ? LayerNorm(x, weight, bias, eps) : RmsNorm(x, weight, eps);
 }
 
 Embeddings::Embeddings(ModuleTree& tree, const ModelSpec& spec)

@@ -47,7 +47,8 @@ class ModuleTree {
 };
 
 struct Norm {
-  torch::Tensor weight, bias;  // bias: layer norms only; weight undefined: no norm
+  bool on = false;             // else the identity
+  torch::Tensor weight, bias;  // bias: layer norms only, which may be without both
   double eps = 0;
   Norm() = default;
   Norm(ModuleTree& tree, const ModelSpec& spec, const std::string& path);

@@ -130,7 +130,8 @@ Tensor RmsNorm(const Tensor& x, const Tensor& weight, double eps) { return RmsNo
 
 Tensor LayerNorm(const Tensor& x, const Tensor& weight, const Tensor& bias, double eps) {
   const auto type = x.scalar_type();
-  return at::layer_norm(x, {x.size(-1)}, weight.to(type), bias.to(type), eps);
+  const auto as_x = [type](const Tensor& t) { return t.defined() ? t.to(type) : t; };
+  return at::layer_norm(x, {x.size(-1)}, as_x(weight), as_x(bias), eps);
 }
 
 Tensor RotateHeads(const Tensor& x, const Tensor& cos, const Tensor& sin, int64_t heads, double scale) {

@@ -19,10 +19,11 @@ def rms_norm(w, path, x, eps):
 
 def layer_norm(w, path, x, eps):
     centred = x - x.mean()
-    return centred * ((centred * centred).mean() + eps).power(-0.5) * w[path + ".weight"] + w[path + ".bias"]
+    normal = centred * ((centred * centred).mean() + eps).power(-0.5)
+    return normal * w[path + ".weight"] + w[path + ".bias"] if path + ".weight" in w else normal
 
 
-def frequencies(config, dims):
+def frequencies(config, dims, length):
     """Angles a position, and the factor of cosine and sine."""
     rope = config.get("rope_scaling") or {}
     theta = config.get("rope_theta", config.get("rotary_emb_base", 10000.0))
@@ -47,13 +48,16 @@ def frequencies(config, dims):
         ramp = np.clip((np.arange(dims // 2) - low) / max(high - low, 0.001), 0, 1)
         return plain / factor * ramp + plain * (1 - ramp), 0.1 * np.log(factor) + 1
     if kind == "dynamic":
-        raise ValueError("depends on the length: see dynamic_theta")
+        # Beyond the trained length theta grows, so that the slowest pair turns as far as in training.
+        if length > trained:
+            theta *= (factor * length / trained - (factor - 1))**(dims / (dims - 2))
+        return theta**(-np.arange(0, dims, 2) / dims), 1.0
     return plain, 1.0
 
 
 def rotate(x, config, dims):
     """x [batch, heads, length, head_dim]: the first `dims` of each head, as halves."""
-    angle, magnitude = frequencies(config, dims)
+    angle, magnitude = frequencies(config, dims, x.shape[2])
     angle = np.arange(x.shape[2])[:, None] * angle[None, :]
     cos, sin = np.cos(angle) * magnitude, np.sin(angle) * magnitude
     half = dims // 2
@@ -114,7 +118,8 @@ def gpt2(config, w, ids, mask):
         x = x + linear(w, layer + "attn.c_proj", attend(q, k, v, mask), transposed=True)
         h = gelu_tanh(linear(w, layer + "mlp.c_fc", layer_norm(w, layer + "ln_2", x, eps), transposed=True))
         x = x + linear(w, layer + "mlp.c_proj", h, transposed=True)
-    return linear(w, "transformer.wte", layer_norm(w, "transformer.ln_f", x, eps))
+    output = "transformer.wte" if config.get("tie_word_embeddings", True) else "lm_head"
+    return linear(w, output, layer_norm(w, "transformer.ln_f", x, eps))
 
 
 def opt(config, w, ids, mask):

@@ -37,7 +37,8 @@ def write_safetensors(path, tensors):
     path.write_bytes(struct.pack("<Q", len(text)) + text + b"".join(blobs))
 
 
-def llama_shapes(c, q_bias=False, tied=True):
+def llama_shapes(c, biases="", tied=True):
+    """`biases`: the first letters of those linear layers that have one."""
     d, f = c["hidden_size"], c["intermediate_size"]
     head_dim = c.get("head_dim") or d // c["num_attention_heads"]
     q, kv = c["num_attention_heads"] * head_dim, c["num_key_value_heads"] * head_dim
@@ -51,7 +52,7 @@ def llama_shapes(c, q_bias=False, tied=True):
                                 ("mlp.down_proj", d, f)):
             shapes[p + name + ".weight"] = (out, into)
             linears.append((p + name, into, out))
-            if q_bias and name[-6] in "qkv":
+            if name.split(".")[1][0] in biases:
                 shapes[p + name + ".bias"] = (out,)
     if not tied:
         shapes["lm_head.weight"] = (VOCAB, d)
@@ -59,15 +60,16 @@ def llama_shapes(c, q_bias=False, tied=True):
 
 
 def gpt2_shapes(c):
-    d = c["n_embd"]
+    d, f = c["n_embd"], c.get("n_inner") or 4 * c["n_embd"]
     shapes = {"transformer.wte.weight": (VOCAB, d), "transformer.wpe.weight": (c["n_positions"], d)}
     linears = []
     norms = ["transformer.ln_f"]
+    if not c.get("tie_word_embeddings", True):
+        shapes["lm_head.weight"] = (VOCAB, d)
     for i in range(c["n_layer"]):
         p = f"transformer.h.{i}."
         norms += [p + "ln_1", p + "ln_2"]
-        for name, into, out in (("attn.c_attn", d, 3 * d), ("attn.c_proj", d, d), ("mlp.c_fc", d, 4 * d),
-                                ("mlp.c_proj", 4 * d, d)):
+        for name, into, out in (("attn.c_attn", d, 3 * d), ("attn.c_proj", d, d), ("mlp.c_fc", d, f), ("mlp.c_proj", f, d)):
             shapes[p + name + ".weight"], shapes[p + name + ".bias"] = (into, out), (out,)
             linears.append((p + name, into, out))
     for norm in norms:
@@ -88,9 +90,11 @@ def opt_shapes(c):
         norms += [layer + "self_attn_layer_norm", layer + "final_layer_norm"]
         for name, into, out in (("self_attn.q_proj", d, d), ("self_attn.k_proj", d, d), ("self_attn.v_proj", d, d),
                                 ("self_attn.out_proj", d, d), ("fc1", d, f), ("fc2", f, d)):
-            shapes[layer + name + ".weight"], shapes[layer + name + ".bias"] = (out, into), (out,)
+            shapes[layer + name + ".weight"] = (out, into)
+            if c.get("enable_bias", True):
+                shapes[layer + name + ".bias"] = (out,)
             linears.append((layer + name, into, out))
-    for norm in norms:
+    for norm in norms if c.get("layer_norm_elementwise_affine", True) else []:
         shapes[norm + ".weight"] = shapes[norm + ".bias"] = (d,)
     return shapes, linears
 
@@ -105,7 +109,9 @@ def neox_shapes(c):
         norms += [layer + "input_layernorm", layer + "post_attention_layernorm"]
         for name, into, out in (("attention.query_key_value", d, 3 * d), ("attention.dense", d, d),
                                 ("mlp.dense_h_to_4h", d, f), ("mlp.dense_4h_to_h", f, d)):
-            shapes[layer + name + ".weight"], shapes[layer + name + ".bias"] = (out, into), (out,)
+            shapes[layer + name + ".weight"] = (out, into)
+            if c.get("attention_bias", True) or name.startswith("mlp"):
+                shapes[layer + name + ".bias"] = (out,)
             linears.append((layer + name, into, out))
     for norm in norms:
         shapes[norm + ".weight"] = shapes[norm + ".bias"] = (d,)
@@ -146,12 +152,26 @@ def cases():
     yield "llama-yarn", decoders.llama, yarn, llama_shapes(yarn)
     mistral = llama("Mistral", sliding_window=4)
     yield "mistral", decoders.llama, mistral, llama_shapes(mistral)
-    yield "qwen2", decoders.llama, qwen, llama_shapes(qwen, q_bias=True)
+    yield "qwen2", decoders.llama, qwen, llama_shapes(qwen, biases="qkv")
     yield "gpt2", decoders.gpt2, gpt2, gpt2_shapes(gpt2)
     yield "opt", decoders.opt, OPT, opt_shapes(OPT)
     yield "opt-post", decoders.opt, post, opt_shapes(post)
     yield "gpt-neox", decoders.gpt_neox, NEOX, neox_shapes(NEOX)
     yield "gpt-neox-sequential", decoders.gpt_neox, sequential, neox_shapes(sequential)
+    # A case's weights come from its place in this list: new ones at the end.
+    biased = llama("Llama", attention_bias=True, mlp_bias=True)
+    yield "llama-biases", decoders.llama, biased, llama_shapes(biased, biases="qkvogud")
+    unbiased = {**NEOX, "attention_bias": False}
+    yield "gpt-neox-unbiased", decoders.gpt_neox, unbiased, neox_shapes(unbiased)
+    narrow = {**gpt2, "n_inner": 20, "tie_word_embeddings": False}
+    yield "gpt2-narrow", decoders.gpt2, narrow, gpt2_shapes(narrow)
+    dynamic = llama("Llama", head_dim=8, rope_theta=100.0, max_position_embeddings=8,
+                    rope_scaling={"type": "dynamic", "factor": 2.0})
+    yield "llama-dynamic", decoders.llama, dynamic, llama_shapes(dynamic)
+    bare = {**OPT, "enable_bias": False, "layer_norm_elementwise_affine": False}
+    yield "opt-bare", decoders.opt, bare, opt_shapes(bare)
+    bare_post = {**bare, "do_layer_norm_before": False}
+    yield "opt-bare-post", decoders.opt, bare_post, opt_shapes(bare_post)
 
 
 def make_weights(random, shapes):

@@ -14,6 +14,8 @@ class Architecture : public testing::TestWithParam<std::string> {
  protected:
   const ReferenceCase case_{GetParam()};
   const bool causal_ = case_.base()->spec.head.task == Task::kCausalLm;
+  // Then all angles change with the length of the text, beyond the trained one.
+  const bool dynamic_ = case_.base()->spec.rotary.scaling == RotaryScaling::kDynamic;
 };
 
 // Of the whole: ||a - b|| / ||b||.
@@ -78,11 +80,15 @@ TEST_P(Architecture, MasterFactorsAreFloat32ThoughBfloat16Computes) {
   Transformer model(case_.base(), ComputeOptions{.type = at::kBFloat16});
   case_.Inject(model, at::kFloat);
   model->Loss(case_.Input(), case_.Array("targets")).backward();
+  std::vector<torch::Tensor> found, expected;
   for (const auto& [path, linear] : model->LinearModules()) {
     if (!linear->lora_A.defined()) continue;
     ASSERT_EQ(linear->lora_A.grad().scalar_type(), at::kFloat);
-    EXPECT_LT(RelativeError(linear->lora_B.grad(), case_.Array("grad_B:" + path)), 0.2) << path;
+    found.push_back(linear->lora_B.grad().flatten());
+    expected.push_back(case_.Array("grad_B:" + path).flatten());
   }
+  // All together: the gradients of one layer may be as small as the rounding of another's.
+  EXPECT_LT(RelativeError(at::cat(found), at::cat(expected)), 0.15);
 }
 
 // All gradients of the losses with and without checkpointing.
@@ -198,6 +204,7 @@ TEST_P(Architecture, RoundTripsItsOwnNames) {
 }
 
 TEST_P(Architecture, PaddingChangesNothingForTheTokens) {
+  if (dynamic_) GTEST_SKIP() << "padding counts in the length that its angles come from, as in Hugging Face";
   Transformer model(case_.base());
   torch::NoGradGuard no_grad;
   const auto ids = case_.Array("ids"), whole = model->forward(case_.Input());
@@ -230,6 +237,7 @@ TEST_P(Architecture, PackedSequencesAreAsTheyAreAlone) {
 
 TEST_P(Architecture, DecodingWithACacheGivesTheLogitsOfTheWhole) {
   if (!causal_) GTEST_SKIP() << "it does not generate";
+  if (dynamic_) GTEST_SKIP() << "keys in the cache keep the angles of their time, as in Hugging Face";
   Transformer model(case_.base());
   const ModelInput input = case_.Input();
   torch::Tensor whole;
