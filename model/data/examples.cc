@@ -74,9 +74,8 @@ Result<std::shared_ptr<const Examples>> Examples::Open(const ModelSpec& spec,
                            spec.architecture.substr(0, spec.architecture.rfind("Model")) + "ForSequenceClassification");
   }
   if (spec.TakesImages()) {
-    const ImageShape shape{spec.patches.channels, spec.patches.image_size, spec.patches.image_size};
-    HEDDLE_ASSIGN_OR_RETURN(e.preprocessing_, ReadImagePreprocessing(model_folder, shape.channels));
-    HEDDLE_ASSIGN_OR_RETURN(e.images_, ImageRecords::Open(data, shape, LabelsOf(spec)));
+    HEDDLE_ASSIGN_OR_RETURN(e.preprocessing_, ReadImagePreprocessing(model_folder, spec));
+    HEDDLE_ASSIGN_OR_RETURN(e.images_, ImageRecords::Open(data, e.preprocessing_.Takes(spec.patches), LabelsOf(spec)));
     return std::shared_ptr<const Examples>(std::move(examples));
   }
   HEDDLE_ASSERT(e.tokenizer_ != nullptr, "texts need a tokenizer");
@@ -152,8 +151,10 @@ Result<Batch> Examples::ImageRows(std::span<const int64_t> indices) const {
   const auto values = static_cast<size_t>(p.channels * p.image_size * p.image_size);
   batch.pixels.resize(indices.size() * values);
   for (size_t row = 0; row < indices.size(); ++row) {
-    HEDDLE_ASSIGN_OR_RETURN(const ImageExample example, images_->Read(indices[row]));
-    NormalizeImage(example.image, preprocessing_.mean, preprocessing_.std,
+    HEDDLE_ASSIGN_OR_RETURN(ImageExample example, images_->Read(indices[row]));
+    Result<Image> image = preprocessing_.Resized(std::move(example.image));
+    if (!image.ok()) return image.status().Annotate("image " + std::to_string(indices[row] + 1) + " of the data");
+    NormalizeImage(*image, preprocessing_.mean, preprocessing_.std,
                    std::span(batch.pixels).subspan(row * values, values));
     batch.labels.push_back(static_cast<double>(example.label));
   }

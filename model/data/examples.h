@@ -43,9 +43,9 @@ class Examples {
     // How fields are called, and so on; its labels are set from the model.
     TextOptions text;
   };
-  // `tokenizer` may be null for models of images. `model_folder` says how pixels are normalised. Errors: those of
-  // TextRecords::Open, ImageRecords::Open and ReadImagePreprocessing; kInvalidArgument: the model has no head, the
-  // tokenizer no mask token where one is needed.
+  // `tokenizer` may be null for models of images. `model_folder` says how images are resized and normalised. Errors:
+  // those of TextRecords::Open, ImageRecords::Open and ReadImagePreprocessing; kInvalidArgument: the model has no head,
+  // the tokenizer no mask token where one is needed.
   static Result<std::shared_ptr<const Examples>> Open(const ModelSpec& spec, std::shared_ptr<const Tokenizer> tokenizer,
                                                       const std::filesystem::path& model_folder,
                                                       const std::filesystem::path& data, Options options);

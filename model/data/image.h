@@ -19,7 +19,7 @@ struct Image {
   bool operator==(const Image&) const = default;
 };
 
-// What a model takes: nothing is cropped or scaled, because then two devices might see different pixels.
+// What is wanted of a picture's file.
 struct ImageShape {
   int64_t channels = 3;           // 1 (grey) or 3 (red, green, blue); a decoded file is converted
   int64_t height = 0, width = 0;  // 0: any

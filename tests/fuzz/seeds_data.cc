@@ -86,6 +86,8 @@ void Configs() {
   pixels("lists",
          R"({"image_mean":[0.485,0.456,0.406],"image_std":[0.229,0.224,0.225],"rescale_factor":0.00392156862745098})");
   pixels("numbers", R"({"image_mean":0.1307,"image_std":[0.3081],"do_normalize":true,"do_rescale":true})");
+  pixels("resized", R"({"size":{"height":40,"width":30},"crop_size":28,"resample":3,"do_center_crop":true})");
+  pixels("vit", R"({"image_processor_type":"ViTImageProcessor","size":28,"resample":2,"do_rescale":false})");
   pixels("plain", R"({"do_normalize":false,"image_mean":null})");
 }
 

@@ -188,28 +188,26 @@ TEST(Examples, ImagesBecomeNormalisedPlanes) {
   EXPECT_NEAR(batches[0].pixels[16 + 5], image.pixels[16] / 255.0, 1e-6);
 }
 
-TEST(ImagePreprocessing, IsReadFromItsFileOrTheModels) {
-  const auto parsed = *ParseImagePreprocessing(R"({"image_mean": [0.1, 0.2, 0.3], "image_std": 0.5})", 3);
-  EXPECT_EQ(parsed.mean, (std::vector<double>{0.1, 0.2, 0.3}));
-  EXPECT_EQ(parsed.std, (std::vector<double>{0.5, 0.5, 0.5}));
-  EXPECT_EQ(ParseImagePreprocessing("{}", 1)->mean, std::vector<double>{0.5});
-  EXPECT_EQ(ParseImagePreprocessing(R"({"do_normalize": false})", 1)->std, std::vector<double>{1});
+TEST(Examples, ImagesAreResizedAsTheModelsPreprocessorSays) {
   const TempDir folder;
-  folder.Write("config.json", R"({"image_mean": 0.25})");
-  EXPECT_EQ(ReadImagePreprocessing(folder.path(), 1)->mean, std::vector<double>{0.25});
-  folder.Write("preprocessor_config.json", R"({"image_mean": 0.75})");
-  EXPECT_EQ(ReadImagePreprocessing(folder.path(), 1)->mean, std::vector<double>{0.75});
-  folder.Write("preprocessor_config.json", "[");
-  const Status status = ReadImagePreprocessing(folder.path(), 1).status();
-  EXPECT_NE(status.message().find("preprocessor_config.json"), std::string::npos) << status;
-}
-
-TEST(ImagePreprocessing, WhatIsNotDoneIsRefused) {
-  for (const char* bad :
-       {R"({"do_rescale": false})", R"({"rescale_factor": 1})", R"({"image_std": 0})", R"({"image_mean": [0.1, 0.2]})",
-        R"({"image_mean": "x"})", R"({"image_std": [1, 1, -1]})", "7"}) {
-    EXPECT_FALSE(ParseImagePreprocessing(bad, 3).ok()) << bad;
-  }
+  const ModelSpec spec =
+      Spec("ViTForImageClassification", R"(, "image_size": 4, "patch_size": 2, "num_channels": 1, "num_labels": 2)");
+  std::filesystem::create_directories(folder / "data" / "1");
+  folder.Write("data/1/x.png", EncodePng(Gradient(9, 6, 1)));
+  folder.Write("config.json", "{}");
+  const auto first = [&]() -> Result<Batch> {
+    const auto examples = Examples::Open(spec, nullptr, folder.path(), folder / "data", {});
+    if (!examples.ok()) return examples.status();
+    return (*examples)->Rows(std::vector<int64_t>{0}, 0, 0);
+  };
+  const Status refused = first().status();
+  EXPECT_NE(refused.message().find("6 x 9 pixels, but must have 4 x 4"), std::string::npos) << refused;
+  folder.Write("preprocessor_config.json", R"({"image_mean": 0, "image_std": 1, "resample": 3, "size": 4})");
+  const Image resized = *ResizeImage(Gradient(9, 6, 1), 4, 4, ResizeFilter::kBicubic);
+  const auto batch = first();
+  ASSERT_TRUE(batch.ok()) << batch.status();
+  ASSERT_EQ(batch->pixels.size(), 16U);
+  for (size_t i = 0; i < 16; ++i) EXPECT_FLOAT_EQ(batch->pixels[i], static_cast<float>(resized.pixels[i]) / 255) << i;
 }
 
 }  // namespace
