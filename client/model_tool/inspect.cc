@@ -108,6 +108,8 @@ json::value ToJson(const Report& report) {
                                   {"output", group.output}});
     if (group.suggested) suggested.push_back(json::string(group.name));
   }
+  json::array dropout;
+  for (const std::string& name : spec.unused_dropout) dropout.push_back(json::string(name));
   json::array targets;
   for (const std::string& name : report.targets) targets.push_back(json::string(name));
   return json::object{{"architecture", spec.architecture},
@@ -123,6 +125,7 @@ json::value ToJson(const Report& report) {
                       {"labels", spec.num_labels},
                       {"tokenizer_vocab_size", report.tokenizer_vocab},
                       {"stored_as", spec.torch_dtype},
+                      {"unused_dropout", std::move(dropout)},
                       {"linear_layers", std::move(groups)},
                       {"suggested_target_modules", std::move(suggested)},
                       {"lora",
@@ -195,6 +198,11 @@ void Print(const Report& report, std::ostream& out) {
     out << "length         at most " << spec.MaxLength() << " tokens\n";
   }
   if (spec.num_labels > 0) out << "labels         " << spec.num_labels << "\n";
+  if (!spec.unused_dropout.empty()) {
+    out << "dropout        not applied in training, use lora_dropout:";
+    for (const std::string& name : spec.unused_dropout) out << " " << name;
+    out << "\n";
+  }
   PrintMemory(report, out);
   out << "\nLinear layers (names for target_modules; * suggested)\n";
   for (const TargetGroup& group : report.groups) {

@@ -120,6 +120,9 @@ struct ModelSpec {
   int64_t bos_token_id = -1, eos_token_id = -1, pad_token_id = -1;  // -1: none
   std::vector<int64_t> more_eos_token_ids;  // chat models end their turns with others than the text
   std::string torch_dtype = "float32";
+  // What config.json has above 0 of "attention_dropout", "resid_pdrop" and so on: not applied, the base is frozen and
+  // computes as in evaluation, but worth saying.
+  std::vector<std::string> unused_dropout;
 
   NormKind norm = NormKind::kRms;
   NormPlacement placement = NormPlacement::kPre;

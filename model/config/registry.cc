@@ -40,6 +40,20 @@ const Architecture* FindArchitecture(ConfigReader& reader) {
   return nullptr;
 }
 
+// The settings of dropout above 0, in the order of their names.
+std::vector<std::string> DropoutNames(const json::object& object) {
+  constexpr size_t kMostNames = 16, kMostBytes = 60;
+  std::vector<std::string> names;
+  for (const auto& [key, value] : object) {
+    const std::string_view name(key.data(), key.size());
+    if (name.find("drop") == std::string_view::npos || name.size() > kMostBytes || !value.is_number()) continue;
+    if (value.to_number<double>() > 0) names.emplace_back(name);
+  }
+  std::sort(names.begin(), names.end());
+  names.resize(std::min(names.size(), kMostNames));
+  return names;
+}
+
 }  // namespace
 
 Result<ModelSpec> ParseModelConfig(std::string_view text) {
@@ -56,6 +70,7 @@ Result<ModelSpec> ParseModelConfig(std::string_view text) {
   ModelSpec spec;
   spec.architecture = architecture->name;
   architecture->read(reader, &spec);
+  spec.unused_dropout = DropoutNames(root.get_object());
   reader.String("dtype", &spec.torch_dtype);
   reader.String("torch_dtype", &spec.torch_dtype);
   HEDDLE_RETURN_IF_ERROR(reader.status());

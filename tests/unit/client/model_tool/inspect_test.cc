@@ -93,6 +93,21 @@ TEST_F(InspectTest, TextSaysTheSameForPeople) {
   EXPECT_THAT(out.str(), HasSubstr("320 tokens"));  // of the tokenizer
 }
 
+TEST_F(InspectTest, DropoutThatIsNotAppliedIsNamed) {
+  const auto text = [this] {
+    std::ostringstream out;
+    EXPECT_TRUE(InspectModel(folder_.path(), {}, out).ok());
+    return out.str();
+  };
+  EXPECT_EQ(text().find("dropout   "), std::string::npos);
+  std::string config = model::LlamaConfigJson(model::TinyConfig());
+  config.insert(config.find('{') + 1,
+                R"("resid_pdrop": 0.1, "attention_dropout": 0.2, "embd_pdrop": 0, "dropout": null,)");
+  folder_.Write("config.json", config);
+  EXPECT_THAT(text(), HasSubstr("not applied in training, use lora_dropout: attention_dropout resid_pdrop\n"));
+  EXPECT_EQ(Json().at("unused_dropout"), (json::array{"attention_dropout", "resid_pdrop"}));
+}
+
 TEST_F(InspectTest, WhatIsWrongIsSaid) {
   InspectOptions options;
   options.length = 65;
