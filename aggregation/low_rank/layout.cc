@@ -74,20 +74,21 @@ std::string ModulePath(std::string_view key) {
 
 Result<std::vector<FactorPair>> FactorPairs(const StateDict& model) {
   std::vector<FactorPair> pairs;
-  size_t halves = 0, deltas = 0;
+  size_t halves = 0, deltas = 0, with_base = 0;
   for (const auto& [key, tensor] : model) {
     halves += IsLoraB(key) ? 1 : 0;
     deltas += key.starts_with(kBaseDeltaPrefix) ? 1 : 0;
     if (!IsLoraA(key)) continue;
     HEDDLE_ASSIGN_OR_RETURN(FactorPair pair, ReadPair(model, key, tensor));
-    if (pair.base_rank > 0) deltas -= 2;
+    with_base += pair.base_rank > 0 ? 1 : 0;
     pairs.push_back(std::move(pair));
   }
   if (pairs.empty()) {
     return InvalidArgument("the model has no LoRA factors (lora_A, lora_B) to merge; use FedAvg or tune it with LoRA");
   }
   if (halves != pairs.size()) return InvalidArgument("the model has a lora_B without a lora_A");
-  if (deltas != 0) return InvalidArgument("the model has a 'heddle.base_delta' of a module without LoRA factors");
+  if (deltas != 2 * with_base)
+    return InvalidArgument("the model has a 'heddle.base_delta' of a module without LoRA factors");
   return pairs;
 }
 
