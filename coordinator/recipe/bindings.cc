@@ -22,7 +22,7 @@ RecipeBindings::RecipeBindings(Recipe* recipe) : recipe_(recipe) {
   BindModel();
   BindStrategy();
   BindTrain();
-  BindSimulation();
+  simulation_.Bind(&schema_, &recipe_->simulation);
 }
 
 void RecipeBindings::BindModel() {
@@ -112,27 +112,6 @@ void RecipeBindings::BindTrain() {
                {.help = "compute threads of a task; changes the last bits", .min = 1, .max = 256});
 }
 
-void RecipeBindings::BindSimulation() {
-  SimulatedDevices& sim = recipe_->simulation;
-  schema_.Bind("simulation.devices", &sim.names, {.help = "names of the simulated devices"});
-  schema_.Bind("simulation.source", &sim.source,
-               {.help = "where their data comes from: files, or kjv (parts of the King James Bible by name)",
-                .choices = {"files", "kjv"}});
-  schema_.Bind("simulation.data", &data_,
-               {.help = "their data, one file each, relative to the recipe", .is_path = true});
-  schema_.Bind("simulation.seconds_per_step", &sim.seconds_per_step,
-               {.help = "virtual seconds a training step", .min = 0, .max = 1e6});
-  schema_.Bind("simulation.speed_spread", &sim.speed_spread,
-               {.help = "devices are slower by a factor drawn from 1 to 1 + this", .min = 0, .max = 1000});
-  schema_.Bind("simulation.failure_probability", &sim.failure_probability,
-               {.help = "probability that a task is interrupted", .min = 0, .max = 1});
-  schema_.Bind(
-      "simulation.device", &sim.device,
-      {.help = "what computes: the processor, or the first GPU", .choices = {"cpu", "cuda"}, .silent_default = true});
-  schema_.Bind("simulation.threads", &simulation_threads_,
-               {.help = "worker threads; 0: the machine's cores", .max = 1024});
-}
-
 Status RecipeBindings::Store() {
   recipe_->base_model = base_;
   recipe_->lora.r = lora_r_;
@@ -176,8 +155,7 @@ Status RecipeBindings::Store() {
   recipe_->aggregator.max_num_examples = max_num_examples_ > 0 ? max_num_examples_ : examples;
   recipe_->aggregator.max_updates = cohort_size_;
   spec.max_num_examples = recipe_->aggregator.max_num_examples;
-  recipe_->simulation.threads = static_cast<unsigned>(simulation_threads_);
-  for (std::string& path : data_) recipe_->simulation.data.emplace_back(std::move(path));
+  simulation_.Store(&recipe_->simulation, batch_size_);
   return OkStatus();
 }
 

@@ -6,6 +6,7 @@
 
 #include "common/config.h"
 #include "coordinator/recipe/recipe.h"
+#include "coordinator/recipe/simulation_bindings.h"
 
 namespace heddle::coordinator {
 
@@ -15,15 +16,17 @@ class RecipeBindings {
   explicit RecipeBindings(Recipe* recipe);
   ConfigSchema& schema() { return schema_; }
   Status Store();
+  // After Store: what [simulation] contradicts itself in.
+  std::vector<std::string> SimulationMistakes() const { return simulation_.Mistakes(recipe_->simulation); }
 
  private:
   void BindModel();
   void BindStrategy();
   void BindTrain();
-  void BindSimulation();
 
   Recipe* recipe_;
   ConfigSchema schema_{"recipe"};
+  SimulationBindings simulation_;
   std::string base_;
   int64_t lora_r_ = 8;
   std::vector<std::string> target_modules_ = {"q_proj", "v_proj"};
@@ -37,8 +40,6 @@ class RecipeBindings {
   bool gradient_checkpointing_ = false, bf16_ = false;
   uint64_t local_steps_ = 10, batch_size_ = 8, sequence_length_ = 128, warmup_steps_ = 0, threads_ = 1;
   double learning_rate_ = 1e-3, weight_decay_ = 0, beta1_ = 0.9, beta2_ = 0.999, epsilon_ = 1e-8, max_grad_norm_ = 1.0;
-  std::vector<std::string> data_;
-  uint64_t simulation_threads_ = 0;
 };
 
 }  // namespace heddle::coordinator

@@ -27,7 +27,7 @@ bool IsValidName(const std::string& name) {
 }
 
 // Relations between keys; single keys are checked by the schema.
-Status CheckRelations(const Recipe& recipe) {
+Status CheckRelations(const Recipe& recipe, const std::vector<std::string>& simulation_mistakes) {
   std::string mistakes;
   auto check = [&](bool fine, const std::string& sentence) {
     if (!fine) mistakes += "\n  " + sentence;
@@ -41,17 +41,7 @@ Status CheckRelations(const Recipe& recipe) {
   check(recipe.aggregator.max_num_examples >= most,
         "strategy.max_num_examples: devices will report " + std::to_string(most) +
             " (local_steps x batch_size x gradient_accumulation_steps), which is more");
-  const SimulatedDevices& sim = recipe.simulation;
-  check(sim.names.size() == sim.data.size() || sim.data.empty(), "simulation.data: it needs one file for each of the " +
-                                                                     std::to_string(sim.names.size()) +
-                                                                     " names in simulation.devices");
-  for (const std::string& device : sim.names) {
-    check(IsValidDeviceName(device),
-          "simulation.devices: '" + device + "' is not a device's name ([a-z0-9][a-z0-9._-]{0,62})");
-  }
-  auto names = sim.names;
-  std::sort(names.begin(), names.end());
-  check(std::adjacent_find(names.begin(), names.end()) == names.end(), "simulation.devices: a name stands twice");
+  for (const std::string& mistake : simulation_mistakes) check(false, mistake);
   if (Status lora = recipe.lora.Validate(); !lora.ok()) check(false, "lora: " + lora.message());
   if (Status plan = protocol::Validate(recipe.train); !plan.ok()) check(false, plan.message());
   return mistakes.empty() ? OkStatus() : InvalidArgument("the recipe contradicts itself:" + mistakes);
@@ -133,7 +123,7 @@ Result<Recipe> Recipe::LoadText(const std::string& text, const fs::path& folder,
   bindings.schema().SetFolder(folder);
   HEDDLE_RETURN_IF_ERROR(bindings.schema().LoadText(text, name, overrides, /*use_environment=*/false));
   HEDDLE_RETURN_IF_ERROR(bindings.Store());
-  HEDDLE_RETURN_IF_ERROR(CheckRelations(recipe).Annotate(name));
+  HEDDLE_RETURN_IF_ERROR(CheckRelations(recipe, bindings.SimulationMistakes()).Annotate(name));
   HEDDLE_RETURN_IF_ERROR(CheckStrategy(recipe).Annotate(name));
   recipe.resolved_json = bindings.schema().ResolvedJson();
   return recipe;
@@ -170,8 +160,7 @@ Result<RunMaterial> PrepareRun(const Recipe& recipe) {
     identity += digest.ToHex();
   }
 
-  HEDDLE_ASSIGN_OR_RETURN(std::vector<peft::TargetModule> targets,
-                          peft::FindTargets(config, recipe.lora));
+  HEDDLE_ASSIGN_OR_RETURN(std::vector<peft::TargetModule> targets, peft::FindTargets(config, recipe.lora));
   material.initial_adapter =
       peft::MakeInitialAdapter(targets, recipe.lora, DeriveSeed(recipe.seed, "initial_adapter", ""));
   material.initial_adapter_bytes = SerializeSafetensors(material.initial_adapter);

@@ -11,22 +11,11 @@
 #include "aggregation/aggregator.h"
 #include "common/status.h"
 #include "coordinator/engine/types.h"
+#include "coordinator/recipe/simulated_devices.h"
 #include "peft/adapter/adapter.h"
 #include "protocol/v1/task.pb.h"
 
 namespace heddle::coordinator {
-
-// One simulated device: its name, its data and how long the virtual world lets its tasks take. TLS runs ignore it.
-struct SimulatedDevices {
-  std::vector<std::string> names;           // [simulation] devices = ["device-1", …]
-  std::string source = "files";             // [simulation] source: "files", or "kjv" (the devices are its parts)
-  std::vector<std::filesystem::path> data;  // [simulation] data = ["…txt", …], one per device, relative to the recipe
-  double seconds_per_step = 0.1;            // virtual time of a training step
-  double speed_spread = 0;                  // devices are up to this factor slower, drawn by seed: 0 all equal
-  double failure_probability = 0;           // a task ends as interrupted, drawn by seed
-  unsigned threads = 0;                     // worker threads; 0: the machine's cores
-  std::string device = "cpu";               // what computes: "cpu" or "cuda"
-};
 
 struct Recipe {
   std::string name;  // [a-z0-9-]{1,40}

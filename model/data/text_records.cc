@@ -11,7 +11,7 @@ namespace heddle::model {
 namespace json = boost::json;
 namespace {
 
-constexpr std::string_view kUsualTextFields[] = {"text", "sentence", "sentence1"};
+constexpr std::string_view kUsualTextFields[] = {"text", "sentence", "sentence1", "content"};
 
 Result<TextFormat> FormatByEnding(const std::filesystem::path& path) {
   const std::string ending = path.extension().string();
@@ -64,6 +64,16 @@ Result<double> LabelMember(const json::object& object, const std::string& key, c
   }
 }
 
+Result<std::string> OtherMember(const json::object& object, const std::string& key) {
+  const json::value* member = object.if_contains(key);
+  if (member == nullptr) return InvalidArgument("there is no " + Quoted(key));
+  if (member->is_string()) return std::string(member->get_string());
+  if (member->is_structured() || member->is_null()) {
+    return InvalidArgument(Quoted(key) + " must be a string or a number");
+  }
+  return json::serialize(*member);
+}
+
 Result<std::vector<TextSpan>> Conversation(const json::value& messages) {
   const json::array* list = messages.if_array();
   if (list == nullptr) return InvalidArgument("\"messages\" must be a list of objects");
@@ -111,6 +121,10 @@ Result<TextRecords> TextRecords::Open(const std::filesystem::path& path, TextOpt
   if (format == TextFormat::kText && records.options_.labels.kind() != LabelMap::Kind::kNone) {
     return InvalidArgument(path.string() + ": a text file has no labels: use JSONL, CSV or TSV");
   }
+  if (format == TextFormat::kText && !records.options_.other_fields.empty()) {
+    return InvalidArgument(path.string() + ": a text file has no field " + Quoted(records.options_.other_fields[0]) +
+                           ": use JSONL, CSV or TSV");
+  }
   if (table) {
     std::vector<std::string> header = records.options_.columns;
     if (header.empty() && records.file_->size() > 0) {
@@ -153,7 +167,7 @@ Status TextRecords::ChooseColumns(const std::vector<std::string>& header) {
                                        [&](std::string_view name) { return column(name) >= 0; });
       if (usual == std::end(kUsualTextFields)) {
         return InvalidArgument(
-            "there is no column text, sentence or sentence1, nor prompt and completion; there are: " +
+            "there is no column text, sentence, sentence1 or content, nor prompt and completion; there are: " +
             all.substr(0, 500));
       }
       text_columns_ = {static_cast<size_t>(column(*usual))};
@@ -168,6 +182,12 @@ Status TextRecords::ChooseColumns(const std::vector<std::string>& header) {
   label_column_ = column(options_.label_field);
   if (label_column_ < 0 && options_.labels.kind() != LabelMap::Kind::kNone) {
     return InvalidArgument("there is no column " + Quoted(options_.label_field) + "; there are: " + all.substr(0, 500));
+  }
+  for (const std::string& name : options_.other_fields) {
+    if (column(name) < 0) {
+      return InvalidArgument("there is no column " + Quoted(name) + "; there are: " + all.substr(0, 500));
+    }
+    other_columns_.push_back(static_cast<size_t>(column(name)));
   }
   return OkStatus();
 }
@@ -206,6 +226,10 @@ Result<TextExample> FromObject(const json::object& object, const TextOptions& op
   if (options.labels.kind() != LabelMap::Kind::kNone) {
     HEDDLE_ASSIGN_OR_RETURN(example.label, LabelMember(object, options.label_field, options.labels));
   }
+  for (const std::string& name : options.other_fields) {
+    HEDDLE_ASSIGN_OR_RETURN(std::string other, OtherMember(object, name));
+    example.others.push_back(std::move(other));
+  }
   return example;
 }
 
@@ -241,6 +265,7 @@ Result<TextExample> TextRecords::Parse(const Record& record) const {
   if (options_.labels.kind() != LabelMap::Kind::kNone) {
     HEDDLE_ASSIGN_OR_RETURN(example.label, options_.labels.FromText(fields[static_cast<size_t>(label_column_)]));
   }
+  for (const size_t column : other_columns_) example.others.push_back(fields[column]);
   return example;
 }
 

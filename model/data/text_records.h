@@ -41,6 +41,7 @@ struct TextExample {
   std::vector<TextSpan> spans;      // one; prompt and completion; or pieces of a conversation
   std::optional<std::string> pair;  // sentence2
   std::optional<double> label;      // a class's number, or a number; set when the options ask for labels
+  std::vector<std::string> others;  // what the options' other_fields say, in their order
   int64_t line = 0;                 // in the file, from 1
 
   std::string text() const;  // the spans together
@@ -52,12 +53,14 @@ struct TextOptions {
   TextFormat format = TextFormat::kByEnding;
   // Of a CSV or TSV file without a header: its columns in order. Empty: the first row names them.
   std::vector<std::string> columns;
-  // The fields that make up the text, joined by a space. Empty: "text", else "sentence", else "sentence1".
+  // The fields that make up the text, joined by a space. Empty: "text", else "sentence", "sentence1", or "content".
   std::vector<std::string> text_fields;
   std::string pair_field = "sentence2", label_field = "label";
   std::string prompt_field = "prompt", completion_field = "completion";
   int64_t max_examples = std::numeric_limits<int64_t>::max();  // those after the first so many are left out; at least 1
   LabelMap labels;                                             // asks for labels unless of kind kNone
+  // Further fields to be read as they are (numbers of JSONL as it writes them); each must be there. Not of text files.
+  std::vector<std::string> other_fields;
 };
 
 class TextRecords {
@@ -82,7 +85,7 @@ class TextRecords {
   int64_t first_ = 0;  // 1 with a header
   // Of delimited files: where things stand. -1: not there.
   size_t num_columns_ = 0;
-  std::vector<size_t> text_columns_;
+  std::vector<size_t> text_columns_, other_columns_;
   int64_t pair_column_ = -1, label_column_ = -1, prompt_column_ = -1, completion_column_ = -1;
 };
 

@@ -16,6 +16,7 @@
 #include "common/safetensors.h"
 #include "protocol/validate.h"
 #include "simulator/corpus/kjv.h"
+#include "simulator/world/recipe_split.h"
 #include "simulator/world/training_pool.h"
 #include "simulator/world/virtual_clock.h"
 
@@ -55,7 +56,7 @@ Status CheckOut(const fs::path& out) {
   if (fs::exists(out, error) && !fs::is_empty(out, error) && !fs::exists(out / ".heddle-simulation", error)) {
     return InvalidArgument(out.string() + " holds something that is not a run; name a new folder");
   }
-  for (const char* old : {"run.json", "history.jsonl", "checkpoints", "state", "adapters"}) {
+  for (const char* old : {"run.json", "history.jsonl", "checkpoints", "state", "adapters", "data"}) {
     fs::remove_all(out / old, error);
     if (error) return ErrnoStatus(error.value(), "cannot clear " + (out / old).string());
   }
@@ -114,6 +115,9 @@ Status World::MakeDevices() {
   if (sim.source == "kjv") {
     HEDDLE_ASSIGN_OR_RETURN(KjvFiles files, WriteKjv(options_.out / "data", sim.names));
     data = std::move(files.parts);
+  } else if (sim.source == "split") {
+    HEDDLE_ASSIGN_OR_RETURN(Split split, SplitOfRecipe(recipe_, options_.out / "data"));
+    data = std::move(split.train);
   }
   if (data.size() != sim.names.size()) {
     return InvalidArgument(options_.recipe.string() + ": simulation.data needs one file for each device");

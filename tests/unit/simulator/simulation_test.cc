@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "common/logging.h"
+#include "simulator/partition/partition.h"
 #include "tests/unit/common/temp_dir.h"
 
 namespace heddle::simulator {
@@ -181,6 +182,36 @@ TEST_F(SimulationTest, ARunWhoseDevicesAllFailFailsAndSaysSo) {
   const json::object run = json::parse(Slurp(folder_ / "out" / "run.json")).as_object();
   EXPECT_EQ(run.at("state"), "failed");
   EXPECT_EQ(run.at("committed_rounds").to_number<int>(), 0);
+}
+
+TEST_F(SimulationTest, ExamplesOfOneFileAreSplitOverNumberedDevices) {
+  std::string rows = "speaker\ttext\n";
+  for (int i = 0; i < 60; ++i) {
+    rows += "speaker " + std::to_string(i % 12) + "\tnumber " + std::to_string(i) + " went up the hill and came down\n";
+  }
+  folder_.Write("all.tsv", rows);
+  std::map<std::string, std::string> settings = {
+      {"simulation.source", "split"},      {"simulation.devices", "[]"},
+      {"simulation.num_devices", "12"},    {"simulation.data", "[\"" + (folder_ / "all.tsv").string() + "\"]"},
+      {"simulation.partition", "natural"}, {"simulation.group_field", "speaker"}};
+  const auto result = Run("out", settings);
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_EQ(result->devices, 12U);
+  EXPECT_TRUE(fs::exists(folder_ / "out" / "data" / "device-012.jsonl"));
+  settings["simulation.partition"] = "uniform";
+  EXPECT_NE(Hash("uniform", settings), result->run.model.ToHex()) << "the split changes nothing";
+  settings["simulation.min_examples"] = "6";
+  const auto few = Run("few", settings);
+  ASSERT_FALSE(few.ok());
+  EXPECT_NE(few.status().message().find("too few"), std::string::npos) << few.status();
+}
+
+TEST_F(SimulationTest, TheRecipeOffersThePartitionsThatThereAre) {
+  for (const std::string& name : PartitionNames()) {
+    const std::map<std::string, std::string> settings = {{"simulation.partition", name},
+                                                         {"simulation.group_field", "x"}};
+    EXPECT_TRUE(coordinator::Recipe::Load(recipe_, settings).ok()) << name;
+  }
 }
 
 TEST_F(SimulationTest, ARecipeWithoutDevicesIsRefused) {

@@ -204,6 +204,36 @@ TEST(RecipeFile, IsReadRelativeToItsFolder) {
   EXPECT_EQ(Recipe::Load(folder.path() / "none.toml").status().code(), Code::kNotFound);
 }
 
+TEST(RecipeText, SplitExamplesGoToNumberedDevices) {
+  auto recipe = Load(
+      "[train]\nbatch_size = 4\n[simulation]\nsource = \"split\"\nnum_devices = 1200\ndata = [\"d.tsv\"]\n"
+      "partition = \"dirichlet\"\nalpha = 0.1\ntest_data = [\"t.tsv\"]\n");
+  ASSERT_TRUE(recipe.ok()) << recipe.status();
+  const SimulatedDevices& sim = recipe->simulation;
+  ASSERT_EQ(sim.names.size(), 1200U);
+  EXPECT_EQ(sim.names.front(), "device-0001");
+  EXPECT_EQ(sim.names.back(), "device-1200");
+  EXPECT_EQ(sim.min_examples, 4U);
+  EXPECT_EQ(sim.data.at(0), "/recipes/d.tsv");
+  EXPECT_EQ(sim.test_data.at(0), "/recipes/t.tsv");
+  EXPECT_THAT(recipe->resolved_json, HasSubstr("\"num_devices\":1200"));
+  // What older recipes do not say leaves the names of their runs alone.
+  EXPECT_THAT(Load("")->resolved_json, Not(HasSubstr("partition")));
+}
+
+TEST(RecipeText, SplitsThatContradictThemselvesAreRefusedWithTheirKey) {
+  const std::string split = "[simulation]\nsource = \"split\"\ndata = [\"d.tsv\"]\nnum_devices = 3\n";
+  EXPECT_THAT(Refusal("[simulation]\nnum_devices = 3\n"), HasSubstr("simulation.num_devices"));
+  EXPECT_THAT(Refusal("[simulation]\nsource = \"split\"\nnum_devices = 3\n"), HasSubstr("simulation.data"));
+  EXPECT_THAT(Refusal(split + "devices = [\"a\"]\n"), HasSubstr("give one of the two"));
+  EXPECT_THAT(Refusal(split + "partition = \"natural\"\n"), HasSubstr("simulation.group_field"));
+  EXPECT_THAT(Refusal(split + "test_fraction = 0.1\ntest_data = [\"t\"]\n"), HasSubstr("not both"));
+  EXPECT_THAT(Refusal(split + "partition = \"dirichle\"\n"), HasSubstr("simulation.partition"));
+  EXPECT_THAT(Refusal(split + "alpha = 0\n"), HasSubstr("simulation.alpha"));
+  EXPECT_THAT(Refusal("[simulation]\ntest_fraction = 0.1\n"), HasSubstr("source = \"split\""));
+  EXPECT_THAT(Refusal("[simulation]\ntest_data = [\"a\", \"b\"]\n"), HasSubstr("simulation.test_data"));
+}
+
 TEST(Schedule, IsConstantUnlessAskedFor) {
   auto recipe = Load("[strategy]\nnum_server_rounds = 4\n[train]\nlearning_rate = 0.5\n");
   ASSERT_TRUE(recipe.ok());

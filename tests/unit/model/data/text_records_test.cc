@@ -57,6 +57,21 @@ TEST(TextRecords, AConversationTeachesWhatTheAssistantSays) {
                                    {"user: Bye\n", false}}));
 }
 
+TEST(TextRecords, OtherFieldsAreReadAsTheyStand) {
+  TextOptions options;
+  options.other_fields = {"who", "when"};
+  EXPECT_EQ(First("a.jsonl", R"({"text": "x", "when": 1848, "who": " J\u00fcrgen"})", options)->others,
+            (std::vector<std::string>{" J\xC3\xBCrgen", "1848"}));
+  EXPECT_EQ(First("a.jsonl", R"({"text": "x", "when": true, "who": -2.5})", options)->others,
+            (std::vector<std::string>{"-2.5E0", "true"}));
+  EXPECT_EQ(First("a.tsv", "when\tcontent\twho\n01\tx\ty\n", options)->others, (std::vector<std::string>{"y", "01"}));
+  EXPECT_NE(Error("a.tsv", "when\tcontent\n01\tx\n", options).find("\"who\""), std::string::npos);
+  EXPECT_NE(Error("a.jsonl", R"({"text": "x", "when": 1848})", options).find("\"who\""), std::string::npos);
+  EXPECT_NE(Error("a.jsonl", R"({"text": "x", "when": null, "who": "y"})", options).find("\"when\""),
+            std::string::npos);
+  EXPECT_NE(Error("a.txt", "x", options).find("\"who\""), std::string::npos);
+}
+
 TEST(TextRecords, TsvHasAHeaderAndNoQuotes) {
   const auto example = *First("a.tsv", "label\tsentence\n1\t\"so\" it goes\n", WithLabels(LabelMap::Classes(2)));
   EXPECT_EQ(example.text(), "\"so\" it goes");

@@ -1,0 +1,227 @@
+#include "simulator/partition/split.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <boost/json.hpp>
+#include <cmath>
+
+#include "common/file.h"
+#include "common/random.h"
+#include "simulator/partition/clusters.h"
+#include "simulator/partition/draws.h"
+
+namespace heddle::simulator {
+namespace {
+
+namespace fs = std::filesystem;
+namespace json = boost::json;
+
+// Lines into a new file, a piece at a time.
+class LineFile {
+ public:
+  static Result<LineFile> Create(fs::path path) {
+    UniqueFd fd(::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644));
+    if (!fd.valid()) return ErrnoStatus(errno, "cannot write " + path.string());
+    return LineFile(std::move(path), std::move(fd));
+  }
+  Status Add(const std::string& line) {
+    (buffer_ += line) += '\n';
+    return buffer_.size() < kPiece ? OkStatus() : Flush();
+  }
+  Status Flush() {
+    HEDDLE_RETURN_IF_ERROR(WriteAll(fd_.get(), buffer_, "cannot write " + path_.string()));
+    buffer_.clear();
+    return OkStatus();
+  }
+
+ private:
+  static constexpr size_t kPiece = size_t{1} << 18;
+  LineFile(fs::path path, UniqueFd fd) : path_(std::move(path)), fd_(std::move(fd)) {}
+  fs::path path_;
+  UniqueFd fd_;
+  std::string buffer_;
+};
+
+Status WriteLines(const LabelledData& data, const std::vector<int64_t>& examples, const fs::path& path,
+                  LineFile* also) {
+  HEDDLE_ASSIGN_OR_RETURN(LineFile file, LineFile::Create(path));
+  for (const int64_t example : examples) {
+    HEDDLE_ASSIGN_OR_RETURN(const std::string line, data.Line(example));
+    HEDDLE_RETURN_IF_ERROR(file.Add(line));
+    if (also != nullptr) HEDDLE_RETURN_IF_ERROR(also->Add(line));
+  }
+  return file.Flush();
+}
+
+// The first `count` of `order`, ascending.
+std::vector<int64_t> First(std::vector<int64_t> order, int64_t count) {
+  order.resize(static_cast<size_t>(count));
+  std::sort(order.begin(), order.end());
+  return order;
+}
+
+int64_t Share(double fraction, int64_t size) {
+  return static_cast<int64_t>(std::floor(fraction * static_cast<double>(size) + 0.5));
+}
+
+int64_t AtMost(int64_t size, int64_t limit) { return limit > 0 ? std::min(size, limit) : size; }
+
+class Splitter {
+ public:
+  Splitter(const SplitOptions& options, fs::path folder) : options_(options), folder_(std::move(folder)) {}
+  Result<Split> Run();
+
+ private:
+  PhiloxStream StreamOf(const char* purpose) const {
+    return PhiloxStream(DeriveSeed(options_.partition.seed, "split", purpose));
+  }
+  Status Choose(const LabelledData& data);
+  Status WriteTest(const LabelledData& data);
+  Result<std::vector<std::vector<int64_t>>> Deal(const LabelledData& data);
+  Status WriteDevices(const LabelledData& data, std::vector<std::vector<int64_t>> parts);
+  Status WriteSummary(const LabelledData& data) const;
+
+  const SplitOptions& options_;
+  fs::path folder_;
+  std::vector<int64_t> pool_, held_out_;      // examples for the devices, and for the test of all
+  std::vector<std::vector<int64_t>> counts_;  // by device and label
+  Split split_;
+};
+
+Status Splitter::Choose(const LabelledData& data) {
+  PhiloxStream stream = StreamOf("choose");
+  std::vector<int64_t> order = DrawOrder(data.size(), stream);
+  const int64_t test = options_.test_files.empty() ? Share(options_.test_fraction, data.size()) : 0;
+  held_out_ = First({order.begin(), order.begin() + test}, AtMost(test, options_.max_test_examples));
+  order.erase(order.begin(), order.begin() + test);
+  const auto rest = static_cast<int64_t>(order.size());
+  pool_ = First(std::move(order), AtMost(rest, options_.max_examples));
+  return OkStatus();
+}
+
+Status Splitter::WriteTest(const LabelledData& data) {
+  const fs::path path = folder_ / "test.jsonl";
+  if (!options_.test_files.empty()) {
+    LabelledSource source = options_.source;
+    source.files = options_.test_files;
+    source.label_names = data.label_names();
+    source.needs_labels = !data.labels().empty() || data.has_numbers();
+    source.group_field.clear();
+    auto test = LabelledData::Open(source);
+    if (!test.ok()) return test.status().Annotate("the test data");
+    PhiloxStream stream = StreamOf("test");
+    held_out_ = First(DrawOrder(test->size(), stream), AtMost(test->size(), options_.max_test_examples));
+    HEDDLE_RETURN_IF_ERROR(WriteLines(*test, held_out_, path, nullptr));
+  } else if (!held_out_.empty()) {
+    HEDDLE_RETURN_IF_ERROR(WriteLines(data, held_out_, path, nullptr));
+  }
+  split_.num_test = static_cast<int64_t>(held_out_.size());
+  if (!held_out_.empty()) split_.test = path;
+  return OkStatus();
+}
+
+Result<std::vector<std::vector<int64_t>>> Splitter::Deal(const LabelledData& data) {
+  PartitionOptions partition = options_.partition;
+  partition.num_devices = static_cast<int64_t>(options_.devices.size());
+  PartitionInput input;
+  input.num_examples = static_cast<int64_t>(pool_.size());
+  if (PartitionNeedsClusters(partition.method)) {
+    input.num_labels = static_cast<int32_t>(std::min(options_.clusters, input.num_examples));
+    HEDDLE_ASSIGN_OR_RETURN(input.labels,
+                            ClusterTexts(input.num_examples, input.num_labels, partition.seed,
+                                         [&](int64_t i) { return data.Text(pool_[static_cast<size_t>(i)]); }));
+  } else if (!data.labels().empty()) {
+    input.num_labels = static_cast<int32_t>(data.label_names().size());
+    for (const int64_t example : pool_) input.labels.push_back(data.labels()[static_cast<size_t>(example)]);
+  }
+  if (!data.groups().empty()) {
+    // Groups of which nothing was chosen are none.
+    std::vector<int32_t> number(data.group_names().size(), -1);
+    for (const int64_t example : pool_) {
+      int32_t& mine = number[static_cast<size_t>(data.groups()[static_cast<size_t>(example)])];
+      if (mine < 0) mine = input.num_groups++;
+      input.groups.push_back(mine);
+    }
+  }
+  return Partition(input, partition);
+}
+
+Status Splitter::WriteDevices(const LabelledData& data, std::vector<std::vector<int64_t>> parts) {
+  split_.all = folder_ / "all.jsonl";
+  HEDDLE_ASSIGN_OR_RETURN(LineFile all, LineFile::Create(split_.all));
+  for (size_t d = 0; d < parts.size(); ++d) {
+    std::vector<int64_t> mine;
+    for (const int64_t i : parts[d]) mine.push_back(pool_[static_cast<size_t>(i)]);
+    const auto size = static_cast<int64_t>(mine.size());
+    if (options_.device_test_fraction > 0) {
+      if (size < 2)
+        return InvalidArgument("device_test_fraction: " + options_.devices[d] +
+                               " has one example only; ask for a larger min_examples");
+      const int64_t tests = std::clamp<int64_t>(Share(options_.device_test_fraction, size), 1, size - 1);
+      PhiloxStream stream(DeriveSeed(options_.partition.seed, "split", "device test"), d);
+      std::vector<int64_t> order = DrawOrder(size, stream);
+      std::sort(order.begin(), order.begin() + tests);
+      std::sort(order.begin() + tests, order.end());
+      std::vector<int64_t> test, rest;
+      for (const int64_t i : order)
+        (static_cast<int64_t>(test.size()) < tests ? test : rest).push_back(mine[static_cast<size_t>(i)]);
+      split_.device_test.push_back(folder_ / (options_.devices[d] + ".test.jsonl"));
+      HEDDLE_RETURN_IF_ERROR(WriteLines(data, test, split_.device_test.back(), nullptr));
+      mine = std::move(rest);
+    }
+    counts_.emplace_back(data.label_names().size(), 0);
+    for (const int64_t example : mine) {
+      if (!data.labels().empty()) ++counts_.back()[static_cast<size_t>(data.labels()[static_cast<size_t>(example)])];
+    }
+    split_.sizes.push_back(static_cast<int64_t>(mine.size()));
+    split_.train.push_back(folder_ / (options_.devices[d] + ".jsonl"));
+    HEDDLE_RETURN_IF_ERROR(WriteLines(data, mine, split_.train.back(), &all));
+  }
+  return all.Flush();
+}
+
+Status Splitter::WriteSummary(const LabelledData& data) const {
+  json::array devices;
+  for (size_t d = 0; d < options_.devices.size(); ++d) {
+    json::object device = {{"device", options_.devices[d]}, {"num_examples", split_.sizes[d]}};
+    if (!data.labels().empty()) device["labels"] = json::array(counts_[d].begin(), counts_[d].end());
+    devices.push_back(std::move(device));
+  }
+  json::object summary = {{"partition", options_.partition.method},
+                          {"num_test", split_.num_test},
+                          {"label_names", json::array(data.label_names().begin(), data.label_names().end())},
+                          {"devices", std::move(devices)}};
+  return WriteFileAtomically(folder_ / "split.json", json::serialize(summary) + "\n");
+}
+
+Result<Split> Splitter::Run() {
+  LabelledSource source = options_.source;
+  source.needs_labels = source.needs_labels || PartitionNeedsLabels(options_.partition.method);
+  if (PartitionNeedsGroups(options_.partition.method) && source.group_field.empty()) {
+    return InvalidArgument("the partition '" + options_.partition.method +
+                           "' needs the name of the field that says whose an example is");
+  }
+  HEDDLE_ASSIGN_OR_RETURN(const LabelledData data, LabelledData::Open(std::move(source)));
+  if (PartitionNeedsLabels(options_.partition.method) && data.has_numbers()) {
+    return InvalidArgument("the partition '" + options_.partition.method +
+                           "' needs classes, and the labels are numbers to be predicted");
+  }
+  HEDDLE_RETURN_IF_ERROR(MakeDirectories(folder_));
+  HEDDLE_RETURN_IF_ERROR(Choose(data));
+  HEDDLE_ASSIGN_OR_RETURN(auto parts, Deal(data));
+  HEDDLE_RETURN_IF_ERROR(WriteTest(data));
+  HEDDLE_RETURN_IF_ERROR(WriteDevices(data, std::move(parts)));
+  split_.label_names = data.label_names();
+  HEDDLE_RETURN_IF_ERROR(WriteSummary(data));
+  return std::move(split_);
+}
+
+}  // namespace
+
+Result<Split> WriteSplit(const SplitOptions& options, const fs::path& folder) {
+  return Splitter(options, folder).Run();
+}
+
+}  // namespace heddle::simulator
