@@ -52,12 +52,13 @@ Result<double> ProcessorSeconds(int pid);
 // Raises the limit of descriptors, for this process and those it starts. Errors: kResourceExhausted below `wanted`.
 Status AllowDescriptors(unsigned wanted);
 
-std::vector<Measurement> RoundMeasurements();      // rounds.cc: real coordinator, light devices
-std::vector<Measurement> LoadMeasurements();       // load.cc: many small things at once
-std::vector<Measurement> IdleMeasurements();       // idle.cc: memory and processor time of those who wait
-std::vector<Measurement> SoakMeasurements();       // soak.cc: a thousand rounds
-std::vector<Measurement> ModelMeasurements();      // models.cc: models of real sizes
-std::vector<Measurement> ProgramMeasurements();    // programs.cc: figures of other programs
-std::vector<Measurement> TokenizerMeasurements();  // tokenizers.cc: text to ids
+std::vector<Measurement> RoundMeasurements();        // rounds.cc: real coordinator, light devices
+std::vector<Measurement> LoadMeasurements();         // load.cc: many small things at once
+std::vector<Measurement> IdleMeasurements();         // idle.cc: memory and processor time of those who wait
+std::vector<Measurement> SoakMeasurements();         // soak.cc: a thousand rounds
+std::vector<Measurement> ModelMeasurements();        // models.cc: models of real sizes
+std::vector<Measurement> ProgramMeasurements();      // programs.cc: figures of other programs
+std::vector<Measurement> TokenizerMeasurements();    // tokenizers.cc: text to ids
+std::vector<Measurement> CompressionMeasurements();  // compression.cc: smaller updates
 
 }  // namespace heddle::bench

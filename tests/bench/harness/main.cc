@@ -24,9 +24,9 @@ namespace json = boost::json;
 
 std::vector<Measurement> AllMeasurements() {
   std::vector<Measurement> all;
-  for (auto part :
-       {RoundMeasurements(), LoadMeasurements(), IdleMeasurements(), CheckinMeasurements(), CrowdMeasurements(),
-        SoakMeasurements(), ProgramMeasurements(), ModelMeasurements(), TokenizerMeasurements()}) {
+  for (auto part : {RoundMeasurements(), LoadMeasurements(), IdleMeasurements(), CheckinMeasurements(),
+                    CrowdMeasurements(), SoakMeasurements(), ProgramMeasurements(), ModelMeasurements(),
+                    TokenizerMeasurements(), CompressionMeasurements()}) {
     for (Measurement& one : part) all.push_back(std::move(one));
   }
   return all;
