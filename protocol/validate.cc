@@ -160,7 +160,9 @@ Status Validate(const v1::WorkerRun& m) {
   HEDDLE_RETURN_IF_ERROR(CheckBytes("run.base_model_dir", m.base_model_dir(), 1, kMaxPathBytes));
   HEDDLE_RETURN_IF_ERROR(CheckBytes("run.adapter_dir", m.adapter_dir(), 1, kMaxPathBytes));
   HEDDLE_RETURN_IF_ERROR(CheckBytes("run.data_path", m.data_path(), 1, kMaxPathBytes));
-  return CheckBytes("run.update_path", m.update_path(), 1, kMaxPathBytes);
+  HEDDLE_RETURN_IF_ERROR(CheckBytes("run.update_path", m.update_path(), 1, kMaxPathBytes));
+  HEDDLE_RETURN_IF_ERROR(CheckBytes("run.personal_path", m.personal_path(), 0, kMaxPathBytes));
+  return CheckBytes("run.next_personal_path", m.next_personal_path(), 0, kMaxPathBytes);
 }
 
 Status Validate(const v1::WorkerCancel&) { return OkStatus(); }

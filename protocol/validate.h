@@ -24,6 +24,7 @@ namespace heddle::protocol {
 // kInvalidArgument: a field is missing, malformed or out of its range. The message names the field by its path
 // ("plan.train.beta1") and says what is allowed.
 Status Validate(const v1::BlobRef& message);
+Status Validate(const v1::DeviceRules& message);
 Status Validate(const v1::TrainPlan& message);
 Status Validate(const v1::TaskPlan& message);
 Status Validate(const v1::TaskAssignment& message);

@@ -72,6 +72,30 @@ Status Validate(const v1::BlobRef& m) {
   return OkStatus();
 }
 
+namespace {
+
+template <typename Texts>
+Status CheckTexts(const char* field, const Texts& texts, int most, size_t longest) {
+  if (texts.size() > most) {
+    return Bad(field, "has " + std::to_string(texts.size()) + " entries but may have " + std::to_string(most));
+  }
+  for (const std::string& text : texts) HEDDLE_RETURN_IF_ERROR(CheckName(field, text, 1, longest));
+  return OkStatus();
+}
+
+}  // namespace
+
+Status Validate(const v1::DeviceRules& m) {
+  HEDDLE_RETURN_IF_ERROR(CheckTexts("rules.frozen", m.frozen(), kMaxPatterns, kMaxPatternBytes));
+  HEDDLE_RETURN_IF_ERROR(CheckTexts("rules.kept", m.kept(), kMaxPatterns, kMaxPatternBytes));
+  HEDDLE_RETURN_IF_ERROR(CheckTexts("rules.upload", m.upload(), kMaxUploadSteps, kMaxSettingBytes));
+  HEDDLE_RETURN_IF_ERROR(CheckSetting("rules.correction", m.correction()));
+  HEDDLE_RETURN_IF_ERROR(CheckReal("rules.feddyn_alpha", m.feddyn_alpha(), 0, 1e6));
+  HEDDLE_RETURN_IF_ERROR(CheckReal("rules.proximal_mu", m.proximal_mu(), 0, 1e6));
+  HEDDLE_RETURN_IF_ERROR(CheckReal("rules.prune_gamma", m.prune_gamma(), 0, 1, /*closed=*/false));
+  return CheckReal("rules.prune_lambda", m.prune_lambda(), 0, 1e6);
+}
+
 Status Validate(const v1::TrainPlan& m) {
   HEDDLE_RETURN_IF_ERROR(CheckRange("train.local_steps", m.local_steps(), 1, kMaxLocalSteps));
   HEDDLE_RETURN_IF_ERROR(CheckRange("train.batch_size", m.batch_size(), 1, kMaxBatchSize));
@@ -90,6 +114,7 @@ Status Validate(const v1::TrainPlan& m) {
   HEDDLE_RETURN_IF_ERROR(CheckSetting("train.base_dtype", m.base_dtype()));
   HEDDLE_RETURN_IF_ERROR(CheckRange("train.gradient_accumulation_steps", m.gradient_accumulation_steps(), 0,
                                     kMaxBatchSize / m.batch_size()));
+  HEDDLE_RETURN_IF_ERROR(Validate(m.rules()));
   return CheckRange("train.threads", m.threads(), 1, kMaxThreads);
 }
 

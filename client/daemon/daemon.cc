@@ -21,6 +21,7 @@
 #include "client/daemon/enroll.h"
 #include "client/daemon/journal.h"
 #include "client/daemon/link.h"
+#include "client/daemon/personal_state.h"
 #include "client/daemon/session.h"
 #include "client/daemon/worker_process.h"
 #include "common/build_info.h"
@@ -125,6 +126,7 @@ struct Daemon::Impl {
         lock(std::move(held)),
         work(config.state_dir / "work"),
         journal(config.state_dir / "journal", work / kUpdateName),
+        personal(config.state_dir / "personal"),
         cache(std::move(blobs)),
         session(session_options),
         link(io.get_executor(), std::move(link_options)),
@@ -163,6 +165,7 @@ struct Daemon::Impl {
   UniqueFd lock;
   fs::path work;
   Journal journal;
+  PersonalState personal;
   asio::io_context io{1};
   BlobCache cache;
   Session session;
@@ -283,6 +286,9 @@ Result<v1::WorkerRun> Daemon::Impl::PrepareRun(const v1::TaskAssignment& assignm
   run.set_adapter_dir(adapter_dir.string());
   run.set_data_path(config.data_path.string());
   run.set_update_path(journal.update_file().string());
+  HEDDLE_ASSIGN_OR_RETURN(const PersonalState::Paths kept, personal.Begin(assignment.run_id()));
+  run.set_personal_path(kept.now.string());
+  run.set_next_personal_path(kept.next.string());
   run.set_memory_limit_bytes(config.memory_limit_bytes);
   if (config.worker_device != "cpu") run.set_device(config.worker_device);
   return run;
@@ -363,7 +369,11 @@ void Daemon::Impl::Do(const SaveReport& action) {
   if (!saved.ok()) Log(Severity::kWarning, "the journal cannot be written: " + saved.message());
 }
 
-void Daemon::Impl::Do(const EndTask&) {
+void Daemon::Impl::Do(const EndTask& action) {
+  // First: with a journal that is still there, the report and this are repeated after a crash.
+  if (const Status kept = personal.End(action.accepted); !kept.ok()) {
+    Log(Severity::kWarning, "what this device keeps of the run could not be stored: " + kept.message());
+  }
   journal.Clear();
   link.ForgetUpload();
 }

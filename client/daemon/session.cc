@@ -221,7 +221,7 @@ void Session::Deliver() {
   Enter(upload ? SessionState::kUploading : SessionState::kReporting);
 }
 
-void Session::TaskEnded() {
+void Session::TaskEnded(bool accepted) {
   if (std::exchange(unwell_, false)) {
     ++failed_tasks_;
   } else if (report_.outcome() == v1::TASK_OUTCOME_COMPLETED) {
@@ -230,7 +230,7 @@ void Session::TaskEnded() {
   report_.Clear();
   task_.Clear();
   upload_restarts_ = 0;
-  Emit(EndTask{});
+  Emit(EndTask{accepted});
   Idle();
 }
 
@@ -380,7 +380,7 @@ void Session::On(const ReportAnswered& event) {
   }
   ++tasks_reported_;
   if (verdict == v1::REPORT_VERDICT_INVALID) unwell_ = true;
-  TaskEnded();
+  TaskEnded(verdict == v1::REPORT_VERDICT_ACCEPTED);
 }
 
 void Session::On(const CallFailed& event) {
@@ -414,7 +414,7 @@ void Session::FailedForGood(const CallFailed& event) {
     Say(true, "the report was refused and is dropped: " + event.status.message());
     ++tasks_reported_;
     unwell_ = true;
-    return TaskEnded();
+    return TaskEnded(false);
   }
   ReportOutcome(v1::TASK_OUTCOME_FAILED, std::string(SessionStateName(state_)) + ": " + event.status.message());
 }

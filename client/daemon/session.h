@@ -121,8 +121,11 @@ struct CancelOperation {};
 struct SaveReport {
   v1::ReportRequest report;
 };
-// Empties the journal and deletes the task's files.
-struct EndTask {};
+// Empties the journal and deletes the task's files. What the device keeps of an accepted task takes the place of what
+// it kept before; of any other it is thrown away.
+struct EndTask {
+  bool accepted = false;
+};
 struct Note {
   bool warning = false;
   std::string text;
@@ -177,7 +180,7 @@ class Session {
   // A completed report on its way: first the upload, unless the update is small.
   void Deliver();
   bool TravelsInline() const;
-  void TaskEnded();
+  void TaskEnded(bool accepted);
   void Stop(Status status);
   Duration Backoff(uint32_t failures);
   void Say(bool warning, std::string text);

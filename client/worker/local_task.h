@@ -18,6 +18,14 @@
 
 namespace heddle::client {
 
+// As heddle.v1.DeviceRules: what a method adds to plain training.
+struct TrainRules {
+  std::vector<std::string> frozen, kept;  // patterns of tensors: not trained; trained but not sent
+  std::string correction;                 // "", "scaffold", "feddyn"
+  double feddyn_alpha = 0, proximal_mu = 0, prune_gamma = 0, prune_lambda = 0;
+  std::vector<std::string> upload;  // how the update is made smaller
+};
+
 // As heddle.v1.TrainPlan, same units.
 struct TrainSettings {
   uint32_t local_steps = 1, batch_size = 1, sequence_length = 128, warmup_steps = 0, threads = 1;
@@ -26,6 +34,7 @@ struct TrainSettings {
   std::string optimizer, lr_scheduler_type, base_dtype;  // by name; empty: the default
   uint32_t gradient_accumulation_steps = 1;
   bool gradient_checkpointing = false, bf16 = false;
+  TrainRules rules;
 };
 
 struct TaskInput {
@@ -34,8 +43,9 @@ struct TaskInput {
   std::filesystem::path base_model_dir;  // Hugging Face layout
   std::filesystem::path adapter_dir;     // PEFT layout
   std::filesystem::path data_path;
-  std::string device;               // what computes: "cpu" (also when empty) or "cuda"
-  uint64_t memory_limit_bytes = 0;  // 0: none; else a task that cannot fit is refused with kResourceExhausted
+  std::filesystem::path personal_path;  // what the device kept of the run (safetensors); empty or absent: nothing
+  std::string device;                   // what computes: "cpu" (also when empty) or "cuda"
+  uint64_t memory_limit_bytes = 0;      // 0: none; else a task that cannot fit is refused with kResourceExhausted
 };
 
 struct TaskStats {
@@ -47,6 +57,7 @@ struct TaskStats {
 struct TaskOutput {
   StateDict update;  // trained minus initial adapter, F32, PEFT key names
   TaskStats stats;
+  StateDict personal = {};  // what the device keeps if the update is accepted, in place of what it kept before
 };
 
 // Called after each step; false asks the task to stop (it then returns kCancelled).

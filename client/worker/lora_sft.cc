@@ -7,7 +7,9 @@
 #include <cmath>
 #include <cstring>
 
+#include "aggregation/device_rules.h"
 #include "client/worker/head_data.h"
+#include "client/worker/ruled_training.h"
 #include "client/worker/task_resources.h"
 #include "client/worker/train_options.h"
 #include "common/random.h"
@@ -27,14 +29,11 @@ Status CheckMemory(uint64_t limit, uint64_t need, const char* what) {
                            " MiB; this device allows " + std::to_string(limit >> 20) + " MiB");
 }
 
-StateDict Difference(const StateDict& after, const StateDict& before) {
+// What is the adapter's of a model, without what the method added.
+StateDict AdapterTensors(const StateDict& model) {
   StateDict out;
-  for (const auto& [name, tensor] : after) {
-    std::span<const float> a = tensor.values<float>();
-    std::span<const float> b = before.find(name)->second.values<float>();
-    std::vector<float> d(a.size());
-    for (size_t i = 0; i < d.size(); ++i) d[i] = a[i] - b[i];
-    out.emplace(name, Tensor::FromFloats(tensor.shape(), d));
+  for (const auto& [key, tensor] : model) {
+    if (!key.starts_with(aggregation::kOwnPrefix)) out.emplace_hint(out.end(), key, tensor);
   }
   return out;
 }
@@ -68,19 +67,23 @@ class LoraSft final : public LocalTask {
     HEDDLE_ASSIGN_OR_RETURN(peft::Adapter adapter, peft::ReadAdapter(input.adapter_dir));
     HEDDLE_ASSIGN_OR_RETURN(const std::unique_ptr<HeadBatches> batches, TrainingBatches(input, base, resources));
     model::Transformer network(base.weights, options.compute);
-    HEDDLE_RETURN_IF_ERROR(peft::InjectLora(network, adapter.config, adapter.tensors));
+    HEDDLE_RETURN_IF_ERROR(peft::InjectLora(network, adapter.config, AdapterTensors(adapter.tensors)));
+    HEDDLE_ASSIGN_OR_RETURN(const StateDict personal, ReadPersonal(input.personal_path));
+    HEDDLE_ASSIGN_OR_RETURN(RuledTraining ruled,
+                            RuledTraining::Make(train, peft::LoraParameters(network), adapter.tensors, personal));
     network->SeedDropout(DeriveSeed(input.seed, "dropout", ""));
     network->train();
-    auto stats = Train(network, *batches, input, options, progress);
-    if (!stats.ok()) return stats.status();
-    return TaskOutput{Difference(peft::ExtractLora(network), adapter.tensors), *stats};
+    TaskOutput output;
+    HEDDLE_ASSIGN_OR_RETURN(output.stats, Train(network, ruled, *batches, input, options, progress));
+    ruled.Finish(adapter.tensors, &output);
+    return output;
   }
 
-  static Result<TaskStats> Train(model::Transformer& network, HeadBatches& batches, const TaskInput& input,
-                                 const TrainOptions& options, const ProgressCallback& progress) {
+  static Result<TaskStats> Train(model::Transformer& network, RuledTraining& ruled, HeadBatches& batches,
+                                 const TaskInput& input, const TrainOptions& options,
+                                 const ProgressCallback& progress) {
     const TrainSettings& train = input.train;
-    std::vector<torch::Tensor> parameters;
-    for (auto& [name, tensor] : peft::LoraParameters(network)) parameters.push_back(tensor);
+    const std::vector<torch::Tensor> parameters = ruled.Trained();
     const auto optimizer = model::MakeOptimizer(options.optimizer, parameters, options.optimizer_options);
     model::GradientAccumulator accumulator(parameters, train.gradient_accumulation_steps);
     TaskStats stats;
@@ -96,7 +99,10 @@ class LoraSft final : public LocalTask {
         stats.num_tokens += batch->tokens;
       }
       const double value = accumulator.Finish().loss;
-      const double norm = optimizer->Step(train.learning_rate * options.schedule.Factor(step));
+      ruled.Correct();
+      const double learning_rate = train.learning_rate * options.schedule.Factor(step);
+      const double norm = optimizer->Step(learning_rate);
+      ruled.Count(learning_rate);
       if (!std::isfinite(value) || !std::isfinite(norm)) {
         return Internal("the loss or its gradient is not finite at step " + std::to_string(step) +
                         "; a smaller learning_rate or max_grad_norm may help");

@@ -15,7 +15,8 @@ struct Entry {
 };
 
 constexpr std::array kTasks = {
-    Entry{"lora_sft", MakeLoraSft},
+    Entry{"lora_sft", MakeLoraSft},  // plans without DeviceRules: what workers of before know
+    Entry{"sft", MakeLoraSft},
 };
 
 }  // namespace

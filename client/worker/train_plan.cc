@@ -24,6 +24,15 @@ TrainSettings ToTrainSettings(const v1::TrainPlan& plan) {
   settings.gradient_accumulation_steps = std::max(1U, plan.gradient_accumulation_steps());
   settings.gradient_checkpointing = plan.gradient_checkpointing();
   settings.bf16 = plan.bf16();
+  const v1::DeviceRules& rules = plan.rules();
+  settings.rules.frozen.assign(rules.frozen().begin(), rules.frozen().end());
+  settings.rules.kept.assign(rules.kept().begin(), rules.kept().end());
+  settings.rules.correction = rules.correction();
+  settings.rules.feddyn_alpha = rules.feddyn_alpha();
+  settings.rules.proximal_mu = rules.proximal_mu();
+  settings.rules.prune_gamma = rules.prune_gamma();
+  settings.rules.prune_lambda = rules.prune_lambda();
+  settings.rules.upload.assign(rules.upload().begin(), rules.upload().end());
   return settings;
 }
 
@@ -50,6 +59,16 @@ v1::TrainPlan ToTrainPlan(const TrainSettings& settings) {
   }
   plan.set_gradient_checkpointing(settings.gradient_checkpointing);
   plan.set_bf16(settings.bf16);
+  v1::DeviceRules rules;
+  rules.mutable_frozen()->Assign(settings.rules.frozen.begin(), settings.rules.frozen.end());
+  rules.mutable_kept()->Assign(settings.rules.kept.begin(), settings.rules.kept.end());
+  rules.set_correction(settings.rules.correction);
+  rules.set_feddyn_alpha(settings.rules.feddyn_alpha);
+  rules.set_proximal_mu(settings.rules.proximal_mu);
+  rules.set_prune_gamma(settings.rules.prune_gamma);
+  rules.set_prune_lambda(settings.rules.prune_lambda);
+  rules.mutable_upload()->Assign(settings.rules.upload.begin(), settings.rules.upload.end());
+  if (rules.ByteSizeLong() > 0) *plan.mutable_rules() = std::move(rules);
   return plan;
 }
 

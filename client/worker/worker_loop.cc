@@ -104,6 +104,7 @@ TaskInput ToTaskInput(const v1::WorkerRun& run) {
   input.base_model_dir = run.base_model_dir();
   input.adapter_dir = run.adapter_dir();
   input.data_path = run.data_path();
+  input.personal_path = run.personal_path();
   input.memory_limit_bytes = run.memory_limit_bytes();
   input.device = run.device();
   return input;
@@ -153,6 +154,9 @@ class Loop {
     }
     HEDDLE_RETURN_IF_ERROR(output.status());
     if (commands_.stop_requested()) return Cancelled("the task was cancelled after its last step");
+    if (!output->personal.empty() && !run.next_personal_path().empty()) {
+      HEDDLE_RETURN_IF_ERROR(WriteSafetensors(run.next_personal_path(), output->personal));
+    }
     HEDDLE_RETURN_IF_ERROR(WriteSafetensors(run.update_path(), output->update));
     return output->stats;
   }

@@ -21,6 +21,7 @@ RecipeBindings::RecipeBindings(Recipe* recipe) : recipe_(recipe) {
   schema_.Bind("seed", &recipe_->seed, {.help = "seed of everything random in the run"});
   BindModel();
   BindStrategy();
+  BindMethods();
   BindTrain();
   simulation_.Bind(&schema_, &recipe_->simulation);
 }
@@ -37,7 +38,29 @@ void RecipeBindings::BindModel() {
   schema_.Bind("lora.use_rslora", &recipe_->lora.use_rslora, {.help = "scaling is lora_alpha / sqrt(r)"});
   schema_.Bind("lora.target_modules", &target_modules_,
                {.help = "names of linear layers, or [\"all-linear\"]", .min = 1, .max = 256});
+  schema_.Bind(
+      "lora.device_ranks", &device_ranks_,
+      {.help = "ranks of devices by name or beginning of a name: [\"phone-7:4\", \"tablet-*:8\"]; r for others",
+       .max = 4096,
+       .silent_default = true});
+  schema_.Bind(
+      "lora.rank_tiers", &rank_tiers_,
+      {.help = "ranks of which each other device gets one, drawn by seed and name", .max = 64, .silent_default = true});
   schema_.Bind("lora.exclude_modules", &recipe_->lora.exclude_modules, {.help = "names that get no factors"});
+}
+
+// Settings of all methods; that a method has one is checked when it is made.
+void RecipeBindings::BindMethods() {
+  std::map<std::string, std::string> help;
+  for (const std::string& method : aggregation::AggregatorNames()) {
+    for (const aggregation::Setting& setting : aggregation::SettingsOf(method)) {
+      std::string& text = help[std::string(setting.name)];
+      text += (text.empty() ? "" : "; ") + method + ": " + std::string(setting.help);
+    }
+  }
+  for (auto& [name, text] : help) {
+    schema_.Bind("strategy." + name, &method_settings_[name], {.help = std::move(text), .silent_default = true});
+  }
 }
 
 void RecipeBindings::BindStrategy() {
@@ -154,6 +177,9 @@ Status RecipeBindings::Store() {
   const uint64_t examples = local_steps_ * batch_size_ * gradient_accumulation_steps_;
   recipe_->aggregator.max_num_examples = max_num_examples_ > 0 ? max_num_examples_ : examples;
   recipe_->aggregator.max_updates = cohort_size_;
+  for (const auto& [name, value] : method_settings_) {
+    if (value) recipe_->aggregator.method[name] = *value;
+  }
   spec.max_num_examples = recipe_->aggregator.max_num_examples;
   simulation_.Store(&recipe_->simulation, batch_size_);
   return OkStatus();

@@ -1,6 +1,8 @@
 // The recipe's keys: which TOML key sets which field. Internal to the room.
 #pragma once
 
+#include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -19,9 +21,14 @@ class RecipeBindings {
   // After Store: what [simulation] contradicts itself in.
   std::vector<std::string> SimulationMistakes() const { return simulation_.Mistakes(recipe_->simulation); }
 
+  // [lora] device_ranks and rank_tiers as they were given.
+  const std::vector<std::string>& device_ranks() const { return device_ranks_; }
+  const std::vector<int64_t>& rank_tiers() const { return rank_tiers_; }
+
  private:
   void BindModel();
   void BindStrategy();
+  void BindMethods();
   void BindTrain();
 
   Recipe* recipe_;
@@ -30,6 +37,9 @@ class RecipeBindings {
   std::string base_;
   int64_t lora_r_ = 8;
   std::vector<std::string> target_modules_ = {"q_proj", "v_proj"};
+  std::vector<std::string> device_ranks_;
+  std::vector<int64_t> rank_tiers_;
+  std::map<std::string, std::optional<double>> method_settings_;  // of all methods; those that were given
   uint64_t rounds_ = 1, cohort_size_ = 1, min_available_ = 0, min_reports_ = 0, max_abandoned_ = 0;
   double selection_timeout_s_ = 600, report_deadline_s_ = 600, max_poll_hold_s_ = 300;
   double min_retry_after_s_ = 1, max_retry_after_s_ = 60;

@@ -1,10 +1,13 @@
 #include "coordinator/recipe/recipe.h"
 
 #include <algorithm>
+#include <array>
+#include <charconv>
 #include <cmath>
 #include <numbers>
 
 #include "aggregation/aggregator.h"
+#include "common/assert.h"
 #include "common/config.h"
 #include "common/file.h"
 #include "common/random.h"
@@ -47,13 +50,59 @@ Status CheckRelations(const Recipe& recipe, const std::vector<std::string>& simu
   return mistakes.empty() ? OkStatus() : InvalidArgument("the recipe contradicts itself:" + mistakes);
 }
 
-// The strategy must exist and like its settings: asked with a parent of one element.
+// The strategy must exist and like its settings: asked with a parent of one small layer.
 Status CheckStrategy(const Recipe& recipe) {
-  float zero = 0;
-  StateDict parent;
-  parent.emplace("x", Tensor::FromFloats({1}, {&zero, 1}));
-  auto aggregator = aggregation::MakeAggregator(recipe.strategy, parent, recipe.aggregator);
-  return aggregator.ok() ? OkStatus() : aggregator.status().Annotate("strategy");
+  const std::array<float, 4> zeros{};
+  const StateDict parent = {{peft::LoraAKey("x"), Tensor::FromFloats({2, 2}, zeros)},
+                            {peft::LoraBKey("x"), Tensor::FromFloats({2, 2}, zeros)}};
+  aggregation::AggregatorOptions options = recipe.AggregatorOf(1);
+  options.fresh_adapter = [&](uint32_t) -> Result<StateDict> { return parent; };
+  auto aggregator = aggregation::MakeAggregator(recipe.strategy, parent, options);
+  if (!aggregator.ok()) return aggregator.status().Annotate("strategy");
+  const auto rules = aggregation::RulesOf(recipe.strategy, options);
+  if (!rules.ok()) return rules.status().Annotate("strategy");
+  if (!rules->mixed_ranks && !(recipe.device_ranks.empty() && recipe.rank_tiers.empty())) {
+    return InvalidArgument("lora: " + recipe.strategy +
+                           " merges adapters of one rank; remove device_ranks and rank_tiers, or choose a strategy for "
+                           "devices of different ranks");
+  }
+  return OkStatus();
+}
+
+// "name:rank" lists of [lora].
+Status ReadRanks(const std::vector<std::string>& texts, const std::vector<int64_t>& tiers, Recipe* recipe) {
+  std::string mistakes;
+  const int64_t most = recipe->lora.r;
+  for (const std::string& text : texts) {
+    const size_t colon = text.rfind(':');
+    int64_t rank = 0;
+    const char* end = text.data() + text.size();
+    const bool number = colon != std::string::npos && colon > 0 &&
+                        std::from_chars(text.data() + colon + 1, end, rank) == std::from_chars_result{end, {}};
+    if (!number || rank < 1 || rank > most) {
+      mistakes += "\n  lora.device_ranks: '" + text + "' is not <device or beginning*>:<rank from 1 to lora.r, " +
+                  std::to_string(most) + ">";
+      continue;
+    }
+    recipe->device_ranks.emplace_back(text.substr(0, colon), rank);
+  }
+  for (const int64_t rank : tiers) {
+    if (rank >= 1 && rank <= most) continue;
+    mistakes +=
+        "\n  lora.rank_tiers: " + std::to_string(rank) + " is not a rank from 1 to lora.r, " + std::to_string(most);
+  }
+  recipe->rank_tiers = tiers;
+  return mistakes.empty() ? OkStatus() : InvalidArgument("the recipe contradicts itself:" + mistakes);
+}
+
+// What workers of before do is asked for by its old name, so that they take it.
+std::string DefaultTask(const Recipe& recipe) {
+  bool plain = true;
+  for (uint32_t round = 1; round <= std::min(2U, recipe.spec.rounds); ++round) {
+    plain =
+        plain && recipe.RulesOf(round) == aggregation::DeviceRules{.mixed_ranks = recipe.RulesOf(round).mixed_ranks};
+  }
+  return plain ? "lora_sft" : "sft";
 }
 
 std::string Hex8(uint64_t value) {
@@ -124,7 +173,9 @@ Result<Recipe> Recipe::LoadText(const std::string& text, const fs::path& folder,
   HEDDLE_RETURN_IF_ERROR(bindings.schema().LoadText(text, name, overrides, /*use_environment=*/false));
   HEDDLE_RETURN_IF_ERROR(bindings.Store());
   HEDDLE_RETURN_IF_ERROR(CheckRelations(recipe, bindings.SimulationMistakes()).Annotate(name));
+  HEDDLE_RETURN_IF_ERROR(ReadRanks(bindings.device_ranks(), bindings.rank_tiers(), &recipe).Annotate(name));
   HEDDLE_RETURN_IF_ERROR(CheckStrategy(recipe).Annotate(name));
+  if (recipe.local_task.empty()) recipe.local_task = DefaultTask(recipe);
   recipe.resolved_json = bindings.schema().ResolvedJson();
   return recipe;
 }
@@ -136,7 +187,53 @@ v1::TrainPlan Recipe::TrainPlanOf(uint32_t round) const {
     double progress = static_cast<double>(round - 1) / std::max(1U, spec.rounds);
     plan.set_learning_rate(train.learning_rate() * 0.5 * (1 + std::cos(std::numbers::pi * progress)));
   }
+  const aggregation::DeviceRules rules = RulesOf(round);
+  if (rules == aggregation::DeviceRules{}) return plan;
+  v1::DeviceRules& out = *plan.mutable_rules();
+  out.mutable_frozen()->Assign(rules.frozen.begin(), rules.frozen.end());
+  out.mutable_kept()->Assign(rules.kept.begin(), rules.kept.end());
+  if (rules.correction == aggregation::Correction::kScaffold) out.set_correction("scaffold");
+  if (rules.correction == aggregation::Correction::kFedDyn) out.set_correction("feddyn");
+  out.set_feddyn_alpha(rules.feddyn_alpha);
+  out.set_proximal_mu(rules.proximal_mu);
+  out.set_prune_gamma(rules.prune_gamma);
+  out.set_prune_lambda(rules.prune_lambda);
   return plan;
+}
+
+int64_t Recipe::RankOf(const DeviceId& device) const {
+  const auto other = [this](int64_t rank) { return rank == lora.r ? 0 : rank; };
+  for (const auto& [pattern, rank] : device_ranks) {
+    const bool fits = pattern.ends_with('*') ? device.value().starts_with(pattern.substr(0, pattern.size() - 1))
+                                             : device.value() == pattern;
+    if (fits) return other(rank);
+  }
+  if (rank_tiers.empty()) return 0;
+  return other(rank_tiers[DeriveSeed(seed, "rank", device.value()) % rank_tiers.size()]);
+}
+
+peft::AdapterConfig Recipe::AdapterOf(int64_t rank) const {
+  peft::AdapterConfig config = lora;
+  if (rank == 0) return config;
+  config.r = rank;
+  const double share = static_cast<double>(rank) / static_cast<double>(lora.r);
+  config.lora_alpha *= lora.use_rslora ? std::sqrt(share) : share;
+  return config;
+}
+
+aggregation::AggregatorOptions Recipe::AggregatorOf(uint32_t round) const {
+  aggregation::AggregatorOptions options = aggregator;
+  options.seed = seed;
+  options.round = round;
+  options.scaling = lora.scaling();
+  options.cohort = spec.cohort_size;
+  return options;
+}
+
+aggregation::DeviceRules Recipe::RulesOf(uint32_t round) const {
+  auto rules = aggregation::RulesOf(strategy, AggregatorOf(round));
+  HEDDLE_ASSERT(rules.ok(), "a recipe's strategy was checked when it was read");
+  return *std::move(rules);
 }
 
 Result<RunMaterial> PrepareRun(const Recipe& recipe) {
@@ -170,20 +267,35 @@ Result<RunMaterial> PrepareRun(const Recipe& recipe) {
   material.spec.seed = recipe.seed;
   material.spec.local_task = recipe.local_task;
   material.spec.max_num_examples = recipe.aggregator.max_num_examples;
-  // An update has the adapter's tensors and a header that may be written less tightly than ours.
-  material.spec.max_update_bytes = material.initial_adapter_bytes.size() + (size_t{64} << 10);
+  // An update has the adapter's tensors, perhaps a control variate for each, and a header that may be written less
+  // tightly than ours.
+  const bool controls = recipe.RulesOf(1).correction == aggregation::Correction::kScaffold;
+  material.spec.max_update_bytes = material.initial_adapter_bytes.size() * (controls ? 2 : 1) + (size_t{64} << 10);
   material.spec.id = RunId(recipe.name + "-" + Hex8(DeriveSeed(recipe.seed, "run", identity)));
   return material;
 }
 
+StateDict FreshAdapter(const Recipe& recipe, const StateDictSpec& model, uint32_t round) {
+  std::vector<peft::TargetModule> targets;
+  static const std::string kPrefix = "base_model.model.";
+  for (const auto& [key, spec] : model) {
+    if (!aggregation::IsLoraA(key) || spec.shape.size() != 2 || !key.starts_with(kPrefix)) continue;
+    const std::string path = key.substr(kPrefix.size(), key.size() - peft::LoraAKey("").size());
+    const auto b = model.find(peft::LoraBKey(path));
+    if (b == model.end() || b->second.shape.size() != 2) continue;
+    targets.push_back({.path = path, .in_features = spec.shape[1], .out_features = b->second.shape[0]});
+  }
+  return peft::MakeInitialAdapter(targets, recipe.lora,
+                                  DeriveSeed(recipe.seed, "fresh_adapter", "round=" + std::to_string(round)));
+}
+
 v1::TaskPlan MakeTaskPlan(const Recipe& recipe, const RunMaterial& material, uint32_t round,
-                          const Sha256Digest& adapter, uint64_t adapter_bytes, const DeviceId& device) {
+                          const AdapterBlobs& adapter, const DeviceId& device) {
   v1::TaskPlan plan;
   plan.set_local_task(recipe.local_task);
   for (const auto& [ref, path] : material.base_model) *plan.add_base_model() = ref;
-  *plan.add_adapter() = protocol::MakeBlobRef(Sha256(material.adapter_config_json), material.adapter_config_json.size(),
-                                              "adapter_config.json");
-  *plan.add_adapter() = protocol::MakeBlobRef(adapter, adapter_bytes, "adapter_model.safetensors");
+  *plan.add_adapter() = adapter.config;
+  *plan.add_adapter() = adapter.model;
   *plan.mutable_train() = recipe.TrainPlanOf(round);
   plan.set_seed(DeriveSeed(recipe.seed, "train", "round=" + std::to_string(round) + " device=" + device.value()));
   plan.set_max_update_bytes(material.spec.max_update_bytes);

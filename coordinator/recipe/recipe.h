@@ -20,10 +20,14 @@ namespace heddle::coordinator {
 struct Recipe {
   std::string name;  // [a-z0-9-]{1,40}
   uint64_t seed = 0;
-  std::filesystem::path base_model;     // [model] base: folder in Hugging Face layout, relative to the recipe
-  std::string local_task = "lora_sft";  // [train] local_task
-  peft::AdapterConfig lora;             // [lora]
-  std::string strategy = "FedAvg";      // [strategy] name
+  std::filesystem::path base_model;  // [model] base: folder in Hugging Face layout, relative to the recipe
+  std::string local_task;            // [train] local_task; empty in the text: what the method needs
+  peft::AdapterConfig lora;          // [lora]
+  // [lora] device_ranks = ["phone-7:4", "tablet-*:8"]: names, or beginnings of names, in order; the first that fits
+  // counts.
+  std::vector<std::pair<std::string, int64_t>> device_ranks;
+  std::vector<int64_t> rank_tiers;  // [lora] rank_tiers: others get one of these, drawn by seed and name; empty: lora.r
+  std::string strategy = "FedAvg";  // [strategy] name
   RunSpec spec;  // [strategy] num_server_rounds, cohort_size, over_selection, min_available_devices, min_reports,
                  //  selection_timeout_s, report_deadline_s, max_abandoned_attempts; `id` is left empty
   aggregation::AggregatorOptions aggregator;  // [strategy] max_abs, max_norm, max_num_examples, the method's own keys
@@ -40,8 +44,16 @@ struct Recipe {
   static Result<Recipe> LoadText(const std::string& text, const std::filesystem::path& folder, const std::string& name,
                                  const std::map<std::string, std::string>& overrides = {});
 
-  // The TrainPlan of a round, with the schedule applied. round in 1 .. num_server_rounds.
+  // The TrainPlan of a round, with the schedule and the method's rules applied. round in 1 .. num_server_rounds.
   v1::TrainPlan TrainPlanOf(uint32_t round) const;
+
+  // The rank of a device's factors, where it is not the model's; else 0.
+  int64_t RankOf(const DeviceId& device) const;
+  // The adapter's configuration for that rank (0: the model's): the scaling is the same for all.
+  peft::AdapterConfig AdapterOf(int64_t rank) const;
+  // What the strategy is told in that round. The strategy has been checked with it.
+  aggregation::AggregatorOptions AggregatorOf(uint32_t round) const;
+  aggregation::DeviceRules RulesOf(uint32_t round) const;
 };
 
 // Everything a new run starts from, made from a recipe without LibTorch: the base folder is checked and hashed, the
@@ -56,8 +68,16 @@ struct RunMaterial {
 };
 Result<RunMaterial> PrepareRun(const Recipe& recipe);
 
+// An adapter for the shapes of a model's, drawn as the initial one but for `round`: what devices start from after their
+// factors have gone into the base. Tensors that are no factors are left out.
+StateDict FreshAdapter(const Recipe& recipe, const StateDictSpec& model, uint32_t round);
+
+// What a device is given as its adapter's folder.
+struct AdapterBlobs {
+  v1::BlobRef config, model;
+};
 // The plan for one device: `assignment_seed` = DeriveSeed(run seed, "train", "round=<r> device=<name>").
 v1::TaskPlan MakeTaskPlan(const Recipe& recipe, const RunMaterial& material, uint32_t round,
-                          const Sha256Digest& adapter, uint64_t adapter_bytes, const DeviceId& device);
+                          const AdapterBlobs& adapter, const DeviceId& device);
 
 }  // namespace heddle::coordinator

@@ -8,9 +8,9 @@ std::optional<OpenAssignments::Open> OpenAssignments::Find(const AssignmentId& i
   return found == open_.end() ? std::nullopt : std::optional(found->second);
 }
 
-void OpenAssignments::Add(const AssignmentRecord& record, const Sha256Digest& parent) {
+void OpenAssignments::Add(const AssignmentRecord& record, const Sha256Digest& start, int64_t rank) {
   std::lock_guard lock(mutex_);
-  open_.insert_or_assign(record.id, Open{record.device, parent});
+  open_.insert_or_assign(record.id, Open{record.device, start, rank});
 }
 
 void OpenAssignments::Remove(const AssignmentId& id) {

@@ -17,11 +17,12 @@ class OpenAssignments {
  public:
   struct Open {
     DeviceId device;
-    Sha256Digest parent;  // the adapter that its training starts from
+    Sha256Digest start;  // the adapter that its training starts from
+    int64_t rank = 0;    // of its factors; 0: the model's
   };
   std::optional<Open> Find(const AssignmentId& id) const;
 
-  void Add(const AssignmentRecord& record, const Sha256Digest& parent);
+  void Add(const AssignmentRecord& record, const Sha256Digest& start, int64_t rank);
   void Remove(const AssignmentId& id);
   void Clear();
 

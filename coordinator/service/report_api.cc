@@ -73,10 +73,10 @@ Awaitable<Status> DeviceApi::CheckUpdate(const v1::ReportRequest& request, Inlin
       event->refusal_reason = reason;
       return OkStatus();
     };
-    if (!request.parent_sha256().empty() && request.parent_sha256() != expected->parent.raw()) {
+    if (!request.parent_sha256().empty() && request.parent_sha256() != expected->start.raw()) {
       return invalid(
           v1::REFUSAL_REASON_WRONG_BASE,
-          "the update was trained from another adapter than the task's, which is " + expected->parent.ToHex());
+          "the update was trained from another adapter than the task's, which is " + expected->start.ToHex());
     }
     ByteBudget::Hold hold(validation_, request.update().size_bytes());
     const Result<SafetensorsFile> file = OpenUpdate(request, content, event);
@@ -84,7 +84,10 @@ Awaitable<Status> DeviceApi::CheckUpdate(const v1::ReportRequest& request, Inlin
       return invalid(v1::REFUSAL_REASON_BAD_UPDATE, file.status().message());
     }
     HEDDLE_RETURN_IF_ERROR(file.status());
-    const auto validity = expected->validator->Validate(file->tensors, {.num_examples = event->metrics.num_examples});
+    const auto validity = expected->validator->Validate(file->tensors, {.num_examples = event->metrics.num_examples,
+                                                                        .num_steps = event->metrics.steps,
+                                                                        .rank = expected->rank,
+                                                                        .device = event->device.value()});
     if (!validity.ok()) return invalid(static_cast<v1::RefusalReason>(validity.refusal), validity.message);
     return OkStatus();
   };

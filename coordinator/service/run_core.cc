@@ -1,6 +1,7 @@
 #include "coordinator/service/run_core.h"
 
 #include <algorithm>
+#include <cstring>
 #include <utility>
 
 #include "common/file.h"
@@ -26,11 +27,6 @@ v1::ReportResponse ResponseOf(const VerdictEffect& effect) {
         protocol::MakeRefusal(static_cast<v1::RefusalReason>(effect.refusal_reason), effect.message);
   }
   return response;
-}
-
-// What is of the moment and nobody's mistake: a disk that is full or not writable, no descriptors, a held lock.
-bool MayPass(Code code) {
-  return code == Code::kResourceExhausted || code == Code::kPermissionDenied || code == Code::kUnavailable;
 }
 
 Status UnknownStatus(const UnknownAssignmentEffect& effect) {
@@ -138,7 +134,7 @@ Status RunCore::Rebuild(std::vector<AddressedAnswer>* answers) {
   published_.insert(engine_->run().model);
   open_assignments_->Clear();
   for (const auto& [id, assignment] : engine_->assignments()) {
-    if (assignment.state == AssignmentState::kOpen) open_assignments_->Add(assignment, engine_->round()->parent);
+    if (assignment.state == AssignmentState::kOpen) NoteOpen(assignment, engine_->round()->parent);
   }
   if (Status status = Execute({std::move(first)}, answers); !status.ok()) {
     engine_.reset();
@@ -204,11 +200,22 @@ Status RunCore::Write(const std::vector<Step>& steps) {
   return OkStatus();
 }
 
+// Where the adapter cannot be had, the assignment is answered so (On AssignEffect), and nobody reports on it.
+void RunCore::NoteOpen(const AssignmentRecord& assignment, const Sha256Digest& parent) {
+  const int64_t rank = recipe_.RankOf(assignment.device);
+  Sha256Digest start = parent;
+  if (rank > 0) {
+    const Result<AdapterBlobs> view = ViewOf(parent, rank);
+    if (view.ok()) start = protocol::DigestOf(view->model).value();
+  }
+  open_assignments_->Add(assignment, start, rank);
+}
+
 // Step by step, in order: an assignment that is given out and closed within one commit is not open afterwards.
 void RunCore::NoteOpenAssignments(const Step& step) {
   for (const Effect& effect : step.effects) {
     const auto* assign = std::get_if<AssignEffect>(&effect);
-    if (assign != nullptr) open_assignments_->Add(assign->assignment, assign->parent);
+    if (assign != nullptr) NoteOpen(assign->assignment, assign->parent);
   }
   for (const Record& record : step.writes) {
     const auto* assignment = std::get_if<AssignmentRecord>(&record);
@@ -236,18 +243,14 @@ Status RunCore::Execute(std::vector<Step> steps, std::vector<AddressedAnswer>* a
 // ---- effects for devices ----
 
 void RunCore::On(const AssignEffect& effect, std::vector<AddressedAnswer>* answers, std::vector<Event>*) {
-  if (model_bytes_of_ != effect.parent) {
-    auto size = options_.blobs->Size(effect.parent);
-    if (!size.ok()) {
-      Log(Severity::kError, "the model of the round is not in the blobs",
-          {{"run_id", id().value()}, {"error", size.status().message()}});
-      answers->push_back({effect.token, Unavailable("the coordinator has lost the model of this round")});
-      return;
-    }
-    model_bytes_of_ = effect.parent;
-    model_bytes_ = *size;
-  }
   const AssignmentRecord& a = effect.assignment;
+  const Result<AdapterBlobs> adapter = ViewOf(effect.parent, recipe_.RankOf(a.device));
+  if (!adapter.ok()) {
+    Log(Severity::kError, "the model of the round is not in the blobs",
+        {{"run_id", id().value()}, {"error", adapter.status().message()}});
+    answers->push_back({effect.token, Unavailable("the coordinator has lost the model of this round")});
+    return;
+  }
   v1::CheckinResponse response;
   v1::TaskAssignment* out = response.mutable_assignment();
   out->set_assignment_id(a.id.value());
@@ -255,7 +258,7 @@ void RunCore::On(const AssignEffect& effect, std::vector<AddressedAnswer>* answe
   out->set_round(a.round);
   out->set_attempt(a.attempt);
   out->set_deadline_unix_us(ToUnixMicros(effect.deadline));
-  *out->mutable_plan() = MakeTaskPlan(recipe_, material_, a.round, effect.parent, model_bytes_, a.device);
+  *out->mutable_plan() = MakeTaskPlan(recipe_, material_, a.round, *adapter, a.device);
   answers->push_back({effect.token, std::move(response)});
 }
 
@@ -276,105 +279,6 @@ void RunCore::On(const UnknownAssignmentEffect& effect, std::vector<AddressedAns
   answers->push_back({effect.token, UnknownStatus(effect)});
 }
 
-// ---- effects on the sum ----
-
-Result<StateDict> RunCore::LoadModel(const Sha256Digest& digest) const {
-  HEDDLE_ASSIGN_OR_RETURN(const auto mapped, options_.blobs->Map(digest));
-  HEDDLE_ASSIGN_OR_RETURN(SafetensorsFile file, ParseSafetensors(mapped->bytes(), mapped));
-  return std::move(file.tensors);
-}
-
-Status RunCore::ResetSum(const Sha256Digest& parent) {
-  if (HEDDLE_PLANTED(kKeepAbandonedSum) && aggregator_ && engine_ && engine_->round()->attempt > 1) return OkStatus();
-  aggregator_.reset();  // first, so that two sums are never there at once
-  HEDDLE_ASSIGN_OR_RETURN(const auto mapped, options_.blobs->Map(parent));
-  HEDDLE_ASSIGN_OR_RETURN(const SafetensorsFile model, ParseSafetensors(mapped->bytes(), mapped));
-  HEDDLE_ASSIGN_OR_RETURN(auto made, aggregation::MakeAggregator(recipe_.strategy, model.tensors, recipe_.aggregator));
-  aggregator_ = std::move(made);
-  mapped->DropPages();  // it was read to be checked, and is not needed before the commit
-  return OkStatus();
-}
-
-// From the report that just brought it, from the database, or from the blobs.
-Result<StateDict> RunCore::LoadUpdate(const AssignmentRecord& assignment) const {
-  InlineContent content;
-  if (const auto taken = contents_.find({assignment.id, assignment.update}); taken != contents_.end()) {
-    content = taken->second;
-  } else {
-    Result<std::string> stored = options_.store->GetSmallUpdate(assignment.id);
-    if (!stored.ok() && stored.status().code() != Code::kNotFound) return stored.status();
-    if (!stored.ok()) return LoadModel(assignment.update);
-    content = std::make_shared<const std::string>(*std::move(stored));
-  }
-  HEDDLE_ASSIGN_OR_RETURN(SafetensorsFile file, ParseSafetensors(std::as_bytes(std::span(*content)), content));
-  return std::move(file.tensors);
-}
-
-Status RunCore::Fold(const AssignmentRecord& assignment) {
-  HEDDLE_RETURN_IF_ERROR(sum_state_);
-  HEDDLE_ASSIGN_OR_RETURN(const StateDict update, LoadUpdate(assignment));
-  if (HEDDLE_PLANTED(kFoldInOrderOfArrival)) {
-    // The later ones weigh more.
-    const uint64_t most = recipe_.aggregator.max_num_examples;
-    return aggregator_->Fold(
-        update, {.num_examples = std::min(most, assignment.metrics.num_examples + aggregator_->num_folded())});
-  }
-  return aggregator_->Fold(update, {.num_examples = assignment.metrics.num_examples});
-}
-
-Result<Sha256Digest> RunCore::MakeModel() {
-  HEDDLE_RETURN_IF_ERROR(sum_state_);
-  std::string bytes;
-  {
-    HEDDLE_ASSIGN_OR_RETURN(const aggregation::RoundModel made, std::move(*aggregator_).Finish());
-    bytes = SerializeSafetensors(made.model);
-  }
-  return options_.blobs->Put(bytes);
-}
-
-void RunCore::SpoilSum(const Status& status, uint32_t round, uint32_t attempt, std::vector<Event>* next) {
-  Log(Severity::kError, "the sum of a round failed",
-      {{"run_id", id().value()}, {"round", round}, {"attempt", attempt}, {"error", status.message()}});
-  if (sum_state_.ok()) sum_state_ = status;
-  if (MayPass(status.code())) {
-    storage_ = status;
-    return;
-  }
-  next->push_back(RoundModelFailed{.round = round, .attempt = attempt, .reason = status.message()});
-}
-
-void RunCore::On(const ResetSumEffect& effect, std::vector<AddressedAnswer>*, std::vector<Event>* next) {
-  round_traffic_ = TrafficNow();
-  sum_state_ = ResetSum(effect.parent);
-  if (sum_state_.ok()) return;
-  // Without a sum no update can be looked at. A model that could not be read may be read the next time.
-  const Status status = sum_state_.Annotate("beginning the sum");
-  if (status.code() == Code::kInternal) {
-    storage_ = status;
-  } else {
-    SpoilSum(status, effect.round, effect.attempt, next);
-  }
-}
-
-void RunCore::On(const FoldEffect& effect, std::vector<AddressedAnswer>*, std::vector<Event>* next) {
-  const AssignmentRecord& a = effect.assignment;
-  if (Status status = Fold(a); !status.ok()) {
-    SpoilSum(status.Annotate("folding the update of " + a.device.value()), a.round, a.attempt, next);
-  }
-  HEDDLE_FAILPOINT(kUpdateFolded);
-}
-
-void RunCore::On(const CommitEffect& effect, std::vector<AddressedAnswer>*, std::vector<Event>* next) {
-  Result<Sha256Digest> model = MakeModel();
-  if (!model.ok()) {
-    SpoilSum(model.status(), effect.round, effect.attempt, next);
-    return;
-  }
-  HEDDLE_FAILPOINT(kModelStored);
-  published_.insert(*model);
-  next->push_back(RoundModelReady{.round = effect.round, .attempt = effect.attempt, .model = *model});
-}
-
 // ---- effects for people: a failure here is logged, and mended by the next restart ----
 
 void RunCore::On(const RoundEndedEffect& effect, std::vector<AddressedAnswer>*, std::vector<Event>*) {
@@ -392,9 +296,7 @@ void RunCore::On(const RoundEndedEffect& effect, std::vector<AddressedAnswer>*, 
   }
   const RoundLosses losses = LossesOf(effect.assignments);
   if (committed) {
-    // Of the models, nobody needs more than the next round's and, in the middle of a download, the one before.
-    published_ = always_published_;
-    published_.insert({round.parent, round.model});
+    PublishAround(round.parent, round.model);
     last_train_loss_ = losses.train_loss;
     Log(Severity::kInfo, "round committed",
         {{"run_id", id().value()},

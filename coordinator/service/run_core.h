@@ -56,6 +56,7 @@ struct RunCoreOptions {
   const Clock* clock = nullptr;
   std::filesystem::path runs_folder;  // one folder a run is made in it
   std::filesystem::path run_folder;   // when not empty: the run's own folder instead
+  std::filesystem::path scratch;      // for nameless files of the aggregation; empty: the system's for temporary files
   unsigned aggregation_threads = 1;
   std::function<Traffic()> traffic;  // bytes moved for devices since the program started; may be empty
   RunObserver observer;
@@ -116,12 +117,17 @@ class RunCore {
 
   std::shared_ptr<const OpenAssignments> open_assignments() const { return open_assignments_; }
 
+  // What goes with a device's update into Validate and the sum.
+  aggregation::UpdateInfo UpdateInfoOf(const DeviceId& device, const ReportMetrics& metrics) const;
+
   // Checks an update's tensors; Validate() may be called from any thread while this object lives or not.
   std::shared_ptr<const aggregation::Aggregator> validator() const { return aggregator_; }
 
   // Whether devices may fetch the blob: the base model, the adapter's configuration, the newest models of this run.
   bool IsPublished(const Sha256Digest& digest) const { return published_.contains(digest); }
   const std::set<Sha256Digest>& published() const { return published_; }
+  // The method's states of the present round's model and the one before: blobs that no row names and no device gets.
+  const std::set<Sha256Digest>& states() const { return states_; }
 
  private:
   explicit RunCore(RunCoreOptions options) : options_(std::move(options)), files_({}) {}
@@ -131,6 +137,7 @@ class RunCore {
   Status Rebuild(std::vector<AddressedAnswer>* answers);
   Status Execute(std::vector<Step> steps, std::vector<AddressedAnswer>* answers);
   Status Write(const std::vector<Step>& steps);
+  void NoteOpen(const AssignmentRecord& assignment, const Sha256Digest& parent);
   void NoteOpenAssignments(const Step& step);
 
   void On(const AssignEffect& effect, std::vector<AddressedAnswer>* answers, std::vector<Event>* next);
@@ -143,11 +150,15 @@ class RunCore {
   void On(const RoundEndedEffect& effect, std::vector<AddressedAnswer>* answers, std::vector<Event>* next);
   void On(const RunEndedEffect& effect, std::vector<AddressedAnswer>* answers, std::vector<Event>* next);
 
+  // The adapter of `parent` as a device of that rank gets it; made once, and published. Errors: the storage's.
+  Result<AdapterBlobs> ViewOf(const Sha256Digest& parent, int64_t rank);
+  void PublishAround(const Sha256Digest& parent, const Sha256Digest& model);
   Result<StateDict> LoadModel(const Sha256Digest& digest) const;
+  Result<StateDict> LoadState(const StateDict& model);
   Result<StateDict> LoadUpdate(const AssignmentRecord& assignment) const;
   Status Fold(const AssignmentRecord& assignment);
   Result<Sha256Digest> MakeModel();
-  Status ResetSum(const Sha256Digest& parent);
+  Status ResetSum(const Sha256Digest& parent, uint32_t round);
   // The sum or the model could not be made. Where the disk is to blame for the moment (full, no descriptors, not
   // writable), the step fails, and the next one rebuilds and tries again: accepted updates are not thrown away.
   void SpoilSum(const Status& status, uint32_t round, uint32_t attempt, std::vector<Event>* next);
@@ -171,8 +182,8 @@ class RunCore {
   Status storage_;                           // what the disk would not do for an effect of the step under way
   std::set<Sha256Digest> always_published_;  // the base model, the adapter's configuration
   std::set<Sha256Digest> published_;
-  uint64_t model_bytes_ = 0;  // size of the adapter that assignments name
-  Sha256Digest model_bytes_of_;
+  std::map<std::pair<Sha256Digest, int64_t>, AdapterBlobs> views_;  // by model and rank
+  std::set<Sha256Digest> states_;                                   // of the present round's model and the one before
   std::optional<double> last_train_loss_;
   Traffic start_traffic_, round_traffic_;
 };

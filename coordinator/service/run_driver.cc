@@ -223,6 +223,7 @@ void RunDriver::Publish() {
       validator_ = core_->validator();
       open_assignments_ = core_->open_assignments();
       if (published_ != core_->published()) published_ = core_->published();
+      if (states_ != core_->states()) states_ = core_->states();
     }
   }
   if (changed) changed_.notify_all();
@@ -355,7 +356,8 @@ std::optional<RunDriver::Expectation> RunDriver::ExpectationOf(const AssignmentI
   if (assignments == nullptr || expectation.validator == nullptr) return std::nullopt;
   const auto open = assignments->Find(id);
   if (!open || open->device != device) return std::nullopt;
-  expectation.parent = open->parent;
+  expectation.start = open->start;
+  expectation.rank = open->rank;
   return expectation;
 }
 
@@ -439,6 +441,11 @@ RunDriver::Watch RunDriver::WaitForChange(uint64_t seen, Duration timeout) {
   std::unique_lock lock(shared_mutex_);
   changed_.wait_for(lock, timeout, [&] { return version_ != seen || stopped_; });
   return {progress_, version_};
+}
+
+bool RunDriver::IsNeeded(const Sha256Digest& digest) const {
+  std::lock_guard lock(shared_mutex_);
+  return published_.contains(digest) || states_.contains(digest);
 }
 
 bool RunDriver::IsPublished(const Sha256Digest& digest) const {

@@ -66,7 +66,8 @@ class RunDriver {
   // started from, when the assignment is open there; else nothing (the engine decides without looking).
   struct Expectation {
     std::shared_ptr<const aggregation::Aggregator> validator;
-    Sha256Digest parent;
+    Sha256Digest start;  // the adapter as that device was given it
+    int64_t rank = 0;    // of its factors; 0: the model's
   };
   std::optional<Expectation> ExpectationOf(const AssignmentId& id, const DeviceId& device) const;
 
@@ -84,6 +85,8 @@ class RunDriver {
   Watch WaitForChange(uint64_t seen, Duration timeout);
   // Whether a device may fetch the blob.
   bool IsPublished(const Sha256Digest& digest) const;
+  // Whether the active run needs the blob, though no row names it.
+  bool IsNeeded(const Sha256Digest& digest) const;
   // Whether a run is active.
   bool busy() const { return busy_.load(); }
   // Polls that wait, for a run or in its engine.
@@ -139,7 +142,7 @@ class RunDriver {
 
   mutable std::mutex shared_mutex_;  // of what others read without asking
   std::condition_variable changed_;
-  std::set<Sha256Digest> published_;
+  std::set<Sha256Digest> published_, states_;
   std::shared_ptr<const aggregation::Aggregator> validator_;
   std::shared_ptr<const OpenAssignments> open_assignments_;
   std::optional<RunProgress> progress_;

@@ -8,8 +8,10 @@
 #include <set>
 #include <utility>
 
+#include "aggregation/device_rules.h"
 #include "common/build_info.h"
 #include "common/file.h"
+#include "common/safetensors.h"
 #include "common/test_hooks.h"
 #include "coordinator/service/run_json.h"
 
@@ -157,6 +159,23 @@ Status RunFiles::AppendHistory(const std::string& line) {
   return OkStatus();
 }
 
+namespace {
+
+// The adapter of a model, without what the method keeps beside it.
+Status WriteAdapter(const Sha256Digest& model, const BlobStore& blobs, const fs::path& to) {
+  HEDDLE_ASSIGN_OR_RETURN(SafetensorsFile file, ReadSafetensors(blobs.Path(model)));
+  const size_t all = file.tensors.size();
+  std::erase_if(file.tensors, [](const auto& item) { return item.first.starts_with(aggregation::kOwnPrefix); });
+  if (file.tensors.size() < all) return WriteSafetensors(to, file.tensors);
+  std::error_code error;
+  fs::copy_file(blobs.Path(model), to, error);
+  if (error) return ErrnoStatus(error.value(), "cannot write " + to.string());
+  fs::permissions(to, fs::perms(0644), error);
+  return OkStatus();
+}
+
+}  // namespace
+
 Status RunFiles::WriteCheckpoint(uint32_t round, const std::string& adapter_config_json, const Sha256Digest& model,
                                  const BlobStore& blobs) {
   const fs::path final = CheckpointFolder(folder_, round);
@@ -165,9 +184,7 @@ Status RunFiles::WriteCheckpoint(uint32_t round, const std::string& adapter_conf
   fs::remove_all(temporary, error);
   HEDDLE_RETURN_IF_ERROR(MakeDirectories(temporary));
   HEDDLE_RETURN_IF_ERROR(WriteFileAtomically(temporary / "adapter_config.json", adapter_config_json));
-  fs::copy_file(blobs.Path(model), temporary / "adapter_model.safetensors", error);
-  if (error) return ErrnoStatus(error.value(), "cannot write the checkpoint " + final.string());
-  fs::permissions(temporary / "adapter_model.safetensors", fs::perms(0644), error);
+  HEDDLE_RETURN_IF_ERROR(WriteAdapter(model, blobs, temporary / "adapter_model.safetensors"));
   HEDDLE_FAILPOINT(kCheckpointHalf);
   fs::remove_all(final, error);
   HEDDLE_RETURN_IF_ERROR(RenameDurably(temporary, final));

@@ -149,6 +149,7 @@ void Service::Impl::MakeDriver() {
   driver_options.core.blobs = blobs.get();
   driver_options.core.clock = &clock;
   driver_options.core.runs_folder = config.runs();
+  driver_options.core.scratch = config.state_dir;
   driver_options.core.aggregation_threads = static_cast<unsigned>(config.aggregation_threads);
   driver_options.core.traffic = [this] { return metrics.traffic(); };
   driver_options.core.observer.round_ended = [this](const RoundRecord& round, std::span<const AssignmentRecord> all) {
@@ -274,7 +275,7 @@ void Service::Impl::CleanUp() {
     if (garbage.ok()) {
       size_t deleted = 0;
       for (const Sha256Digest& digest : *garbage) {
-        if (driver->IsPublished(digest)) continue;
+        if (driver->IsNeeded(digest)) continue;
         note(blobs->Delete(digest, now - kGarbageAge));
         ++deleted;
       }

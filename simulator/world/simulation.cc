@@ -35,6 +35,7 @@ struct Device {
   std::set<Sha256Digest> cache;  // blobs it has fetched
   std::optional<v1::TaskAssignment> assignment;
   std::future<Result<client::TaskOutput>> training;
+  StateDict next_personal;  // what it keeps if its report is accepted
   bool fails = false;
 };
 
@@ -98,7 +99,13 @@ class World {
   std::vector<Device> devices_;
   std::map<DeviceId, size_t> index_;
   std::map<coordinator::PollToken, size_t> polls_;  // waiting check-ins
+  // What a device keeps of the run; no file: nothing.
+  fs::path PersonalFile(const Device& device) const {
+    return options_.out / "personal" / (device.id.value() + ".safetensors");
+  }
+
   coordinator::PollToken next_token_ = 1;
+  v1::ReportVerdict verdict_ = v1::REPORT_VERDICT_UNSPECIFIED;  // of the report that was fed last
   uint64_t next_order_ = 0;
   std::priority_queue<Planned, std::vector<Planned>, std::greater<>> queue_;
   coordinator::Traffic traffic_;
@@ -188,6 +195,7 @@ Status World::Feed(const coordinator::Event& event) {
   for (coordinator::AddressedAnswer& item : answers) {
     if (const auto* failed = std::get_if<Status>(&item.answer)) return *failed;
     if (const auto* report = std::get_if<v1::ReportResponse>(&item.answer)) {
+      verdict_ = report->verdict();
       if (report->verdict() == v1::REPORT_VERDICT_INVALID) {
         Log(Severity::kWarning, "an update was refused", {{"message", report->refusal().message()}});
       }
@@ -254,6 +262,7 @@ Status World::StartTask(size_t index, v1::TaskAssignment assignment) {
   input.seed = plan.seed();
   input.base_model_dir = recipe_.base_model;
   HEDDLE_ASSIGN_OR_RETURN(input.adapter_dir, AdapterFolder(plan));
+  input.personal_path = PersonalFile(device);
   input.data_path = device.data;
   input.device = recipe_.simulation.device;
   const std::string detail =
@@ -287,7 +296,7 @@ Status World::Complete(Device& device, const client::TaskOutput& output, coordin
                      .train_seconds = stats.train_seconds,
                      .peak_memory_bytes = 0};
   if (!core_->IsOpen(report->assignment, device.id)) return OkStatus();
-  const auto validity = core_->validator()->Validate(output.update, {.num_examples = stats.num_examples});
+  const auto validity = core_->validator()->Validate(output.update, core_->UpdateInfoOf(device.id, report->metrics));
   if (!validity.ok()) {
     report->validity = InvalidArgument(validity.message);
     report->refusal_reason = static_cast<int>(validity.refusal);
@@ -308,12 +317,19 @@ Status World::Finish(size_t index) {
     if (!output.ok()) return output.status().Annotate("device " + device.id.value());
     report.completed = true;
     HEDDLE_RETURN_IF_ERROR(Complete(device, *output, &report));
+    device.next_personal = std::move(output->personal);
   }
   if (!core_->Holds(report.assignment)) {
     HEDDLE_ASSIGN_OR_RETURN(report.stored, store_->FindAssignment(report.assignment));
   }
   device.assignment.reset();
+  verdict_ = v1::REPORT_VERDICT_UNSPECIFIED;
   HEDDLE_RETURN_IF_ERROR(Feed(report));
+  const StateDict personal = std::exchange(device.next_personal, {});
+  if (verdict_ == v1::REPORT_VERDICT_ACCEPTED && !personal.empty()) {
+    HEDDLE_RETURN_IF_ERROR(MakeDirectories(PersonalFile(device).parent_path()));
+    HEDDLE_RETURN_IF_ERROR(WriteSafetensors(PersonalFile(device), personal));
+  }
   Plan(Duration(0), index, Planned::What::kCheckin);
   return OkStatus();
 }

@@ -286,6 +286,11 @@ v1::TrainPlan Train() {
   plan.set_gradient_accumulation_steps(2);
   plan.set_base_dtype("bfloat16");
   plan.set_bf16(true);
+  plan.mutable_rules()->add_frozen("lora_A");
+  plan.mutable_rules()->add_kept("classifier");
+  plan.mutable_rules()->set_correction("feddyn");
+  plan.mutable_rules()->set_feddyn_alpha(0.1);
+  plan.mutable_rules()->add_upload("int8");
   return plan;
 }
 

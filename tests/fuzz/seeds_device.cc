@@ -47,6 +47,9 @@ v1::CheckinResponse Assignment() {
   train->set_gradient_accumulation_steps(4);
   train->set_base_dtype("nf4");
   train->set_gradient_checkpointing(true);
+  train->mutable_rules()->add_kept("lora_B");
+  train->mutable_rules()->set_correction("scaffold");
+  train->mutable_rules()->set_proximal_mu(0.01);
   plan->set_max_update_bytes(1 << 20);
   plan->set_max_num_examples(1000);
   return answer;

@@ -230,7 +230,8 @@ TEST_F(SessionTest, EveryVerdictEndsTheTask) {
     Restart();
     GoToReport();
     Tell(Answered(verdict));
-    EXPECT_TRUE(Did<EndTask>()) << verdict;
+    ASSERT_TRUE(Did<EndTask>()) << verdict;
+    EXPECT_EQ(Find<EndTask>()->accepted, verdict == v1::REPORT_VERDICT_ACCEPTED) << verdict;
     EXPECT_EQ(session_.state(), SessionState::kCheckingIn) << verdict;
     EXPECT_EQ(session_.tasks_reported(), 1u) << verdict;
   }

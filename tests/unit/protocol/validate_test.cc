@@ -160,7 +160,36 @@ TEST(Validate, TrainPlan) {
                             {[](M& m) { m.set_bf16(true); }, true},
                             {[](M& m) { m.set_threads(0); }, false, "threads"},
                             {[](M& m) { m.set_threads(kMaxThreads + 1); }, false, "threads"},
+                            {[](M& m) { m.mutable_rules()->set_correction("not yet known"); }, false, "correction"},
                         });
+}
+
+TEST(Validate, DeviceRules) {
+  using M = v1::DeviceRules;
+  M good;
+  good.add_frozen("lora_A");
+  good.add_kept("classifier");
+  good.add_upload("top_k:0.01");
+  good.set_correction("scaffold");
+  Check<M>(good, {
+                     {[](M& m) { m.Clear(); }, true},
+                     {[](M& m) { m.add_frozen(""); }, false, "frozen"},
+                     {[](M& m) { m.add_kept(std::string(kMaxPatternBytes + 1, 'a')); }, false, "kept"},
+                     {[](M& m) { m.add_kept("\x01"); }, false, "kept"},
+                     {[](M& m) {
+                        for (int i = 0; i < kMaxPatterns; ++i) m.add_frozen("a");
+                      },
+                      false, "frozen"},
+                     {[](M& m) {
+                        for (int i = 0; i < kMaxUploadSteps; ++i) m.add_upload("int8");
+                      },
+                      false, "upload"},
+                     {[](M& m) { m.set_feddyn_alpha(-1); }, false, "feddyn_alpha"},
+                     {[](M& m) { m.set_proximal_mu(kNan); }, false, "proximal_mu"},
+                     {[](M& m) { m.set_prune_gamma(1); }, false, "prune_gamma"},
+                     {[](M& m) { m.set_prune_gamma(0.99); }, true},
+                     {[](M& m) { m.set_prune_lambda(kInf); }, false, "prune_lambda"},
+                 });
 }
 
 TEST(Validate, TaskAssignment) {
@@ -313,6 +342,10 @@ TEST(Validate, WorkerMessages) {
                         {[](C& m) { m.mutable_run()->set_data_path(""); }, false, "data_path"},
                         {[](C& m) { m.mutable_run()->set_update_path(std::string(kMaxPathBytes + 1, 'x')); }, false,
                          "update_path"},
+                        {[](C& m) { m.mutable_run()->set_personal_path(std::string(kMaxPathBytes + 1, 'x')); }, false,
+                         "personal_path"},
+                        {[](C& m) { m.mutable_run()->set_next_personal_path(std::string(kMaxPathBytes + 1, 'x')); },
+                         false, "next_personal_path"},
                     });
   using E = v1::WorkerEvent;
   E event;

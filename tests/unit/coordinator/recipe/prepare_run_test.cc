@@ -86,7 +86,11 @@ TEST_F(PrepareRunTest, MakesPlansThatTheProtocolTakes) {
   ASSERT_TRUE(recipe.ok() && material.ok());
   Sha256Digest adapter = Sha256(material->initial_adapter_bytes);
   auto plan = [&](uint32_t round, const char* device) {
-    return MakeTaskPlan(*recipe, *material, round, adapter, material->initial_adapter_bytes.size(), DeviceId(device));
+    const std::string& config = material->adapter_config_json;
+    const AdapterBlobs blobs{
+        protocol::MakeBlobRef(Sha256(config), config.size(), "adapter_config.json"),
+        protocol::MakeBlobRef(adapter, material->initial_adapter_bytes.size(), "adapter_model.safetensors")};
+    return MakeTaskPlan(*recipe, *material, round, blobs, DeviceId(device));
   };
   v1::TaskPlan one = plan(1, "a");
   EXPECT_TRUE(protocol::Validate(one).ok()) << protocol::Validate(one);

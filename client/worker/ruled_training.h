@@ -1,0 +1,62 @@
+// What a method adds to plain training (DeviceRules of task.proto): tensors that stay as they are or stay on the
+// device, and terms that join the gradient.
+//
+//   FedProx   (Li et al., 1812.06127):       g += mu (w - w_start)
+//   SCAFFOLD  (Karimireddy et al., 1910.06378, option II): g += c - c_i; afterwards
+//             c_i' = c_i - c + (w_start - w_end) / sum of the steps' learning rates; c_i' - c_i travels with the update
+//   FedDyn    (Acar et al., 2111.04263):     g += alpha (w - w_start) - h_i; afterwards h_i' = h_i - alpha (w_end -
+//   w_start)
+//
+// Life cycle: Make with the parameters as injected; ApplyStart once; Correct before each step, Count after it; Finish
+// once. One thread at a time. Include only from translation units of targets with TORCH.
+#pragma once
+
+#include <torch/torch.h>
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "client/worker/local_task.h"
+
+namespace heddle::client {
+
+class RuledTraining {
+ public:
+  using Parameters = std::vector<std::pair<std::string, torch::Tensor>>;
+
+  // `parameters`: those of the adapter by key, leaf tensors that hold the start; `model`: all tensors that came from
+  // the coordinator; `personal`: what the device kept (empty at first), of which what has another shape than the
+  // model's is passed over. Kept tensors among it take their places as the start. Errors: kInvalidArgument when the
+  // rules name a correction that is not known or an optimizer that does not go with it, or leave nothing to train.
+  static Result<RuledTraining> Make(const TrainSettings& train, Parameters parameters, const StateDict& model,
+                                    const StateDict& personal);
+
+  // What the optimizer steps.
+  std::vector<torch::Tensor> Trained() const;
+  // Adds the method's terms to the gradients.
+  void Correct();
+  // A step was taken with this learning rate.
+  void Count(double learning_rate) { learning_rates_ += learning_rate; }
+
+  // The update and what the device keeps.
+  void Finish(const StateDict& model, TaskOutput* output) const;
+
+ private:
+  struct Part {
+    std::string key;
+    torch::Tensor value, start;  // start undefined when no term needs it
+    torch::Tensor drift;         // what joins each gradient: c - c_i, or -h_i; undefined: nothing
+    torch::Tensor own;           // c_i or h_i
+    bool kept = false;
+  };
+
+  TrainRules rules_;
+  std::vector<Part> parts_;
+  double learning_rates_ = 0;
+};
+
+// Reads what a device kept; empty when there is no file or, with a warning, when it is damaged. Errors: those of files.
+Result<StateDict> ReadPersonal(const std::filesystem::path& path);
+
+}  // namespace heddle::client

@@ -1,0 +1,183 @@
+// The half of RunCore that reads and makes models: what devices start from, what their updates are folded into, and
+// what comes out.
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "common/logging.h"
+#include "common/safetensors.h"
+#include "common/test_hooks.h"
+#include "coordinator/service/run_core.h"
+#include "protocol/validate.h"
+
+namespace heddle::coordinator {
+
+namespace {
+
+// What is of the moment and nobody's mistake: a disk that is full or not writable, no descriptors, a held lock.
+bool MayPass(Code code) {
+  return code == Code::kResourceExhausted || code == Code::kPermissionDenied || code == Code::kUnavailable;
+}
+
+}  // namespace
+
+aggregation::UpdateInfo RunCore::UpdateInfoOf(const DeviceId& device, const ReportMetrics& metrics) const {
+  return {.num_examples = metrics.num_examples,
+          .num_steps = metrics.steps,
+          .rank = recipe_.RankOf(device),
+          .device = device.value()};
+}
+
+Result<AdapterBlobs> RunCore::ViewOf(const Sha256Digest& parent, int64_t rank) {
+  const auto known = views_.find({parent, rank});
+  if (known != views_.end()) return known->second;
+  std::string config = material_.adapter_config_json;
+  Sha256Digest model = parent;
+  if (rank > 0) {
+    config = recipe_.AdapterOf(rank).ToJson();
+    HEDDLE_RETURN_IF_ERROR(options_.blobs->Put(config).status());
+    HEDDLE_ASSIGN_OR_RETURN(const StateDict whole, LoadModel(parent));
+    HEDDLE_ASSIGN_OR_RETURN(model, options_.blobs->Put(SerializeSafetensors(aggregation::DeviceModel(whole, rank))));
+  }
+  HEDDLE_ASSIGN_OR_RETURN(const uint64_t bytes, options_.blobs->Size(model));
+  const Sha256Digest config_digest = Sha256(config);
+  published_.insert({config_digest, model});
+  return views_[{parent, rank}] = {.config = protocol::MakeBlobRef(config_digest, config.size(), "adapter_config.json"),
+                                   .model = protocol::MakeBlobRef(model, bytes, "adapter_model.safetensors")};
+}
+
+// Of the models, nobody needs more than the next round's and, in the middle of a download, the one before.
+void RunCore::PublishAround(const Sha256Digest& parent, const Sha256Digest& model) {
+  std::erase_if(views_, [&](const auto& view) { return view.first.first != parent && view.first.first != model; });
+  published_ = always_published_;
+  published_.insert({parent, model});
+  for (const auto& [of, view] : views_) {
+    for (const v1::BlobRef* ref : {&view.config, &view.model}) published_.insert(protocol::DigestOf(*ref).value());
+  }
+}
+
+// What the method remembered with this model; empty when it remembers nothing.
+Result<StateDict> RunCore::LoadState(const StateDict& model) {
+  const auto named = model.find(aggregation::kStateDigestName);
+  if (named == model.end()) return StateDict{};
+  const auto bytes = named->second.bytes();
+  HEDDLE_ASSIGN_OR_RETURN(const Sha256Digest digest, Sha256Digest::FromBytes(std::string_view(
+                                                         reinterpret_cast<const char*>(bytes.data()), bytes.size())));
+  while (states_.size() > 1 && !states_.contains(digest)) states_.erase(states_.begin());
+  states_.insert(digest);
+  return LoadModel(digest);
+}
+
+Result<StateDict> RunCore::LoadModel(const Sha256Digest& digest) const {
+  HEDDLE_ASSIGN_OR_RETURN(const auto mapped, options_.blobs->Map(digest));
+  HEDDLE_ASSIGN_OR_RETURN(SafetensorsFile file, ParseSafetensors(mapped->bytes(), mapped));
+  return std::move(file.tensors);
+}
+
+Status RunCore::ResetSum(const Sha256Digest& parent, uint32_t round) {
+  if (HEDDLE_PLANTED(kKeepAbandonedSum) && aggregator_ && engine_ && engine_->round()->attempt > 1) return OkStatus();
+  aggregator_.reset();  // first, so that two sums are never there at once
+  HEDDLE_ASSIGN_OR_RETURN(const auto mapped, options_.blobs->Map(parent));
+  HEDDLE_ASSIGN_OR_RETURN(const SafetensorsFile model, ParseSafetensors(mapped->bytes(), mapped));
+  HEDDLE_ASSIGN_OR_RETURN(const StateDict state, LoadState(model.tensors));
+  aggregation::AggregatorOptions options = recipe_.AggregatorOf(round);
+  options.fresh_adapter = [recipe = recipe_, spec = SpecOf(model.tensors)](uint32_t of) -> Result<StateDict> {
+    return FreshAdapter(recipe, spec, of);
+  };
+  options.scratch = options_.scratch;
+  HEDDLE_ASSIGN_OR_RETURN(auto made, aggregation::MakeAggregator(recipe_.strategy, model.tensors, options, state));
+  aggregator_ = std::move(made);
+  mapped->DropPages();  // it was read to be checked, and is not needed before the commit
+  return OkStatus();
+}
+
+// From the report that just brought it, from the database, or from the blobs.
+Result<StateDict> RunCore::LoadUpdate(const AssignmentRecord& assignment) const {
+  InlineContent content;
+  if (const auto taken = contents_.find({assignment.id, assignment.update}); taken != contents_.end()) {
+    content = taken->second;
+  } else {
+    Result<std::string> stored = options_.store->GetSmallUpdate(assignment.id);
+    if (!stored.ok() && stored.status().code() != Code::kNotFound) return stored.status();
+    if (!stored.ok()) return LoadModel(assignment.update);
+    content = std::make_shared<const std::string>(*std::move(stored));
+  }
+  HEDDLE_ASSIGN_OR_RETURN(SafetensorsFile file, ParseSafetensors(std::as_bytes(std::span(*content)), content));
+  return std::move(file.tensors);
+}
+
+Status RunCore::Fold(const AssignmentRecord& assignment) {
+  HEDDLE_RETURN_IF_ERROR(sum_state_);
+  HEDDLE_ASSIGN_OR_RETURN(const StateDict update, LoadUpdate(assignment));
+  if (HEDDLE_PLANTED(kFoldInOrderOfArrival)) {
+    // The later ones weigh more.
+    const uint64_t most = recipe_.aggregator.max_num_examples;
+    aggregation::UpdateInfo info = UpdateInfoOf(assignment.device, assignment.metrics);
+    info.num_examples = std::min(most, info.num_examples + aggregator_->num_folded());
+    return aggregator_->Fold(update, info);
+  }
+  return aggregator_->Fold(update, UpdateInfoOf(assignment.device, assignment.metrics));
+}
+
+Result<Sha256Digest> RunCore::MakeModel() {
+  HEDDLE_RETURN_IF_ERROR(sum_state_);
+  std::string bytes;
+  {
+    HEDDLE_ASSIGN_OR_RETURN(aggregation::RoundModel made, std::move(*aggregator_).Finish());
+    if (!made.state.empty()) {
+      // Durable before the model that names it.
+      HEDDLE_ASSIGN_OR_RETURN(const Sha256Digest state, options_.blobs->Put(SerializeSafetensors(made.state)));
+      std::span<std::byte> place;
+      Tensor digest = Tensor::Allocate({DType::kU8, {Sha256Digest::kSize}}, &place);
+      std::memcpy(place.data(), state.raw().data(), place.size());
+      made.model.insert_or_assign(std::string(aggregation::kStateDigestName), std::move(digest));
+    }
+    bytes = SerializeSafetensors(made.model);
+  }
+  return options_.blobs->Put(bytes);
+}
+
+void RunCore::SpoilSum(const Status& status, uint32_t round, uint32_t attempt, std::vector<Event>* next) {
+  Log(Severity::kError, "the sum of a round failed",
+      {{"run_id", id().value()}, {"round", round}, {"attempt", attempt}, {"error", status.message()}});
+  if (sum_state_.ok()) sum_state_ = status;
+  if (MayPass(status.code())) {
+    storage_ = status;
+    return;
+  }
+  next->push_back(RoundModelFailed{.round = round, .attempt = attempt, .reason = status.message()});
+}
+
+void RunCore::On(const ResetSumEffect& effect, std::vector<AddressedAnswer>*, std::vector<Event>* next) {
+  round_traffic_ = TrafficNow();
+  sum_state_ = ResetSum(effect.parent, effect.round);
+  if (sum_state_.ok()) return;
+  // Without a sum no update can be looked at. A model that could not be read may be read the next time.
+  const Status status = sum_state_.Annotate("beginning the sum");
+  if (status.code() == Code::kInternal) {
+    storage_ = status;
+  } else {
+    SpoilSum(status, effect.round, effect.attempt, next);
+  }
+}
+
+void RunCore::On(const FoldEffect& effect, std::vector<AddressedAnswer>*, std::vector<Event>* next) {
+  const AssignmentRecord& a = effect.assignment;
+  if (Status status = Fold(a); !status.ok()) {
+    SpoilSum(status.Annotate("folding the update of " + a.device.value()), a.round, a.attempt, next);
+  }
+  HEDDLE_FAILPOINT(kUpdateFolded);
+}
+
+void RunCore::On(const CommitEffect& effect, std::vector<AddressedAnswer>*, std::vector<Event>* next) {
+  Result<Sha256Digest> model = MakeModel();
+  if (!model.ok()) {
+    SpoilSum(model.status(), effect.round, effect.attempt, next);
+    return;
+  }
+  HEDDLE_FAILPOINT(kModelStored);
+  published_.insert(*model);
+  next->push_back(RoundModelReady{.round = effect.round, .attempt = effect.attempt, .model = *model});
+}
+
+}  // namespace heddle::coordinator

@@ -1,0 +1,181 @@
+// What methods add to training, held against steps computed by hand from plain tasks: with SGD a step is the gradient
+// times the rate, so the difference of two plain tasks is a gradient.
+#include "client/worker/ruled_training.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "common/safetensors.h"
+#include "tests/unit/tasks/task_fixture.h"
+
+namespace heddle::client {
+namespace {
+
+constexpr double kRate = 0.05;
+
+class RuledTrainingTest : public TaskTest {
+ protected:
+  RuledTrainingTest() {
+    input_.train.optimizer = "SGD";
+    input_.train.learning_rate = kRate;
+    input_.train.lr_scheduler_type = "constant";
+    input_.train.local_steps = 1;
+    input_.personal_path = folder_ / "personal.safetensors";
+  }
+
+  TaskOutput Must() {
+    auto output = (*FindLocalTask("sft"))->Run(input_, *resources_, {});
+    EXPECT_TRUE(output.ok()) << output.status();
+    return output.ok() ? *std::move(output) : TaskOutput{};
+  }
+
+  // Tensors like the initial adapter's, with values that are easy to tell apart, under `prefix`.
+  StateDict Like(const std::string& prefix, float scale) const {
+    StateDict out;
+    for (const auto& [key, tensor] : initial_) {
+      std::vector<float> values(static_cast<size_t>(tensor.numel()));
+      for (size_t i = 0; i < values.size(); ++i) values[i] = scale * static_cast<float>(1 + i % 7);
+      out.emplace(prefix + key, Tensor::FromFloats(tensor.shape(), values));
+    }
+    return out;
+  }
+  void GiveModel(StateDict extra) {
+    extra.insert(initial_.begin(), initial_.end());
+    ASSERT_TRUE(WriteSafetensors(folder_ / "adapter" / "adapter_model.safetensors", extra).ok());
+  }
+  void GivePersonal(const StateDict& tensors) { ASSERT_TRUE(WriteSafetensors(input_.personal_path, tensors).ok()); }
+
+  TempDir& folder() { return folder_; }
+};
+
+// For each element: check(key, i, values of the tensors of that key).
+template <typename Check>
+void ForEach(const StateDict& keys, const Check& check) {
+  for (const auto& [key, tensor] : keys) {
+    for (size_t i = 0; i < static_cast<size_t>(tensor.numel()); ++i) check(key, i);
+  }
+}
+double At(const StateDict& tensors, const std::string& key, size_t i) {
+  const auto found = tensors.find(key);
+  EXPECT_NE(found, tensors.end()) << key;
+  return found == tensors.end() ? 0 : double{found->second.values<float>()[i]};
+}
+
+TEST_F(RuledTrainingTest, WithoutRulesTheTwoNamesOfTheTaskDoTheSame) {
+  const TaskOutput one = Must();
+  const auto other = Task()->Run(input_, *resources_, {});
+  ASSERT_TRUE(other.ok()) << other.status();
+  EXPECT_TRUE(SerializeSafetensors(one.update) == SerializeSafetensors(other->update));
+  EXPECT_TRUE(one.personal.empty());
+}
+
+TEST_F(RuledTrainingTest, FedProxPullsEachStepTowardsTheStart) {
+  const TaskOutput first = Must();
+  input_.train.local_steps = 2;
+  const TaskOutput plain = Must();
+  input_.train.rules.proximal_mu = 3;
+  const TaskOutput pulled = Must();
+  double moved = 0;
+  ForEach(initial_, [&](const std::string& key, size_t i) {
+    const double expected = At(plain.update, key, i) - kRate * 3 * At(first.update, key, i);
+    EXPECT_NEAR(At(pulled.update, key, i), expected, 2e-6 * (1 + std::abs(expected))) << key << " " << i;
+    moved += std::abs(expected - At(plain.update, key, i));
+  });
+  EXPECT_GT(moved, 1e-4) << "the term was large enough to be seen";
+}
+
+TEST_F(RuledTrainingTest, ScaffoldCorrectsBySharedAndOwnControlVariatesAndLearnsItsOwnAnew) {
+  const TaskOutput plain = Must();
+  GiveModel(Like("heddle.control.", 0.01F));
+  GivePersonal(Like("heddle.control.", -0.02F));
+  input_.train.rules.correction = "scaffold";
+  const TaskOutput output = Must();
+  EXPECT_EQ(output.update.size(), 2 * initial_.size());
+  const StateDict shared = Like("", 0.01F), own = Like("", -0.02F);
+  ForEach(initial_, [&](const std::string& key, size_t i) {
+    const double gradient = -At(plain.update, key, i) / kRate;
+    const double c = At(shared, key, i), c_i = At(own, key, i);
+    EXPECT_NEAR(At(output.update, key, i), -kRate * (gradient + c - c_i), 1e-6) << key << " " << i;
+    EXPECT_NEAR(At(output.personal, "heddle.control." + key, i), gradient, 1e-4) << "option II after one step";
+    EXPECT_NEAR(At(output.update, "heddle.control." + key, i), gradient - c_i, 1e-4);
+  });
+}
+
+TEST_F(RuledTrainingTest, ScaffoldsNewControlVariateIsTheMeanGradientOverTheSteps) {
+  input_.train.rules.correction = "scaffold";
+  input_.train.local_steps = 3;
+  input_.train.lr_scheduler_type = "linear";  // the rates differ: their sum counts
+  const TaskOutput output = Must();
+  double rates = 0;
+  for (int step = 0; step < 3; ++step) rates += kRate * (3 - step) / 3.0;
+  ForEach(initial_, [&](const std::string& key, size_t i) {
+    EXPECT_NEAR(At(output.personal, "heddle.control." + key, i), -At(output.update, key, i) / rates, 1e-4) << key;
+  });
+}
+
+TEST_F(RuledTrainingTest, ScaffoldIsRefusedWithAnOptimizerThatIsNoPlainDescent) {
+  input_.train.rules.correction = "scaffold";
+  input_.train.optimizer = "AdamW";
+  const auto output = (*FindLocalTask("sft"))->Run(input_, *resources_, {});
+  EXPECT_EQ(output.status().code(), Code::kInvalidArgument) << output.status();
+}
+
+TEST_F(RuledTrainingTest, FedDynKeepsTheSumOfItsPulls) {
+  const TaskOutput plain = Must();
+  GivePersonal(Like("heddle.feddyn.", 0.03F));
+  input_.train.rules.correction = "feddyn";
+  input_.train.rules.feddyn_alpha = 0.5;
+  const TaskOutput output = Must();
+  const StateDict own = Like("", 0.03F);
+  ForEach(initial_, [&](const std::string& key, size_t i) {
+    const double gradient = -At(plain.update, key, i) / kRate, h = At(own, key, i);
+    const double moved = -kRate * (gradient - h);
+    EXPECT_NEAR(At(output.update, key, i), moved, 1e-6) << key;
+    EXPECT_NEAR(At(output.personal, "heddle.feddyn." + key, i), h - 0.5 * moved, 1e-6) << key;
+  });
+}
+
+TEST_F(RuledTrainingTest, FrozenTensorsStayAndDoNotTravel) {
+  input_.train.rules.frozen = {"lora_A"};
+  input_.train.local_steps = 3;
+  const TaskOutput output = Must();
+  EXPECT_EQ(output.update.size(), initial_.size() / 2);
+  for (const auto& [key, tensor] : output.update) EXPECT_TRUE(key.ends_with("lora_B.weight")) << key;
+  input_.train.rules.frozen = {"lora_A", "lora_B"};
+  EXPECT_EQ((*FindLocalTask("sft"))->Run(input_, *resources_, {}).status().code(), Code::kInvalidArgument);
+}
+
+TEST_F(RuledTrainingTest, KeptTensorsStayOnTheDeviceAndAreWhereTheNextTaskStarts) {
+  input_.train.rules.kept = {"lora_B"};
+  input_.train.local_steps = 2;
+  const TaskOutput first = Must();
+  EXPECT_EQ(first.update.size(), initial_.size() / 2);
+  ASSERT_EQ(first.personal.size(), initial_.size() / 2);
+  for (const auto& [key, tensor] : first.personal) EXPECT_TRUE(key.ends_with("lora_B.weight")) << key;
+  GivePersonal(first.personal);
+  const TaskOutput second = Must();
+  // The same start given as the model's own: the same bytes.
+  StateDict model = initial_;
+  for (const auto& [key, tensor] : first.personal) model.insert_or_assign(key, tensor);
+  ASSERT_TRUE(WriteSafetensors(folder_ / "adapter" / "adapter_model.safetensors", model).ok());
+  std::filesystem::remove(input_.personal_path);
+  const TaskOutput same = Must();
+  EXPECT_TRUE(SerializeSafetensors(second.update) == SerializeSafetensors(same.update));
+  EXPECT_TRUE(SerializeSafetensors(second.personal) == SerializeSafetensors(same.personal));
+}
+
+TEST_F(RuledTrainingTest, WhatIsKeptAndDamagedIsBegunAnew) {
+  input_.train.rules.kept = {"lora_B"};
+  const TaskOutput first = Must();
+  folder().Write("personal.safetensors", "no tensors");
+  EXPECT_TRUE(SerializeSafetensors(Must().update) == SerializeSafetensors(first.update));
+  StateDict other = Like("", 1);
+  for (auto& [key, tensor] : other) tensor = Tensor::FromFloats({1}, std::array<float, 1>{5});
+  GivePersonal(other);
+  EXPECT_TRUE(SerializeSafetensors(Must().update) == SerializeSafetensors(first.update))
+      << "other shapes are passed over";
+}
+
+}  // namespace
+}  // namespace heddle::client
