@@ -1,0 +1,136 @@
+// Every aggregation method in a whole run, with real tasks on the small base model: it completes, what it commits does
+// not depend on threads, and what devices keep or are given is what its rules say.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <map>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "aggregation/aggregator.h"
+#include "common/logging.h"
+#include "common/safetensors.h"
+#include "peft/adapter/adapter.h"
+#include "simulator/world/simulation.h"
+#include "tests/unit/common/temp_dir.h"
+
+namespace heddle::simulator {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr int kDevices = 4;
+
+class Strategies : public ::testing::TestWithParam<std::string> {
+ protected:
+  Strategies() {
+    LogOptions quiet;
+    quiet.level = "error";
+    EXPECT_TRUE(InitLogging(quiet).ok());
+    std::string devices, data;
+    for (int device = 0; device < kDevices; ++device) {
+      const std::string name = "device-" + std::to_string(device);
+      std::string text;
+      for (int i = 0; i < 40; ++i) text += name + " counts " + std::to_string(i * (device + 3)) + " sheep.\n\n";
+      folder_.Write(name + ".txt", text);
+      devices += (device == 0 ? "\"" : ", \"") + name + "\"";
+      data += (device == 0 ? "\"" : ", \"") + name + ".txt\"";
+    }
+    recipe_ = folder_.Write("recipe.toml", std::string("name = \"test\"\nseed = 3\nmodel.base = \"") +
+                                               HEDDLE_SOURCE_DIR "/model/pretrained/heddle-tiny\"\n" + R"(
+[lora]
+r = 4
+lora_alpha = 8
+[strategy]
+name = "FedAvg"
+num_server_rounds = 3
+cohort_size = 4
+[train]
+optimizer = "SGD"
+learning_rate = 0.5
+local_steps = 2
+batch_size = 2
+sequence_length = 16
+[simulation]
+seconds_per_step = 1
+speed_spread = 0.5
+)" + "devices = [" + devices + "]\ndata = [" + data +
+                                               "]\n");
+  }
+
+  coordinator::RunRecord Run(const std::string& out, std::map<std::string, std::string> overrides = {}) {
+    SimulationOptions options;
+    options.recipe = recipe_;
+    overrides.emplace("strategy.name", GetParam());
+    options.overrides = std::move(overrides);
+    options.out = folder_ / out;
+    const auto result = Simulate(options);
+    EXPECT_TRUE(result.ok()) << result.status();
+    return result.ok() ? result->run : coordinator::RunRecord{};
+  }
+
+  TempDir folder_;
+  fs::path recipe_;
+};
+
+TEST_P(Strategies, ARunCompletesAndDoesNotDependOnThreads) {
+  const coordinator::RunRecord one = Run("one", {{"simulation.threads", "1"}});
+  EXPECT_EQ(one.state, coordinator::RunState::kComplete);
+  EXPECT_EQ(one.committed_rounds, 3U);
+  EXPECT_EQ(Run("many", {{"simulation.threads", "3"}}).model, one.model);
+  // Three rounds, three models, each a PEFT adapter without anything of ours beside it.
+  std::set<std::string> models;
+  for (const char* round : {"round-1", "round-2", "round-3"}) {
+    const auto adapter = peft::ReadAdapter(folder_ / "one" / "checkpoints" / round);
+    ASSERT_TRUE(adapter.ok()) << adapter.status();
+    models.insert(SerializeSafetensors(adapter->tensors));
+    for (const auto& [key, tensor] : adapter->tensors) {
+      EXPECT_FALSE(key.starts_with(aggregation::kOwnPrefix)) << key;
+      for (const float value : tensor.values<float>()) ASSERT_TRUE(std::isfinite(value)) << key;
+    }
+  }
+  EXPECT_EQ(models.size(), 3U) << "every round moves the model";
+}
+
+TEST_P(Strategies, DevicesKeepWhatTheRulesSay) {
+  aggregation::AggregatorOptions options;
+  const auto rules = aggregation::RulesOf(GetParam(), options);
+  ASSERT_TRUE(rules.ok()) << rules.status();
+  Run("out");
+  const bool keeps = !rules->kept.empty() || rules->correction != aggregation::Correction::kNone;
+  for (int device = 0; device < kDevices; ++device) {
+    const fs::path file = folder_ / "out" / "personal" / ("device-" + std::to_string(device) + ".safetensors");
+    if (rules->prune_gamma == 0) {
+      EXPECT_EQ(fs::exists(file), keeps) << file;
+    }
+  }
+}
+
+TEST_P(Strategies, DevicesOfDifferentRanksShareARunWhereTheMethodTakesThem) {
+  const auto rules = aggregation::RulesOf(GetParam(), {});
+  ASSERT_TRUE(rules.ok()) << rules.status();
+  const std::map<std::string, std::string> ranks = {{"lora.device_ranks", R"(["device-0:1", "device-1:2"])"}};
+  if (!rules->mixed_ranks) {
+    SimulationOptions simulation;
+    simulation.recipe = recipe_;
+    simulation.overrides = ranks;
+    simulation.overrides.emplace("strategy.name", GetParam());
+    simulation.out = folder_ / "refused";
+    const auto refused = Simulate(simulation);
+    EXPECT_EQ(refused.status().code(), Code::kInvalidArgument) << refused.status();
+    return;
+  }
+  const coordinator::RunRecord mixed = Run("mixed", ranks);
+  EXPECT_EQ(mixed.committed_rounds, 3U);
+  EXPECT_NE(mixed.model, Run("same").model);
+}
+
+INSTANTIATE_TEST_SUITE_P(All, Strategies, testing::ValuesIn(aggregation::AggregatorNames()), [](const auto& info) {
+  std::string name = info.param;
+  std::erase_if(name, [](char c) { return !std::isalnum(static_cast<unsigned char>(c)); });
+  return name;
+});
+
+}  // namespace
+}  // namespace heddle::simulator
