@@ -195,6 +195,10 @@ bool ModelSpec::MayBeAbsent(std::string_view name) const {
   return std::find(optional.begin(), optional.end(), name) != optional.end();
 }
 
+bool ModelSpec::IsFresh(std::string_view name) const {
+  return std::find(fresh.begin(), fresh.end(), name) != fresh.end();
+}
+
 Status ModelSpec::CheckTensors(const StateDictSpec& checkpoint) const {
   const StateDictSpec expected = WeightSpec();
   std::map<std::string, const TensorSpec*, std::less<>> found;
@@ -210,7 +214,7 @@ Status ModelSpec::CheckTensors(const StateDictSpec& checkpoint) const {
   for (const auto& [name, tensor] : expected) {
     const auto it = found.find(name);
     if (it == found.end()) {
-      if (MayBeAbsent(name)) continue;
+      if (MayBeAbsent(name) || IsFresh(name)) continue;
       return InvalidArgument("the weights lack " + name + ", which config.json asks for");
     }
     if (it->second->shape != tensor.shape) {

@@ -155,6 +155,9 @@ struct ModelSpec {
   std::string prefix, surplus_prefix;
   std::vector<std::string> ignored_endings, ignored_beginnings;
   std::vector<std::string> optional;  // parameters that may be absent; so is then what they are for
+  // Parameters of a new head, which a pretrained model's weights lack: those that are absent are zero until an adapter
+  // brings them (docs/formats.md).
+  std::vector<std::string> fresh;
 
   friend bool operator==(const ModelSpec&, const ModelSpec&) = default;
 
@@ -180,6 +183,7 @@ struct ModelSpec {
   // as the head's only: that is then the token embedding.
   std::map<std::string, std::string, std::less<>> NamesOf(const StateDictSpec& checkpoint) const;
   bool MayBeAbsent(std::string_view name) const;
+  bool IsFresh(std::string_view name) const;
   // Ok when a checkpoint's tensors are those of this model: names, shapes, float types. Errors: kInvalidArgument, with
   // the tensor's name and both shapes.
   Status CheckTensors(const StateDictSpec& checkpoint) const;

@@ -64,7 +64,9 @@ Tensor AttentionMask(const MaskSpec& spec, const torch::TensorOptions& options) 
   }
   if (spec.segments.defined()) {
     const Tensor of_query = spec.segments.slice(1, past).unsqueeze(2), of_key = spec.segments.unsqueeze(1);
-    mask = mask.masked_fill(of_query.ne(of_key).unsqueeze(1), kNever);
+    Tensor apart = of_query.ne(of_key);
+    if (spec.shared > 0) apart.slice(2, 0, spec.shared).fill_(false);
+    mask = mask.masked_fill(apart.unsqueeze(1), kNever);
   }
   const Tensor blind = mask.eq(kNever).all(-1, true);
   const Tensor self = at::eye(spec.keys, mask.options().dtype(at::kBool)).slice(0, past);

@@ -22,6 +22,7 @@ struct MaskSpec {
   int64_t window = 0;      // with causal: how many tokens are seen, oneself included; 0: all
   torch::Tensor padding;   // [batch, keys], zero where there is no token; undefined: none
   torch::Tensor segments;  // [batch, keys], integers: sequences packed into one see only themselves; undefined: one
+  int64_t shared = 0;      // with segments: so many of the first keys are seen from all of them
 };
 // 0 where a query may look, minus infinity where not; a query that could look nowhere sees itself, so that no row is
 // without a number. Undefined when nothing is masked.

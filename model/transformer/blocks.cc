@@ -111,34 +111,47 @@ Tensor Embeddings::Patches(const Tensor& pixels, at::ScalarType compute) {
   return parts.size() == 1 ? x : at::cat(parts, 1);
 }
 
-Tensor Embeddings::PositionIndices(const ModelInput& input, const Tensor& positions, int64_t past) const {
+Tensor Embeddings::PositionIndices(const ModelInput& input, const Tensor& positions, int64_t past,
+                                   int64_t length) const {
   const LearnedPositions& p = spec_.positions;
   if (positions.defined()) return positions + p.offset;
-  const int64_t length = input.ids.size(1);
   Tensor counted;
-  if (p.source == PositionSource::kNotPadding) counted = input.ids.ne(spec_.pad_token_id).to(at::kLong);
+  int64_t before = 0;  // tokens that are not among those counted
+  if (p.source == PositionSource::kNotPadding && length == input.ids.size(1)) {
+    counted = input.ids.ne(spec_.pad_token_id).to(at::kLong);
+    before = past;
+  }
   if (p.source == PositionSource::kMask && input.mask.defined()) counted = input.mask.ne(0).to(at::kLong);
   if (!counted.defined()) return at::arange(past, past + length, input.ids.options()).unsqueeze(0) + p.offset;
   // With a cache the mask is that of all tokens, and only the new ones are looked up.
-  return (counted.cumsum(1) * counted - 1 + p.offset).slice(1, counted.size(1) - length);
+  return ((counted.cumsum(1) + before) * counted - 1 + p.offset).slice(1, counted.size(1) - length);
 }
 
-Tensor Embeddings::operator()(const ModelInput& input, const Tensor& positions, int64_t past, at::ScalarType compute) {
-  Tensor x;
-  if (spec_.TakesImages()) {
-    x = Patches(input.pixels, compute);
-    if (positions_.defined()) x = x + positions_.to(compute);
-  } else {
-    x = at::embedding(tokens_, input.ids).to(compute);
-    if (!project_in_.is_empty()) x = project_in_->forward(x);
-    if (positions_.defined()) {
-      const Tensor indices = PositionIndices(input, positions, past);
-      x = x + at::embedding(positions_, indices).to(compute);
-    }
-    if (types_.defined()) {
-      const Tensor types = input.types.defined() ? input.types : at::zeros_like(input.ids);
-      x = x + at::embedding(types_, types).to(compute);
-    }
+Tensor Embeddings::Words(const ModelInput& input, const Tensor& prompts, const Tensor& positions, int64_t past,
+                         at::ScalarType compute) {
+  Tensor x = at::embedding(tokens_, input.ids).to(compute);
+  if (!project_in_.is_empty()) x = project_in_->forward(x);
+  if (prompts.defined()) x = at::cat({prompts, x}, 1);
+  if (positions_.defined()) {
+    const Tensor indices = PositionIndices(input, positions, past, x.size(1));
+    x = x + at::embedding(positions_, indices).to(compute);
+  }
+  if (types_.defined()) {
+    Tensor types = input.types.defined() ? input.types : at::zeros_like(input.ids);
+    if (prompts.defined()) types = at::cat({at::zeros({types.size(0), prompts.size(1)}, types.options()), types}, 1);
+    x = x + at::embedding(types_, types).to(compute);
+  }
+  return x;
+}
+
+Tensor Embeddings::operator()(const ModelInput& input, const Tensor& prompts, const Tensor& positions, int64_t past,
+                              at::ScalarType compute) {
+  if (!spec_.TakesImages()) return norm_(Words(input, prompts, positions, past, compute));
+  Tensor x = Patches(input.pixels, compute);
+  if (positions_.defined()) x = x + positions_.to(compute);
+  if (prompts.defined()) {
+    const int64_t special = (class_token_.defined() ? 1 : 0) + (distillation_token_.defined() ? 1 : 0);
+    x = at::cat({x.slice(1, 0, special), prompts, x.slice(1, special)}, 1);
   }
   return norm_(x);
 }
@@ -170,6 +183,11 @@ std::vector<Linear> Layer::linears() const {
   return out;
 }
 
+const LayerSlots* Layer::SlotsOf(const Pass& pass) const {
+  if (pass.slots == nullptr || pass.slots->layers.empty()) return nullptr;
+  return &pass.slots->layers[static_cast<size_t>(index_)];
+}
+
 std::array<Tensor, 3> Layer::Project(const Tensor& x, const Pass& pass) {
   const int64_t batch = x.size(0), length = x.size(1), dim = spec_.head_dim;
   const int64_t heads = spec_.num_attention_heads, kv_heads = spec_.num_key_value_heads;
@@ -195,6 +213,13 @@ std::array<Tensor, 3> Layer::Project(const Tensor& x, const Pass& pass) {
       break;
     }
   }
+  if (const LayerSlots* slots = SlotsOf(pass)) {
+    for (const Bottleneck& network : slots->key_value) {
+      const Tensor both = network(x);
+      key = key + both.slice(-1, 0, kv_heads * dim);
+      value = value + both.slice(-1, kv_heads * dim);
+    }
+  }
   const auto by_head = [&](const Tensor& t, int64_t count) {
     return t.view({batch, length, count, dim}).transpose(1, 2);
   };
@@ -206,36 +231,55 @@ std::array<Tensor, 3> Layer::Project(const Tensor& x, const Pass& pass) {
 
 Tensor Layer::Attend(const Tensor& x, const Pass& pass) {
   auto [query, key, value] = Project(x, pass);
+  if (pass.with_prefix) {
+    const auto type = key.scalar_type();
+    key = at::cat({pass.slots->Prefix(spec_, index_, false, key.size(0), type), key}, 2);
+    value = at::cat({pass.slots->Prefix(spec_, index_, true, value.size(0), type), value}, 2);
+  }
   if (pass.cache != nullptr) {
     const auto layer = static_cast<size_t>(index_);
     key = Append(pass.cache->keys[layer], key, pass.cache->length);
     value = Append(pass.cache->values[layer], value, pass.cache->length);
   }
   const bool windowed = spec_.WindowOf(index_) > 0;
-  return attention_out_->forward(Attention(query, key, value, windowed ? pass.window_mask : pass.mask));
+  const Tensor mixed = Attention(query, key, value, windowed ? pass.window_mask : pass.mask);
+  const LayerSlots* slots = SlotsOf(pass);
+  Tensor y = attention_out_->forward(mixed);
+  if (slots != nullptr) {
+    for (const Bottleneck& network : slots->after_attention) y = y + network(y);
+  }
+  return y;
 }
 
-Tensor Layer::Mlp(const Tensor& x) {
-  if (!spec_.gated_mlp) return down_->forward(Activate(up_->forward(x), spec_.activation));
-  const Tensor gate = gate_->forward(x), up = up_->forward(x);
-  if (spec_.activation == Activation::kSilu) return down_->forward(SwiGlu(gate, up));
-  return down_->forward(Activate(gate, spec_.activation) * up);
+Tensor Layer::Mlp(const Tensor& x, const Pass& pass) {
+  Tensor y;
+  if (!spec_.gated_mlp) {
+    y = down_->forward(Activate(up_->forward(x), spec_.activation));
+  } else {
+    const Tensor gate = gate_->forward(x), up = up_->forward(x);
+    y = down_->forward(spec_.activation == Activation::kSilu ? SwiGlu(gate, up)
+                                                             : Activate(gate, spec_.activation) * up);
+  }
+  if (const LayerSlots* slots = SlotsOf(pass)) {
+    for (const Bottleneck& network : slots->after_mlp) y = y + network(y);
+  }
+  return y;
 }
 
 Tensor Layer::operator()(const Tensor& x, const Pass& pass) {
   switch (spec_.placement) {
     case NormPlacement::kPre: {
       const Tensor mixed = x + Attend(attention_norm_(x), pass);
-      return mixed + Mlp(mlp_norm_(mixed));
+      return mixed + Mlp(mlp_norm_(mixed), pass);
     }
     case NormPlacement::kPost: {
       const Tensor mixed = attention_norm_(x + Attend(x, pass));
-      return mlp_norm_(mixed + Mlp(mixed));
+      return mlp_norm_(mixed + Mlp(mixed, pass));
     }
     case NormPlacement::kParallel:
       break;
   }
-  return x + Attend(attention_norm_(x), pass) + Mlp(mlp_norm_(x));
+  return x + Attend(attention_norm_(x), pass) + Mlp(mlp_norm_(x), pass);
 }
 
 }  // namespace heddle::model

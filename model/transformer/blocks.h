@@ -15,6 +15,7 @@
 #include "model/config/model_spec.h"
 #include "model/transformer/input.h"
 #include "model/transformer/linear.h"
+#include "model/transformer/tuning_slots.h"
 
 namespace heddle::model {
 
@@ -60,6 +61,8 @@ struct Pass {
   torch::Tensor cos, sin;           // of the rotary positions; undefined: none
   torch::Tensor mask, window_mask;  // see AttentionMask
   KvCache* cache = nullptr;
+  const TuningSlots* slots = nullptr;
+  bool with_prefix = false;  // the prefixes are not in the cache yet
 };
 
 // Token or patch embeddings with positions and types, normalised.
@@ -67,14 +70,18 @@ class Embeddings {
  public:
   Embeddings(ModuleTree& tree, const ModelSpec& spec);
   // [batch, length, hidden] in `compute`. `past`: tokens before these. `positions`: [batch, length], or undefined for
-  // those of the spec's source.
-  torch::Tensor operator()(const ModelInput& input, const torch::Tensor& positions, int64_t past,
-                           at::ScalarType compute);
+  // those of the spec's source. `prompts`: [batch, tokens, hidden], or undefined; the mask and the positions then are
+  // those of all tokens.
+  torch::Tensor operator()(const ModelInput& input, const torch::Tensor& prompts, const torch::Tensor& positions,
+                           int64_t past, at::ScalarType compute);
   const torch::Tensor& tokens() const { return tokens_; }
 
  private:
   torch::Tensor Patches(const torch::Tensor& pixels, at::ScalarType compute);
-  torch::Tensor PositionIndices(const ModelInput& input, const torch::Tensor& positions, int64_t past) const;
+  torch::Tensor PositionIndices(const ModelInput& input, const torch::Tensor& positions, int64_t past,
+                                int64_t length) const;
+  torch::Tensor Words(const ModelInput& input, const torch::Tensor& prompts, const torch::Tensor& positions,
+                      int64_t past, at::ScalarType compute);
 
   const ModelSpec& spec_;
   torch::Tensor tokens_, positions_, types_, patches_, patches_bias_, class_token_, distillation_token_;
@@ -92,7 +99,9 @@ class Layer {
 
  private:
   torch::Tensor Attend(const torch::Tensor& x, const Pass& pass);
-  torch::Tensor Mlp(const torch::Tensor& x);
+  torch::Tensor Mlp(const torch::Tensor& x, const Pass& pass);
+  // What is added to this layer; null: nothing.
+  const LayerSlots* SlotsOf(const Pass& pass) const;
   // Query (scaled), key and value as [batch, heads, length, head_dim].
   std::array<torch::Tensor, 3> Project(const torch::Tensor& x, const Pass& pass);
 

@@ -70,8 +70,8 @@ Tensor Head::WordLoss(const Tensor& hidden, const Tensor& targets) {
     flat = flat.index_select(0, counted);
   }
   rows = Dense(rows);
-  // LoRA on the output layer, or its bias, needs the layer's own forward.
-  if (output_bias_.defined() || (!output_.is_empty() && (output_->lora_A.defined() || output_->bias.defined()))) {
+  // What is added to the output layer, or its bias, needs the layer's own forward.
+  if (output_bias_.defined() || (!output_.is_empty() && (output_->adapted() || output_->bias.defined()))) {
     if (flat.numel() == 0) return rows.sum().to(at::kFloat) * 0;
     return at::cross_entropy_loss(Output(rows), flat);
   }

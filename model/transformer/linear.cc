@@ -58,32 +58,96 @@ LinearImpl::LinearImpl(const LinearSpec& spec, std::shared_ptr<const FrozenWeigh
   if (bias_in.defined()) bias = register_parameter("bias", std::move(bias_in), false);
 }
 
-Tensor LinearImpl::Base(const Tensor& rows) const {
+Tensor LinearImpl::Base(const Tensor& rows, bool with_bias) const {
   const auto type = rows.scalar_type();
-  const auto frozen_bias = bias.defined() ? c10::make_optional(bias) : c10::nullopt;
-  if (packed) return FrozenProduct::apply(rows, packed, frozen_bias, transposed);
-  if (weight.scalar_type() != type && !weight.requires_grad()) {
-    const std::shared_ptr<const FrozenWeight> converted = std::make_shared<ConvertedWeight>(weight);
-    return FrozenProduct::apply(rows, converted, frozen_bias, transposed);
+  const Tensor b = with_bias && bias.defined() ? bias.to(type) : Tensor();
+  std::shared_ptr<const FrozenWeight> frozen = packed;
+  if (!frozen && weight.scalar_type() != type && !weight.requires_grad()) {
+    frozen = std::make_shared<ConvertedWeight>(weight);
   }
-  const Tensor w = weight.to(type), b = bias.defined() ? bias.to(type) : bias;
+  if (frozen && b.defined() && b.requires_grad()) {
+    return FrozenProduct::apply(rows, frozen, c10::nullopt, transposed) + b;
+  }
+  if (frozen) {
+    return FrozenProduct::apply(rows, frozen, b.defined() ? c10::make_optional(b) : c10::nullopt, transposed);
+  }
+  const Tensor w = weight.to(type);
   if (!transposed) return at::linear(rows, w, b);
   return b.defined() ? at::addmm(b, rows, w) : at::mm(rows, w);
 }
 
+Tensor LinearImpl::Dropped(const Tensor& rows) {
+  if (dropout <= 0 || !is_training()) return rows;
+  Tensor keep = at::empty_like(rows, at::TensorOptions().requires_grad(false));
+  keep.bernoulli_(1.0 - dropout, dropout_generator.defined() ? c10::make_optional(dropout_generator) : c10::nullopt);
+  return rows * keep.div_(1.0 - dropout);
+}
+
+Tensor LinearImpl::Directed(const LowRank& factors, const Tensor& rows, const Tensor& plain) const {
+  Tensor norm;
+  {
+    // The norm counts as a constant in the gradient (section 4.3 of the paper).
+    const at::NoGradGuard no_grad;
+    Tensor whole = Dense(factors.A.scalar_type());
+    for (const LowRank& part : stacked) {
+      if (part.of_base) whole = at::addmm(whole, part.B, part.A, 1, part.scaling);
+    }
+    norm = at::addmm(whole, factors.B, factors.A, 1, factors.scaling).norm(2, 1);
+  }
+  const auto type = rows.scalar_type();
+  const Tensor turn = factors.magnitude / norm;
+  const Tensor low = at::mm(at::mm(rows, factors.A.to(type).t()), factors.B.to(type).t());
+  return plain * (turn - 1).to(type) + low * (turn * factors.scaling).to(type);
+}
+
+Tensor LinearImpl::Adapted(Tensor rows) {
+  const auto type = rows.scalar_type();
+  for (const Tensor& scale : scale_in) rows = rows * scale.to(type).view({1, in});
+  Tensor y = Base(rows, true);
+  const auto add = [&](const Tensor& x, const Tensor& a, const Tensor& b, double scale) {
+    y.addmm_(at::mm(x, a.to(type).t()), b.to(type).t(), 1, scale);  // no one else has seen y
+  };
+  for (const LowRank& part : stacked) {
+    if (part.of_base) add(rows, part.A, part.B, part.scaling);
+  }
+  bool directed = magnitude.defined();
+  for (const LowRank& part : stacked) directed = directed || part.magnitude.defined();
+  const Tensor plain = !directed ? Tensor() : bias.defined() ? y - bias.to(type) : y.clone();
+  for (const LowRank& part : stacked) {
+    if (part.of_base) continue;
+    if (part.magnitude.defined()) {
+      y = y + Directed(part, rows, plain);
+    } else {
+      add(rows, part.A, part.B, part.scaling);
+    }
+  }
+  if (lora_A.defined()) {
+    const Tensor input = Dropped(rows);
+    if (!magnitude.defined()) {
+      add(input, lora_A, lora_B, scaling);
+    } else {
+      Tensor of_input = plain;
+      if (!input.is_same(rows)) {
+        of_input = Base(input, false);
+        for (const LowRank& part : stacked) {
+          if (part.of_base) of_input.addmm_(at::mm(input, part.A.to(type).t()), part.B.to(type).t(), 1, part.scaling);
+        }
+      }
+      y = y + Directed({lora_A, lora_B, magnitude, scaling}, input, of_input);
+    }
+  }
+  for (const Tensor& scale : scale_out) y = y * scale.to(type).view({1, out});
+  return y;
+}
+
 Tensor LinearImpl::forward(const Tensor& x) {
   const Tensor rows = x.reshape({-1, x.size(-1)});
-  Tensor y = Base(rows);
-  if (lora_A.defined()) {
-    Tensor input = rows;
-    if (dropout > 0 && is_training()) {
-      Tensor keep = at::empty_like(rows, at::TensorOptions().requires_grad(false));
-      keep.bernoulli_(1.0 - dropout,
-                      dropout_generator.defined() ? c10::make_optional(dropout_generator) : c10::nullopt);
-      input = rows * keep.div_(1.0 - dropout);
-    }
+  Tensor y;
+  if (merged_weight.defined()) {
     const auto type = rows.scalar_type();
-    y.addmm_(at::mm(input, lora_A.to(type).t()), lora_B.to(type).t(), 1, scaling);  // no one else has seen y
+    y = at::linear(rows, merged_weight.to(type), merged_bias.defined() ? merged_bias.to(type) : merged_bias);
+  } else {
+    y = Adapted(rows);
   }
   auto shape = x.sizes().vec();
   shape.back() = out;
@@ -93,6 +157,48 @@ Tensor LinearImpl::forward(const Tensor& x) {
 Tensor LinearImpl::Dense(at::ScalarType type) const {
   const Tensor dense = packed ? packed->Dense(type) : weight.to(type);
   return transposed ? dense.t() : dense;
+}
+
+bool LinearImpl::adapted() const {
+  return lora_A.defined() || !stacked.empty() || !scale_in.empty() || !scale_out.empty() || merged_weight.defined();
+}
+
+std::pair<Tensor, Tensor> LinearImpl::Merged() const {
+  const at::NoGradGuard no_grad;
+  const auto wide = [](const Tensor& t) { return t.to(at::kDouble); };
+  Tensor base = Dense(at::kFloat).to(at::kDouble);
+  for (const LowRank& part : stacked) {
+    if (part.of_base) base = at::addmm(base, wide(part.B), wide(part.A), 1, part.scaling);
+  }
+  Tensor whole = base;
+  const auto add = [&](const LowRank& part) {
+    const Tensor change = part.scaling * at::mm(wide(part.B), wide(part.A));
+    if (!part.magnitude.defined()) {
+      whole = whole + change;
+    } else {
+      const Tensor sum = base + change;
+      whole = whole + sum * (wide(part.magnitude) / sum.norm(2, 1)).unsqueeze(1) - base;
+    }
+  };
+  for (const LowRank& part : stacked) {
+    if (!part.of_base) add(part);
+  }
+  if (lora_A.defined()) add({lora_A, lora_B, magnitude, scaling});
+  Tensor offset = bias.defined() ? wide(bias) : bias;
+  for (const Tensor& scale : scale_in) whole = whole * wide(scale).view({1, in});
+  for (const Tensor& scale : scale_out) {
+    whole = whole * wide(scale).view({out, 1});
+    if (offset.defined()) offset = offset * wide(scale).view({out});
+  }
+  return {whole.to(at::kFloat).contiguous(), offset.defined() ? offset.to(at::kFloat) : offset};
+}
+
+void LinearImpl::Merge() {
+  if (merged_weight.defined() || !adapted()) return;
+  auto [whole, offset] = Merged();
+  const bool narrow = !packed && weight.scalar_type() == at::kBFloat16;
+  merged_weight = narrow ? whole.to(at::kBFloat16) : whole;
+  merged_bias = offset;
 }
 
 }  // namespace heddle::model

@@ -52,21 +52,34 @@ struct TransformerImpl::Body {
   std::vector<Layer> layers;
   Norm final_norm;
   Head head;
+  TuningSlots slots;
   Tensor cos, sin;            // [positions so far, rotary dims / 2]
   int64_t rotary_length = 0;  // that the tables were made for
 
-  void CheckInput(const ModelInput& input, int64_t past) const;
+  // What stands before the tokens of a pass: those of the cache and, where that is empty, the virtual ones.
+  struct Before {
+    int64_t past = 0;                 // in the cache
+    int64_t prefixes = 0, prompts = 0;  // of this pass
+    int64_t virtual_tokens = 0;       // of the sequence, in the cache or not
+  };
+  void CheckInput(const ModelInput& input, const Before& before) const;
   void PrepareRotary(int64_t length, const at::Device& device);
-  Tensor Positions(const ModelInput& input) const;
-  Pass MakePass(const ModelInput& input, const Tensor& positions, int64_t length, int64_t past, const Tensor& x);
+  Tensor Positions(const ModelInput& input, const Before& before) const;
+  // The mask and the segments of all tokens.
+  ModelInput Extended(const ModelInput& input, const Before& before, KvCache* cache) const;
+  Pass MakePass(const ModelInput& input, const Tensor& positions, const Tensor& x, const Before& before);
+  Tensor RunLayers(Tensor x, const Pass& pass, std::vector<Tensor>* trace);
+  // Of the rows of Run, those of the input's own tokens.
+  Tensor Own(const Tensor& hidden, const ModelInput& input) const;
+  ModelInput HeadInput(const ModelInput& input) const;
   Tensor Run(const ModelInput& input, std::vector<Tensor>* trace, KvCache* cache = nullptr);
 };
 
-void TransformerImpl::Body::CheckInput(const ModelInput& input, int64_t past) const {
+void TransformerImpl::Body::CheckInput(const ModelInput& input, const Before& before) const {
   if (spec.TakesImages()) return;
   const Tensor& ids = input.ids;
   TORCH_CHECK(ids.defined() && ids.dim() == 2 && ids.scalar_type() == at::kLong, "ids must be int64 [batch, length]");
-  const int64_t length = past + ids.size(1);
+  const int64_t length = before.past + before.prefixes + before.prompts + ids.size(1);
   TORCH_CHECK(ids.size(1) >= 1 && length <= spec.MaxLength(), "a sequence of ", length,
               " tokens does not fit a model of ", spec.MaxLength(), " positions");
   const auto shaped = [&ids](const Tensor& tensor, const char* name) {
@@ -98,56 +111,69 @@ void TransformerImpl::Body::PrepareRotary(int64_t length, const at::Device& devi
   rotary_length = length;
 }
 
-// Those given, or, of packed sequences, counted from the start of each; else undefined.
-Tensor TransformerImpl::Body::Positions(const ModelInput& input) const {
+// Those given, or, of packed sequences, counted from the start of each; else undefined. Virtual tokens stand before
+// each sequence.
+Tensor TransformerImpl::Body::Positions(const ModelInput& input, const Before& before) const {
+  Tensor own;
   if (input.positions.defined()) {
-    const bool fits = input.positions.ge(0).logical_and(input.positions.lt(spec.MaxLength())).all().item<bool>();
-    TORCH_CHECK(fits, "positions must be from 0 to below ", spec.MaxLength());
-    return input.positions;
+    const int64_t end = spec.MaxLength() - before.virtual_tokens;
+    const bool fits = input.positions.ge(0).logical_and(input.positions.lt(end)).all().item<bool>();
+    TORCH_CHECK(fits, "positions must be from 0 to below ", end);
+    own = input.positions;
+  } else if (input.segments.defined()) {
+    const Tensor index = at::arange(input.ids.size(1), input.ids.options()).expand_as(input.ids);
+    Tensor starts = at::ones_like(input.ids);
+    const int64_t length = input.ids.size(1);
+    starts.slice(1, 1).copy_(input.segments.slice(1, 1).ne(input.segments.slice(1, 0, length - 1)));
+    own = index - std::get<0>((starts * index).cummax(1));
   }
-  if (!input.segments.defined()) return {};
-  const Tensor index = at::arange(input.ids.size(1), input.ids.options()).expand_as(input.ids);
-  Tensor starts = at::ones_like(input.ids);
-  const int64_t length = input.ids.size(1);
-  starts.slice(1, 1).copy_(input.segments.slice(1, 1).ne(input.segments.slice(1, 0, length - 1)));
-  return index - std::get<0>((starts * index).cummax(1));
+  if (!own.defined() || before.virtual_tokens == 0) return own;
+  own = own + before.virtual_tokens;
+  if (before.prompts == 0) return own;
+  const Tensor first = at::arange(before.prefixes, before.prefixes + before.prompts, own.options());
+  return at::cat({first.expand({own.size(0), before.prompts}), own}, 1);
 }
 
-Pass TransformerImpl::Body::MakePass(const ModelInput& input, const Tensor& positions, int64_t length, int64_t past,
-                                     const Tensor& x) {
+ModelInput TransformerImpl::Body::Extended(const ModelInput& given, const Before& before, KvCache* cache) const {
+  ModelInput input = given;
+  const int64_t added = before.prefixes + before.prompts;
+  const auto ones = [&](int64_t n) { return at::ones({input.ids.size(0), n}, input.ids.options()); };
+  if (cache != nullptr && (input.mask.defined() || cache->mask.defined())) {
+    const Tensor known = cache->mask.defined() ? cache->mask : ones(before.past + added);
+    input.mask = at::cat({known, input.mask.defined() ? input.mask.to(at::kLong) : ones(input.ids.size(1))}, 1);
+    cache->mask = input.mask;
+  } else if (input.mask.defined() && added > 0) {
+    input.mask = at::cat({ones(added), input.mask.to(at::kLong)}, 1);
+  }
+  if (input.segments.defined() && added > 0) {
+    input.segments = at::cat({at::zeros({input.ids.size(0), added}, input.segments.options()), input.segments}, 1);
+  }
+  return input;
+}
+
+Pass TransformerImpl::Body::MakePass(const ModelInput& input, const Tensor& positions, const Tensor& x,
+                                     const Before& before) {
   Pass pass;
+  const int64_t length = x.size(1), past = before.past + before.prefixes;
   if (spec.rotary.on) {
     // Of dynamic scaling too it is the largest position that counts, as in Hugging Face, not the row's length.
     PrepareRotary(positions.defined() ? positions.max().item<int64_t>() + 1 : past + length, x.device());
     pass.cos = positions.defined() ? cos.index({positions}) : cos.slice(0, past, past + length);
     pass.sin = positions.defined() ? sin.index({positions}) : sin.slice(0, past, past + length);
   }
-  MaskSpec mask{length, past + length, spec.causal, 0, input.mask, input.segments};
+  MaskSpec mask{length, past + length, spec.causal, 0, input.mask, input.segments, before.prefixes + before.prompts};
   pass.mask = AttentionMask(mask, x.options().requires_grad(false));
   mask.window = spec.sliding_window;
   if (mask.window > 0) pass.window_mask = AttentionMask(mask, x.options().requires_grad(false));
+  pass.slots = &slots;
+  pass.with_prefix = before.prefixes > 0;
   return pass;
 }
 
-// The final norm's output; the residual stream on the way goes to `trace` when given.
-Tensor TransformerImpl::Body::Run(const ModelInput& given, std::vector<Tensor>* trace, KvCache* cache) {
-  const int64_t past = cache == nullptr ? 0 : cache->length;
-  CheckInput(given, past);
-  ModelInput input = given;
-  if (cache != nullptr && (input.mask.defined() || cache->mask.defined())) {
-    // The mask of all tokens.
-    const auto ones = [&](int64_t n) { return at::ones({input.ids.size(0), n}, input.ids.options()); };
-    const Tensor before = cache->mask.defined() ? cache->mask : ones(past);
-    input.mask = at::cat({before, input.mask.defined() ? input.mask.to(at::kLong) : ones(input.ids.size(1))}, 1);
-    cache->mask = input.mask;
-  }
-  const Tensor positions = spec.TakesImages() ? Tensor() : Positions(input);
-  Tensor x = embeddings(input, positions, past, options.type);
-  Pass pass = MakePass(input, positions, x.size(1), past, x);
-  pass.cache = cache;
+Tensor TransformerImpl::Body::RunLayers(Tensor x, const Pass& pass, std::vector<Tensor>* trace) {
   if (trace != nullptr) trace->push_back(x);
   for (Layer& layer : layers) {
-    if (options.checkpoint_layers && cache == nullptr) {
+    if (options.checkpoint_layers && pass.cache == nullptr) {
       std::vector<at::Generator> generators;
       for (const Linear& linear : layer.linears()) {
         const bool draws = linear->lora_A.defined() && linear->dropout > 0 && linear->is_training();
@@ -159,8 +185,49 @@ Tensor TransformerImpl::Body::Run(const ModelInput& given, std::vector<Tensor>* 
     }
     if (trace != nullptr) trace->push_back(x);
   }
-  if (cache != nullptr) cache->length += input.ids.size(1);
-  return final_norm(x);
+  return x;
+}
+
+// The final norm's output; the residual stream on the way goes to `trace` when given.
+Tensor TransformerImpl::Body::Run(const ModelInput& given, std::vector<Tensor>* trace, KvCache* cache) {
+  Before before;
+  before.past = cache == nullptr ? 0 : cache->length;
+  const int64_t prefixes = slots.PrefixTokens(), prompts = slots.PromptTokens();
+  before.virtual_tokens = prefixes + prompts;
+  if (before.past == 0) {
+    before.prefixes = prefixes;
+    before.prompts = prompts;
+  }
+  CheckInput(given, before);
+  const bool images = spec.TakesImages();
+  const ModelInput input = images ? given : Extended(given, before, cache);
+  const Tensor positions = images ? Tensor() : Positions(given, before);
+  Tensor virtual_tokens;
+  if (before.prompts > 0) {
+    virtual_tokens = slots.Prompts(images ? input.pixels.size(0) : input.ids.size(0), options.type);
+  }
+  const Tensor x = embeddings(input, virtual_tokens, positions, before.past + before.prefixes, options.type);
+  Pass pass = MakePass(input, positions, x, before);
+  pass.cache = cache;
+  Tensor hidden = RunLayers(x, pass, trace);
+  if (cache != nullptr) cache->length += before.prefixes + x.size(1);
+  return final_norm(hidden);
+}
+
+Tensor TransformerImpl::Body::Own(const Tensor& hidden, const ModelInput& input) const {
+  const bool words = spec.head.task == Task::kCausalLm || spec.head.task == Task::kMaskedLm;
+  if (!words || slots.prompts.empty()) return hidden;
+  return hidden.slice(1, hidden.size(1) - input.ids.size(1));
+}
+
+// What a head that looks for the last token may see: the mask of all rows.
+ModelInput TransformerImpl::Body::HeadInput(const ModelInput& input) const {
+  ModelInput out = input;
+  const int64_t prompts = slots.PromptTokens();
+  if (prompts == 0 || !input.mask.defined()) return out;
+  const bool words = spec.head.task == Task::kCausalLm || spec.head.task == Task::kMaskedLm;
+  if (!words) out.mask = at::cat({at::ones({input.mask.size(0), prompts}, input.mask.options()), input.mask}, 1);
+  return out;
 }
 
 TransformerImpl::TransformerImpl(std::shared_ptr<const BaseWeights> base, const ComputeOptions& options) {
@@ -194,18 +261,18 @@ TransformerImpl::TransformerImpl(const ModelSpec& spec, uint64_t seed, const Com
 TransformerImpl::~TransformerImpl() = default;
 
 Tensor TransformerImpl::forward(const ModelInput& input) {
-  return body_->head.Logits(body_->Run(input, nullptr), input);
+  return body_->head.Logits(body_->Own(body_->Run(input, nullptr), input), body_->HeadInput(input));
 }
 
 Tensor TransformerImpl::Loss(const ModelInput& input, const Tensor& targets) {
-  return body_->head.Loss(body_->Run(input, nullptr), input, targets);
+  return body_->head.Loss(body_->Own(body_->Run(input, nullptr), input), body_->HeadInput(input), targets);
 }
 
-Tensor TransformerImpl::Hidden(const ModelInput& input) { return body_->Run(input, nullptr); }
+Tensor TransformerImpl::Hidden(const ModelInput& input) { return body_->Own(body_->Run(input, nullptr), input); }
 
 Tensor TransformerImpl::Pooled(const ModelInput& input) {
   TORCH_CHECK(body_->spec.head.task != Task::kNone || body_->head.has_pooler(), "the model has no pooler");
-  return body_->head.Pooled(body_->Run(input, nullptr), input);
+  return body_->head.Pooled(body_->Own(body_->Run(input, nullptr), input), body_->HeadInput(input));
 }
 
 std::vector<Tensor> TransformerImpl::HiddenStates(const ModelInput& input) {
@@ -232,6 +299,12 @@ void TransformerImpl::SeedDropout(uint64_t seed) {
 }
 
 std::map<std::string, Linear> TransformerImpl::LinearModules() const { return body_->tree.linears(); }
+
+TuningSlots& TransformerImpl::slots() { return body_->slots; }
+
+const TuningSlots& TransformerImpl::slots() const { return body_->slots; }
+
+const std::shared_ptr<const BaseWeights>& TransformerImpl::base() const { return body_->base; }
 
 const ModelSpec& TransformerImpl::spec() const { return body_->spec; }
 

@@ -13,6 +13,7 @@
 #include "model/config/model_spec.h"
 #include "model/transformer/input.h"
 #include "model/transformer/linear.h"
+#include "model/transformer/tuning_slots.h"
 #include "model/weights/base_weights.h"
 
 namespace heddle::model {
@@ -28,8 +29,8 @@ struct ComputeOptions {
 };
 
 // Parameters are registered under the checkpoint's names (named_parameters():
-// "model.layers.0.self_attn.q_proj.weight"); LoRA factors are not registered, the injector (peft/lora) keeps them in
-// the linear layers. One thread at a time; build one module a thread on shared weights. Runs where its weights are.
+// "model.layers.0.self_attn.q_proj.weight"); what a tuning method adds is not registered: it is in the linear layers and
+// in the slots, where peft/tuning puts it. One thread at a time; build one module a thread on shared weights. Runs where its weights are.
 // LibTorch's exceptions (c10::Error: ids or labels out of range, too long a sequence, wrong shapes, no memory) pass
 // through: the callers' wall.
 class TransformerImpl : public torch::nn::Module {
@@ -55,6 +56,11 @@ class TransformerImpl : public torch::nn::Module {
   torch::Tensor Hidden(const ModelInput& input);
   // What the head's output layer reads; of a model without task its pooler's output, if the checkpoint has one.
   torch::Tensor Pooled(const ModelInput& input);
+  // Virtual tokens of the slots come before those of the input and are not among the rows that language models return
+  // (classifiers that read the first row of a text read the first virtual one, as in PEFT); input and virtual tokens
+  // together must fit MaxLength().
+  TuningSlots& slots();
+  const TuningSlots& slots() const;
   // The residual stream after the embeddings and each layer, before the final norm: for tests.
   std::vector<torch::Tensor> HiddenStates(const ModelInput& input);
   std::vector<torch::Tensor> HiddenStates(const torch::Tensor& ids) { return HiddenStates(ModelInput{.ids = ids}); }
@@ -68,6 +74,8 @@ class TransformerImpl : public torch::nn::Module {
   // Linear layers by module path ("model.layers.0.self_attn.q_proj"), for LoRA injection.
   std::map<std::string, Linear> LinearModules() const;
   const ModelSpec& spec() const;
+  // The checkpoint that this was built on; null when it was made for pretraining.
+  const std::shared_ptr<const BaseWeights>& base() const;
   torch::Device device() const;  // of the weights
   void SetCompute(const ComputeOptions& options);
   const ComputeOptions& compute() const;

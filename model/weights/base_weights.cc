@@ -47,6 +47,12 @@ Result<std::shared_ptr<const BaseWeights>> LoadThrowing(const std::filesystem::p
     if (!matrix.ok()) return matrix.status().Annotate(folder.string() + ": the tensor '" + stored_name + "'");
     base->packed.emplace(name, options.device.is_cpu() ? *matrix : (*matrix)->To(options.device));
   }
+  const StateDictSpec parameters = spec.WeightSpec();
+  for (const std::string& name : spec.fresh) {
+    const auto parameter = parameters.find(name);
+    if (parameter == parameters.end() || base->tensors.contains(name)) continue;
+    base->tensors.emplace(name, torch::zeros(parameter->second.shape, at::TensorOptions(options.device)));
+  }
   base->spec = std::move(spec);
   return std::shared_ptr<const BaseWeights>(std::move(base));
 }

@@ -34,6 +34,7 @@ struct BaseWeights {
   std::map<std::string, torch::Tensor> tensors;
   std::map<std::string, std::shared_ptr<const FrozenWeight>> packed;
 
+  // Parameters of a new head that the folder lacks (ModelSpec::fresh) are zero.
   // Reads config.json and the safetensors of the folder, checks every name and shape against the config. What is stored
   // as it is wanted is used in place in the mapped file, without a copy; the rest is converted tensor by tensor and the
   // file's pages let go, so that loading takes the memory of the result and little more (tensor_loader.h).

@@ -82,7 +82,7 @@ TEST(InjectLora, OutputsEqualThoseOfTheMergedWeights) {
     const StateDict adapter = RandomAdapter(base->spec, config, 2);
     model::Transformer adapted(base), plain(base);
     ASSERT_TRUE(InjectLora(adapted, config, adapter).ok());
-    const auto merged = MergeLora(*base, config, adapter);
+    const auto merged = MergedWeights(base, config, adapter);
     ASSERT_TRUE(merged.ok()) << merged.status();
     EXPECT_EQ(SpecOf(*merged), base->spec.WeightSpec());
     model::Transformer whole(WithWeights(*base, *merged));
@@ -105,7 +105,7 @@ TEST(InjectLora, MergedWeightsGiveTheSameWhereverTheMatricesAreStored) {
     model::Transformer adapted(base), plain(base);
     const Status injected = InjectLora(adapted, config, adapter);
     ASSERT_TRUE(injected.ok()) << injected;
-    const auto merged = MergeLora(*base, config, adapter);
+    const auto merged = MergedWeights(base, config, adapter);
     ASSERT_TRUE(merged.ok()) << merged.status();
     EXPECT_EQ(SpecOf(*merged), base->spec.WeightSpec()) << name;
     model::Transformer whole(WithWeights(*base, *merged));
@@ -117,11 +117,11 @@ TEST(InjectLora, MergedWeightsGiveTheSameWhereverTheMatricesAreStored) {
   }
 }
 
-TEST(MergeLora, IsTheProductInFloat64AndLeavesTheRest) {
+TEST(MergedWeights, IsTheProductInFloat64AndLeavesTheRest) {
   const auto base = TinyBase();
   const auto config = Config({"q_proj"});
   const StateDict adapter = RandomAdapter(base->spec, config, 2);
-  const auto merged = *MergeLora(*base, config, adapter);
+  const auto merged = *MergedWeights(base, config, adapter);
   for (const auto& [name, tensor] : merged) {
     const auto before = base->tensors.at(name).to(torch::kDouble);
     const auto after = ToTorch(tensor).to(torch::kDouble);
@@ -226,7 +226,7 @@ TEST(InjectLora, AWrongAdapterIsRefusedAndTheModelUnchanged) {
     const Status status = InjectLora(network, config, *bad);
     EXPECT_EQ(status.code(), Code::kInvalidArgument);
     EXPECT_NE(status.message().find("lora_A"), std::string::npos) << status;
-    EXPECT_EQ(MergeLora(*base, config, *bad).status().code(), Code::kInvalidArgument);
+    EXPECT_EQ(MergedWeights(base, config, *bad).status().code(), Code::kInvalidArgument);
   }
   EXPECT_EQ(InjectLora(network, Config({"query"}), good).code(), Code::kInvalidArgument);
   auto no_rank = config;
@@ -275,7 +275,7 @@ TEST(Lora, RealWeightsMergeToo) {
   StateDict adapter = RandomAdapter(base->spec, config, 2);
   model::Transformer adapted(base);
   ASSERT_TRUE(InjectLora(adapted, config, adapter).ok());
-  model::Transformer whole(WithWeights(*base, *MergeLora(*base, config, adapter)));
+  model::Transformer whole(WithWeights(*base, *MergedWeights(base, config, adapter)));
   torch::NoGradGuard no_grad;
   const auto ids = Ids(1, 20), targets = ids.roll(-1, 1);
   EXPECT_NEAR(adapted->Loss(ids, targets).item<double>(), whole->Loss(ids, targets).item<double>(), 1e-4);

@@ -1,0 +1,362 @@
+#include "peft/adapter/slots.h"
+
+#include <algorithm>
+#include <set>
+
+#include "common/config.h"
+
+namespace heddle::peft {
+namespace {
+
+constexpr std::string_view kTunedPrefix = "base_model.model.", kPromptPrefix = "base_model.";
+constexpr std::string_view kDeltaPrefix = "heddle.base_delta.";
+constexpr std::string_view kAEnding = ".lora_A.weight", kBEnding = ".lora_B.weight";
+
+std::string LastName(std::string_view path) { return std::string(path.substr(path.rfind('.') + 1)); }
+
+std::string Listed(const std::set<std::string>& names) {
+  std::string list;
+  for (const std::string& name : names) list += (list.empty() ? "" : ", ") + name;
+  return list;
+}
+
+// What is nearest to a name that matched nothing.
+std::string DidYouMean(const std::vector<std::string>& asked, const std::set<std::string>& known) {
+  for (const std::string& name : asked) {
+    const auto nearest = NearestName(LastName(name), {known.begin(), known.end()});
+    if (nearest) return "; did you mean '" + *nearest + "'?";
+  }
+  return "";
+}
+
+class Lister {
+ public:
+  Lister(const model::ModelSpec& spec, const AdapterConfig& config)
+      : spec_(spec),
+        config_(config),
+        prefix_(IsPromptLearning(config.kind()) ? kPromptPrefix : kTunedPrefix),
+        layers_(config.layers_to_transform.begin(), config.layers_to_transform.end()) {}
+
+  Result<std::vector<Slot>> List() {
+    HEDDLE_RETURN_IF_ERROR(CheckLayers());
+    HEDDLE_RETURN_IF_ERROR(SavedModules());
+    switch (config_.kind()) {
+      case TuningKind::kLora:
+        HEDDLE_RETURN_IF_ERROR(Lora());
+        break;
+      case TuningKind::kIa3:
+        HEDDLE_RETURN_IF_ERROR(Ia3());
+        break;
+      case TuningKind::kPromptTuning:
+      case TuningKind::kPTuning:
+      case TuningKind::kPrefixTuning:
+        HEDDLE_RETURN_IF_ERROR(VirtualTokens());
+        break;
+      case TuningKind::kBottleneck:
+        Bottlenecks();
+        break;
+      case TuningKind::kBitFit:
+        HEDDLE_RETURN_IF_ERROR(Biases());
+        break;
+      case TuningKind::kFull:
+        Parameters();
+        break;
+    }
+    std::sort(slots_.begin(), slots_.end(), [](const Slot& a, const Slot& b) { return a.key < b.key; });
+    return std::move(slots_);
+  }
+
+ private:
+  bool InLayers(std::string_view path) const {
+    return layers_.empty() || layers_.contains(LayerOf(spec_, path));
+  }
+  void Add(std::string_view path, std::string_view ending, SlotRole role, Shape shape) {
+    Slot slot;
+    slot.key = std::string(prefix_) + std::string(path) + std::string(ending);
+    slot.role = role;
+    slot.path = path;
+    slot.shape = std::move(shape);
+    slots_.push_back(std::move(slot));
+  }
+
+  Status CheckLayers() const {
+    for (const int64_t layer : layers_) {
+      if (layer >= spec_.num_hidden_layers) {
+        return InvalidArgument("layers_to_transform names layer " + std::to_string(layer) + "; the base model has " +
+                               std::to_string(spec_.num_hidden_layers) + ", counted from 0");
+      }
+    }
+    return OkStatus();
+  }
+
+  Status SavedModules() {
+    std::set<std::string> unused(config_.modules_to_save.begin(), config_.modules_to_save.end()), parents;
+    for (const auto& [name, tensor] : spec_.WeightSpec()) {
+      const std::string module = name.substr(0, name.rfind('.'));
+      parents.insert(LastName(module));
+      if (!config_.SavesWhole(module)) continue;
+      if (config_.kind() != TuningKind::kFull || !InLayers(name)) Add(name, "", SlotRole::kParameter, tensor.shape);
+      std::erase_if(unused, [&module](const std::string& saved) { return HasComponents(module, saved); });
+    }
+    // PEFT names both of these for classifiers, whichever the model has.
+    if (unused.size() < config_.modules_to_save.size()) {
+      unused.erase("classifier");
+      unused.erase("score");
+    }
+    if (unused.empty()) return OkStatus();
+    return InvalidArgument("modules_to_save: the base model has no module '" + *unused.begin() + "'" +
+                           DidYouMean({*unused.begin()}, parents));
+  }
+
+  Result<std::vector<model::LinearSpec>> TargetedLinears() const {
+    HEDDLE_RETURN_IF_ERROR(CheckTiedHead(spec_, config_));
+    std::vector<model::LinearSpec> found;
+    std::set<std::string> names;
+    for (const model::LinearSpec& linear : spec_.LinearModules()) {
+      names.insert(LastName(linear.path));
+      if (config_.Targets(linear.path) && !config_.SavesWhole(linear.path) && InLayers(linear.path)) {
+        found.push_back(linear);
+      }
+    }
+    if (!found.empty()) return found;
+    return InvalidArgument("target_modules matches no linear layer of the base model" +
+                           DidYouMean(config_.target_modules, names) + "; its linear layers are: " + Listed(names));
+  }
+
+  Status Lora() {
+    HEDDLE_ASSIGN_OR_RETURN(const std::vector<model::LinearSpec> linears, TargetedLinears());
+    for (const model::LinearSpec& linear : linears) {
+      const int64_t rank = config_.RankOf(linear.path);
+      if (rank > std::max(linear.in, linear.out)) {
+        return InvalidArgument("the rank " + std::to_string(rank) + " is above the width of " + linear.path + " (" +
+                               std::to_string(linear.in) + " to " + std::to_string(linear.out) + ")");
+      }
+      Add(linear.path, kAEnding, SlotRole::kLoraA, {rank, linear.in});
+      Add(linear.path, kBEnding, SlotRole::kLoraB, {linear.out, rank});
+      if (config_.use_dora) Add(linear.path, ".lora_magnitude_vector", SlotRole::kMagnitude, {linear.out});
+    }
+    return OkStatus();
+  }
+
+  Status Ia3() {
+    HEDDLE_ASSIGN_OR_RETURN(const std::vector<model::LinearSpec> linears, TargetedLinears());
+    std::vector<std::string> unused = config_.feedforward_modules;
+    for (const model::LinearSpec& linear : linears) {
+      const bool input = config_.IsFeedforward(linear.path);
+      Add(linear.path, ".ia3_l", input ? SlotRole::kScaleIn : SlotRole::kScaleOut,
+          input ? Shape{1, linear.in} : Shape{linear.out, 1});
+      std::erase_if(unused, [&linear](const std::string& name) { return EndsInComponents(linear.path, name); });
+    }
+    if (unused.empty()) return OkStatus();
+    return InvalidArgument("feedforward_modules: '" + unused.front() + "' is none of the targets");
+  }
+
+  Status VirtualTokens() {
+    const AdapterConfig sized = Complete(spec_, config_);
+    const bool prefix = config_.kind() == TuningKind::kPrefixTuning;
+    const AdapterConfig fresh = [&] {
+      AdapterConfig empty = config_;
+      empty.token_dim = empty.num_attention_heads = empty.num_layers = 0;
+      return Complete(spec_, empty);
+    }();
+    if (sized.token_dim != fresh.token_dim || sized.num_layers != fresh.num_layers ||
+        (prefix && sized.num_attention_heads != fresh.num_attention_heads)) {
+      return InvalidArgument("the adapter is for another base model: token_dim, num_layers and num_attention_heads are " +
+                             std::to_string(sized.token_dim) + ", " + std::to_string(sized.num_layers) + " and " +
+                             std::to_string(sized.num_attention_heads) + "; this one asks for " +
+                             std::to_string(fresh.token_dim) + ", " + std::to_string(fresh.num_layers) + " and " +
+                             std::to_string(fresh.num_attention_heads));
+    }
+    if (!prefix && spec_.EmbeddingSize() != spec_.hidden_size) {
+      return InvalidArgument(spec_.architecture + " embeds words in another width than its layers have, and virtual "
+                                                  "tokens cannot stand beside them; PREFIX_TUNING can");
+    }
+    if (config_.num_virtual_tokens >= spec_.MaxLength()) {
+      return InvalidArgument("num_virtual_tokens is " + std::to_string(config_.num_virtual_tokens) +
+                             ", and the base model takes at most " + std::to_string(spec_.MaxLength()) + " tokens");
+    }
+    Slot slot;
+    slot.key = "prompt_embeddings";
+    slot.role = prefix ? SlotRole::kPrefix : SlotRole::kPrompt;
+    slot.shape = {config_.num_virtual_tokens,
+                  prefix ? 2 * spec_.num_hidden_layers * fresh.token_dim : spec_.hidden_size};
+    slots_.push_back(std::move(slot));
+    return OkStatus();
+  }
+
+  void AddBottleneck(int64_t layer, SlotPlace place, const char* name, int64_t out) {
+    const std::string start = std::string(prefix_) + spec_.LayerPath(layer) + name;
+    const int64_t width = config_.bottleneck_size;
+    const auto add = [&](const char* ending, SlotRole role, Shape shape) {
+      Slot slot;
+      slot.key = start + ending;
+      slot.role = role;
+      slot.layer = layer;
+      slot.place = place;
+      slot.shape = std::move(shape);
+      slots_.push_back(std::move(slot));
+    };
+    add(".down.weight", SlotRole::kDown, {width, spec_.hidden_size});
+    add(".down.bias", SlotRole::kDownBias, {width});
+    add(".up.weight", SlotRole::kUp, {out, width});
+    add(".up.bias", SlotRole::kUpBias, {out});
+  }
+
+  void Bottlenecks() {
+    for (int64_t layer = 0; layer < spec_.num_hidden_layers; ++layer) {
+      if (!layers_.empty() && !layers_.contains(layer)) continue;
+      if (config_.placement == "key_value") {
+        AddBottleneck(layer, SlotPlace::kKeyValue, "adapter_key_value",
+                      2 * spec_.num_key_value_heads * spec_.head_dim);
+        continue;
+      }
+      if (config_.placement == "houlsby") {
+        AddBottleneck(layer, SlotPlace::kAttention, "adapter_attention", spec_.hidden_size);
+      }
+      AddBottleneck(layer, SlotPlace::kMlp, "adapter_mlp", spec_.hidden_size);
+    }
+  }
+
+  Status Biases() {
+    const size_t before = slots_.size();
+    const bool all = config_.target_modules.empty() && config_.target_modules_regex.empty();
+    std::set<std::string> names;
+    for (const auto& [name, tensor] : spec_.WeightSpec()) {
+      if (!name.ends_with(".bias")) continue;
+      const std::string module = name.substr(0, name.size() - 5);
+      names.insert(LastName(module));
+      const bool excluded = std::any_of(config_.exclude_modules.begin(), config_.exclude_modules.end(),
+                                        [&module](const std::string& one) { return EndsInComponents(module, one); });
+      if (excluded || config_.SavesWhole(module) || !InLayers(name)) continue;
+      if (all || config_.Targets(module)) Add(name, "", SlotRole::kParameter, tensor.shape);
+    }
+    if (slots_.size() > before) return OkStatus();
+    if (names.empty()) {
+      return InvalidArgument("BITFIT trains biases, and " + spec_.architecture + " has none in this configuration");
+    }
+    return InvalidArgument("target_modules matches no module with a bias" + DidYouMean(config_.target_modules, names) +
+                           "; those with one are: " + Listed(names));
+  }
+
+  void Parameters() {
+    for (const auto& [name, tensor] : spec_.WeightSpec()) {
+      if (InLayers(name)) Add(name, "", SlotRole::kParameter, tensor.shape);
+    }
+  }
+
+  const model::ModelSpec& spec_;
+  const AdapterConfig& config_;
+  const std::string_view prefix_;
+  const std::set<int64_t> layers_;
+  std::vector<Slot> slots_;
+};
+
+}  // namespace
+
+int64_t LayerOf(const model::ModelSpec& spec, std::string_view path) {
+  const std::string& pattern = spec.layer.path;
+  const size_t at = pattern.find("{}");
+  if (at == std::string::npos || !path.starts_with(std::string_view(pattern).substr(0, at))) return -1;
+  int64_t layer = -1;
+  for (size_t i = at; i < path.size() && path[i] >= '0' && path[i] <= '9' && i < at + 6; ++i) {
+    layer = std::max<int64_t>(layer, 0) * 10 + (path[i] - '0');
+  }
+  if (layer < 0 || layer >= spec.num_hidden_layers) return -1;
+  return path.starts_with(spec.LayerPath(layer)) ? layer : -1;
+}
+
+Status CheckTiedHead(const model::ModelSpec& spec, const AdapterConfig& config) {
+  const std::vector<std::string>& names = config.target_modules;
+  const bool all =
+      config.target_modules_regex == "all-linear" || std::find(names.begin(), names.end(), "all-linear") != names.end();
+  if (!spec.TiedHead() || all || !config.Targets(spec.head.output)) return OkStatus();
+  return Unimplemented("target_modules names " + spec.head.output +
+                       ", which this model shares with its token embedding: take it out, or take a model with "
+                       "\"tie_word_embeddings\": false");
+}
+
+Result<std::vector<Slot>> ListSlots(const model::ModelSpec& spec, const AdapterConfig& config) {
+  HEDDLE_RETURN_IF_ERROR(config.Validate());
+  AdapterConfig with_defaults = Complete(spec, config);
+  return Lister(spec, with_defaults).List();
+}
+
+Result<StateDictSpec> AdapterSpec(const model::ModelSpec& spec, const AdapterConfig& config) {
+  HEDDLE_ASSIGN_OR_RETURN(const std::vector<Slot> slots, ListSlots(spec, config));
+  StateDictSpec out;
+  for (const Slot& slot : slots) out[slot.key] = {DType::kF32, slot.shape};
+  return out;
+}
+
+AdapterConfig Complete(const model::ModelSpec& spec, AdapterConfig config) {
+  if (config.kind() == TuningKind::kIa3 && config.target_modules.empty() && config.target_modules_regex.empty()) {
+    const model::LayerNames& names = spec.layer;
+    const bool separate = spec.qkv_layout == model::QkvLayout::kSeparate;
+    config.target_modules = separate ? std::vector<std::string>{names.key, names.value} : std::vector<std::string>{names.qkv};
+    config.target_modules.push_back(names.down);
+    config.feedforward_modules = {names.down};
+    // Of BERT "output.dense" is the end of the attention's path too; a name that only the MLP has is longer.
+    if (EndsInComponents(names.attention_out, names.down)) config.exclude_modules.push_back(names.attention_out);
+  }
+  if (!IsPromptLearning(config.kind())) return config;
+  const bool prefix = config.kind() == TuningKind::kPrefixTuning;
+  // With fewer keys than queries it is those that a prefix is for, and PEFT counts them so.
+  const int64_t heads = prefix ? spec.num_key_value_heads : spec.num_attention_heads;
+  const int64_t width = prefix ? spec.num_key_value_heads * spec.head_dim : spec.hidden_size;
+  if (config.token_dim == 0) config.token_dim = width;
+  if (config.num_attention_heads == 0) config.num_attention_heads = heads;
+  if (config.num_layers == 0) config.num_layers = spec.num_hidden_layers;
+  if (config.kind() != TuningKind::kPromptTuning && config.encoder_hidden_size == 0) {
+    config.encoder_hidden_size = width;
+  }
+  return config;
+}
+
+Status CheckFits(const std::vector<Slot>& slots, const StateDict& adapter) {
+  StateDictSpec expected, actual;
+  for (const Slot& slot : slots) expected[slot.key] = {DType::kF32, slot.shape};
+  for (const auto& [key, tensor] : adapter) {
+    if (!key.starts_with(kHeddlePrefix)) actual.emplace(key, tensor.spec());
+  }
+  return CheckSameSpec(expected, actual).Annotate("the adapter does not fit the base model");
+}
+
+std::string BaseDeltaAKey(std::string_view path) {
+  return std::string(kDeltaPrefix) + std::string(path) + std::string(kAEnding);
+}
+std::string BaseDeltaBKey(std::string_view path) {
+  return std::string(kDeltaPrefix) + std::string(path) + std::string(kBEnding);
+}
+
+Result<std::vector<BaseDelta>> FindBaseDeltas(const model::ModelSpec& spec, const StateDict& tensors) {
+  std::map<std::string, model::LinearSpec> linears;
+  for (model::LinearSpec& linear : spec.LinearModules()) linears.emplace(linear.path, linear);
+  std::vector<BaseDelta> found;
+  size_t halves = 0;
+  for (auto it = tensors.lower_bound(kDeltaPrefix); it != tensors.end() && it->first.starts_with(kDeltaPrefix); ++it) {
+    const std::string_view key = it->first;
+    ++halves;
+    if (!key.ends_with(kAEnding)) continue;
+    const std::string path(key.substr(kDeltaPrefix.size(), key.size() - kDeltaPrefix.size() - kAEnding.size()));
+    const auto linear = linears.find(path);
+    const auto other = tensors.find(BaseDeltaBKey(path));
+    if (linear == linears.end()) {
+      return InvalidArgument("'" + std::string(key) + "' is for a linear layer that the base model does not have");
+    }
+    if (other == tensors.end()) return InvalidArgument("'" + std::string(key) + "' lacks its lora_B");
+    const Tensor &a = it->second, &b = other->second;
+    const bool fits = a.dtype() == DType::kF32 && b.dtype() == DType::kF32 && a.shape().size() == 2 &&
+                      b.shape().size() == 2 && a.shape()[1] == linear->second.in &&
+                      b.shape()[0] == linear->second.out && a.shape()[0] == b.shape()[1];
+    if (!fits) {
+      return InvalidArgument("'" + std::string(key) + "' and its lora_B are " + a.spec().ToString() + " and " +
+                             b.spec().ToString() + ", which does not fit a layer from " +
+                             std::to_string(linear->second.in) + " to " + std::to_string(linear->second.out));
+    }
+    found.push_back({path, std::string(key), other->first});
+  }
+  if (halves != 2 * found.size()) return InvalidArgument("a name under heddle.base_delta has no lora_A beside it");
+  return found;
+}
+
+}  // namespace heddle::peft
