@@ -6,7 +6,7 @@
 #include "model/config/registry.h"
 #include "model/tokenizer/stream_decoder.h"
 #include "model/transformer/generate.h"
-#include "peft/lora/lora.h"
+#include "peft/tuning/tuning.h"
 
 namespace heddle::client {
 namespace {
@@ -36,7 +36,7 @@ Status GenerateThrowing(const GenerateSettings& settings, std::ostream& out) {
   model::Transformer network(base, compute);
   if (!settings.adapter.empty()) {
     HEDDLE_ASSIGN_OR_RETURN(const peft::Adapter adapter, peft::ReadAdapter(settings.adapter));
-    HEDDLE_RETURN_IF_ERROR(peft::InjectLora(network, adapter.config, adapter.tensors));
+    HEDDLE_RETURN_IF_ERROR(peft::Tuning::Inject(network, adapter.config, adapter.tensors, peft::Use::kFrozen).status());
   }
   network->eval();
   model::GenerateOptions options;

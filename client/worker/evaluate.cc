@@ -8,7 +8,7 @@
 #include "client/worker/train_options.h"
 #include "model/metrics/metrics.h"
 #include "model/transformer/transformer.h"
-#include "peft/lora/lora.h"
+#include "peft/tuning/tuning.h"
 
 namespace heddle::client {
 namespace {
@@ -89,7 +89,7 @@ Result<Evaluation> EvaluateThrowing(const std::filesystem::path& base_dir, const
   model::Transformer network(base.weights, compute);
   if (!adapter_dir.empty()) {
     HEDDLE_ASSIGN_OR_RETURN(peft::Adapter adapter, peft::ReadAdapter(adapter_dir));
-    HEDDLE_RETURN_IF_ERROR(peft::InjectLora(network, adapter.config, adapter.tensors));
+    HEDDLE_RETURN_IF_ERROR(peft::Tuning::Inject(network, adapter.config, adapter.tensors, peft::Use::kFrozen).status());
   }
   network->eval();
   torch::NoGradGuard no_grad;

@@ -7,7 +7,6 @@
 #include <cmath>
 #include <cstring>
 
-#include "aggregation/device_rules.h"
 #include "client/worker/head_data.h"
 #include "client/worker/ruled_training.h"
 #include "client/worker/task_resources.h"
@@ -18,7 +17,7 @@
 #include "model/training/gradient_accumulator.h"
 #include "model/training/optimizer.h"
 #include "model/transformer/transformer.h"
-#include "peft/lora/lora.h"
+#include "peft/tuning/tuning.h"
 
 namespace heddle::client {
 namespace {
@@ -27,15 +26,6 @@ Status CheckMemory(uint64_t limit, uint64_t need, const char* what) {
   if (limit == 0 || need <= limit) return OkStatus();
   return ResourceExhausted(std::string(what) + " needs about " + std::to_string(need >> 20) +
                            " MiB; this device allows " + std::to_string(limit >> 20) + " MiB");
-}
-
-// What is the adapter's of a model, without what the method added.
-StateDict AdapterTensors(const StateDict& model) {
-  StateDict out;
-  for (const auto& [key, tensor] : model) {
-    if (!key.starts_with(aggregation::kOwnPrefix)) out.emplace_hint(out.end(), key, tensor);
-  }
-  return out;
 }
 
 class LoraSft final : public LocalTask {
@@ -67,24 +57,43 @@ class LoraSft final : public LocalTask {
     HEDDLE_ASSIGN_OR_RETURN(peft::Adapter adapter, peft::ReadAdapter(input.adapter_dir));
     HEDDLE_ASSIGN_OR_RETURN(const std::unique_ptr<HeadBatches> batches, TrainingBatches(input, base, resources));
     model::Transformer network(base.weights, options.compute);
-    HEDDLE_RETURN_IF_ERROR(peft::InjectLora(network, adapter.config, AdapterTensors(adapter.tensors)));
+    HEDDLE_ASSIGN_OR_RETURN(const peft::Tuning tuning, peft::Tuning::Inject(network, adapter.config, adapter.tensors));
     HEDDLE_ASSIGN_OR_RETURN(const StateDict personal, ReadPersonal(input.personal_path));
+    RuledTraining::Parameters parameters;
+    for (const peft::TunedParameter& one : tuning.parameters()) parameters.emplace_back(one.key, one.tensor);
     HEDDLE_ASSIGN_OR_RETURN(RuledTraining ruled,
-                            RuledTraining::Make(train, peft::LoraParameters(network), adapter.tensors, personal));
+                            RuledTraining::Make(train, std::move(parameters), adapter.tensors, personal));
     network->SeedDropout(DeriveSeed(input.seed, "dropout", ""));
     network->train();
     TaskOutput output;
-    HEDDLE_ASSIGN_OR_RETURN(output.stats, Train(network, ruled, *batches, input, options, progress));
+    HEDDLE_ASSIGN_OR_RETURN(output.stats, Train(network, tuning, ruled, *batches, input, options, progress));
     ruled.Finish(adapter.tensors, &output);
     return output;
   }
 
-  static Result<TaskStats> Train(model::Transformer& network, RuledTraining& ruled, HeadBatches& batches,
-                                 const TaskInput& input, const TrainOptions& options,
+  // Of each trained tensor, how much faster than the others it learns (LoRA+); none when all learn alike.
+  static std::vector<double> RateFactors(const peft::Tuning& tuning, const std::vector<torch::Tensor>& trained) {
+    std::vector<double> factors;
+    bool alike = true;
+    for (const torch::Tensor& tensor : trained) {
+      double factor = 1;
+      for (const peft::TunedParameter& one : tuning.parameters()) {
+        if (one.tensor.is_same(tensor)) factor = one.rate_factor;
+      }
+      alike = alike && factor == 1;
+      factors.push_back(factor);
+    }
+    return alike ? std::vector<double>() : factors;
+  }
+
+  static Result<TaskStats> Train(model::Transformer& network, const peft::Tuning& tuning, RuledTraining& ruled,
+                                 HeadBatches& batches, const TaskInput& input, const TrainOptions& options,
                                  const ProgressCallback& progress) {
     const TrainSettings& train = input.train;
     const std::vector<torch::Tensor> parameters = ruled.Trained();
-    const auto optimizer = model::MakeOptimizer(options.optimizer, parameters, options.optimizer_options);
+    model::OptimizerOptions optimizer_options = options.optimizer_options;
+    optimizer_options.rate_factors = RateFactors(tuning, parameters);
+    const auto optimizer = model::MakeOptimizer(options.optimizer, parameters, optimizer_options);
     model::GradientAccumulator accumulator(parameters, train.gradient_accumulation_steps);
     TaskStats stats;
     double loss_sum = 0;

@@ -70,6 +70,7 @@ void ReadBertClasses(ConfigReader& reader, ModelSpec* spec) {
   ReadBody(reader, "bert.", spec);
   ReadLabels(reader, spec);
   SetClassHead(Task::kSequenceClassification, "bert.pooler.dense", Activation::kTanh, "classifier", spec);
+  spec->ignored_beginnings = {"cls."};  // of pre-training
 }
 
 void ReadRobertaClasses(ConfigReader& reader, ModelSpec* spec) {

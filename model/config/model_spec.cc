@@ -179,9 +179,14 @@ std::string ModelSpec::NameOf(std::string_view name) const {
 std::map<std::string, std::string, std::less<>> ModelSpec::NamesOf(const StateDictSpec& checkpoint) const {
   std::map<std::string, std::string, std::less<>> names;
   bool embedding = false;
+  const StateDictSpec parameters = fresh.empty() ? StateDictSpec() : WeightSpec();
   for (const auto& [name, tensor] : checkpoint) {
     std::string ours = NameOf(name);
     if (ours.empty()) continue;
+    if (IsFresh(ours)) {  // that of another head holds nothing for the new one
+      const auto parameter = parameters.find(ours);
+      if (parameter != parameters.end() && parameter->second.shape != tensor.shape) continue;
+    }
     embedding = embedding || ours == token_embedding;
     names.emplace(name, std::move(ours));
   }

@@ -156,7 +156,7 @@ struct ModelSpec {
   std::vector<std::string> ignored_endings, ignored_beginnings;
   std::vector<std::string> optional;  // parameters that may be absent; so is then what they are for
   // Parameters of a new head, which a pretrained model's weights lack: those that are absent are zero until an adapter
-  // brings them (docs/formats.md).
+  // brings them (new_head.h).
   std::vector<std::string> fresh;
 
   friend bool operator==(const ModelSpec&, const ModelSpec&) = default;
@@ -180,7 +180,8 @@ struct ModelSpec {
   // The name here of a checkpoint's tensor; empty when it holds nothing that is needed.
   std::string NameOf(std::string_view checkpoint_name) const;
   // Of a whole checkpoint: what is needed of it, and its names here. Differs from NameOf where a tied weight is stored
-  // as the head's only: that is then the token embedding.
+  // as the head's only: that is then the token embedding; and tensors that a new head has in another shape are not in
+  // it.
   std::map<std::string, std::string, std::less<>> NamesOf(const StateDictSpec& checkpoint) const;
   bool MayBeAbsent(std::string_view name) const;
   bool IsFresh(std::string_view name) const;

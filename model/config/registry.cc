@@ -6,6 +6,7 @@
 #include "common/file.h"
 #include "model/architectures/architectures.h"
 #include "model/config/config_reader.h"
+#include "model/config/new_head.h"
 
 namespace heddle::model {
 namespace json = boost::json;
@@ -73,8 +74,11 @@ Result<ModelSpec> ParseModelConfig(std::string_view text) {
   spec.unused_dropout = DropoutNames(root.get_object());
   reader.String("dtype", &spec.torch_dtype);
   reader.String("torch_dtype", &spec.torch_dtype);
+  bool new_head = false;
+  reader.Bool(kNewHeadKey, &new_head);
   HEDDLE_RETURN_IF_ERROR(reader.status());
   HEDDLE_RETURN_IF_ERROR(spec.Check());
+  if (new_head) spec.fresh = HeadParameters(spec);
   return spec;
 }
 

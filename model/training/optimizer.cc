@@ -27,6 +27,8 @@ double SumOfSquares(const float* g, size_t count) {
 
 Optimizer::Optimizer(std::vector<torch::Tensor> parameters, const OptimizerOptions& options)
     : parameters_(std::move(parameters)), options_(options) {
+  TORCH_CHECK(options_.rate_factors.empty() || options_.rate_factors.size() == parameters_.size(),
+              "an optimizer needs a rate factor for each parameter, or none");
   for (const torch::Tensor& p : parameters_) {
     TORCH_CHECK(p.scalar_type() == torch::kFloat32 || p.scalar_type() == torch::kFloat64,
                 "an optimizer trains float32 or float64 parameters, not ", p.scalar_type());
@@ -60,7 +62,10 @@ double Optimizer::Step(double learning_rate) {
   if (!std::isfinite(norm)) return norm;
   ++steps_;
   const double clip = options_.max_grad_norm > 0 ? std::min(1.0, options_.max_grad_norm / (norm + 1e-6)) : 1.0;
-  for (size_t k = 0; k < parameters_.size(); ++k) Update(k, gradients[k], clip, learning_rate);
+  for (size_t k = 0; k < parameters_.size(); ++k) {
+    const double factor = options_.rate_factors.empty() ? 1.0 : options_.rate_factors[k];
+    Update(k, gradients[k], clip, learning_rate * factor);
+  }
   return norm;
 }
 

@@ -18,6 +18,8 @@ struct OptimizerOptions {
   double momentum = 0;                                // SGD
   double weight_decay = 0;
   double max_grad_norm = 0;  // 0: no clipping
+  // The learning rate of each parameter is so many times that of the step; empty: of all alike.
+  std::vector<double> rate_factors = {};
 };
 
 // Owns its state; shares storage with the parameters, which it changes in place. Parameters are float32 or float64

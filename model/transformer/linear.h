@@ -1,7 +1,7 @@
 // A linear layer on a weight that is trained, or frozen and shared, and that may carry what tuning methods add:
 //   LoRA (Hu et al., 2106.09685)      y = x W^T + b + scaling * (dropout(x) A^T) B^T
-//   DoRA (Liu et al., 2402.09353)     y = b + m / |W + scaling B A| * (x W^T + scaling * (x A^T) B^T), norms of the rows
-//   (IA)^3 (Liu et al., 2205.05638)   y = scale_out * (.. of scale_in * x)
+//   DoRA (Liu et al., 2402.09353)     y = b + m / |W + scaling B A| * (x W^T + scaling * (x A^T) B^T), norms of the
+//   rows (IA)^3 (Liu et al., 2205.05638)   y = scale_out * (.. of scale_in * x)
 // W is the stored weight plus the factors that were folded into it (LowRank::of_base). It computes in the type of x; a
 // weight kept in another type is converted for the product and, if it is frozen, again for the gradient, so that no
 // copy outlives its use.
@@ -36,16 +36,16 @@ struct LinearImpl : torch::nn::Module {
   LinearImpl(const LinearSpec& spec, std::shared_ptr<const FrozenWeight> packed, torch::Tensor bias);
 
   const int64_t in, out;
-  const bool transposed;                       // the weight is [in, out]
-  torch::Tensor weight, bias;                  // weight undefined when packed
-  std::shared_ptr<const FrozenWeight> packed;  // null when dense
-  torch::Tensor lora_A, lora_B;                // float32 [r, in], [out, r]; undefined without LoRA
-  torch::Tensor magnitude;                     // float32 [out], of DoRA; else undefined
-  double scaling = 0, dropout = 0;             // dropout acts in training mode only
-  std::vector<LowRank> stacked;                // frozen factors
+  const bool transposed;                           // the weight is [in, out]
+  torch::Tensor weight, bias;                      // weight undefined when packed
+  std::shared_ptr<const FrozenWeight> packed;      // null when dense
+  torch::Tensor lora_A, lora_B;                    // float32 [r, in], [out, r]; undefined without LoRA
+  torch::Tensor magnitude;                         // float32 [out], of DoRA; else undefined
+  double scaling = 0, dropout = 0;                 // dropout acts in training mode only
+  std::vector<LowRank> stacked;                    // frozen factors
   std::vector<torch::Tensor> scale_in, scale_out;  // float32, [1, in] and [out, 1]
   torch::Tensor merged_weight, merged_bias;        // when defined, these alone count: see Merge
-  at::Generator dropout_generator;             // undefined: the process's default; see TransformerImpl::SeedDropout
+  at::Generator dropout_generator;                 // undefined: the process's default; see TransformerImpl::SeedDropout
 
   // x: [.., in] of any float type. Returns [.., out] of the same type.
   torch::Tensor forward(const torch::Tensor& x);

@@ -58,9 +58,9 @@ struct TransformerImpl::Body {
 
   // What stands before the tokens of a pass: those of the cache and, where that is empty, the virtual ones.
   struct Before {
-    int64_t past = 0;                 // in the cache
+    int64_t past = 0;                   // in the cache
     int64_t prefixes = 0, prompts = 0;  // of this pass
-    int64_t virtual_tokens = 0;       // of the sequence, in the cache or not
+    int64_t virtual_tokens = 0;         // of the sequence, in the cache or not
   };
   void CheckInput(const ModelInput& input, const Before& before) const;
   void PrepareRotary(int64_t length, const at::Device& device);

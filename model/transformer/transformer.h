@@ -29,10 +29,10 @@ struct ComputeOptions {
 };
 
 // Parameters are registered under the checkpoint's names (named_parameters():
-// "model.layers.0.self_attn.q_proj.weight"); what a tuning method adds is not registered: it is in the linear layers and
-// in the slots, where peft/tuning puts it. One thread at a time; build one module a thread on shared weights. Runs where its weights are.
-// LibTorch's exceptions (c10::Error: ids or labels out of range, too long a sequence, wrong shapes, no memory) pass
-// through: the callers' wall.
+// "model.layers.0.self_attn.q_proj.weight"); what a tuning method adds is not registered: it is in the linear layers
+// and in the slots, where peft/tuning puts it. One thread at a time; build one module a thread on shared weights. Runs
+// where its weights are. LibTorch's exceptions (c10::Error: ids or labels out of range, too long a sequence, wrong
+// shapes, no memory) pass through: the callers' wall.
 class TransformerImpl : public torch::nn::Module {
  public:
   // Frozen, on shared weights (fine-tuning).

@@ -35,7 +35,8 @@ Tensor TuningSlots::Prefix(const ModelSpec& spec, int64_t layer, bool value, int
   std::vector<Tensor> parts;
   for (const Tensor& prefix : prefixes) parts.push_back(prefix.slice(1, begin, begin + width));
   const Tensor rows = (parts.size() == 1 ? parts[0] : at::cat(parts, 0)).to(type);
-  const Tensor heads = rows.reshape({rows.size(0), spec.num_key_value_heads, spec.head_dim}).transpose(0, 1).unsqueeze(0);
+  const Tensor heads =
+      rows.reshape({rows.size(0), spec.num_key_value_heads, spec.head_dim}).transpose(0, 1).unsqueeze(0);
   return heads.expand({batch, heads.size(1), heads.size(2), heads.size(3)});
 }
 

@@ -24,7 +24,8 @@ Result<std::vector<TargetModule>> FindTargets(const std::vector<model::LinearSpe
   std::map<std::string, int> linear_names;
   for (const model::LinearSpec& linear : linears) {
     ++linear_names[LastComponent(linear.path)];
-    if (config.Targets(linear.path) && !config.SavesWhole(linear.path)) targets.push_back({linear.path, linear.in, linear.out});
+    if (config.Targets(linear.path) && !config.SavesWhole(linear.path))
+      targets.push_back({linear.path, linear.in, linear.out});
   }
   if (targets.empty()) {
     std::string list, nearest;

@@ -21,14 +21,15 @@ constexpr auto kRegexFlags = std::regex_constants::ECMAScript | std::regex_const
 constexpr auto kRegexFlags = std::regex_constants::ECMAScript;
 #endif
 
-constexpr std::array<std::pair<TuningKind, std::string_view>, 8> kTypes = {{{TuningKind::kLora, "LORA"},
-                                                                            {TuningKind::kIa3, "IA3"},
-                                                                            {TuningKind::kPromptTuning, "PROMPT_TUNING"},
-                                                                            {TuningKind::kPrefixTuning, "PREFIX_TUNING"},
-                                                                            {TuningKind::kPTuning, "P_TUNING"},
-                                                                            {TuningKind::kBottleneck, "BOTTLENECK"},
-                                                                            {TuningKind::kBitFit, "BITFIT"},
-                                                                            {TuningKind::kFull, "FULL"}}};
+constexpr std::array<std::pair<TuningKind, std::string_view>, 8> kTypes = {
+    {{TuningKind::kLora, "LORA"},
+     {TuningKind::kIa3, "IA3"},
+     {TuningKind::kPromptTuning, "PROMPT_TUNING"},
+     {TuningKind::kPrefixTuning, "PREFIX_TUNING"},
+     {TuningKind::kPTuning, "P_TUNING"},
+     {TuningKind::kBottleneck, "BOTTLENECK"},
+     {TuningKind::kBitFit, "BITFIT"},
+     {TuningKind::kFull, "FULL"}}};
 
 std::optional<TuningKind> KindOf(const std::string& peft_type) {
   for (const auto& [kind, name] : kTypes) {
@@ -132,9 +133,9 @@ void CheckLora(const AdapterConfig& config, Checks* checks) {
                           init.find_first_not_of("0123456789", 12) == std::string::npos;
   if (!iterations) checks->OneOf("init_lora_weights", init, std::array{"true", "false", "gaussian", "pissa"});
   checks->Check(!(config.use_dora && config.IsPissa()), "use_dora and init_lora_weights pissa do not go together");
-  checks->Check(std::isfinite(config.loraplus_lr_ratio) && config.loraplus_lr_ratio > 0 &&
-                    config.loraplus_lr_ratio <= 1e6,
-                "loraplus_lr_ratio must be above 0 and at most 1000000");
+  checks->Check(
+      std::isfinite(config.loraplus_lr_ratio) && config.loraplus_lr_ratio > 0 && config.loraplus_lr_ratio <= 1e6,
+      "loraplus_lr_ratio must be above 0 and at most 1000000");
 }
 
 void CheckPrompt(const AdapterConfig& config, Checks* checks) {
@@ -142,8 +143,9 @@ void CheckPrompt(const AdapterConfig& config, Checks* checks) {
                 "num_virtual_tokens must be from 1 to 4096");
   for (const int64_t size :
        {config.token_dim, config.num_attention_heads, config.num_layers, config.encoder_hidden_size}) {
-    checks->Check(size >= 0 && size <= (int64_t{1} << 20), "token_dim, num_attention_heads, num_layers and "
-                                                           "encoder_hidden_size must be from 0 to 1048576");
+    checks->Check(size >= 0 && size <= (int64_t{1} << 20),
+                  "token_dim, num_attention_heads, num_layers and "
+                  "encoder_hidden_size must be from 0 to 1048576");
   }
   if (config.kind() == TuningKind::kPromptTuning) {
     checks->OneOf("prompt_tuning_init", config.prompt_tuning_init, std::array{"RANDOM", "SAMPLE_VOCAB", "TEXT"});

@@ -17,16 +17,7 @@
 
 namespace heddle::peft {
 
-enum class TuningKind : uint8_t {
-  kLora,
-  kIa3,
-  kPromptTuning,
-  kPrefixTuning,
-  kPTuning,
-  kBottleneck,
-  kBitFit,
-  kFull
-};
+enum class TuningKind : uint8_t { kLora, kIa3, kPromptTuning, kPrefixTuning, kPTuning, kBottleneck, kBitFit, kFull };
 std::string_view PeftTypeOf(TuningKind kind);  // "LORA"
 // Those that put virtual tokens before the input, and whose keys lack ".model".
 bool IsPromptLearning(TuningKind kind);

@@ -304,8 +304,8 @@ void ReadLora(Reader* reader, AdapterConfig* config) {
   for (const std::string_view key : {"lora_bias", "trainable_token_indices", "layer_replication", "layers_pattern"}) {
     reader->MustBeOff(key);
   }
-  reader->Ignore({"megatron_config", "megatron_core", "loftq_config", "eva_config", "corda_config",
-                  "qalora_group_size", "use_qalora", "runtime_config"});
+  reader->Ignore({"megatron_config", "megatron_core", "loftq_config", "eva_config", "corda_config", "qalora_group_size",
+                  "use_qalora", "runtime_config"});
 }
 
 void ReadPrompt(Reader* reader, AdapterConfig* config) {
@@ -320,8 +320,10 @@ void ReadPrompt(Reader* reader, AdapterConfig* config) {
   reader->Whole("encoder_hidden_size", &config->encoder_hidden_size);
   int64_t submodules = 1;
   reader->Whole("num_transformer_submodules", &submodules);
-  if (submodules != 1) reader->Refuse("num_transformer_submodules", "1: models with an encoder and a decoder are not "
-                                                                    "supported");
+  if (submodules != 1)
+    reader->Refuse("num_transformer_submodules",
+                   "1: models with an encoder and a decoder are not "
+                   "supported");
   reader->Ignore({"tokenizer_kwargs", "encoder_dropout", "encoder_num_layers", "encoder_reparameterization_type"});
 }
 

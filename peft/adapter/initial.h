@@ -19,8 +19,8 @@ namespace heddle::peft {
 //   take the same product off the base (exactly: they are the same numbers).
 //   lora_magnitude_vector: the norms of the rows of W + scaling B A. ia3_l: one.
 //   prompt_embeddings: normal with deviation 0.02, or with SAMPLE_VOCAB embeddings of words drawn by the seed.
-//   adapter_*: down.weight uniform on +-1/sqrt(in), all else zero. Whole parameters: the checkpoint's; where it has none
-//   because the head is new (ModelSpec::fresh), weights uniform with deviation 0.02, norms one, biases zero.
+//   adapter_*: down.weight uniform on +-1/sqrt(in), all else zero. Whole parameters: the checkpoint's; where it has
+//   none because the head is new (ModelSpec::fresh), weights uniform with deviation 0.02, norms one, biases zero.
 // Normal means the sum of twelve uniform numbers, less six. Errors: those of ListSlots and FindBaseDeltas;
 // kInvalidArgument when a weight that is needed is not there, or prompt_tuning_init is TEXT.
 Result<StateDict> MakeInitialAdapter(const model::ModelSpec& spec, const AdapterConfig& config,

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "common/assert.h"
 #include "common/random.h"
@@ -178,7 +179,8 @@ Principal LargestSingular(std::span<const float> matrix, int64_t rows, int64_t c
     if (norm > 0) {
       for (double& x : v) x /= norm;
     }
-    const auto largest = std::max_element(v.begin(), v.end(), [](double a, double b) { return std::abs(a) < std::abs(b); });
+    const auto largest =
+        std::max_element(v.begin(), v.end(), [](double a, double b) { return std::abs(a) < std::abs(b); });
     const double sign = *largest < 0 ? -1 : 1;
     out.values.push_back(before[static_cast<size_t>(i)]);
     for (const double x : u) out.left.push_back(sign * x);

@@ -67,9 +67,7 @@ class Lister {
   }
 
  private:
-  bool InLayers(std::string_view path) const {
-    return layers_.empty() || layers_.contains(LayerOf(spec_, path));
-  }
+  bool InLayers(std::string_view path) const { return layers_.empty() || layers_.contains(LayerOf(spec_, path)); }
   void Add(std::string_view path, std::string_view ending, SlotRole role, Shape shape) {
     Slot slot;
     slot.key = std::string(prefix_) + std::string(path) + std::string(ending);
@@ -161,17 +159,18 @@ class Lister {
     }();
     if (sized.token_dim != fresh.token_dim || sized.num_layers != fresh.num_layers ||
         (prefix && sized.num_attention_heads != fresh.num_attention_heads)) {
-      return InvalidArgument("the adapter is for another base model: token_dim, num_layers and num_attention_heads are " +
-                             std::to_string(sized.token_dim) + ", " + std::to_string(sized.num_layers) + " and " +
-                             std::to_string(sized.num_attention_heads) + "; this one asks for " +
-                             std::to_string(fresh.token_dim) + ", " + std::to_string(fresh.num_layers) + " and " +
-                             std::to_string(fresh.num_attention_heads));
+      return InvalidArgument(
+          "the adapter is for another base model: token_dim, num_layers and num_attention_heads are " +
+          std::to_string(sized.token_dim) + ", " + std::to_string(sized.num_layers) + " and " +
+          std::to_string(sized.num_attention_heads) + "; this one asks for " + std::to_string(fresh.token_dim) + ", " +
+          std::to_string(fresh.num_layers) + " and " + std::to_string(fresh.num_attention_heads));
     }
     if (!prefix && spec_.EmbeddingSize() != spec_.hidden_size) {
-      return InvalidArgument(spec_.architecture + " embeds words in another width than its layers have, and virtual "
-                                                  "tokens cannot stand beside them; PREFIX_TUNING can");
+      return InvalidArgument(spec_.architecture +
+                             " embeds words in another width than its layers have, and virtual "
+                             "tokens cannot stand beside them; PREFIX_TUNING can");
     }
-    if (config_.num_virtual_tokens >= spec_.MaxLength()) {
+    if (!spec_.TakesImages() && config_.num_virtual_tokens >= spec_.MaxLength()) {
       return InvalidArgument("num_virtual_tokens is " + std::to_string(config_.num_virtual_tokens) +
                              ", and the base model takes at most " + std::to_string(spec_.MaxLength()) + " tokens");
     }
@@ -206,8 +205,7 @@ class Lister {
     for (int64_t layer = 0; layer < spec_.num_hidden_layers; ++layer) {
       if (!layers_.empty() && !layers_.contains(layer)) continue;
       if (config_.placement == "key_value") {
-        AddBottleneck(layer, SlotPlace::kKeyValue, "adapter_key_value",
-                      2 * spec_.num_key_value_heads * spec_.head_dim);
+        AddBottleneck(layer, SlotPlace::kKeyValue, "adapter_key_value", 2 * spec_.num_key_value_heads * spec_.head_dim);
         continue;
       }
       if (config_.placement == "houlsby") {
@@ -292,7 +290,8 @@ AdapterConfig Complete(const model::ModelSpec& spec, AdapterConfig config) {
   if (config.kind() == TuningKind::kIa3 && config.target_modules.empty() && config.target_modules_regex.empty()) {
     const model::LayerNames& names = spec.layer;
     const bool separate = spec.qkv_layout == model::QkvLayout::kSeparate;
-    config.target_modules = separate ? std::vector<std::string>{names.key, names.value} : std::vector<std::string>{names.qkv};
+    config.target_modules =
+        separate ? std::vector<std::string>{names.key, names.value} : std::vector<std::string>{names.qkv};
     config.target_modules.push_back(names.down);
     config.feedforward_modules = {names.down};
     // Of BERT "output.dense" is the end of the attention's path too; a name that only the MLP has is longer.

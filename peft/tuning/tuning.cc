@@ -59,7 +59,8 @@ class Injector {
   Status CheckModel() {
     model::Transformer& model = tuning_.model_;
     if (IsMerged(model)) return FailedPrecondition("the model is merged: unmerge it before an adapter is added");
-    const bool scales = tuning_.config_.kind() == TuningKind::kIa3, factors = tuning_.config_.kind() == TuningKind::kLora;
+    const bool scales = tuning_.config_.kind() == TuningKind::kIa3,
+               factors = tuning_.config_.kind() == TuningKind::kLora;
     for (const Slot& slot : slots_) {
       if (slot.role == SlotRole::kParameter) {
         HEDDLE_RETURN_IF_ERROR(CheckParameter(slot));
@@ -147,7 +148,7 @@ class Injector {
     factors.of_base = true;
     const torch::Tensor a = factors.A;
     linear->stacked.push_back(std::move(factors));
-    tuning_.undo_.push_back([linear, a] {
+    tuning_.undo_.push_back([linear, a]() mutable {
       std::erase_if(linear->stacked, [&a](const model::LowRank& one) { return one.A.is_same(a); });
     });
   }
@@ -159,7 +160,7 @@ class Injector {
       model::Linear linear = linears_.at(name.substr(0, name.rfind('.')));
       linear->weight = values;
       linear->packed = nullptr;
-      tuning_.undo_.push_back([linear, kept = packed->second] {
+      tuning_.undo_.push_back([linear, kept = packed->second]() mutable {
         linear->packed = kept;
         linear->weight = torch::Tensor();
       });
@@ -195,10 +196,10 @@ class Injector {
           factors[slot.path].magnitude = tensor;
           break;
         case SlotRole::kScaleIn:
-          AddScale(&linears_.at(slot.path)->scale_in, linears_.at(slot.path), tensor, true);
+          AddScale(slot.path, tensor, true);
           break;
         case SlotRole::kScaleOut:
-          AddScale(&linears_.at(slot.path)->scale_out, linears_.at(slot.path), tensor, false);
+          AddScale(slot.path, tensor, false);
           break;
         case SlotRole::kPrompt:
           AddTokens(&slots.prompts, tensor, true);
@@ -226,11 +227,11 @@ class Injector {
     for (auto& [where, network] : networks) AddNetwork(where.first, where.second, std::move(network));
   }
 
-  void AddScale(std::vector<torch::Tensor>* list, const model::Linear& linear, const torch::Tensor& tensor,
-                bool input) {
-    list->push_back(tensor);
+  void AddScale(const std::string& path, const torch::Tensor& tensor, bool input) {
+    model::Linear linear = linears_.at(path);
+    (input ? linear->scale_in : linear->scale_out).push_back(tensor);
     tuning_.undo_.push_back(
-        [linear, tensor, input] { EraseTensor(input ? &linear->scale_in : &linear->scale_out, tensor); });
+        [linear, tensor, input]() mutable { EraseTensor(input ? &linear->scale_in : &linear->scale_out, tensor); });
   }
 
   void AddTokens(std::vector<torch::Tensor>* list, const torch::Tensor& tensor, bool prompt) {
@@ -246,7 +247,7 @@ class Injector {
     if (use_ == Use::kFrozen) {
       const torch::Tensor a = factors.A;
       linear->stacked.push_back(std::move(factors));
-      tuning_.undo_.push_back([linear, a] {
+      tuning_.undo_.push_back([linear, a]() mutable {
         std::erase_if(linear->stacked, [&a](const model::LowRank& one) { return one.A.is_same(a); });
       });
       return;
@@ -256,7 +257,7 @@ class Injector {
     linear->magnitude = factors.magnitude;
     linear->scaling = factors.scaling;
     linear->dropout = tuning_.config_.lora_dropout;
-    tuning_.undo_.push_back([linear] {
+    tuning_.undo_.push_back([linear]() mutable {
       linear->lora_A = linear->lora_B = linear->magnitude = torch::Tensor();
       linear->scaling = linear->dropout = 0;
     });

@@ -6,8 +6,8 @@
 //
 // The base is never copied and never changed: factors, scales and networks stand beside its tensors, and a parameter
 // that is itself trained (BITFIT, FULL, modules_to_save) is replaced in this one model, not in the shared weights.
-// Merging makes one new weight for each layer that has something to merge; unmerging drops it, so that the model is what
-// it was before, bit for bit. The base may be kept in float32, bfloat16, int8 or NF4.
+// Merging makes one new weight for each layer that has something to merge; unmerging drops it, so that the model is
+// what it was before, bit for bit. The base may be kept in float32, bfloat16, int8 or NF4.
 //
 // One thread at a time. Include only from translation units of targets with TORCH. LibTorch's exceptions pass through.
 #pragma once
@@ -32,8 +32,8 @@ enum class Use {
 
 struct TunedParameter {
   std::string key;
-  torch::Tensor tensor;     // float32, shares storage with the model
-  double rate_factor = 1;   // it learns so many times as fast as the others (LoRA+)
+  torch::Tensor tensor;    // float32, shares storage with the model
+  double rate_factor = 1;  // it learns so many times as fast as the others (LoRA+)
 };
 
 class Tuning {
@@ -54,8 +54,9 @@ class Tuning {
   StateDict Extract() const;
   const AdapterConfig& config() const { return config_; }
 
-  // Takes this adapter, and the base_delta factors that came with it, out of the model, which then computes as before it
-  // came. Once; other handles stay good. Errors: kFailedPrecondition when the model is merged, or it is gone already.
+  // Takes this adapter, and the base_delta factors that came with it, out of the model, which then computes as before
+  // it came. Once; other handles stay good. Errors: kFailedPrecondition when the model is merged, or it is gone
+  // already.
   Status Remove();
 
  private:

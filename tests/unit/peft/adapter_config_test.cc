@@ -107,7 +107,8 @@ TEST(AdapterConfigJson, MistakesAreRefusedByName) {
            Case{"[1]", "object"},
            Case{"{\"peft_type\": \"LORA\"", "JSON"},
            Case{"{\"target_modules\": [\"q\"]}", "peft_type"},
-           Case{R"({"peft_type": "IA3", "target_modules": ["q"]})", "IA3"},
+           Case{R"({"peft_type": "LOHA", "target_modules": ["q"]})", "did you mean LORA?"},
+           Case{R"({"peft_type": "XLORA_AND_MORE", "target_modules": ["q"]})", "known are LORA, IA3"},
            Case{R"({"peft_type": "LORA"})", "target_modules"},
            Case{R"({"peft_type": "LORA", "target_modules": [1]})", "target_modules"},
            Case{R"({"peft_type": "LORA", "target_modules": {"q": 1}})", "target_modules"},
@@ -121,11 +122,31 @@ TEST(AdapterConfigJson, MistakesAreRefusedByName) {
            Case{R"({"peft_type": "LORA", "target_modules": ["q"], "lora_alpha": 1e300})", "lora_alpha"},
            Case{R"({"peft_type": "LORA", "target_modules": ["q"], "lora_dropout": 1})", "lora_dropout"},
            Case{R"({"peft_type": "LORA", "target_modules": ["q"], "bias": "all"})", "bias"},
-           Case{R"({"peft_type": "LORA", "target_modules": ["q"], "use_dora": true})", "use_dora"},
-           Case{R"({"peft_type": "LORA", "target_modules": ["q"], "rank_pattern": {"q": 4}})", "rank_pattern"},
-           Case{R"({"peft_type": "LORA", "target_modules": ["q"], "modules_to_save": ["lm_head"]})", "modules_to_save"},
-           Case{R"({"peft_type": "LORA", "target_modules": ["q"], "layers_to_transform": [1, 2]})",
+           Case{R"({"peft_type": "LORA", "target_modules": ["q"], "lora_bias": true})", "lora_bias"},
+           Case{R"({"peft_type": "LORA", "target_modules": ["q"], "use_dora": 1})", "'use_dora'"},
+           Case{R"({"peft_type": "LORA", "target_modules": ["q"], "use_dora": true, "init_lora_weights": "pissa"})",
+                "do not go together"},
+           Case{R"({"peft_type": "LORA", "target_modules": ["q"], "init_lora_weights": "olora"})", "known are true"},
+           Case{R"({"peft_type": "LORA", "target_modules": ["q"], "init_lora_weights": "pissa_niter_x"})", "known are"},
+           Case{R"({"peft_type": "LORA", "target_modules": ["q"], "init_lora_weights": 3})", "'init_lora_weights'"},
+           Case{R"({"peft_type": "LORA", "target_modules": ["q"], "rank_pattern": {"q": 0}})", "rank_pattern"},
+           Case{R"({"peft_type": "LORA", "target_modules": ["q"], "rank_pattern": {"q": 1.5}})", "'rank_pattern'"},
+           Case{R"({"peft_type": "LORA", "target_modules": ["q"], "rank_pattern": {"(q": 2}})", "regular expression"},
+           Case{R"({"peft_type": "LORA", "target_modules": ["q"], "alpha_pattern": ["q"]})", "'alpha_pattern'"},
+           Case{R"({"peft_type": "LORA", "target_modules": ["q"], "loraplus_lr_ratio": -1})", "loraplus_lr_ratio"},
+           Case{R"({"peft_type": "LORA", "target_modules": ["q"], "modules_to_save": "lm_head"})", "modules_to_save"},
+           Case{R"({"peft_type": "LORA", "target_modules": ["q"], "layers_to_transform": [1, -2]})",
                 "layers_to_transform"},
+           Case{R"({"peft_type": "LORA", "target_modules": ".*q", "layers_to_transform": [1]})", "an expression says"},
+           Case{R"({"peft_type": "LORA", "target_modules": ["q"], "layers_pattern": ["h"]})", "layers_pattern"},
+           Case{R"({"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 0})", "num_virtual_tokens"},
+           Case{R"({"peft_type": "PROMPT_TUNING", "prompt_tuning_init": "ZERO"})", "SAMPLE_VOCAB"},
+           Case{R"({"peft_type": "PREFIX_TUNING", "token_dim": -1})", "token_dim"},
+           Case{R"({"peft_type": "P_TUNING", "num_transformer_submodules": 2})", "num_transformer_submodules"},
+           Case{R"({"peft_type": "BOTTLENECK", "placement": "parallel"})", "houlsby"},
+           Case{R"({"peft_type": "BOTTLENECK", "non_linearity": "mish"})", "relu"},
+           Case{R"({"peft_type": "BOTTLENECK", "bottleneck_size": 0})", "bottleneck_size"},
+           Case{R"({"peft_type": "BOTTLENECK", "adapter_scaling": 0})", "adapter_scaling"},
        }) {
     const auto config = AdapterConfig::FromJson(c.text);
     EXPECT_EQ(config.status().code(), Code::kInvalidArgument) << c.text;
@@ -191,6 +212,36 @@ TEST(AdapterTargets, AllLinearLeavesTheOutputLayerOut) {
   config.target_modules_regex = "all-linear";
   EXPECT_TRUE(config.Targets("model.layers.1.mlp.gate_proj"));
   EXPECT_FALSE(config.Targets("lm_head"));
+}
+
+TEST(AdapterPatterns, MatchTheEndOfAPathAsPeftDoes) {
+  AdapterConfig config = Config({"all-linear"});
+  config.r = 8;
+  config.lora_alpha = 16;
+  config.rank_pattern = {{"q_proj", 4}, {"layers\\.1\\.mlp\\.(up|gate)_proj", 2}};
+  config.alpha_pattern = {{"mlp.up_proj", 3}};
+  EXPECT_EQ(config.RankOf("model.layers.0.self_attn.q_proj"), 4);
+  EXPECT_EQ(config.RankOf("q_proj"), 4);
+  EXPECT_EQ(config.RankOf("model.layers.0.self_attn.xq_proj"), 8);
+  EXPECT_EQ(config.RankOf("model.layers.0.self_attn.q_proj.more"), 8);
+  EXPECT_EQ(config.RankOf("model.layers.1.mlp.gate_proj"), 2);
+  EXPECT_EQ(config.RankOf("model.layers.11.mlp.gate_proj"), 8);
+  EXPECT_EQ(config.ScalingOf("model.layers.0.self_attn.q_proj"), 4);
+  EXPECT_EQ(config.ScalingOf("model.layers.1.mlp.up_proj"), 1.5);
+  EXPECT_EQ(config.ScalingOf("model.layers.0.self_attn.v_proj"), 2);
+  config.use_rslora = true;
+  EXPECT_EQ(config.ScalingOf("model.layers.0.self_attn.q_proj"), 8);
+}
+
+TEST(AdapterNames, MatchByWholeComponents) {
+  EXPECT_TRUE(HasComponents("base.classifier.dense", "classifier"));
+  EXPECT_TRUE(HasComponents("classifier", "classifier"));
+  EXPECT_TRUE(HasComponents("model.layers.0.mlp", "layers.0"));
+  EXPECT_FALSE(HasComponents("model.layers.01.mlp", "layers.0"));
+  EXPECT_FALSE(HasComponents("pre_classifier.weight", "classifier"));
+  EXPECT_FALSE(HasComponents("classifiers", "classifier"));
+  EXPECT_FALSE(HasComponents("anything", ""));
+  EXPECT_TRUE(HasComponents("aa.a.b", "a.b"));
 }
 
 }  // namespace

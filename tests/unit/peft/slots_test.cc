@@ -1,0 +1,158 @@
+// Which tensors an adapter has on a model: keys, shapes, and what is refused.
+#include "peft/adapter/slots.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "model/config/registry.h"
+#include "tests/unit/model/tiny_model.h"
+
+namespace heddle::peft {
+namespace {
+
+using ::testing::HasSubstr;
+
+AdapterConfig Of(TuningKind kind) {
+  AdapterConfig config;
+  config.peft_type = PeftTypeOf(kind);
+  config.num_virtual_tokens = 3;
+  return config;
+}
+
+model::ModelSpec Bert() {
+  auto spec = model::ParseModelConfig(R"({"architectures": ["BertForSequenceClassification"], "hidden_size": 12,
+    "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 20, "vocab_size": 37, "num_labels": 3})");
+  EXPECT_TRUE(spec.ok()) << spec.status();
+  return *std::move(spec);
+}
+
+StateDictSpec SpecFor(const model::ModelSpec& spec, const AdapterConfig& config) {
+  auto out = AdapterSpec(spec, config);
+  EXPECT_TRUE(out.ok()) << out.status();
+  return out.ok() ? *std::move(out) : StateDictSpec();
+}
+
+std::string Refusal(const model::ModelSpec& spec, const AdapterConfig& config) {
+  const auto out = AdapterSpec(spec, config);
+  EXPECT_EQ(out.status().code(), Code::kInvalidArgument);
+  return out.status().message();
+}
+
+TEST(Slots, AnUnnamedTargetOfIa3IsKeysValuesAndTheSecondLayerOfTheMlp) {
+  const StateDictSpec llama = SpecFor(model::TinyConfig(), Of(TuningKind::kIa3));
+  EXPECT_EQ(llama.size(), 6U);
+  EXPECT_EQ(llama.at("base_model.model.model.layers.1.self_attn.k_proj.ia3_l").shape, (Shape{16, 1}));
+  EXPECT_EQ(llama.at("base_model.model.model.layers.0.mlp.down_proj.ia3_l").shape, (Shape{1, 48}));
+  // The attention's output layer ends in the same name, and is none of them.
+  const StateDictSpec bert = SpecFor(Bert(), Of(TuningKind::kIa3));
+  EXPECT_EQ(bert.size(), 6U);
+  EXPECT_TRUE(bert.contains("base_model.model.bert.encoder.layer.0.output.dense.ia3_l"));
+  EXPECT_FALSE(bert.contains("base_model.model.bert.encoder.layer.0.attention.output.dense.ia3_l"));
+}
+
+TEST(Slots, ModulesToSaveAreWholeAndNoTargets) {
+  AdapterConfig config = Of(TuningKind::kLora);
+  config.target_modules = {"query", "classifier", "pooler.dense"};
+  config.modules_to_save = {"classifier", "score"};
+  const StateDictSpec spec = SpecFor(Bert(), config);
+  EXPECT_EQ(spec.at("base_model.model.classifier.weight").shape, (Shape{3, 12}));
+  EXPECT_EQ(spec.at("base_model.model.classifier.bias").shape, (Shape{3}));
+  EXPECT_FALSE(spec.contains("base_model.model.classifier.lora_A.weight"));
+  EXPECT_TRUE(spec.contains("base_model.model.bert.pooler.dense.lora_A.weight"));
+  AdapterConfig prompt = Of(TuningKind::kPromptTuning);
+  prompt.modules_to_save = {"classifier"};
+  EXPECT_TRUE(SpecFor(Bert(), prompt).contains("base_model.classifier.weight"));
+  config.modules_to_save = {"clasifier"};
+  EXPECT_THAT(Refusal(Bert(), config), HasSubstr("no module 'clasifier'; did you mean 'classifier'?"));
+}
+
+TEST(Slots, OnlySomeLayersOfEachKind) {
+  for (const TuningKind kind : {TuningKind::kLora, TuningKind::kBottleneck, TuningKind::kBitFit, TuningKind::kFull}) {
+    AdapterConfig config = Of(kind);
+    if (kind == TuningKind::kLora) config.target_modules = {"query"};
+    config.layers_to_transform = {1};
+    const StateDictSpec spec = SpecFor(Bert(), config);
+    EXPECT_FALSE(spec.empty());
+    for (const auto& [key, tensor] : spec) EXPECT_THAT(key, HasSubstr("encoder.layer.1.")) << PeftTypeOf(kind);
+    config.layers_to_transform = {2};
+    EXPECT_THAT(Refusal(Bert(), config), HasSubstr("layer 2; the base model has 2, counted from 0"));
+  }
+}
+
+TEST(Slots, FullTuningIsEveryParameterOnce) {
+  const model::ModelSpec bert = Bert();
+  AdapterConfig config = Of(TuningKind::kFull);
+  config.modules_to_save = {"classifier"};
+  const StateDictSpec spec = SpecFor(bert, config);
+  ASSERT_EQ(spec.size(), bert.WeightSpec().size());
+  for (const auto& [name, tensor] : bert.WeightSpec()) EXPECT_EQ(spec.at("base_model.model." + name), tensor) << name;
+  config.layers_to_transform = {0};
+  const StateDictSpec some = SpecFor(bert, config);
+  EXPECT_EQ(some.size(), 16U + 2U);
+  EXPECT_TRUE(some.contains("base_model.model.classifier.weight"));
+}
+
+TEST(Slots, APrefixIsAsWideAsTheKeysOfAllLayers) {
+  // Two heads of keys of eight, two layers; four heads of queries.
+  EXPECT_EQ(SpecFor(model::TinyConfig(), Of(TuningKind::kPrefixTuning)).at("prompt_embeddings").shape,
+            (Shape{3, 2 * 2 * 16}));
+  EXPECT_EQ(SpecFor(model::TinyConfig(), Of(TuningKind::kPromptTuning)).at("prompt_embeddings").shape, (Shape{3, 32}));
+  const AdapterConfig sized = Complete(model::TinyConfig(), Of(TuningKind::kPrefixTuning));
+  EXPECT_EQ(sized.token_dim, 16);
+  EXPECT_EQ(sized.num_attention_heads, 2);
+  EXPECT_EQ(sized.num_layers, 2);
+  EXPECT_EQ(sized.encoder_hidden_size, 16);
+}
+
+TEST(Slots, WhatDoesNotFitTheModelIsRefusedInASentence) {
+  AdapterConfig lora = Of(TuningKind::kLora);
+  lora.target_modules = {"q_porj"};
+  EXPECT_THAT(Refusal(model::TinyConfig(), lora), HasSubstr("did you mean 'q_proj'?"));
+  lora.target_modules = {"q_proj"};
+  lora.r = 33;
+  EXPECT_THAT(Refusal(model::TinyConfig(), lora),
+              HasSubstr("the rank 33 is above the width of model.layers.0.self_attn"));
+  lora.r = 8;
+  lora.rank_pattern = {{"q_proj", 64}};
+  EXPECT_THAT(Refusal(model::TinyConfig(), lora), HasSubstr("the rank 64"));
+  AdapterConfig ia3 = Of(TuningKind::kIa3);
+  ia3.target_modules = {"k_proj"};
+  ia3.feedforward_modules = {"down_proj"};
+  EXPECT_THAT(Refusal(model::TinyConfig(), ia3), HasSubstr("'down_proj' is none of the targets"));
+  EXPECT_THAT(Refusal(model::TinyConfig(), Of(TuningKind::kBitFit)), HasSubstr("has none"));
+  AdapterConfig bitfit = Of(TuningKind::kBitFit);
+  bitfit.target_modules = {"LayerNrom"};
+  EXPECT_THAT(Refusal(Bert(), bitfit), HasSubstr("did you mean 'LayerNorm'?"));
+  AdapterConfig prompt = Of(TuningKind::kPromptTuning);
+  prompt.token_dim = 768;
+  EXPECT_THAT(Refusal(Bert(), prompt), HasSubstr("another base model"));
+  prompt = Of(TuningKind::kPromptTuning);
+  prompt.num_virtual_tokens = 64;
+  EXPECT_THAT(Refusal(model::TinyConfig(), prompt), HasSubstr("takes at most 64 tokens"));
+  model::ModelSpec narrow = model::TinyConfig();
+  narrow.embedding_size = 16;
+  EXPECT_THAT(Refusal(narrow, Of(TuningKind::kPromptTuning)), HasSubstr("PREFIX_TUNING can"));
+}
+
+TEST(Slots, BitFitTakesTheBiasesThatAreNamed) {
+  AdapterConfig config = Of(TuningKind::kBitFit);
+  const size_t all = SpecFor(Bert(), config).size();
+  EXPECT_EQ(all, 1U + 2 * 8 + 2);  // of the embeddings, of each layer, of pooler and classifier
+  config.target_modules = {"query", "LayerNorm"};
+  EXPECT_EQ(SpecFor(Bert(), config).size(), 1U + 2 * 3);
+  config.exclude_modules = {"embeddings.LayerNorm"};
+  EXPECT_EQ(SpecFor(Bert(), config).size(), 2U * 3);
+}
+
+TEST(Slots, ALayerIsFoundByTheModelsOwnNames) {
+  const model::ModelSpec llama = model::TinyConfig();
+  EXPECT_EQ(LayerOf(llama, "model.layers.1.mlp.up_proj"), 1);
+  EXPECT_EQ(LayerOf(llama, "model.layers.2.mlp.up_proj"), -1);
+  EXPECT_EQ(LayerOf(llama, "model.layers.01.mlp"), -1);
+  EXPECT_EQ(LayerOf(llama, "model.layers.99999999999999999999.mlp"), -1);
+  EXPECT_EQ(LayerOf(llama, "model.norm.weight"), -1);
+  EXPECT_EQ(LayerOf(llama, "model.layers."), -1);
+}
+
+}  // namespace
+}  // namespace heddle::peft
