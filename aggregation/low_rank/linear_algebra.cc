@@ -85,27 +85,138 @@ SmallSvd FullSvd(const Dense& m) {
   return {svd.matrixU(), svd.matrixV(), svd.singularValues()};
 }
 
-// The `keep` largest pairs of m [p, q], q <= p, without the others: the eigenvectors of transpose(m) m span the
-// subspace, and an SVD of m restricted to it gives the pairs their full precision back.
-SmallSvd TopOfTall(const Dense& m, Index keep) {
-  Dense gram = Dense::Zero(m.cols(), m.cols());
-  gram.selfadjointView<Eigen::Lower>().rankUpdate(m.transpose());
-  const Eigen::SelfAdjointEigenSolver<Dense> eigen(gram);
-  const Dense basis = eigen.eigenvectors().rightCols(keep).rowwise().reverse();
-  const SmallSvd within = FullSvd(m * basis);
-  return {within.u, basis * within.v, within.s};
+// A symmetric tridiagonal matrix.
+struct Tridiagonal {
+  Eigen::VectorXd diagonal, beside;
+  double Norm() const {
+    return diagonal.size() == 0
+               ? 0
+               : diagonal.cwiseAbs().maxCoeff() + (beside.size() == 0 ? 0 : 2 * beside.cwiseAbs().maxCoeff());
+  }
+  Eigen::VectorXd Times(const Eigen::VectorXd& x) const {
+    Eigen::VectorXd out = diagonal.cwiseProduct(x);
+    const Index n = beside.size();
+    out.head(n) += beside.cwiseProduct(x.tail(n));
+    out.tail(n) += beside.cwiseProduct(x.head(n));
+    return out;
+  }
+};
+
+// T - shift I as L U with rows exchanged where that is needed; pivots of zero become tiny, which is what inverse
+// iteration wants of a singular matrix.
+class ShiftedLu {
+ public:
+  ShiftedLu(const Tridiagonal& t, double shift, double tiny)
+      : main_(t.diagonal.array() - shift),
+        above_(t.beside),
+        above2_(Eigen::VectorXd::Zero(main_.size())),
+        factor_(t.beside),
+        exchanged_(static_cast<size_t>(main_.size())) {
+    const Index n = main_.size();
+    for (Index i = 0; i + 1 < n; ++i) {
+      const double below = t.beside(i);
+      if (std::abs(main_(i)) >= std::abs(below)) {
+        if (std::abs(main_(i)) < tiny) main_(i) = tiny;
+        factor_(i) = below / main_(i);
+        main_(i + 1) -= factor_(i) * above_(i);
+        continue;
+      }
+      exchanged_[static_cast<size_t>(i)] = true;
+      factor_(i) = main_(i) / below;
+      const double next = main_(i + 1), over = above_(i);
+      main_(i) = below;
+      above_(i) = next;
+      main_(i + 1) = over - factor_(i) * next;
+      if (i + 2 < n) {
+        above2_(i) = above_(i + 1);
+        above_(i + 1) = -factor_(i) * above2_(i);
+      }
+    }
+    if (n > 0 && std::abs(main_(n - 1)) < tiny) main_(n - 1) = tiny;
+  }
+
+  void Solve(Eigen::VectorXd* x) const {
+    const Index n = main_.size();
+    Eigen::VectorXd& y = *x;
+    for (Index i = 0; i + 1 < n; ++i) {
+      if (exchanged_[static_cast<size_t>(i)]) std::swap(y(i), y(i + 1));
+      y(i + 1) -= factor_(i) * y(i);
+    }
+    for (Index i = n - 1; i >= 0; --i) {
+      if (i + 1 < n) y(i) -= above_(i) * y(i + 1);
+      if (i + 2 < n) y(i) -= above2_(i) * y(i + 2);
+      y(i) /= main_(i);
+    }
+  }
+
+ private:
+  Eigen::VectorXd main_, above_, above2_, factor_;
+  std::vector<bool> exchanged_;
+};
+
+// Eigenvectors for the given eigenvalues (descending) of t by inverse iteration; each is kept orthogonal to those
+// before it, so that equal eigenvalues get different vectors. False when one did not converge.
+bool InverseIteration(const Tridiagonal& t, const Eigen::VectorXd& values, Dense* vectors) {
+  const double norm = t.Norm(), tiny = std::max(norm, std::numeric_limits<double>::min()) * 0x1p-52;
+  const PhiloxStream random(0x4c6f5241);
+  double last = std::numeric_limits<double>::infinity();
+  for (Index j = 0; j < values.size(); ++j) {
+    const double shift = std::min(values(j), last - 8 * tiny);  // equal ones apart, so that each has its own L U
+    last = shift;
+    const ShiftedLu lu(t, shift, tiny);
+    Eigen::VectorXd x(t.diagonal.size());
+    for (Index i = 0; i < x.size(); ++i) {
+      x(i) = static_cast<double>(random.UniformAt(static_cast<uint64_t>(j * x.size() + i))) - 0.5;
+    }
+    for (int step = 0; step < 4; ++step) {
+      x /= x.norm();
+      lu.Solve(&x);
+      x /= x.norm();
+      for (int twice = 0; twice < 2; ++twice) x -= vectors->leftCols(j) * (vectors->leftCols(j).transpose() * x);
+    }
+    x /= x.norm();
+    if (!((t.Times(x) - values(j) * x).norm() <= 1e-12 * norm)) return false;
+    vectors->col(j) = x;
+  }
+  return true;
 }
 
-SmallSvd TopOf(const Dense& m, Index keep) {
-  const Index side = std::min(m.rows(), m.cols());
-  if (keep * 4 >= side) {
-    SmallSvd svd = FullSvd(m);
-    keep = std::min(keep, side);
-    return {svd.u.leftCols(keep), svd.v.leftCols(keep), svd.s.head(keep)};
+// Orthonormal eigenvectors for the `keep` largest eigenvalues of a symmetric matrix, of which the lower half is read.
+Dense TopEigenvectors(const Dense& m, Index keep) {
+  const Eigen::Tridiagonalization<Dense> reduced(m);
+  const Tridiagonal t{reduced.diagonal(), reduced.subDiagonal()};
+  Eigen::SelfAdjointEigenSolver<Dense> eigen;
+  eigen.computeFromTridiagonal(t.diagonal, t.beside, Eigen::EigenvaluesOnly);
+  const Eigen::VectorXd values = eigen.eigenvalues().tail(keep).reverse();
+  Dense vectors = Dense::Zero(m.rows(), keep);
+  if (eigen.info() == Eigen::Success && InverseIteration(t, values, &vectors)) {
+    vectors.applyOnTheLeft(reduced.matrixQ());
+    return vectors;
   }
-  if (m.cols() <= m.rows()) return TopOfTall(m, keep);
-  SmallSvd swapped = TopOfTall(m.transpose(), keep);
-  return {std::move(swapped.v), std::move(swapped.u), std::move(swapped.s)};
+  eigen.compute(m);  // all of them, by rotations: several times the work
+  return eigen.eigenvectors().rightCols(keep).rowwise().reverse();
+}
+
+// The `keep` largest singular values of short * transpose(long), where the first factor has no more rows than the
+// second, without the others. The short factor goes through QR, S; of the long one L its transpose(L) L is enough to
+// find the subspace, the top eigenvectors of S transpose(L) L transpose(S). An SVD of the product restricted to it then
+// gives its values and vectors the precision that squaring cost.
+struct Sides {
+  Dense of_short, of_long;
+  Eigen::VectorXd s;
+};
+Sides TopOfFactors(const Matrix& short_side, const Matrix& long_side, Index keep) {
+  const Reduced reduced(short_side);
+  const Dense& small = reduced.small();
+  const ConstMap tall = View(long_side);
+  Dense gram = Dense::Zero(tall.cols(), tall.cols());
+  gram.selfadjointView<Eigen::Lower>().rankUpdate(tall.transpose());
+  gram.triangularView<Eigen::StrictlyUpper>() = gram.transpose();
+  const Dense half = small * gram;
+  gram = half * small.transpose();
+  const Dense basis = TopEigenvectors(gram, keep);
+  const SmallSvd within = FullSvd(tall * (small.transpose() * basis));
+  return {reduced.Lift(basis * within.v), within.u, within.s};
 }
 
 void FixSigns(Dense* u, Dense* v) {
@@ -124,9 +235,19 @@ void FixSigns(Dense* u, Dense* v) {
 SmallSvd ProductSvd(const Product& product, Index keep) {
   HEDDLE_ASSERT(product.left.cols() == product.right.cols(), "factors of one product have as many columns");
   FixBlocks();
-  const Reduced left(product.left), right(product.right);
-  SmallSvd core = TopOf(left.small() * right.small().transpose(), keep);
-  SmallSvd out{left.Lift(core.u), right.Lift(core.v), std::move(core.s)};
+  const auto side = static_cast<Index>(std::min({product.left.rows(), product.right.rows(), product.rank()}));
+  keep = std::min(keep, side);
+  SmallSvd out;
+  if (keep * 4 < side) {
+    const bool by_left = product.left.rows() <= product.right.rows();
+    Sides sides = TopOfFactors(by_left ? product.left : product.right, by_left ? product.right : product.left, keep);
+    if (!by_left) std::swap(sides.of_short, sides.of_long);
+    out = {std::move(sides.of_short), std::move(sides.of_long), std::move(sides.s)};
+  } else {
+    const Reduced left(product.left), right(product.right);
+    const SmallSvd core = FullSvd(left.small() * right.small().transpose());
+    out = {left.Lift(core.u.leftCols(keep)), right.Lift(core.v.leftCols(keep)), core.s.head(keep)};
+  }
   FixSigns(&out.u, &out.v);
   return out;
 }

@@ -44,21 +44,22 @@ Status ForEach(size_t count, unsigned threads, const std::function<Status(size_t
   return first == results.end() ? OkStatus() : *first;
 }
 
-Product WithoutZeros(const Product& product) {
+// Columns that add nothing go, in place: the factors of a round can be hundreds of megabytes.
+void DropZeros(Product* product) {
   const auto is_zero = [](std::span<const double> column) {
     return std::all_of(column.begin(), column.end(), [](double x) { return x == 0; });
   };
-  Product out = product;
   size_t kept = 0;
-  for (size_t n = 0; n < product.rank(); ++n) {
-    if (is_zero(product.left.column(n)) || is_zero(product.right.column(n))) continue;
-    std::copy(product.left.column(n).begin(), product.left.column(n).end(), out.left.column(kept).begin());
-    std::copy(product.right.column(n).begin(), product.right.column(n).end(), out.right.column(kept).begin());
+  for (size_t n = 0; n < product->rank(); ++n) {
+    if (is_zero(product->left.column(n)) || is_zero(product->right.column(n))) continue;
+    if (kept < n) {
+      std::ranges::copy(product->left.column(n), product->left.column(kept).begin());
+      std::ranges::copy(product->right.column(n), product->right.column(kept).begin());
+    }
     ++kept;
   }
-  out.left.KeepColumns(kept);
-  out.right.KeepColumns(kept);
-  return out;
+  product->left.KeepColumns(kept);
+  product->right.KeepColumns(kept);
 }
 
 class Merging final : public Aggregator {
@@ -167,10 +168,10 @@ class Merging final : public Aggregator {
     std::vector<Done> done(pairs_.size());
     HEDDLE_RETURN_IF_ERROR(ForEach(pairs_.size(), options_.threads, [&](size_t i) -> Status {
       const Merge merge(*store_, pairs_[i], i, shares, options_, rule_.needs_fresh ? &fresh_ : nullptr);
-      HEDDLE_ASSIGN_OR_RETURN(const Merged merged, rule_.merge(merge));
+      HEDDLE_ASSIGN_OR_RETURN(Merged merged, rule_.merge(merge));
       done[i].a = RightTensor(merged.factors);
       done[i].b = LeftTensor(merged.factors);
-      return merged.base ? AddToBase(pairs_[i], *merged.base, &bases, &done[i]) : OkStatus();
+      return merged.base ? AddToBase(pairs_[i], *std::move(merged.base), &bases, &done[i]) : OkStatus();
     }));
     HEDDLE_ASSIGN_OR_RETURN(const ScratchFile::Mapping mapping, bases.Map());
     StateDict model = parent_;
@@ -183,8 +184,8 @@ class Merging final : public Aggregator {
   }
 
   // The base's own factors and the new ones beside them; computed anew when they are more than the layer needs.
-  Status AddToBase(const FactorPair& pair, const Product& added, ScratchFile* bases, Done* done) {
-    Product all = WithoutZeros(added);
+  Status AddToBase(const FactorPair& pair, Product all, ScratchFile* bases, Done* done) {
+    DropZeros(&all);
     if (pair.base_rank > 0) all = Joined(ProductOf(pair.base_b, pair.base_a), all);
     size_t limit = std::min(pair.d, pair.k);
     const auto most = static_cast<size_t>(options_.method.find(kMaxBaseRank.name)->second);

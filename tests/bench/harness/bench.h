@@ -60,5 +60,6 @@ std::vector<Measurement> ModelMeasurements();        // models.cc: models of rea
 std::vector<Measurement> ProgramMeasurements();      // programs.cc: figures of other programs
 std::vector<Measurement> TokenizerMeasurements();    // tokenizers.cc: text to ids
 std::vector<Measurement> CompressionMeasurements();  // compression.cc: smaller updates
+std::vector<Measurement> MergeMeasurements();        // merges.cc: low-rank merges of many updates
 
 }  // namespace heddle::bench

@@ -26,7 +26,7 @@ std::vector<Measurement> AllMeasurements() {
   std::vector<Measurement> all;
   for (auto part : {RoundMeasurements(), LoadMeasurements(), IdleMeasurements(), CheckinMeasurements(),
                     CrowdMeasurements(), SoakMeasurements(), ProgramMeasurements(), ModelMeasurements(),
-                    TokenizerMeasurements(), CompressionMeasurements()}) {
+                    TokenizerMeasurements(), CompressionMeasurements(), MergeMeasurements()}) {
     for (Measurement& one : part) all.push_back(std::move(one));
   }
   return all;

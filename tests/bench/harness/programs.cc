@@ -37,8 +37,6 @@ Result<json::value> RunForJson(const std::vector<std::string>& argv, const std::
   return value;
 }
 
-namespace {
-
 Result<double> ValueOf(const json::value& rows, std::string_view id) {
   for (const json::value& row : rows.as_array()) {
     const json::object* object = row.if_object();
@@ -49,6 +47,8 @@ Result<double> ValueOf(const json::value& rows, std::string_view id) {
   }
   return Internal("the program did not print " + std::string(id));
 }
+
+namespace {
 
 Result<Findings> Fold(const Context& context) {
   const int runs = 15;

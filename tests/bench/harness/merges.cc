@@ -1,0 +1,43 @@
+// Low-rank merges of 64 updates, each in a process of its own, so that its peak of memory is its own.
+#include <boost/json.hpp>
+
+#include "bench.h"
+#include "programs.h"
+
+namespace heddle::bench {
+namespace {
+
+struct Merge {
+  std::string method, seconds, peak;  // ids of the rows
+};
+const std::vector<Merge> kMerges = {{"FLoRA", "merge-flora", "merge-flora-peak"},
+                                    {"FlexLoRA", "merge-flex", "merge-flex-peak"},
+                                    {"FedEx-LoRA", "merge-fedex", "merge-fedex-peak"}};
+
+Result<Findings> Merges(const Context& context) {
+  Findings found;
+  for (const Merge& merge : kMerges) {
+    HEDDLE_ASSIGN_OR_RETURN(const boost::json::value rows,
+                            RunForJson({(context.bin / "heddle_bench_low_rank").string(), "--method", merge.method,
+                                        "--scratch", context.work.string(), "--json"},
+                                       context.work / "low_rank.log"));
+    HEDDLE_ASSIGN_OR_RETURN(const double seconds, ValueOf(rows, "merge.seconds"));
+    HEDDLE_ASSIGN_OR_RETURN(const double peak, ValueOf(rows, "merge.peak"));
+    found.values[merge.seconds] = {seconds, "one of 22 layers, once; heddle_bench_low_rank --layers 22 for all"};
+    found.values[merge.peak] = {peak, "the whole process"};
+  }
+  return found;
+}
+
+}  // namespace
+
+std::vector<Measurement> MergeMeasurements() {
+  std::vector<RowSpec> rows;
+  for (const Merge& merge : kMerges) {
+    rows.push_back({merge.seconds, merge.method + " of 64 updates of rank 16, a layer of 1.1 B", "s", std::nullopt});
+    rows.push_back({merge.peak, "its peak of memory", "MB", std::nullopt});
+  }
+  return {{"peft", rows, Merges}};
+}
+
+}  // namespace heddle::bench
