@@ -159,7 +159,7 @@ class Merging final : public Aggregator {
   }
 
   Result<RoundModel> MergeAll() {
-    store_->Sort();
+    HEDDLE_RETURN_IF_ERROR(store_->Sort());
     std::vector<double> shares;
     for (size_t c = 0; c < store_->size(); ++c) {
       shares.push_back(static_cast<double>(store_->num_examples(c)) / static_cast<double>(total_examples_));

@@ -13,7 +13,7 @@ Result<UpdateStore> UpdateStore::Make(const std::vector<FactorPair>& pairs, cons
 }
 
 Status UpdateStore::Append(const StateDict& update, const UpdateInfo& info) {
-  Row row{info.device, info.num_examples, file_.size(), {}};
+  Row row{info.device, info.num_examples, file_.size(), {}, {}};
   row.ranks.reserve(pairs_->size());
   for (const FactorPair& pair : *pairs_) {
     const Tensor &a = update.at(pair.a_key), &b = update.at(pair.b_key);
@@ -27,18 +27,45 @@ Status UpdateStore::Append(const StateDict& update, const UpdateInfo& info) {
   return OkStatus();
 }
 
-void UpdateStore::Sort() {
-  std::stable_sort(rows_.begin(), rows_.end(), [](const Row& a, const Row& b) {
-    return std::tie(a.device, a.num_examples, a.ranks) < std::tie(b.device, b.num_examples, b.ranks);
-  });
+Status UpdateStore::Sort() {
+  const auto order = [](const Row& a, const Row& b) {
+    return std::tie(a.device, a.num_examples, a.ranks, a.digest) <
+           std::tie(b.device, b.num_examples, b.ranks, b.digest);
+  };
+  std::sort(rows_.begin(), rows_.end(), order);
+  for (size_t i = 0; i < rows_.size(); ++i) {
+    const bool shared = (i > 0 && rows_[i - 1].device == rows_[i].device) ||
+                        (i + 1 < rows_.size() && rows_[i + 1].device == rows_[i].device);
+    if (!shared) continue;
+    HEDDLE_ASSIGN_OR_RETURN(rows_[i].digest, DigestOf(rows_[i]));
+  }
+  std::sort(rows_.begin(), rows_.end(), order);
+  return OkStatus();
+}
+
+uint64_t UpdateStore::BytesBefore(const Row& row, size_t pair) const {
+  uint64_t bytes = 0;
+  for (size_t i = 0; i < pair; ++i) bytes += uint64_t{row.ranks[i]} * ((*pairs_)[i].d + (*pairs_)[i].k) * sizeof(float);
+  return bytes;
+}
+
+Result<Sha256Digest> UpdateStore::DigestOf(const Row& row) const {
+  Sha256Hasher hasher;
+  std::vector<std::byte> piece(size_t{1} << 20);
+  uint64_t left = BytesBefore(row, pairs_->size()), at = row.offset;
+  while (left > 0) {
+    const std::span<std::byte> part = std::span(piece).first(std::min<uint64_t>(left, piece.size()));
+    HEDDLE_RETURN_IF_ERROR(file_.Read(at, part));
+    hasher.Update(part);
+    at += part.size();
+    left -= part.size();
+  }
+  return hasher.Finish();
 }
 
 Status UpdateStore::Load(size_t row_index, size_t pair_index, size_t at, Product* into) const {
   const Row& row = rows_[row_index];
-  uint64_t offset = row.offset;
-  for (size_t i = 0; i < pair_index; ++i) {
-    offset += uint64_t{row.ranks[i]} * ((*pairs_)[i].d + (*pairs_)[i].k) * sizeof(float);
-  }
+  const uint64_t offset = row.offset + BytesBefore(row, pair_index);
   const FactorPair& pair = (*pairs_)[pair_index];
   const size_t rank = row.ranks[pair_index];
   HEDDLE_ASSERT(into->left.rows() == pair.d && into->right.rows() == pair.k && at + rank <= into->rank(),

@@ -12,6 +12,7 @@
 #include "aggregation/aggregator.h"
 #include "aggregation/low_rank/layout.h"
 #include "aggregation/low_rank/scratch_file.h"
+#include "common/digest.h"
 
 namespace heddle::aggregation::low_rank {
 
@@ -28,8 +29,9 @@ class UpdateStore {
   // Forgets the last one.
   void DropLast() { rows_.pop_back(); }
 
-  // The rows in the order of their devices' names, whatever order they came in. Called once, before the rest.
-  void Sort();
+  // The rows in the order of their devices' names, whatever order they came in; of the same name (nobody named them) in
+  // the order of their digests. Called once, before the rest. Errors: those of ScratchFile::Read.
+  Status Sort();
   uint64_t num_examples(size_t row) const { return rows_[row].num_examples; }
   size_t rank(size_t row, size_t pair) const { return rows_[row].ranks[pair]; }
 
@@ -43,7 +45,11 @@ class UpdateStore {
     uint64_t num_examples;
     uint64_t offset;              // of its first factor in the file
     std::vector<uint32_t> ranks;  // of each pair
+    Sha256Digest digest;          // only of those whose name is not their own, and in Sort only
   };
+  // Bytes of a row's factors of the pairs before this one.
+  uint64_t BytesBefore(const Row& row, size_t pair) const;
+  Result<Sha256Digest> DigestOf(const Row& row) const;
   UpdateStore(const std::vector<FactorPair>& pairs, ScratchFile file) : pairs_(&pairs), file_(std::move(file)) {}
 
   const std::vector<FactorPair>* pairs_;

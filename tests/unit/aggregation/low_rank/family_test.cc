@@ -35,6 +35,16 @@ TEST_P(Family, AnyOrderAndAnyThreadCountGiveTheSameBytes) {
   }));
 }
 
+TEST_P(Family, DevicesWithoutNamesHaveNoOrderEither) {
+  const StateDict model = Model(Layers(), 2, 0.2F);
+  const AggregatorOptions options = WithFresh(model, kScaling);
+  auto devices = ThreeDevices(model, {0, 0, 0}, 0.5F, *RulesOf(GetParam(), options));
+  for (Device& device : devices) device.info = {.num_examples = 7};
+  const StateDict expected = Merged(GetParam(), model, devices, options);
+  std::rotate(devices.begin(), devices.begin() + 1, devices.end());
+  EXPECT_TRUE(SameBytes(Merged(GetParam(), model, devices, options), expected));
+}
+
 TEST_P(Family, ASecondLifeOfTheRoundGivesTheSameBytes) {
   const StateDict model = Model(Layers(), 2, 0.2F);
   const AggregatorOptions options = WithFresh(model, kScaling);
