@@ -7,6 +7,7 @@
 
 #include <torch/torch.h>
 
+#include <atomic>
 #include <memory>
 #include <vector>
 
@@ -20,7 +21,19 @@ namespace heddle::model {
 // LibTorch's type for one of ours that IsFloat.
 at::ScalarType TorchType(DType dtype);
 
-// Immutable; thread-safe. Uses LibTorch's threads; the values do not depend on their number. std::bad_alloc and
+// Whether the next piece of memory is to be made of huge pages: yes, as long as they are fast to come by; after a slow
+// piece one of ordinary pages comes first, then three, seven, and so on. Thread-safe; a race costs time at most.
+class HugePagePolicy {
+ public:
+  static constexpr int kLongestPause = 63;  // pieces
+  bool Try();
+  void Tell(bool fast);  // of a piece for which Try() said yes
+
+ private:
+  std::atomic<int> pause_{0}, left_{0};
+};
+
+// Thread-safe. Uses LibTorch's threads; the values do not depend on their number. std::bad_alloc and
 // LibTorch's exceptions pass through.
 class TensorLoader {
  public:
@@ -37,6 +50,7 @@ class TensorLoader {
  private:
   const MappedFile* FileOf(const Tensor& source) const;
   std::vector<std::shared_ptr<const MappedFile>> files_;
+  mutable HugePagePolicy huge_pages_;
 };
 
 }  // namespace heddle::model

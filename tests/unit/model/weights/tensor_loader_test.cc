@@ -57,6 +57,26 @@ TEST(TensorLoader, GivesTheValuesThatLibTorchGives) {
   }
 }
 
+TEST(HugePagePolicy, TriesLessAndLessOftenWhileTheyAreSlow) {
+  HugePagePolicy policy;
+  const auto ordinary_before_the_next = [&policy] {
+    int count = 0;
+    while (!policy.Try()) ++count;
+    return count;
+  };
+  EXPECT_EQ(ordinary_before_the_next(), 0);
+  policy.Tell(true);
+  EXPECT_EQ(ordinary_before_the_next(), 0);
+  for (const int pause : {1, 3, 7, 15, 31, 63, 63}) {
+    policy.Tell(false);
+    EXPECT_EQ(ordinary_before_the_next(), pause);
+  }
+  policy.Tell(true);
+  EXPECT_EQ(ordinary_before_the_next(), 0);
+  policy.Tell(false);
+  EXPECT_EQ(ordinary_before_the_next(), 1) << "one fast piece and all is forgotten";
+}
+
 TEST(TensorLoader, TheStoredTypeIsUsedInPlaceWhereItIsAligned) {
   TempDir dir;
   for (const DType type : kTypes) {
