@@ -6,6 +6,7 @@
 #include <functional>
 #include <limits>
 
+#include "aggregation/aggregator.h"
 #include "common/file.h"
 #include "common/safetensors.h"
 #include "coordinator/store/run_spec_json.h"
@@ -39,6 +40,26 @@ void Updates() {
   Write("fuzz_update", "half-precision", Number(5, 2) + Replace(update(1), "F32", "F16"));
 }
 
+// Rounds of every method (fuzz_round): method, clipping, a byte a setting (0: its default), no state, then updates.
+void Rounds() {
+  const auto update = [](char odd, char first) {
+    std::string bytes = Number(40, 2) + Number(10, 2) + std::string(1, '\0') + std::string(1, odd) + std::string(1, 42);
+    for (int i = 0; i < 32; ++i) bytes += static_cast<char>(first + i * 5);
+    return bytes;
+  };
+  const auto names = aggregation::AggregatorNames();
+  for (size_t i = 0; i < names.size(); ++i) {
+    const std::string head = std::string(1, static_cast<char>(i)) + std::string(1, '\1') +
+                             std::string(aggregation::SettingsOf(names[i]).size(), '\0') + Number(0, 2);
+    const std::string round =
+        std::string(1, '\5') + update(0, 3) + update(0, -40) + update(0, 90) + update(0, 7) + update(0, 1);
+    Write("fuzz_round", names[i], head + round + round);
+    Write("fuzz_round", names[i] + "-odd",
+          head + std::string(1, '\6') + update(1, 3) + update(2, 4) + update(3, 5) + update(4, 6) + update(5, 7) +
+              update(0, 8));
+  }
+}
+
 void Recipes() {
   const std::string recipe =
       "name = \"demo\"\nseed = 1\n[model]\nbase = \"base\"\n[lora]\nr = 4\nlora_alpha = 8\ntarget_modules = "
@@ -54,7 +75,7 @@ void Recipes() {
   Write("fuzz_recipe", "bounds", Replace(Replace(recipe, "max_abs = 4.0", "max_abs = 5e-324"), "600", "1e300"));
   Write("fuzz_recipe", "infinite", Replace(Replace(recipe, "1e-2", "inf"), "1.5", "nan"));
   Write("fuzz_recipe", "twins", Replace(recipe, "[\"a\", \"b\"]", "[\"a\", \"a\"]"));
-  Write("fuzz_recipe", "unknown", Replace(recipe, "FedAvg", "FedAvgM"));
+  Write("fuzz_recipe", "unknown", Replace(recipe, "FedAvg", "FedAverage"));
 
   const std::string settings =
       "threads = 2\n[listen]\nport = 0\nserver_names = [\"localhost\", \"::1\"]\n[storage]\nstate_dir = \"state\"\n"
@@ -249,6 +270,7 @@ void CoordinatorSeeds() {
   DeviceRequests();
   AdminRequests();
   Updates();
+  Rounds();
   Recipes();
   Databases();
 }

@@ -64,6 +64,25 @@ Result<Findings> Fold(const Context& context) {
   return found;
 }
 
+// 100 updates of 16 MiB, each rule in a process of its own.
+Result<Findings> RobustRules(const Context& context) {
+  struct Rule {
+    const char *method, *id;
+  };
+  Findings found;
+  for (const Rule& rule : {Rule{"CoordinateMedian", "median"}, Rule{"MultiKrum", "krum"}}) {
+    HEDDLE_ASSIGN_OR_RETURN(const json::value rows,
+                            RunForJson({(context.bin / "heddle_bench_robust").string(), "--method", rule.method,
+                                        "--scratch", context.work.string()},
+                                       context.work / "robust.log"));
+    HEDDLE_ASSIGN_OR_RETURN(const double peak, ValueOf(rows, "peak_mb"));
+    HEDDLE_ASSIGN_OR_RETURN(const double seconds, ValueOf(rows, "seconds"));
+    found.values[std::string(rule.id) + "-memory"] = {peak, "peak resident of one process, one round"};
+    found.values[std::string(rule.id) + "-seconds"] = {seconds, "one round, after the last update came"};
+  }
+  return found;
+}
+
 Result<Findings> TrainingStep(const Context& context) {
   const std::filesystem::path program = context.bin / "heddle_bench_training";
   Findings found;
@@ -114,6 +133,12 @@ std::vector<Measurement> ProgramMeasurements() {
        {{"fold-rate", "folding an update, rate kept of memcpy", "ratio", 0.5, true},
         {"fold-speed", "the same, input bytes a second on one thread", "GB/s", std::nullopt, true}},
        Fold},
+      {"peft",
+       {{"median-memory", "coordinate median of 100 updates of 16 MiB, memory", "MB", 300, false},
+        {"median-seconds", "the same, time", "s", std::nullopt, false},
+        {"krum-memory", "Multi-Krum of 100 updates of 16 MiB, memory", "MB", 300, false},
+        {"krum-seconds", "the same, time", "s", std::nullopt, false}},
+       RobustRules},
       {"spine", {{"train-step", "training step, to one of a bare LibTorch loop", "ratio", 1.03, false}}, TrainingStep},
       {"spine",
        {{"quality-base", "federated perplexity, to the base model's", "ratio", 0.75, false},
