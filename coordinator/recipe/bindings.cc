@@ -13,6 +13,9 @@ namespace {
 
 // Far above what training makes of an adapter, far below what one device needs to drown all others.
 constexpr double kDefaultMaxNorm = 1000;
+// Ten times what adapters' updates are long, so that honest ones stay as they are
+// (docs/decisions/0012-robust-rules.md).
+constexpr double kDefaultClipNorm = 100;
 
 }  // namespace
 
@@ -93,6 +96,12 @@ void RecipeBindings::BindStrategy() {
   recipe_->aggregator.max_norm = kDefaultMaxNorm;
   schema_.Bind("strategy.max_norm", &recipe_->aggregator.max_norm,
                {.help = "largest L2 norm of an update; 0: no bound", .min = 0, .max = 1e12});
+  recipe_->aggregator.clip_norm = kDefaultClipNorm;
+  schema_.Bind("strategy.clip_norm", &recipe_->aggregator.clip_norm,
+               {.help = "L2 norm to which longer updates are clipped; 0: no clipping",
+                .min = 0,
+                .max = 1e12,
+                .silent_default = true});
   schema_.Bind("strategy.max_num_examples", &max_num_examples_,
                {.help = "largest weight of an update; 0: as many as the steps see", .max = 536870912});
 }
