@@ -82,7 +82,9 @@ TEST(Partition, DependsOnTheSeedAndOnNothingElse) {
   for (const std::string& method : PartitionNames()) {
     const Parts one = Split(input, Options(method, 10, 0.3, 1));
     EXPECT_EQ(Split(input, Options(method, 10, 0.3, 1)), one) << method;
-    if (method != "natural") EXPECT_NE(Split(input, Options(method, 10, 0.3, 2)), one) << method;
+    if (method != "natural") {
+      EXPECT_NE(Split(input, Options(method, 10, 0.3, 2)), one) << method;
+    }
   }
 }
 
