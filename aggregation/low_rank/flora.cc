@@ -1,4 +1,6 @@
 // FLoRA: the sum of the devices' products goes into the base.
+#include <algorithm>
+
 #include "aggregation/low_rank/merging.h"
 #include "aggregation/low_rank/methods.h"
 
@@ -11,10 +13,15 @@ Product Rest(const Product& sum, Product factors, double scaling) {
   return Joined(sum, factors);
 }
 
+bool IsZero(const Matrix& m) {
+  return std::all_of(m.data(), m.data() + m.rows() * m.cols(), [](double x) { return x == 0; });
+}
+
 Result<Merged> Stack(const Merge& merge) {
   HEDDLE_ASSIGN_OR_RETURN(Product sum, merge.WeightedSum());
-  if (merge.setting("warm_start") == 0) return Merged{merge.FreshFactors(), std::move(sum)};
-  Product factors = RankFactors(merge, sum);
+  Product factors = merge.setting("warm_start") == 0 ? merge.FreshFactors() : RankFactors(merge, sum);
+  // Fresh factors add nothing where B begins at zero; of others (PiSSA's) the base must not have what they add.
+  if (IsZero(factors.left)) return Merged{std::move(factors), std::move(sum)};
   Product rest = Rest(sum, factors, merge.scaling());
   return Merged{std::move(factors), std::move(rest)};
 }

@@ -13,6 +13,7 @@
 #include "common/file.h"
 #include "common/safetensors.h"
 #include "common/test_hooks.h"
+#include "coordinator/recipe/checkpoint.h"
 #include "coordinator/service/run_json.h"
 
 namespace heddle::coordinator {
@@ -161,16 +162,22 @@ Status RunFiles::AppendHistory(const std::string& line) {
 
 namespace {
 
-// The adapter of a model, without what the method keeps beside it.
-Status WriteAdapter(const Sha256Digest& model, const BlobStore& blobs, const fs::path& to) {
-  HEDDLE_ASSIGN_OR_RETURN(SafetensorsFile file, ReadSafetensors(blobs.Path(model)));
-  const size_t all = file.tensors.size();
-  std::erase_if(file.tensors, [](const auto& item) { return item.first.starts_with(aggregation::kOwnPrefix); });
-  if (file.tensors.size() < all) return WriteSafetensors(to, file.tensors);
+// The folder's two files. A model that is an adapter already is copied, not read.
+Status WriteAdapter(const Sha256Digest& model, const std::string& adapter_config_json, const BlobStore& blobs,
+                    const fs::path& folder) {
+  const fs::path config = folder / "adapter_config.json", tensors = folder / "adapter_model.safetensors";
+  HEDDLE_ASSIGN_OR_RETURN(const SafetensorsFile file, ReadSafetensors(blobs.Path(model)));
+  const auto own = file.tensors.lower_bound(aggregation::kOwnPrefix);
+  if (own != file.tensors.end() && own->first.starts_with(aggregation::kOwnPrefix)) {
+    HEDDLE_ASSIGN_OR_RETURN(const Checkpoint checkpoint, MakeCheckpoint(file.tensors, adapter_config_json));
+    HEDDLE_RETURN_IF_ERROR(WriteFileAtomically(config, checkpoint.adapter_config_json));
+    return WriteSafetensors(tensors, checkpoint.tensors);
+  }
+  HEDDLE_RETURN_IF_ERROR(WriteFileAtomically(config, adapter_config_json));
   std::error_code error;
-  fs::copy_file(blobs.Path(model), to, error);
-  if (error) return ErrnoStatus(error.value(), "cannot write " + to.string());
-  fs::permissions(to, fs::perms(0644), error);
+  fs::copy_file(blobs.Path(model), tensors, error);
+  if (error) return ErrnoStatus(error.value(), "cannot write " + tensors.string());
+  fs::permissions(tensors, fs::perms(0644), error);
   return OkStatus();
 }
 
@@ -183,8 +190,7 @@ Status RunFiles::WriteCheckpoint(uint32_t round, const std::string& adapter_conf
   std::error_code error;
   fs::remove_all(temporary, error);
   HEDDLE_RETURN_IF_ERROR(MakeDirectories(temporary));
-  HEDDLE_RETURN_IF_ERROR(WriteFileAtomically(temporary / "adapter_config.json", adapter_config_json));
-  HEDDLE_RETURN_IF_ERROR(WriteAdapter(model, blobs, temporary / "adapter_model.safetensors"));
+  HEDDLE_RETURN_IF_ERROR(WriteAdapter(model, adapter_config_json, blobs, temporary));
   HEDDLE_FAILPOINT(kCheckpointHalf);
   fs::remove_all(final, error);
   HEDDLE_RETURN_IF_ERROR(RenameDurably(temporary, final));

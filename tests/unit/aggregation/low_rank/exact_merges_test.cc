@@ -129,6 +129,15 @@ TEST(Flora, StartsDevicesFromTheFreshAdapterOfTheRound) {
   }
 }
 
+TEST(Flora, TakesWhatFreshFactorsAddOffTheBase) {
+  const auto layers = Layers();
+  const StateDict model = Model(layers, 1, 0.2F);
+  const auto devices = ThreeDevices(model);
+  AggregatorOptions options = WithFresh(model, kScaling);
+  options.fresh_adapter = [&](uint32_t) -> Result<StateDict> { return Model(layers, 50, 0.7F); };  // B is not zero
+  EXPECT_LE(WorstError(Merged("FLoRA", model, devices, options), model, devices, layers, kScaling), kExact);
+}
+
 TEST(Flora, AWarmStartKeepsTheBestPartInTheAdapter) {
   const auto layers = Layers();
   const StateDict model = Model(layers, 1, 0.2F);
