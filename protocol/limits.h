@@ -23,6 +23,7 @@ inline constexpr size_t kMaxCsrBytes = size_t{16} << 10;
 inline constexpr size_t kMaxTokenBytes = 256;
 inline constexpr size_t kMaxCertificateBytes = size_t{16} << 10;  // PEM, in EnrollResponse
 inline constexpr size_t kMaxNameBytes = 128;                      // run ids, names of local tasks, software versions
+inline constexpr size_t kMaxDataFields = 1024;                    // columns of a device's data file
 inline constexpr size_t kMaxPathBytes = 4096;                     // paths between daemon and worker
 inline constexpr size_t kMaxRefusalMessageBytes = 1024;           // longer ones are cut by MakeRefusal
 inline constexpr size_t kMaxWorkerErrorBytes = 4096;              // WorkerDone::message

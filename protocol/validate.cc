@@ -153,7 +153,22 @@ Status Validate(const v1::WorkerCommand& m) {
   return Bad("command", "is missing");
 }
 
+Status Validate(const v1::DataFields& m) {
+  for (const auto* names : {&m.columns(), &m.text()}) {
+    HEDDLE_RETURN_IF_ERROR(CheckRange("data_fields: names", static_cast<uint64_t>(names->size()), 0, kMaxDataFields));
+    // A column that nobody reads may have no name.
+    for (const std::string& name : *names) {
+      HEDDLE_RETURN_IF_ERROR(CheckBytes("data_fields: a name", name, 0, kMaxNameBytes));
+    }
+  }
+  for (const std::string* name : {&m.pair(), &m.label(), &m.prompt(), &m.completion()}) {
+    HEDDLE_RETURN_IF_ERROR(CheckBytes("data_fields: a name", *name, 0, kMaxNameBytes));
+  }
+  return OkStatus();
+}
+
 Status Validate(const v1::WorkerRun& m) {
+  HEDDLE_RETURN_IF_ERROR(Validate(m.data_fields()));
   HEDDLE_RETURN_IF_ERROR(CheckName("run.local_task", m.local_task(), 1, kMaxNameBytes));
   if (!m.has_train()) return Bad("run.train", "is missing");
   HEDDLE_RETURN_IF_ERROR(Validate(m.train()));

@@ -39,6 +39,7 @@ Status Validate(const v1::CheckinResponse& message);
 Status Validate(const v1::ReportRequest& message);
 Status Validate(const v1::ReportResponse& message);
 Status Validate(const v1::WorkerCommand& message);
+Status Validate(const v1::DataFields& message);
 Status Validate(const v1::WorkerRun& message);
 Status Validate(const v1::WorkerCancel& message);
 Status Validate(const v1::WorkerEvent& message);

@@ -2,6 +2,7 @@
 
 #include "common/config.h"
 #include "common/ids.h"
+#include "protocol/validate.h"
 
 namespace heddle::client {
 namespace {
@@ -24,7 +25,17 @@ struct Bindings {
                 {.help = "folder of key, certificate, cache and journal", .required = true, .is_path = true});
     schema.Bind("device.name", &config->device_name, {.help = "name of the device, with --insecure only"});
     schema.Bind("data.path", &data_path,
-                {.help = "the device's own data: a text or JSONL file", .required = true, .is_path = true});
+                {.help = "the device's own data: a file, or a folder of images", .required = true, .is_path = true});
+    schema.Bind(
+        "data.columns", &columns,
+        {.help = "of a CSV or TSV file without a header: its columns in order; empty: the first row names them"});
+    schema.Bind("data.text_fields", &text_fields,
+                {.help = "fields that make up the text, joined by a space; empty: text, sentence or sentence1"});
+    schema.Bind("data.pair_field", data.mutable_pair(), {.help = "field of the second text; empty: sentence2"});
+    schema.Bind("data.label_field", data.mutable_label(), {.help = "field of the label; empty: label"});
+    schema.Bind("data.prompt_field", data.mutable_prompt(), {.help = "field of the prompt; empty: prompt"});
+    schema.Bind("data.completion_field", data.mutable_completion(),
+                {.help = "field of the completion; empty: completion"});
     schema.Bind("worker.binary", &binary,
                 {.help = "the worker program; empty: heddle-worker beside this one", .is_path = true});
     schema.Bind("worker.threads", &threads, {.help = "most compute threads; 0: as the plan says", .max = 1024});
@@ -55,6 +66,9 @@ struct Bindings {
     config->port = static_cast<uint16_t>(port);
     config->state_dir = state_dir;
     config->data_path = data_path;
+    config->data_fields = data;
+    config->data_fields.mutable_columns()->Assign(columns.begin(), columns.end());
+    config->data_fields.mutable_text()->Assign(text_fields.begin(), text_fields.end());
     config->worker_binary = binary;
     config->max_threads = static_cast<uint32_t>(threads);
     config->memory_limit_bytes = memory_mb << 20;
@@ -72,6 +86,8 @@ struct Bindings {
   uint64_t port = 7443, threads = 0, memory_mb = 0, nice = 10;
   double keep_alive_s = 0, interval_s = 10, time_limit_s = 5, backoff_base_s = 0.5, backoff_max_s = 300;
   std::string state_dir, data_path, binary, file, log_file;
+  std::vector<std::string> columns, text_fields;
+  v1::DataFields data;
 };
 
 }  // namespace
@@ -86,6 +102,7 @@ Result<ClientConfig> ClientConfig::Load(const std::filesystem::path& file,
   if (config.state_dir.empty()) return InvalidArgument(file.string() + ": device.state_dir is empty");
   if (!config.device_name.empty() && !IsValidDeviceName(config.device_name))
     return InvalidArgument(file.string() + ": device.name must be [a-z0-9][a-z0-9._-]{0,62}");
+  HEDDLE_RETURN_IF_ERROR(protocol::Validate(config.data_fields).Annotate(file.string() + ": [data]"));
   config.resolved = bindings.schema.ShowResolved();
   return config;
 }

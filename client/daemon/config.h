@@ -12,6 +12,7 @@
 #include "common/logging.h"
 #include "common/status.h"
 #include "protocol/limits.h"
+#include "protocol/v1/worker.pb.h"
 
 namespace heddle::client {
 
@@ -23,6 +24,7 @@ struct ClientConfig {
   std::string device_name;  // with --insecure only
   std::filesystem::path state_dir;
   std::filesystem::path data_path;
+  v1::DataFields data_fields;           // how it calls what an example is made of
   std::filesystem::path worker_binary;  // empty: heddle-worker beside this program
   uint32_t max_threads = 0;             // 0: as the plan says
   uint64_t memory_limit_bytes = 0;      // 0: none

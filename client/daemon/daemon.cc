@@ -285,6 +285,7 @@ Result<v1::WorkerRun> Daemon::Impl::PrepareRun(const v1::TaskAssignment& assignm
   run.set_base_model_dir(base_dir.string());
   run.set_adapter_dir(adapter_dir.string());
   run.set_data_path(config.data_path.string());
+  *run.mutable_data_fields() = config.data_fields;
   run.set_update_path(journal.update_file().string());
   HEDDLE_ASSIGN_OR_RETURN(const PersonalState::Paths kept, personal.Begin(assignment.run_id()));
   run.set_personal_path(kept.now.string());

@@ -93,11 +93,12 @@ class Stream final : public HeadBatches {
   model::ModelSpec spec_;
 };
 
-Result<bool> IsWindowed(const std::filesystem::path& data, const model::ModelSpec& spec) {
+Result<bool> IsWindowed(const std::filesystem::path& data, const DataFields& fields, const model::ModelSpec& spec) {
   if (spec.head.task != model::Task::kCausalLm) return false;
   const std::string ending = data.extension().string();
   if (ending == ".csv" || ending == ".tsv") return false;
   if (ending != ".jsonl") return true;  // TextDataset says what is wrong with others
+  if (fields.any()) return false;       // it knows the usual names only
   return model::IsRunningText(data);
 }
 
@@ -117,29 +118,30 @@ Result<std::unique_ptr<HeadBatches>> TrainingBatches(const TaskInput& input, con
   const model::ModelSpec& spec = base.weights->spec;
   const TrainSettings& train = input.train;
   const uint64_t seed = DeriveSeed(input.seed, "samples", "");
-  HEDDLE_ASSIGN_OR_RETURN(const bool windowed, IsWindowed(input.data_path, spec));
+  HEDDLE_ASSIGN_OR_RETURN(const bool windowed, IsWindowed(input.data_path, input.data_fields, spec));
   if (windowed) {
     HEDDLE_ASSIGN_OR_RETURN(std::shared_ptr<const model::TextDataset> data,
                             resources.GetData(input.data_path, base, train.sequence_length));
     return std::unique_ptr<HeadBatches>(std::make_unique<Windows>(std::move(data), train.batch_size, seed));
   }
   HEDDLE_ASSIGN_OR_RETURN(std::shared_ptr<const model::Examples> examples,
-                          resources.GetExamples(input.data_path, base, train.sequence_length));
+                          resources.GetExamples(input.data_path, base, train.sequence_length, input.data_fields));
   auto stream = model::BatchStream::Training(std::move(examples), train.batch_size, seed);
   return std::unique_ptr<HeadBatches>(std::make_unique<Stream>(std::move(stream), spec));
 }
 
 Result<std::unique_ptr<HeadBatches>> EvaluationBatches(const std::filesystem::path& data, uint32_t sequence_length,
-                                                       const TaskResources::Base& base, TaskResources& resources) {
+                                                       const TaskResources::Base& base, TaskResources& resources,
+                                                       const DataFields& fields) {
   const model::ModelSpec& spec = base.weights->spec;
-  HEDDLE_ASSIGN_OR_RETURN(const bool windowed, IsWindowed(data, spec));
+  HEDDLE_ASSIGN_OR_RETURN(const bool windowed, IsWindowed(data, fields, spec));
   if (windowed) {
     HEDDLE_ASSIGN_OR_RETURN(std::shared_ptr<const model::TextDataset> dataset,
                             resources.GetData(data, base, sequence_length));
     return std::unique_ptr<HeadBatches>(std::make_unique<Windows>(std::move(dataset), kEvaluationRows, std::nullopt));
   }
   HEDDLE_ASSIGN_OR_RETURN(std::shared_ptr<const model::Examples> examples,
-                          resources.GetExamples(data, base, sequence_length));
+                          resources.GetExamples(data, base, sequence_length, fields));
   auto stream = model::BatchStream::Pass(std::move(examples), kEvaluationRows);
   return std::unique_ptr<HeadBatches>(std::make_unique<Stream>(std::move(stream), spec));
 }

@@ -36,6 +36,7 @@ class HeadBatches {
 Result<std::unique_ptr<HeadBatches>> TrainingBatches(const TaskInput& input, const TaskResources::Base& base,
                                                      TaskResources& resources);
 Result<std::unique_ptr<HeadBatches>> EvaluationBatches(const std::filesystem::path& data, uint32_t sequence_length,
-                                                       const TaskResources::Base& base, TaskResources& resources);
+                                                       const TaskResources::Base& base, TaskResources& resources,
+                                                       const DataFields& fields = {});
 
 }  // namespace heddle::client

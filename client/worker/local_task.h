@@ -37,12 +37,21 @@ struct TrainSettings {
   TrainRules rules;
 };
 
+// As heddle.v1.DataFields.
+struct DataFields {
+  std::vector<std::string> columns, text;
+  std::string pair, label, prompt, completion;
+  bool any() const;              // whether anything is not as usual
+  std::string Identity() const;  // other fields, other text
+};
+
 struct TaskInput {
   TrainSettings train;
   uint64_t seed = 0;
   std::filesystem::path base_model_dir;  // Hugging Face layout
   std::filesystem::path adapter_dir;     // PEFT layout
   std::filesystem::path data_path;
+  DataFields data_fields;
   std::filesystem::path personal_path;  // what the device kept of the run (safetensors); empty or absent: nothing
   std::string device;                   // what computes: "cpu" (also when empty) or "cuda"
   uint64_t memory_limit_bytes = 0;      // 0: none; else a task that cannot fit is refused with kResourceExhausted

@@ -11,6 +11,21 @@ std::string FileIdentity(const std::filesystem::path& path) {
          std::to_string(info.st_mtim.tv_sec) + "." + std::to_string(info.st_mtim.tv_nsec);
 }
 
+bool DataFields::any() const {
+  return !columns.empty() || !text.empty() || !(pair.empty() && label.empty() && prompt.empty() && completion.empty());
+}
+
+std::string DataFields::Identity() const {
+  std::string out;
+  const auto add = [&out](const std::string& name) { out += "|" + std::to_string(name.size()) + ":" + name; };
+  for (const auto* list : {&columns, &text}) {
+    out += "|" + std::to_string(list->size());
+    for (const std::string& name : *list) add(name);
+  }
+  for (const std::string* name : {&pair, &label, &prompt, &completion}) add(*name);
+  return out;
+}
+
 std::shared_ptr<TaskResources> MakeTaskResources() { return std::make_shared<TaskResources>(); }
 
 namespace {
@@ -93,14 +108,15 @@ Result<std::shared_ptr<const model::TextDataset>> TaskResources::GetData(const s
 }
 
 Result<std::shared_ptr<const model::Examples>> TaskResources::GetExamples(const std::filesystem::path& path,
-                                                                          const Base& base, uint32_t sequence_length) {
+                                                                          const Base& base, uint32_t sequence_length,
+                                                                          const DataFields& fields) {
   const model::ModelSpec& spec = base.weights->spec;
   if (!spec.TakesImages() && (sequence_length == 0 || static_cast<int64_t>(sequence_length) > spec.MaxLength())) {
     return InvalidArgument("sequence_length is " + std::to_string(sequence_length) +
                            ", but must be from 1 to the model's " + std::to_string(spec.MaxLength()));
   }
-  const std::string identity =
-      FileIdentity(path) + "|" + std::to_string(base.serial) + "|" + std::to_string(sequence_length);
+  const std::string identity = FileIdentity(path) + "|" + std::to_string(base.serial) + "|" +
+                               std::to_string(sequence_length) + fields.Identity();
   // Images are several files, whose changes are not seen.
   const bool keep = !spec.TakesImages();
   const auto find = [&]() -> std::shared_ptr<const model::Examples> {
@@ -117,6 +133,12 @@ Result<std::shared_ptr<const model::Examples>> TaskResources::GetExamples(const 
   }
   model::Examples::Options options;
   options.max_tokens = std::max<int64_t>(sequence_length, 1);
+  options.text.columns = fields.columns;
+  options.text.text_fields = fields.text;
+  if (!fields.pair.empty()) options.text.pair_field = fields.pair;
+  if (!fields.label.empty()) options.text.label_field = fields.label;
+  if (!fields.prompt.empty()) options.text.prompt_field = fields.prompt;
+  if (!fields.completion.empty()) options.text.completion_field = fields.completion;
   HEDDLE_ASSIGN_OR_RETURN(std::shared_ptr<const model::Examples> examples,
                           model::Examples::Open(spec, base.tokenizer, base.folder, path, std::move(options)));
   if (!keep) return examples;

@@ -39,11 +39,11 @@ class TaskResources {
   // The file in ids of the base's tokenizer. Errors: those of TextDataset::Read.
   Result<std::shared_ptr<const model::TextDataset>> GetData(const std::filesystem::path& path, const Base& base,
                                                             uint32_t sequence_length);
-  // The file or folder as examples for the base's head. Kept are the latest kMaxExamples of them (the index of one
-  // takes at most 8 MiB). Errors: those of model::Examples::Open; kInvalidArgument for a sequence_length the model does
-  // not take.
+  // The file or folder as examples for the base's head, with these names of its fields. Kept are the latest
+  // kMaxExamples of them (the index of one takes at most 8 MiB). Errors: those of model::Examples::Open;
+  // kInvalidArgument for a sequence_length the model does not take.
   Result<std::shared_ptr<const model::Examples>> GetExamples(const std::filesystem::path& path, const Base& base,
-                                                             uint32_t sequence_length);
+                                                             uint32_t sequence_length, const DataFields& fields = {});
 
  private:
   static constexpr size_t kMaxExamples = 64;

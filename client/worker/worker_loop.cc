@@ -105,6 +105,13 @@ TaskInput ToTaskInput(const v1::WorkerRun& run) {
   input.adapter_dir = run.adapter_dir();
   input.data_path = run.data_path();
   input.personal_path = run.personal_path();
+  const v1::DataFields& fields = run.data_fields();
+  input.data_fields = {{fields.columns().begin(), fields.columns().end()},
+                       {fields.text().begin(), fields.text().end()},
+                       fields.pair(),
+                       fields.label(),
+                       fields.prompt(),
+                       fields.completion()};
   input.memory_limit_bytes = run.memory_limit_bytes();
   input.device = run.device();
   return input;

@@ -374,6 +374,9 @@ void Messages() {
   run->set_adapter_dir("adapter");
   run->set_data_path("data.jsonl");
   run->set_update_path("update");
+  run->mutable_data_fields()->add_columns("stars");
+  run->mutable_data_fields()->add_text("review");
+  run->mutable_data_fields()->set_label("stars");
   add("command-run", 13, command);
   add("run", 15, *run);
   command.mutable_cancel();

@@ -49,11 +49,12 @@ std::string TextOf(const json::object& object, const char* key) {
 
 FederationWorld::FederationWorld(std::vector<std::string> devices, std::map<std::string, std::string> strategy_more,
                                  std::map<std::string, std::string> train_more,
-                                 const std::map<std::string, std::string>& coordinator)
+                                 const std::map<std::string, std::string>& coordinator, const FederationModel& model)
     : names_(std::move(devices)), fleet_(OptionsIn(temp_ / "fleet", coordinator)) {
   std::string names, data;
   for (size_t i = 0; i < names_.size(); ++i) {
-    data_.push_back(temp_.Write(names_[i] + ".txt", TextOfDevice(names_[i], i)));
+    data_.push_back(model.data ? model.data(temp_.path(), names_[i], i)
+                               : temp_.Write(names_[i] + ".txt", TextOfDevice(names_[i], i)));
     names += (i > 0 ? ", \"" : "\"") + names_[i] + "\"";
     data += (i > 0 ? ", \"" : "\"") + data_[i].string() + "\"";
   }
@@ -65,8 +66,11 @@ FederationWorld::FederationWorld(std::vector<std::string> devices, std::map<std:
       {"local_steps", "2"}, {"batch_size", "2"}, {"sequence_length", "32"}, {"learning_rate", "5e-3"}};
   for (const auto& [key, value] : strategy_more) strategy[key] = value;
   for (const auto& [key, value] : train_more) train[key] = value;
-  std::string text = "name = \"integration\"\nseed = 7\n\n[model]\nbase = \"" HEDDLE_SOURCE_DIR
-                     "/model/pretrained/heddle-tiny\"\n\n[lora]\nr = 2\nlora_alpha = 4\n\n[strategy]\n";
+  const fs::path base = model.base.empty() ? HEDDLE_SOURCE_DIR "/model/pretrained/heddle-tiny" : model.base;
+  std::string text = "name = \"integration\"\nseed = 7\n\n[model]\nbase = \"" + base.string() +
+                     "\"\n\n[lora]\nr = 2\nlora_alpha = 4\n";
+  if (!model.base.empty()) text += "target_modules = [\"all-linear\"]\n";
+  text += "\n[strategy]\n";
   for (const auto& [key, value] : strategy) text += key + " = " + value + "\n";
   text += "\n[train]\n";
   for (const auto& [key, value] : train) text += key + " = " + value + "\n";

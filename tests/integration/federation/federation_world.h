@@ -19,6 +19,13 @@ namespace heddle {
 double NumberOf(const boost::json::object& object, const char* key);
 std::string TextOf(const boost::json::object& object, const char* key);
 
+// Another base model than heddle-tiny with LoRA on all its linear layers, and each device's data for it.
+struct FederationModel {
+  std::filesystem::path base;
+  // Writes the data of a device into the folder and returns their path there; device by device.
+  std::function<std::filesystem::path(const std::filesystem::path& folder, const std::string& name, size_t index)> data;
+};
+
 class FederationWorld {
  public:
   using Condition = std::function<bool(const boost::json::object& run)>;
@@ -26,7 +33,8 @@ class FederationWorld {
   // Writes the recipe and one text file a device. `coordinator`: key -> TOML value, into coordinator.toml.
   explicit FederationWorld(std::vector<std::string> devices, std::map<std::string, std::string> strategy = {},
                            std::map<std::string, std::string> train = {},
-                           const std::map<std::string, std::string>& coordinator = {});
+                           const std::map<std::string, std::string>& coordinator = {},
+                           const FederationModel& model = {});
 
   // The coordinator and every device of the recipe. `settings` go into each client.toml.
   Status Start(std::map<std::string, std::string> settings = {});

@@ -332,21 +332,31 @@ TEST(Validate, WorkerMessages) {
   using C = v1::WorkerCommand;
   C command;
   *command.mutable_run() = GoodRun();
-  Check<C>(command, {
-                        {[](C& m) { m.clear_command(); }, false, "command"},
-                        {[](C& m) { m.mutable_cancel(); }, true},
-                        {[](C& m) { m.mutable_run()->set_local_task(""); }, false, "local_task"},
-                        {[](C& m) { m.mutable_run()->clear_train(); }, false, "train"},
-                        {[](C& m) { m.mutable_run()->set_base_model_dir(""); }, false, "base_model_dir"},
-                        {[](C& m) { m.mutable_run()->set_adapter_dir(""); }, false, "adapter_dir"},
-                        {[](C& m) { m.mutable_run()->set_data_path(""); }, false, "data_path"},
-                        {[](C& m) { m.mutable_run()->set_update_path(std::string(kMaxPathBytes + 1, 'x')); }, false,
-                         "update_path"},
-                        {[](C& m) { m.mutable_run()->set_personal_path(std::string(kMaxPathBytes + 1, 'x')); }, false,
-                         "personal_path"},
-                        {[](C& m) { m.mutable_run()->set_next_personal_path(std::string(kMaxPathBytes + 1, 'x')); },
-                         false, "next_personal_path"},
-                    });
+  Check<C>(
+      command,
+      {
+          {[](C& m) { m.clear_command(); }, false, "command"},
+          {[](C& m) { m.mutable_cancel(); }, true},
+          {[](C& m) { m.mutable_run()->set_local_task(""); }, false, "local_task"},
+          {[](C& m) { m.mutable_run()->clear_train(); }, false, "train"},
+          {[](C& m) { m.mutable_run()->set_base_model_dir(""); }, false, "base_model_dir"},
+          {[](C& m) { m.mutable_run()->set_adapter_dir(""); }, false, "adapter_dir"},
+          {[](C& m) { m.mutable_run()->set_data_path(""); }, false, "data_path"},
+          {[](C& m) { m.mutable_run()->set_update_path(std::string(kMaxPathBytes + 1, 'x')); }, false, "update_path"},
+          {[](C& m) { m.mutable_run()->set_personal_path(std::string(kMaxPathBytes + 1, 'x')); }, false,
+           "personal_path"},
+          {[](C& m) { m.mutable_run()->set_next_personal_path(std::string(kMaxPathBytes + 1, 'x')); }, false,
+           "next_personal_path"},
+          {[](C& m) { m.mutable_run()->mutable_data_fields()->add_columns(""); }, true},
+          {[](C& m) { m.mutable_run()->mutable_data_fields()->add_text(std::string(kMaxNameBytes + 1, 'x')); }, false,
+           "data_fields"},
+          {[](C& m) { m.mutable_run()->mutable_data_fields()->set_label(std::string(kMaxNameBytes + 1, 'x')); }, false,
+           "data_fields"},
+          {[](C& m) {
+             for (size_t i = 0; i <= kMaxDataFields; ++i) m.mutable_run()->mutable_data_fields()->add_columns("c");
+           },
+           false, "data_fields"},
+      });
   using E = v1::WorkerEvent;
   E event;
   event.mutable_ready()->add_local_tasks("lora_sft");

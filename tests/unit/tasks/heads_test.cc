@@ -267,6 +267,28 @@ TEST_F(HeadTest, TheSameSeedGivesTheSameUpdate) {
   EXPECT_NE(SerializeSafetensors(a.update), SerializeSafetensors(c.update));
 }
 
+TEST_F(HeadTest, FieldsOfOtherNamesAndFilesWithoutAHeaderAreReadAlike) {
+  WriteBase(kBert);
+  input_.train.local_steps = 3;
+  input_.data_path = folder_.Write("reviews.tsv", Reviews(20, false));
+  const auto usual = Run();
+  ASSERT_TRUE(usual.ok()) << usual.status();
+  const auto expect_same = [&] {
+    const auto output = Run();
+    ASSERT_TRUE(output.ok()) << output.status();
+    EXPECT_EQ(SerializeSafetensors(output->update), SerializeSafetensors(usual->update));
+  };
+  std::string rows = Reviews(20, false);
+  rows.erase(0, rows.find('\n') + 1);
+  input_.data_path = folder_.Write("renamed.tsv", "review\tstars\n" + rows);
+  EXPECT_FALSE(Run().ok()) << "nobody says what its columns are";
+  input_.data_fields = {.text = {"review"}, .label = "stars"};
+  expect_same();
+  input_.data_path = folder_.Write("headerless.tsv", rows);
+  input_.data_fields = {.columns = {"review", "stars"}, .text = {"review"}, .label = "stars"};
+  expect_same();
+}
+
 // The real encoder with a head that was never trained.
 TEST_F(HeadTest, TheRealSentenceEncoderLearnsSentiment) {
   HEDDLE_NEEDS_TEST_DATA("minilm-l6-v2");
