@@ -23,24 +23,6 @@ TensorSpec CutSpec(std::string_view key, TensorSpec spec, int64_t rank) {
   return spec;
 }
 
-Tensor Cut(std::string_view key, const Tensor& tensor, int64_t rank) {
-  TensorSpec spec = CutSpec(key, tensor.spec(), rank);
-  if (spec == tensor.spec()) return tensor;
-  if (IsLoraA(key)) {  // the first rows
-    const auto size = static_cast<size_t>(spec.shape[0] * spec.shape[1]) * DTypeSize(spec.dtype);
-    return Tensor(std::move(spec), tensor.bytes().first(size), tensor.owner());
-  }
-  std::span<std::byte> bytes;
-  const size_t row = static_cast<size_t>(tensor.shape()[1]) * DTypeSize(spec.dtype);
-  const size_t cut_row = static_cast<size_t>(spec.shape[1]) * DTypeSize(spec.dtype);
-  const auto rows = static_cast<size_t>(spec.shape[0]);
-  Tensor out = Tensor::Allocate(std::move(spec), &bytes);
-  for (size_t i = 0; i < rows; ++i) {
-    std::memcpy(bytes.data() + i * cut_row, tensor.bytes().data() + i * row, cut_row);
-  }
-  return out;
-}
-
 }  // namespace
 
 bool Matches(std::string_view pattern, std::string_view key) {
@@ -59,9 +41,27 @@ bool MatchesAny(const std::vector<std::string>& patterns, std::string_view key) 
 bool IsLoraA(std::string_view key) { return key.ends_with(kLoraA) && !key.starts_with(kOwnPrefix); }
 bool IsLoraB(std::string_view key) { return key.ends_with(kLoraB) && !key.starts_with(kOwnPrefix); }
 
+Tensor CutToRank(std::string_view key, const Tensor& tensor, int64_t rank) {
+  TensorSpec spec = CutSpec(key, tensor.spec(), rank);
+  if (spec == tensor.spec()) return tensor;
+  if (IsLoraA(key)) {  // the first rows
+    const auto size = static_cast<size_t>(spec.shape[0] * spec.shape[1]) * DTypeSize(spec.dtype);
+    return Tensor(std::move(spec), tensor.bytes().first(size), tensor.owner());
+  }
+  std::span<std::byte> bytes;
+  const size_t row = static_cast<size_t>(tensor.shape()[1]) * DTypeSize(spec.dtype);
+  const size_t cut_row = static_cast<size_t>(spec.shape[1]) * DTypeSize(spec.dtype);
+  const auto rows = static_cast<size_t>(spec.shape[0]);
+  Tensor out = Tensor::Allocate(std::move(spec), &bytes);
+  for (size_t i = 0; i < rows; ++i) {
+    std::memcpy(bytes.data() + i * cut_row, tensor.bytes().data() + i * row, cut_row);
+  }
+  return out;
+}
+
 StateDict DeviceModel(const StateDict& model, int64_t rank) {
   StateDict out;
-  for (const auto& [key, tensor] : model) out.emplace_hint(out.end(), key, Cut(key, tensor, rank));
+  for (const auto& [key, tensor] : model) out.emplace_hint(out.end(), key, CutToRank(key, tensor, rank));
   return out;
 }
 

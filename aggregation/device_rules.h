@@ -58,6 +58,9 @@ bool IsLoraB(std::string_view key);
 // factors of no more than `rank` too. rank 0: all. Tensors that are not cut share their bytes with `model`.
 StateDict DeviceModel(const StateDict& model, int64_t rank);
 
+// One tensor of that model.
+Tensor CutToRank(std::string_view key, const Tensor& tensor, int64_t rank);
+
 // What the update of a device with that rank must hold: the trained tensors that travel, and with kScaffold the control
 // variate of each.
 StateDictSpec UpdateSpec(const StateDictSpec& model, const DeviceRules& rules, int64_t rank);

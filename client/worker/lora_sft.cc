@@ -54,11 +54,12 @@ class LoraSft final : public LocalTask {
     HEDDLE_RETURN_IF_ERROR(
         CheckMemory(input.memory_limit_bytes, EstimateTrainingBytes(config, train, options), "the training step"));
     HEDDLE_ASSIGN_OR_RETURN(TaskResources::Base base, resources.GetBase(input.base_model_dir, options.weights));
-    HEDDLE_ASSIGN_OR_RETURN(peft::Adapter adapter, peft::ReadAdapter(input.adapter_dir));
+    HEDDLE_ASSIGN_OR_RETURN(const StateDict personal, ReadPersonal(input.personal_path));
+    HEDDLE_ASSIGN_OR_RETURN(peft::Adapter given, peft::ReadAdapter(input.adapter_dir));
+    const peft::Adapter adapter = RuledTraining::OwnPart(train.rules, personal, std::move(given));
     HEDDLE_ASSIGN_OR_RETURN(const std::unique_ptr<HeadBatches> batches, TrainingBatches(input, base, resources));
     model::Transformer network(base.weights, options.compute);
     HEDDLE_ASSIGN_OR_RETURN(const peft::Tuning tuning, peft::Tuning::Inject(network, adapter.config, adapter.tensors));
-    HEDDLE_ASSIGN_OR_RETURN(const StateDict personal, ReadPersonal(input.personal_path));
     RuledTraining::Parameters parameters;
     for (const peft::TunedParameter& one : tuning.parameters()) parameters.emplace_back(one.key, one.tensor);
     HEDDLE_ASSIGN_OR_RETURN(RuledTraining ruled,

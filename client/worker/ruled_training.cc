@@ -1,5 +1,8 @@
 #include "client/worker/ruled_training.h"
 
+#include <algorithm>
+#include <array>
+#include <cmath>
 #include <cstring>
 
 #include "aggregation/device_rules.h"
@@ -10,7 +13,7 @@
 namespace heddle::client {
 namespace {
 
-constexpr std::string_view kOwnGradient = "heddle.feddyn.";
+constexpr std::string_view kOwnGradient = "heddle.feddyn.", kOwnRank = "heddle.rank";
 
 torch::Tensor ToTorch(const Tensor& tensor, const torch::Device& device) {
   torch::Tensor out = torch::empty(tensor.shape(), torch::kFloat32);
@@ -73,7 +76,48 @@ Result<RuledTraining> RuledTraining::Make(const TrainSettings& train, Parameters
     out.parts_.push_back(std::move(part));
   }
   if (out.parts_.empty()) return InvalidArgument("the plan's rules leave no tensor of the adapter to train");
+  if (rules.prune_gamma > 0) out.FindTails();
   return out;
+}
+
+peft::Adapter RuledTraining::OwnPart(const TrainRules& rules, const StateDict& personal, peft::Adapter adapter) {
+  const auto own = personal.find(kOwnRank);
+  if (rules.prune_gamma <= 0 || own == personal.end() || own->second.spec() != TensorSpec{DType::kF32, {1}}) {
+    return adapter;
+  }
+  const float kept = own->second.values<float>()[0];
+  if (!(kept >= 1 && kept < static_cast<float>(adapter.config.r))) return adapter;
+  const auto rank = static_cast<int64_t>(kept);
+  const double share = static_cast<double>(rank) / static_cast<double>(adapter.config.r);
+  adapter.config.lora_alpha *= adapter.config.use_rslora ? std::sqrt(share) : share;  // the scaling stays
+  adapter.config.r = rank;
+  adapter.tensors = aggregation::DeviceModel(adapter.tensors, rank);
+  return adapter;
+}
+
+void RuledTraining::FindTails() {
+  for (size_t b = 0; b < parts_.size(); ++b) {
+    if (!aggregation::IsLoraB(parts_[b].key)) continue;
+    std::string key = parts_[b].key;
+    key.replace(key.rfind("lora_B"), 6, "lora_A");
+    for (size_t a = 0; a < parts_.size(); ++a) {
+      if (parts_[a].key != key) continue;
+      rank_ = parts_[a].value.size(0);
+      const auto begin = std::max<int64_t>(1, static_cast<int64_t>(rules_.prune_gamma * static_cast<double>(rank_)));
+      if (begin < rank_) tails_.push_back({a, b, begin});
+    }
+  }
+  tails_at_start_ = TailProducts();
+}
+
+double RuledTraining::TailProducts() const {
+  double sum = 0;
+  for (const Tail& tail : tails_) {
+    const torch::Tensor a = parts_[tail.a].value.detach().slice(0, tail.begin);
+    const torch::Tensor b = parts_[tail.b].value.detach().slice(1, tail.begin);
+    sum += a.norm().item<double>() * b.norm().item<double>();
+  }
+  return sum;
 }
 
 std::vector<torch::Tensor> RuledTraining::Trained() const {
@@ -91,16 +135,32 @@ void RuledTraining::Correct() {
     if (part.drift.defined()) gradient.add_(part.drift);
     if (pull > 0) gradient.add_(part.value, pull).sub_(part.start, pull);
   }
+  if (rules_.prune_lambda <= 0) return;
+  for (const Tail& tail : tails_) {
+    const torch::Tensor a = parts_[tail.a].value.detach().slice(0, tail.begin);
+    const torch::Tensor b = parts_[tail.b].value.detach().slice(1, tail.begin);
+    const double a_norm = a.norm().item<double>(), b_norm = b.norm().item<double>();
+    if (!(a_norm > 0 && b_norm > 0)) continue;
+    torch::Tensor a_gradient = parts_[tail.a].value.grad(), b_gradient = parts_[tail.b].value.grad();
+    if (a_gradient.defined()) a_gradient.slice(0, tail.begin).add_(a, rules_.prune_lambda * b_norm / a_norm);
+    if (b_gradient.defined()) b_gradient.slice(1, tail.begin).add_(b, rules_.prune_lambda * a_norm / b_norm);
+  }
 }
 
 void RuledTraining::Finish(const StateDict& model, TaskOutput* output) const {
   torch::NoGradGuard no_grad;
+  const int64_t rank = !tails_.empty() && TailProducts() < tails_at_start_ ? tails_.front().begin : rank_;
+  if (rank_ > 0) {
+    const std::array<float, 1> kept = {static_cast<float>(rank)};
+    output->personal.insert_or_assign(std::string(kOwnRank), Tensor::FromFloats({1}, kept));
+  }
+  const StateDict start = aggregation::DeviceModel(model, rank);
   for (const Part& part : parts_) {
-    const Tensor value = peft::ToStateTensor(part.value);
+    const Tensor value = aggregation::CutToRank(part.key, peft::ToStateTensor(part.value), rank);
     if (part.kept) {
       output->personal.insert_or_assign(part.key, value);
     } else {
-      const std::span<const float> after = value.values<float>(), before = model.find(part.key)->second.values<float>();
+      const std::span<const float> after = value.values<float>(), before = start.find(part.key)->second.values<float>();
       std::vector<float> difference(after.size());
       for (size_t i = 0; i < after.size(); ++i) difference[i] = after[i] - before[i];
       output->update.insert_or_assign(part.key, Tensor::FromFloats(value.shape(), difference));

@@ -5,10 +5,13 @@
 //   SCAFFOLD  (Karimireddy et al., 1910.06378, option II): g += c - c_i; afterwards
 //             c_i' = c_i - c + (w_start - w_end) / sum of the steps' learning rates; c_i' - c_i travels with the update
 //   FedDyn    (Acar et al., 2111.04263):     g += alpha (w - w_start) - h_i; afterwards h_i' = h_i - alpha (w_end -
-//   w_start)
+//             w_start)
+//   HetLoRA   (Cho et al., 2401.06432): the loss gets lambda |A[t:]| |B[:, t:]| of each layer, t = max(1, floor(gamma
+//   r));
+//             when the sum of these products is smaller after the task than before, the device's rank is t from then on
 //
-// Life cycle: Make with the parameters as injected; ApplyStart once; Correct before each step, Count after it; Finish
-// once. One thread at a time. Include only from translation units of targets with TORCH.
+// Life cycle: OwnPart before the adapter is injected, Make with its parameters; Correct before each step, Count after
+// it; Finish once. One thread at a time. Include only from translation units of targets with TORCH.
 #pragma once
 
 #include <torch/torch.h>
@@ -18,6 +21,7 @@
 #include <vector>
 
 #include "client/worker/local_task.h"
+#include "peft/adapter/adapter.h"
 
 namespace heddle::client {
 
@@ -31,6 +35,9 @@ class RuledTraining {
   // rules name a correction that is not known or an optimizer that does not go with it, or leave nothing to train.
   static Result<RuledTraining> Make(const TrainSettings& train, Parameters parameters, const StateDict& model,
                                     const StateDict& personal);
+
+  // The adapter as this device trains it: cut to the rank that it has pruned itself to.
+  static peft::Adapter OwnPart(const TrainRules& rules, const StateDict& personal, peft::Adapter adapter);
 
   // What the optimizer steps.
   std::vector<torch::Tensor> Trained() const;
@@ -51,8 +58,19 @@ class RuledTraining {
     bool kept = false;
   };
 
+  // The two factors of a layer, as indices of parts_, and the first row of A that is of its tail.
+  struct Tail {
+    size_t a, b;
+    int64_t begin;
+  };
+  void FindTails();
+  double TailProducts() const;
+
   TrainRules rules_;
   std::vector<Part> parts_;
+  std::vector<Tail> tails_;  // with prune_gamma
+  double tails_at_start_ = 0;
+  int64_t rank_ = 0;  // of tails_
   double learning_rates_ = 0;
 };
 

@@ -70,6 +70,7 @@ FederationWorld::FederationWorld(std::vector<std::string> devices, std::map<std:
   std::string text = "name = \"integration\"\nseed = 7\n\n[model]\nbase = \"" + base.string() +
                      "\"\n\n[lora]\nr = 2\nlora_alpha = 4\n";
   if (!model.base.empty()) text += "target_modules = [\"all-linear\"]\n";
+  for (const auto& [key, value] : model.lora) text += key + " = " + value + "\n";
   text += "\n[strategy]\n";
   for (const auto& [key, value] : strategy) text += key + " = " + value + "\n";
   text += "\n[train]\n";

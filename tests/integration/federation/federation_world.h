@@ -19,11 +19,13 @@ namespace heddle {
 double NumberOf(const boost::json::object& object, const char* key);
 std::string TextOf(const boost::json::object& object, const char* key);
 
-// Another base model than heddle-tiny with LoRA on all its linear layers, and each device's data for it.
+// Another base model than heddle-tiny with LoRA on all its linear layers, and each device's data for it; more keys of
+// [lora].
 struct FederationModel {
-  std::filesystem::path base;
+  std::filesystem::path base;  // empty: heddle-tiny and text
   // Writes the data of a device into the folder and returns their path there; device by device.
   std::function<std::filesystem::path(const std::filesystem::path& folder, const std::string& name, size_t index)> data;
+  std::map<std::string, std::string> lora = {};
 };
 
 class FederationWorld {

@@ -6,6 +6,7 @@
 
 #include <cmath>
 
+#include "aggregation/device_rules.h"
 #include "common/safetensors.h"
 #include "tests/unit/tasks/task_fixture.h"
 
@@ -163,6 +164,73 @@ TEST_F(RuledTrainingTest, KeptTensorsStayOnTheDeviceAndAreWhereTheNextTaskStarts
   const TaskOutput same = Must();
   EXPECT_TRUE(SerializeSafetensors(second.update) == SerializeSafetensors(same.update));
   EXPECT_TRUE(SerializeSafetensors(second.personal) == SerializeSafetensors(same.personal));
+}
+
+// HetLoRA. A start whose B is not zero, so that the tail has something to lose.
+TEST_F(RuledTrainingTest, TheTailsPenaltyIsTheGradientOfTheProductOfItsNorms) {
+  initial_ = Like("", 0.02F);
+  GiveModel({});
+  input_.train.rules.prune_gamma = 0.5;
+  const TaskOutput plain = Must();
+  input_.train.rules.prune_lambda = 0.1;
+  const TaskOutput penalised = Must();
+  const int64_t rank = config_.r, begin = rank / 2;
+  double seen = 0;
+  for (const auto& [key, tensor] : initial_) {
+    if (!key.ends_with("lora_A.weight")) continue;
+    std::string key_b = key;
+    key_b.replace(key_b.rfind("lora_A"), 6, "lora_B");
+    const Tensor& b = initial_.at(key_b);
+    const auto in = static_cast<size_t>(tensor.shape()[1]), first = static_cast<size_t>(begin) * in;
+    double a_squares = 0, b_squares = 0;
+    for (size_t i = first; i < static_cast<size_t>(tensor.numel()); ++i) a_squares += std::pow(At(initial_, key, i), 2);
+    for (size_t i = 0; i < static_cast<size_t>(b.numel()); ++i) {
+      if (static_cast<int64_t>(i) % rank >= begin) b_squares += std::pow(At(initial_, key_b, i), 2);
+    }
+    // A task that pruned itself sent less: compare what both sent.
+    const auto sent = std::min(penalised.update.at(key).numel(), plain.update.at(key).numel());
+    for (size_t i = 0; i < static_cast<size_t>(sent); ++i) {
+      const double term = i < first ? 0 : 0.1 * std::sqrt(b_squares / a_squares) * At(initial_, key, i);
+      EXPECT_NEAR(At(penalised.update, key, i), At(plain.update, key, i) - kRate * term, 1e-6) << key << " " << i;
+      seen += std::abs(term);
+    }
+  }
+  const bool pruned = At(penalised.personal, "heddle.rank", 0) < static_cast<double>(rank);
+  EXPECT_TRUE(pruned || seen > 0);
+}
+
+TEST_F(RuledTrainingTest, ADeviceWhoseTailShrinksGivesItUpAndKeepsTheSmallerRank) {
+  initial_ = Like("", 0.02F);
+  GiveModel({});
+  input_.train.rules.prune_gamma = 0.5;
+  input_.train.rules.prune_lambda = 5;  // far beyond the gradient
+  input_.train.local_steps = 2;
+  const TaskOutput first = Must();
+  const int64_t half = config_.r / 2;
+  EXPECT_EQ(At(first.personal, "heddle.rank", 0), static_cast<double>(half));
+  for (const auto& [key, tensor] : first.update) {
+    EXPECT_EQ(tensor.shape()[key.ends_with("lora_A.weight") ? 0 : 1], half) << key;
+  }
+  GivePersonal(first.personal);
+  input_.train.rules.prune_lambda = 0;
+  const TaskOutput second = Must();
+  EXPECT_LE(At(second.personal, "heddle.rank", 0), static_cast<double>(half));
+  // The smaller adapter trains as one of that rank with the same scaling does.
+  peft::AdapterConfig small = config_;
+  small.r = half;
+  small.lora_alpha = config_.lora_alpha / 2;
+  ASSERT_TRUE(peft::WriteAdapter(folder_ / "adapter", small, aggregation::DeviceModel(initial_, half)).ok());
+  std::filesystem::remove(input_.personal_path);
+  input_.train.rules.prune_gamma = 0;
+  const TaskOutput alone = Must();
+  for (const auto& [key, tensor] : second.update) {
+    const Tensor same =
+        aggregation::CutToRank(key, alone.update.at(key), static_cast<int64_t>(At(second.personal, "heddle.rank", 0)));
+    ASSERT_EQ(tensor.spec(), same.spec()) << key;
+    for (size_t i = 0; i < static_cast<size_t>(tensor.numel()); ++i) {
+      EXPECT_EQ(tensor.values<float>()[i], same.values<float>()[i]) << key;
+    }
+  }
 }
 
 TEST_F(RuledTrainingTest, WhatIsKeptAndDamagedIsBegunAnew) {

@@ -1,0 +1,62 @@
+// Methods that are more than a mean, over TLS with real daemons: what the server remembers, what devices keep and what
+// they are given is the same as in the simulator, also when both are killed on the way.
+#include <gtest/gtest.h>
+
+#include <boost/json.hpp>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "tests/integration/federation/federation_world.h"
+
+namespace heddle {
+namespace {
+
+namespace json = boost::json;
+
+struct Method {
+  std::string name;
+  std::map<std::string, std::string> train, lora;
+};
+
+class Methods : public ::testing::TestWithParam<Method> {};
+
+TEST_P(Methods, CommitTheSimulatorsModelThoughCoordinatorAndDeviceAreKilled) {
+  const Method& method = GetParam();
+  FederationWorld world({"anna", "bert"}, {{"name", "\"" + method.name + "\""}, {"num_server_rounds", "4"}},
+                        method.train, {}, {.base = {}, .data = {}, .lora = method.lora});
+  const auto simulated = world.SimulatedHash();
+  ASSERT_TRUE(simulated.ok()) << simulated.status();
+  ASSERT_TRUE(world.Start().ok());
+  const auto run = world.Submit();
+  ASSERT_TRUE(run.ok()) << run.status();
+  // In the second round there is something to remember.
+  const auto at_work = world.WaitUntil(*run, [](const json::object& now) {
+    return NumberOf(now, "committed_rounds") >= 1 && NumberOf(now, "devices_at_work") > 0;
+  });
+  ASSERT_TRUE(at_work.ok()) << at_work.status();
+  ASSERT_EQ(TextOf(*at_work, "state"), "running") << "too late to disturb anything";
+  ASSERT_TRUE(world.KillAndRestartCoordinator().ok());
+  ASSERT_TRUE(world.KillAndRestartDevice(0).ok());
+  const auto end = world.WaitForEnd(*run);
+  ASSERT_TRUE(end.ok()) << end.status();
+  EXPECT_EQ(TextOf(*end, "adapter_sha256"), *simulated);
+  EXPECT_EQ(NumberOf(*end, "committed_rounds"), 4);
+  EXPECT_TRUE(world.fleet().Stop().ok());
+}
+
+const std::map<std::string, std::string> kDescent = {{"optimizer", "\"SGD\""}, {"learning_rate", "0.1"}};
+
+INSTANTIATE_TEST_SUITE_P(BeyondAMean, Methods,
+                         testing::Values(Method{"FedAdam", {}, {}}, Method{"SCAFFOLD", kDescent, {}},
+                                         Method{"FedSA-LoRA", {}, {{"device_ranks", "[\"anna:1\"]"}}},
+                                         Method{"FLoRA", {}, {}},
+                                         Method{"FlexLoRA", {}, {{"device_ranks", "[\"bert:1\"]"}}}),
+                         [](const auto& info) {
+                           std::string name = info.param.name;
+                           std::erase(name, '-');
+                           return name;
+                         });
+
+}  // namespace
+}  // namespace heddle
