@@ -3,23 +3,16 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <cstring>
 
 #include "aggregation/device_rules.h"
 #include "common/logging.h"
 #include "common/safetensors.h"
-#include "peft/lora/lora.h"
+#include "peft/tuning/tuning.h"
 
 namespace heddle::client {
 namespace {
 
 constexpr std::string_view kOwnGradient = "heddle.feddyn.", kOwnRank = "heddle.rank";
-
-torch::Tensor ToTorch(const Tensor& tensor, const torch::Device& device) {
-  torch::Tensor out = torch::empty(tensor.shape(), torch::kFloat32);
-  if (!tensor.bytes().empty()) std::memcpy(out.data_ptr<float>(), tensor.bytes().data(), tensor.bytes().size());
-  return out.to(device);
-}
 
 bool Fits(const StateDict& tensors, const std::string& name, const torch::Tensor& like) {
   const auto found = tensors.find(name);
@@ -29,7 +22,7 @@ bool Fits(const StateDict& tensors, const std::string& name, const torch::Tensor
 
 torch::Tensor FindOrZero(const StateDict& tensors, const std::string& name, const torch::Tensor& like) {
   if (!Fits(tensors, name, like)) return torch::zeros_like(like, torch::requires_grad(false));
-  return ToTorch(tensors.find(name)->second, like.device());
+  return peft::ToTorchTensor(tensors.find(name)->second, like.device());
 }
 
 Status CheckRules(const TrainSettings& train) {
@@ -63,7 +56,8 @@ Result<RuledTraining> RuledTraining::Make(const TrainSettings& train, Parameters
     }
     Part part{.key = key, .value = value};
     part.kept = aggregation::MatchesAny(rules.kept, key);
-    if (part.kept && Fits(personal, key, value)) value.copy_(ToTorch(personal.find(key)->second, value.device()));
+    if (part.kept && Fits(personal, key, value))
+      value.copy_(peft::ToTorchTensor(personal.find(key)->second, value.device()));
     if (rules.proximal_mu > 0 || !rules.correction.empty()) part.start = value.detach().clone();
     if (rules.correction == "scaffold") {
       const std::string name = std::string(aggregation::kControlPrefix) + key;
