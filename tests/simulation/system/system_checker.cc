@@ -51,7 +51,7 @@ void SystemChecker::RunBegan(const RunId& run) {
   auto bytes = ReadFile(host_.blobs().Path(initial_));
   auto values = bytes.ok() ? ReadValues(*bytes, &model_spec_) : bytes.status();
   if (!values.ok()) return Breach("the initial adapter cannot be read: " + values.status().ToString());
-  models_[initial_] = *std::move(values);
+  models_[initial_].model = *std::move(values);
 }
 
 void SystemChecker::Made(const std::string& device, const std::string& assignment, const MadeUpdate& update) {
@@ -298,7 +298,7 @@ void SystemChecker::OnRestart() {
 }
 
 // The model of a committed round from its accepted rows.
-void SystemChecker::CheckModel(const RoundRecord& round, const Values& parent, Values* next) {
+void SystemChecker::CheckModel(const RoundRecord& round, const Version& parent, Version* next) {
   auto rows = host_.store().ListAssignments(*run_, round.round, round.attempt);
   if (!rows.ok()) return;
   const std::string name = "round " + std::to_string(round.round);
@@ -314,10 +314,13 @@ void SystemChecker::CheckModel(const RoundRecord& round, const Values& parent, V
     accepted.emplace_back(known->second.update.values.get(), row.metrics.num_examples);
   }
   if (accepted.size() < spec_.min_reports) return Breach(name + " was committed with too few updates");
-  const std::string model = NextModel(model_spec_, parent, accepted, spec_.cohort_size, next);
-  if (Sha256(model) != round.model) {
-    Breach("the model of " + name + " is not the mean of its " + std::to_string(accepted.size()) + " accepted updates");
+  *next = NextVersion(method_, parent, accepted, spec_.cohort_size);
+  const VersionFiles files = FilesOf(model_spec_, *next);
+  if (Sha256(files.model) != round.model) {
+    return Breach("the model of " + name + " is not what " + MethodName(method_) + " makes of its " +
+                  std::to_string(accepted.size()) + " accepted updates");
   }
+  if (!files.state.empty()) CheckBlob(Sha256(files.state), "what the method remembers of " + name);
 }
 
 void SystemChecker::OnRoundEnded(const RoundRecord& round) {

@@ -3,8 +3,8 @@
 //
 //   1, 2   an accepted update has its row at once and for ever; a repeated report gets the same bytes again; no
 //          assignment is answered for a device that it was not given to
-//   3      the model of every committed round is computed anew from the accepted rows and from what the devices really
-//          trained, with code of its own, and must have the same digest
+//   3      the model of every committed round, and what its method remembers, is computed anew from the accepted rows
+//          and from what the devices really trained, with code of its own, and must have the same digest
 //   4      the chain of rounds explains itself from the store and the blobs alone, and everything it names is there
 //   5      what is due is done; deadlines stand; an abandoned attempt says why
 //   6      every refusal is typed and comes with its own HTTP status; each flaw gets its own reason; a good update is
@@ -35,7 +35,7 @@ struct Counts {
 
 class SystemChecker {
  public:
-  SystemChecker(Timeline& time, CoordinatorHost& host) : time_(time), host_(host) {}
+  SystemChecker(Timeline& time, CoordinatorHost& host, Method method) : time_(time), host_(host), method_(method) {}
 
   const std::optional<std::string>& breach() const { return breach_; }
   void Breach(const std::string& sentence);
@@ -102,18 +102,19 @@ class SystemChecker {
   // Rounds that were committed, from the first on: their models, and that one follows from the other. Returns the
   // number and the digest of the last.
   std::pair<uint32_t, Sha256Digest> CheckChain(const std::vector<coordinator::RoundRecord>& rounds);
-  void CheckModel(const coordinator::RoundRecord& round, const Values& parent, Values* next);
+  void CheckModel(const coordinator::RoundRecord& round, const Version& parent, Version* next);
   void CheckBlob(const Sha256Digest& digest, const std::string& what);
   void Count(v1::ReportVerdict verdict);
 
   Timeline& time_;
   CoordinatorHost& host_;
+  Method method_;
   std::optional<std::string> breach_;
   std::optional<RunId> run_;
   coordinator::RunSpec spec_;
   StateDictSpec model_spec_;
   Sha256Digest initial_;
-  std::map<Sha256Digest, Values> models_;  // as computed here
+  std::map<Sha256Digest, Version> models_;  // as computed here
   std::map<Sha256Digest, Known> updates_;
   std::map<std::string, Issued> issued_;
   std::vector<std::pair<std::string, std::string>> issued_list_;

@@ -26,7 +26,7 @@ SystemWorld::SystemWorld(Stage& stage, uint64_t seed)
       time_(seed),
       host_(stage, time_, seed),
       network_(time_, host_),
-      checker_(time_, host_),
+      checker_(time_, host_, DrawMethod(seed)),
       rogue_(time_, network_, checker_, machines_) {
   DrawWeather();
   DrawMachines();
@@ -105,6 +105,13 @@ void SystemWorld::DrawTroubles() {
   trouble_pause_s_ = ToSeconds(time_.Skewed(1.5, 40));
 }
 
+// Half of the worlds average; the others remember something from round to round, or read their updates again from a
+// file.
+Method SystemWorld::DrawMethod(uint64_t seed) {
+  if (seed % 2 == 0) return Method::kFedAvg;
+  return static_cast<Method>(1 + DeriveSeed(seed, "method", "") % (kNumMethods - 1));
+}
+
 std::string SystemWorld::DrawRecipe() {
   const uint32_t cohort = 5 + time_.Below(8);
   const double over = 1 + 0.25 * time_.Below(3);
@@ -120,6 +127,7 @@ std::string SystemWorld::DrawRecipe() {
                                {"max_poll_hold_s", "25.0"},
                                {"min_retry_after_s", "1.0"},
                                {"max_retry_after_s", "5.0"},
+                               {"name", '"' + std::string(MethodName(DrawMethod(seed_))) + '"'},
                                {"max_abs", Text(kMaxAbs)},
                                {"max_norm", Text(kMaxNorm)},
                                {"max_num_examples", std::to_string(kMaxExamples)}});

@@ -35,6 +35,7 @@ class SystemWorld {
   void DrawWeather();
   void DrawMachines();
   void DrawTroubles();
+  static Method DrawMethod(uint64_t seed);
   std::string DrawRecipe();
 
   // ---- the coordinator ----

@@ -1,7 +1,9 @@
 #include "tests/simulation/system/updates.h"
 
+#include <algorithm>
 #include <array>
 #include <cmath>
+#include <cstring>
 #include <limits>
 
 #include "common/random.h"
@@ -113,6 +115,50 @@ double PowerOfTwoAtLeast(double value) {
   return power;
 }
 
+// The grid of the sums as fixed_point.h defines it: A * N * R * 2^s = 2^62.
+double GridScale(uint64_t max_updates) {
+  const double most = std::min(256.0, PowerOfTwoAtLeast(static_cast<double>(max_updates)));
+  return std::ldexp(1.0, 62) /
+         (PowerOfTwoAtLeast(kMaxAbs) * PowerOfTwoAtLeast(static_cast<double>(kMaxExamples)) * most);
+}
+
+double StepOfSorted(Method method, const std::vector<std::pair<const Values*, uint64_t>>& accepted,
+                    const std::string& name, size_t i) {
+  std::vector<double> column;
+  for (const auto& [values, weight] : accepted) column.push_back(static_cast<double>(values->at(name)[i]));
+  std::sort(column.begin(), column.end());
+  const size_t n = column.size();
+  if (method == Method::kCoordinateMedian) {
+    return n % 2 == 1 ? column[n / 2] : (column[n / 2 - 1] + column[n / 2]) / 2;
+  }
+  const auto cut = static_cast<size_t>(0.2 * static_cast<double>(n));
+  double sum = 0;
+  for (size_t k = cut; k < n - cut; ++k) sum += column[k];
+  return sum / static_cast<double>(n - 2 * cut);
+}
+
+// The moments are float32 from round to round; in the first there are none.
+double StepOfMean(Method method, double mean, const Values& state, const std::string& name, size_t i, Values* next) {
+  if (method == Method::kFedAvg) return mean;
+  const auto old = [&](const std::string& moment, double first) {
+    const auto found = state.find(moment + name);
+    return found == state.end() ? first : static_cast<double>(found->second[i]);
+  };
+  const auto remember = [&](const std::string& moment, double value) {
+    (*next)[moment + name].push_back(static_cast<float>(value));
+  };
+  if (method == Method::kFedAvgM) {
+    const double m = 0.9 * old("m.", 0) + mean;
+    remember("m.", m);
+    return m;
+  }
+  const double m = 0.9 * old("m.", 0) + (1 - 0.9) * mean;
+  const double v = 0.99 * old("v.", 1e-3 * 1e-3) + (1 - 0.99) * mean * mean;
+  remember("m.", m);
+  remember("v.", v);
+  return 0.01 * m / (std::sqrt(v) + 1e-3);
+}
+
 }  // namespace
 
 const char* FlawName(Flaw flaw) { return FlawRows()[static_cast<size_t>(flaw)].name; }
@@ -151,30 +197,56 @@ Result<Values> ReadValues(const std::string& safetensors, StateDictSpec* spec) {
   return values;
 }
 
-std::string NextModel(const StateDictSpec& spec, const Values& parent,
-                      const std::vector<std::pair<const Values*, uint64_t>>& accepted, uint64_t max_updates,
-                      Values* next) {
-  // The grid as fixed_point.h defines it: A * N * R * 2^s = 2^62.
-  const double most = std::min(256.0, PowerOfTwoAtLeast(static_cast<double>(max_updates)));
-  const double scale =
-      std::ldexp(1.0, 62) / (PowerOfTwoAtLeast(kMaxAbs) * PowerOfTwoAtLeast(static_cast<double>(kMaxExamples)) * most);
+const char* MethodName(Method method) {
+  static constexpr std::array<const char*, kNumMethods> kNames = {"FedAvg", "FedAvgM", "FedAdam", "CoordinateMedian",
+                                                                  "TrimmedMean"};
+  return kNames[static_cast<size_t>(method)];
+}
+
+Version NextVersion(Method method, const Version& parent,
+                    const std::vector<std::pair<const Values*, uint64_t>>& accepted, uint64_t max_updates) {
+  const double scale = GridScale(max_updates);
   uint64_t total = 0;
   for (const auto& [values, weight] : accepted) total += weight;
-  next->clear();
-  for (const auto& [name, base] : parent) {
-    std::vector<float>& out = (*next)[name];
-    out.resize(base.size());
+  Version next;
+  for (const auto& [name, base] : parent.model) {
+    std::vector<float>& out = next.model[name];
     for (size_t i = 0; i < base.size(); ++i) {
-      __extension__ __int128 sum = 0;
-      for (const auto& [values, weight] : accepted) {
-        const long double exact = static_cast<long double>(values->at(name)[i]) * static_cast<long double>(weight);
-        sum += static_cast<int64_t>(std::nearbyintl(exact * static_cast<long double>(scale)));
+      double step = 0;
+      if (method == Method::kCoordinateMedian || method == Method::kTrimmedMean) {
+        step = StepOfSorted(method, accepted, name, i);
+      } else {
+        __extension__ __int128 sum = 0;
+        for (const auto& [values, weight] : accepted) {
+          const long double exact = static_cast<long double>(values->at(name)[i]) * static_cast<long double>(weight);
+          sum += static_cast<int64_t>(std::nearbyintl(exact * static_cast<long double>(scale)));
+        }
+        const double mean = static_cast<double>(sum) / (static_cast<double>(total) * scale);
+        step = StepOfMean(method, mean, parent.state, name, i, &next.state);
       }
-      const double mean = static_cast<double>(sum) / (static_cast<double>(total) * scale);
-      out[i] = static_cast<float>(static_cast<double>(base[i]) + mean);
+      out.push_back(static_cast<float>(static_cast<double>(base[i]) + step));
     }
   }
-  return SerializeSafetensors(ToTensors(spec, *next));
+  return next;
+}
+
+VersionFiles FilesOf(const StateDictSpec& spec, const Version& version) {
+  VersionFiles files;
+  StateDict model = ToTensors(spec, version.model);
+  if (!version.state.empty()) {
+    StateDict state;
+    for (const auto& [name, values] : version.state) {
+      state.emplace(name, Tensor::FromFloats(spec.at(name.substr(2)).shape, values));
+    }
+    files.state = SerializeSafetensors(state);
+    const Sha256Digest digest = Sha256(files.state);
+    std::span<std::byte> bytes;
+    Tensor named = Tensor::Allocate({DType::kU8, {32}}, &bytes);
+    std::memcpy(bytes.data(), digest.raw().data(), bytes.size());
+    model.emplace("heddle.state.sha256", std::move(named));
+  }
+  files.model = SerializeSafetensors(model);
+  return files;
 }
 
 }  // namespace heddle::system_simulation

@@ -1,5 +1,5 @@
 // The faked training of the simulated worlds: updates drawn from a seed, good ones and ones with every kind of flaw,
-// and the model of a round computed anew from the accepted updates with none of the code of aggregation/.
+// and the model and the state of a round computed anew from the accepted updates with none of the code of aggregation/.
 //
 // Pure functions of their arguments; thread-safe.
 #pragma once
@@ -66,10 +66,26 @@ MadeUpdate MakeUpdate(const StateDictSpec& model, uint64_t key, Flaw flaw, uint6
 // Reads a model's values. Errors: those of ParseSafetensors.
 Result<Values> ReadValues(const std::string& safetensors, StateDictSpec* spec);
 
-// The next model, from its parent and the accepted updates with their weights, in whatever order; as the bytes of its
-// file. `max_updates` is the cohort's size.
-std::string NextModel(const StateDictSpec& spec, const Values& parent,
-                      const std::vector<std::pair<const Values*, uint64_t>>& accepted, uint64_t max_updates,
-                      Values* next);
+// The methods of the simulated recipes, with their default settings: without a state, with one, and with updates that
+// are read again from a file.
+enum class Method { kFedAvg, kFedAvgM, kFedAdam, kCoordinateMedian, kTrimmedMean };
+inline constexpr uint32_t kNumMethods = static_cast<uint32_t>(Method::kTrimmedMean) + 1;
+const char* MethodName(Method method);
+
+// A committed version: the adapter's values, and what the method remembers with it.
+struct Version {
+  Values model, state;
+};
+
+// The next version, from its parent and the accepted updates with their weights, in whatever order. `max_updates` is
+// the cohort's size.
+Version NextVersion(Method method, const Version& parent,
+                    const std::vector<std::pair<const Values*, uint64_t>>& accepted, uint64_t max_updates);
+
+// The bytes of its files; the model's name those of the state. No state: an empty text.
+struct VersionFiles {
+  std::string model, state;
+};
+VersionFiles FilesOf(const StateDictSpec& spec, const Version& version);
 
 }  // namespace heddle::system_simulation
