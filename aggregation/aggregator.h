@@ -61,6 +61,9 @@ struct AggregatorOptions {
   std::function<Result<StateDict>(uint32_t round)> fresh_adapter;
   // Folder for nameless files of what need not stay in memory; empty: the system's for temporary files.
   std::filesystem::path scratch;
+  // The scaling of a module by its path ("model.layers.0.self_attn.q_proj"), where modules have different ones. Empty:
+  // `scaling` for all.
+  std::function<double(std::string_view module_path)> scaling_of;
 };
 
 // Why an update is refused. The numbers are those of heddle.v1.RefusalReason.

@@ -20,15 +20,26 @@ struct Merged {
   std::optional<Product> base;  // added to the base, scale 1; nothing: the base stays
 };
 
+// Of the module's factors, from the options.
+inline double ScalingOf(const AggregatorOptions& options, const FactorPair& pair) {
+  return options.scaling_of ? options.scaling_of(pair.path) : options.scaling;
+}
+
 class Merge {
  public:
   Merge(const UpdateStore& store, const FactorPair& pair, size_t index, std::span<const double> shares,
         const AggregatorOptions& options, const StateDict* fresh)
-      : store_(store), pair_(pair), index_(index), shares_(shares), options_(options), fresh_(fresh) {}
+      : store_(store),
+        pair_(pair),
+        index_(index),
+        shares_(shares),
+        options_(options),
+        scaling_(ScalingOf(options, pair)),
+        fresh_(fresh) {}
 
   const FactorPair& pair() const { return pair_; }
   size_t size() const { return store_.size(); }  // devices, at least one
-  double scaling() const { return options_.scaling; }
+  double scaling() const { return scaling_; }
   double setting(std::string_view name) const { return options_.method.find(name)->second; }
   double share(size_t device) const { return shares_[device]; }
   size_t rank(size_t device) const { return store_.rank(device, index_); }
@@ -55,6 +66,7 @@ class Merge {
   size_t index_;
   std::span<const double> shares_;
   const AggregatorOptions& options_;
+  double scaling_;
   const StateDict* fresh_;
 };
 

@@ -73,9 +73,11 @@ class Merging final : public Aggregator {
       if (key.find("lora_magnitude_vector") == std::string::npos) continue;
       return InvalidArgument("'" + key + "' belongs to DoRA, whose factors cannot be merged as a product; use FedAvg");
     }
-    if (!(options_.scaling > 0 && std::isfinite(options_.scaling))) {
-      return InvalidArgument(
-          "the scaling of the factors (from lora_alpha and r) must be above 0 to merge their product");
+    for (const FactorPair& pair : pairs_) {
+      const double scaling = ScalingOf(options_, pair);
+      if (scaling > 0 && std::isfinite(scaling)) continue;
+      return InvalidArgument("the scaling of '" + pair.path +
+                             "' (from lora_alpha and r) must be above 0 to merge the product of its factors");
     }
     if (rule_.needs_fresh) HEDDLE_RETURN_IF_ERROR(GetFresh());
     HEDDLE_ASSIGN_OR_RETURN(UpdateStore store, UpdateStore::Make(pairs_, options_.scratch));

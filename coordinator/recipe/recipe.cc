@@ -226,6 +226,9 @@ aggregation::AggregatorOptions Recipe::AggregatorOf(uint32_t round) const {
   options.seed = seed;
   options.round = round;
   options.scaling = lora.scaling();
+  if (!lora.rank_pattern.empty() || !lora.alpha_pattern.empty()) {
+    options.scaling_of = [config = lora](std::string_view path) { return config.ScalingOf(path); };
+  }
   options.cohort = spec.cohort_size;
   return options;
 }

@@ -108,6 +108,18 @@ TEST_P(ExactMerge, TheLargerScalingIsThatOfTheProductNotOfTheBase) {
   }
 }
 
+TEST_P(ExactMerge, EachModuleHasItsOwnScalingWhereTheyDiffer) {
+  const auto layers = Layers();
+  const StateDict model = Model(layers, 9, 0.2F);
+  const auto devices = ThreeDevices(model);
+  AggregatorOptions options = Options(model);
+  options.scaling_of = [](std::string_view path) { return path.ends_with("up") ? 4.0 : 0.5; };
+  const StateDict next = Merged(GetParam().method, model, devices, options);
+  for (const Layer& layer : layers) {
+    EXPECT_LE(WorstError(next, model, devices, {layer}, options.scaling_of(layer.path)), kExact) << layer.path;
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Methods, ExactMerge,
                          testing::Values(ExactCase{"FLoRA", 0}, ExactCase{"FLoRA", 1}, ExactCase{"FedEx-LoRA", 0}),
                          [](const auto& info) {
