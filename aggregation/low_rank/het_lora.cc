@@ -38,7 +38,8 @@ Method HetLoraMethod() {
       .name = "HetLoRA",
       .make = [](const StateDict& parent, const AggregatorOptions& options,
                  const StateDict&) { return MakeMerging({.merge = ByNorm, .rules = Rules(options)}, parent, options); },
-      .settings = {{"prune_gamma", "part of its rank that a device keeps when it prunes; 0: it never does", 0.99, 0, 0.9999},
+      .settings = {{"prune_gamma", "part of its rank that a device keeps when it prunes; 0: it never does", 0.99, 0,
+                    0.9999},
                    {"prune_lambda", "weight of the tail's norm in the device's loss", 0.001, 0, 1000}},
       .rules = Rules};
 }
