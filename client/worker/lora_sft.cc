@@ -57,6 +57,10 @@ class LoraSft final : public LocalTask {
     HEDDLE_ASSIGN_OR_RETURN(const StateDict personal, ReadPersonal(input.personal_path));
     HEDDLE_ASSIGN_OR_RETURN(peft::Adapter given, peft::ReadAdapter(input.adapter_dir));
     const peft::Adapter adapter = RuledTraining::OwnPart(train.rules, personal, std::move(given));
+    // What is trained, its gradient and two moments: not little where whole layers are.
+    HEDDLE_RETURN_IF_ERROR(CheckMemory(input.memory_limit_bytes,
+                                       EstimateTrainingBytes(config, train, options) + 4 * TotalBytes(adapter.tensors),
+                                       "the training step"));
     HEDDLE_ASSIGN_OR_RETURN(const std::unique_ptr<HeadBatches> batches, TrainingBatches(input, base, resources));
     model::Transformer network(base.weights, options.compute);
     HEDDLE_ASSIGN_OR_RETURN(const peft::Tuning tuning, peft::Tuning::Inject(network, adapter.config, adapter.tensors));

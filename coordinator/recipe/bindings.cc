@@ -23,6 +23,7 @@ RecipeBindings::RecipeBindings(Recipe* recipe) : recipe_(recipe) {
   schema_.Bind("name", &recipe_->name, {.help = "short name of the run: a-z, 0-9, '-'", .required = true});
   schema_.Bind("seed", &recipe_->seed, {.help = "seed of everything random in the run"});
   BindModel();
+  tuning_.Bind(&schema_, &recipe_->lora, &recipe_->head);
   BindStrategy();
   BindMethods();
   BindTrain();
@@ -148,6 +149,7 @@ Status RecipeBindings::Store() {
   recipe_->base_model = base_;
   recipe_->lora.r = lora_r_;
   recipe_->lora.target_modules = target_modules_;
+  HEDDLE_RETURN_IF_ERROR(tuning_.Store(&recipe_->lora, &recipe_->head));
   RunSpec& spec = recipe_->spec;
   spec.seed = recipe_->seed;
   spec.rounds = static_cast<uint32_t>(rounds_);

@@ -9,6 +9,7 @@
 #include "common/config.h"
 #include "coordinator/recipe/recipe.h"
 #include "coordinator/recipe/simulation_bindings.h"
+#include "coordinator/recipe/tuning_bindings.h"
 
 namespace heddle::coordinator {
 
@@ -34,6 +35,7 @@ class RecipeBindings {
   Recipe* recipe_;
   ConfigSchema schema_{"recipe"};
   SimulationBindings simulation_;
+  TuningBindings tuning_;
   std::string base_;
   int64_t lora_r_ = 8;
   std::vector<std::string> target_modules_ = {"q_proj", "v_proj"};

@@ -12,6 +12,7 @@
 #include "common/file.h"
 #include "common/random.h"
 #include "common/safetensors.h"
+#include "coordinator/recipe/base_folder.h"
 #include "coordinator/recipe/bindings.h"
 #include "model/config/registry.h"
 #include "model/tokenizer/tokenizer.h"
@@ -69,6 +70,16 @@ Status CheckStrategy(const Recipe& recipe) {
   return OkStatus();
 }
 
+// That the strategy merges adapters of this kind: asked with the first one. Of plain factors it has been asked already.
+Status CheckStrategyTakes(const Recipe& recipe, const peft::AdapterConfig& adapter, const StateDict& initial) {
+  const bool plain = adapter.kind() == peft::TuningKind::kLora && !adapter.use_dora && adapter.modules_to_save.empty();
+  if (plain) return OkStatus();
+  aggregation::AggregatorOptions options = recipe.AggregatorOf(1);
+  options.fresh_adapter = [&](uint32_t) -> Result<StateDict> { return initial; };
+  const auto aggregator = aggregation::MakeAggregator(recipe.strategy, initial, options);
+  return aggregator.ok() ? OkStatus() : aggregator.status().Annotate("strategy");
+}
+
 // "name:rank" lists of [lora].
 Status ReadRanks(const std::vector<std::string>& texts, const std::vector<int64_t>& tiers, Recipe* recipe) {
   std::string mistakes;
@@ -92,6 +103,10 @@ Status ReadRanks(const std::vector<std::string>& texts, const std::vector<int64_
         "\n  lora.rank_tiers: " + std::to_string(rank) + " is not a rank from 1 to lora.r, " + std::to_string(most);
   }
   recipe->rank_tiers = tiers;
+  if (!recipe->lora.rank_pattern.empty() && !(texts.empty() && tiers.empty())) {
+    mistakes +=
+        "\n  lora.rank_pattern: it goes without device_ranks and rank_tiers, which say one rank for all modules";
+  }
   return mistakes.empty() ? OkStatus() : InvalidArgument("the recipe contradicts itself:" + mistakes);
 }
 
@@ -112,39 +127,12 @@ std::string Hex8(uint64_t value) {
   return out;
 }
 
-// The files that make up a base model's folder for a device.
-Result<std::vector<fs::path>> BaseFiles(const fs::path& folder) {
-  std::vector<fs::path> files;
-  std::error_code error;
-  if (!fs::is_regular_file(folder / "config.json", error)) {
-    return NotFound("the base model's folder " + folder.string() + " has no config.json");
-  }
-  files.push_back(folder / "config.json");
-  // Whatever says how texts and images become numbers, so that a device reads them as this machine does.
-  for (const char* name : {"tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "merges.txt",
-                           "tokenizer.model", "spiece.model", "preprocessor_config.json"}) {
-    if (fs::is_regular_file(folder / name, error)) files.push_back(folder / name);
-  }
-  if (fs::is_regular_file(folder / "model.safetensors", error)) {
-    files.push_back(folder / "model.safetensors");
-    return files;
-  }
-  files.push_back(folder / "model.safetensors.index.json");
-  std::vector<fs::path> shards;
-  for (const fs::directory_entry& entry : fs::directory_iterator(folder, error)) {
-    std::string name = entry.path().filename().string();
-    if (name.starts_with("model-") && name.ends_with(".safetensors")) shards.push_back(entry.path());
-  }
-  if (error) return ErrnoStatus(error.value(), "cannot read " + folder.string());
-  std::sort(shards.begin(), shards.end());
-  files.insert(files.end(), shards.begin(), shards.end());
-  return files;
-}
-
 // That the model takes the recipe's sequences, and its tokenizer's ids.
 Status CheckTexts(const Recipe& recipe, const model::ModelSpec& config) {
-  if (static_cast<int64_t>(recipe.train.sequence_length()) > config.MaxLength()) {
+  const int64_t added = peft::IsPromptLearning(recipe.lora.kind()) ? recipe.lora.num_virtual_tokens : 0;
+  if (static_cast<int64_t>(recipe.train.sequence_length()) + added > config.MaxLength()) {
     return InvalidArgument("train.sequence_length is " + std::to_string(recipe.train.sequence_length()) +
+                           (added > 0 ? " beside " + std::to_string(added) + " virtual tokens" : std::string()) +
                            "; the base model takes at most " + std::to_string(config.MaxLength()) + " tokens");
   }
   HEDDLE_ASSIGN_OR_RETURN(std::shared_ptr<const model::Tokenizer> tokenizer, model::Tokenizer::Read(recipe.base_model));
@@ -171,7 +159,7 @@ Result<Recipe> Recipe::LoadText(const std::string& text, const fs::path& folder,
   RecipeBindings bindings(&recipe);
   bindings.schema().SetFolder(folder);
   HEDDLE_RETURN_IF_ERROR(bindings.schema().LoadText(text, name, overrides, /*use_environment=*/false));
-  HEDDLE_RETURN_IF_ERROR(bindings.Store());
+  HEDDLE_RETURN_IF_ERROR(bindings.Store().Annotate(name));
   HEDDLE_RETURN_IF_ERROR(CheckRelations(recipe, bindings.SimulationMistakes()).Annotate(name));
   HEDDLE_RETURN_IF_ERROR(ReadRanks(bindings.device_ranks(), bindings.rank_tiers(), &recipe).Annotate(name));
   HEDDLE_RETURN_IF_ERROR(CheckStrategy(recipe).Annotate(name));
@@ -212,15 +200,6 @@ int64_t Recipe::RankOf(const DeviceId& device) const {
   return other(rank_tiers[DeriveSeed(seed, "rank", device.value()) % rank_tiers.size()]);
 }
 
-peft::AdapterConfig Recipe::AdapterOf(int64_t rank) const {
-  peft::AdapterConfig config = lora;
-  if (rank == 0) return config;
-  config.r = rank;
-  const double share = static_cast<double>(rank) / static_cast<double>(lora.r);
-  config.lora_alpha *= lora.use_rslora ? std::sqrt(share) : share;
-  return config;
-}
-
 aggregation::AggregatorOptions Recipe::AggregatorOf(uint32_t round) const {
   aggregation::AggregatorOptions options = aggregator;
   options.seed = seed;
@@ -241,17 +220,26 @@ aggregation::DeviceRules Recipe::RulesOf(uint32_t round) const {
 
 Result<RunMaterial> PrepareRun(const Recipe& recipe) {
   RunMaterial material;
-  HEDDLE_ASSIGN_OR_RETURN(const model::ModelSpec config, model::ReadModelConfig(recipe.base_model));
+  HEDDLE_ASSIGN_OR_RETURN(BaseModel base, ReadBaseModel(recipe));
+  const model::ModelSpec& config = base.spec;
   HEDDLE_ASSIGN_OR_RETURN(SafetensorsFile weights, ReadModelSafetensors(recipe.base_model));
   HEDDLE_RETURN_IF_ERROR(config.CheckTensors(SpecOf(weights.tensors)).Annotate(recipe.base_model.string()));
   if (config.head.task == model::Task::kNone) {
-    return InvalidArgument(recipe.base_model.string() + ": " + config.architecture + " has no head to train");
+    return InvalidArgument(recipe.base_model.string() + ": " + config.architecture +
+                           " has no head to train; model.num_labels makes one for classification");
   }
   if (!config.TakesImages()) HEDDLE_RETURN_IF_ERROR(CheckTexts(recipe, config));
 
   HEDDLE_ASSIGN_OR_RETURN(std::vector<fs::path> files, BaseFiles(recipe.base_model));
   std::string identity = recipe.resolved_json;
   for (const fs::path& file : files) {
+    if (!base.config_json.empty() && file.filename() == "config.json") {
+      const Sha256Digest digest = Sha256(base.config_json);
+      material.base_model.emplace_back(protocol::MakeBlobRef(digest, base.config_json.size(), "config.json"),
+                                       fs::path());
+      identity += digest.ToHex();
+      continue;
+    }
     HEDDLE_ASSIGN_OR_RETURN(Sha256Digest digest, Sha256File(file));
     std::error_code error;
     uint64_t size = fs::file_size(file, error);
@@ -260,11 +248,14 @@ Result<RunMaterial> PrepareRun(const Recipe& recipe) {
     identity += digest.ToHex();
   }
 
-  HEDDLE_ASSIGN_OR_RETURN(std::vector<peft::TargetModule> targets, peft::FindTargets(config, recipe.lora));
-  material.initial_adapter =
-      peft::MakeInitialAdapter(targets, recipe.lora, DeriveSeed(recipe.seed, "initial_adapter", ""));
+  const peft::AdapterConfig adapter = AdapterFor(recipe, config, SpecOf(weights.tensors));
+  HEDDLE_ASSIGN_OR_RETURN(
+      material.initial_adapter,
+      peft::MakeInitialAdapter(config, adapter, weights.tensors, DeriveSeed(recipe.seed, "initial_adapter", "")));
+  HEDDLE_RETURN_IF_ERROR(CheckStrategyTakes(recipe, adapter, material.initial_adapter));
   material.initial_adapter_bytes = SerializeSafetensors(material.initial_adapter);
-  material.adapter_config_json = recipe.lora.ToJson();
+  material.adapter_config_json = adapter.ToJson();
+  material.model_config_json = std::move(base.config_json);
 
   material.spec = recipe.spec;
   material.spec.seed = recipe.seed;

@@ -12,6 +12,7 @@
 #include "common/status.h"
 #include "coordinator/engine/types.h"
 #include "coordinator/recipe/simulated_devices.h"
+#include "coordinator/recipe/tuning_bindings.h"
 #include "peft/adapter/adapter.h"
 #include "protocol/v1/task.pb.h"
 
@@ -22,7 +23,8 @@ struct Recipe {
   uint64_t seed = 0;
   std::filesystem::path base_model;  // [model] base: folder in Hugging Face layout, relative to the recipe
   std::string local_task;            // [train] local_task; empty in the text: what the method needs
-  peft::AdapterConfig lora;          // [lora]
+  peft::AdapterConfig lora;          // [lora], [tuning]; AdapterFor (base_folder.h) fits it to the base model
+  NewHead head;                      // [model] num_labels, label_names
   // [lora] device_ranks = ["phone-7:4", "tablet-*:8"]: names, or beginnings of names, in order; the first that fits
   // counts.
   std::vector<std::pair<std::string, int64_t>> device_ranks;
@@ -49,8 +51,6 @@ struct Recipe {
 
   // The rank of a device's factors, where it is not the model's; else 0.
   int64_t RankOf(const DeviceId& device) const;
-  // The adapter's configuration for that rank (0: the model's): the scaling is the same for all.
-  peft::AdapterConfig AdapterOf(int64_t rank) const;
   // What the strategy is told in that round. The strategy has been checked with it.
   aggregation::AggregatorOptions AggregatorOf(uint32_t round) const;
   aggregation::DeviceRules RulesOf(uint32_t round) const;
@@ -61,7 +61,8 @@ struct Recipe {
 struct RunMaterial {
   RunSpec spec;  // with its id: name + "-" + 8 hex digits of the seed and material digests
   std::vector<std::pair<v1::BlobRef, std::filesystem::path>>
-      base_model;                     // config.json, tokenizer.json, model*.safetensors
+      base_model;                     // config.json, tokenizer.json, model*.safetensors; no path: model_config_json
+  std::string model_config_json;      // config.json with a new head; empty: that of the folder
   StateDict initial_adapter;          // PEFT key names, F32
   std::string initial_adapter_bytes;  // canonical safetensors of it
   std::string adapter_config_json;    // canonical text; a blob too

@@ -53,6 +53,10 @@ Result<std::unique_ptr<RunCore>> RunCore::Create(RunCoreOptions options, const S
   HEDDLE_RETURN_IF_ERROR(core->Prepare(submission, &material));
   BlobStore& blobs = *core->options_.blobs;
   for (const auto& [ref, path] : material.base_model) {
+    if (path.empty()) {
+      HEDDLE_RETURN_IF_ERROR(blobs.Put(material.model_config_json).status());
+      continue;
+    }
     HEDDLE_ASSIGN_OR_RETURN(const Sha256Digest stored, blobs.PutCopyOf(path));
     if (stored.raw() != ref.sha256()) return Aborted(path.string() + " changed while it was read; submit again");
   }

@@ -34,7 +34,8 @@ Result<AdapterBlobs> RunCore::ViewOf(const Sha256Digest& parent, int64_t rank) {
   std::string config = material_.adapter_config_json;
   Sha256Digest model = parent;
   if (rank > 0) {
-    config = recipe_.AdapterOf(rank).ToJson();
+    HEDDLE_ASSIGN_OR_RETURN(const peft::AdapterConfig whole_rank, peft::AdapterConfig::FromJson(config));
+    config = whole_rank.ForRank(rank).ToJson();
     HEDDLE_RETURN_IF_ERROR(options_.blobs->Put(config).status());
     HEDDLE_ASSIGN_OR_RETURN(const StateDict whole, LoadModel(parent));
     HEDDLE_ASSIGN_OR_RETURN(model, options_.blobs->Put(SerializeSafetensors(aggregation::DeviceModel(whole, rank))));

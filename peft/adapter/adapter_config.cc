@@ -11,7 +11,8 @@
 namespace heddle::peft {
 namespace {
 
-constexpr size_t kMaxRegexBytes = 512, kMaxPathBytes = 1024, kMaxPatterns = 256, kMaxLayersListed = 4096;
+constexpr size_t kMaxRegexBytes = 512, kMaxPathBytes = 1024, kMaxExpressions = 64, kMaxPatterns = 65536,
+                 kMaxLayersListed = 4096;
 constexpr int64_t kMaxRank = 4096;
 // A backtracking matcher takes exponential time for some patterns, and a pattern comes from elsewhere. libstdc++ has
 // one that does not, for patterns without back-references.
@@ -61,11 +62,29 @@ bool FullyMatches(std::string_view path, const std::string& expression) {
   }
 }
 
+// Names of modules, which need no expression's machinery: there may be thousands, one for each module of a model.
+bool IsName(std::string_view pattern) {
+  return std::all_of(pattern.begin(), pattern.end(), [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' || c == '-' ||
+           c == '.';
+  });
+}
+// As the expression (.*\.)?(pattern) does, in which a dot stands for any character.
+bool NameFits(std::string_view path, std::string_view name) {
+  if (path.size() < name.size()) return false;
+  const size_t at = path.size() - name.size();
+  if (at > 0 && path[at - 1] != '.') return false;
+  for (size_t i = 0; i < name.size(); ++i) {
+    if (name[i] != '.' && name[i] != path[at + i]) return false;
+  }
+  return true;
+}
+
 // The value of the first pattern that fits the path, as PEFT looks for it.
 template <typename T>
 T FromPattern(const std::map<std::string, T>& patterns, std::string_view path, T otherwise) {
   for (const auto& [pattern, value] : patterns) {
-    if (pattern == path || FullyMatches(path, "(.*\\.)?(" + pattern + ")")) return value;
+    if (IsName(pattern) ? NameFits(path, pattern) : FullyMatches(path, "(.*\\.)?(" + pattern + ")")) return value;
   }
   return otherwise;
 }
@@ -107,10 +126,14 @@ void CheckNames(const AdapterConfig& config, Checks* checks) {
 
 template <typename T>
 void CheckPatterns(const char* key, const std::map<std::string, T>& patterns, double most, Checks* checks) {
-  checks->Check(patterns.size() <= kMaxPatterns, std::string(key) + " has more than 256 entries");
+  const auto expressions =
+      std::count_if(patterns.begin(), patterns.end(), [](const auto& entry) { return !IsName(entry.first); });
+  checks->Check(static_cast<size_t>(expressions) <= kMaxExpressions && patterns.size() <= kMaxPatterns,
+                std::string(key) + " has more than 64 expressions, or more than 65536 names");
   for (const auto& [pattern, value] : patterns) {
     std::string why;
-    checks->Check(!pattern.empty() && pattern.size() <= kMaxRegexBytes && Compiles("(" + pattern + ")", &why),
+    checks->Check(!pattern.empty() && pattern.size() <= kMaxRegexBytes &&
+                      (IsName(pattern) || Compiles("(" + pattern + ")", &why)),
                   std::string(key) + ": '" + pattern.substr(0, 60) + "' is not a regular expression");
     const auto number = static_cast<double>(value);
     checks->Check(std::isfinite(number) && number > 0 && number <= most,
@@ -126,7 +149,7 @@ void CheckLora(const AdapterConfig& config, Checks* checks) {
   checks->Check(config.lora_dropout >= 0 && config.lora_dropout < 1, "lora_dropout must be from 0 to below 1");
   checks->Check(config.bias == "none", "bias is '" + config.bias + "'; only none is supported");
   checks->Check(!config.target_modules.empty() || !config.target_modules_regex.empty(), "target_modules is missing");
-  CheckPatterns("rank_pattern", config.rank_pattern, static_cast<double>(kMaxRank), checks);
+  CheckPatterns("rank_pattern", config.rank_pattern, 1 << 20, checks);
   CheckPatterns("alpha_pattern", config.alpha_pattern, 1e6, checks);
   const std::string& init = config.init_lora_weights;
   const bool iterations = init.starts_with("pissa_niter_") && init.size() > 12 && init.size() < 18 &&
@@ -198,6 +221,16 @@ int64_t AdapterConfig::RankOf(std::string_view path) const { return FromPattern(
 double AdapterConfig::ScalingOf(std::string_view path) const {
   const auto rank = static_cast<double>(RankOf(path));
   return FromPattern(alpha_pattern, path, lora_alpha) / (use_rslora ? std::sqrt(rank) : rank);
+}
+
+AdapterConfig AdapterConfig::ForRank(int64_t rank) const {
+  AdapterConfig out = *this;
+  const double part = static_cast<double>(rank) / static_cast<double>(r);
+  const double share = use_rslora ? std::sqrt(part) : part;
+  out.r = rank;
+  out.lora_alpha *= share;
+  for (auto& [pattern, alpha] : out.alpha_pattern) alpha *= share;
+  return out;
 }
 
 Status AdapterConfig::Validate() const {

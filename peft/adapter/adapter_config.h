@@ -78,6 +78,9 @@ struct AdapterConfig {
   // Of a module, by the patterns.
   int64_t RankOf(std::string_view module_path) const;
   double ScalingOf(std::string_view module_path) const;
+  // For a device whose factors have another rank: every module's scaling stays, so that the device's factors may be the
+  // first rows and columns of these. Needs rank at least 1 and no rank_pattern.
+  AdapterConfig ForRank(int64_t rank) const;
   bool IsPissa() const { return init_lora_weights.starts_with("pissa"); }
 
   // Every mistake at once. Errors: kInvalidArgument.

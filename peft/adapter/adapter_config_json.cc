@@ -286,7 +286,7 @@ Fields FieldsOf(const AdapterConfig& config) {
   fields.emplace("inference_mode", Truth(config.inference_mode));
   fields.emplace("peft_type", Quoted(config.peft_type));
   fields.emplace("revision", "null");
-  fields.emplace("task_type", Quoted(config.task_type));
+  fields.emplace("task_type", OrNull(config.task_type));
   return fields;
 }
 
@@ -344,6 +344,7 @@ Result<AdapterConfig> AdapterConfig::FromJson(std::string_view text, std::vector
   if (!value.is_object()) return InvalidArgument("adapter_config.json must hold an object");
   AdapterConfig config;
   config.peft_type.clear();
+  config.task_type.clear();
   Reader reader(value.as_object());
   reader.Text("peft_type", &config.peft_type);
   reader.Text("task_type", &config.task_type);

@@ -29,13 +29,19 @@ std::string DidYouMean(const std::vector<std::string>& asked, const std::set<std
   return "";
 }
 
+// Only of the kinds that have the key.
+std::set<int64_t> LayersOf(const AdapterConfig& config) {
+  if (config.kind() == TuningKind::kIa3 || IsPromptLearning(config.kind())) return {};
+  return {config.layers_to_transform.begin(), config.layers_to_transform.end()};
+}
+
 class Lister {
  public:
   Lister(const model::ModelSpec& spec, const AdapterConfig& config)
       : spec_(spec),
         config_(config),
         prefix_(IsPromptLearning(config.kind()) ? kPromptPrefix : kTunedPrefix),
-        layers_(config.layers_to_transform.begin(), config.layers_to_transform.end()) {}
+        layers_(LayersOf(config)) {}
 
   Result<std::vector<Slot>> List() {
     HEDDLE_RETURN_IF_ERROR(CheckLayers());
@@ -125,7 +131,8 @@ class Lister {
     HEDDLE_ASSIGN_OR_RETURN(const std::vector<model::LinearSpec> linears, TargetedLinears());
     for (const model::LinearSpec& linear : linears) {
       const int64_t rank = config_.RankOf(linear.path);
-      if (rank > std::max(linear.in, linear.out)) {
+      // A pattern that is a module's whole path is that of stacked factors, which may be more than the layer is wide.
+      if (rank > std::max(linear.in, linear.out) && !config_.rank_pattern.contains(linear.path)) {
         return InvalidArgument("the rank " + std::to_string(rank) + " is above the width of " + linear.path + " (" +
                                std::to_string(linear.in) + " to " + std::to_string(linear.out) + ")");
       }

@@ -14,6 +14,7 @@
 #include "common/logging.h"
 #include "common/random.h"
 #include "common/safetensors.h"
+#include "coordinator/recipe/base_folder.h"
 #include "protocol/validate.h"
 #include "simulator/corpus/kjv.h"
 #include "simulator/world/recipe_split.h"
@@ -357,6 +358,7 @@ Result<SimulationResult> World::Run() {
 
 Result<SimulationResult> Simulate(const SimulationOptions& options) {
   HEDDLE_ASSIGN_OR_RETURN(coordinator::Recipe recipe, coordinator::Recipe::Load(options.recipe, options.overrides));
+  HEDDLE_ASSIGN_OR_RETURN(recipe.base_model, coordinator::DeviceBaseFolder(recipe, options.out));
   World world(options, std::move(recipe));
   return world.Run();
 }

@@ -178,6 +178,16 @@ void Models() {
   // A pattern that a backtracking matcher takes exponential time for.
   adapter.target_modules_regex = "((.*.*)*)*x";
   Write("fuzz_adapter_config", "slow-pattern", adapter.ToJson());
+  for (const char* name : {"lora-patterns", "lora-layer", "ia3", "prompt-classes", "prefix", "p-tuning", "key-value",
+                           "bitfit", "layers"}) {
+    const auto text = ReadFile(root / ".." / ".." / "data" / "tuning" / name / "adapter_config.json");
+    if (!text.ok()) Fail(text.status().ToString());
+    Write("fuzz_adapter_config", name, *text);
+  }
+  // Of a kind that has no such key: it was obeyed, and lost when written.
+  Write(
+      "fuzz_adapter_config", "ia3-layers",
+      R"({"peft_type":"IA3","target_modules":["down_proj","k_proj"],"layers_to_transform":[0],"task_type":"CAUSAL_LM"})");
   Write("fuzz_adapter_config", "unsupported",
         R"({"peft_type":"LORA","r":8,"target_modules":["q"],"use_dora":true,"rank_pattern":{"q":4}})");
 }

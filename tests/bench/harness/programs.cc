@@ -83,18 +83,27 @@ Result<Findings> RobustRules(const Context& context) {
   return found;
 }
 
-Result<Findings> TrainingStep(const Context& context) {
+// A LoRA step to the same step by hand, as row `id`.
+Result<Findings> LoraStep(const Context& context, const std::string& id, const std::vector<std::string>& how) {
   const std::filesystem::path program = context.bin / "heddle_bench_training";
   Findings found;
   if (!std::filesystem::exists(program)) {
-    found.skipped["train-step"] = "this build has no LibTorch";
+    found.skipped[id] = "this build has no LibTorch";
     return found;
   }
-  HEDDLE_ASSIGN_OR_RETURN(const json::value rows,
-                          RunForJson({program.string(), "--json"}, context.work / "training.log"));
+  std::vector<std::string> command = {program.string(), "--json"};
+  command.insert(command.end(), how.begin(), how.end());
+  HEDDLE_ASSIGN_OR_RETURN(const json::value rows, RunForJson(command, context.work / "training.log"));
   HEDDLE_ASSIGN_OR_RETURN(const double ratio, ValueOf(rows, "training.step_to_bare"));
-  found.values["train-step"] = {ratio, "medians of steps in turns with a bare LibTorch loop"};
+  found.values[id] = {ratio, "medians of steps in turns with a bare LibTorch loop"};
   return found;
+}
+
+Result<Findings> TrainingStep(const Context& context) { return LoraStep(context, "train-step", {}); }
+
+// Larger matrices: what the factors cost beside them is what is measured.
+Result<Findings> LargerLoraStep(const Context& context) {
+  return LoraStep(context, "lora-step", {"--shape", "15m", "--batch", "4", "--steps", "15"});
 }
 
 Result<Findings> Quality(const Context& context) {
@@ -140,6 +149,9 @@ std::vector<Measurement> ProgramMeasurements() {
         {"krum-seconds", "the same, time", "s", std::nullopt, false}},
        RobustRules},
       {"spine", {{"train-step", "training step, to one of a bare LibTorch loop", "ratio", 1.03, false}}, TrainingStep},
+      {"peft",
+       {{"lora-step", "LoRA step, to one with the same matrices by hand", "ratio", 1.05, false}},
+       LargerLoraStep},
       {"spine",
        {{"quality-base", "federated perplexity, to the base model's", "ratio", 0.75, false},
         {"quality-alone", "federated perplexity, to the mean of devices alone", "ratio", 1.0, false},

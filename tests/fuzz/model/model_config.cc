@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "model/architectures/architectures.h"
+#include "model/config/new_head.h"
 #include "model/config/registry.h"
 #include "model/config/rotary.h"
 #include "tests/fuzz/fuzz_input.h"
@@ -43,7 +44,28 @@ void CheckNames(const ModelSpec& spec) {
 
 }  // namespace
 
+namespace {
+
+// With a new head it is a classifier whose head may be absent from the weights, or there is none for it.
+void CheckNewHead(std::string_view text) {
+  const auto changed = heddle::model::ConfigWithNewHead(text, 3);
+  if (!changed.ok()) return;
+  const auto spec = heddle::model::ParseModelConfig(*changed);
+  if (!spec.ok()) return;  // the rest may still be wrong
+  Require(spec->num_labels == 3 && !spec->fresh.empty(), "it has the labels", *changed);
+  const auto again = heddle::model::ConfigWithNewHead(*changed, 3);
+  Require(again.ok() && *again == *changed, "and is the same when it is made twice", *changed);
+  if (spec->num_hidden_layers > 16) return;
+  heddle::StateDictSpec body = spec->WeightSpec();
+  for (const std::string& name : spec->fresh) Require(body.erase(name) == 1, "what is new is a parameter", name);
+  Require(spec->CheckTensors(body).ok(), "the body alone fits");
+  Require(heddle::model::MissingHeadParameters(*spec, body).size() == spec->fresh.size(), "all of the head is missing");
+}
+
+}  // namespace
+
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  CheckNewHead({reinterpret_cast<const char*>(data), size});
   const auto spec = heddle::model::ParseModelConfig({reinterpret_cast<const char*>(data), size});
   if (!spec.ok()) {
     Require(!spec.status().message().empty(), "a refusal says why");

@@ -233,6 +233,22 @@ TEST(AdapterPatterns, MatchTheEndOfAPathAsPeftDoes) {
   EXPECT_EQ(config.ScalingOf("model.layers.0.self_attn.q_proj"), 8);
 }
 
+TEST(AdapterPatterns, NameEachOfManyModules) {
+  AdapterConfig config = Config({"all-linear"});
+  for (int layer = 0; layer < 2000; ++layer) {
+    config.rank_pattern["model.layers." + std::to_string(layer) + ".mlp.up_proj"] = 1 + layer % 7;
+  }
+  ASSERT_TRUE(config.Validate().ok()) << config.Validate();
+  EXPECT_EQ(config.RankOf("model.layers.1999.mlp.up_proj"), 1 + 1999 % 7);
+  EXPECT_EQ(config.RankOf("model.layers.2000.mlp.up_proj"), 8);
+  // A dot stands for any character, as in PEFT.
+  config.rank_pattern = {{"up.proj", 3}};
+  EXPECT_EQ(config.RankOf("mlp.up_proj"), 3);
+  EXPECT_EQ(config.RankOf("mlp.up__proj"), 8);
+  for (int i = 0; i < 65; ++i) config.rank_pattern["(q|v)_" + std::to_string(i)] = 1;
+  EXPECT_NE(config.Validate().message().find("more than 64 expressions"), std::string::npos);
+}
+
 TEST(AdapterNames, MatchByWholeComponents) {
   EXPECT_TRUE(HasComponents("base.classifier.dense", "classifier"));
   EXPECT_TRUE(HasComponents("classifier", "classifier"));

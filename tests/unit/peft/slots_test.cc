@@ -4,6 +4,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <filesystem>
+
+#include "common/file.h"
 #include "model/config/registry.h"
 #include "tests/unit/model/tiny_model.h"
 
@@ -79,6 +82,13 @@ TEST(Slots, OnlySomeLayersOfEachKind) {
   }
 }
 
+TEST(Slots, AKeyOfOtherKindsIsNotObeyed) {
+  AdapterConfig config = Of(TuningKind::kIa3);
+  const size_t all = SpecFor(Bert(), config).size();
+  config.layers_to_transform = {1};
+  EXPECT_EQ(SpecFor(Bert(), config).size(), all);
+}
+
 TEST(Slots, FullTuningIsEveryParameterOnce) {
   const model::ModelSpec bert = Bert();
   AdapterConfig config = Of(TuningKind::kFull);
@@ -115,6 +125,10 @@ TEST(Slots, WhatDoesNotFitTheModelIsRefusedInASentence) {
   lora.r = 8;
   lora.rank_pattern = {{"q_proj", 64}};
   EXPECT_THAT(Refusal(model::TinyConfig(), lora), HasSubstr("the rank 64"));
+  lora.rank_pattern = {{"model.layers.0.self_attn.q_proj", 64}};  // as factors are exported that were stacked
+  EXPECT_EQ(
+      SpecFor(model::TinyConfig(), lora).at("base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight").shape,
+      (Shape{64, 32}));
   AdapterConfig ia3 = Of(TuningKind::kIa3);
   ia3.target_modules = {"k_proj"};
   ia3.feedforward_modules = {"down_proj"};
@@ -142,6 +156,23 @@ TEST(Slots, BitFitTakesTheBiasesThatAreNamed) {
   EXPECT_EQ(SpecFor(Bert(), config).size(), 1U + 2 * 3);
   config.exclude_modules = {"embeddings.LayerNorm"};
   EXPECT_EQ(SpecFor(Bert(), config).size(), 2U * 3);
+}
+
+TEST(Slots, TheExampleOfTheFormatsPageIsWhatIsWritten) {
+  AdapterConfig config = Of(TuningKind::kLora);
+  config.r = 2;
+  config.lora_alpha = 4;
+  config.target_modules = {"value", "query"};
+  config.modules_to_save = {"classifier"};
+  config.task_type = "SEQ_CLS";
+  const std::string page = *ReadFile(std::filesystem::path(HEDDLE_SOURCE_DIR) / "docs" / "formats.md", 1 << 20);
+  EXPECT_THAT(page, HasSubstr("```\n" + config.ToJson()));
+  EXPECT_EQ(config.scaling(), 2);
+  model::ModelSpec bert = Bert();
+  bert.num_hidden_layers = 1;
+  std::string list;
+  for (const auto& [key, tensor] : SpecFor(bert, config)) list += key + "  " + tensor.ToString() + "\n";
+  EXPECT_THAT(page, HasSubstr("\n\n" + list + "```"));
 }
 
 TEST(Slots, ALayerIsFoundByTheModelsOwnNames) {

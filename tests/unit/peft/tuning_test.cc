@@ -413,5 +413,39 @@ TEST(Tuning, WhatAMethodRemembersIsNoneOfItsBusiness) {
   EXPECT_EQ(SpecOf(tuning->Extract()), SpecOf(c.adapter.tensors));
 }
 
+// Each kind's first values, on the models of the cases.
+TEST_P(TuningCases, ChangeNothingBeforeTheFirstStepUnlessTheyAreVirtualTokens) {
+  const TuningCase c(GetParam());
+  std::vector<AdapterConfig> configs = {c.adapter.config};
+  if (configs[0].kind() == TuningKind::kLora && !configs[0].use_dora) {
+    for (const char* init : {"gaussian", "pissa", "pissa_niter_4"}) {
+      configs.push_back(configs[0]);
+      configs.back().init_lora_weights = init;
+    }
+  }
+  const StateDict weights = ReadModelSafetensors(c.base_folder)->tensors;
+  for (const AdapterConfig& config : configs) {
+    const auto fresh = MakeInitialAdapter(c.base->spec, config, weights, 5);
+    ASSERT_TRUE(fresh.ok()) << fresh.status();
+    model::Transformer model(c.base, kDouble);
+    const torch::Tensor plain = model->forward(c.Input()).detach();
+    auto tuning = Tuning::Inject(model, config, *fresh);
+    ASSERT_TRUE(tuning.ok()) << tuning.status();
+    const double apart = c.Difference(model->forward(c.Input()), plain);
+    if (IsPromptLearning(config.kind())) {
+      EXPECT_GT(apart, 1e-6);
+    } else {
+      EXPECT_LT(apart, 1e-5 * plain.abs().max().item<double>()) << config.init_lora_weights;
+    }
+    // And all of it can learn: B at least, where A waits for it.
+    model->Loss(c.Input(), c.Targets()).backward();
+    double gradient = 0;
+    for (const TunedParameter& one : tuning->parameters()) {
+      if (one.tensor.grad().defined()) gradient += one.tensor.grad().abs().max().item<double>();
+    }
+    EXPECT_GT(gradient, 1e-4);
+  }
+}
+
 }  // namespace
 }  // namespace heddle::peft

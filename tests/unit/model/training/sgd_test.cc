@@ -79,5 +79,31 @@ TEST(Sgd, AParameterWithoutAGradientStillDecaysAndKeepsItsMomentum) {
   EXPECT_LT(missing[0].item<float>(), 1.0F);
 }
 
+TEST(RateFactors, OneParameterLearnsSoManyTimesAsFastAsAnother) {
+  for (const OptimizerKind kind : {OptimizerKind::kSgd, OptimizerKind::kAdamW, OptimizerKind::kAdamW8bit}) {
+    auto with = Parameters(), alone = Parameters();
+    OptimizerOptions options;
+    options.weight_decay = 0.1;
+    options.rate_factors = {1, 16};
+    const auto one = MakeOptimizer(kind, with, options);
+    options.rate_factors.clear();
+    const auto slow = MakeOptimizer(kind, {alone[0]}, options), fast = MakeOptimizer(kind, {alone[1]}, options);
+    for (uint64_t step = 1; step <= 3; ++step) {
+      const auto gradients = Gradients(step);
+      for (size_t k = 0; k < 2; ++k) {
+        with[k].mutable_grad() = gradients[k].clone();
+        alone[k].mutable_grad() = gradients[k].clone();
+      }
+      one->Step(0.01);
+      slow->Step(0.01);
+      fast->Step(0.16);
+    }
+    for (size_t k = 0; k < 2; ++k) EXPECT_TRUE(torch::equal(with[k], alone[k])) << static_cast<int>(kind) << " " << k;
+  }
+  OptimizerOptions wrong;
+  wrong.rate_factors = {1, 2, 3};
+  EXPECT_THROW(MakeOptimizer(OptimizerKind::kSgd, Parameters(), wrong), c10::Error);
+}
+
 }  // namespace
 }  // namespace heddle::model

@@ -1,0 +1,119 @@
+#include "coordinator/recipe/tuning_bindings.h"
+
+#include <array>
+#include <charconv>
+
+namespace heddle::coordinator {
+namespace {
+
+struct Method {
+  std::string_view name;
+  peft::TuningKind kind;
+};
+constexpr std::array kMethods = {
+    Method{"lora", peft::TuningKind::kLora},
+    Method{"ia3", peft::TuningKind::kIa3},
+    Method{"prompt-tuning", peft::TuningKind::kPromptTuning},
+    Method{"prefix-tuning", peft::TuningKind::kPrefixTuning},
+    Method{"p-tuning", peft::TuningKind::kPTuning},
+    Method{"bottleneck", peft::TuningKind::kBottleneck},
+    Method{"bitfit", peft::TuningKind::kBitFit},
+    Method{"full", peft::TuningKind::kFull},
+};
+
+// The values of a table as numbers.
+template <typename T>
+void ReadPattern(const char* key, const std::map<std::string, std::string>& texts, std::map<std::string, T>* out,
+                 std::string* mistakes) {
+  for (const auto& [pattern, text] : texts) {
+    T value{};
+    const char* end = text.data() + text.size();
+    if (std::from_chars(text.data(), end, value) == std::from_chars_result{end, {}}) {
+      (*out)[pattern] = value;
+    } else {
+      *mistakes += "\n  lora." + std::string(key) + ": the value of '" + pattern + "' is no " +
+                   (std::is_integral_v<T> ? "whole number" : "number");
+    }
+  }
+}
+
+}  // namespace
+
+std::vector<std::string> TuningMethodNames() {
+  std::vector<std::string> names;
+  for (const Method& method : kMethods) names.emplace_back(method.name);
+  return names;
+}
+
+void TuningBindings::Bind(ConfigSchema* schema, peft::AdapterConfig* adapter, NewHead* head) {
+  const auto text = [schema](const char* key, std::string* to, const char* help, std::vector<std::string> choices) {
+    schema->Bind(key, to, {.help = help, .choices = std::move(choices), .silent_default = true});
+  };
+  const auto list = [schema](const char* key, std::vector<std::string>* to, const char* help) {
+    schema->Bind(key, to, {.help = help, .max = 256, .silent_default = true});
+  };
+  schema->Bind("model.num_labels", &num_labels_,
+               {.help = "a new head for classification with so many labels (1: a number); 0: the base model's head",
+                .max = 65536,
+                .silent_default = true});
+  list("model.label_names", &head->label_names, "names of the new head's labels, as in the data");
+
+  text("tuning.method", &method_, "what is trained", TuningMethodNames());
+  list("tuning.target_modules", &target_modules_,
+       "names of modules, of lora, ia3 and bitfit; before lora.target_modules");
+  text("tuning.target_modules_regex", &adapter->target_modules_regex, "the same as an expression of the whole path",
+       {});
+  list("tuning.modules_to_save", &adapter->modules_to_save, "names of modules that are trained whole");
+  list("tuning.feedforward_modules", &adapter->feedforward_modules, "ia3: targets whose input is scaled");
+  schema->Bind("tuning.layers_to_transform", &layers_,
+               {.help = "only these layers, counted from 0: of lora, bottleneck, bitfit and full",
+                .max = 4096,
+                .silent_default = true});
+  schema->Bind("tuning.num_virtual_tokens", &adapter->num_virtual_tokens,
+               {.help = "of prompt-tuning, prefix-tuning and p-tuning", .min = 1, .max = 4096, .silent_default = true});
+  text("tuning.prompt_tuning_init", &adapter->prompt_tuning_init, "prompt-tuning: first values",
+       {"RANDOM", "SAMPLE_VOCAB"});
+  text("tuning.placement", &adapter->placement,
+       "bottleneck: behind attention and MLP, behind the MLP, or beside the attention's input",
+       {"houlsby", "pfeiffer", "key_value"});
+  schema->Bind("tuning.bottleneck_size", &adapter->bottleneck_size,
+               {.help = "bottleneck: its width", .min = 1, .max = 65536, .silent_default = true});
+  text("tuning.non_linearity", &adapter->non_linearity, "bottleneck: its activation",
+       {"relu", "gelu", "gelu_new", "silu", "tanh"});
+  schema->Bind("tuning.adapter_scaling", &adapter->adapter_scaling,
+               {.help = "bottleneck: factor of what it adds", .min = 1e-6, .max = 1e6, .silent_default = true});
+
+  schema->Bind("lora.use_dora", &adapter->use_dora,
+               {.help = "weight-decomposed: directions from A and B, magnitudes of their own", .silent_default = true});
+  text("lora.init_lora_weights", &adapter->init_lora_weights,
+       "first values: B zero, or from the base's singular values", {"true", "gaussian", "pissa"});
+  schema->Bind("lora.loraplus_lr_ratio", &adapter->loraplus_lr_ratio,
+               {.help = "B learns so many times as fast as A", .min = 1e-6, .max = 1e6, .silent_default = true});
+  schema->BindTable("lora.rank_pattern", &rank_pattern_, "ranks by name of module: {\"down_proj\" = 4}");
+  schema->BindTable("lora.alpha_pattern", &alpha_pattern_, "values of lora_alpha by name of module");
+}
+
+Status TuningBindings::Store(peft::AdapterConfig* adapter, NewHead* head) const {
+  std::string mistakes;
+  for (const Method& method : kMethods) {
+    if (method.name == method_) adapter->peft_type = peft::PeftTypeOf(method.kind);
+  }
+  if (!target_modules_.empty()) {
+    adapter->target_modules = target_modules_;
+  } else if (adapter->kind() != peft::TuningKind::kLora || !adapter->target_modules_regex.empty()) {
+    adapter->target_modules.clear();  // lora's own default says nothing of others
+  }
+  if (!target_modules_.empty() && !adapter->target_modules_regex.empty()) {
+    mistakes += "\n  tuning.target_modules_regex: it goes without target_modules";
+  }
+  adapter->layers_to_transform = layers_;
+  ReadPattern("rank_pattern", rank_pattern_, &adapter->rank_pattern, &mistakes);
+  ReadPattern("alpha_pattern", alpha_pattern_, &adapter->alpha_pattern, &mistakes);
+  head->num_labels = static_cast<int64_t>(num_labels_);
+  if (!head->label_names.empty() && head->label_names.size() != num_labels_) {
+    mistakes += "\n  model.label_names: it must name each of the " + std::to_string(num_labels_) + " labels";
+  }
+  return mistakes.empty() ? OkStatus() : InvalidArgument("the recipe contradicts itself:" + mistakes);
+}
+
+}  // namespace heddle::coordinator

@@ -1,0 +1,38 @@
+// The keys of [tuning], and those of [lora] and [model] that came with them, and where their values go. Part of
+// RecipeBindings. All are silent at their defaults.
+#pragma once
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "common/config.h"
+#include "common/status.h"
+#include "peft/adapter/adapter_config.h"
+
+namespace heddle::coordinator {
+
+// A new head for a base model that has none, or another one.
+struct NewHead {
+  int64_t num_labels = 0;                // 0: the head stays as it is
+  std::vector<std::string> label_names;  // none, or one for each label
+};
+
+class TuningBindings {
+ public:
+  void Bind(ConfigSchema* schema, peft::AdapterConfig* adapter, NewHead* head);
+  // After a load, and after [lora] is in `adapter`. Errors: kInvalidArgument, every mistake on a line of its own.
+  Status Store(peft::AdapterConfig* adapter, NewHead* head) const;
+
+ private:
+  std::string method_ = "lora";
+  std::vector<std::string> target_modules_;
+  std::vector<int64_t> layers_;
+  std::map<std::string, std::string> rank_pattern_, alpha_pattern_;
+  uint64_t num_labels_ = 0;
+};
+
+// Names of the methods, in the order of TuningKind.
+std::vector<std::string> TuningMethodNames();
+
+}  // namespace heddle::coordinator

@@ -1,0 +1,197 @@
+// [tuning] and what came with it: keys, what they make of an adapter, and runs on models that get a new head.
+#include <gmock/gmock.h>
+
+#include "common/file.h"
+#include "common/safetensors.h"
+#include "coordinator/recipe/base_folder.h"
+#include "coordinator/recipe/recipe.h"
+#include "model/config/new_head.h"
+#include "model/config/registry.h"
+#include "tests/unit/coordinator/store/temp_folder.h"
+#include "tests/unit/model/tiny_model.h"
+
+namespace heddle::coordinator {
+namespace {
+
+namespace fs = std::filesystem;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+Result<Recipe> Load(const std::string& lines, const fs::path& folder = "/recipes") {
+  return Recipe::LoadText("name = \"tuned\"\nseed = 3\n[model]\nbase = \"base\"\n" + lines, folder, "tuned.toml");
+}
+
+TEST(TuningKeys, MakeAnAdapterOfEachKind) {
+  for (const std::string& method : TuningMethodNames()) {
+    const auto recipe = Load("[tuning]\nmethod = \"" + method + "\"\n");
+    ASSERT_TRUE(recipe.ok()) << recipe.status();
+    EXPECT_TRUE(recipe->lora.Validate().ok()) << method;
+    EXPECT_EQ(recipe->lora.target_modules.empty(), method != "lora") << "lora's default is lora's only";
+  }
+  EXPECT_EQ(Load("[tuning]\nmethod = \"prefix-tuning\"\nnum_virtual_tokens = 7\n")->lora.num_virtual_tokens, 7);
+  const auto lora = Load(R"([lora]
+use_dora = true
+loraplus_lr_ratio = 16
+rank_pattern = { down_proj = 4, "mlp.up_proj" = 2 }
+alpha_pattern = { q_proj = 3.5 }
+[tuning]
+modules_to_save = ["classifier"]
+layers_to_transform = [0, 3]
+)");
+  ASSERT_TRUE(lora.ok()) << lora.status();
+  EXPECT_TRUE(lora->lora.use_dora);
+  EXPECT_EQ(lora->lora.loraplus_lr_ratio, 16);
+  EXPECT_EQ(lora->lora.rank_pattern, (std::map<std::string, int64_t>{{"down_proj", 4}, {"mlp.up_proj", 2}}));
+  EXPECT_EQ(lora->lora.alpha_pattern, (std::map<std::string, double>{{"q_proj", 3.5}}));
+  EXPECT_THAT(lora->lora.layers_to_transform, ElementsAre(0, 3));
+  EXPECT_THAT(Load("[tuning]\ntarget_modules_regex = \".*q_proj\"\n")->lora.target_modules, ElementsAre());
+}
+
+TEST(TuningKeys, AreSilentAtTheirDefaults) {
+  const std::string json = Load("")->resolved_json;
+  EXPECT_THAT(json, Not(HasSubstr("tuning")));
+  EXPECT_THAT(json, Not(HasSubstr("pattern")));
+  EXPECT_THAT(json, Not(HasSubstr("num_labels")));
+  EXPECT_THAT(json, Not(HasSubstr("use_dora")));
+  EXPECT_EQ(Load("[tuning]\nmethod = \"lora\"\nplacement = \"houlsby\"\n[lora]\nuse_dora = false\n")->resolved_json,
+            json);
+  EXPECT_THAT(Load("[lora]\nrank_pattern = { q_proj = 2 }\n")->resolved_json, HasSubstr("rank_pattern"));
+}
+
+TEST(TuningKeys, MistakesAreToldWithTheirKeys) {
+  const auto refused = [](const std::string& lines, const char* said) {
+    const auto recipe = Load(lines);
+    EXPECT_EQ(recipe.status().code(), Code::kInvalidArgument) << lines;
+    EXPECT_THAT(recipe.status().message(), HasSubstr(said));
+  };
+  refused("[tuning]\nmethod = \"lorra\"\n", "tuning.method");
+  refused("[tuning]\nplacement = \"parallel\"\n", "tuning.placement");
+  refused("[tuning]\nnum_virtual_tokens = 0\n", "tuning.num_virtual_tokens");
+  refused("[tuning]\nmethd = \"lora\"\n", "tuning.method");
+  refused("[lora]\nrank_pattern = { q_proj = \"four\" }\n", "the value of 'q_proj' is no whole number");
+  refused("[lora]\nrank_pattern = { q_proj = 0 }\n", "rank_pattern");
+  refused("[lora]\nuse_dora = true\ninit_lora_weights = \"pissa\"\n", "do not go together");
+  refused("label_names = [\"no\", \"yes\"]\n", "model.label_names");
+  refused("[tuning]\ntarget_modules = [\"a\"]\ntarget_modules_regex = \"b\"\n", "tuning.target_modules_regex");
+}
+
+class NewHeadTest : public ::testing::Test {
+ protected:
+  // BERT's body, with its pooler or not, under the names that its class has.
+  void WriteBase(const std::string& architecture, bool pooler, const std::string& prefix) {
+    const std::string config = R"({"architectures": [")" + architecture + R"("], "model_type": "bert",
+      "hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 20,
+      "vocab_size": 400, "max_position_embeddings": 64, "a_key_of_its_own": [1, 2]})";
+    ASSERT_TRUE(MakeDirectories(base()).ok());
+    ASSERT_TRUE(WriteFileAtomically(base() / "config.json", config).ok());
+    auto whole = model::ParseModelConfig(*model::ConfigWithNewHead(config, 2));
+    ASSERT_TRUE(whole.ok()) << whole.status();
+    StateDict weights;
+    for (const auto& [name, tensor] : model::RandomWeights(*whole, 1)) {
+      if (name.starts_with("classifier") || (!pooler && name.starts_with("bert.pooler"))) continue;
+      weights.emplace(prefix + name.substr(std::string("bert.").size()), tensor);
+    }
+    const float one = 1;
+    if (!pooler) weights.emplace("cls.predictions.bias", Tensor::FromFloats({1}, {&one, 1}));
+    ASSERT_TRUE(WriteSafetensors(base() / "model.safetensors", weights).ok());
+    ASSERT_TRUE(WriteFileAtomically(base() / "tokenizer.json", model::TinyTokenizerJson(400)).ok());
+  }
+  fs::path base() const { return folder_.path() / "base"; }
+  Result<RunMaterial> Prepare(const std::string& lines) const {
+    HEDDLE_ASSIGN_OR_RETURN(const Recipe recipe, Load(lines + "[train]\nsequence_length = 32\n", folder_.path()));
+    return PrepareRun(recipe);
+  }
+  static const Tensor& At(const StateDict& dict, const std::string& key) {
+    const auto found = dict.find(key);
+    EXPECT_NE(found, dict.end()) << key;
+    static const Tensor none;
+    return found == dict.end() ? none : found->second;
+  }
+
+  testing::TempFolder folder_;
+};
+
+constexpr const char* kThree = "num_labels = 3\nlabel_names = [\"no\", \"perhaps\", \"yes\"]\n";
+
+TEST_F(NewHeadTest, AModelWithoutAHeadIsTunedForClassificationAndItsClassifierTravels) {
+  WriteBase("BertModel", true, "");
+  EXPECT_THAT(Prepare("[lora]\ntarget_modules = [\"query\"]\n").status().message(), HasSubstr("model.num_labels"));
+  const auto material = Prepare(std::string(kThree) + "[lora]\ntarget_modules = [\"query\"]\n");
+  ASSERT_TRUE(material.ok()) << material.status();
+  EXPECT_EQ(At(material->initial_adapter, "base_model.model.classifier.weight").shape(), (Shape{3, 12}));
+  double squares = 0;
+  for (const float x : At(material->initial_adapter, "base_model.model.classifier.weight").values<float>()) {
+    squares += double{x} * double{x};
+  }
+  EXPECT_NEAR(std::sqrt(squares / 36), 0.02, 0.006);
+  EXPECT_FALSE(material->initial_adapter.contains("base_model.model.bert.pooler.dense.weight"));
+  const auto config = peft::AdapterConfig::FromJson(material->adapter_config_json);
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_THAT(config->modules_to_save, ElementsAre("classifier"));
+  EXPECT_EQ(config->task_type, "SEQ_CLS");
+  // What devices get says what it needs.
+  ASSERT_EQ(material->base_model[0].first.name(), "config.json");
+  EXPECT_TRUE(material->base_model[0].second.empty());
+  EXPECT_EQ(material->base_model[0].first.size_bytes(), material->model_config_json.size());
+  const auto spec = model::ParseModelConfig(material->model_config_json);
+  ASSERT_TRUE(spec.ok()) << spec.status();
+  EXPECT_EQ(spec->architecture, "BertForSequenceClassification");
+  EXPECT_THAT(spec->label_names, ElementsAre("no", "perhaps", "yes"));
+  EXPECT_THAT(material->model_config_json, HasSubstr("a_key_of_its_own"));
+}
+
+TEST_F(NewHeadTest, WhatAPretrainedModelLacksBesideTheClassifierTravelsToo) {
+  WriteBase("BertForMaskedLM", false, "bert.");
+  const auto material = Prepare("num_labels = 2\n[lora]\ntarget_modules = [\"query\"]\n");
+  ASSERT_TRUE(material.ok()) << material.status();
+  const auto config = peft::AdapterConfig::FromJson(material->adapter_config_json);
+  EXPECT_THAT(config->modules_to_save, ElementsAre("classifier", "pooler"));
+  EXPECT_EQ(At(material->initial_adapter, "base_model.model.bert.pooler.dense.weight").shape(), (Shape{12, 12}));
+}
+
+TEST_F(NewHeadTest, GoesWithEveryMethod) {
+  WriteBase("BertModel", true, "");
+  for (const std::string& method : TuningMethodNames()) {
+    const std::string targets = method == "lora" ? "target_modules = [\"query\", \"value\"]\n" : "";
+    const auto material = Prepare(std::string(kThree) + "[tuning]\nmethod = \"" + method + "\"\n" + targets);
+    ASSERT_TRUE(material.ok()) << method << ": " << material.status();
+    const auto config = peft::AdapterConfig::FromJson(material->adapter_config_json);
+    ASSERT_TRUE(config.ok()) << config.status();
+    const std::string root = peft::IsPromptLearning(config->kind()) ? "base_model." : "base_model.model.";
+    EXPECT_TRUE(material->initial_adapter.contains(root + "classifier.bias")) << method;
+    const auto spec = model::ParseModelConfig(material->model_config_json);
+    EXPECT_EQ(*peft::AdapterSpec(*spec, *config), SpecOf(material->initial_adapter)) << method;
+  }
+}
+
+TEST_F(NewHeadTest, AModelThatHasNoClassifierHereIsRefused) {
+  model::WriteModelFolder(base(), model::TinyConfig());
+  const auto material = Prepare("num_labels = 2\n");
+  EXPECT_EQ(material.status().code(), Code::kUnimplemented);
+  EXPECT_THAT(material.status().message(), HasSubstr("no classifier for LlamaForCausalLM"));
+}
+
+TEST_F(NewHeadTest, ProgramsOnThisMachineGetAFolderOfLinks) {
+  WriteBase("BertModel", true, "");
+  const auto plain = Load("", folder_.path());
+  EXPECT_EQ(*DeviceBaseFolder(*plain, folder_.path() / "out"), base());
+  const auto recipe = Load(kThree, folder_.path());
+  const auto folder = DeviceBaseFolder(*recipe, folder_.path() / "out");
+  ASSERT_TRUE(folder.ok()) << folder.status();
+  EXPECT_EQ(*DeviceBaseFolder(*recipe, folder_.path() / "out"), *folder) << "again";
+  EXPECT_EQ(model::ReadModelConfig(*folder)->num_labels, 3);
+  EXPECT_TRUE(fs::is_symlink(*folder / "model.safetensors"));
+  EXPECT_TRUE(ReadModelSafetensors(*folder).ok());
+  EXPECT_EQ(model::ReadModelConfig(base())->architecture, "BertModel") << "the base is as it was";
+}
+
+TEST_F(NewHeadTest, VirtualTokensCountAmongThoseThatTheModelTakes) {
+  WriteBase("BertModel", true, "");
+  const auto material = Prepare("num_labels = 2\n[tuning]\nmethod = \"prompt-tuning\"\nnum_virtual_tokens = 40\n");
+  EXPECT_EQ(material.status().code(), Code::kInvalidArgument);
+  EXPECT_THAT(material.status().message(), HasSubstr("beside 40 virtual tokens"));
+}
+
+}  // namespace
+}  // namespace heddle::coordinator
