@@ -21,6 +21,7 @@ constexpr std::array kNames = {
     Name{"sign", StageKind::kSign},
 };
 
+constexpr std::string_view kErrorFeedback = "error_feedback";
 constexpr uint32_t kWhole = 1'000'000;
 
 const Name* FindName(std::string_view name) {
@@ -65,10 +66,11 @@ std::optional<Stage> ParseWord(const std::string& word, std::vector<std::string>
   const std::string name = word.substr(0, colon);
   const Name* known = FindName(name);
   if (known == nullptr) {
-    const auto nearest = NearestName(name, StageNames());
-    return wrong("is no way to make updates smaller; " +
-                 (nearest ? "did you mean '" + *nearest + "'?"
-                          : std::string("there are top_k:F, random_mask:F, bf16, int8, int4, int2 and sign")));
+    const auto nearest = NearestName(name, WordNames());
+    return wrong(
+        "is no way to make updates smaller; " +
+        (nearest ? "did you mean '" + *nearest + "'?"
+                 : std::string("there are top_k:F, random_mask:F, bf16, int8, int4, int2, sign and error_feedback")));
   }
   if (!IsSelection(known->kind)) {
     if (colon != std::string::npos) return wrong("takes no number; write '" + name + "'");
@@ -87,9 +89,10 @@ std::optional<Stage> ParseWord(const std::string& word, std::vector<std::string>
 
 }  // namespace
 
-std::vector<std::string> StageNames() {
+std::vector<std::string> WordNames() {
   std::vector<std::string> names;
   for (const Name& name : kNames) names.emplace_back(name.name);
+  names.emplace_back(kErrorFeedback);
   return names;
 }
 
@@ -98,6 +101,11 @@ Result<Pipeline> Pipeline::Parse(std::span<const std::string> words) {
   Pipeline pipeline;
   std::string number;  // the stage that said how values are written
   for (const std::string& word : words) {
+    if (word == kErrorFeedback) {
+      if (pipeline.error_feedback_) mistakes.push_back("'error_feedback' stands twice");
+      pipeline.error_feedback_ = true;
+      continue;
+    }
     const std::optional<Stage> stage = ParseWord(word, &mistakes);
     if (!stage) continue;
     if (!number.empty()) {
@@ -110,9 +118,13 @@ Result<Pipeline> Pipeline::Parse(std::span<const std::string> words) {
     if (!IsSelection(stage->kind)) number = word;
     pipeline.stages_.push_back(*stage);
   }
-  if (words.size() > kMaxStages) {
-    mistakes.push_back("there are " + std::to_string(words.size()) + " stages; at most " + std::to_string(kMaxStages) +
+  if (words.size() > kMaxWords) {
+    mistakes.push_back("there are " + std::to_string(words.size()) + " words; at most " + std::to_string(kMaxWords) +
                        " can follow one another");
+  }
+  if (words.size() == 1 && pipeline.error_feedback_) {
+    mistakes.push_back(
+        "'error_feedback' alone has nothing to do; name what leaves something out, such as 'top_k:0.01'");
   }
   if (mistakes.empty()) return pipeline;
   std::string all = mistakes[0];
@@ -126,6 +138,7 @@ std::vector<std::string> Pipeline::Words() const {
     words.emplace_back(NameOf(stage.kind));
     if (IsSelection(stage.kind)) words.back() += ":" + ShareText(stage.millionths);
   }
+  if (error_feedback_) words.emplace_back(kErrorFeedback);
   return words;
 }
 
@@ -133,11 +146,6 @@ std::string Pipeline::ToString() const {
   std::string text;
   for (const std::string& word : Words()) text += (text.empty() ? "" : ", ") + word;
   return text.empty() ? "nothing" : text;
-}
-
-bool Pipeline::LosesMuch() const {
-  return std::any_of(stages_.begin(), stages_.end(),
-                     [](const Stage& stage) { return IsSelection(stage.kind) || stage.kind == StageKind::kSign; });
 }
 
 }  // namespace heddle::compression

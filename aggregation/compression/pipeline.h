@@ -14,6 +14,10 @@
 //   sign             the sign of each value; for a tensor one scale, the mean of their sizes (Karimireddy et al.,
 //                    1901.09847)
 //
+//   error_feedback   what the stages leave out stays on the device and joins its next update (Seide et al., 2014).
+//   Worth
+//                    it with top_k, random_mask and sign; useless where the server computes factors anew each round
+//
 // Selections (the first two) may stand in any number and order; at most one of the others ends the list, without one
 // values stay float32. F is a decimal number above 0 and up to 1, with at most six digits behind the point, and so a
 // whole number of millionths: a stage keeps ceil(F * n) of n values, which is never a matter of rounding.
@@ -52,12 +56,12 @@ inline bool IsSelection(StageKind kind) { return kind == StageKind::kTopK || kin
 
 class Pipeline {
  public:
-  static constexpr size_t kMaxStages = 8;
+  static constexpr size_t kMaxWords = 8;
 
   Pipeline() = default;  // no stage: updates travel as they are
   // Errors: kInvalidArgument with every mistake, each a sentence on a line of its own: a word that is no stage (the
-  // nearest is named), a share that is missing, out of range or not wanted, a stage in the wrong place, too many
-  // stages.
+  // nearest is named), a share that is missing, out of range or not wanted, a stage in the wrong place, error_feedback
+  // alone or twice, too many words.
   static Result<Pipeline> Parse(std::span<const std::string> words);
 
   bool empty() const { return stages_.empty(); }
@@ -66,18 +70,17 @@ class Pipeline {
   std::vector<std::string> Words() const;
   std::string ToString() const;  // "top_k:0.01, int4"
 
-  // Whether so much is left out (top_k, random_mask, sign) that it is worth keeping for the next update: the default of
-  // error feedback.
-  bool LosesMuch() const;
+  bool error_feedback() const { return error_feedback_; }
 
   friend bool operator==(const Pipeline&, const Pipeline&) = default;
 
  private:
   std::vector<Stage> stages_;
+  bool error_feedback_ = false;
 };
 
-// All names, for documentation and tests.
-std::vector<std::string> StageNames();
+// All words without their shares, for documentation and tests.
+std::vector<std::string> WordNames();
 
 // ceil(count * millionths / 1e6): what a selection keeps. count < 2^32.
 inline uint64_t KeptCount(uint64_t count, uint32_t millionths) { return (count * millionths + 999'999) / 1'000'000; }

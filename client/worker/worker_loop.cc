@@ -14,6 +14,7 @@
 
 #include "client/worker/framing.h"
 #include "client/worker/train_plan.h"
+#include "client/worker/upload.h"
 #include "common/build_info.h"
 #include "common/logging.h"
 #include "common/safetensors.h"
@@ -154,17 +155,20 @@ class Loop {
     const auto progress = [this](uint32_t step, uint32_t total, double loss) { return OnStep(step, total, loss); };
     last_progress_ = {};
     Result<TaskOutput> output = Unknown();
+    const TaskInput input = ToTaskInput(run);
+    HEDDLE_RETURN_IF_ERROR(CheckUpload(input.train.rules));
     try {
-      output = backend_.run(run.local_task(), ToTaskInput(run), progress);
+      output = backend_.run(run.local_task(), input, progress);
     } catch (const std::exception& error) {
       output = Internal(std::string("the task threw an exception: ") + error.what());
     }
     HEDDLE_RETURN_IF_ERROR(output.status());
     if (commands_.stop_requested()) return Cancelled("the task was cancelled after its last step");
+    HEDDLE_ASSIGN_OR_RETURN(const std::string update, MakeUpload(input, &*output));
     if (!output->personal.empty() && !run.next_personal_path().empty()) {
       HEDDLE_RETURN_IF_ERROR(WriteSafetensors(run.next_personal_path(), output->personal));
     }
-    HEDDLE_RETURN_IF_ERROR(WriteSafetensors(run.update_path(), output->update));
+    HEDDLE_RETURN_IF_ERROR(WriteFileAtomically(run.update_path(), update));
     return output->stats;
   }
 

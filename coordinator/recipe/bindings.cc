@@ -26,6 +26,7 @@ RecipeBindings::RecipeBindings(Recipe* recipe) : recipe_(recipe) {
   tuning_.Bind(&schema_, &recipe_->lora, &recipe_->head);
   BindStrategy();
   BindMethods();
+  BindCompression();
   BindTrain();
   simulation_.Bind(&schema_, &recipe_->simulation);
 }
@@ -65,6 +66,28 @@ void RecipeBindings::BindMethods() {
   for (auto& [name, text] : help) {
     schema_.Bind("strategy." + name, &method_settings_[name], {.help = std::move(text), .silent_default = true});
   }
+}
+
+void RecipeBindings::BindCompression() {
+  schema_.Bind("compression.upload", &upload_,
+               {.help = "how updates are made smaller, stage by stage: top_k:F, random_mask:F, then bf16, int8, int4, "
+                        "int2 or sign; and error_feedback",
+                .max = static_cast<double>(compression::Pipeline::kMaxWords),
+                .silent_default = true});
+}
+
+Status RecipeBindings::StoreCompression() {
+  Result<compression::Pipeline> parsed = compression::Pipeline::Parse(upload_);
+  if (!parsed.ok()) {
+    // Each mistake on a line of its own.
+    std::string mistakes = "\n  compression.upload: " + parsed.status().message();
+    for (size_t at = 2; (at = mistakes.find('\n', at)) != std::string::npos; at += 3) {
+      mistakes.replace(at, 1, "\n  compression.upload: ");
+    }
+    return InvalidArgument("the recipe is wrong:" + mistakes);
+  }
+  recipe_->upload = *std::move(parsed);
+  return OkStatus();
 }
 
 void RecipeBindings::BindStrategy() {
@@ -192,6 +215,7 @@ Status RecipeBindings::Store() {
     if (value) recipe_->aggregator.method[name] = *value;
   }
   spec.max_num_examples = recipe_->aggregator.max_num_examples;
+  HEDDLE_RETURN_IF_ERROR(StoreCompression());
   simulation_.Store(&recipe_->simulation, batch_size_);
   return OkStatus();
 }

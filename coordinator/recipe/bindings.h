@@ -30,6 +30,8 @@ class RecipeBindings {
   void BindModel();
   void BindStrategy();
   void BindMethods();
+  void BindCompression();
+  Status StoreCompression();
   void BindTrain();
 
   Recipe* recipe_;
@@ -39,7 +41,7 @@ class RecipeBindings {
   std::string base_;
   int64_t lora_r_ = 8;
   std::vector<std::string> target_modules_ = {"q_proj", "v_proj"};
-  std::vector<std::string> device_ranks_;
+  std::vector<std::string> device_ranks_, upload_;
   std::vector<int64_t> rank_tiers_;
   std::map<std::string, std::optional<double>> method_settings_;  // of all methods; those that were given
   uint64_t rounds_ = 1, cohort_size_ = 1, min_available_ = 0, min_reports_ = 0, max_abandoned_ = 0;

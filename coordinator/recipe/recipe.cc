@@ -7,6 +7,7 @@
 #include <numbers>
 
 #include "aggregation/aggregator.h"
+#include "aggregation/compression/compressor.h"
 #include "common/assert.h"
 #include "common/config.h"
 #include "common/file.h"
@@ -110,9 +111,26 @@ Status ReadRanks(const std::vector<std::string>& texts, const std::vector<int64_
   return mistakes.empty() ? OkStatus() : InvalidArgument("the recipe contradicts itself:" + mistakes);
 }
 
+// Stages that go with the strategy, and with its local task.
+Status CheckUpload(const Recipe& recipe) {
+  if (recipe.upload.empty()) return OkStatus();
+  std::string mistakes;
+  if (recipe.RulesOf(1).prune_gamma > 0) {
+    // The coordinator must know the shapes before it reads the first byte.
+    mistakes +=
+        "\n  compression.upload: devices that give up a part of their rank choose the shapes of their updates, and "
+        "these "
+        "cannot be made smaller; remove it, or set strategy.prune_gamma = 0";
+  }
+  if (recipe.local_task == "lora_sft") {
+    mistakes += "\n  compression.upload: the local task 'lora_sft' does not know it; remove train.local_task";
+  }
+  return mistakes.empty() ? OkStatus() : InvalidArgument("the recipe contradicts itself:" + mistakes);
+}
+
 // What workers of before do is asked for by its old name, so that they take it.
 std::string DefaultTask(const Recipe& recipe) {
-  bool plain = true;
+  bool plain = recipe.upload.empty();
   for (uint32_t round = 1; round <= std::min(2U, recipe.spec.rounds); ++round) {
     plain =
         plain && recipe.RulesOf(round) == aggregation::DeviceRules{.mixed_ranks = recipe.RulesOf(round).mixed_ranks};
@@ -144,6 +162,22 @@ Status CheckTexts(const Recipe& recipe, const model::ModelSpec& config) {
   return OkStatus();
 }
 
+// The longest update that a device may send.
+Result<uint64_t> MaxUpdateBytes(const Recipe& recipe, const RunMaterial& material) {
+  // It has the adapter's tensors, perhaps a control variate for each.
+  const aggregation::Correction correction = recipe.RulesOf(1).correction;
+  if (recipe.upload.empty()) {
+    // And a header that may be written less tightly than ours.
+    const bool controls = correction == aggregation::Correction::kScaffold;
+    return material.initial_adapter_bytes.size() * (controls ? 2 : 1) + (size_t{64} << 10);
+  }
+  const StateDictSpec spec =
+      aggregation::UpdateSpec(SpecOf(material.initial_adapter), {.correction = correction}, /*rank=*/0);
+  const auto size = compression::Compressor(recipe.upload, 0).SizeOf(spec);
+  if (!size.ok()) return size.status().Annotate("compression.upload");
+  return size->max;
+}
+
 }  // namespace
 
 Result<Recipe> Recipe::Load(const fs::path& path, const std::map<std::string, std::string>& overrides) {
@@ -163,6 +197,7 @@ Result<Recipe> Recipe::LoadText(const std::string& text, const fs::path& folder,
   HEDDLE_RETURN_IF_ERROR(CheckRelations(recipe, bindings.SimulationMistakes()).Annotate(name));
   HEDDLE_RETURN_IF_ERROR(ReadRanks(bindings.device_ranks(), bindings.rank_tiers(), &recipe).Annotate(name));
   HEDDLE_RETURN_IF_ERROR(CheckStrategy(recipe).Annotate(name));
+  HEDDLE_RETURN_IF_ERROR(CheckUpload(recipe).Annotate(name));
   if (recipe.local_task.empty()) recipe.local_task = DefaultTask(recipe);
   recipe.resolved_json = bindings.schema().ResolvedJson();
   return recipe;
@@ -176,8 +211,9 @@ v1::TrainPlan Recipe::TrainPlanOf(uint32_t round) const {
     plan.set_learning_rate(train.learning_rate() * 0.5 * (1 + std::cos(std::numbers::pi * progress)));
   }
   const aggregation::DeviceRules rules = RulesOf(round);
-  if (rules == aggregation::DeviceRules{}) return plan;
+  if (rules == aggregation::DeviceRules{} && upload.empty()) return plan;
   v1::DeviceRules& out = *plan.mutable_rules();
+  for (std::string& word : upload.Words()) *out.add_upload() = std::move(word);
   out.mutable_frozen()->Assign(rules.frozen.begin(), rules.frozen.end());
   out.mutable_kept()->Assign(rules.kept.begin(), rules.kept.end());
   if (rules.correction == aggregation::Correction::kScaffold) out.set_correction("scaffold");
@@ -216,6 +252,10 @@ aggregation::DeviceRules Recipe::RulesOf(uint32_t round) const {
   auto rules = aggregation::RulesOf(strategy, AggregatorOf(round));
   HEDDLE_ASSERT(rules.ok(), "a recipe's strategy was checked when it was read");
   return *std::move(rules);
+}
+
+uint64_t TaskSeed(uint64_t run_seed, uint32_t round, const DeviceId& device) {
+  return DeriveSeed(run_seed, "train", "round=" + std::to_string(round) + " device=" + device.value());
 }
 
 Result<RunMaterial> PrepareRun(const Recipe& recipe) {
@@ -261,10 +301,7 @@ Result<RunMaterial> PrepareRun(const Recipe& recipe) {
   material.spec.seed = recipe.seed;
   material.spec.local_task = recipe.local_task;
   material.spec.max_num_examples = recipe.aggregator.max_num_examples;
-  // An update has the adapter's tensors, perhaps a control variate for each, and a header that may be written less
-  // tightly than ours.
-  const bool controls = recipe.RulesOf(1).correction == aggregation::Correction::kScaffold;
-  material.spec.max_update_bytes = material.initial_adapter_bytes.size() * (controls ? 2 : 1) + (size_t{64} << 10);
+  HEDDLE_ASSIGN_OR_RETURN(material.spec.max_update_bytes, MaxUpdateBytes(recipe, material));
   material.spec.id = RunId(recipe.name + "-" + Hex8(DeriveSeed(recipe.seed, "run", identity)));
   return material;
 }
@@ -291,7 +328,7 @@ v1::TaskPlan MakeTaskPlan(const Recipe& recipe, const RunMaterial& material, uin
   *plan.add_adapter() = adapter.config;
   *plan.add_adapter() = adapter.model;
   *plan.mutable_train() = recipe.TrainPlanOf(round);
-  plan.set_seed(DeriveSeed(recipe.seed, "train", "round=" + std::to_string(round) + " device=" + device.value()));
+  plan.set_seed(TaskSeed(recipe.seed, round, device));
   plan.set_max_update_bytes(material.spec.max_update_bytes);
   plan.set_max_num_examples(material.spec.max_num_examples);
   return plan;

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "aggregation/aggregator.h"
+#include "aggregation/compression/pipeline.h"
 #include "common/status.h"
 #include "coordinator/engine/types.h"
 #include "coordinator/recipe/simulated_devices.h"
@@ -32,6 +33,7 @@ struct Recipe {
   std::string strategy = "FedAvg";  // [strategy] name
   RunSpec spec;  // [strategy] num_server_rounds, cohort_size, over_selection, min_available_devices, min_reports,
                  //  selection_timeout_s, report_deadline_s, max_abandoned_attempts; `id` is left empty
+  compression::Pipeline upload;  // [compression] upload: how devices make their updates smaller; empty: not at all
   aggregation::AggregatorOptions aggregator;  // [strategy] max_abs, max_norm, max_num_examples, the method's own keys
   v1::TrainPlan train;                        // [train]
   std::string learning_rate_schedule = "constant";  // [train] "constant" or "cosine" over the rounds
@@ -56,6 +58,9 @@ struct Recipe {
   aggregation::DeviceRules RulesOf(uint32_t round) const;
 };
 
+// Seed of all randomness of a device's task in a run of that seed.
+uint64_t TaskSeed(uint64_t run_seed, uint32_t round, const DeviceId& device);
+
 // Everything a new run starts from, made from a recipe without LibTorch: the base folder is checked and hashed, the
 // initial adapter (A drawn from the seed, B zero) is made for the base's shapes.
 struct RunMaterial {
@@ -77,7 +82,7 @@ StateDict FreshAdapter(const Recipe& recipe, const StateDictSpec& model, uint32_
 struct AdapterBlobs {
   v1::BlobRef config, model;
 };
-// The plan for one device: `assignment_seed` = DeriveSeed(run seed, "train", "round=<r> device=<name>").
+// The plan for one device, with its TaskSeed.
 v1::TaskPlan MakeTaskPlan(const Recipe& recipe, const RunMaterial& material, uint32_t round,
                           const AdapterBlobs& adapter, const DeviceId& device);
 

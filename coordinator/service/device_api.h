@@ -101,8 +101,8 @@ class DeviceApi {
                                 bool* looked_at);
   // The update's file as tensors: from the report itself, or from what was uploaded for its assignment. Errors:
   // kNotFound when it was not, by this device for this assignment.
-  Result<SafetensorsFile> OpenUpdate(const v1::ReportRequest& request, const InlineContent& content,
-                                     ReportEvent* event);
+  Result<StateDict> OpenUpdate(const RunDriver::Expectation& expected, const v1::ReportRequest& request,
+                               const InlineContent& content, ReportEvent* event);
 
   // For what goes beyond a device's or an address's share; `limit` is its label in the metrics.
   Awaitable<void> RefuseLimited(Exchange& exchange, std::string_view limit, std::string message, Duration retry_after);

@@ -46,9 +46,12 @@ ReportMetrics MetricsOf(const v1::TaskMetrics& metrics) {
 
 }  // namespace
 
-Result<SafetensorsFile> DeviceApi::OpenUpdate(const v1::ReportRequest& request, const InlineContent& content,
-                                              ReportEvent* event) {
-  if (content) return ParseSafetensors(std::as_bytes(std::span(*content)), content);
+Result<StateDict> DeviceApi::OpenUpdate(const RunDriver::Expectation& expected, const v1::ReportRequest& request,
+                                        const InlineContent& content, ReportEvent* event) {
+  const auto read = [&](std::span<const std::byte> bytes, std::shared_ptr<const void> owner) {
+    return expected.reader->Read(bytes, std::move(owner), event->device, expected.rank);
+  };
+  if (content) return read(std::as_bytes(std::span(*content)), content);
   HEDDLE_ASSIGN_OR_RETURN(const auto uploaded, context_.store->FindUpload(event->assignment));
   const bool sent = uploaded && *uploaded == event->update;
   if (!sent && !HEDDLE_PLANTED(kIgnoreUploader)) return NotFound("");
@@ -58,7 +61,7 @@ Result<SafetensorsFile> DeviceApi::OpenUpdate(const v1::ReportRequest& request, 
                            std::to_string(request.update().size_bytes()));
   }
   HEDDLE_ASSIGN_OR_RETURN(const auto mapped, context_.blobs->Map(event->update));
-  return ParseSafetensors(mapped->bytes(), mapped);
+  return read(mapped->bytes(), mapped);
 }
 
 // Looks at an open assignment's update; `event` gets what is wrong with it. Errors: the update is not here.
@@ -78,16 +81,16 @@ Awaitable<Status> DeviceApi::CheckUpdate(const v1::ReportRequest& request, Inlin
           v1::REFUSAL_REASON_WRONG_BASE,
           "the update was trained from another adapter than the task's, which is " + expected->start.ToHex());
     }
-    ByteBudget::Hold hold(validation_, request.update().size_bytes());
-    const Result<SafetensorsFile> file = OpenUpdate(request, content, event);
-    if (file.status().code() == Code::kInvalidArgument || file.status().code() == Code::kDataLoss) {
-      return invalid(v1::REFUSAL_REASON_BAD_UPDATE, file.status().message());
+    ByteBudget::Hold hold(validation_, request.update().size_bytes() + expected->reader->ExtraBytes(expected->rank));
+    const Result<StateDict> update = OpenUpdate(*expected, request, content, event);
+    if (update.status().code() == Code::kInvalidArgument || update.status().code() == Code::kDataLoss) {
+      return invalid(v1::REFUSAL_REASON_BAD_UPDATE, update.status().message());
     }
-    HEDDLE_RETURN_IF_ERROR(file.status());
-    const auto validity = expected->validator->Validate(file->tensors, {.num_examples = event->metrics.num_examples,
-                                                                        .num_steps = event->metrics.steps,
-                                                                        .rank = expected->rank,
-                                                                        .device = event->device.value()});
+    HEDDLE_RETURN_IF_ERROR(update.status());
+    const auto validity = expected->validator->Validate(*update, {.num_examples = event->metrics.num_examples,
+                                                                  .num_steps = event->metrics.steps,
+                                                                  .rank = expected->rank,
+                                                                  .device = event->device.value()});
     if (!validity.ok()) return invalid(static_cast<v1::RefusalReason>(validity.refusal), validity.message);
     return OkStatus();
   };

@@ -30,6 +30,7 @@
 #include "coordinator/recipe/recipe.h"
 #include "coordinator/service/open_assignments.h"
 #include "coordinator/service/run_files.h"
+#include "coordinator/service/update_reader.h"
 #include "coordinator/store/blob_store.h"
 #include "coordinator/store/store.h"
 #include "protocol/v1/device.pb.h"
@@ -123,6 +124,9 @@ class RunCore {
   // Checks an update's tensors; Validate() may be called from any thread while this object lives or not.
   std::shared_ptr<const aggregation::Aggregator> validator() const { return aggregator_; }
 
+  // Reads updates for the validator; as thread-safe. Null before the first round and when the sum could not be begun.
+  std::shared_ptr<const UpdateReader> reader() const { return reader_; }
+
   // Whether devices may fetch the blob: the base model, the adapter's configuration, the newest models of this run.
   bool IsPublished(const Sha256Digest& digest) const { return published_.contains(digest); }
   const std::set<Sha256Digest>& published() const { return published_; }
@@ -178,9 +182,10 @@ class RunCore {
   Status take_state_;                           // why what was taken cannot be committed
   std::shared_ptr<OpenAssignments> open_assignments_ = std::make_shared<OpenAssignments>();
   std::shared_ptr<aggregation::Aggregator> aggregator_;
-  Status sum_state_;                         // why the sum of this attempt is of no use
-  Status storage_;                           // what the disk would not do for an effect of the step under way
-  std::set<Sha256Digest> always_published_;  // the base model, the adapter's configuration
+  std::shared_ptr<const UpdateReader> reader_;  // of the same round
+  Status sum_state_;                            // why the sum of this attempt is of no use
+  Status storage_;                              // what the disk would not do for an effect of the step under way
+  std::set<Sha256Digest> always_published_;     // the base model, the adapter's configuration
   std::set<Sha256Digest> published_;
   std::map<std::pair<Sha256Digest, int64_t>, AdapterBlobs> views_;  // by model and rank
   std::set<Sha256Digest> states_;                                   // of the present round's model and the one before

@@ -88,6 +88,7 @@ Status RunCore::ResetSum(const Sha256Digest& parent, uint32_t round) {
   options.scratch = options_.scratch;
   HEDDLE_ASSIGN_OR_RETURN(auto made, aggregation::MakeAggregator(recipe_.strategy, model.tensors, options, state));
   aggregator_ = std::move(made);
+  reader_ = std::make_shared<const UpdateReader>(recipe_, round, SpecOf(model.tensors));
   mapped->DropPages();  // it was read to be checked, and is not needed before the commit
   return OkStatus();
 }
@@ -100,11 +101,14 @@ Result<StateDict> RunCore::LoadUpdate(const AssignmentRecord& assignment) const 
   } else {
     Result<std::string> stored = options_.store->GetSmallUpdate(assignment.id);
     if (!stored.ok() && stored.status().code() != Code::kNotFound) return stored.status();
-    if (!stored.ok()) return LoadModel(assignment.update);
+    if (!stored.ok()) {
+      HEDDLE_ASSIGN_OR_RETURN(const auto mapped, options_.blobs->Map(assignment.update));
+      return reader_->Read(mapped->bytes(), mapped, assignment.device, recipe_.RankOf(assignment.device));
+    }
     content = std::make_shared<const std::string>(*std::move(stored));
   }
-  HEDDLE_ASSIGN_OR_RETURN(SafetensorsFile file, ParseSafetensors(std::as_bytes(std::span(*content)), content));
-  return std::move(file.tensors);
+  return reader_->Read(std::as_bytes(std::span(*content)), content, assignment.device,
+                       recipe_.RankOf(assignment.device));
 }
 
 Status RunCore::Fold(const AssignmentRecord& assignment) {

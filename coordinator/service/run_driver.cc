@@ -221,6 +221,7 @@ void RunDriver::Publish() {
       }
       progress_ = std::move(now);
       validator_ = core_->validator();
+      reader_ = core_->reader();
       open_assignments_ = core_->open_assignments();
       if (published_ != core_->published()) published_ = core_->published();
       if (states_ != core_->states()) states_ = core_->states();
@@ -352,8 +353,9 @@ std::optional<RunDriver::Expectation> RunDriver::ExpectationOf(const AssignmentI
     std::lock_guard lock(shared_mutex_);
     assignments = open_assignments_;
     expectation.validator = validator_;
+    expectation.reader = reader_;
   }
-  if (assignments == nullptr || expectation.validator == nullptr) return std::nullopt;
+  if (assignments == nullptr || expectation.validator == nullptr || expectation.reader == nullptr) return std::nullopt;
   const auto open = assignments->Find(id);
   if (!open || open->device != device) return std::nullopt;
   expectation.start = open->start;

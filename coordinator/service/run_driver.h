@@ -66,6 +66,7 @@ class RunDriver {
   // started from, when the assignment is open there; else nothing (the engine decides without looking).
   struct Expectation {
     std::shared_ptr<const aggregation::Aggregator> validator;
+    std::shared_ptr<const UpdateReader> reader;
     Sha256Digest start;  // the adapter as that device was given it
     int64_t rank = 0;    // of its factors; 0: the model's
   };
@@ -144,6 +145,7 @@ class RunDriver {
   std::condition_variable changed_;
   std::set<Sha256Digest> published_, states_;
   std::shared_ptr<const aggregation::Aggregator> validator_;
+  std::shared_ptr<const UpdateReader> reader_;
   std::shared_ptr<const OpenAssignments> open_assignments_;
   std::optional<RunProgress> progress_;
   uint64_t version_ = 0;

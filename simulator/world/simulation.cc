@@ -10,6 +10,7 @@
 
 #include "client/worker/local_task.h"
 #include "client/worker/train_plan.h"
+#include "client/worker/upload.h"
 #include "common/file.h"
 #include "common/logging.h"
 #include "common/random.h"
@@ -36,6 +37,7 @@ struct Device {
   std::set<Sha256Digest> cache;  // blobs it has fetched
   std::optional<v1::TaskAssignment> assignment;
   std::future<Result<client::TaskOutput>> training;
+  client::TaskInput input;  // of its present task
   StateDict next_personal;  // what it keeps if its report is accepted
   bool fails = false;
 };
@@ -83,7 +85,7 @@ class World {
   Status Checkin(size_t index);
   Status StartTask(size_t index, v1::TaskAssignment assignment);
   Status Finish(size_t index);
-  Status Complete(Device& device, const client::TaskOutput& output, coordinator::ReportEvent* report);
+  Status Complete(Device& device, client::TaskOutput& output, coordinator::ReportEvent* report);
   Result<fs::path> AdapterFolder(const v1::TaskPlan& plan);
   void Count(Device& device, const v1::TaskPlan& plan);
   void Plan(Duration after, size_t device, Planned::What what) {
@@ -274,6 +276,7 @@ Status World::StartTask(size_t index, v1::TaskAssignment assignment) {
   if (device.fails) {
     seconds /= 2;  // it was interrupted half way: nothing needs to be computed
   } else {
+    device.input = input;
     device.training = pool_->Start(task, std::move(input));
   }
   device.assignment = std::move(assignment);
@@ -282,8 +285,8 @@ Status World::StartTask(size_t index, v1::TaskAssignment assignment) {
 }
 
 // Upload and report, as the service takes them.
-Status World::Complete(Device& device, const client::TaskOutput& output, coordinator::ReportEvent* report) {
-  const std::string bytes = SerializeSafetensors(output.update);
+Status World::Complete(Device& device, client::TaskOutput& output, coordinator::ReportEvent* report) {
+  HEDDLE_ASSIGN_OR_RETURN(const std::string bytes, client::MakeUpload(device.input, &output));
   traffic_.up += bytes.size();
   HEDDLE_ASSIGN_OR_RETURN(report->update, blobs_->Put(bytes));
   report->update_bytes = bytes.size();
@@ -297,7 +300,9 @@ Status World::Complete(Device& device, const client::TaskOutput& output, coordin
                      .train_seconds = stats.train_seconds,
                      .peak_memory_bytes = 0};
   if (!core_->IsOpen(report->assignment, device.id)) return OkStatus();
-  const auto validity = core_->validator()->Validate(output.update, core_->UpdateInfoOf(device.id, report->metrics));
+  HEDDLE_ASSIGN_OR_RETURN(const StateDict update, core_->reader()->Read(std::as_bytes(std::span(bytes)), nullptr,
+                                                                        device.id, recipe_.RankOf(device.id)));
+  const auto validity = core_->validator()->Validate(update, core_->UpdateInfoOf(device.id, report->metrics));
   if (!validity.ok()) {
     report->validity = InvalidArgument(validity.message);
     report->refusal_reason = static_cast<int>(validity.refusal);

@@ -41,7 +41,7 @@ Result<Findings> Compression(const Context&) {
     const char* id;
     std::vector<std::string> stages;
   };
-  const Case cases[] = {{"int8", {"int8"}}, {"topk-int4", {"top_k:0.01", "int4"}}};
+  const Case cases[] = {{"int8", {"int8"}}, {"topk-int4", {"top_k:0.01", "int4", "error_feedback"}}};
   const StateDict update = Update();
   const StateDictSpec spec = SpecOf(update);
   const double gigabytes = static_cast<double>(TotalBytes(update)) * 1e-9;
@@ -64,7 +64,7 @@ Result<Findings> Compression(const Context&) {
       });
       Result<compression::Encoded> encoded = Internal("not run");
       const double encode_seconds = Seconds(
-          [&] { encoded = compressor.Encode(update, compressor.pipeline().LosesMuch() ? &residual : nullptr); });
+          [&] { encoded = compressor.Encode(update, compressor.pipeline().error_feedback() ? &residual : nullptr); });
       if (!encoded.ok()) return encoded.status();
       size = encoded->bytes.size();
       const double decode_seconds = Seconds([&] {

@@ -22,7 +22,8 @@ void CheckWords(fuzz::Input input) {
             "what is refused gets a sentence");
     return;
   }
-  Require(pipeline->stages().size() == words.size() && words.size() <= Pipeline::kMaxStages, "a stage a word");
+  const size_t stages = pipeline->stages().size() + (pipeline->error_feedback() ? 1 : 0);
+  Require(stages == words.size() && words.size() <= Pipeline::kMaxWords, "a stage a word");
   const auto again = Pipeline::Parse(pipeline->Words());
   Require(again.ok() && *again == *pipeline, "words are written so that they are read as the same",
           pipeline->ToString());

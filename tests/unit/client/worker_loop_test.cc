@@ -58,6 +58,7 @@ class WorkerLoopTest : public testing::Test {
     run.set_local_task("sum");
     TrainSettings settings;
     settings.local_steps = 3;
+    settings.rules.upload = upload_;
     *run.mutable_train() = ToTrainPlan(settings);
     run.set_seed(5);
     run.set_base_model_dir("/base");
@@ -87,6 +88,7 @@ class WorkerLoopTest : public testing::Test {
   }
 
   TempDir temp_;
+  std::vector<std::string> upload_;  // of the plan
   const std::filesystem::path update_ = temp_.path() / "update.safetensors";
   WorkerBackend backend_;
   UniqueFd their_input_, commands_, events_, their_output_;
@@ -115,6 +117,34 @@ TEST_F(WorkerLoopTest, WritesTheUpdateBeforeItSaysDone) {
   const auto file = ReadSafetensors(update_);
   ASSERT_TRUE(file.ok()) << file.status();
   EXPECT_EQ(file->tensors.at("w").values<float>()[1], 2);
+}
+
+TEST_F(WorkerLoopTest, WritesTheUpdateAsSmallAsThePlanAsks) {
+  upload_ = {"sign"};
+  Start();
+  Next();
+  SendRun();
+  const v1::WorkerDone done = WaitForDone();
+  EXPECT_EQ(done.code(), 0) << done.message();
+  const auto bytes = ReadFile(update_);
+  ASSERT_TRUE(bytes.ok()) << bytes.status();
+  EXPECT_EQ(bytes->substr(0, 4), "HDCU");
+}
+
+TEST_F(WorkerLoopTest, RefusesAWayToMakeUpdatesSmallerThatItDoesNotKnowBeforeItTrains) {
+  std::atomic<int> runs = 0;
+  backend_.run = [&](const std::string&, const TaskInput&, const ProgressCallback&) -> Result<TaskOutput> {
+    ++runs;
+    return TaskOutput{};
+  };
+  upload_ = {"wavelets"};
+  Start();
+  Next();
+  SendRun();
+  const v1::WorkerDone done = WaitForDone();
+  EXPECT_EQ(done.code(), static_cast<int>(Code::kInvalidArgument));
+  EXPECT_THAT(done.message(), HasSubstr("'wavelets' is no way to make updates smaller"));
+  EXPECT_EQ(runs, 0);
 }
 
 TEST_F(WorkerLoopTest, RunsOneTaskAfterAnother) {

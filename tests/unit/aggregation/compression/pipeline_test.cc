@@ -31,11 +31,12 @@ TEST(Pipeline, WordsBecomeStagesAndWordsAgain) {
 }
 
 TEST(Pipeline, EachNameStandsAlone) {
-  for (const std::string& name : StageNames()) {
+  for (const std::string& name : WordNames()) {
+    if (name == "error_feedback") continue;
     const bool selection = name == "top_k" || name == "random_mask";
     const auto parsed = Pipeline::Parse(Words{selection ? name + ":0.000001" : name});
     ASSERT_TRUE(parsed.ok()) << parsed.status();
-    EXPECT_EQ(parsed->LosesMuch(), selection || name == "sign") << name;
+    EXPECT_FALSE(parsed->error_feedback());
   }
   EXPECT_TRUE(Pipeline::Parse(Words{})->empty());
   EXPECT_EQ(Pipeline::Parse(Words{})->ToString(), "nothing");
@@ -59,9 +60,22 @@ TEST(Pipeline, EveryMistakeIsToldAtOnceWithTheNearestName) {
   EXPECT_EQ(std::count(said.begin(), said.end(), '\n'), 5);
 }
 
-TEST(Pipeline, NineStagesAreTooMany) {
+TEST(Pipeline, ErrorFeedbackIsAWordBesideStages) {
+  const auto parsed = Pipeline::Parse(Words{"top_k:0.1", "error_feedback", "int4"});
+  ASSERT_TRUE(parsed.ok()) << parsed.status();
+  EXPECT_TRUE(parsed->error_feedback());
+  EXPECT_EQ(parsed->stages().size(), 2U);
+  EXPECT_THAT(parsed->Words(), ElementsAre("top_k:0.1", "int4", "error_feedback"));
+  EXPECT_EQ(*Pipeline::Parse(parsed->Words()), *parsed);
+  EXPECT_FALSE(*Pipeline::Parse(Words{"top_k:0.1", "int4"}) == *parsed);
+  EXPECT_THAT(Mistakes({"error_feedback"}), HasSubstr("alone has nothing to do"));
+  EXPECT_THAT(Mistakes({"error_feedback", "int4", "error_feedback"}), HasSubstr("stands twice"));
+  EXPECT_THAT(Mistakes({"eror_feedback"}), HasSubstr("did you mean 'error_feedback'?"));
+}
+
+TEST(Pipeline, NineWordsAreTooMany) {
   EXPECT_TRUE(Pipeline::Parse(Words(8, "top_k:0.5")).ok());
-  EXPECT_THAT(Mistakes(Words(9, "top_k:0.5")), HasSubstr("there are 9 stages; at most 8"));
+  EXPECT_THAT(Mistakes(Words(9, "top_k:0.5")), HasSubstr("there are 9 words; at most 8"));
 }
 
 TEST(Pipeline, AShareOfACountIsRoundedUpInWholeNumbers) {

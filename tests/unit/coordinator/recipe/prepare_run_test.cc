@@ -72,6 +72,24 @@ TEST_F(PrepareRunTest, MakesTheMaterialOfARun) {
   EXPECT_TRUE(CheckRunSpec(material->spec).ok()) << CheckRunSpec(material->spec);
 }
 
+TEST_F(PrepareRunTest, TheLongestUpdateFollowsFromHowItIsMadeSmaller) {
+  const auto material = Prepare("[compression]\nupload = [\"int4\"]\n");
+  ASSERT_TRUE(material.ok()) << material.status();
+  // Header and stage, then of each tensor half a byte a value and a scale for each 256.
+  uint64_t bytes = 22 + 5;
+  for (const auto& [name, tensor] : material->initial_adapter) {
+    const auto count = static_cast<uint64_t>(tensor.numel());
+    bytes += (count + 1) / 2 + (count + 255) / 256 * 4;
+  }
+  EXPECT_EQ(material->spec.max_update_bytes, bytes);
+  EXPECT_EQ(material->spec.local_task, "sft");
+  // Control variates are as many again.
+  const auto scaffold =
+      Prepare("optimizer = \"SGD\"\n[strategy]\nname = \"SCAFFOLD\"\n[compression]\nupload = [\"int4\"]\n");
+  ASSERT_TRUE(scaffold.ok()) << scaffold.status();
+  EXPECT_EQ(scaffold->spec.max_update_bytes, 2 * (bytes - 27) + 27);
+}
+
 TEST_F(PrepareRunTest, NamesTheSameRunForTheSameMaterialOnly) {
   std::string id = Prepare()->spec.id.value();
   EXPECT_EQ(Prepare()->spec.id.value(), id);

@@ -255,5 +255,26 @@ TEST(Schedule, OfAnotherNameIsRefusedWithTheKnownOnes) {
   EXPECT_THAT(Refusal("[train]\nlearning_rate_schedule = \"linear\"\n"), HasSubstr("cosine"));
 }
 
+TEST(RecipeText, CompressionIsPartOfThePlanAndAsksForTheTaskThatKnowsIt) {
+  auto recipe = Load("[compression]\nupload = [\"top_k:0.010\", \"error_feedback\", \"int4\"]\n");
+  ASSERT_TRUE(recipe.ok()) << recipe.status();
+  EXPECT_EQ(recipe->local_task, "sft");
+  const v1::TrainPlan plan = recipe->TrainPlanOf(1);
+  EXPECT_EQ(std::vector<std::string>(plan.rules().upload().begin(), plan.rules().upload().end()),
+            (std::vector<std::string>{"top_k:0.01", "int4", "error_feedback"}));
+  EXPECT_FALSE(Load("")->TrainPlanOf(1).has_rules());
+}
+
+TEST(RecipeText, TellsEveryMistakeOfACompressionAtOnce) {
+  const std::string said = Refusal("[compression]\nupload = [\"int4\", \"top_k:0.1\", \"bf61\", \"top_k\"]\n");
+  EXPECT_THAT(said, HasSubstr("compression.upload: 'top_k:0.1' must stand before 'int4'"));
+  EXPECT_THAT(said, HasSubstr("compression.upload: 'bf61' is no way to make updates smaller; did you mean 'bf16'?"));
+  EXPECT_THAT(said, HasSubstr("compression.upload: 'top_k' needs the share"));
+  EXPECT_THAT(Refusal("[train]\nlocal_task = \"lora_sft\"\n[compression]\nupload = [\"int8\"]\n"),
+              HasSubstr("the local task 'lora_sft' does not know it"));
+  EXPECT_THAT(Refusal("[strategy]\nname = \"HetLoRA\"\n[compression]\nupload = [\"int8\"]\n"),
+              HasSubstr("choose the shapes of their updates"));
+}
+
 }  // namespace
 }  // namespace heddle::coordinator

@@ -1,0 +1,74 @@
+#include "client/worker/upload.h"
+
+#include "aggregation/compression/compressor.h"
+#include "common/logging.h"
+#include "common/safetensors.h"
+
+namespace heddle::client {
+namespace {
+
+// What earlier updates left, by the names of their tensors.
+Result<StateDict> ReadResidual(const std::filesystem::path& path) {
+  StateDict residual;
+  std::error_code error;
+  if (path.empty() || !std::filesystem::exists(path, error)) return residual;
+  const Result<SafetensorsFile> file = ReadSafetensors(path);
+  if (file.status().code() == Code::kInvalidArgument || file.status().code() == Code::kDataLoss) {
+    // A damaged file must not keep the device from ever sending an update again.
+    Log(Severity::kWarning,
+        "what earlier updates left out cannot be read and is forgotten: " + file.status().message());
+    return residual;
+  }
+  HEDDLE_RETURN_IF_ERROR(file.status());
+  for (const auto& [name, tensor] : file->tensors) {
+    if (name.starts_with(kResidualPrefix) && tensor.dtype() == DType::kF32) {
+      residual.emplace(name.substr(kResidualPrefix.size()), tensor);
+    }
+  }
+  return residual;
+}
+
+// Of `earlier`, what belongs to the tensors of `update`; zero where there is nothing.
+StateDict ResidualOf(const StateDict& update, const StateDict& earlier) {
+  StateDict residual;
+  for (const auto& [name, tensor] : update) {
+    const auto found = earlier.find(name);
+    if (found != earlier.end() && found->second.spec() == tensor.spec()) {
+      residual.emplace_hint(residual.end(), name, found->second);
+      continue;
+    }
+    std::span<std::byte> zeros;
+    residual.emplace_hint(residual.end(), name, Tensor::Allocate(tensor.spec(), &zeros));
+  }
+  return residual;
+}
+
+}  // namespace
+
+Status CheckUpload(const TrainRules& rules) {
+  if (Status known = compression::Pipeline::Parse(rules.upload).status(); !known.ok()) {
+    return known.Annotate("this device cannot make its update smaller as the plan asks");
+  }
+  return OkStatus();
+}
+
+Result<std::string> MakeUpload(const TaskInput& input, TaskOutput* output) {
+  const TrainRules& rules = input.train.rules;
+  if (rules.upload.empty()) return SerializeSafetensors(output->update);
+  HEDDLE_RETURN_IF_ERROR(CheckUpload(rules));
+  const compression::Compressor compressor(*compression::Pipeline::Parse(rules.upload), input.seed);
+  if (!compressor.pipeline().error_feedback()) {
+    HEDDLE_ASSIGN_OR_RETURN(compression::Encoded encoded, compressor.Encode(output->update, nullptr));
+    return std::move(encoded.bytes);
+  }
+  HEDDLE_ASSIGN_OR_RETURN(StateDict earlier, ReadResidual(input.personal_path));
+  StateDict residual = ResidualOf(output->update, earlier);
+  HEDDLE_ASSIGN_OR_RETURN(compression::Encoded encoded, compressor.Encode(output->update, &residual));
+  residual.merge(earlier);  // what is left of tensors that were not in this update stays
+  for (auto& [name, tensor] : residual) {
+    output->personal.insert_or_assign(std::string(kResidualPrefix) + name, std::move(tensor));
+  }
+  return std::move(encoded.bytes);
+}
+
+}  // namespace heddle::client

@@ -1,0 +1,35 @@
+#include "coordinator/service/update_reader.h"
+
+#include <utility>
+
+#include "aggregation/compression/compressor.h"
+#include "common/safetensors.h"
+
+namespace heddle::coordinator {
+
+UpdateReader::UpdateReader(const Recipe& recipe, uint32_t round, StateDictSpec model)
+    : upload_(recipe.upload), run_seed_(recipe.seed), round_(round) {
+  if (upload_.empty()) return;
+  rules_ = recipe.RulesOf(round);
+  model_ = std::move(model);
+}
+
+StateDictSpec UpdateReader::Expected(int64_t rank) const { return aggregation::UpdateSpec(model_, rules_, rank); }
+
+Result<StateDict> UpdateReader::Read(std::span<const std::byte> bytes, std::shared_ptr<const void> owner,
+                                     const DeviceId& device, int64_t rank) const {
+  if (upload_.empty()) {
+    HEDDLE_ASSIGN_OR_RETURN(SafetensorsFile file, ParseSafetensors(bytes, std::move(owner)));
+    return std::move(file.tensors);
+  }
+  return compression::Compressor(upload_, TaskSeed(run_seed_, round_, device))
+      .Decode(bytes, Expected(rank), ExtraBytes(rank));
+}
+
+uint64_t UpdateReader::ExtraBytes(int64_t rank) const {
+  if (upload_.empty()) return 0;
+  const auto size = compression::Compressor(upload_, 0).SizeOf(Expected(rank));
+  return size.ok() ? size->all_values * sizeof(float) : 0;
+}
+
+}  // namespace heddle::coordinator

@@ -1,0 +1,125 @@
+// Runs whose devices make their updates smaller, with real tasks on the small base model: they learn, send fewer bytes,
+// do not depend on threads, and go with what else a method asks of devices.
+#include <gtest/gtest.h>
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "common/logging.h"
+#include "simulator/world/simulation.h"
+#include "tests/unit/common/temp_dir.h"
+
+namespace heddle::simulator {
+namespace {
+
+namespace fs = std::filesystem;
+
+struct Ran {
+  std::string model;
+  uint64_t up = 0;
+  std::vector<double> losses;  // of the rounds
+};
+
+class CompressedRun : public ::testing::Test {
+ protected:
+  CompressedRun() {
+    LogOptions quiet;
+    quiet.level = "error";
+    EXPECT_TRUE(InitLogging(quiet).ok());
+    std::string devices, data;
+    for (int device = 0; device < 3; ++device) {
+      const std::string name = "device-" + std::to_string(device);
+      std::string text;
+      for (int i = 0; i < 40; ++i) text += name + " counts " + std::to_string(i % 5) + " sheep and goes home.\n\n";
+      folder_.Write(name + ".txt", text);
+      devices += (device == 0 ? "\"" : ", \"") + name + "\"";
+      data += (device == 0 ? "\"" : ", \"") + name + ".txt\"";
+    }
+    recipe_ = folder_.Write("recipe.toml", std::string("name = \"test\"\nseed = 3\nmodel.base = \"") +
+                                               HEDDLE_SOURCE_DIR "/model/pretrained/heddle-tiny\"\n" + R"(
+[lora]
+r = 4
+lora_alpha = 8
+[strategy]
+num_server_rounds = 5
+cohort_size = 3
+[train]
+learning_rate = 0.01
+local_steps = 4
+batch_size = 2
+sequence_length = 16
+[simulation]
+seconds_per_step = 1
+)" + "devices = [" + devices + "]\ndata = [" + data +
+                                               "]\n");
+  }
+
+  Ran Run(const std::string& out, std::map<std::string, std::string> overrides) {
+    Ran ran;
+    SimulationOptions options;
+    options.recipe = recipe_;
+    options.overrides = std::move(overrides);
+    options.out = folder_ / out;
+    options.progress = [&](const coordinator::RunProgress& progress) {
+      if (progress.last_train_loss) ran.losses.push_back(*progress.last_train_loss);
+      return true;
+    };
+    const auto result = Simulate(options);
+    EXPECT_TRUE(result.ok()) << result.status();
+    if (!result.ok()) return ran;
+    ran.model = result->run.model.ToHex();
+    ran.up = result->traffic.up;
+    return ran;
+  }
+
+  TempDir folder_;
+  fs::path recipe_;
+};
+
+class Compression : public CompressedRun, public ::testing::WithParamInterface<const char*> {};
+
+TEST_P(Compression, ARunLearnsAndSendsLess) {
+  const std::string upload = GetParam();
+  const Ran plain = Run("plain", {}), small = Run("small", {{"compression.upload", upload}}),
+            again = Run("again", {{"compression.upload", upload}, {"simulation.threads", "3"}});
+  EXPECT_EQ(small.model, again.model);
+  EXPECT_EQ(small.up, again.up);
+  EXPECT_NE(small.model, plain.model);
+  EXPECT_LT(small.up, 0.55 * static_cast<double>(plain.up));
+  ASSERT_GE(small.losses.size(), 5U);
+  EXPECT_LT(small.losses.back(), small.losses.front() - 0.1)
+      << "what it was: " << plain.losses.front() << " to " << plain.losses.back() << " without";
+}
+
+INSTANTIATE_TEST_SUITE_P(All, Compression,
+                         testing::Values(R"(["bf16"])", R"(["int8"])", R"(["int4"])", R"(["int2"])",
+                                         R"(["sign", "error_feedback"])", R"(["top_k:0.05", "error_feedback"])",
+                                         R"(["random_mask:0.25"])", R"(["random_mask:0.25", "error_feedback"])",
+                                         R"(["top_k:0.05", "int4", "error_feedback"])",
+                                         R"(["random_mask:0.5", "top_k:0.2", "int8", "error_feedback"])"));
+
+TEST_F(CompressedRun, GoesWithWhatElseAMethodAsksOfDevices) {
+  const std::string upload = R"(["top_k:0.2", "int8", "error_feedback"])";
+  const std::map<std::string, std::map<std::string, std::string>> methods = {
+      // Control variates travel beside the update.
+      {"SCAFFOLD", {{"train.optimizer", "SGD"}, {"train.weight_decay", "0.0"}}},
+      // One factor a round: what is left of the other waits.
+      {"RoLoRA", {}},
+      // One factor stays on the device.
+      {"FedSA-LoRA", {}},
+      // Devices of different ranks.
+      {"FlexLoRA", {{"lora.device_ranks", R"(["device-0:1", "device-1:2"])"}}}};
+  for (const auto& [method, more] : methods) {
+    SCOPED_TRACE(method);
+    std::map<std::string, std::string> overrides = more;
+    overrides.insert({{"strategy.name", method}, {"compression.upload", upload}, {"strategy.num_server_rounds", "3"}});
+    const Ran one = Run(method, overrides);
+    overrides["simulation.threads"] = "3";
+    EXPECT_EQ(Run(method + "-again", overrides).model, one.model);
+    EXPECT_EQ(one.losses.size(), 3U);
+  }
+}
+
+}  // namespace
+}  // namespace heddle::simulator
