@@ -33,7 +33,9 @@ class UploadTest : public testing::Test {
     output_ = TaskOutput{update, {}, {}};
     auto bytes = MakeUpload(input_, &output_);
     EXPECT_TRUE(bytes.ok()) << bytes.status();
-    if (keep && !output_.personal.empty()) EXPECT_TRUE(WriteSafetensors(input_.personal_path, output_.personal).ok());
+    if (keep && !output_.personal.empty()) {
+      EXPECT_TRUE(WriteSafetensors(input_.personal_path, output_.personal).ok());
+    }
     return bytes.ok() ? *bytes : "";
   }
   StateDict Decode(const std::string& bytes, const StateDict& like) {

@@ -70,13 +70,17 @@ void CheckCase(const std::vector<std::string>& fields, StateDict update, StateDi
   ASSERT_TRUE(decoded.ok()) << decoded.status();
   EXPECT_EQ(SpecOf(*decoded), SpecOf(update));
   EXPECT_EQ(Told(Joined(*decoded)), fields[7]);
-  if (feedback) EXPECT_EQ(Told(Joined(residual)), fields[8]);
+  if (feedback) {
+    EXPECT_EQ(Told(Joined(residual)), fields[8]);
+  }
   const auto size = compressor.SizeOf(SpecOf(update));
   ASSERT_TRUE(size.ok());
   EXPECT_LE(size->min, encoded->bytes.size());
   EXPECT_GE(size->max, encoded->bytes.size());
   EXPECT_EQ(size->sent_values, encoded->count.sent_values);
-  if (fields[1].find("top_k") == std::string::npos) EXPECT_EQ(size->min, size->max);
+  if (fields[1].find("top_k") == std::string::npos) {
+    EXPECT_EQ(size->min, size->max);
+  }
 }
 
 TEST(CompressionCases, AreWhatTheDefinitionSays) {
