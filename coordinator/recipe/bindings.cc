@@ -216,8 +216,7 @@ Status RecipeBindings::Store() {
   }
   spec.max_num_examples = recipe_->aggregator.max_num_examples;
   HEDDLE_RETURN_IF_ERROR(StoreCompression());
-  simulation_.Store(&recipe_->simulation, batch_size_);
-  return OkStatus();
+  return simulation_.Store(&recipe_->simulation, batch_size_);
 }
 
 }  // namespace heddle::coordinator

@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "coordinator/recipe/device_profile.h"
+
 namespace heddle::coordinator {
 
 struct SimulatedDevices {
@@ -30,7 +32,10 @@ struct SimulatedDevices {
   uint64_t max_test_examples = 0;  // 0: all
   uint64_t eval_every = 0;         // rounds from one test to the next; 0: after the last round only
 
-  double seconds_per_step = 0.1;   // virtual time of a training step
+  double seconds_per_step = 0.1;                            // virtual time of a training step
+  double download_bytes_per_s = 0, upload_bytes_per_s = 0;  // of each device; 0: transfers take no virtual time
+  double watts = 0, radio_watts = 0;                        // of each, while it computes, while it sends or receives
+  std::vector<DeviceProfile> profiles;                      // at least one: "device" where the recipe names none
   double speed_spread = 0;         // devices are up to this factor slower, drawn by seed: 0 all equal
   double failure_probability = 0;  // a task ends as interrupted, drawn by seed
   unsigned threads = 0;            // worker threads; 0: the machine's cores

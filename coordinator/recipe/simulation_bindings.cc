@@ -73,8 +73,22 @@ void SimulationBindings::Bind(ConfigSchema* schema, SimulatedDevices* sim) {
   schema->Bind(
       "simulation.eval_every", &sim->eval_every,
       {.help = "rounds from one test to the next; 0: after the last round only", .max = 1e6, .silent_default = true});
+  BindMachines(schema, sim);
+}
+
+void SimulationBindings::BindMachines(ConfigSchema* schema, SimulatedDevices* sim) {
   schema->Bind("simulation.seconds_per_step", &sim->seconds_per_step,
                {.help = "virtual seconds a training step", .min = 0, .max = 1e6});
+  schema->Bind(
+      "simulation.download_bytes_per_s", &sim->download_bytes_per_s,
+      {.help = "of a device; 0: downloads take no virtual time", .min = 0, .max = 1e15, .silent_default = true});
+  schema->Bind("simulation.upload_bytes_per_s", &sim->upload_bytes_per_s,
+               {.help = "of a device; 0: uploads take no virtual time", .min = 0, .max = 1e15, .silent_default = true});
+  schema->Bind("simulation.watts", &sim->watts,
+               {.help = "of a device while it computes", .min = 0, .max = 1e6, .silent_default = true});
+  schema->Bind("simulation.radio_watts", &sim->radio_watts,
+               {.help = "of a device while it sends or receives", .min = 0, .max = 1e6, .silent_default = true});
+  schema->BindTable("simulation.profiles", &profiles_, "kinds of devices by name, with what differs from [simulation]");
   schema->Bind("simulation.speed_spread", &sim->speed_spread,
                {.help = "devices are slower by a factor drawn from 1 to 1 + this", .min = 0, .max = 1000});
   schema->Bind("simulation.failure_probability", &sim->failure_probability,
@@ -85,12 +99,21 @@ void SimulationBindings::Bind(ConfigSchema* schema, SimulatedDevices* sim) {
   schema->Bind("simulation.threads", &threads_, {.help = "worker threads; 0: the machine's cores", .max = 1024});
 }
 
-void SimulationBindings::Store(SimulatedDevices* sim, uint64_t batch_size) const {
+Status SimulationBindings::Store(SimulatedDevices* sim, uint64_t batch_size) const {
   sim->data.assign(data_.begin(), data_.end());
   sim->test_data.assign(test_data_.begin(), test_data_.end());
   sim->threads = static_cast<unsigned>(threads_);
   if (sim->min_examples == 0) sim->min_examples = batch_size;
   if (sim->names.empty() && num_devices_ > 0) sim->names = NumberedDevices(num_devices_);
+  const DeviceProfile base = {.name = "device",
+                              .share = 1,
+                              .seconds_per_step = sim->seconds_per_step,
+                              .download_bytes_per_s = sim->download_bytes_per_s,
+                              .upload_bytes_per_s = sim->upload_bytes_per_s,
+                              .watts = sim->watts,
+                              .radio_watts = sim->radio_watts};
+  HEDDLE_ASSIGN_OR_RETURN(sim->profiles, ParseProfiles(profiles_, base));
+  return OkStatus();
 }
 
 std::vector<std::string> SimulationBindings::Mistakes(const SimulatedDevices& sim) const {

@@ -101,6 +101,11 @@ std::string Cards(const json::object& run, const std::vector<json::object>& hist
     std::snprintf(text, sizeof text, "%+.1f %%", 100 * (federated / base - 1));
     out += Card("perplexity against the base", text);
   }
+  for (const auto& [key, name] :
+       {std::pair("test_accuracy", "test accuracy"), std::pair("device_accuracy", "mean of devices"),
+        std::pair("centralised_accuracy", "centralised")}) {
+    if (std::isfinite(Number(summary, key))) out += Card(name, Pretty(Number(summary, key)));
+  }
   return out + "</div>\n";
 }
 
@@ -144,6 +149,25 @@ std::string Curves(const std::vector<json::object>& history) {
   return "<h2>Training loss</h2>\n" + LineChart("Mean training loss of a round", "round", "nats a token", all);
 }
 
+// Figures of tested models over the rounds: a chart for each that has at least two points, else nothing.
+std::string Tests(const std::vector<json::object>& history) {
+  std::string out;
+  for (const char* name : {"accuracy", "perplexity", "mean_squared_error", "loss"}) {
+    std::vector<Series> all;
+    for (const auto& [prefix, what] : {std::pair("test_", "held out from all"), std::pair("device_", "mean of devices"),
+                                       std::pair("worst_device_", "worst device")}) {
+      Series series{what, {}, all.empty()};
+      for (const json::object& round : history) {
+        const double value = Number(round, (std::string(prefix) + name).c_str());
+        if (std::isfinite(value)) series.points.emplace_back(Number(round, "round"), value);
+      }
+      if (series.points.size() > 1) all.push_back(std::move(series));
+    }
+    if (!all.empty()) out += LineChart(std::string("Test: ") + name, "round", name, all);
+  }
+  return out.empty() ? out : "<h2>Tests of the rounds' models</h2>\n" + out;
+}
+
 std::string Rounds(const std::vector<json::object>& history) {
   std::string out =
       "<h2>Rounds</h2>\n<table><tr><th>round</th><th>attempt</th><th class=\"l\">outcome</th><th>updates</th>"
@@ -178,7 +202,7 @@ Result<std::string> RenderReport(const std::string& run_json, const std::string&
       Escape(id) + "</title>\n<style>" + kStyle + "</style></head>\n<body>\n<h1>" + Escape(id) +
       "</h1>\n<p class=\"sub\">" + Escape(Text(run, "state")) + " · seed " + Escape(Text(run, "seed")) + " · Heddle " +
       Escape(Text(run, "version")) + "</p>\n";
-  out += Cards(run, history, summary) + Perplexities(summary) + Curves(history) + Rounds(history);
+  out += Cards(run, history, summary) + Perplexities(summary) + Tests(history) + Curves(history) + Rounds(history);
   out += "<p>Final adapter: <code>" + Escape(Text(run, "adapter_sha256")) + "</code></p>\n";
   out += "<details><summary>Recipe, resolved</summary><pre>" + Escape(Text(run, "recipe")) + "</pre></details>\n";
   return out + "</body></html>\n";

@@ -17,8 +17,7 @@
 #include "common/safetensors.h"
 #include "coordinator/recipe/base_folder.h"
 #include "protocol/validate.h"
-#include "simulator/corpus/kjv.h"
-#include "simulator/world/recipe_split.h"
+#include "simulator/world/devices.h"
 #include "simulator/world/training_pool.h"
 #include "simulator/world/virtual_clock.h"
 
@@ -28,17 +27,21 @@ namespace {
 namespace fs = std::filesystem;
 using coordinator::Answer;
 using coordinator::RunCore;
-using coordinator::SimulatedDevices;
+
+constexpr const char* kConfigFile = "adapter_config.json";
+constexpr const char* kAdapterFile = "adapter_model.safetensors";
 
 struct Device {
-  DeviceId id;
-  fs::path data;
-  double seconds_per_step = 0;
+  DeviceSpec spec;
   std::set<Sha256Digest> cache;  // blobs it has fetched
   std::optional<v1::TaskAssignment> assignment;
   std::future<Result<client::TaskOutput>> training;
-  client::TaskInput input;  // of its present task
-  StateDict next_personal;  // what it keeps if its report is accepted
+  client::TaskInput input;                   // of its present task
+  std::optional<client::TaskOutput> output;  // of a task that is over
+  std::string upload;                        // the update as it travels
+  double compute_seconds = 0;                // of the task in hand
+  uint64_t bytes_down = 0;                   // for it, but for the base model
+  StateDict next_personal;                   // what it keeps if its report is accepted
   bool fails = false;
 };
 
@@ -47,7 +50,7 @@ struct Planned {
   Time at;
   uint64_t order = 0;
   size_t device = 0;
-  enum class What { kCheckin, kTrained } what = What::kCheckin;
+  enum class What { kCheckin, kTrained, kUploaded } what = What::kCheckin;
   friend bool operator>(const Planned& a, const Planned& b) {
     return std::pair(a.at, a.order) > std::pair(b.at, b.order);
   }
@@ -60,7 +63,8 @@ Status CheckOut(const fs::path& out) {
   if (fs::exists(out, error) && !fs::is_empty(out, error) && !fs::exists(out / ".heddle-simulation", error)) {
     return InvalidArgument(out.string() + " holds something that is not a run; name a new folder");
   }
-  for (const char* old : {"run.json", "history.jsonl", "checkpoints", "state", "adapters", "data"}) {
+  for (const char* old : {"run.json", "history.jsonl", "checkpoints", "state", "adapters", "data", "personal",
+                          "centralised", "summary.json"}) {
     fs::remove_all(out / old, error);
     if (error) return ErrnoStatus(error.value(), "cannot clear " + (out / old).string());
   }
@@ -77,7 +81,7 @@ class World {
   Result<SimulationResult> Run();
 
  private:
-  Status MakeDevices();
+  Status TakeDevices();
   Status Begin();
   Status Loop();
   Status Step(const Planned& planned);
@@ -85,8 +89,14 @@ class World {
   Status Checkin(size_t index);
   Status StartTask(size_t index, v1::TaskAssignment assignment);
   Status Finish(size_t index);
-  Status Complete(Device& device, client::TaskOutput& output, coordinator::ReportEvent* report);
+  Status Report(size_t index);
+  Status Complete(Device& device, const client::TaskOutput& output, coordinator::ReportEvent* report);
   Result<fs::path> AdapterFolder(const v1::TaskPlan& plan);
+  const coordinator::DeviceProfile& ProfileOf(const Device& device) const {
+    return recipe_.simulation.profiles[device.spec.profile];
+  }
+  Status EndRound(const coordinator::RoundRecord& round);
+  Result<fs::path> OwnModel(const DeviceSpec& device, const fs::path& checkpoint) const;
   void Count(Device& device, const v1::TaskPlan& plan);
   void Plan(Duration after, size_t device, Planned::What what) {
     queue_.push({clock_.Now() + after, next_order_++, device, what});
@@ -99,12 +109,15 @@ class World {
   std::unique_ptr<coordinator::BlobStore> blobs_;
   std::unique_ptr<RunCore> core_;
   std::shared_ptr<client::TaskResources> resources_;
+  DeviceSet set_;
   std::vector<Device> devices_;
-  std::map<DeviceId, size_t> index_;
+  DeviceCost round_cost_;
+  SimulationResult result_;
+  Status round_status_;                             // what went wrong at the end of a round
   std::map<coordinator::PollToken, size_t> polls_;  // waiting check-ins
   // What a device keeps of the run; no file: nothing.
-  fs::path PersonalFile(const Device& device) const {
-    return options_.out / "personal" / (device.id.value() + ".safetensors");
+  fs::path PersonalFile(const DeviceId& device) const {
+    return options_.out / "personal" / (device.value() + ".safetensors");
   }
 
   coordinator::PollToken next_token_ = 1;
@@ -116,39 +129,18 @@ class World {
   std::unique_ptr<TrainingPool> pool_;  // last: its threads use what stands above
 };
 
-Status World::MakeDevices() {
-  const SimulatedDevices& sim = recipe_.simulation;
-  if (sim.names.empty()) {
-    return InvalidArgument(options_.recipe.string() + ": there is nothing to simulate; name devices in [simulation]");
-  }
-  std::vector<fs::path> data = sim.data;
-  if (sim.source == "kjv") {
-    HEDDLE_ASSIGN_OR_RETURN(KjvFiles files, WriteKjv(options_.out / "data", sim.names));
-    data = std::move(files.parts);
-  } else if (sim.source == "split") {
-    HEDDLE_ASSIGN_OR_RETURN(Split split, SplitOfRecipe(recipe_, options_.out / "data"));
-    data = std::move(split.train);
-  }
-  if (data.size() != sim.names.size()) {
-    return InvalidArgument(options_.recipe.string() + ": simulation.data needs one file for each device");
-  }
-  for (size_t i = 0; i < sim.names.size(); ++i) {
-    Device device;
-    device.id = DeviceId(sim.names[i]);
-    device.data = data[i];
-    const float slow = PhiloxStream(DeriveSeed(recipe_.seed, "speed", sim.names[i])).UniformAt(0);
-    device.seconds_per_step = sim.seconds_per_step * (1 + sim.speed_spread * slow);
-    index_[device.id] = devices_.size();
-    devices_.push_back(std::move(device));
-  }
+Status World::TakeDevices() {
+  HEDDLE_ASSIGN_OR_RETURN(set_, MakeDevices(recipe_, options_.recipe.string(), options_.out / "data"));
+  for (const DeviceSpec& spec : set_.devices) devices_.emplace_back().spec = spec;
   const unsigned cores = std::max(1U, std::thread::hardware_concurrency());
-  pool_ = std::make_unique<TrainingPool>(sim.threads > 0 ? sim.threads : cores, resources_);
+  const unsigned threads = recipe_.simulation.threads;
+  pool_ = std::make_unique<TrainingPool>(threads > 0 ? threads : cores, resources_);
   return OkStatus();
 }
 
 Status World::Begin() {
   HEDDLE_RETURN_IF_ERROR(CheckOut(options_.out));
-  HEDDLE_RETURN_IF_ERROR(MakeDevices());
+  HEDDLE_RETURN_IF_ERROR(TakeDevices());
   HEDDLE_ASSIGN_OR_RETURN(store_, coordinator::Store::Open(options_.out / "state" / "coordinator.db"));
   coordinator::BlobStoreOptions blob_options;
   blob_options.root = options_.out / "state";
@@ -159,7 +151,9 @@ Status World::Begin() {
   core.clock = &clock_;
   core.run_folder = options_.out;
   core.traffic = [this] { return traffic_; };
-  core.observer.round_ended = [this](const coordinator::RoundRecord&, std::span<const coordinator::AssignmentRecord>) {
+  core.observer.round_ended = [this](const coordinator::RoundRecord& round,
+                                     std::span<const coordinator::AssignmentRecord>) {
+    if (round_status_.ok()) round_status_ = EndRound(round);
     if (core_ && options_.progress && !options_.progress(core_->Progress())) cancelled_ = true;
   };
   coordinator::Submission submission;
@@ -185,12 +179,60 @@ Status World::Loop() {
     queue_.pop();
     clock_.AdvanceTo(next.at);
     HEDDLE_RETURN_IF_ERROR(Step(next));
+    HEDDLE_RETURN_IF_ERROR(round_status_);
   }
   return cancelled_ ? Cancelled("the simulation was interrupted") : OkStatus();
 }
 
 Status World::Step(const Planned& planned) {
-  return planned.what == Planned::What::kCheckin ? Checkin(planned.device) : Finish(planned.device);
+  switch (planned.what) {
+    case Planned::What::kCheckin:
+      return Checkin(planned.device);
+    case Planned::What::kTrained:
+      return Finish(planned.device);
+    case Planned::What::kUploaded:
+      return Report(planned.device);
+  }
+  return OkStatus();
+}
+
+// The committed adapter with what the device keeps in its place, as a folder of its own; else the committed one.
+Result<fs::path> World::OwnModel(const DeviceSpec& device, const fs::path& checkpoint) const {
+  std::error_code error;
+  if (!fs::exists(PersonalFile(device.id), error)) return checkpoint;
+  HEDDLE_ASSIGN_OR_RETURN(const SafetensorsFile personal, ReadSafetensors(PersonalFile(device.id)));
+  HEDDLE_ASSIGN_OR_RETURN(SafetensorsFile model, ReadSafetensors(checkpoint / kAdapterFile));
+  bool differs = false;
+  for (const auto& [name, tensor] : personal.tensors) {
+    const auto committed = model.tensors.find(name);
+    if (committed == model.tensors.end() || committed->second.spec() != tensor.spec()) continue;
+    committed->second = tensor;
+    differs = true;
+  }
+  if (!differs) return checkpoint;
+  const fs::path folder = options_.out / "adapters" / ("own-" + device.id.value());
+  HEDDLE_RETURN_IF_ERROR(MakeDirectories(folder));
+  fs::copy_file(checkpoint / kConfigFile, folder / kConfigFile, fs::copy_options::overwrite_existing, error);
+  if (error) return ErrnoStatus(error.value(), "cannot write " + (folder / kConfigFile).string());
+  HEDDLE_RETURN_IF_ERROR(WriteSafetensors(folder / kAdapterFile, model.tensors));
+  return folder;
+}
+
+// The round's line of history is written by now, and the model of a committed one stands in its checkpoint.
+Status World::EndRound(const coordinator::RoundRecord& round) {
+  std::string members = CostJson(round_cost_);
+  round_cost_ = DeviceCost();
+  const bool anything = !set_.test.empty() || !set_.devices.front().test.empty();
+  if (round.phase == coordinator::RoundPhase::kCommitted && anything && IsTestRound(recipe_, round.round)) {
+    const fs::path checkpoint = coordinator::RunFiles::CheckpointFolder(options_.out, round.round);
+    HEDDLE_ASSIGN_OR_RETURN(result_.figures,
+                            TestModel(recipe_, recipe_.base_model, checkpoint, set_, *resources_,
+                                      [&](const DeviceSpec& device) { return OwnModel(device, checkpoint); }));
+    if (options_.tested) options_.tested(round.round, result_.figures);
+    const std::string figures = FiguresJson(result_.figures);
+    members += (members.empty() || figures.empty() ? "" : ",") + figures;
+  }
+  return AddToLastLine(options_.out / "history.jsonl", members);
 }
 
 Status World::Feed(const coordinator::Event& event) {
@@ -222,16 +264,21 @@ Status World::Feed(const coordinator::Event& event) {
 Status World::Checkin(size_t index) {
   const coordinator::PollToken token = next_token_++;
   polls_[token] = index;
-  return Feed(
-      coordinator::CheckinEvent{.token = token, .device = devices_[index].id, .local_tasks = client::LocalTaskNames()});
+  return Feed(coordinator::CheckinEvent{
+      .token = token, .device = devices_[index].spec.id, .local_tasks = client::LocalTaskNames()});
 }
 
-// What a device's cache does not hold crosses the simulated network.
+// What a device's cache does not hold crosses the simulated network. The base model comes once and is not timed: how
+// long it takes says nothing about a method.
 void World::Count(Device& device, const v1::TaskPlan& plan) {
+  device.bytes_down = 0;
   for (const auto* refs : {&plan.base_model(), &plan.adapter()}) {
+    uint64_t& bytes = refs == &plan.adapter() ? device.bytes_down : result_.base_model_bytes;
     for (const v1::BlobRef& ref : *refs) {
       auto digest = protocol::DigestOf(ref);
-      if (digest.ok() && device.cache.insert(*digest).second) traffic_.down += ref.size_bytes();
+      if (!digest.ok() || !device.cache.insert(*digest).second) continue;
+      traffic_.down += ref.size_bytes();
+      bytes += ref.size_bytes();
     }
   }
 }
@@ -265,28 +312,29 @@ Status World::StartTask(size_t index, v1::TaskAssignment assignment) {
   input.seed = plan.seed();
   input.base_model_dir = recipe_.base_model;
   HEDDLE_ASSIGN_OR_RETURN(input.adapter_dir, AdapterFolder(plan));
-  input.personal_path = PersonalFile(device);
-  input.data_path = device.data;
+  input.personal_path = PersonalFile(device.spec.id);
+  input.data_path = device.spec.data;
   input.device = recipe_.simulation.device;
   const std::string detail =
-      std::to_string(assignment.round()) + "/" + std::to_string(assignment.attempt()) + "/" + device.id.value();
+      std::to_string(assignment.round()) + "/" + std::to_string(assignment.attempt()) + "/" + device.spec.id.value();
   device.fails =
       PhiloxStream(DeriveSeed(recipe_.seed, "failure", detail)).UniformAt(0) < recipe_.simulation.failure_probability;
-  double seconds = device.seconds_per_step * plan.train().local_steps();
+  device.compute_seconds = device.spec.seconds_per_step * plan.train().local_steps();
   if (device.fails) {
-    seconds /= 2;  // it was interrupted half way: nothing needs to be computed
+    device.compute_seconds /= 2;  // it was interrupted half way: nothing needs to be computed
   } else {
     device.input = input;
     device.training = pool_->Start(task, std::move(input));
   }
   device.assignment = std::move(assignment);
-  Plan(Seconds(seconds), index, Planned::What::kTrained);
+  const double fetching = TransferSeconds(device.bytes_down, ProfileOf(device).download_bytes_per_s);
+  Plan(Seconds(fetching + device.compute_seconds), index, Planned::What::kTrained);
   return OkStatus();
 }
 
 // Upload and report, as the service takes them.
-Status World::Complete(Device& device, client::TaskOutput& output, coordinator::ReportEvent* report) {
-  HEDDLE_ASSIGN_OR_RETURN(const std::string bytes, client::MakeUpload(device.input, &output));
+Status World::Complete(Device& device, const client::TaskOutput& output, coordinator::ReportEvent* report) {
+  const std::string& bytes = device.upload;
   traffic_.up += bytes.size();
   HEDDLE_ASSIGN_OR_RETURN(report->update, blobs_->Put(bytes));
   report->update_bytes = bytes.size();
@@ -299,10 +347,15 @@ Status World::Complete(Device& device, client::TaskOutput& output, coordinator::
                      .last_loss = stats.last_loss,
                      .train_seconds = stats.train_seconds,
                      .peak_memory_bytes = 0};
-  if (!core_->IsOpen(report->assignment, device.id)) return OkStatus();
-  HEDDLE_ASSIGN_OR_RETURN(const StateDict update, core_->reader()->Read(std::as_bytes(std::span(bytes)), nullptr,
-                                                                        device.id, recipe_.RankOf(device.id)));
-  const auto validity = core_->validator()->Validate(update, core_->UpdateInfoOf(device.id, report->metrics));
+  const coordinator::DeviceProfile& profile = ProfileOf(device);
+  const DeviceCost cost = CostOf(profile, device.compute_seconds, stats.num_tokens, device.bytes_down, bytes.size());
+  round_cost_.Add(cost);
+  result_.costs[profile.name].Add(cost);
+  if (!core_->IsOpen(report->assignment, device.spec.id)) return OkStatus();
+  HEDDLE_ASSIGN_OR_RETURN(
+      const StateDict update,
+      core_->reader()->Read(std::as_bytes(std::span(bytes)), nullptr, device.spec.id, recipe_.RankOf(device.spec.id)));
+  const auto validity = core_->validator()->Validate(update, core_->UpdateInfoOf(device.spec.id, report->metrics));
   if (!validity.ok()) {
     report->validity = InvalidArgument(validity.message);
     report->refusal_reason = static_cast<int>(validity.refusal);
@@ -310,20 +363,34 @@ Status World::Complete(Device& device, client::TaskOutput& output, coordinator::
   return OkStatus();
 }
 
+// The task is over; its update still has to travel.
 Status World::Finish(size_t index) {
+  Device& device = devices_[index];
+  device.output.reset();
+  if (device.fails) return Report(index);
+  auto output = device.training.get();
+  if (!output.ok()) return output.status().Annotate("device " + device.spec.id.value());
+  device.output = *std::move(output);
+  HEDDLE_ASSIGN_OR_RETURN(device.upload, client::MakeUpload(device.input, &*device.output));
+  const double rate = ProfileOf(device).upload_bytes_per_s;
+  if (rate <= 0) return Report(index);
+  Plan(Seconds(TransferSeconds(device.upload.size(), rate)), index, Planned::What::kUploaded);
+  return OkStatus();
+}
+
+Status World::Report(size_t index) {
   Device& device = devices_[index];
   coordinator::ReportEvent report;
   report.token = next_token_++;
   report.assignment = AssignmentId(device.assignment->assignment_id());
-  report.device = device.id;
-  if (device.fails) {
-    report.message = "the device was interrupted";
-  } else {
-    auto output = device.training.get();
-    if (!output.ok()) return output.status().Annotate("device " + device.id.value());
+  report.device = device.spec.id;
+  if (device.output) {
     report.completed = true;
-    HEDDLE_RETURN_IF_ERROR(Complete(device, *output, &report));
-    device.next_personal = std::move(output->personal);
+    HEDDLE_RETURN_IF_ERROR(Complete(device, *device.output, &report));
+    device.next_personal = std::move(device.output->personal);
+    device.output.reset();
+  } else {
+    report.message = "the device was interrupted";
   }
   if (!core_->Holds(report.assignment)) {
     HEDDLE_ASSIGN_OR_RETURN(report.stored, store_->FindAssignment(report.assignment));
@@ -333,8 +400,8 @@ Status World::Finish(size_t index) {
   HEDDLE_RETURN_IF_ERROR(Feed(report));
   const StateDict personal = std::exchange(device.next_personal, {});
   if (verdict_ == v1::REPORT_VERDICT_ACCEPTED && !personal.empty()) {
-    HEDDLE_RETURN_IF_ERROR(MakeDirectories(PersonalFile(device).parent_path()));
-    HEDDLE_RETURN_IF_ERROR(WriteSafetensors(PersonalFile(device), personal));
+    HEDDLE_RETURN_IF_ERROR(MakeDirectories(PersonalFile(device.spec.id).parent_path()));
+    HEDDLE_RETURN_IF_ERROR(WriteSafetensors(PersonalFile(device.spec.id), personal));
   }
   Plan(Duration(0), index, Planned::What::kCheckin);
   return OkStatus();
@@ -344,7 +411,7 @@ Result<SimulationResult> World::Run() {
   const auto start = std::chrono::steady_clock::now();
   HEDDLE_RETURN_IF_ERROR(Begin());
   HEDDLE_RETURN_IF_ERROR(Loop());
-  SimulationResult result;
+  SimulationResult result = std::move(result_);
   result.run = core_->Progress().run;
   result.rounds = recipe_.spec.rounds;
   result.devices = devices_.size();

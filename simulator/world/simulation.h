@@ -7,6 +7,9 @@
 // in the order of the virtual clock, so a run depends on the recipe alone. The frozen base weights exist once in
 // memory.
 //
+// A round's line of history.jsonl has also what the round cost the devices (meter.h) and, after rounds whose model was
+// tested, how good it is (model_tests.h).
+//
 // Thread-safety: one call at a time per output folder.
 #pragma once
 
@@ -18,6 +21,8 @@
 
 #include "common/status.h"
 #include "coordinator/service/run_core.h"
+#include "simulator/world/meter.h"
+#include "simulator/world/model_tests.h"
 
 namespace heddle::simulator {
 
@@ -25,6 +30,8 @@ struct SimulationOptions {
   std::filesystem::path recipe;
   std::map<std::string, std::string> overrides;  // key -> value, over the recipe
   std::filesystem::path out;                     // run.json, history.jsonl, checkpoints/, data/, state/
+  // What the test of a round's model said, as it comes.
+  std::function<void(uint32_t round, const ModelFigures& figures)> tested;
   // After each round attempt; `false` ends the simulation (kCancelled).
   std::function<bool(const coordinator::RunProgress& progress)> progress;
 };
@@ -34,6 +41,9 @@ struct SimulationResult {
   uint32_t rounds = 0;
   size_t devices = 0;
   coordinator::Traffic traffic;
+  uint64_t base_model_bytes = 0;            // of traffic.down: the frozen base, once to every device that took part
+  ModelFigures figures;                     // of the last round's model; empty when nothing was held out
+  std::map<std::string, DeviceCost> costs;  // of the finished tasks, by profile
   double virtual_seconds = 0;
   double wall_seconds = 0;
 };

@@ -49,6 +49,21 @@ std::string Render(const std::string& run, const std::string& history, const std
   return *page;
 }
 
+TEST(Report, ShowsHowGoodTheModelsOfTestedRoundsAre) {
+  const auto line = [](int round, const std::string& figures) {
+    return R"({"round":)" + std::to_string(round) + R"(,"attempt":1,"outcome":"committed","train_loss":1)" + figures +
+           "}\n";
+  };
+  const std::string tested = line(1, R"(,"test_accuracy":0.5,"device_accuracy":0.25)") + line(2, "") +
+                             line(3, R"(,"test_accuracy":0.75,"device_accuracy":0.375)");
+  const std::string page = Render(kRun, tested, R"({"test_accuracy":0.75,"centralised_accuracy":0.875})");
+  for (const char* shown : {"Tests of the rounds", "Test: accuracy", "held out from all", "mean of devices", "0.875"}) {
+    EXPECT_NE(page.find(shown), std::string::npos) << shown;
+  }
+  EXPECT_EQ(page.find("worst device"), std::string::npos) << "a line without points";
+  EXPECT_EQ(Render(kRun, kHistory, kSummary).find("Tests of the rounds"), std::string::npos);
+}
+
 TEST(Report, ShowsTheRunItsRoundsAndItsPerplexities) {
   const std::string page = Render(kRun, kHistory, kSummary);
   for (const char* shown :

@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "client/worker/local_task.h"
 #include "common/logging.h"
 #include "simulator/partition/partition.h"
 #include "tests/unit/common/temp_dir.h"
@@ -204,6 +205,89 @@ TEST_F(SimulationTest, ExamplesOfOneFileAreSplitOverNumberedDevices) {
   const auto few = Run("few", settings);
   ASSERT_FALSE(few.ok());
   EXPECT_NE(few.status().message().find("too few"), std::string::npos) << few.status();
+}
+
+// 60 examples of 6 speakers, split over 6 devices, a part of each held out.
+std::map<std::string, std::string> SplitSettings(const TempDir& folder) {
+  std::string rows = "speaker\ttext\n";
+  for (int i = 0; i < 60; ++i) {
+    rows += "speaker " + std::to_string(i % 6) + "\tnumber " + std::to_string(i) + " went up the hill and came down\n";
+  }
+  return {
+      {"simulation.source", "split"},      {"simulation.devices", "[]"},
+      {"simulation.num_devices", "6"},     {"simulation.data", "[\"" + folder.Write("all.tsv", rows).string() + "\"]"},
+      {"simulation.test_fraction", "0.2"}, {"simulation.device_test_fraction", "0.25"}};
+}
+
+TEST_F(SimulationTest, ModelsOfTestedRoundsHaveTheirFiguresInTheHistory) {
+  auto settings = SplitSettings(folder_);
+  settings["strategy.num_server_rounds"] = "4";
+  settings["simulation.eval_every"] = "3";
+  const auto result = Run("out", settings);
+  ASSERT_TRUE(result.ok()) << result.status();
+  const auto rounds = History("out");
+  ASSERT_EQ(rounds.size(), 4U);
+  for (size_t i = 0; i < 4; ++i) {
+    EXPECT_EQ(rounds[i].contains("test_loss"), i >= 2) << "round " << i + 1;
+    EXPECT_EQ(rounds[i].contains("device_perplexity"), i >= 2) << "round " << i + 1;
+    EXPECT_GT(rounds[i].at("tokens").to_number<int>(), 0);
+  }
+  EXPECT_NEAR(rounds[3].at("test_loss").to_number<double>(), FigureOf(result->figures.test, "loss"), 1e-6);
+  // The same as testing the checkpoint by hand.
+  const auto again =
+      client::EvaluateModel(HEDDLE_SOURCE_DIR "/model/pretrained/heddle-tiny", folder_ / "out/checkpoints/round-4",
+                            folder_ / "out/data/test.jsonl", 16, *client::MakeTaskResources());
+  ASSERT_TRUE(again.ok()) << again.status();
+  EXPECT_NEAR(again->loss, FigureOf(result->figures.test, "loss"), 1e-5);
+  EXPECT_EQ(again->num_examples, 12U);
+  EXPECT_NE(rounds[2].at("test_loss"), rounds[3].at("test_loss"));
+}
+
+TEST_F(SimulationTest, DevicesAreTestedWithWhatTheyKeepToThemselves) {
+  auto settings = SplitSettings(folder_);
+  settings["strategy.name"] = "FedSA-LoRA";
+  settings["strategy.cohort_size"] = "6";
+  settings["train.learning_rate"] = "0.05";
+  settings["train.local_steps"] = "4";
+  const auto result = Run("out", settings);
+  ASSERT_TRUE(result.ok()) << result.status();
+  // B stays on the devices, and is zero in the committed model: its figure is the base model's.
+  const auto resources = client::MakeTaskResources();
+  double committed = 0;
+  for (int d = 1; d <= 6; ++d) {
+    const fs::path test = folder_ / ("out/data/device-00" + std::to_string(d) + ".test.jsonl");
+    const auto base =
+        client::EvaluateModel(HEDDLE_SOURCE_DIR "/model/pretrained/heddle-tiny", {}, test, 16, *resources);
+    ASSERT_TRUE(base.ok()) << base.status();
+    committed += base->loss / 6;
+  }
+  const double own = FigureOf(result->figures.device, "loss");
+  EXPECT_LT(own, committed - 0.01) << "the devices' own factors were left out";
+  // The next simulation into the folder does not find what these devices kept.
+  const auto again = Run("out", settings);
+  ASSERT_TRUE(again.ok()) << again.status();
+  EXPECT_EQ(FigureOf(again->figures.device, "loss"), own);
+}
+
+TEST_F(SimulationTest, TransfersTakeTimeAndWattsBecomeEnergy) {
+  const std::map<std::string, std::string> settings = {{"strategy.cohort_size", "6"},
+                                                       {"simulation.speed_spread", "0.0"},
+                                                       {"simulation.upload_bytes_per_s", "1000"},
+                                                       {"simulation.watts", "3"}};
+  const auto fast = Run("fast", {{"strategy.cohort_size", "6"}, {"simulation.speed_spread", "0.0"}});
+  const auto slow = Run("slow", settings);
+  ASSERT_TRUE(fast.ok() && slow.ok()) << fast.status() << slow.status();
+  EXPECT_EQ(slow->run.model, fast->run.model) << "how long a transfer takes changed the model";
+  const DeviceCost& cost = slow->costs.at("device");
+  EXPECT_EQ(cost.tasks, 12U);
+  EXPECT_DOUBLE_EQ(cost.compute_seconds, 12);
+  EXPECT_NEAR(cost.transfer_seconds, static_cast<double>(slow->traffic.up) / 1000, 1e-9);
+  EXPECT_NEAR(cost.compute_joules, 36, 1e-9);
+  EXPECT_NEAR(slow->virtual_seconds - fast->virtual_seconds, cost.transfer_seconds / 6, 1e-3);
+  const json::object round = History("slow").at(1);
+  EXPECT_NEAR(round.at("granularity").to_number<double>(), cost.Granularity(), 1e-3);
+  EXPECT_NEAR(round.at("tokens_per_joule").to_number<double>(), cost.TokensPerJoule(), 1e-6);
+  EXPECT_FALSE(History("fast").at(1).contains("granularity"));
 }
 
 TEST_F(SimulationTest, TheRecipeOffersThePartitionsThatThereAre) {

@@ -221,6 +221,34 @@ TEST(RecipeText, SplitExamplesGoToNumberedDevices) {
   EXPECT_THAT(Load("")->resolved_json, Not(HasSubstr("partition")));
 }
 
+TEST(RecipeText, ProfilesTakeWhatTheyDoNotSayFromTheSimulation) {
+  auto recipe = Load("[simulation]\nseconds_per_step = 0.5\nwatts = 3\n[simulation.profiles.phone]\nshare = 3\nwatts = 4.5\n"
+                     "[simulation.profiles.hub]\nupload_bytes_per_s = 1e6\n");
+  ASSERT_TRUE(recipe.ok()) << recipe.status();
+  const auto& profiles = recipe->simulation.profiles;
+  ASSERT_EQ(profiles.size(), 2U);
+  const DeviceProfile& hub = profiles[0].name == "hub" ? profiles[0] : profiles[1];
+  const DeviceProfile& phone = profiles[0].name == "hub" ? profiles[1] : profiles[0];
+  EXPECT_EQ(phone.share, 3);
+  EXPECT_EQ(phone.watts, 4.5);
+  EXPECT_EQ(phone.seconds_per_step, 0.5);
+  EXPECT_EQ(hub.share, 1);
+  EXPECT_EQ(hub.watts, 3);
+  EXPECT_EQ(hub.upload_bytes_per_s, 1e6);
+  ASSERT_EQ(Load("")->simulation.profiles.size(), 1U);
+  EXPECT_EQ(Load("")->simulation.profiles[0].name, "device");
+}
+
+TEST(RecipeText, ProfilesThatMakeNoSenseAreRefusedAllAtOnce) {
+  const std::string wrong = Refusal("[simulation.profiles.a]\nwatt = 3\nshare = -1\n[simulation.profiles]\nb = 4\n");
+  EXPECT_THAT(wrong, HasSubstr("simulation.profiles.a.watt"));
+  EXPECT_THAT(wrong, HasSubstr("did you mean watts"));
+  EXPECT_THAT(wrong, HasSubstr("simulation.profiles.a.share"));
+  EXPECT_THAT(wrong, HasSubstr("simulation.profiles.b"));
+  EXPECT_THAT(Refusal("[simulation.profiles.a]\nshare = 0\n"), HasSubstr("no profile has a share"));
+  EXPECT_THAT(Refusal("[simulation.profiles.a]\nwatts = \"many\"\n"), HasSubstr("must be a number"));
+}
+
 TEST(RecipeText, SplitsThatContradictThemselvesAreRefusedWithTheirKey) {
   const std::string split = "[simulation]\nsource = \"split\"\ndata = [\"d.tsv\"]\nnum_devices = 3\n";
   EXPECT_THAT(Refusal("[simulation]\nnum_devices = 3\n"), HasSubstr("simulation.num_devices"));

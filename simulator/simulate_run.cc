@@ -1,0 +1,242 @@
+#include "simulator/simulate_run.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+
+#include "client/worker/local_task.h"
+#include "common/file.h"
+#include "simulator/report/report.h"
+#include "simulator/world/lone_training.h"
+
+namespace heddle::simulator {
+namespace {
+
+namespace fs = std::filesystem;
+
+// printf into a string, of a line or so.
+template <typename... Values>
+std::string Format(const char* format, Values... values) {
+  char text[512];
+  std::snprintf(text, sizeof text, format, values...);
+  return text;
+}
+
+bool Interrupted(const SimulateSettings& settings) {
+  return settings.interrupted != nullptr && settings.interrupted->load();
+}
+
+fs::path LastCheckpoint(const SimulateSettings& settings, uint32_t rounds) {
+  return settings.out / "checkpoints" / ("round-" + std::to_string(rounds));
+}
+
+Result<Figures> Evaluate(const coordinator::Recipe& recipe, const fs::path& adapter, const fs::path& data,
+                         client::TaskResources& resources) {
+  DeviceSet only;
+  only.test = data;
+  HEDDLE_ASSIGN_OR_RETURN(ModelFigures figures, TestModel(recipe, recipe.base_model, adapter, only, resources, {}));
+  return std::move(figures.test);
+}
+
+// One machine with all devices' data: as many steps as the run has, each with the batches of a whole cohort.
+Result<Figures> Centralised(const SimulateSettings& settings, const coordinator::Recipe& recipe) {
+  const fs::path folder = settings.out / "centralised", all = settings.out / "data" / "all.jsonl";
+  std::error_code error;
+  const fs::path data = fs::exists(all, error) ? all : settings.out / "data" / "all.txt";
+  if (!fs::exists(data, error)) {
+    return InvalidArgument("--centralised needs a recipe whose devices' data come from one source: split or kjv");
+  }
+  HEDDLE_ASSIGN_OR_RETURN(const coordinator::RunMaterial material, coordinator::PrepareRun(recipe));
+  HEDDLE_RETURN_IF_ERROR(MakeDirectories(folder / "initial"));
+  HEDDLE_RETURN_IF_ERROR(WriteFileAtomically(folder / "initial" / "adapter_config.json", material.adapter_config_json));
+  HEDDLE_RETURN_IF_ERROR(
+      WriteFileAtomically(folder / "initial" / "adapter_model.safetensors", material.initial_adapter_bytes));
+  const auto resources = client::MakeTaskResources();
+  const LoneTraining training = {.name = "centralised",
+                                 .base_model = recipe.base_model,
+                                 .initial_adapter = folder / "initial",
+                                 .data = data,
+                                 .batches = recipe.spec.cohort_size,
+                                 .adapter = folder / "adapter",
+                                 .falling_rate = true};
+  HEDDLE_RETURN_IF_ERROR(TrainAlone(recipe, training, *resources, [&](uint32_t step, uint32_t steps, double loss) {
+    if (settings.text && step % 50 == 0) std::fprintf(stderr, "centralised step %u/%u  loss %.4f\n", step, steps, loss);
+    return !Interrupted(settings);
+  }));
+  const fs::path test = settings.out / "data" / "test.jsonl";
+  const auto& named = recipe.simulation.test_data;
+  return Evaluate(recipe, training.adapter, fs::exists(test, error) || named.empty() ? test : named.front(),
+                  *resources);
+}
+
+Status Heldout(const SimulateSettings& settings, const coordinator::Recipe& recipe, SimulateOutcome* outcome) {
+  const auto resources = client::MakeTaskResources();
+  HEDDLE_ASSIGN_OR_RETURN(outcome->heldout_base, Evaluate(recipe, {}, settings.heldout, *resources));
+  HEDDLE_ASSIGN_OR_RETURN(outcome->heldout_final, Evaluate(recipe, LastCheckpoint(settings, outcome->result.rounds),
+                                                           settings.heldout, *resources));
+  return OkStatus();
+}
+
+// Bytes of a round without the base model, which a device fetches once.
+double DownPerRound(const SimulationResult& result) {
+  return static_cast<double>(result.traffic.down - result.base_model_bytes) / std::max(1U, result.rounds);
+}
+double UpPerRound(const SimulationResult& result) {
+  return static_cast<double>(result.traffic.up) / std::max(1U, result.rounds);
+}
+
+void AddMembers(const std::string& prefix, const Figures& figures, std::string* out) {
+  for (const auto& [name, value] : figures) {
+    if (std::isfinite(value)) *out += Format(",\"%s%s\":%.9g", prefix.c_str(), name.c_str(), value);
+  }
+}
+
+std::string FiguresText(const char* what, const Figures& figures) {
+  if (figures.empty()) return "";
+  std::string line = Format("%-18s", what);
+  for (const auto& [name, value] : figures)
+    line += Format("%s%s %.4f", &name == &figures[0].first ? "" : ", ", name.c_str(), value);
+  return line + "\n";
+}
+
+std::string CostsText(const std::map<std::string, DeviceCost>& costs) {
+  std::string out;
+  for (const auto& [name, cost] : costs) {
+    if (cost.transfer_seconds <= 0 && cost.compute_joules <= 0) continue;
+    out += Format("profile %-10s%llu tasks, computing %.1f s, transfer %.1f s", name.c_str(),
+                  static_cast<unsigned long long>(cost.tasks), cost.compute_seconds, cost.transfer_seconds);
+    if (std::isfinite(cost.Granularity())) out += Format(", granularity %.3g", cost.Granularity());
+    if (cost.compute_joules > 0) {
+      out += Format(", %.1f J + %.1f J radio, %.3g tokens/J", cost.compute_joules, cost.radio_joules,
+                    cost.TokensPerJoule());
+    }
+    out += "\n";
+  }
+  return out;
+}
+
+}  // namespace
+
+Result<SimulateOutcome> SimulateOnce(const SimulateSettings& settings) {
+  SimulationOptions options;
+  options.recipe = settings.recipe;
+  options.overrides = settings.overrides;
+  options.out = settings.out;
+  options.progress = [&](const coordinator::RunProgress& p) {
+    if (settings.text && p.last_train_loss) {
+      std::fprintf(stderr, "round %u/%u  attempt %u  updates %zu  loss %.4f\n", p.round, p.rounds, p.attempt,
+                   p.accepted, *p.last_train_loss);
+    }
+    return !Interrupted(settings);
+  };
+  if (settings.text) {
+    options.tested = [](uint32_t round, const ModelFigures& figures) {
+      std::fprintf(stderr, "round %u  %s%s", round, FiguresText("test", figures.test).c_str(),
+                   FiguresText("mean of devices", figures.device).c_str());
+    };
+  }
+  SimulateOutcome outcome;
+  HEDDLE_ASSIGN_OR_RETURN(outcome.result, Simulate(options));
+  HEDDLE_ASSIGN_OR_RETURN(const auto recipe, coordinator::Recipe::Load(settings.recipe, settings.overrides));
+  if (settings.centralised) {
+    HEDDLE_ASSIGN_OR_RETURN(outcome.centralised, Centralised(settings, recipe));
+  }
+  if (!settings.heldout.empty()) HEDDLE_RETURN_IF_ERROR(Heldout(settings, recipe, &outcome));
+  HEDDLE_RETURN_IF_ERROR(WriteFileAtomically(settings.out / "summary.json", OutcomeJson(outcome) + "\n"));
+  HEDDLE_RETURN_IF_ERROR(WriteReport(settings.out));
+  return outcome;
+}
+
+std::string OutcomeText(const SimulateSettings& settings, const SimulateOutcome& outcome) {
+  const SimulationResult& result = outcome.result;
+  std::string out =
+      Format("run               %s\nrounds            %u with %zu devices\nadapter_sha256    %s\n",
+             result.run.id.value().c_str(), result.rounds, result.devices, result.run.model.ToHex().c_str());
+  out += Format("simulated time    %.1f s\nwall time         %.1f s\nbytes down, up    %llu, %llu\n",
+                result.virtual_seconds, result.wall_seconds, static_cast<unsigned long long>(result.traffic.down),
+                static_cast<unsigned long long>(result.traffic.up));
+  out += Format("a round           %.0f bytes down, %.0f up, without the base model\n", DownPerRound(result),
+                UpPerRound(result));
+  out += CostsText(result.costs);
+  out += FiguresText("test", result.figures.test) + FiguresText("mean of devices", result.figures.device) +
+         FiguresText("centralised", outcome.centralised);
+  if (!outcome.heldout_final.empty()) {
+    const double perplexity = FigureOf(outcome.heldout_final, "perplexity");
+    if (std::isfinite(perplexity)) {
+      out += Format("perplexity        %.3f, base %.3f\n", perplexity, FigureOf(outcome.heldout_base, "perplexity"));
+    } else {
+      out += FiguresText("held out", outcome.heldout_final) + FiguresText("base", outcome.heldout_base);
+    }
+  }
+  return out + "report            " + (settings.out / "report.html").string() + "\n";
+}
+
+std::string OutcomeJson(const SimulateOutcome& outcome) {
+  const SimulationResult& result = outcome.result;
+  std::string out = Format(
+      "{\"run_id\":\"%s\",\"rounds\":%u,\"devices\":%zu,\"adapter_sha256\":\"%s\",\"virtual_seconds\":%.6f,"
+      "\"wall_seconds\":%.3f,",
+      result.run.id.value().c_str(), result.rounds, result.devices, result.run.model.ToHex().c_str(),
+      result.virtual_seconds, result.wall_seconds);
+  out += Format(
+      "\"bytes_down\":%llu,\"bytes_up\":%llu,\"base_model_bytes\":%llu,\"bytes_down_per_round\":%.9g,\"bytes_up_per_"
+      "round\":%.9g",
+      static_cast<unsigned long long>(result.traffic.down), static_cast<unsigned long long>(result.traffic.up),
+      static_cast<unsigned long long>(result.base_model_bytes), DownPerRound(result), UpPerRound(result));
+  if (const std::string figures = FiguresJson(result.figures); !figures.empty()) out += "," + figures;
+  AddMembers("centralised_", outcome.centralised, &out);
+  const double base = FigureOf(outcome.heldout_base, "perplexity"),
+               final = FigureOf(outcome.heldout_final, "perplexity");
+  if (std::isfinite(base) && std::isfinite(final)) {
+    out += Format(",\"perplexity\":%f,\"base_perplexity\":%f", final, base);
+  } else {
+    AddMembers("heldout_", outcome.heldout_final, &out);
+    AddMembers("heldout_base_", outcome.heldout_base, &out);
+  }
+  std::string profiles;
+  for (const auto& [name, cost] : result.costs) {
+    profiles += Format("%s\"%s\":{\"tasks\":%llu,", profiles.empty() ? "" : ",", name.c_str(),
+                       static_cast<unsigned long long>(cost.tasks)) +
+                CostJson(cost) + "}";
+  }
+  return out + ",\"profiles\":{" + profiles + "}}";
+}
+
+Result<std::vector<SweepRun>> SimulateSweep(const SimulateSettings& settings, const std::vector<SweepCell>& cells,
+                                            const std::vector<uint64_t>& seeds) {
+  std::vector<SweepRun> runs;
+  for (size_t c = 0; c < cells.size(); ++c) {
+    for (const uint64_t seed : seeds) {
+      SimulateSettings one = settings;
+      one.overrides.insert(cells[c].overrides.begin(), cells[c].overrides.end());
+      for (const auto& [key, value] : cells[c].overrides) one.overrides[key] = value;
+      one.overrides["seed"] = std::to_string(seed);
+      one.out = settings.out / ("cell-" + std::to_string(c + 1)) / ("seed-" + std::to_string(seed));
+      SweepRun run{c, seed, {}, ""};
+      const auto outcome = SimulateOnce(one);
+      if (Interrupted(settings)) return Cancelled("the sweep was interrupted");
+      if (outcome.ok()) {
+        for (const auto& [name, value] : outcome->result.figures.test) run.figures.emplace_back("test_" + name, value);
+        for (const auto& [name, value] : outcome->result.figures.device)
+          run.figures.emplace_back("device_" + name, value);
+        for (const auto& [name, value] : outcome->centralised) run.figures.emplace_back("centralised_" + name, value);
+        run.figures.emplace_back("down/round", DownPerRound(outcome->result));
+        run.figures.emplace_back("up/round", UpPerRound(outcome->result));
+        run.figures.emplace_back("seconds", outcome->result.wall_seconds);
+      } else {
+        run.error = outcome.status().message();
+      }
+      if (settings.text)
+        std::fprintf(stderr, "%s seed=%llu %s\n", cells[c].name.c_str(), static_cast<unsigned long long>(seed),
+                     run.error.empty() ? "done" : run.error.c_str());
+      runs.push_back(std::move(run));
+      // What there is so far, for whoever looks or interrupts.
+      HEDDLE_RETURN_IF_ERROR(MakeDirectories(settings.out));
+      HEDDLE_RETURN_IF_ERROR(WriteFileAtomically(settings.out / "sweep.json", SweepJson(cells, runs) + "\n"));
+      HEDDLE_RETURN_IF_ERROR(WriteFileAtomically(settings.out / "sweep.txt", SweepTable(cells, runs)));
+    }
+  }
+  return runs;
+}
+
+}  // namespace heddle::simulator

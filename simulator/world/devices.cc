@@ -1,0 +1,84 @@
+#include "simulator/world/devices.h"
+
+#include "common/random.h"
+#include "simulator/corpus/kjv.h"
+#include "simulator/partition/draws.h"
+#include "simulator/world/recipe_split.h"
+
+namespace heddle::simulator {
+namespace {
+
+namespace fs = std::filesystem;
+using coordinator::SimulatedDevices;
+
+// The data of each device, in the order of their names.
+struct DeviceFiles {
+  std::vector<fs::path> train, test;
+};
+
+Result<DeviceFiles> MakeFiles(const coordinator::Recipe& recipe, const fs::path& folder, DeviceSet* set) {
+  const SimulatedDevices& sim = recipe.simulation;
+  if (!sim.test_data.empty()) set->test = sim.test_data.front();
+  DeviceFiles files{sim.data, {}};
+  if (sim.source == "kjv") {
+    HEDDLE_ASSIGN_OR_RETURN(KjvFiles kjv, WriteKjv(folder, sim.names));
+    files.train = std::move(kjv.parts);
+    set->all = std::move(kjv.all);
+    // Only when it is asked for: a pass over it takes longer than a short run.
+    if (set->test.empty() && sim.eval_every > 0) set->test = std::move(kjv.heldout);
+  } else if (sim.source == "split") {
+    HEDDLE_ASSIGN_OR_RETURN(Split split, SplitOfRecipe(recipe, folder));
+    files.train = std::move(split.train);
+    files.test = std::move(split.device_test);
+    set->all = std::move(split.all);
+    set->test = std::move(split.test);
+  }
+  return files;
+}
+
+// The profile of each device: as many as the shares say, in an order of the seed.
+std::vector<size_t> DealProfiles(const coordinator::Recipe& recipe) {
+  const SimulatedDevices& sim = recipe.simulation;
+  double sum = 0;
+  std::vector<double> shares;
+  for (const coordinator::DeviceProfile& profile : sim.profiles) sum += profile.share;
+  for (const coordinator::DeviceProfile& profile : sim.profiles) shares.push_back(profile.share / sum);
+  std::vector<size_t> dealt;
+  const auto count = static_cast<int64_t>(sim.names.size());
+  const std::vector<int64_t> counts = Apportion(count, shares);
+  for (size_t p = 0; p < counts.size(); ++p) dealt.insert(dealt.end(), static_cast<size_t>(counts[p]), p);
+  PhiloxStream stream(DeriveSeed(recipe.seed, "profiles", ""));
+  std::vector<size_t> of_device(dealt.size());
+  const std::vector<int64_t> order = DrawOrder(count, stream);
+  for (size_t i = 0; i < order.size(); ++i) of_device[static_cast<size_t>(order[i])] = dealt[i];
+  return of_device;
+}
+
+}  // namespace
+
+Result<DeviceSet> MakeDevices(const coordinator::Recipe& recipe, const std::string& recipe_name,
+                              const fs::path& folder) {
+  const SimulatedDevices& sim = recipe.simulation;
+  if (sim.names.empty()) {
+    return InvalidArgument(recipe_name + ": there is nothing to simulate; name devices in [simulation]");
+  }
+  DeviceSet set;
+  HEDDLE_ASSIGN_OR_RETURN(const DeviceFiles files, MakeFiles(recipe, folder, &set));
+  if (files.train.size() != sim.names.size()) {
+    return InvalidArgument(recipe_name + ": simulation.data needs one file for each device");
+  }
+  const std::vector<size_t> profiles = DealProfiles(recipe);
+  for (size_t i = 0; i < sim.names.size(); ++i) {
+    DeviceSpec device;
+    device.id = DeviceId(sim.names[i]);
+    device.data = files.train[i];
+    if (!files.test.empty()) device.test = files.test[i];
+    device.profile = profiles[i];
+    const float slow = PhiloxStream(DeriveSeed(recipe.seed, "speed", sim.names[i])).UniformAt(0);
+    device.seconds_per_step = sim.profiles[profiles[i]].seconds_per_step * (1 + sim.speed_spread * slow);
+    set.devices.push_back(std::move(device));
+  }
+  return set;
+}
+
+}  // namespace heddle::simulator
