@@ -1,0 +1,95 @@
+// Every recipe of the repository runs: two rounds with the small base model or a small classifier in place of what it
+// asks for, few devices and steps of a few tokens; everything else as the recipe has it.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <boost/json.hpp>
+#include <cmath>
+#include <sstream>
+
+#include "common/logging.h"
+#include "simulator/world/simulation.h"
+#include "tests/unit/common/temp_dir.h"
+
+namespace heddle::simulator {
+namespace {
+
+namespace fs = std::filesystem;
+namespace json = boost::json;
+
+std::vector<std::string> Recipes() {
+  std::vector<std::string> names;
+  for (const fs::directory_entry& entry : fs::directory_iterator(HEDDLE_SOURCE_DIR "/recipes")) {
+    if (entry.path().extension() == ".toml") names.push_back(entry.path().stem().string());
+  }
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+class EveryRecipe : public ::testing::TestWithParam<std::string> {
+ protected:
+  EveryRecipe() {
+    LogOptions quiet;
+    quiet.level = "error";
+    EXPECT_TRUE(InitLogging(quiet).ok());
+  }
+
+  // Texts of six sources with one of four labels.
+  std::string Data() {
+    std::string lines;
+    for (int i = 0; i < 96; ++i) {
+      lines += json::serialize(json::object{{"text", "number " + std::to_string(i * 37 % 100) + " went up the hill"},
+                                            {"label", i % 4},
+                                            {"source", "source " + std::to_string(i % 6)}}) +
+               "\n";
+    }
+    return "[\"" + folder_.Write("data.jsonl", lines).string() + "\"]";
+  }
+
+  TempDir folder_;
+};
+
+TEST_P(EveryRecipe, RunsTwoRoundsWithATinyModel) {
+  SimulationOptions options;
+  options.recipe = fs::path(HEDDLE_SOURCE_DIR) / "recipes" / (GetParam() + ".toml");
+  options.out = folder_ / "out";
+  options.overrides = {{"strategy.num_server_rounds", "2"},
+                       {"strategy.cohort_size", "2"},
+                       {"train.local_steps", "1"},
+                       {"train.batch_size", "2"},
+                       {"train.gradient_accumulation_steps", "1"},
+                       {"train.sequence_length", "16"},
+                       {"train.warmup_steps", "0"}};
+  const auto recipe = coordinator::Recipe::Load(options.recipe);
+  ASSERT_TRUE(recipe.ok()) << recipe.status();
+  if (recipe->simulation.source == "split") {
+    options.overrides["model.base"] = HEDDLE_SOURCE_DIR "/model/pretrained/heddle-tiny";
+    options.overrides["simulation.data"] = Data();
+    options.overrides["simulation.num_devices"] = "6";
+    options.overrides["simulation.max_test_examples"] = "4";
+  }
+  const auto result = Simulate(options);
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_EQ(result->run.committed_rounds, 2U);
+  if (recipe->simulation.source == "split") {
+    EXPECT_TRUE(std::isfinite(FigureOf(result->figures.test, "loss"))) << "its model was not tested";
+  }
+  std::istringstream history(Slurp(folder_ / "out" / "history.jsonl"));
+  std::string first, second;
+  ASSERT_TRUE(std::getline(history, first) && std::getline(history, second));
+  const json::object last = json::parse(second).as_object();
+  EXPECT_NE(last.at("adapter_sha256"), last.at("parent_sha256")) << "the second round changed nothing";
+  EXPECT_GT(last.at("compute_seconds").to_number<double>(), 0);
+  bool power = false;
+  for (const auto& profile : recipe->simulation.profiles) power = power || profile.watts > 0;
+  EXPECT_EQ(last.contains("tokens_per_joule"), power);
+}
+
+INSTANTIATE_TEST_SUITE_P(Recipes, EveryRecipe, ::testing::ValuesIn(Recipes()), [](const auto& info) {
+  std::string name;
+  for (const char c : info.param) name += c == '-' ? '_' : c;
+  return name;
+});
+
+}  // namespace
+}  // namespace heddle::simulator
