@@ -222,8 +222,9 @@ TEST(RecipeText, SplitExamplesGoToNumberedDevices) {
 }
 
 TEST(RecipeText, ProfilesTakeWhatTheyDoNotSayFromTheSimulation) {
-  auto recipe = Load("[simulation]\nseconds_per_step = 0.5\nwatts = 3\n[simulation.profiles.phone]\nshare = 3\nwatts = 4.5\n"
-                     "[simulation.profiles.hub]\nupload_bytes_per_s = 1e6\n");
+  auto recipe = Load(
+      "[simulation]\nseconds_per_step = 0.5\nwatts = 3\n[simulation.profiles.phone]\nshare = 3\nwatts = 4.5\n"
+      "[simulation.profiles.hub]\nupload_bytes_per_s = 1e6\n");
   ASSERT_TRUE(recipe.ok()) << recipe.status();
   const auto& profiles = recipe->simulation.profiles;
   ASSERT_EQ(profiles.size(), 2U);
