@@ -6,6 +6,7 @@
 
 #include "client/worker/local_task.h"
 #include "common/file.h"
+#include "coordinator/recipe/base_folder.h"
 #include "simulator/report/report.h"
 #include "simulator/world/lone_training.h"
 
@@ -30,16 +31,17 @@ fs::path LastCheckpoint(const SimulateSettings& settings, uint32_t rounds) {
   return settings.out / "checkpoints" / ("round-" + std::to_string(rounds));
 }
 
-Result<Figures> Evaluate(const coordinator::Recipe& recipe, const fs::path& adapter, const fs::path& data,
-                         client::TaskResources& resources) {
+// `base`: the base model as devices have it.
+Result<Figures> Evaluate(const coordinator::Recipe& recipe, const fs::path& base, const fs::path& adapter,
+                         const fs::path& data, client::TaskResources& resources) {
   DeviceSet only;
   only.test = data;
-  HEDDLE_ASSIGN_OR_RETURN(ModelFigures figures, TestModel(recipe, recipe.base_model, adapter, only, resources, {}));
+  HEDDLE_ASSIGN_OR_RETURN(ModelFigures figures, TestModel(recipe, base, adapter, only, resources, {}));
   return std::move(figures.test);
 }
 
 // One machine with all devices' data: as many steps as the run has, each with the batches of a whole cohort.
-Result<Figures> Centralised(const SimulateSettings& settings, const coordinator::Recipe& recipe) {
+Result<Figures> Centralised(const SimulateSettings& settings, const coordinator::Recipe& recipe, const fs::path& base) {
   const fs::path folder = settings.out / "centralised", all = settings.out / "data" / "all.jsonl";
   std::error_code error;
   const fs::path data = fs::exists(all, error) ? all : settings.out / "data" / "all.txt";
@@ -53,7 +55,7 @@ Result<Figures> Centralised(const SimulateSettings& settings, const coordinator:
       WriteFileAtomically(folder / "initial" / "adapter_model.safetensors", material.initial_adapter_bytes));
   const auto resources = client::MakeTaskResources();
   const LoneTraining training = {.name = "centralised",
-                                 .base_model = recipe.base_model,
+                                 .base_model = base,
                                  .initial_adapter = folder / "initial",
                                  .data = data,
                                  .batches = recipe.spec.cohort_size,
@@ -65,15 +67,17 @@ Result<Figures> Centralised(const SimulateSettings& settings, const coordinator:
   }));
   const fs::path test = settings.out / "data" / "test.jsonl";
   const auto& named = recipe.simulation.test_data;
-  return Evaluate(recipe, training.adapter, fs::exists(test, error) || named.empty() ? test : named.front(),
+  return Evaluate(recipe, base, training.adapter, fs::exists(test, error) || named.empty() ? test : named.front(),
                   *resources);
 }
 
-Status Heldout(const SimulateSettings& settings, const coordinator::Recipe& recipe, SimulateOutcome* outcome) {
+Status Heldout(const SimulateSettings& settings, const coordinator::Recipe& recipe, const fs::path& base,
+               SimulateOutcome* outcome) {
   const auto resources = client::MakeTaskResources();
-  HEDDLE_ASSIGN_OR_RETURN(outcome->heldout_base, Evaluate(recipe, {}, settings.heldout, *resources));
-  HEDDLE_ASSIGN_OR_RETURN(outcome->heldout_final, Evaluate(recipe, LastCheckpoint(settings, outcome->result.rounds),
-                                                           settings.heldout, *resources));
+  HEDDLE_ASSIGN_OR_RETURN(outcome->heldout_base, Evaluate(recipe, base, {}, settings.heldout, *resources));
+  HEDDLE_ASSIGN_OR_RETURN(
+      outcome->heldout_final,
+      Evaluate(recipe, base, LastCheckpoint(settings, outcome->result.rounds), settings.heldout, *resources));
   return OkStatus();
 }
 
@@ -138,10 +142,11 @@ Result<SimulateOutcome> SimulateOnce(const SimulateSettings& settings) {
   SimulateOutcome outcome;
   HEDDLE_ASSIGN_OR_RETURN(outcome.result, Simulate(options));
   HEDDLE_ASSIGN_OR_RETURN(const auto recipe, coordinator::Recipe::Load(settings.recipe, settings.overrides));
+  HEDDLE_ASSIGN_OR_RETURN(const fs::path base, coordinator::DeviceBaseFolder(recipe, settings.out));
   if (settings.centralised) {
-    HEDDLE_ASSIGN_OR_RETURN(outcome.centralised, Centralised(settings, recipe));
+    HEDDLE_ASSIGN_OR_RETURN(outcome.centralised, Centralised(settings, recipe, base));
   }
-  if (!settings.heldout.empty()) HEDDLE_RETURN_IF_ERROR(Heldout(settings, recipe, &outcome));
+  if (!settings.heldout.empty()) HEDDLE_RETURN_IF_ERROR(Heldout(settings, recipe, base, &outcome));
   HEDDLE_RETURN_IF_ERROR(WriteFileAtomically(settings.out / "summary.json", OutcomeJson(outcome) + "\n"));
   HEDDLE_RETURN_IF_ERROR(WriteReport(settings.out));
   return outcome;

@@ -140,6 +140,7 @@ Status World::TakeDevices() {
 
 Status World::Begin() {
   HEDDLE_RETURN_IF_ERROR(CheckOut(options_.out));
+  HEDDLE_ASSIGN_OR_RETURN(recipe_.base_model, coordinator::DeviceBaseFolder(recipe_, options_.out));
   HEDDLE_RETURN_IF_ERROR(TakeDevices());
   HEDDLE_ASSIGN_OR_RETURN(store_, coordinator::Store::Open(options_.out / "state" / "coordinator.db"));
   coordinator::BlobStoreOptions blob_options;
@@ -430,7 +431,6 @@ Result<SimulationResult> World::Run() {
 
 Result<SimulationResult> Simulate(const SimulationOptions& options) {
   HEDDLE_ASSIGN_OR_RETURN(coordinator::Recipe recipe, coordinator::Recipe::Load(options.recipe, options.overrides));
-  HEDDLE_ASSIGN_OR_RETURN(recipe.base_model, coordinator::DeviceBaseFolder(recipe, options.out));
   World world(options, std::move(recipe));
   return world.Run();
 }

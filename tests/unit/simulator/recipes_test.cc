@@ -8,8 +8,12 @@
 #include <sstream>
 
 #include "common/logging.h"
+#include "common/safetensors.h"
+#include "model/config/new_head.h"
+#include "model/config/registry.h"
 #include "simulator/world/simulation.h"
 #include "tests/unit/common/temp_dir.h"
+#include "tests/unit/model/tiny_model.h"
 
 namespace heddle::simulator {
 namespace {
@@ -32,6 +36,24 @@ class EveryRecipe : public ::testing::TestWithParam<std::string> {
     LogOptions quiet;
     quiet.level = "error";
     EXPECT_TRUE(InitLogging(quiet).ok());
+  }
+
+  // BERT's body, without a head.
+  std::string Encoder() {
+    const std::string config = R"({"architectures": ["BertModel"], "model_type": "bert", "hidden_size": 12,
+      "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 20, "vocab_size": 400,
+      "max_position_embeddings": 64, "pad_token_id": 0})";
+    fs::create_directories(folder_ / "base");
+    folder_.Write("base/config.json", config);
+    folder_.Write("base/tokenizer.json", model::TinyTokenizerJson(400));
+    const auto whole = model::ParseModelConfig(*model::ConfigWithNewHead(config, 2));
+    StateDict weights;
+    for (const auto& [name, tensor] : model::RandomWeights(*whole, 1)) {
+      const std::string prefix = "bert.";
+      if (name.starts_with(prefix)) weights.emplace(name.substr(prefix.size()), tensor);
+    }
+    EXPECT_TRUE(WriteSafetensors(folder_ / "base/model.safetensors", weights).ok());
+    return (folder_ / "base").string();
   }
 
   // Texts of six sources with one of four labels.
@@ -63,7 +85,13 @@ TEST_P(EveryRecipe, RunsTwoRoundsWithATinyModel) {
   const auto recipe = coordinator::Recipe::Load(options.recipe);
   ASSERT_TRUE(recipe.ok()) << recipe.status();
   if (recipe->simulation.source == "split") {
-    options.overrides["model.base"] = HEDDLE_SOURCE_DIR "/model/pretrained/heddle-tiny";
+    const bool encoder = recipe->head.num_labels > 0;
+    options.overrides["model.base"] = encoder ? Encoder() : HEDDLE_SOURCE_DIR "/model/pretrained/heddle-tiny";
+    if (encoder) {
+      options.overrides["model.num_labels"] = "4";
+      options.overrides["model.label_names"] = "[]";
+      options.overrides["simulation.columns"] = "[]";
+    }
     options.overrides["simulation.data"] = Data();
     options.overrides["simulation.num_devices"] = "6";
     options.overrides["simulation.max_test_examples"] = "4";
