@@ -59,6 +59,29 @@ TEST(Federation, CommitsTheSameAdapterOverTlsAsTheSimulator) {
   ASSERT_OK(world.fleet().Stop());
 }
 
+TEST(Federation, CommitsTheSameAdapterOverTlsAsTheSimulatorWhenUpdatesAreMadeSmaller) {
+  FederationWorld world({"anna", "bert", "cora"}, {{"num_server_rounds", "3"}}, {}, {},
+                        {.tables = "[compression]\nupload = [\"top_k:0.1\", \"int4\", \"error_feedback\"]\n"});
+  auto simulated = world.SimulatedHash();
+  ASSERT_OK(simulated.status());
+  ASSERT_OK(world.Start());
+  auto run = world.Submit();
+  ASSERT_OK(run.status());
+  auto end = world.WaitForEnd(*run);
+  ASSERT_OK(end.status());
+  EXPECT_EQ(TextOf(*end, "adapter_sha256"), *simulated);
+  // Each device keeps what its updates left out: the third round's adapter depends on it.
+  for (const char* device : {"anna", "bert", "cora"}) {
+    bool kept = false;
+    for (const auto& entry : fs::recursive_directory_iterator(world.folder() / "fleet")) {
+      kept = kept || (entry.path().string().find(device) != std::string::npos &&
+                      entry.path().string().find("/personal/") != std::string::npos);
+    }
+    EXPECT_TRUE(kept) << device;
+  }
+  ASSERT_OK(world.fleet().Stop());
+}
+
 // Each moment of a round at which the coordinator may be gone from one instant to the next.
 TEST(Federation, AKilledCoordinatorResumesAndCommitsTheSameAdapter) {
   FederationWorld world({"anna", "bert"}, {{"num_server_rounds", "6"}});

@@ -75,7 +75,7 @@ FederationWorld::FederationWorld(std::vector<std::string> devices, std::map<std:
   for (const auto& [key, value] : strategy) text += key + " = " + value + "\n";
   text += "\n[train]\n";
   for (const auto& [key, value] : train) text += key + " = " + value + "\n";
-  text += "\n[simulation]\ndevices = [" + names + "]\ndata = [" + data + "]\n";
+  text += "\n[simulation]\ndevices = [" + names + "]\ndata = [" + data + "]\n" + model.tables;
   recipe_ = temp_.Write("recipe.toml", text);
 }
 

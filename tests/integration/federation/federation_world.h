@@ -26,6 +26,7 @@ struct FederationModel {
   // Writes the data of a device into the folder and returns their path there; device by device.
   std::function<std::filesystem::path(const std::filesystem::path& folder, const std::string& name, size_t index)> data;
   std::map<std::string, std::string> lora = {};
+  std::string tables = {};  // more of the recipe
 };
 
 class FederationWorld {

@@ -1,4 +1,5 @@
 // Reports: updates that travel inside them, and that a report may only name what its device has shown to have.
+#include "aggregation/compression/compressor.h"
 #include "common/safetensors.h"
 #include "protocol/limits.h"
 #include "protocol/validate.h"
@@ -174,6 +175,99 @@ TEST_F(ReportsTest, ADeviceThatUploadsAgainKeepsOneUpdateOnTheDisk) {
   HttpRequest again = UploadRequest(id, second);
   again.body.clear();
   EXPECT_EQ(Send(Device("anna"), std::move(again)).Header("Upload-Complete"), "1");
+}
+
+// As a device does it that follows its plan.
+compression::Compressor CompressorOf(const v1::TaskPlan& plan) {
+  const auto& words = plan.train().rules().upload();
+  auto stages = compression::Pipeline::Parse(std::vector<std::string>(words.begin(), words.end()));
+  EXPECT_TRUE(stages.ok() && !stages->empty()) << plan.ShortDebugString();
+  return compression::Compressor(*stages, plan.seed());
+}
+
+std::string Encoded(const v1::TaskAssignment& assignment, const StateDict& update) {
+  auto encoded = CompressorOf(assignment.plan()).Encode(update, nullptr);
+  EXPECT_TRUE(encoded.ok()) << encoded.status();
+  EXPECT_LE(encoded->bytes.size(), assignment.plan().max_update_bytes());
+  return encoded->bytes;
+}
+
+TEST_F(ReportsTest, AnUpdateThatWasMadeSmallerIsDecodedBeforeItIsCountedAlsoAfterARestart) {
+  SubmitRun({{"cohort_size", "2"}, {"over_selection", "1"}},
+            "[compression]\nupload = [\"random_mask:0.5\", \"int8\"]\n");
+  auto round = NextRound();
+  const StateDict base = GoodUpdateBase(round["anna"]), update = GoodUpdate(round["anna"]);
+  std::map<std::string, StateDict> decoded;
+  std::map<std::string, std::string> bytes;
+  for (const char* device : {"anna", "bert"}) {
+    bytes[device] = Encoded(round[device], update);
+    EXPECT_LT(2 * bytes[device].size(), SerializeSafetensors(update).size());
+    decoded[device] = Pki::Value(
+        CompressorOf(round[device].plan()).Decode(std::as_bytes(std::span(bytes[device])), SpecOf(update), 1 << 20));
+  }
+  // Another seed for each device, and so another mask.
+  EXPECT_NE(bytes["anna"], bytes["bert"]);
+  EXPECT_EQ(VerdictOn("anna", InlineReportOf(round["anna"], bytes["anna"])).verdict(), v1::REPORT_VERDICT_ACCEPTED);
+  Restart();
+  // The other one's is uploaded, not sent inside its report.
+  EXPECT_EQ(Upload("bert", round["bert"].assignment_id(), bytes["bert"]).Header("Upload-Complete"), "1");
+  EXPECT_EQ(VerdictOn("bert", ReportOf(round["bert"], bytes["bert"])).verdict(), v1::REPORT_VERDICT_ACCEPTED);
+  ASSERT_TRUE(protocol::Eventually([&] { return CommittedRounds() == 1; }));
+  auto next = NextRound();
+  for (const auto& [name, tensor] : GoodUpdateBase(next["anna"])) {
+    const auto after = tensor.values<float>(), before = base.at(name).values<float>(),
+               one = decoded["anna"].at(name).values<float>(), two = decoded["bert"].at(name).values<float>();
+    for (size_t i = 0; i < after.size(); ++i) EXPECT_NEAR(after[i], before[i] + (one[i] + two[i]) / 2, 1e-6) << name;
+  }
+}
+
+TEST_F(ReportsTest, BytesThatNoDeviceCanHaveEncodedForItsTaskAreRefused) {
+  SubmitRun({}, "[compression]\nupload = [\"int8\"]\n");
+  using Assignments = std::map<std::string, v1::TaskAssignment>;
+  struct Bad {
+    const char* what;
+    std::function<std::string(Assignments& round, const StateDict& update)> bytes;
+    v1::RefusalReason reason;
+  };
+  const Bad bad[] = {
+      {"safetensors, as without compression",
+       [](Assignments& round, const StateDict& update) {
+         return SerializeSafetensors(update).substr(0, round["anna"].plan().max_update_bytes());
+       },
+       v1::REFUSAL_REASON_BAD_UPDATE},
+      {"of another device's task",
+       [](Assignments& round, const StateDict& update) { return Encoded(round["bert"], update); },
+       v1::REFUSAL_REASON_BAD_UPDATE},
+      {"cut off",
+       [](Assignments& round, const StateDict& update) {
+         const std::string whole = Encoded(round["anna"], update);
+         return whole.substr(0, whole.size() - 1);
+       },
+       v1::REFUSAL_REASON_BAD_UPDATE},
+      {"too large once it is decoded",
+       [](Assignments& round, const StateDict& update) {
+         StateDict large;
+         for (const auto& [name, tensor] : update) {
+           const std::vector<float> values(static_cast<size_t>(tensor.numel()), 100.0F);
+           large.emplace(name, Tensor::FromFloats(tensor.shape(), values));
+         }
+         return Encoded(round["anna"], large);
+       },
+       v1::REFUSAL_REASON_OUT_OF_BOUNDS},
+  };
+  int rounds = 0;
+  for (const Bad& one : bad) {
+    SCOPED_TRACE(one.what);
+    auto round = NextRound();
+    const StateDict update = GoodUpdate(round["anna"]);
+    const v1::ReportResponse verdict = VerdictOn("anna", InlineReportOf(round["anna"], one.bytes(round, update)));
+    EXPECT_EQ(verdict.verdict(), v1::REPORT_VERDICT_INVALID);
+    EXPECT_EQ(verdict.refusal().reason(), one.reason) << verdict.refusal().message();
+    EXPECT_EQ(VerdictOn("bert", InlineReportOf(round["bert"], Encoded(round["bert"], update))).verdict(),
+              v1::REPORT_VERDICT_ACCEPTED);
+    ++rounds;
+    ASSERT_TRUE(protocol::Eventually([&] { return CommittedRounds() == rounds; }));
+  }
 }
 
 }  // namespace

@@ -131,12 +131,13 @@ HttpRequest ServiceTest::CheckinRequestOf(uint32_t version) {
   checkin.set_protocol_version(version);
   checkin.set_software_version("test");
   checkin.add_local_tasks("lora_sft");
+  checkin.add_local_tasks("sft");
   return {"POST", "/v1/checkin", checkin.SerializeAsString()};
 }
 
 // ---- rounds ----
 
-void ServiceTest::SubmitRun(const std::map<std::string, std::string>& more) {
+void ServiceTest::SubmitRun(const std::map<std::string, std::string>& more, const std::string& tables) {
   std::map<std::string, std::string> strategy = {
       {"num_server_rounds", "1000"}, {"cohort_size", "1"}, {"over_selection", "2"}, {"max_abs", "4.0"}};
   for (const auto& [key, value] : more) strategy[key] = value;
@@ -144,6 +145,7 @@ void ServiceTest::SubmitRun(const std::map<std::string, std::string>& more) {
                        "/model/pretrained/heddle-tiny\"\n[lora]\nr = 2\ntarget_modules = [\"q_proj\"]\n"
                        "[train]\nlocal_steps = 2\nbatch_size = 2\nsequence_length = 32\n[strategy]\n";
   for (const auto& [key, value] : strategy) recipe += key + " = " + value + "\n";
+  recipe += tables;
   const json::object body = {{"recipe", recipe}, {"folder", temp_.path().string()}};
   const json::object answer = Pki::Value(admin().Post("/v1/runs", json::serialize(body)));
   run_id_ = json::value_to<std::string>(answer.at("run_id"));

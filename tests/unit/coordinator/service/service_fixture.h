@@ -57,7 +57,8 @@ class ServiceTest : public testing::Test {
   static HttpRequest CheckinRequestOf(uint32_t version = 1);
 
   // ---- a run of rounds that one accepted report of two assigned devices commits ----
-  void SubmitRun(const std::map<std::string, std::string>& strategy = {});
+  // `tables`: more of the recipe.
+  void SubmitRun(const std::map<std::string, std::string>& strategy = {}, const std::string& tables = "");
   // Both devices check in; their assignments.
   std::map<std::string, v1::TaskAssignment> NextRound();
   // The adapter that the assignment starts from, fetched.
