@@ -129,7 +129,7 @@ void Machine::Do(const client::ProbeWorker&) {
   ++operation_;
   Later(Seconds(0.05), [this] {
     client::WorkerProbed probed;
-    probed.local_tasks = {"lora_sft"};
+    probed.local_tasks = {"lora_sft", "sft"};
     Tell(std::move(probed));
   });
 }
@@ -205,7 +205,11 @@ void Machine::EndTraining(const v1::TaskAssignment& task) {
   // Not one that is too long: the session itself would stop it.
   if (time_.Chance(nature_.flaws)) flaw = static_cast<Flaw>(1 + time_.Below(kNumFlaws - 2));
   const uint64_t key = DeriveSeed(seed_, "train", task.assignment_id());
-  kept_.update = MakeUpdate(checker_.model_spec(), key, flaw, task.plan().max_update_bytes());
+  const auto& words = task.plan().train().rules().upload();
+  const auto stages = compression::Pipeline::Parse(std::vector<std::string>(words.begin(), words.end()));
+  const compression::Compressor compressor(*stages, task.plan().seed());
+  kept_.update = MakeUpdate(checker_.model_spec(), key, flaw, task.plan().max_update_bytes(),
+                            stages->empty() ? nullptr : &compressor);
   checker_.Made(device(), task.assignment_id(), kept_.update);
   if (flaw != Flaw::kNone) time_.Note(device() + " makes an update with the flaw: " + FlawName(flaw));
   trained.outcome = Trained::Outcome::kCompleted;

@@ -21,8 +21,8 @@ const std::array<FlawRow, kNumFlaws>& FlawRows() {
   static const std::array<FlawRow, kNumFlaws> kRows = {{{"none", {}},
                                                         {"truncated file", {10}},
                                                         {"no safetensors", {10}},
-                                                        {"NaN", {11}},
-                                                        {"infinity", {11}},
+                                                        {"NaN", {10, 11}},
+                                                        {"infinity", {10, 11}},
                                                         {"element too large", {12}},
                                                         {"norm too large", {12, 24}},
                                                         {"wrong shape", {10, 21}},
@@ -159,12 +159,34 @@ double StepOfMean(Method method, double mean, const Values& state, const std::st
   return 0.01 * m / (std::sqrt(v) + 1e-3);
 }
 
+// The encoded form of `dict`. An honest device's values become what the other side decodes.
+std::string Encode(const compression::Compressor& compressor, const StateDictSpec& model, uint64_t key, Flaw flaw,
+                   const StateDict& dict, Values* values) {
+  auto encoded = compressor.Encode(dict, nullptr);
+  // Bytes of the other form, which a device sends that overlooked what it was asked.
+  if (!encoded.ok() && flaw != Flaw::kNan && flaw != Flaw::kInfinity) return SerializeSafetensors(dict);
+  if (!encoded.ok()) {
+    encoded = compressor.Encode(ToTensors(model, DrawValues(model, key)), nullptr);
+    // A scale that is no number, behind the header.
+    const float scale = values->begin()->second[key % values->begin()->second.size()];
+    std::memcpy(encoded->bytes.data() + encoded->count.header, &scale, sizeof scale);
+  }
+  if (flaw != Flaw::kNone) return encoded->bytes;
+  const auto decoded = compressor.Decode(std::as_bytes(std::span(encoded->bytes)), model, uint64_t{1} << 30);
+  for (const auto& [name, tensor] : *decoded) {
+    const auto sent = tensor.values<float>();
+    (*values)[name].assign(sent.begin(), sent.end());
+  }
+  return encoded->bytes;
+}
+
 }  // namespace
 
 const char* FlawName(Flaw flaw) { return FlawRows()[static_cast<size_t>(flaw)].name; }
 const std::set<int>& ReasonsFor(Flaw flaw) { return FlawRows()[static_cast<size_t>(flaw)].reasons; }
 
-MadeUpdate MakeUpdate(const StateDictSpec& model, uint64_t key, Flaw flaw, uint64_t max_update_bytes) {
+MadeUpdate MakeUpdate(const StateDictSpec& model, uint64_t key, Flaw flaw, uint64_t max_update_bytes,
+                      const compression::Compressor* compressor) {
   MadeUpdate made;
   made.flaw = flaw;
   made.num_examples = 1 + key % kMaxExamples;
@@ -172,7 +194,8 @@ MadeUpdate MakeUpdate(const StateDictSpec& model, uint64_t key, Flaw flaw, uint6
   SpoilValues(flaw, key, values.get());
   StateDict dict = ToTensors(model, *values);
   SpoilTensors(flaw, &dict);
-  made.bytes = SerializeSafetensors(dict);
+  made.bytes =
+      compressor == nullptr ? SerializeSafetensors(dict) : Encode(*compressor, model, key, flaw, dict, values.get());
   if (flaw == Flaw::kTruncatedFile) made.bytes.resize(1 + key % (made.bytes.size() - 1));
   if (flaw == Flaw::kNotSafetensors) made.bytes = "these are no tensors at all " + std::to_string(key);
   if (flaw == Flaw::kTooLong) made.bytes.resize(max_update_bytes + 1 + key % 1000);

@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "aggregation/compression/compressor.h"
 #include "common/digest.h"
 #include "common/state_dict.h"
 #include "common/status.h"
@@ -60,8 +61,10 @@ struct MadeUpdate {
   std::shared_ptr<const Values> values;  // of a good one
 };
 
-// The update of one device for one task: the same for the same key.
-MadeUpdate MakeUpdate(const StateDictSpec& model, uint64_t key, Flaw flaw, uint64_t max_update_bytes);
+// The update of one device for one task: the same for the same key. With a compressor in its encoded form; `values` are
+// then what the coordinator decodes, and what cannot be encoded is forged.
+MadeUpdate MakeUpdate(const StateDictSpec& model, uint64_t key, Flaw flaw, uint64_t max_update_bytes,
+                      const compression::Compressor* compressor = nullptr);
 
 // Reads a model's values. Errors: those of ParseSafetensors.
 Result<Values> ReadValues(const std::string& safetensors, StateDictSpec* spec);
