@@ -126,7 +126,9 @@ TEST_P(Family, UpdatesOfAnotherRankThanTheDeviceWasGivenAreRefused) {
   smaller.info.rank = 0;
   const Validity validity = aggregator->Validate(smaller.update, smaller.info);
   EXPECT_EQ(validity.ok(), rules.prune_gamma > 0) << validity.message;
-  if (!validity.ok()) EXPECT_EQ(validity.refusal, Refusal::kWrongRank);
+  if (!validity.ok()) {
+    EXPECT_EQ(validity.refusal, Refusal::kWrongRank);
+  }
 }
 
 TEST_P(Family, BoundsHoldForTheWholeUpdate) {
