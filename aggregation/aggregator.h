@@ -49,6 +49,8 @@ struct AggregatorOptions {
   double clip_norm = 0;   // a longer one counts as the one of this length in its direction (clipping.h); 0: none does
   unsigned threads = 1;   // for Fold and Finish of large tensors; never changes a bit of the result
   Settings method;        // those that were given; a maker in the registry sees all, with their defaults
+  // Patterns of tensors (device_rules.h) that are trained and stay on each device, beside those of the method.
+  std::vector<std::string> kept = {};
 
   // What the round is.
   uint64_t seed = 0;    // of the run

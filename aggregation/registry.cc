@@ -8,6 +8,7 @@
 #include "aggregation/averaging/methods.h"
 #include "aggregation/clipping.h"
 #include "aggregation/fed_avg.h"
+#include "aggregation/keeping.h"
 #include "aggregation/kernels.h"
 #include "aggregation/low_rank/methods.h"
 #include "aggregation/method.h"
@@ -129,16 +130,23 @@ Result<std::unique_ptr<Aggregator>> MakeAggregator(std::string_view name, const 
   HEDDLE_ASSIGN_OR_RETURN(complete.method, Complete(*method, options.method));
   StateDict without = parent;
   without.erase(std::string(kStateDigestName));
+  StateDict kept = TakeKept(options.kept, &without);
+  if (!options.kept.empty() && UpdateSpec(SpecOf(without), {}, 0).empty()) {
+    return InvalidArgument("kept names every tensor of the adapter, so nothing would travel");
+  }
   HEDDLE_ASSIGN_OR_RETURN(std::unique_ptr<Aggregator> made, method->make(without, complete, state));
-  if (options.clip_norm == 0) return made;
-  return MakeClipping(std::move(made), options.clip_norm);
+  if (options.clip_norm > 0) made = MakeClipping(std::move(made), options.clip_norm);
+  if (!kept.empty()) made = MakeKeeping(std::move(made), std::move(kept));
+  return made;
 }
 
 Result<DeviceRules> RulesOf(std::string_view name, const AggregatorOptions& options) {
   HEDDLE_ASSIGN_OR_RETURN(const Method* method, Get(name));
   AggregatorOptions complete = options;
   HEDDLE_ASSIGN_OR_RETURN(complete.method, Complete(*method, options.method));
-  return method->rules == nullptr ? DeviceRules{} : method->rules(complete);
+  DeviceRules rules = method->rules == nullptr ? DeviceRules{} : method->rules(complete);
+  rules.kept.insert(rules.kept.end(), options.kept.begin(), options.kept.end());
+  return rules;
 }
 
 std::vector<std::string> AggregatorNames() {

@@ -121,6 +121,10 @@ void RecipeBindings::BindStrategy() {
   schema_.Bind("strategy.max_norm", &recipe_->aggregator.max_norm,
                {.help = "largest L2 norm of an update; 0: no bound", .min = 0, .max = 1e12});
   recipe_->aggregator.clip_norm = kDefaultClipNorm;
+  schema_.Bind("strategy.kept", &recipe_->aggregator.kept,
+               {.help = "parts of names of tensors that stay on each device (\"lora_B\", \"classifier\")",
+                .max = protocol::kMaxPatterns / 2,
+                .silent_default = true});
   schema_.Bind("strategy.clip_norm", &recipe_->aggregator.clip_norm,
                {.help = "L2 norm to which longer updates are clipped; 0: no clipping",
                 .min = 0,

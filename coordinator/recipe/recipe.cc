@@ -58,6 +58,7 @@ Status CheckStrategy(const Recipe& recipe) {
   const StateDict parent = {{peft::LoraAKey("x"), Tensor::FromFloats({2, 2}, zeros)},
                             {peft::LoraBKey("x"), Tensor::FromFloats({2, 2}, zeros)}};
   aggregation::AggregatorOptions options = recipe.AggregatorOf(1);
+  options.kept.clear();  // of the adapter's own tensors, which CheckStrategyTakes sees
   options.fresh_adapter = [&](uint32_t) -> Result<StateDict> { return parent; };
   auto aggregator = aggregation::MakeAggregator(recipe.strategy, parent, options);
   if (!aggregator.ok()) return aggregator.status().Annotate("strategy");
@@ -74,7 +75,14 @@ Status CheckStrategy(const Recipe& recipe) {
 // That the strategy merges adapters of this kind: asked with the first one. Of plain factors it has been asked already.
 Status CheckStrategyTakes(const Recipe& recipe, const peft::AdapterConfig& adapter, const StateDict& initial) {
   const bool plain = adapter.kind() == peft::TuningKind::kLora && !adapter.use_dora && adapter.modules_to_save.empty();
-  if (plain) return OkStatus();
+  const std::vector<std::string>& kept = recipe.aggregator.kept;
+  if (plain && kept.empty()) return OkStatus();
+  for (const std::string& pattern : kept) {
+    const auto fits = [&](const auto& item) { return aggregation::Matches(pattern, item.first); };
+    if (std::any_of(initial.begin(), initial.end(), fits)) continue;
+    return InvalidArgument("strategy.kept: no tensor of the adapter has '" + pattern + "' in its name; the first is '" +
+                           initial.begin()->first + "'");
+  }
   aggregation::AggregatorOptions options = recipe.AggregatorOf(1);
   options.fresh_adapter = [&](uint32_t) -> Result<StateDict> { return initial; };
   const auto aggregator = aggregation::MakeAggregator(recipe.strategy, initial, options);

@@ -43,6 +43,28 @@ INSTANTIATE_TEST_SUITE_P(Methods, EveryMethod, testing::ValuesIn(AggregatorNames
   return name;
 });
 
+// The method makes what it makes of a model that never had those tensors.
+TEST_P(EveryMethod, TensorsThatARecipeKeepsOnTheDevicesStayAsTheyAre) {
+  options_.kept = {"score"};
+  const auto rules = RulesOf(GetParam(), options_);
+  ASSERT_TRUE(rules.ok()) << rules.status();
+  EXPECT_TRUE(MatchesAny(rules->kept, "score.weight"));
+  const auto sent = Updates(parent_, 5);
+  for (const Sent& one : sent) EXPECT_FALSE(one.update.contains("score.weight"));
+  const RoundModel made = RunRound(GetParam(), parent_, sent, options_);
+  const auto score = made.model.at("score.weight").values<float>(), before = parent_.at("score.weight").values<float>();
+  EXPECT_TRUE(std::equal(score.begin(), score.end(), before.begin(), before.end()));
+  StateDict without = parent_;
+  without.erase("score.weight");
+  AggregatorOptions plain = options_;
+  plain.kept.clear();
+  RoundModel expected = RunRound(GetParam(), without, sent, plain);
+  expected.model.insert_or_assign("score.weight", parent_.at("score.weight"));
+  EXPECT_EQ(BytesOf(made), BytesOf(expected));
+  options_.kept = {"weight"};
+  EXPECT_EQ(MakeAggregator(GetParam(), parent_, options_).status().code(), Code::kInvalidArgument) << "nothing is left";
+}
+
 TEST_P(EveryMethod, AnyOrderGivesTheSameBytesRoundAfterRound) {
   StateDict model = parent_, state;
   for (uint32_t round = 1; round <= 3; ++round) {
