@@ -26,7 +26,8 @@ struct World {
     auto opened_blobs = BlobStore::Open({.root = scratch / "state"});
     Require(opened_blobs.ok(), "the test's blobs can be opened");
     blobs = *std::move(opened_blobs);
-    const Sha256Digest model = blobs->Put("a model").value();
+    const float one = 1;
+    const Sha256Digest model = blobs->Put(SerializeSafetensors({{"x", Tensor::FromFloats({1}, {&one, 1})}})).value();
     auto opened = Store::Open(scratch / "coordinator.db");
     Require(opened.ok(), "the test's store can be opened");
     store = *std::move(opened);
