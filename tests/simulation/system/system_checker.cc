@@ -335,7 +335,8 @@ void SystemChecker::OnRoundEnded(const RoundRecord& round) {
   }
   // Nothing disturbed it since it began: it ends when its time is over.
   const Duration since_start = time_.Now() - round.started_at;
-  if (disturbed_at_ && time_.true_now() - *disturbed_at_ < since_start + Seconds(5)) return;
+  // By the clock that may have been set back meanwhile: its beginning is as much longer ago.
+  if (disturbed_at_ && time_.true_now() - *disturbed_at_ < since_start + set_back_ + Seconds(5)) return;
   const Duration most = spec_.selection_timeout + spec_.report_deadline + Seconds(1);
   if (since_start > most) Breach("an attempt lasted " + std::to_string(ToSeconds(since_start)) + " s");
 }
