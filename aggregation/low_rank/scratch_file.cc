@@ -1,11 +1,18 @@
 #include "aggregation/low_rank/scratch_file.h"
 
 #include <sys/mman.h>
-#include <unistd.h>
 
 #include <cerrno>
+#include <utility>
+
+#include "aggregation/file_io.h"
 
 namespace heddle::aggregation::low_rank {
+namespace {
+
+constexpr std::string_view kName = "the scratch file of a round's low-rank factors";
+
+}  // namespace
 
 Result<ScratchFile> ScratchFile::Make(const std::filesystem::path& folder) {
   HEDDLE_ASSIGN_OR_RETURN(UniqueFd file, OpenNamelessFile(folder));
@@ -13,27 +20,12 @@ Result<ScratchFile> ScratchFile::Make(const std::filesystem::path& folder) {
 }
 
 Result<uint64_t> ScratchFile::Append(std::span<const std::byte> bytes) {
-  uint64_t at = size_;
-  while (!bytes.empty()) {
-    const ssize_t written = ::pwrite(file_.get(), bytes.data(), bytes.size(), static_cast<off_t>(at));
-    if (written < 0 && errno == EINTR) continue;
-    if (written < 0) return ErrnoStatus(errno, "cannot write the scratch file of a round's low-rank factors");
-    bytes = bytes.subspan(static_cast<size_t>(written));
-    at += static_cast<uint64_t>(written);
-  }
-  return std::exchange(size_, at);
+  HEDDLE_RETURN_IF_ERROR(WriteAt(file_.get(), bytes, size_, kName));
+  return std::exchange(size_, size_ + bytes.size());
 }
 
 Status ScratchFile::Read(uint64_t offset, std::span<std::byte> bytes) const {
-  while (!bytes.empty()) {
-    const ssize_t got = ::pread(file_.get(), bytes.data(), bytes.size(), static_cast<off_t>(offset));
-    if (got < 0 && errno == EINTR) continue;
-    if (got < 0) return ErrnoStatus(errno, "cannot read the scratch file of a round's low-rank factors");
-    if (got == 0) return DataLoss("the scratch file of a round's low-rank factors is shorter than what was written");
-    bytes = bytes.subspan(static_cast<size_t>(got));
-    offset += static_cast<uint64_t>(got);
-  }
-  return OkStatus();
+  return ReadAt(file_.get(), bytes, offset, kName);
 }
 
 Result<ScratchFile::Mapping> ScratchFile::Map() const {

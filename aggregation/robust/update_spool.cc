@@ -1,11 +1,9 @@
 #include "aggregation/robust/update_spool.h"
 
-#include <unistd.h>
-
 #include <algorithm>
-#include <cerrno>
-#include <cstring>
+#include <string_view>
 
+#include "aggregation/file_io.h"
 #include "common/assert.h"
 
 namespace heddle::aggregation {
@@ -13,28 +11,7 @@ namespace {
 
 constexpr size_t kPiece = size_t{1} << 20;  // bytes of one write, so that many small tensors are not many calls
 
-Status WriteAt(int fd, std::span<const std::byte> bytes, size_t offset) {
-  while (!bytes.empty()) {
-    const ssize_t written = ::pwrite(fd, bytes.data(), bytes.size(), static_cast<off_t>(offset));
-    if (written < 0 && errno == EINTR) continue;
-    if (written < 0) return ErrnoStatus(errno, "cannot write an update to the file of a round's updates");
-    bytes = bytes.subspan(static_cast<size_t>(written));
-    offset += static_cast<size_t>(written);
-  }
-  return OkStatus();
-}
-
-Status ReadAt(int fd, std::span<std::byte> bytes, size_t offset) {
-  while (!bytes.empty()) {
-    const ssize_t got = ::pread(fd, bytes.data(), bytes.size(), static_cast<off_t>(offset));
-    if (got < 0 && errno == EINTR) continue;
-    if (got < 0) return ErrnoStatus(errno, "cannot read the file of a round's updates");
-    if (got == 0) return DataLoss("the file of a round's updates is shorter than what was written to it");
-    bytes = bytes.subspan(static_cast<size_t>(got));
-    offset += static_cast<size_t>(got);
-  }
-  return OkStatus();
-}
+constexpr std::string_view kName = "the file of a round's updates";
 
 }  // namespace
 
@@ -60,12 +37,12 @@ Status UpdateSpool::Append(const StateDict& update) {
       piece.insert(piece.end(), bytes.begin(), bytes.begin() + static_cast<std::ptrdiff_t>(taken));
       bytes = bytes.subspan(taken);
       if (piece.size() < kPiece) continue;
-      HEDDLE_RETURN_IF_ERROR(WriteAt(file_.get(), piece, offset));
+      HEDDLE_RETURN_IF_ERROR(WriteAt(file_.get(), piece, offset, kName));
       offset += piece.size();
       piece.clear();
     }
   }
-  HEDDLE_RETURN_IF_ERROR(WriteAt(file_.get(), piece, offset));
+  HEDDLE_RETURN_IF_ERROR(WriteAt(file_.get(), piece, offset, kName));
   ++rows_;
   return OkStatus();
 }
@@ -76,7 +53,7 @@ Status UpdateSpool::Read(std::span<const size_t> rows, size_t begin, size_t coun
   for (size_t k = 0; k < rows.size(); ++k) {
     HEDDLE_ASSERT(rows[k] < rows_, "what is read of a spool is in it");
     const auto part = std::as_writable_bytes(out.subspan(k * count, count));
-    HEDDLE_RETURN_IF_ERROR(ReadAt(file_.get(), part, (rows[k] * columns_ + begin) * sizeof(float)));
+    HEDDLE_RETURN_IF_ERROR(ReadAt(file_.get(), part, (rows[k] * columns_ + begin) * sizeof(float), kName));
   }
   return OkStatus();
 }
