@@ -72,7 +72,7 @@ std::vector<Include> IncludesOf(const std::string& path, const std::string& text
 std::optional<int> LevelOf(const std::string& room) {
   static const std::map<std::string, int> kLevels = {
       {"common", 0},   {"protocol", 1}, {"model", 1},       {"aggregation", 2}, {"peft", 2},
-      {"zo_optim", 2}, {"client", 3},   {"coordinator", 3}, {"simulator", 4},   {"tests", 5}};
+      {"zo_optim", 1}, {"client", 3},   {"coordinator", 3}, {"simulator", 4},   {"tests", 5}};
   auto it = kLevels.find(room);
   return it == kLevels.end() ? std::nullopt : std::optional<int>(it->second);
 }

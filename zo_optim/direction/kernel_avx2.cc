@@ -58,10 +58,22 @@ inline void AddScaled(float* weights, Lanes sums, float scale) {
   _mm256_storeu_ps(weights, _mm256_add_ps(_mm256_loadu_ps(weights), product));
 }
 
+inline __m256 Rounded(float scale, __m256 z, __m256 magic) {
+  return _mm256_sub_ps(_mm256_add_ps(_mm256_mul_ps(_mm256_set1_ps(scale), z), magic), magic);
+}
+inline void MoveScaled(float* weights, Lanes sums, const float* from, const float* to, size_t moves, float magic) {
+  const __m256 z = Scaled(sums), m = _mm256_set1_ps(magic);
+  __m256 moved = _mm256_setzero_ps();
+  for (size_t i = 0; i < moves; ++i) {
+    moved = _mm256_add_ps(moved, _mm256_sub_ps(Rounded(to[i], z, m), Rounded(from[i], z, m)));
+  }
+  _mm256_storeu_ps(weights, _mm256_add_ps(_mm256_loadu_ps(weights), moved));
+}
+
 #include "zo_optim/direction/kernel_body.inc"
 
 }  // namespace
 
-const Kernels kAvx2Kernels = {Words, FillNormal, AddNormal, FillRademacher, AddRademacher};
+const Kernels kAvx2Kernels = {Words, FillNormal, AddNormal, FillRademacher, AddRademacher, MoveNormal};
 
 }  // namespace heddle::zo

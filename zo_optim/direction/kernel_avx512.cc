@@ -40,10 +40,22 @@ inline void AddScaled(float* weights, Lanes sums, float scale) {
   _mm512_storeu_ps(weights, _mm512_add_ps(_mm512_loadu_ps(weights), product));
 }
 
+inline __m512 Rounded(float scale, __m512 z, __m512 magic) {
+  return _mm512_sub_ps(_mm512_add_ps(_mm512_mul_ps(_mm512_set1_ps(scale), z), magic), magic);
+}
+inline void MoveScaled(float* weights, Lanes sums, const float* from, const float* to, size_t moves, float magic) {
+  const __m512 z = Scaled(sums), m = _mm512_set1_ps(magic);
+  __m512 moved = _mm512_setzero_ps();
+  for (size_t i = 0; i < moves; ++i) {
+    moved = _mm512_add_ps(moved, _mm512_sub_ps(Rounded(to[i], z, m), Rounded(from[i], z, m)));
+  }
+  _mm512_storeu_ps(weights, _mm512_add_ps(_mm512_loadu_ps(weights), moved));
+}
+
 #include "zo_optim/direction/kernel_body.inc"
 
 }  // namespace
 
-const Kernels kAvx512Kernels = {Words, FillNormal, AddNormal, FillRademacher, AddRademacher};
+const Kernels kAvx512Kernels = {Words, FillNormal, AddNormal, FillRademacher, AddRademacher, MoveNormal};
 
 }  // namespace heddle::zo

@@ -42,10 +42,22 @@ inline void AddScaled(float* weights, int32x4_t sums, float scale) {
   vst1q_f32(weights, vaddq_f32(vld1q_f32(weights), vmulq_n_f32(Scaled(sums), scale)));
 }
 
+inline float32x4_t Rounded(float scale, float32x4_t z, float32x4_t magic) {
+  return vsubq_f32(vaddq_f32(vmulq_n_f32(z, scale), magic), magic);
+}
+inline void MoveScaled(float* weights, int32x4_t sums, const float* from, const float* to, size_t moves, float magic) {
+  const float32x4_t z = Scaled(sums), m = vdupq_n_f32(magic);
+  float32x4_t moved = vdupq_n_f32(0);
+  for (size_t i = 0; i < moves; ++i) {
+    moved = vaddq_f32(moved, vsubq_f32(Rounded(to[i], z, m), Rounded(from[i], z, m)));
+  }
+  vst1q_f32(weights, vaddq_f32(vld1q_f32(weights), moved));
+}
+
 #include "zo_optim/direction/kernel_body.inc"
 
 }  // namespace
 
-const Kernels kNeonKernels = {Words, FillNormal, AddNormal, FillRademacher, AddRademacher};
+const Kernels kNeonKernels = {Words, FillNormal, AddNormal, FillRademacher, AddRademacher, MoveNormal};
 
 }  // namespace heddle::zo

@@ -24,10 +24,18 @@ inline void AddScaled(float* weights, int32_t sums, float scale) {
   *weights += scale * (static_cast<float>(sums) * 0x1p-13F);
 }
 
+inline float Rounded(float scale, float z, float magic) { return (scale * z + magic) - magic; }
+inline void MoveScaled(float* weights, int32_t sums, const float* from, const float* to, size_t moves, float magic) {
+  const float z = static_cast<float>(sums) * 0x1p-13F;
+  float moved = 0;
+  for (size_t i = 0; i < moves; ++i) moved += Rounded(to[i], z, magic) - Rounded(from[i], z, magic);
+  *weights += moved;
+}
+
 #include "zo_optim/direction/kernel_body.inc"
 
 }  // namespace
 
-const Kernels kScalarKernels = {Words, FillNormal, AddNormal, FillRademacher, AddRademacher};
+const Kernels kScalarKernels = {Words, FillNormal, AddNormal, FillRademacher, AddRademacher, MoveNormal};
 
 }  // namespace heddle::zo

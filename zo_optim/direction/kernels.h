@@ -6,6 +6,8 @@
 
 namespace heddle::zo {
 
+enum class Path : uint8_t;
+
 inline constexpr size_t kGroupWords = 64;  // of 16 Philox blocks
 
 struct Kernels {
@@ -16,9 +18,14 @@ struct Kernels {
   void (*add_normal)(const uint32_t* words, size_t count, float scale, float* weights);
   void (*fill_rademacher)(const uint32_t* words, size_t count, float* out);
   void (*add_rademacher)(const uint32_t* words, size_t count, float scale, float* weights);
+  // grid.h: w + sum of R(to[m], z) - R(from[m], z) over `moves`; magic is 1.5 * 2^23 units.
+  void (*move_normal)(const uint32_t* words, size_t count, const float* from, const float* to, size_t moves,
+                      float magic, float* weights);
 };
 
 extern const Kernels kScalarKernels;
+// Of a path that the machine supports.
+const Kernels& KernelsOf(Path path);
 #if defined(__x86_64__)
 extern const Kernels kAvx2Kernels, kAvx512Kernels;
 #elif defined(__aarch64__)

@@ -1,0 +1,281 @@
+#include "zo_optim/ledger/ledger.h"
+
+#include <gmock/gmock.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "common/random.h"
+#include "zo_optim/ledger/bits.h"
+#include "zo_optim/ledger/scalars.h"
+
+namespace heddle::zo {
+namespace {
+
+using ::testing::HasSubstr;
+
+std::span<const std::byte> Bytes(const std::string& text) { return std::as_bytes(std::span(text)); }
+
+LedgerHead Head(uint32_t pool_size, Distribution distribution = Distribution::kRademacher) {
+  return {.distribution = distribution,
+          .resolution_bits = 30,
+          .seed = 99,
+          .pool_size = pool_size,
+          .epsilon = 1e-3,
+          .start = Sha256("start")};
+}
+
+// A ledger with random scales of about `size`.
+Ledger Random(const LedgerHead& head, size_t count, uint64_t key, int64_t size, uint32_t round = 1) {
+  PhiloxStream random(key);
+  std::map<uint64_t, int64_t> entries;
+  const uint32_t refs = head.pool_size > 0 ? head.pool_size : 1'000'000;
+  while (entries.size() < count) {
+    const auto n = static_cast<int64_t>(static_cast<float>(size) * (2 * random.NextUniform() - 1));
+    if (n != 0) entries[random.NextBelow(refs)] = n;
+  }
+  Ledger ledger{.head = head, .round = round, .entries = {}, .importance = {}, .weights = Sha256(std::to_string(key))};
+  for (const auto& [ref, n] : entries) ledger.entries.push_back({ref, n});
+  return ledger;
+}
+
+// ---- packed forms ----
+
+TEST(Numbers, AnyListComesBackAsItWas) {
+  PhiloxStream random(1);
+  for (int round = 0; round < 300; ++round) {
+    std::vector<uint64_t> numbers(random.NextBelow(50));
+    const uint32_t bits = 1 + random.NextBelow(64);
+    for (uint64_t& number : numbers) number = random.U64At(random.NextU32()) >> (64 - bits);
+    std::string bytes;
+    PutNumbers(numbers, &bytes);
+    ByteReader reader(Bytes(bytes));
+    auto back = GetNumbers(reader, numbers.size());
+    ASSERT_TRUE(back.ok()) << back.status();
+    EXPECT_EQ(*back, numbers);
+    EXPECT_TRUE(reader.AtEnd());
+  }
+}
+
+TEST(Numbers, SmallOnesTakeFewBits) {
+  std::string bytes;
+  PutNumbers(std::vector<uint64_t>(800, 0), &bytes);
+  EXPECT_EQ(bytes.size(), 101U);  // one bit each and the parameter
+}
+
+TEST(Ledger, ComesBackFromItsBytes) {
+  for (const uint32_t pool : {0U, 4096U}) {
+    for (const Distribution distribution : {Distribution::kRademacher, Distribution::kNormal}) {
+      Ledger ledger = Random(Head(pool, distribution), 900, pool + 1, 1 << 20, 7);
+      if (pool > 0) ledger.importance.assign(pool, 17);
+      const std::string bytes = EncodeLedger(ledger);
+      auto back = DecodeLedger(Bytes(bytes));
+      ASSERT_TRUE(back.ok()) << back.status();
+      EXPECT_EQ(*back, ledger);
+      for (size_t cut = 0; cut < bytes.size(); cut += 7) {
+        EXPECT_EQ(DecodeLedger(Bytes(bytes.substr(0, cut))).status().code(), Code::kInvalidArgument);
+      }
+      EXPECT_EQ(DecodeLedger(Bytes(bytes + "x")).status().code(), Code::kInvalidArgument);
+    }
+  }
+}
+
+TEST(Ledger, AFullPoolTakesLessThanFourBytesASeed) {
+  const Ledger ledger = Random(Head(4096), 4096, 3, 1 << 20);
+  EXPECT_LT(EncodeLedger(ledger).size(), 4 * 4096U);
+}
+
+TEST(Ledger, RefusesAnotherGenerator) {
+  std::string bytes = EncodeLedger(Random(Head(16), 4, 1, 100));
+  bytes[5] = 9;
+  EXPECT_THAT(DecodeLedger(Bytes(bytes)).status().message(), HasSubstr("directions of version 9"));
+}
+
+TEST(Ledger, RefusesDirectionsOutsideThePool) {
+  Ledger ledger = Random(Head(0), 3, 1, 100);
+  ledger.entries.back().ref = 16;
+  ledger.entries = {{16, 5}};
+  std::string bytes = EncodeLedger(ledger);
+  ledger.head.pool_size = 16;
+  EXPECT_EQ(CheckLedger(ledger).code(), Code::kInvalidArgument);
+  EXPECT_EQ(bytes[16], '\0');  // the pool's size
+  bytes[16] = 16;
+  EXPECT_THAT(DecodeLedger(Bytes(bytes)).status().message(), HasSubstr("direction 16 of 16"));
+}
+
+TEST(Patch, LeadsFromAnyEarlierLedgerToALaterOne) {
+  for (const uint32_t pool : {0U, 4096U}) {
+    const Ledger from = Random(Head(pool), 500, 1, 1 << 20, 3);
+    Ledger to = Random(Head(pool), 400, 2, 1 << 20, 9);
+    for (size_t i = 0; i < from.entries.size(); i += 2) {  // some entries stay as they are
+      if (std::none_of(to.entries.begin(), to.entries.end(),
+                       [&](const LedgerEntry& e) { return e.ref == from.entries[i].ref; })) {
+        to.entries.push_back(from.entries[i]);
+      }
+    }
+    std::sort(to.entries.begin(), to.entries.end(), [](const auto& a, const auto& b) { return a.ref < b.ref; });
+    if (pool > 0) to.importance.assign(pool, 3);
+    const std::string patch = EncodePatch(from, to);
+    auto made = ApplyPatch(from, Bytes(patch));
+    ASSERT_TRUE(made.ok()) << made.status();
+    EXPECT_EQ(*made, to);
+    const Ledger other = Random(Head(pool), 500, 8, 1 << 20, 3);
+    EXPECT_THAT(ApplyPatch(other, Bytes(patch)).status().message(), HasSubstr("not for this one"));
+  }
+}
+
+TEST(Scalars, ComeBackFromTheirBytes) {
+  for (const ScalarFormat format : {ScalarFormat::kFloat32, ScalarFormat::kBfloat16}) {
+    PhiloxStream random(1);
+    Scalars scalars{.steps = {}, .weights = Sha256("w"), .skipped = 2};
+    for (int i = 0; i < 200; ++i) {
+      scalars.steps.push_back(
+          {random.NextBelow(4096), TravellingScalar(50 * (random.NextUniform() - 0.5F), 10, format)});
+    }
+    std::sort(scalars.steps.begin(), scalars.steps.end(), [](const auto& a, const auto& b) { return a.ref < b.ref; });
+    const std::string bytes = EncodeScalars(scalars, format);
+    EXPECT_LT(bytes.size(), 200U * (format == ScalarFormat::kBfloat16 ? 3 : 5) + 50);
+    auto back = DecodeScalars(Bytes(bytes), 200, 4095);
+    ASSERT_TRUE(back.ok()) << back.status();
+    EXPECT_EQ(*back, scalars);
+    EXPECT_THAT(DecodeScalars(Bytes(bytes), 199, 4095).status().message(), HasSubstr("at most 199"));
+    EXPECT_THAT(DecodeScalars(Bytes(bytes), 200, scalars.steps.back().ref - 1).status().message(),
+                HasSubstr("none of the round's"));
+  }
+}
+
+TEST(Scalars, ANumberThatIsNotFiniteIsRefused) {
+  std::string bytes = EncodeScalars({.steps = {{3, 1.0F}}, .weights = {}, .skipped = 0}, ScalarFormat::kFloat32);
+  bytes[bytes.size() - 1] = 0x7f;
+  bytes[bytes.size() - 2] = static_cast<char>(0x80);
+  EXPECT_THAT(DecodeScalars(Bytes(bytes), 9, 9).status().message(), HasSubstr("not finite"));
+}
+
+TEST(Scalars, AreCutToTheirBoundAndRoundedAsTheyTravel) {
+  EXPECT_EQ(TravellingScalar(7, 5, ScalarFormat::kFloat32), 5);
+  EXPECT_EQ(TravellingScalar(-7, 5, ScalarFormat::kFloat32), -5);
+  EXPECT_EQ(TravellingScalar(1 + 1.0 / 512, 5, ScalarFormat::kBfloat16), 1);
+}
+
+TEST(Scalars, AStepIsAWholeNumberOfTheLedger) {
+  EXPECT_EQ(*StepOf(1e-6, 20, 30), -21475);
+  EXPECT_EQ(*StepOf(1, -3, 4), 48);
+  EXPECT_EQ(StepOf(1, 1e30F, 30).status().code(), Code::kInvalidArgument);
+}
+
+// ---- replay ----
+
+struct Model {
+  std::map<std::string, std::vector<float>> tensors;
+  std::vector<Parameter> parameters;
+};
+void Fill(Model* model) {
+  PhiloxStream random(8);
+  for (const auto& [name, size] : {std::pair("b", 5000), std::pair("a.weight", 12'345), std::pair("c", 1)}) {
+    std::vector<float>& values = model->tensors[name];
+    for (int i = 0; i < size; ++i) values.push_back(0.2F * (random.NextUniform() - 0.5F));
+  }
+  for (auto& [name, values] : model->tensors) model->parameters.push_back(*MakeParameter(name, values, 1e-3));
+}
+
+Ledger Empty(const LedgerHead& head) {
+  return {.head = head, .round = 0, .entries = {}, .importance = {}, .weights = {}};
+}
+
+class Replay : public ::testing::TestWithParam<Distribution> {};
+INSTANTIATE_TEST_SUITE_P(Both, Replay, ::testing::Values(Distribution::kRademacher, Distribution::kNormal),
+                         [](const auto& info) {
+                           return info.param == Distribution::kNormal ? "Normal" : "Rademacher";
+                         });
+
+TEST_P(Replay, IsWhatTheDefinitionInWholeNumbersGives) {
+  Model model;
+  Fill(&model);
+  const auto start = model.tensors;
+  const Ledger ledger = Random(Head(64, GetParam()), 20, 4, 1 << 21);
+  ASSERT_TRUE(ApplyMoves(GetParam(), MovesBetween(Empty(ledger.head), ledger), model.parameters, 2).ok());
+  for (const Parameter& parameter : model.parameters) {
+    const std::vector<float>& before = start.at(parameter.name);
+    const double unit = parameter.grid.unit;
+    for (size_t i = 0; i < before.size(); i += 11) {
+      double units = static_cast<double>(before[i]) / unit;
+      for (const LedgerEntry& entry : ledger.entries) {
+        const uint64_t seed = PhiloxStream(99, 0x7a6f5f7365656473).U64At(entry.ref);
+        volatile float product = static_cast<float>(static_cast<double>(entry.n) * 0x1p-30) *
+                                 DirectionAt({GetParam(), seed, ParameterStream(parameter.name)}, i);
+        units += std::nearbyint(static_cast<double>(product) / unit);
+      }
+      ASSERT_EQ(static_cast<double>(parameter.values[i]), units * unit) << parameter.name << " " << i;
+    }
+  }
+}
+
+// FedKSeed's device walks step by step, draws the same seed more than once and perturbs on the way; the coordinator
+// replays sums. DeComFL's device misses rounds. All have the same bits.
+TEST_P(Replay, ASequentialTrainingThePoolsReplayAndALateJoinerAgreeToTheBit) {
+  const LedgerHead head = Head(32, GetParam());
+  Model trained, replayed, late;
+  for (Model* model : {&trained, &replayed, &late}) Fill(model);
+  PhiloxStream random(2);
+  std::map<uint64_t, int64_t> scales;
+  Ledger before = Empty(head);
+  const float e = 1e-3F;
+  for (uint32_t round = 1; round <= 5; ++round) {
+    for (int step = 0; step < 40; ++step) {
+      const uint64_t ref = random.NextBelow(32);
+      const int64_t n = scales[ref];
+      const int64_t next = n + *StepOf(1e-6, 200 * (random.NextUniform() - 0.5F), 30);
+      for (const Parameter& p : trained.parameters) {
+        const Direction direction{GetParam(), SeedOf(head, ref), p.stream};
+        MoveOnGrid(direction, 0, std::vector<Move>{{0, e}}, p.grid, p.values);
+        MoveOnGrid(direction, 0, std::vector<Move>{{e, -e}}, p.grid, p.values);
+        MoveOnGrid(direction, 0, std::vector<Move>{{-e, 0}, {ScaleOf(head, n), ScaleOf(head, next)}}, p.grid, p.values);
+      }
+      scales[ref] = next;
+    }
+    Ledger after = Empty(head);
+    after.round = round;
+    for (const auto& [ref, n] : scales) {
+      if (n != 0) after.entries.push_back({ref, n});
+    }
+    ASSERT_TRUE(ApplyMoves(GetParam(), MovesBetween(before, after), replayed.parameters).ok());
+    before = after;
+  }
+  ASSERT_TRUE(ApplyMoves(GetParam(), MovesBetween(Empty(head), before), late.parameters, 3).ok());
+  EXPECT_EQ(DigestOfWeights(trained.parameters), DigestOfWeights(replayed.parameters));
+  EXPECT_EQ(DigestOfWeights(late.parameters), DigestOfWeights(replayed.parameters));
+  Model fresh;
+  Fill(&fresh);
+  EXPECT_NE(DigestOfWeights(fresh.parameters), DigestOfWeights(late.parameters));
+}
+
+TEST_P(Replay, WhatAGridCannotHoldIsRefused) {
+  Model model;
+  Fill(&model);
+  Ledger ledger = Empty(Head(4, GetParam()));
+  ledger.entries = {{1, int64_t{1} << 29}};
+  EXPECT_EQ(ApplyMoves(GetParam(), MovesBetween(Empty(ledger.head), ledger), model.parameters).code(),
+            Code::kFailedPrecondition);
+}
+
+TEST(ReplayRange, WeightsThatLeaveTheirRangeAreTold) {
+  std::vector<float> values(100, 0.25F);
+  std::vector<Parameter> parameters = {*MakeParameter("w", values, 0)};
+  std::vector<SeedMove> moves;
+  for (int i = 0; i < 6000; ++i) moves.push_back({5, {0, parameters[0].grid.max_scale()}});
+  EXPECT_THAT(ApplyMoves(Distribution::kRademacher, moves, parameters).message(), HasSubstr("left their range"));
+}
+
+TEST(SeedOf, DoesNotCollideInALongRun) {
+  std::vector<uint64_t> seeds;
+  for (uint64_t ref = 0; ref < 200'000; ++ref) seeds.push_back(SeedOf(Head(0), ref));
+  std::sort(seeds.begin(), seeds.end());
+  EXPECT_EQ(std::adjacent_find(seeds.begin(), seeds.end()), seeds.end());
+}
+
+}  // namespace
+}  // namespace heddle::zo
