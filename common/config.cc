@@ -434,6 +434,11 @@ Status ConfigSchema::LoadText(std::string_view toml_text, std::string_view name,
   return impl_->Finish();
 }
 
+bool ConfigSchema::WasGiven(const std::string& key) const {
+  const auto found = impl_->keys.find(key);
+  return found != impl_->keys.end() && found->second.source != "default";
+}
+
 std::string ConfigSchema::ShowResolved() const {
   std::map<std::string, std::string> lines;
   for (const auto& [key, k] : impl_->keys) lines[key] = ValueText(ToJson(k.target)) + "  # source: " + k.source;

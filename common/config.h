@@ -63,6 +63,9 @@ class ConfigSchema {
   // What LoadText resolves relative paths against; LoadFile takes the file's folder. Empty: they stay as they are.
   void SetFolder(std::filesystem::path folder);
 
+  // After a Load: whether the key was given a value, by whatever source. Of a key that is not bound: false.
+  bool WasGiven(const std::string& key) const;
+
   // "key = value  # source: file|environment|flag|default" lines, in key order, after a Load.
   std::string ShowResolved() const;
   // The resolved values as one JSON object text, nested by the dots, keys sorted.

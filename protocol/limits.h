@@ -36,6 +36,7 @@ inline constexpr size_t kMaxSettingBytes = 64;     // a setting that is a name
 inline constexpr int kMaxPatterns = 64;            // in a list of DeviceRules
 inline constexpr size_t kMaxPatternBytes = 256;
 inline constexpr int kMaxUploadSteps = 8;                 // of a compressed update
+inline constexpr uint32_t kMaxPerturbations = 65'536;     // directions of one step, and other counts of ZerothOrder
 inline constexpr uint32_t kMaxSequenceLength = 1u << 20;  // tokens
 inline constexpr uint32_t kMaxThreads = 1024;
 inline constexpr uint64_t kMaxNumExamples = uint64_t{1} << 40;

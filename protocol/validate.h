@@ -25,6 +25,7 @@ namespace heddle::protocol {
 // ("plan.train.beta1") and says what is allowed.
 Status Validate(const v1::BlobRef& message);
 Status Validate(const v1::DeviceRules& message);
+Status Validate(const v1::ZerothOrder& message);
 Status Validate(const v1::TrainPlan& message);
 Status Validate(const v1::TaskPlan& message);
 Status Validate(const v1::TaskAssignment& message);

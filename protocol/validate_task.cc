@@ -96,6 +96,25 @@ Status Validate(const v1::DeviceRules& m) {
   return CheckReal("rules.prune_lambda", m.prune_lambda(), 0, 1e6);
 }
 
+Status Validate(const v1::ZerothOrder& m) {
+  HEDDLE_RETURN_IF_ERROR(CheckSetting("zo.estimator", m.estimator()));
+  HEDDLE_RETURN_IF_ERROR(CheckSetting("zo.distribution", m.distribution()));
+  HEDDLE_RETURN_IF_ERROR(CheckSetting("zo.optimizer", m.optimizer()));
+  HEDDLE_RETURN_IF_ERROR(CheckReal("zo.zo_eps", m.zo_eps(), 0, 1e6));
+  HEDDLE_RETURN_IF_ERROR(CheckReal("zo.clip_projected_grad", m.clip_projected_grad(), 0, 1e30));
+  HEDDLE_RETURN_IF_ERROR(CheckReal("zo.max_loss_difference", m.max_loss_difference(), 0, 1e30));
+  HEDDLE_RETURN_IF_ERROR(CheckReal("zo.sparse_fraction", m.sparse_fraction(), 0, 1));
+  HEDDLE_RETURN_IF_ERROR(CheckReal("zo.projection_scale", m.projection_scale(), 0, 1e6));
+  HEDDLE_RETURN_IF_ERROR(CheckRange("zo.num_perturbations", m.num_perturbations(), 0, kMaxPerturbations));
+  HEDDLE_RETURN_IF_ERROR(CheckRange("zo.anchor_interval", m.anchor_interval(), 0, kMaxLocalSteps));
+  HEDDLE_RETURN_IF_ERROR(CheckRange("zo.anchor_perturbations", m.anchor_perturbations(), 0, kMaxPerturbations));
+  HEDDLE_RETURN_IF_ERROR(CheckRange("zo.layer_groups", m.layer_groups(), 0, kMaxPerturbations));
+  const uint32_t last_group = m.layer_groups() == 0 ? 0 : m.layer_groups() - 1;
+  HEDDLE_RETURN_IF_ERROR(CheckRange("zo.layer_group", m.layer_group(), 0, last_group));
+  HEDDLE_RETURN_IF_ERROR(CheckRange("zo.intrinsic_dim", m.intrinsic_dim(), 0, kMaxPerturbations));
+  return CheckRange("zo.population", m.population(), 0, kMaxPerturbations);
+}
+
 Status Validate(const v1::TrainPlan& m) {
   HEDDLE_RETURN_IF_ERROR(CheckRange("train.local_steps", m.local_steps(), 1, kMaxLocalSteps));
   HEDDLE_RETURN_IF_ERROR(CheckRange("train.batch_size", m.batch_size(), 1, kMaxBatchSize));
@@ -115,6 +134,7 @@ Status Validate(const v1::TrainPlan& m) {
   HEDDLE_RETURN_IF_ERROR(CheckRange("train.gradient_accumulation_steps", m.gradient_accumulation_steps(), 0,
                                     kMaxBatchSize / m.batch_size()));
   HEDDLE_RETURN_IF_ERROR(Validate(m.rules()));
+  HEDDLE_RETURN_IF_ERROR(Validate(m.zo()));
   return CheckRange("train.threads", m.threads(), 1, kMaxThreads);
 }
 

@@ -26,6 +26,14 @@ struct TrainRules {
   std::vector<std::string> upload;  // how the update is made smaller
 };
 
+// As heddle.v1.ZerothOrder, same units: training with forward passes only.
+struct ZerothOrderSettings {
+  std::string estimator, distribution, optimizer;  // by name; empty: the default
+  double zo_eps = 0, clip_projected_grad = 0, max_loss_difference = 0, sparse_fraction = 0, projection_scale = 0;
+  uint32_t num_perturbations = 0, anchor_interval = 0, anchor_perturbations = 0, layer_groups = 0, layer_group = 0;
+  uint32_t intrinsic_dim = 0, population = 0;
+};
+
 // As heddle.v1.TrainPlan, same units.
 struct TrainSettings {
   uint32_t local_steps = 1, batch_size = 1, sequence_length = 128, warmup_steps = 0, threads = 1;
@@ -35,6 +43,7 @@ struct TrainSettings {
   uint32_t gradient_accumulation_steps = 1;
   bool gradient_checkpointing = false, bf16 = false;
   TrainRules rules;
+  ZerothOrderSettings zo;
 };
 
 // As heddle.v1.DataFields.
@@ -61,6 +70,8 @@ struct TaskStats {
   uint64_t num_examples = 0, num_tokens = 0;
   uint32_t steps = 0;
   double train_loss = 0, first_loss = 0, last_loss = 0, train_seconds = 0;
+  uint64_t forward_passes = 0, skipped_directions = 0;  // of zeroth-order tasks
+  bool loss_stalled = false;                            // as TaskMetrics
 };
 
 struct TaskOutput {

@@ -4,6 +4,50 @@
 
 namespace heddle::client {
 
+namespace {
+
+ZerothOrderSettings ToZerothOrderSettings(const v1::ZerothOrder& zo) {
+  ZerothOrderSettings out;
+  out.estimator = zo.estimator();
+  out.zo_eps = zo.zo_eps();
+  out.num_perturbations = zo.num_perturbations();
+  out.distribution = zo.distribution();
+  out.clip_projected_grad = zo.clip_projected_grad();
+  out.max_loss_difference = zo.max_loss_difference();
+  out.optimizer = zo.optimizer();
+  out.sparse_fraction = zo.sparse_fraction();
+  out.anchor_interval = zo.anchor_interval();
+  out.anchor_perturbations = zo.anchor_perturbations();
+  out.layer_groups = zo.layer_groups();
+  out.layer_group = zo.layer_group();
+  out.intrinsic_dim = zo.intrinsic_dim();
+  out.population = zo.population();
+  out.projection_scale = zo.projection_scale();
+  return out;
+}
+
+v1::ZerothOrder ToZerothOrder(const ZerothOrderSettings& settings) {
+  v1::ZerothOrder zo;
+  zo.set_estimator(settings.estimator);
+  zo.set_zo_eps(settings.zo_eps);
+  zo.set_num_perturbations(settings.num_perturbations);
+  zo.set_distribution(settings.distribution);
+  zo.set_clip_projected_grad(settings.clip_projected_grad);
+  zo.set_max_loss_difference(settings.max_loss_difference);
+  zo.set_optimizer(settings.optimizer);
+  zo.set_sparse_fraction(settings.sparse_fraction);
+  zo.set_anchor_interval(settings.anchor_interval);
+  zo.set_anchor_perturbations(settings.anchor_perturbations);
+  zo.set_layer_groups(settings.layer_groups);
+  zo.set_layer_group(settings.layer_group);
+  zo.set_intrinsic_dim(settings.intrinsic_dim);
+  zo.set_population(settings.population);
+  zo.set_projection_scale(settings.projection_scale);
+  return zo;
+}
+
+}  // namespace
+
 TrainSettings ToTrainSettings(const v1::TrainPlan& plan) {
   TrainSettings settings;
   settings.local_steps = plan.local_steps();
@@ -33,6 +77,7 @@ TrainSettings ToTrainSettings(const v1::TrainPlan& plan) {
   settings.rules.prune_gamma = rules.prune_gamma();
   settings.rules.prune_lambda = rules.prune_lambda();
   settings.rules.upload.assign(rules.upload().begin(), rules.upload().end());
+  settings.zo = ToZerothOrderSettings(plan.zo());
   return settings;
 }
 
@@ -69,6 +114,8 @@ v1::TrainPlan ToTrainPlan(const TrainSettings& settings) {
   rules.set_prune_lambda(settings.rules.prune_lambda);
   rules.mutable_upload()->Assign(settings.rules.upload.begin(), settings.rules.upload.end());
   if (rules.ByteSizeLong() > 0) *plan.mutable_rules() = std::move(rules);
+  v1::ZerothOrder zo = ToZerothOrder(settings.zo);
+  if (zo.ByteSizeLong() > 0) *plan.mutable_zo() = std::move(zo);
   return plan;
 }
 
@@ -81,6 +128,9 @@ v1::TaskMetrics ToTaskMetrics(const TaskStats& stats) {
   metrics.set_first_loss(stats.first_loss);
   metrics.set_last_loss(stats.last_loss);
   metrics.set_train_seconds(stats.train_seconds);
+  metrics.set_forward_passes(stats.forward_passes);
+  metrics.set_skipped_directions(stats.skipped_directions);
+  metrics.set_loss_stalled(stats.loss_stalled);
   return metrics;
 }
 

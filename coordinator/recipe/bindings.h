@@ -10,6 +10,7 @@
 #include "coordinator/recipe/recipe.h"
 #include "coordinator/recipe/simulation_bindings.h"
 #include "coordinator/recipe/tuning_bindings.h"
+#include "coordinator/recipe/zo_bindings.h"
 
 namespace heddle::coordinator {
 
@@ -38,6 +39,7 @@ class RecipeBindings {
   ConfigSchema schema_{"recipe"};
   SimulationBindings simulation_;
   TuningBindings tuning_;
+  ZoBindings zo_;
   std::string base_;
   int64_t lora_r_ = 8;
   std::vector<std::string> target_modules_ = {"q_proj", "v_proj"};

@@ -301,6 +301,13 @@ v1::TrainPlan Train() {
   plan.mutable_rules()->set_correction("feddyn");
   plan.mutable_rules()->set_feddyn_alpha(0.1);
   plan.mutable_rules()->add_upload("int8");
+  plan.mutable_zo()->set_estimator("spsa");
+  plan.mutable_zo()->set_zo_eps(1e-3);
+  plan.mutable_zo()->set_num_perturbations(4);
+  plan.mutable_zo()->set_distribution("rademacher");
+  plan.mutable_zo()->set_clip_projected_grad(100);
+  plan.mutable_zo()->set_layer_groups(3);
+  plan.mutable_zo()->set_layer_group(2);
   return plan;
 }
 

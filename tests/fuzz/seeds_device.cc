@@ -50,6 +50,13 @@ v1::CheckinResponse Assignment() {
   train->mutable_rules()->add_kept("lora_B");
   train->mutable_rules()->set_correction("scaffold");
   train->mutable_rules()->set_proximal_mu(0.01);
+  train->mutable_zo()->set_estimator("spsa");
+  train->mutable_zo()->set_zo_eps(1e-3);
+  train->mutable_zo()->set_num_perturbations(4);
+  train->mutable_zo()->set_distribution("rademacher");
+  train->mutable_zo()->set_clip_projected_grad(100);
+  train->mutable_zo()->set_layer_groups(3);
+  train->mutable_zo()->set_layer_group(2);
   plan->set_max_update_bytes(1 << 20);
   plan->set_max_num_examples(1000);
   return answer;

@@ -314,6 +314,45 @@ TEST(TrainPlan, ConversionKeepsEveryField) {
   EXPECT_TRUE(back.bf16);
 }
 
+TEST(TrainPlan, ConversionKeepsEveryFieldOfZerothOrder) {
+  TrainSettings settings;
+  settings.zo = {.estimator = "forward_gradient",
+                 .distribution = "rademacher",
+                 .optimizer = "zo_adam",
+                 .zo_eps = 0.13,
+                 .clip_projected_grad = 0.17,
+                 .max_loss_difference = 0.19,
+                 .sparse_fraction = 0.23,
+                 .projection_scale = 0.29,
+                 .num_perturbations = 2,
+                 .anchor_interval = 3,
+                 .anchor_perturbations = 5,
+                 .layer_groups = 11,
+                 .layer_group = 7,
+                 .intrinsic_dim = 13,
+                 .population = 17};
+  const v1::TrainPlan plan = ToTrainPlan(settings);
+  const google::protobuf::Descriptor& descriptor = *plan.zo().GetDescriptor();
+  std::vector<const google::protobuf::FieldDescriptor*> set;
+  plan.zo().GetReflection()->ListFields(plan.zo(), &set);
+  EXPECT_EQ(static_cast<int>(set.size()), descriptor.field_count()) << "a new field joins the conversion and this test";
+  EXPECT_EQ(ToTrainPlan(ToTrainSettings(plan)).SerializeAsString(), plan.SerializeAsString());
+  const ZerothOrderSettings back = ToTrainSettings(plan).zo;
+  EXPECT_EQ(back.estimator + back.distribution + back.optimizer, "forward_gradientrademacherzo_adam");
+  EXPECT_EQ(back.zo_eps, 0.13);
+  EXPECT_EQ(back.clip_projected_grad, 0.17);
+  EXPECT_EQ(back.max_loss_difference, 0.19);
+  EXPECT_EQ(back.sparse_fraction, 0.23);
+  EXPECT_EQ(back.projection_scale, 0.29);
+  EXPECT_EQ(back.num_perturbations, 2u);
+  EXPECT_EQ(back.anchor_interval, 3u);
+  EXPECT_EQ(back.anchor_perturbations, 5u);
+  EXPECT_EQ(back.layer_groups, 11u);
+  EXPECT_EQ(back.layer_group, 7u);
+  EXPECT_EQ(back.intrinsic_dim, 13u);
+  EXPECT_EQ(back.population, 17u);
+}
+
 TEST(TrainPlan, SettingsOfBeforeMakeThePlanOfBefore) {
   v1::TrainPlan plan;
   plan.set_local_steps(2);

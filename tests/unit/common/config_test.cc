@@ -276,6 +276,15 @@ TEST(Config, ShowResolvedNamesTheSourceOfEachValue) {
             "verbose = true  # source: flag\n");
 }
 
+TEST(Config, SaysWhichKeysWereGiven) {
+  Config c;
+  ASSERT_TRUE(c.Load("listen.port = 80\n", {{"verbose", "true"}}).ok());
+  EXPECT_TRUE(c.schema.WasGiven("listen.port"));
+  EXPECT_TRUE(c.schema.WasGiven("verbose"));
+  EXPECT_FALSE(c.schema.WasGiven("limits.max_bytes"));
+  EXPECT_FALSE(c.schema.WasGiven("no.such_key"));
+}
+
 TEST(Config, ResolvedJsonIsNestedAndSorted) {
   Config c;
   ASSERT_TRUE(c.Load("[extra]\nk = \"v\"\n").ok());

@@ -161,7 +161,38 @@ TEST(Validate, TrainPlan) {
                             {[](M& m) { m.set_threads(0); }, false, "threads"},
                             {[](M& m) { m.set_threads(kMaxThreads + 1); }, false, "threads"},
                             {[](M& m) { m.mutable_rules()->set_correction("not yet known"); }, false, "correction"},
+                            {[](M& m) { m.mutable_zo()->set_zo_eps(-1); }, false, "zo_eps"},
                         });
+}
+
+TEST(Validate, ZerothOrder) {
+  using M = v1::ZerothOrder;
+  M good;
+  good.set_zo_eps(1e-3);
+  good.set_layer_groups(4);
+  good.set_layer_group(3);
+  Check<M>(good, {
+                     {[](M& m) { m.Clear(); }, true},
+                     {[](M& m) { m.set_estimator("of a later version"); }, false, "zo.estimator"},
+                     {[](M& m) { m.set_distribution("a\n"); }, false, "zo.distribution"},
+                     {[](M& m) { m.set_optimizer(std::string(kMaxSettingBytes + 1, 'a')); }, false, "zo.optimizer"},
+                     {[](M& m) { m.set_zo_eps(kNan); }, false, "zo.zo_eps"},
+                     {[](M& m) { m.set_zo_eps(-1); }, false, "zo.zo_eps"},
+                     {[](M& m) { m.set_clip_projected_grad(kInf); }, false, "zo.clip_projected_grad"},
+                     {[](M& m) { m.set_max_loss_difference(-1); }, false, "zo.max_loss_difference"},
+                     {[](M& m) { m.set_sparse_fraction(1); }, true},
+                     {[](M& m) { m.set_sparse_fraction(1.01); }, false, "zo.sparse_fraction"},
+                     {[](M& m) { m.set_projection_scale(kNan); }, false, "zo.projection_scale"},
+                     {[](M& m) { m.set_num_perturbations(kMaxPerturbations); }, true},
+                     {[](M& m) { m.set_num_perturbations(kMaxPerturbations + 1); }, false, "zo.num_perturbations"},
+                     {[](M& m) { m.set_anchor_interval(kMaxLocalSteps + 1); }, false, "zo.anchor_interval"},
+                     {[](M& m) { m.set_anchor_perturbations(~0U); }, false, "zo.anchor_perturbations"},
+                     {[](M& m) { m.set_layer_groups(~0U); }, false, "zo.layer_groups"},
+                     {[](M& m) { m.set_layer_group(4); }, false, "zo.layer_group"},
+                     {[](M& m) { m.set_layer_groups(0); }, false, "zo.layer_group"},
+                     {[](M& m) { m.set_intrinsic_dim(~0U); }, false, "zo.intrinsic_dim"},
+                     {[](M& m) { m.set_population(~0U); }, false, "zo.population"},
+                 });
 }
 
 TEST(Validate, DeviceRules) {
