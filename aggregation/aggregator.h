@@ -24,6 +24,7 @@
 #include <vector>
 
 #include "aggregation/device_rules.h"
+#include "common/digest.h"
 #include "common/state_dict.h"
 #include "common/status.h"
 
@@ -39,6 +40,17 @@ struct UpdateInfo {
 
 // A method's own settings by name, as the recipe gives them.
 using Settings = std::map<std::string, double, std::less<>>;
+
+// How devices of a method with shared seeds train (ledger/methods.h): both halves compute steps from it.
+struct ZerothOrderTraining {
+  double learning_rate = 0;  // of the round
+  uint32_t local_steps = 1, num_perturbations = 1;
+  double epsilon = 1e-3;    // size of perturbations
+  double max_scalar = 1e6;  // a larger one is refused; devices cut theirs to it
+  bool rademacher = false;  // directions of signs, not of normals
+  uint64_t DirectionsPerTask() const { return uint64_t{local_steps} * num_perturbations; }
+  double RatePerDirection() const { return learning_rate / num_perturbations; }
+};
 
 // Bounds that every method checks. From the recipe.
 struct AggregatorOptions {
@@ -63,6 +75,11 @@ struct AggregatorOptions {
   std::function<Result<StateDict>(uint32_t round)> fresh_adapter;
   // Folder for nameless files of what need not stay in memory; empty: the system's for temporary files.
   std::filesystem::path scratch;
+  // For methods with shared seeds. `parent_digest` is that of the file that the parent was read from; `load_model`
+  // reads an earlier model by its digest.
+  ZerothOrderTraining zo = {};
+  Sha256Digest parent_digest = {};
+  std::function<Result<StateDict>(const Sha256Digest&)> load_model;
   // The scaling of a module by its path ("model.layers.0.self_attn.q_proj"), where modules have different ones. Empty:
   // `scaling` for all.
   std::function<double(std::string_view module_path)> scaling_of;
@@ -78,7 +95,8 @@ enum class Refusal : int {
   kWrongShape = 21,
   kWrongDtype = 22,
   kWrongRank = 23,
-  kNormTooLarge = 24
+  kNormTooLarge = 24,
+  kWrongState = 26
 };
 
 struct Validity {

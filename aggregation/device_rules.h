@@ -6,6 +6,7 @@
 //     base, W = W0 + B A (in models)
 //   heddle.control.<key>: the control variate of a trained tensor, in its shape (in models; its change in updates)
 //   heddle.state.sha256 [32] U8: which state belongs to the model; devices ignore it
+//   heddle.ledger U8: in place of an adapter, what it is the replay of (ledger/ledger_model.h)
 // Thread-safe as any pure function.
 #pragma once
 
@@ -31,6 +32,18 @@ enum class Correction : uint8_t {
   kFedDyn,    // the device keeps the sum of its past gradients (Acar et al., 2111.04263)
 };
 
+// Directions that all devices and the coordinator know by number (ledger/methods.h): a device sends scalars in place of
+// tensors.
+struct SharedSeeds {
+  bool on = false;
+  uint64_t seed = 0;       // of the ledger
+  uint32_t pool_size = 0;  // 0: the round's directions follow one another from first_ref on
+  uint64_t first_ref = 0;
+  uint32_t resolution_bits = 30;  // zo_optim/ledger/ledger.h
+  bool bfloat16 = false;          // how scalars travel; else float32
+  friend bool operator==(const SharedSeeds&, const SharedSeeds&) = default;
+};
+
 struct DeviceRules {
   // Patterns of keys, see Matches. What is frozen is not trained; what is kept is trained and stays on the device, from
   // one of its tasks to the next. Neither is in an update.
@@ -41,6 +54,7 @@ struct DeviceRules {
   // HetLoRA: a device may send fewer rows of A and columns of B than it was given, at least one; it prunes its rank by
   // this factor when the tail has lost weight. 0: it sends all.
   double prune_gamma = 0, prune_lambda = 0;
+  SharedSeeds seeds = {};
   bool mixed_ranks = false;  // devices of smaller ranks than the model's may take part
   friend bool operator==(const DeviceRules&, const DeviceRules&) = default;
 };

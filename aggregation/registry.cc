@@ -10,6 +10,8 @@
 #include "aggregation/fed_avg.h"
 #include "aggregation/keeping.h"
 #include "aggregation/kernels.h"
+#include "aggregation/ledger/ledger_model.h"
+#include "aggregation/ledger/methods.h"
 #include "aggregation/low_rank/methods.h"
 #include "aggregation/method.h"
 #include "aggregation/robust/rules.h"
@@ -38,6 +40,10 @@ const std::vector<Method>& Methods() {
         BulyanMethod(),
         GeometricMedianMethod(),
         FoolsGoldMethod(),
+        FedKSeedMethod(),
+        FedKSeedProMethod(),
+        DeComFlMethod(),
+        BaffleMethod(),
         low_rank::FedExLoraMethod(),
         low_rank::FedItMethod(),
         low_rank::FedSaLoraMethod(),
@@ -103,7 +109,7 @@ Result<Settings> Complete(const Method& method, const Settings& given) {
 
 Status CheckValues(const StateDict& tensors, const char* whose) {
   for (const auto& [name, tensor] : tensors) {
-    if (name == kStateDigestName) continue;
+    if (name == kStateDigestName || name.starts_with(kLedgerName)) continue;
     if (tensor.dtype() != DType::kF32) {
       return InvalidArgument("the " + std::string(whose) + "'s tensor '" + name + "' is " + tensor.spec().ToString() +
                              "; adapters are F32");

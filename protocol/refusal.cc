@@ -42,6 +42,7 @@ constexpr ReasonRow kReasons[] = {
     {v1::REFUSAL_REASON_WRONG_RANK, 422, Code::kInvalidArgument, "WRONG_RANK"},
     {v1::REFUSAL_REASON_NORM_TOO_LARGE, 422, Code::kOutOfRange, "NORM_TOO_LARGE"},
     {v1::REFUSAL_REASON_WRONG_BASE, 422, Code::kFailedPrecondition, "WRONG_BASE"},
+    {v1::REFUSAL_REASON_WRONG_STATE, 422, Code::kFailedPrecondition, "WRONG_STATE"},
 };
 
 const ReasonRow* FindReason(v1::RefusalReason reason) {

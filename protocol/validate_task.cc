@@ -115,6 +115,13 @@ Status Validate(const v1::ZerothOrder& m) {
   return CheckRange("zo.population", m.population(), 0, kMaxPerturbations);
 }
 
+Status Validate(const v1::SharedSeeds& m) {
+  HEDDLE_RETURN_IF_ERROR(CheckSetting("seeds.scalars", m.scalars()));
+  HEDDLE_RETURN_IF_ERROR(CheckRange("seeds.pool_size", m.pool_size(), 0, kMaxSeedPool));
+  HEDDLE_RETURN_IF_ERROR(CheckRange("seeds.first_ref", m.first_ref(), 0, kMaxSeedRef));
+  return CheckRange("seeds.resolution_bits", m.resolution_bits(), 1, 60);
+}
+
 Status Validate(const v1::TrainPlan& m) {
   HEDDLE_RETURN_IF_ERROR(CheckRange("train.local_steps", m.local_steps(), 1, kMaxLocalSteps));
   HEDDLE_RETURN_IF_ERROR(CheckRange("train.batch_size", m.batch_size(), 1, kMaxBatchSize));
@@ -135,6 +142,7 @@ Status Validate(const v1::TrainPlan& m) {
                                     kMaxBatchSize / m.batch_size()));
   HEDDLE_RETURN_IF_ERROR(Validate(m.rules()));
   HEDDLE_RETURN_IF_ERROR(Validate(m.zo()));
+  if (m.has_seeds()) HEDDLE_RETURN_IF_ERROR(Validate(m.seeds()));
   return CheckRange("train.threads", m.threads(), 1, kMaxThreads);
 }
 

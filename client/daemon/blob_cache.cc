@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <charconv>
 #include <memory>
 
 #include "common/file.h"
@@ -167,6 +168,36 @@ Result<fs::path> BlobCache::Finish(const CachedBlob& blob, Partial partial) {
   if (const auto final_identity = IdentityOf(path)) ok_[path] = *final_identity;
   Touch(path);
   return path;
+}
+
+void BlobCache::Remember(const CachedBlob& blob) {
+  const std::string text = blob.digest.ToHex() + " " + std::to_string(blob.size_bytes) + "\n";
+  const Status written = WriteFileAtomically(folder_ / ("latest-" + blob.name), text);
+  if (!written.ok()) Log(Severity::kWarning, "the cache cannot remember a file", {{"error", written.message()}});
+}
+
+std::optional<CachedBlob> BlobCache::Recall(const std::string& name) {
+  const auto text = ReadFile(folder_ / ("latest-" + name), 128);
+  if (!text.ok()) return std::nullopt;
+  const auto digest = Sha256Digest::FromHex(std::string_view(*text).substr(0, 64));
+  const size_t space = text->find(' ');
+  if (!digest.ok() || space != 64) return std::nullopt;
+  CachedBlob blob{*digest, 0, name};
+  const char* begin = text->data() + space + 1;
+  if (std::from_chars(begin, text->data() + text->size(), blob.size_bytes).ec != std::errc()) return std::nullopt;
+  if (!Find(blob)) return std::nullopt;
+  return blob;
+}
+
+Result<fs::path> BlobCache::Put(const CachedBlob& blob, std::string_view content) {
+  HEDDLE_ASSIGN_OR_RETURN(Partial partial, Begin(blob));
+  // What an earlier download left is of no use.
+  partial.hasher = Sha256Hasher();
+  partial.hasher.Update(content);
+  UniqueFd fd(::open(partial.file.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600));
+  if (!fd.valid()) return ErrnoStatus(errno, "cannot write " + partial.file.string());
+  HEDDLE_RETURN_IF_ERROR(WriteAll(fd.get(), content, "cannot write " + partial.file.string()));
+  return Finish(blob, std::move(partial));
 }
 
 uint64_t BlobCache::TotalBytes() const {

@@ -59,6 +59,13 @@ class BlobCache {
   // their names. Links that are right stay untouched. Errors: kNotFound when a blob is not there; those of the disk.
   Status Materialise(const std::vector<CachedBlob>& blobs, const std::filesystem::path& folder);
 
+  // The blob that was fetched last under a name whose content follows on from version to version (a run's ledger), so
+  // that the next need only be patched. Nothing when there is none, or it has gone. A failure to remember is harmless.
+  void Remember(const CachedBlob& blob);
+  std::optional<CachedBlob> Recall(const std::string& name);
+  // Puts content that was made here. Errors: as Begin and Finish; those of writing.
+  Result<std::filesystem::path> Put(const CachedBlob& blob, std::string_view content);
+
   uint64_t TotalBytes() const;
 
  private:

@@ -8,6 +8,7 @@
 #include "common/test_hooks.h"
 #include "protocol/refusal.h"
 #include "protocol/validate.h"
+#include "zo_optim/ledger/ledger.h"
 
 namespace heddle::client {
 
@@ -85,14 +86,51 @@ asio::awaitable<Event> CoordinatorLink::CheckIn(std::vector<std::string> local_t
 asio::awaitable<Event> CoordinatorLink::Fetch(std::vector<CachedBlob> blobs, BlobCache* cache) {
   for (const CachedBlob& blob : blobs) {
     if (cache->Find(blob)) continue;
+    const bool ledger = blob.name == zo::kLedgerFile;
+    if (ledger && co_await FetchPatch(blob, cache)) continue;
     std::optional<CallFailed> failed = co_await FetchOne(blob, cache);
     if (failed && !failed->reason && failed->status.code() == Code::kDataLoss) {
       Log(Severity::kWarning, "fetching again from the start: " + failed->status.message());
       failed = co_await FetchOne(blob, cache);
     }
     if (failed) co_return *std::move(failed);
+    if (ledger) cache->Remember(blob);
   }
   co_return Fetched{};
+}
+
+namespace {
+
+// The ledger of this digest, from an earlier one and a patch.
+Result<std::string> Patched(const std::filesystem::path& from, std::string_view patch, const Sha256Digest& digest) {
+  HEDDLE_ASSIGN_OR_RETURN(const std::string before, ReadFile(from, protocol::kMaxPatchedLedgerBytes));
+  HEDDLE_ASSIGN_OR_RETURN(const zo::Ledger earlier, zo::DecodeLedger(std::as_bytes(std::span(before))));
+  HEDDLE_ASSIGN_OR_RETURN(const zo::Ledger later, zo::ApplyPatch(earlier, std::as_bytes(std::span(patch))));
+  std::string bytes = zo::EncodeLedger(later);
+  if (Sha256(bytes) != digest) return DataLoss("the patched ledger is not the one that was asked for");
+  return bytes;
+}
+
+}  // namespace
+
+asio::awaitable<bool> CoordinatorLink::FetchPatch(const CachedBlob& blob, BlobCache* cache) {
+  const std::optional<CachedBlob> have = cache->Recall(blob.name);
+  if (!have) co_return false;
+  const auto from = cache->Find(*have);
+  if (!from) co_return false;
+  HttpRequest request("GET", BlobTarget(blob) + "/from/" + have->digest.ToHex());
+  const Result<HttpResponse> answer = co_await client_.Send(std::move(request));
+  if (!answer.ok() || answer->status != 200) co_return false;  // whoever fetches it whole will tell why
+  const auto made = Patched(*from, answer->body, blob.digest);
+  Status status = made.status();
+  if (status.ok()) status = cache->Put(blob, *made).status();
+  if (!status.ok()) {
+    Log(Severity::kWarning, "a ledger could not be patched and is fetched whole", {{"error", status.message()}});
+    co_return false;
+  }
+  Log(Severity::kInfo, "patched a file", {{"name", blob.name}, {"bytes", answer->body.size()}});
+  cache->Remember(blob);
+  co_return true;
 }
 
 asio::awaitable<std::optional<CallFailed>> CoordinatorLink::FetchOne(const CachedBlob& blob, BlobCache* cache) {

@@ -45,6 +45,8 @@ class CoordinatorLink {
   void Close() { client_.Close(); }
 
  private:
+  // Makes the blob from the ledger that the cache holds and what has changed since. False: fetch it whole.
+  boost::asio::awaitable<bool> FetchPatch(const CachedBlob& blob, BlobCache* cache);
   boost::asio::awaitable<std::optional<CallFailed>> FetchOne(const CachedBlob& blob, BlobCache* cache);
   boost::asio::awaitable<Result<protocol::HttpResponse>> BeginUpload(const v1::ReportRequest& report,
                                                                      const std::filesystem::path& file, bool fresh);

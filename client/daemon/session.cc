@@ -12,6 +12,7 @@ namespace heddle::client {
 namespace {
 
 constexpr std::string_view kAdapterFile = "adapter_model.safetensors";  // PEFT's name
+constexpr std::string_view kLedgerFile = "ledger.bin";                  // zo::kLedgerFile
 constexpr uint32_t kMaxUploadRestarts = 2;
 constexpr uint32_t kMaxProbes = 5;
 
@@ -355,8 +356,11 @@ void Session::On(const Trained& event) {
   report_.set_outcome(v1::TASK_OUTCOME_COMPLETED);
   *report_.mutable_update() = event.update;
   *report_.mutable_metrics() = event.metrics;
-  for (const v1::BlobRef& file : task_.plan().adapter()) {
-    if (file.name() == kAdapterFile) report_.set_parent_sha256(file.sha256());
+  // A ledger stands for the model of its round; the adapter beside it is what the run began with.
+  for (const std::string_view name : {kAdapterFile, kLedgerFile}) {
+    for (const v1::BlobRef& file : task_.plan().adapter()) {
+      if (file.name() == name) report_.set_parent_sha256(file.sha256());
+    }
   }
   Emit(SaveReport{report_});
   if (shutdown_) return Stop(OkStatus());

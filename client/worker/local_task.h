@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -34,6 +35,13 @@ struct ZerothOrderSettings {
   uint32_t intrinsic_dim = 0, population = 0;
 };
 
+// As heddle.v1.SharedSeeds.
+struct SharedSeedSettings {
+  uint64_t seed = 0, first_ref = 0;
+  uint32_t pool_size = 0, resolution_bits = 30;
+  std::string scalars;  // by name
+};
+
 // As heddle.v1.TrainPlan, same units.
 struct TrainSettings {
   uint32_t local_steps = 1, batch_size = 1, sequence_length = 128, warmup_steps = 0, threads = 1;
@@ -44,6 +52,7 @@ struct TrainSettings {
   bool gradient_checkpointing = false, bf16 = false;
   TrainRules rules;
   ZerothOrderSettings zo;
+  std::optional<SharedSeedSettings> seeds;
 };
 
 // As heddle.v1.DataFields.

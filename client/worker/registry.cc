@@ -4,6 +4,7 @@
 
 #include "client/worker/local_task.h"
 #include "client/worker/lora_sft.h"
+#include "client/worker/zo_ledger.h"
 #include "common/config.h"
 
 namespace heddle::client {
@@ -17,6 +18,7 @@ struct Entry {
 constexpr std::array kTasks = {
     Entry{"lora_sft", MakeLoraSft},  // plans without DeviceRules: what workers of before know
     Entry{"sft", MakeLoraSft},
+    Entry{"zo_ledger", MakeZoLedger},
 };
 
 }  // namespace

@@ -11,6 +11,7 @@
 #include <mutex>
 #include <string>
 
+#include "client/worker/ledger_replay.h"
 #include "client/worker/local_task.h"
 #include "model/data/examples.h"
 #include "model/data/text_dataset.h"
@@ -45,6 +46,9 @@ class TaskResources {
   Result<std::shared_ptr<const model::Examples>> GetExamples(const std::filesystem::path& path, const Base& base,
                                                              uint32_t sequence_length, const DataFields& fields = {});
 
+  // Of runs with shared seeds.
+  LedgerCache& ledgers() { return ledgers_; }
+
  private:
   static constexpr size_t kMaxExamples = 64;
   struct Data {
@@ -63,6 +67,7 @@ class TaskResources {
   // By identity of file, folder and length; the latest used first.
   std::list<std::pair<std::string, std::shared_ptr<const model::Examples>>> examples_;
   uint64_t kept_tokens_ = 0;
+  LedgerCache ledgers_;
 };
 
 // Identity of a file: path, size, time of change. Empty when there is none.

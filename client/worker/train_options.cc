@@ -70,7 +70,10 @@ Result<TrainOptions> MakeTrainOptions(const TaskInput& input, const model::Model
   return options;
 }
 
-uint64_t EstimateTrainingBytes(const model::ModelSpec& spec, const TrainSettings& train, const TrainOptions& options) {
+namespace {
+
+uint64_t EstimateBytes(const model::ModelSpec& spec, const TrainSettings& train, const TrainOptions& options,
+                       bool forward_only) {
   double packed = 0;  // weights in matrices of the layers
   for (const model::LinearSpec& linear : spec.LinearModules()) {
     if (!linear.output) packed += static_cast<double>(linear.in) * static_cast<double>(linear.out);
@@ -82,11 +85,29 @@ uint64_t EstimateTrainingBytes(const model::ModelSpec& spec, const TrainSettings
   const double layer =
       static_cast<double>(8 * spec.hidden_size + 4 * spec.intermediate_size + spec.num_attention_heads * length);
   const auto layers = static_cast<double>(spec.num_hidden_layers);
-  const double kept =
-      train.gradient_checkpointing ? layers * static_cast<double>(spec.hidden_size) + layer : layers * layer;
+  const double kept = forward_only                   ? static_cast<double>(spec.hidden_size) + layer
+                      : train.gradient_checkpointing ? layers * static_cast<double>(spec.hidden_size) + layer
+                                                     : layers * layer;
   const double tokens = static_cast<double>(train.batch_size) * static_cast<double>(length);
   const double activations = tokens * kept * (train.bf16 ? 2 : 4);
   return static_cast<uint64_t>(base + activations + 4 * tokens * static_cast<double>(spec.vocab_size));
+}
+
+}  // namespace
+
+uint64_t EstimateTrainingBytes(const model::ModelSpec& spec, const TrainSettings& train, const TrainOptions& options) {
+  return EstimateBytes(spec, train, options, /*forward_only=*/false);
+}
+
+uint64_t EstimateForwardBytes(const model::ModelSpec& spec, const TrainSettings& train, const TrainOptions& options) {
+  return EstimateBytes(spec, train, options, /*forward_only=*/true);
+}
+
+Status CheckForwardMemory(const model::ModelSpec& spec, const TaskInput& input, const TrainOptions& options) {
+  const uint64_t need = EstimateForwardBytes(spec, input.train, options);
+  if (input.memory_limit_bytes == 0 || need <= input.memory_limit_bytes) return OkStatus();
+  return ResourceExhausted("a forward pass needs about " + std::to_string(need >> 20) + " MiB; this device allows " +
+                           std::to_string(input.memory_limit_bytes >> 20) + " MiB");
 }
 
 }  // namespace heddle::client

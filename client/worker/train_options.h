@@ -34,4 +34,9 @@ Result<TrainOptions> MakeTrainOptions(const TaskInput& input, const model::Model
 // and one block of logits. The adapter and its optimizer are not counted: they are small.
 uint64_t EstimateTrainingBytes(const model::ModelSpec& spec, const TrainSettings& train, const TrainOptions& options);
 
+// The same of forward passes alone: the base and what one layer computes at a time.
+uint64_t EstimateForwardBytes(const model::ModelSpec& spec, const TrainSettings& train, const TrainOptions& options);
+// Errors: kResourceExhausted when the input allows less.
+Status CheckForwardMemory(const model::ModelSpec& spec, const TaskInput& input, const TrainOptions& options);
+
 }  // namespace heddle::client

@@ -46,6 +46,26 @@ v1::ZerothOrder ToZerothOrder(const ZerothOrderSettings& settings) {
   return zo;
 }
 
+SharedSeedSettings ToSharedSeedSettings(const v1::SharedSeeds& seeds) {
+  SharedSeedSettings out;
+  out.seed = seeds.seed();
+  out.first_ref = seeds.first_ref();
+  out.pool_size = seeds.pool_size();
+  out.resolution_bits = seeds.resolution_bits();
+  out.scalars = seeds.scalars();
+  return out;
+}
+
+v1::SharedSeeds ToSharedSeeds(const SharedSeedSettings& settings) {
+  v1::SharedSeeds seeds;
+  seeds.set_seed(settings.seed);
+  seeds.set_first_ref(settings.first_ref);
+  seeds.set_pool_size(settings.pool_size);
+  seeds.set_resolution_bits(settings.resolution_bits);
+  seeds.set_scalars(settings.scalars);
+  return seeds;
+}
+
 }  // namespace
 
 TrainSettings ToTrainSettings(const v1::TrainPlan& plan) {
@@ -78,6 +98,7 @@ TrainSettings ToTrainSettings(const v1::TrainPlan& plan) {
   settings.rules.prune_lambda = rules.prune_lambda();
   settings.rules.upload.assign(rules.upload().begin(), rules.upload().end());
   settings.zo = ToZerothOrderSettings(plan.zo());
+  if (plan.has_seeds()) settings.seeds = ToSharedSeedSettings(plan.seeds());
   return settings;
 }
 
@@ -114,6 +135,7 @@ v1::TrainPlan ToTrainPlan(const TrainSettings& settings) {
   rules.set_prune_lambda(settings.rules.prune_lambda);
   rules.mutable_upload()->Assign(settings.rules.upload.begin(), settings.rules.upload.end());
   if (rules.ByteSizeLong() > 0) *plan.mutable_rules() = std::move(rules);
+  if (settings.seeds) *plan.mutable_seeds() = ToSharedSeeds(*settings.seeds);
   v1::ZerothOrder zo = ToZerothOrder(settings.zo);
   if (zo.ByteSizeLong() > 0) *plan.mutable_zo() = std::move(zo);
   return plan;

@@ -212,6 +212,7 @@ Status RecipeBindings::Store() {
   train.set_momentum(momentum_);
   train.set_gradient_checkpointing(gradient_checkpointing_);
   train.set_bf16(bf16_);
+  if (recipe_->local_task.empty() && UsesSharedSeeds(recipe_->strategy)) recipe_->local_task = "zo_ledger";
   HEDDLE_RETURN_IF_ERROR(zo_.Store(schema_, recipe_->lora, &recipe_->local_task, &learning_rate_, &train));
   // The tighter the bounds, the finer the grid of the sums: devices report exactly so many examples.
   const uint64_t examples = local_steps_ * batch_size_ * gradient_accumulation_steps_;

@@ -120,6 +120,37 @@ Status ReadRanks(const std::vector<std::string>& texts, const std::vector<int64_
 }
 
 // Stages that go with the strategy, and with its local task.
+// That both halves of a method with shared seeds are there and nothing that it does not know.
+Status CheckSeeds(const Recipe& recipe) {
+  const bool seeds = UsesSharedSeeds(recipe.strategy);
+  std::string mistakes;
+  if (seeds != (recipe.local_task == "zo_ledger")) {
+    mistakes += seeds ? "\n  train.local_task: " + recipe.strategy + " needs 'zo_ledger'; remove it"
+                      : "\n  train.local_task: 'zo_ledger' sends scalars, which " + recipe.strategy +
+                            " cannot merge; choose FedKSeed, DeComFL or BAFFLE as strategy.name";
+  }
+  if (seeds) {
+    const v1::ZerothOrder& zo = recipe.train.zo();
+    const auto refuse = [&](bool wrong, const char* key, const char* why) {
+      if (wrong) mistakes += "\n  " + std::string(key) + ": " + why;
+    };
+    refuse(!recipe.upload.empty(), "compression.upload", "scalars are small as they are; remove it");
+    refuse(!recipe.aggregator.kept.empty(), "strategy.kept", "a ledger is of all trained tensors; remove it");
+    refuse(zo.estimator() == "forward_gradient", "zo.estimator", "the ledger is of differences; use spsa");
+    refuse(!zo.optimizer().empty() && zo.optimizer() != "zo_sgd", "zo.optimizer", "the ledger knows plain steps only");
+    refuse(zo.sparse_fraction() != 0 && zo.sparse_fraction() != 1, "zo.sparse_fraction", "the ledger knows no mask");
+    refuse(zo.anchor_interval() != 0, "zo.anchor_interval", "the ledger knows plain steps only");
+    refuse(recipe.train.momentum() != 0, "train.momentum", "the ledger knows plain steps only");
+    refuse(recipe.train.weight_decay() != 0, "train.weight_decay", "the ledger knows plain steps only; set it to 0");
+    refuse(recipe.train.warmup_steps() != 0, "train.warmup_steps", "steps of a task are of one size");
+    const std::string& schedule = recipe.train.lr_scheduler_type();
+    refuse(!schedule.empty() && schedule != "constant", "train.lr_scheduler_type", "steps of a task are of one size");
+    refuse(recipe.train.gradient_accumulation_steps() > 1, "train.gradient_accumulation_steps",
+           "a step is of one batch; raise batch_size");
+  }
+  return mistakes.empty() ? OkStatus() : InvalidArgument("the recipe contradicts itself:" + mistakes);
+}
+
 Status CheckUpload(const Recipe& recipe) {
   if (recipe.upload.empty()) return OkStatus();
   std::string mistakes;
@@ -174,6 +205,10 @@ Status CheckTexts(const Recipe& recipe, const model::ModelSpec& config) {
 Result<uint64_t> MaxUpdateBytes(const Recipe& recipe, const RunMaterial& material) {
   // It has the adapter's tensors, perhaps a control variate for each.
   const aggregation::Correction correction = recipe.RulesOf(1).correction;
+  if (UsesSharedSeeds(recipe.strategy)) {
+    const uint64_t directions = uint64_t{recipe.train.local_steps()} * std::max(1U, recipe.train.zo().num_perturbations());
+    return (size_t{4} << 10) + 12 * directions;  // a place of 64 bits at worst, and a scalar
+  }
   if (recipe.upload.empty()) {
     // And a header that may be written less tightly than ours.
     const bool controls = correction == aggregation::Correction::kScaffold;
@@ -207,18 +242,31 @@ Result<Recipe> Recipe::LoadText(const std::string& text, const fs::path& folder,
   HEDDLE_RETURN_IF_ERROR(CheckStrategy(recipe).Annotate(name));
   HEDDLE_RETURN_IF_ERROR(CheckUpload(recipe).Annotate(name));
   if (recipe.local_task.empty()) recipe.local_task = DefaultTask(recipe);
+  HEDDLE_RETURN_IF_ERROR(CheckSeeds(recipe).Annotate(name));
   recipe.resolved_json = bindings.schema().ResolvedJson();
   return recipe;
 }
 
+double Recipe::LearningRateOf(uint32_t round) const {
+  if (learning_rate_schedule != "cosine") return train.learning_rate();
+  // Half a cosine from the full rate in round 1 towards zero after the last round.
+  const double progress = static_cast<double>(round - 1) / std::max(1U, spec.rounds);
+  return train.learning_rate() * 0.5 * (1 + std::cos(std::numbers::pi * progress));
+}
+
 v1::TrainPlan Recipe::TrainPlanOf(uint32_t round) const {
   v1::TrainPlan plan = train;
-  if (learning_rate_schedule == "cosine") {
-    // Half a cosine from the full rate in round 1 towards zero after the last round.
-    double progress = static_cast<double>(round - 1) / std::max(1U, spec.rounds);
-    plan.set_learning_rate(train.learning_rate() * 0.5 * (1 + std::cos(std::numbers::pi * progress)));
-  }
+  plan.set_learning_rate(LearningRateOf(round));
   const aggregation::DeviceRules rules = RulesOf(round);
+  if (rules.seeds.on) {
+    v1::SharedSeeds& seeds = *plan.mutable_seeds();
+    seeds.set_seed(rules.seeds.seed);
+    seeds.set_pool_size(rules.seeds.pool_size);
+    seeds.set_first_ref(rules.seeds.first_ref);
+    seeds.set_resolution_bits(rules.seeds.resolution_bits);
+    if (rules.seeds.bfloat16) seeds.set_scalars("bfloat16");
+    return plan;
+  }
   if (rules == aggregation::DeviceRules{} && upload.empty()) return plan;
   v1::DeviceRules& out = *plan.mutable_rules();
   for (std::string& word : upload.Words()) *out.add_upload() = std::move(word);
@@ -253,6 +301,13 @@ aggregation::AggregatorOptions Recipe::AggregatorOf(uint32_t round) const {
     options.scaling_of = [config = lora](std::string_view path) { return config.ScalingOf(path); };
   }
   options.cohort = spec.cohort_size;
+  const v1::ZerothOrder& zo = train.zo();
+  options.zo.learning_rate = LearningRateOf(round);
+  options.zo.local_steps = train.local_steps();
+  options.zo.num_perturbations = std::max(1U, zo.num_perturbations());
+  if (zo.zo_eps() > 0) options.zo.epsilon = zo.zo_eps();
+  if (zo.clip_projected_grad() > 0) options.zo.max_scalar = zo.clip_projected_grad();
+  options.zo.rademacher = zo.distribution() == "rademacher";
   return options;
 }
 
@@ -260,6 +315,11 @@ aggregation::DeviceRules Recipe::RulesOf(uint32_t round) const {
   auto rules = aggregation::RulesOf(strategy, AggregatorOf(round));
   HEDDLE_ASSERT(rules.ok(), "a recipe's strategy was checked when it was read");
   return *std::move(rules);
+}
+
+bool UsesSharedSeeds(const std::string& strategy) {
+  const auto rules = aggregation::RulesOf(strategy, {});
+  return rules.ok() && rules->seeds.on;
 }
 
 uint64_t TaskSeed(uint64_t run_seed, uint32_t round, const DeviceId& device) {
@@ -335,6 +395,7 @@ v1::TaskPlan MakeTaskPlan(const Recipe& recipe, const RunMaterial& material, uin
   for (const auto& [ref, path] : material.base_model) *plan.add_base_model() = ref;
   *plan.add_adapter() = adapter.config;
   *plan.add_adapter() = adapter.model;
+  if (adapter.ledger) *plan.add_adapter() = *adapter.ledger;
   *plan.mutable_train() = recipe.TrainPlanOf(round);
   plan.set_seed(TaskSeed(recipe.seed, round, device));
   plan.set_max_update_bytes(material.spec.max_update_bytes);

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -48,6 +49,7 @@ struct Recipe {
   static Result<Recipe> LoadText(const std::string& text, const std::filesystem::path& folder, const std::string& name,
                                  const std::map<std::string, std::string>& overrides = {});
 
+  double LearningRateOf(uint32_t round) const;  // with the schedule applied
   // The TrainPlan of a round, with the schedule and the method's rules applied. round in 1 .. num_server_rounds.
   v1::TrainPlan TrainPlanOf(uint32_t round) const;
 
@@ -57,6 +59,9 @@ struct Recipe {
   aggregation::AggregatorOptions AggregatorOf(uint32_t round) const;
   aggregation::DeviceRules RulesOf(uint32_t round) const;
 };
+
+// Whether devices of the strategy send scalars of shared directions.
+bool UsesSharedSeeds(const std::string& strategy);
 
 // Seed of all randomness of a device's task in a run of that seed.
 uint64_t TaskSeed(uint64_t run_seed, uint32_t round, const DeviceId& device);
@@ -81,6 +86,7 @@ StateDict FreshAdapter(const Recipe& recipe, const StateDictSpec& model, uint32_
 // What a device is given as its adapter's folder.
 struct AdapterBlobs {
   v1::BlobRef config, model;
+  std::optional<v1::BlobRef> ledger;  // of a run with shared seeds; `model` is then what the run began with
 };
 // The plan for one device, with its TaskSeed.
 v1::TaskPlan MakeTaskPlan(const Recipe& recipe, const RunMaterial& material, uint32_t round,

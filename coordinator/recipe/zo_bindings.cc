@@ -79,6 +79,8 @@ Status ZoBindings::Store(const ConfigSchema& schema, const peft::AdapterConfig& 
     return InvalidArgument("the recipe contradicts itself:\n  " + std::string(*given) + ": the local task '" +
                            *local_task + "' computes gradients; remove it, or set train.local_task = \"zo_sft\"");
   }
+  // What is sent is checked against a bound, which the recipe has to say (FedKSeed-Pro's own: 1000).
+  if (*local_task == "zo_ledger" && clip_projected_grad_ == 0) clip_projected_grad_ = 1000;
   const Preset preset = PresetOf(adapter.kind());
   if (zo_eps_ == 0) zo_eps_ = preset.zo_eps;
   if (!schema.WasGiven("train.learning_rate")) *learning_rate = optimizer_ == "zo_sgd" ? preset.zo_sgd : preset.others;

@@ -13,6 +13,7 @@
 #include "coordinator/service/pending_answer.h"
 #include "protocol/transport/blocking.h"
 #include "protocol/validate.h"
+#include "zo_optim/ledger/ledger.h"
 
 namespace heddle::coordinator {
 namespace {
@@ -30,7 +31,9 @@ std::string_view EndpointOf(std::string_view path) {
   for (std::string_view known : {"/v1/enroll", "/v1/checkin", "/v1/reports", "/v1/uploads"}) {
     if (path == known) return known;
   }
-  if (path.starts_with("/v1/blobs/")) return "/v1/blobs/{sha256}";
+  if (path.starts_with("/v1/blobs/")) {
+    return path.find("/from/") == std::string_view::npos ? "/v1/blobs/{sha256}" : "/v1/blobs/{sha256}/from/{sha256}";
+  }
   if (path.starts_with("/v1/uploads/")) return "/v1/uploads/{id}";
   return "other";
 }
@@ -119,7 +122,11 @@ Awaitable<void> DeviceApi::Route(Exchange& exchange, DeviceId device) {
   if (path == "/v1/uploads" && method == "POST") co_return co_await BeginUpload(exchange, std::move(device));
   constexpr std::string_view kBlobs = "/v1/blobs/", kUploads = "/v1/uploads/";
   if (path.starts_with(kBlobs) && (method == "GET" || method == "HEAD")) {
-    co_return co_await GetBlob(exchange, std::string_view(path).substr(kBlobs.size()));
+    const std::string_view rest = std::string_view(path).substr(kBlobs.size());
+    constexpr std::string_view kFrom = "/from/";
+    const size_t from = rest.find(kFrom);
+    if (from == std::string_view::npos) co_return co_await GetBlob(exchange, rest);
+    if (method == "GET") co_return co_await GetPatch(exchange, rest.substr(0, from), rest.substr(from + kFrom.size()));
   }
   if (path.starts_with(kUploads)) {
     std::string id = path.substr(kUploads.size());
@@ -259,6 +266,44 @@ Awaitable<void> DeviceApi::Checkin(Exchange& exchange, DeviceId device) {
 }
 
 // ---- blobs ----
+
+// What leads from one ledger to another. Nothing: one of them is none, they are of two runs, or too large, or no
+// shorter than the ledger itself.
+Result<std::string> DeviceApi::MakePatch(const Sha256Digest& from, const Sha256Digest& to) const {
+  const auto read = [this](const Sha256Digest& digest) -> Result<zo::Ledger> {
+    HEDDLE_ASSIGN_OR_RETURN(const uint64_t size, context_.blobs->Size(digest));
+    if (size > protocol::kMaxPatchedLedgerBytes) return NotFound("too large to be patched");
+    HEDDLE_ASSIGN_OR_RETURN(const auto mapped, context_.blobs->Map(digest));
+    return zo::DecodeLedger(mapped->bytes());
+  };
+  HEDDLE_ASSIGN_OR_RETURN(const uint64_t whole, context_.blobs->Size(to));
+  HEDDLE_ASSIGN_OR_RETURN(const zo::Ledger earlier, read(from));
+  HEDDLE_ASSIGN_OR_RETURN(const zo::Ledger later, read(to));
+  if (!(earlier.head == later.head)) return NotFound("ledgers of two runs");
+  std::string patch = zo::EncodePatch(earlier, later);
+  if (patch.size() >= whole) return NotFound("the ledger itself is shorter");
+  return patch;
+}
+
+Awaitable<void> DeviceApi::GetPatch(Exchange& exchange, std::string_view hex, std::string_view from_hex) {
+  const auto to = Sha256Digest::FromHex(hex), from = Sha256Digest::FromHex(from_hex);
+  Result<std::string> patch = NotFound("");
+  if (to.ok() && from.ok() && context_.driver->IsPublished(*to)) {
+    auto work = [&]() -> Status {
+      patch = MakePatch(*from, *to);
+      return OkStatus();
+    };
+    co_await protocol::RunBlocking(context_.check, work);
+  }
+  if (!patch.ok()) {
+    Refused refused;
+    refused.reason = v1::REFUSAL_REASON_NOT_FOUND;
+    refused.message = "there is no patch between these blobs; fetch the blob itself";
+    co_return co_await Refuse(exchange, std::move(refused));
+  }
+  context_.metrics->CountRequest(EndpointOf(exchange.path()), 200);
+  auto ignored = co_await exchange.Respond(200, "application/octet-stream", *std::move(patch), {});
+}
 
 Awaitable<void> DeviceApi::GetBlob(Exchange& exchange, std::string_view hex) {
   Refused refused;

@@ -89,6 +89,8 @@ class DeviceApi {
   Awaitable<void> Enroll(Exchange& exchange);
   Awaitable<void> Checkin(Exchange& exchange, DeviceId device);
   Awaitable<void> GetBlob(Exchange& exchange, std::string_view hex);
+  Awaitable<void> GetPatch(Exchange& exchange, std::string_view hex, std::string_view from_hex);
+  Result<std::string> MakePatch(const Sha256Digest& from, const Sha256Digest& to) const;
   Awaitable<void> BeginUpload(Exchange& exchange, DeviceId device);
   Awaitable<void> UploadOffset(Exchange& exchange, DeviceId device, std::string id);
   Awaitable<void> ContinueUpload(Exchange& exchange, DeviceId device, std::string id);

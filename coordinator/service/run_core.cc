@@ -208,10 +208,8 @@ Status RunCore::Write(const std::vector<Step>& steps) {
 void RunCore::NoteOpen(const AssignmentRecord& assignment, const Sha256Digest& parent) {
   const int64_t rank = recipe_.RankOf(assignment.device);
   Sha256Digest start = parent;
-  if (rank > 0) {
-    const Result<AdapterBlobs> view = ViewOf(parent, rank);
-    if (view.ok()) start = protocol::DigestOf(view->model).value();
-  }
+  const Result<AdapterBlobs> view = ViewOf(parent, rank);
+  if (view.ok()) start = protocol::DigestOf(view->ledger ? *view->ledger : view->model).value();
   open_assignments_->Add(assignment, start, rank);
 }
 

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <utility>
 
+#include "aggregation/ledger/ledger_model.h"
 #include "common/logging.h"
 #include "common/safetensors.h"
 #include "common/test_hooks.h"
@@ -33,6 +34,19 @@ Result<AdapterBlobs> RunCore::ViewOf(const Sha256Digest& parent, int64_t rank) {
   if (known != views_.end()) return known->second;
   std::string config = material_.adapter_config_json;
   Sha256Digest model = parent;
+  AdapterBlobs out;
+  if (UsesSharedSeeds(recipe_.strategy)) {
+    HEDDLE_ASSIGN_OR_RETURN(const StateDict whole, LoadModel(parent));
+    if (aggregation::HoldsLedger(whole)) {
+      HEDDLE_ASSIGN_OR_RETURN(const zo::Ledger ledger, aggregation::LedgerOf(whole));
+      model = ledger.head.start;
+      const auto bytes = whole.find(aggregation::kLedgerName)->second.bytes();
+      const std::string_view text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+      HEDDLE_ASSIGN_OR_RETURN(const Sha256Digest stored, options_.blobs->Put(text));
+      published_.insert(stored);
+      out.ledger = protocol::MakeBlobRef(stored, text.size(), std::string(zo::kLedgerFile));
+    }
+  }
   if (rank > 0) {
     HEDDLE_ASSIGN_OR_RETURN(const peft::AdapterConfig whole_rank, peft::AdapterConfig::FromJson(config));
     config = whole_rank.ForRank(rank).ToJson();
@@ -43,8 +57,9 @@ Result<AdapterBlobs> RunCore::ViewOf(const Sha256Digest& parent, int64_t rank) {
   HEDDLE_ASSIGN_OR_RETURN(const uint64_t bytes, options_.blobs->Size(model));
   const Sha256Digest config_digest = Sha256(config);
   published_.insert({config_digest, model});
-  return views_[{parent, rank}] = {.config = protocol::MakeBlobRef(config_digest, config.size(), "adapter_config.json"),
-                                   .model = protocol::MakeBlobRef(model, bytes, "adapter_model.safetensors")};
+  out.config = protocol::MakeBlobRef(config_digest, config.size(), "adapter_config.json");
+  out.model = protocol::MakeBlobRef(model, bytes, "adapter_model.safetensors");
+  return views_[{parent, rank}] = std::move(out);
 }
 
 // Of the models, nobody needs more than the next round's and, in the middle of a download, the one before.
@@ -54,6 +69,7 @@ void RunCore::PublishAround(const Sha256Digest& parent, const Sha256Digest& mode
   published_.insert({parent, model});
   for (const auto& [of, view] : views_) {
     for (const v1::BlobRef* ref : {&view.config, &view.model}) published_.insert(protocol::DigestOf(*ref).value());
+    if (view.ledger) published_.insert(protocol::DigestOf(*view.ledger).value());
   }
 }
 
@@ -86,6 +102,8 @@ Status RunCore::ResetSum(const Sha256Digest& parent, uint32_t round) {
     return FreshAdapter(recipe, spec, of);
   };
   options.scratch = options_.scratch;
+  options.parent_digest = parent;
+  options.load_model = [this](const Sha256Digest& digest) { return LoadModel(digest); };
   HEDDLE_ASSIGN_OR_RETURN(auto made, aggregation::MakeAggregator(recipe_.strategy, model.tensors, options, state));
   aggregator_ = std::move(made);
   reader_ = std::make_shared<const UpdateReader>(recipe_, round, SpecOf(model.tensors));

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "aggregation/device_rules.h"
+#include "aggregation/ledger/ledger_model.h"
 #include "common/build_info.h"
 #include "common/file.h"
 #include "common/safetensors.h"
@@ -162,6 +163,14 @@ Status RunFiles::AppendHistory(const std::string& line) {
 
 namespace {
 
+// The model itself, or what its ledger stands for.
+Result<StateDict> AdapterOf(const StateDict& model, const BlobStore& blobs) {
+  if (!aggregation::HoldsLedger(model)) return model;
+  HEDDLE_ASSIGN_OR_RETURN(const zo::Ledger ledger, aggregation::LedgerOf(model));
+  HEDDLE_ASSIGN_OR_RETURN(const SafetensorsFile start, ReadSafetensors(blobs.Path(ledger.head.start)));
+  return aggregation::ReplayLedger(start.tensors, ledger, 1);
+}
+
 // The folder's two files. A model that is an adapter already is copied, not read.
 Status WriteAdapter(const Sha256Digest& model, const std::string& adapter_config_json, const BlobStore& blobs,
                     const fs::path& folder) {
@@ -169,7 +178,8 @@ Status WriteAdapter(const Sha256Digest& model, const std::string& adapter_config
   HEDDLE_ASSIGN_OR_RETURN(const SafetensorsFile file, ReadSafetensors(blobs.Path(model)));
   const auto own = file.tensors.lower_bound(aggregation::kOwnPrefix);
   if (own != file.tensors.end() && own->first.starts_with(aggregation::kOwnPrefix)) {
-    HEDDLE_ASSIGN_OR_RETURN(const Checkpoint checkpoint, MakeCheckpoint(file.tensors, adapter_config_json));
+    HEDDLE_ASSIGN_OR_RETURN(const StateDict whole, AdapterOf(file.tensors, blobs));
+    HEDDLE_ASSIGN_OR_RETURN(const Checkpoint checkpoint, MakeCheckpoint(whole, adapter_config_json));
     HEDDLE_RETURN_IF_ERROR(WriteFileAtomically(config, checkpoint.adapter_config_json));
     return WriteSafetensors(tensors, checkpoint.tensors);
   }

@@ -20,6 +20,7 @@
 #include "simulator/world/devices.h"
 #include "simulator/world/training_pool.h"
 #include "simulator/world/virtual_clock.h"
+#include "zo_optim/ledger/ledger.h"
 
 namespace heddle::simulator {
 namespace {
@@ -33,7 +34,8 @@ constexpr const char* kAdapterFile = "adapter_model.safetensors";
 
 struct Device {
   DeviceSpec spec;
-  std::set<Sha256Digest> cache;  // blobs it has fetched
+  std::set<Sha256Digest> cache;        // blobs it has fetched
+  std::optional<Sha256Digest> ledger;  // of a run with shared seeds: the newest one that it has
   std::optional<v1::TaskAssignment> assignment;
   std::future<Result<client::TaskOutput>> training;
   client::TaskInput input;                   // of its present task
@@ -98,6 +100,7 @@ class World {
   Status EndRound(const coordinator::RoundRecord& round);
   Result<fs::path> OwnModel(const DeviceSpec& device, const fs::path& checkpoint) const;
   void Count(Device& device, const v1::TaskPlan& plan);
+  std::optional<uint64_t> PatchBytes(const Sha256Digest& from, const Sha256Digest& to) const;
   void Plan(Duration after, size_t device, Planned::What what) {
     queue_.push({clock_.Now() + after, next_order_++, device, what});
   }
@@ -269,6 +272,17 @@ Status World::Checkin(size_t index) {
       .token = token, .device = devices_[index].spec.id, .local_tasks = client::LocalTaskNames()});
 }
 
+// What a device that has an earlier ledger is sent in place of the newer one; nothing when there is no patch.
+std::optional<uint64_t> World::PatchBytes(const Sha256Digest& from, const Sha256Digest& to) const {
+  const auto read = [this](const Sha256Digest& digest) -> Result<zo::Ledger> {
+    HEDDLE_ASSIGN_OR_RETURN(const auto mapped, blobs_->Map(digest));
+    return zo::DecodeLedger(mapped->bytes());
+  };
+  const auto earlier = read(from), later = read(to);
+  if (!earlier.ok() || !later.ok() || !(earlier->head == later->head)) return std::nullopt;
+  return zo::EncodePatch(*earlier, *later).size();
+}
+
 // What a device's cache does not hold crosses the simulated network. The base model comes once and is not timed: how
 // long it takes says nothing about a method.
 void World::Count(Device& device, const v1::TaskPlan& plan) {
@@ -278,8 +292,13 @@ void World::Count(Device& device, const v1::TaskPlan& plan) {
     for (const v1::BlobRef& ref : *refs) {
       auto digest = protocol::DigestOf(ref);
       if (!digest.ok() || !device.cache.insert(*digest).second) continue;
-      traffic_.down += ref.size_bytes();
-      bytes += ref.size_bytes();
+      uint64_t size = ref.size_bytes();
+      if (ref.name() == zo::kLedgerFile) {
+        if (device.ledger) size = std::min(size, PatchBytes(*device.ledger, *digest).value_or(size));
+        device.ledger = *digest;
+      }
+      traffic_.down += size;
+      bytes += size;
     }
   }
 }

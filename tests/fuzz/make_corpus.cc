@@ -450,5 +450,6 @@ int main(int argc, char** argv) {
   TokenizerSeeds();
   DataSeeds();
   EncodedUpdateSeeds();
+  LedgerSeeds();
   return failed ? 1 : 0;
 }

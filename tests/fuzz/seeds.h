@@ -22,5 +22,6 @@ void CoordinatorSeeds();    // seeds_coordinator.cc
 void TokenizerSeeds();      // seeds_tokenizers.cc
 void DataSeeds();           // seeds_data.cc
 void EncodedUpdateSeeds();  // seeds_updates.cc
+void LedgerSeeds();         // seeds_ledger.cc
 
 }  // namespace heddle::fuzz

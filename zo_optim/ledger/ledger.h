@@ -19,6 +19,7 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "common/digest.h"
@@ -29,6 +30,7 @@
 namespace heddle::zo {
 
 inline constexpr uint8_t kLedgerVersion = 1;
+inline constexpr std::string_view kLedgerFile = "ledger.bin";  // beside an adapter's files on a device
 inline constexpr uint32_t kMaxPoolSize = 1U << 20;
 inline constexpr size_t kMaxLedgerEntries = size_t{1} << 24;
 inline constexpr uint64_t kMaxRef = (uint64_t{1} << 48) - 1;

@@ -45,12 +45,15 @@ TEST_P(Methods, CommitTheSimulatorsModelThoughCoordinatorAndDeviceAreKilled) {
   EXPECT_TRUE(world.fleet().Stop().ok());
 }
 
+// Forward passes only; the local task follows from the method.
+const std::map<std::string, std::string> kForward = {{"learning_rate", "1e-2"}, {"local_steps", "4"}};
 const std::map<std::string, std::string> kDescent = {{"optimizer", "\"SGD\""}, {"learning_rate", "0.1"}};
 
 INSTANTIATE_TEST_SUITE_P(BeyondAMean, Methods,
                          testing::Values(Method{"FedAdam", {}, {}}, Method{"SCAFFOLD", kDescent, {}},
                                          Method{"FedSA-LoRA", {}, {{"device_ranks", "[\"anna:1\"]"}}},
-                                         Method{"FLoRA", {}, {}},
+                                         Method{"FLoRA", {}, {}}, Method{"FedKSeed", kForward, {}},
+                                         Method{"FedKSeed-Pro", kForward, {}}, Method{"DeComFL", kForward, {}},
                                          Method{"FlexLoRA", {}, {{"device_ranks", "[\"bert:1\"]"}}}),
                          [](const auto& info) {
                            std::string name = info.param.name;

@@ -1,4 +1,4 @@
-// What holds for every method: only the set of updates counts, threads change no bit, a restart in mid-round gives the
+// What holds for every method whose updates are tensors: only the set of updates counts, threads change no bit, a restart in mid-round gives the
 // same model, what is refused changes nothing, settings are checked.
 #include <gtest/gtest.h>
 
@@ -37,7 +37,7 @@ class EveryMethod : public testing::TestWithParam<std::string> {
   AggregatorOptions options_;
   const StateDict parent_ = RandomUpdate(kAdapter, 1, 2.0F);
 };
-INSTANTIATE_TEST_SUITE_P(Methods, EveryMethod, testing::ValuesIn(AggregatorNames()), [](const auto& info) {
+INSTANTIATE_TEST_SUITE_P(Methods, EveryMethod, testing::ValuesIn(MethodsOnTensors()), [](const auto& info) {
   std::string name = info.param;
   std::erase(name, '-');
   return name;

@@ -13,6 +13,14 @@
 
 namespace heddle::aggregation {
 
+// Of all methods those whose updates are tensors like the adapter's. The others, with shared seeds, have their tests in
+// ledger_methods_test.cc.
+inline std::vector<std::string> MethodsOnTensors() {
+  std::vector<std::string> names = AggregatorNames();
+  std::erase_if(names, [](const std::string& name) { return RulesOf(name, {}).value().seeds.on; });
+  return names;
+}
+
 struct Sent {
   StateDict update;
   UpdateInfo info;

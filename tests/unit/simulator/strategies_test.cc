@@ -63,6 +63,7 @@ speed_spread = 0.5
     SimulationOptions options;
     options.recipe = recipe_;
     overrides.emplace("strategy.name", GetParam());
+    if (coordinator::UsesSharedSeeds(GetParam())) overrides.emplace("train.learning_rate", "1e-2");
     options.overrides = std::move(overrides);
     options.out = folder_ / out;
     const auto result = Simulate(options);

@@ -1,0 +1,35 @@
+// Federated zeroth-order methods with shared seeds: what travels up is a scalar for each direction, what travels down
+// is what the ledger has changed by; a message's size does not depend on the model's.
+//
+//   FedKSeed      (Qin et al., 2312.06353) pool_size seeds for the whole run; a device takes local_steps steps, each
+//   along
+//                 one of them drawn at random. n_k += sum over devices of N_c / N * its steps along k.
+//   FedKSeed-Pro  (the same) seeds are drawn by their importance: the mean size of their scalars so far, scaled to 0 ..
+//   1
+//                 and put through a softmax, so that none is more than e times as likely as another.
+//   DeComFL       (Li et al., 2405.15861) in each round all devices use the same new seeds: local_steps steps of
+//                 num_perturbations directions each. n_r is the mean over the devices, each counting once.
+//   BAFFLE        (Feng et al., 2301.12195) the same with one step of many directions (zo.num_perturbations), weighted
+//   by
+//                 examples: an estimate of the full gradient by Stein's identity.
+//
+// trim (0 .. 0.5, 0.5 the median) and num_attackers (Krum, when above 0) make DeComFL and BAFFLE robust: on scalars
+// both cost next to nothing.
+//
+// Devices step by whole numbers of the ledger themselves (zo::StepOf), so with one device the next model is its own
+// trajectory to the bit. Exact and independent of order.
+//
+// An update holds kScalarsName alone. It is refused with kWrongState when the digest of the weights that the device had
+// rebuilt is not the round's.
+#pragma once
+
+#include "aggregation/method.h"
+
+namespace heddle::aggregation {
+
+Method FedKSeedMethod();
+Method FedKSeedProMethod();
+Method DeComFlMethod();
+Method BaffleMethod();
+
+}  // namespace heddle::aggregation

@@ -1,0 +1,292 @@
+#include "client/worker/zo_ledger.h"
+
+#include <torch/torch.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <map>
+#include <utility>
+
+#include "aggregation/ledger/ledger_model.h"
+#include "client/worker/head_data.h"
+#include "client/worker/ledger_replay.h"
+#include "client/worker/task_resources.h"
+#include "client/worker/train_options.h"
+#include "common/file.h"
+#include "common/random.h"
+#include "model/config/registry.h"
+#include "model/transformer/transformer.h"
+#include "peft/tuning/tuning.h"
+#include "zo_optim/ledger/scalars.h"
+
+namespace heddle::client {
+namespace {
+
+// What the plan asks for, by value.
+struct Plan {
+  zo::LedgerHead head;
+  zo::ScalarFormat format = zo::ScalarFormat::kFloat32;
+  uint64_t first_ref = 0;
+  uint32_t perturbations = 1;
+  bool both_sides = true;
+  double bound = 0, max_difference = 0, rate = 0;
+};
+
+Result<Plan> ReadPlan(const TrainSettings& train) {
+  if (!train.seeds) return InvalidArgument("the plan of zo_ledger has no shared seeds");
+  const ZerothOrderSettings& zo = train.zo;
+  Plan plan;
+  if (zo.distribution == "rademacher") {
+    plan.head.distribution = zo::Distribution::kRademacher;
+  } else if (zo.distribution.empty() || zo.distribution == "normal") {
+    plan.head.distribution = zo::Distribution::kNormal;
+  } else {
+    return InvalidArgument("zo_ledger knows no distribution '" + zo.distribution + "'");
+  }
+  if (zo.estimator == "spsa_one_sided") {
+    plan.both_sides = false;
+  } else if (!zo.estimator.empty() && zo.estimator != "spsa") {
+    return InvalidArgument("zo_ledger knows no estimator '" + zo.estimator + "'");
+  }
+  const bool plain = (zo.optimizer.empty() || zo.optimizer == "zo_sgd") && zo.sparse_fraction == 0 &&
+                     zo.anchor_interval == 0 && zo.layer_groups == 0 && train.momentum == 0 && train.weight_decay == 0;
+  const std::string& schedule = train.lr_scheduler_type;
+  if (!plain || train.warmup_steps > 0 ||
+      !(schedule.empty() || schedule == "constant" || schedule == "constant_with_warmup")) {
+    return InvalidArgument(
+        "zo_ledger takes plain steps of one size: no momentum, weight_decay, warmup_steps, schedule "
+        "within the task, or other zo.optimizer");
+  }
+  if (train.seeds->scalars == "bfloat16") {
+    plan.format = zo::ScalarFormat::kBfloat16;
+  } else if (!train.seeds->scalars.empty() && train.seeds->scalars != "float32") {
+    return InvalidArgument("zo_ledger knows no scalars of '" + train.seeds->scalars + "'");
+  }
+  plan.head.resolution_bits = static_cast<uint8_t>(std::clamp(train.seeds->resolution_bits, 1U, 60U));
+  plan.head.seed = train.seeds->seed;
+  plan.head.pool_size = train.seeds->pool_size;
+  plan.head.epsilon = zo.zo_eps;
+  plan.first_ref = train.seeds->first_ref;
+  plan.perturbations = std::max(1U, zo.num_perturbations);
+  plan.bound = zo.clip_projected_grad;
+  plan.max_difference = zo.max_loss_difference;
+  plan.rate = train.learning_rate / plan.perturbations;
+  if (!(plan.bound > 0 && zo.zo_eps > 0)) {
+    return InvalidArgument("zo_ledger needs zo_eps and clip_projected_grad above 0");
+  }
+  if (uint64_t{train.local_steps} * plan.perturbations > zo::kMaxScalars) {
+    return InvalidArgument("zo_ledger tries at most " + std::to_string(zo::kMaxScalars) + " directions in a task");
+  }
+  return plan;
+}
+
+// Which direction comes next: of a pool by chance, of a log in order.
+class Directions {
+ public:
+  Directions(const Plan& plan, const std::vector<uint8_t>& importance, uint64_t seed)
+      : plan_(plan), random_(DeriveSeed(seed, "shared directions", "")) {
+    double sum = 0;
+    for (const uint8_t one : importance) ends_.push_back(sum += std::exp(one / 255.0));
+  }
+  uint64_t Next() {
+    if (plan_.head.pool_size == 0) return plan_.first_ref + taken_++;
+    if (ends_.empty()) return random_.NextBelow(plan_.head.pool_size);
+    const double at = ends_.back() * (random_.NextU32() + 0.5) * 0x1p-32;
+    return static_cast<uint64_t>(std::upper_bound(ends_.begin(), ends_.end(), at) - ends_.begin());
+  }
+
+ private:
+  const Plan& plan_;
+  PhiloxStream random_;
+  uint64_t taken_ = 0;
+  std::vector<double> ends_;  // of each seed's share; empty: all alike
+};
+
+class Training {
+ public:
+  Training(const Plan& plan, model::Transformer& network, std::vector<zo::Parameter>& parameters,
+           const zo::Ledger& from, torch::Device device)
+      : plan_(plan), network_(network), parameters_(parameters), device_(device) {
+    for (const zo::LedgerEntry& entry : from.entries) scales_[entry.ref] = entry.n;
+  }
+
+  // One step on this batch along those directions. The mean of the losses at the weights of before, as far as it was
+  // computed; not finite when no direction's was.
+  Result<double> Step(const HeadBatch& batch, const std::vector<uint64_t>& refs) {
+    const auto epsilon = static_cast<float>(plan_.head.epsilon);
+    const double here = plan_.both_sides ? 0 : Loss(batch);
+    std::vector<zo::Scalar> tried;
+    double sum = 0;
+    size_t counted = 0;
+    for (const uint64_t ref : refs) {
+      Move(ref, {{0, epsilon}});
+      const double plus = Loss(batch);
+      double minus = here;
+      if (plan_.both_sides) {
+        Move(ref, {{epsilon, -epsilon}});
+        minus = Loss(batch);
+      }
+      Move(ref, {{plan_.both_sides ? -epsilon : epsilon, 0}});
+      const double difference = plus - minus;
+      if (!std::isfinite(difference) || (plan_.max_difference > 0 && std::abs(difference) > plan_.max_difference)) {
+        ++scalars_.skipped;
+        continue;
+      }
+      sum += plan_.both_sides ? (plus + minus) / 2 : minus;
+      ++counted;
+      const double gradient = difference / ((plan_.both_sides ? 2 : 1) * plan_.head.epsilon);
+      tried.push_back({ref, zo::TravellingScalar(gradient, plan_.bound, plan_.format)});
+    }
+    for (const zo::Scalar& scalar : tried) HEDDLE_RETURN_IF_ERROR(Take(scalar));
+    return counted == 0 ? std::nan("") : sum / static_cast<double>(counted);
+  }
+
+  // What is to be sent; once.
+  zo::Scalars Finish(const Sha256Digest& start) {
+    std::stable_sort(scalars_.steps.begin(), scalars_.steps.end(),
+                     [](const zo::Scalar& a, const zo::Scalar& b) { return a.ref < b.ref; });
+    scalars_.weights = start;
+    return std::move(scalars_);
+  }
+  Status CheckRange() const {
+    for (const zo::Parameter& parameter : parameters_) {
+      if (!(zo::MaxAbs(parameter.values) <= parameter.grid.range())) {
+        return FailedPrecondition("weights of '" + parameter.name +
+                                  "' have left their range; the learning rate is too "
+                                  "high");
+      }
+    }
+    return OkStatus();
+  }
+  uint32_t skipped() const { return scalars_.skipped; }
+  uint64_t passes() const { return passes_; }
+
+ private:
+  double Loss(const HeadBatch& batch) {
+    ++passes_;
+    return network_->Loss(batch.input, batch.targets).item<double>();
+  }
+  void Move(uint64_t ref, std::initializer_list<zo::Move> moves) {
+    const uint64_t seed = zo::SeedOf(plan_.head, ref);
+    for (const zo::Parameter& parameter : parameters_) {
+      zo::MoveOnGrid({plan_.head.distribution, seed, parameter.stream}, 0, std::span(moves.begin(), moves.size()),
+                     parameter.grid, parameter.values);
+    }
+  }
+  Status Take(const zo::Scalar& scalar) {
+    HEDDLE_ASSIGN_OR_RETURN(const int64_t step, zo::StepOf(plan_.rate, scalar.gradient, plan_.head.resolution_bits));
+    int64_t& n = scales_[scalar.ref];
+    const zo::Move move{zo::ScaleOf(plan_.head, n), zo::ScaleOf(plan_.head, n + step)};
+    for (const zo::Parameter& parameter : parameters_) {
+      if (!(std::abs(move.to) <= parameter.grid.max_scale())) {
+        return FailedPrecondition("the scale of direction " + std::to_string(scalar.ref) +
+                                  " has left its range; the learning rate is too high");
+      }
+    }
+    Move(scalar.ref, {move});
+    n += step;
+    scalars_.steps.push_back(scalar);
+    return OkStatus();
+  }
+
+  const Plan& plan_;
+  model::Transformer& network_;
+  std::vector<zo::Parameter>& parameters_;
+  torch::Device device_;
+  std::map<uint64_t, int64_t> scales_;  // of the pool's or the log's directions
+  zo::Scalars scalars_;
+  uint64_t passes_ = 0;
+};
+
+class ZoLedger final : public LocalTask {
+ public:
+  Result<TaskOutput> Run(const TaskInput& input, TaskResources& resources,
+                         const ProgressCallback& progress) const override {
+    try {
+      torch::NoGradGuard no_gradients;
+      return RunThrowing(input, resources, progress);
+    } catch (const c10::Error& error) {
+      return Internal(std::string("LibTorch failed: ") + error.what_without_backtrace());
+    } catch (const std::bad_alloc&) {
+      return ResourceExhausted("there is not enough memory for the task");
+    } catch (const std::exception& error) {
+      return Internal(std::string("the task failed: ") + error.what());
+    }
+  }
+
+ private:
+  static Result<TaskOutput> RunThrowing(const TaskInput& input, TaskResources& resources,
+                                        const ProgressCallback& progress) {
+    const TrainSettings& train = input.train;
+    HEDDLE_ASSIGN_OR_RETURN(Plan plan, ReadPlan(train));
+    at::set_num_threads(static_cast<int>(std::max(1U, train.threads)));
+    HEDDLE_ASSIGN_OR_RETURN(const model::ModelSpec spec, model::ReadModelConfig(input.base_model_dir));
+    HEDDLE_ASSIGN_OR_RETURN(const TrainOptions options, MakeTrainOptions(input, spec));
+    if (!options.weights.device.is_cpu()) return InvalidArgument("zo_ledger computes on the CPU");
+    HEDDLE_RETURN_IF_ERROR(CheckForwardMemory(spec, input, options));
+    HEDDLE_ASSIGN_OR_RETURN(const TaskResources::Base base, resources.GetBase(input.base_model_dir, options.weights));
+    HEDDLE_ASSIGN_OR_RETURN(const StartOfRun start, ReadStart(input.adapter_dir, &plan.head));
+    HEDDLE_ASSIGN_OR_RETURN(const std::unique_ptr<HeadBatches> batches, TrainingBatches(input, base, resources));
+    model::Transformer network(base.weights, options.compute);
+    HEDDLE_ASSIGN_OR_RETURN(const peft::Tuning tuning,
+                            peft::Tuning::Inject(network, start.adapter.config, start.adapter.tensors));
+    network->eval();
+    std::vector<zo::Parameter> parameters;
+    for (const peft::TunedParameter& one : tuning.parameters()) {
+      if (!one.tensor.is_contiguous()) return Internal("the tensor '" + one.key + "' is not in one piece");
+      HEDDLE_ASSIGN_OR_RETURN(
+          zo::Parameter parameter,
+          zo::MakeParameter(one.key, {one.tensor.data_ptr<float>(), static_cast<size_t>(one.tensor.numel())},
+                            plan.head.epsilon));
+      parameters.push_back(std::move(parameter));
+    }
+    HEDDLE_ASSIGN_OR_RETURN(const Sha256Digest rebuilt,
+                            resources.ledgers().Replay(start.ledger, parameters, std::max(1U, train.threads)));
+    Training training(plan, network, parameters, start.ledger, options.weights.device);
+    Directions directions(plan, start.ledger.importance, input.seed);
+    TaskOutput output;
+    HEDDLE_ASSIGN_OR_RETURN(output.stats, Train(training, directions, plan, *batches, input, progress));
+    HEDDLE_RETURN_IF_ERROR(training.CheckRange());
+    output.update.emplace(std::string(aggregation::kScalarsName),
+                          aggregation::ByteTensor(zo::EncodeScalars(training.Finish(rebuilt), plan.format)));
+    return output;
+  }
+
+  static Result<TaskStats> Train(Training& training, Directions& directions, const Plan& plan, HeadBatches& batches,
+                                 const TaskInput& input, const ProgressCallback& progress) {
+    const TrainSettings& train = input.train;
+    TaskStats stats;
+    double sum = 0;
+    uint32_t counted = 0;
+    const auto started = std::chrono::steady_clock::now();
+    for (uint32_t step = 1; step <= train.local_steps; ++step) {
+      HEDDLE_ASSIGN_OR_RETURN(const std::optional<HeadBatch> batch, batches.Next());
+      HEDDLE_ASSERT(batch.has_value(), "training data have no end");
+      std::vector<uint64_t> refs(plan.perturbations);
+      for (uint64_t& ref : refs) ref = directions.Next();
+      HEDDLE_ASSIGN_OR_RETURN(const double loss, training.Step(*batch, refs));
+      stats.num_examples += batch->rows;
+      stats.num_tokens += batch->tokens;
+      stats.steps = step;
+      if (std::isfinite(loss)) {
+        if (counted++ == 0) stats.first_loss = loss;
+        stats.last_loss = loss;
+        sum += loss;
+      }
+      if (progress && !progress(step, train.local_steps, loss)) return Cancelled("the task was interrupted");
+    }
+    if (counted == 0) {
+      return Internal("no step's loss was finite, so there is nothing to send; a smaller learning_rate may help");
+    }
+    stats.train_loss = sum / counted;
+    stats.train_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
+    return stats;
+  }
+};
+
+}  // namespace
+
+std::shared_ptr<const LocalTask> MakeZoLedger() { return std::make_shared<ZoLedger>(); }
+
+}  // namespace heddle::client

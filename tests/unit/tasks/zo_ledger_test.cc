@@ -1,0 +1,300 @@
+// The device's half of methods with shared seeds, held to gradients of the task that computes them, and to the
+// coordinator's half.
+#include "client/worker/zo_ledger.h"
+
+#include <gmock/gmock.h>
+
+#include <cmath>
+
+#include "aggregation/ledger/ledger_model.h"
+#include "client/worker/ledger_replay.h"
+#include "client/worker/task_resources.h"
+#include "client/worker/train_options.h"
+#include "common/file.h"
+#include "common/random.h"
+#include "common/safetensors.h"
+#include "model/config/registry.h"
+#include "tests/unit/tasks/task_fixture.h"
+#include "zo_optim/ledger/scalars.h"
+
+namespace heddle::client {
+namespace {
+
+using ::testing::HasSubstr;
+
+class ZoLedgerTest : public TaskTest {
+ protected:
+  ZoLedgerTest() {
+    // The first adapter's B is zero, and with it half of all gradients: take one that has learnt something.
+    PhiloxStream random(3);
+    for (auto& [name, tensor] : initial_) {
+      std::vector<float> values(static_cast<size_t>(tensor.numel()));
+      for (float& value : values) value = 0.2F * (random.NextUniform() - 0.5F);
+      tensor = Tensor::FromFloats(tensor.shape(), values);
+    }
+    EXPECT_TRUE(peft::WriteAdapter(folder_ / "adapter", config_, initial_).ok());
+    TrainSettings& train = input_.train;
+    train.local_steps = 8;
+    train.learning_rate = 1e-3;
+    train.zo.zo_eps = 1e-3;
+    train.zo.clip_projected_grad = 1000;
+    train.zo.distribution = "rademacher";
+    train.seeds =
+        SharedSeedSettings{.seed = Seed(), .first_ref = 0, .pool_size = 64, .resolution_bits = 30, .scalars = ""};
+  }
+
+  static uint64_t Seed() { return aggregation::RulesOf("FedKSeed", Options(1))->seeds.seed; }
+  static aggregation::AggregatorOptions Options(uint32_t round) {
+    aggregation::AggregatorOptions options;
+    options.round = round;
+    options.method["pool_size"] = 64;
+    options.zo = {.learning_rate = 1e-3,
+                  .local_steps = 8,
+                  .num_perturbations = 1,
+                  .epsilon = 1e-3,
+                  .max_scalar = 1000,
+                  .rademacher = true};
+    return options;
+  }
+
+  Result<TaskOutput> RunWith(TaskResources& resources) const {
+    return (*FindLocalTask("zo_ledger"))->Run(input_, resources, {});
+  }
+  Result<zo::Scalars> Scalars() {
+    HEDDLE_ASSIGN_OR_RETURN(const TaskOutput output, RunWith(*resources_));
+    return ScalarsOf(output);
+  }
+  static Result<zo::Scalars> ScalarsOf(const TaskOutput& output) {
+    return zo::DecodeScalars(output.update.at(std::string(aggregation::kScalarsName)).bytes(), 1000, zo::kMaxRef);
+  }
+  void GiveLedger(const std::string& bytes) {
+    ASSERT_TRUE(WriteFileAtomically(folder_ / "adapter" / zo::kLedgerFile, bytes).ok());
+  }
+};
+
+TEST_F(ZoLedgerTest, AScalarIsTheGradientAlongItsDirection) {
+  for (const char* distribution : {"rademacher", "normal"}) {
+    for (const char* estimator : {"spsa", "spsa_one_sided"}) {
+      input_.train.local_steps = 1;
+      input_.train.zo.distribution = distribution;
+      input_.train.zo.estimator = estimator;
+      const auto scalars = Scalars();
+      ASSERT_TRUE(scalars.ok()) << scalars.status();
+      ASSERT_EQ(scalars->steps.size(), 1U);
+      // SGD's step is the gradient of the same batch.
+      TaskInput sgd = input_;
+      sgd.train.seeds.reset();
+      sgd.train.zo = {};
+      sgd.train.optimizer = "SGD";
+      sgd.train.learning_rate = 1;
+      const auto step = (*FindLocalTask("sft"))->Run(sgd, *resources_, {});
+      ASSERT_TRUE(step.ok()) << step.status();
+      double along = 0, size = 0;
+      const zo::LedgerHead head{.seed = Seed()};
+      for (const auto& [name, tensor] : step->update) {
+        const auto values = tensor.values<float>();
+        std::vector<float> z(values.size());
+        zo::FillDirection(
+            {std::string(distribution) == "normal" ? zo::Distribution::kNormal : zo::Distribution::kRademacher,
+             zo::SeedOf(head, scalars->steps[0].ref), zo::ParameterStream(name)},
+            0, z);
+        for (size_t i = 0; i < z.size(); ++i) {
+          along -= static_cast<double>(values[i]) * z[i];
+          size += static_cast<double>(values[i]) * values[i];
+        }
+      }
+      EXPECT_NEAR(static_cast<double>(scalars->steps[0].gradient), along, 0.05 * std::sqrt(size))
+          << distribution << " " << estimator;
+      EXPECT_GT(std::sqrt(size), 1e-3);
+    }
+  }
+}
+
+// The whole way of both halves over several rounds: a worker that goes on, one that begins anew each time, and the
+// coordinator have the same weights, or the coordinator would refuse the update.
+TEST_F(ZoLedgerTest, RoundsWithTheCoordinatorsHalfAgreeToTheBit) {
+  const auto file = ReadFile(folder_ / "adapter" / "adapter_model.safetensors", 1 << 20);
+  const Sha256Digest start = Sha256(*file);
+  aggregation::RoundModel model{initial_, {}};
+  for (const char* distribution : {"rademacher", "normal"}) {
+    model = {initial_, {}};
+    std::filesystem::remove(folder_ / "adapter" / zo::kLedgerFile);
+    input_.train.zo.distribution = distribution;
+    for (uint32_t round = 1; round <= 4; ++round) {
+      input_.seed = round;
+      aggregation::AggregatorOptions options = Options(round);
+      options.zo.rademacher = std::string(distribution) == "rademacher";
+      options.parent_digest = start;
+      options.load_model = [&](const Sha256Digest&) -> Result<StateDict> { return initial_; };
+      const auto output = RunWith(*resources_);
+      ASSERT_TRUE(output.ok()) << output.status();
+      const auto anew = RunWith(*MakeTaskResources());
+      ASSERT_TRUE(anew.ok()) << anew.status();
+      EXPECT_EQ(SerializeSafetensors(output->update), SerializeSafetensors(anew->update));
+      auto aggregator = aggregation::MakeAggregator("FedKSeed", model.model, options, model.state);
+      ASSERT_TRUE(aggregator.ok()) << aggregator.status();
+      const aggregation::UpdateInfo info{.num_examples = output->stats.num_examples, .num_steps = 8, .device = "a"};
+      const auto validity = (*aggregator)->Validate(output->update, info);
+      EXPECT_TRUE(validity.ok()) << validity.message;
+      ASSERT_TRUE((*aggregator)->Fold(output->update, info).ok());
+      auto next = std::move(**aggregator).Finish();
+      ASSERT_TRUE(next.ok()) << next.status();
+      model = *std::move(next);
+      GiveLedger(zo::EncodeLedger(*aggregation::LedgerOf(model.model)));
+    }
+  }
+  EXPECT_GE(resources_->ledgers().reused(), 6U);
+}
+
+TEST_F(ZoLedgerTest, AWorkersSpoiltMemoryOfARunIsMendedFromTheStart) {
+  LedgerCache cache;
+  std::vector<float> values(100, 0.25F), start = values;
+  const auto parameters = [&] { return std::vector<zo::Parameter>{*zo::MakeParameter("w", values, 0)}; };
+  zo::Ledger ledger{.head = {.seed = 3}, .round = 1, .entries = {{5, 1 << 20}}, .importance = {}, .weights = {}};
+  auto there = parameters();
+  ASSERT_TRUE(cache.Replay(ledger, there, 1).ok());
+  // A later ledger whose weights come from another past.
+  zo::Ledger later = ledger;
+  later.round = 2;
+  later.entries = {{5, 1 << 20}, {6, 3 << 20}};
+  values = start;
+  auto fresh = parameters();
+  LedgerCache other;
+  later.weights = *other.Replay(later, fresh, 1);
+  zo::Ledger lie = ledger;
+  lie.entries = {{7, 1 << 19}};
+  values = start;
+  there = parameters();
+  ASSERT_TRUE(cache.Replay(lie, there, 1).ok());
+  values = start;
+  there = parameters();
+  EXPECT_EQ(cache.Replay(later, there, 1).value(), later.weights);
+  later.weights = Sha256("other");
+  EXPECT_EQ(cache.Replay(later, there, 1).status().code(), Code::kInvalidArgument);
+}
+
+TEST_F(ZoLedgerTest, ALogsDirectionsAreThoseOfTheRoundInOrder) {
+  input_.train.seeds->pool_size = 0;
+  input_.train.seeds->first_ref = 4800;
+  input_.train.seeds->scalars = "bfloat16";
+  input_.train.local_steps = 3;
+  input_.train.zo.num_perturbations = 5;
+  const auto scalars = Scalars();
+  ASSERT_TRUE(scalars.ok()) << scalars.status();
+  ASSERT_EQ(scalars->steps.size(), 15U);
+  for (size_t i = 0; i < 15; ++i) EXPECT_EQ(scalars->steps[i].ref, 4800 + i);
+}
+
+TEST_F(ZoLedgerTest, DirectionsWhoseLossesAreTooFarApartAreLeftOutAndCounted) {
+  input_.train.zo.zo_eps = 0.05;
+  input_.train.local_steps = 20;
+  const auto all = Scalars();
+  ASSERT_TRUE(all.ok()) << all.status();
+  std::vector<double> differences;
+  for (const zo::Scalar& step : all->steps) differences.push_back(std::abs(static_cast<double>(step.gradient) * 0.1));
+  std::nth_element(differences.begin(), differences.begin() + 10, differences.end());
+  input_.train.zo.max_loss_difference = differences[10];
+  const auto some = Scalars();
+  ASSERT_TRUE(some.ok()) << some.status();
+  EXPECT_GT(some->skipped, 0U);
+  EXPECT_EQ(some->skipped + some->steps.size(), 20U);
+  input_.train.zo.max_loss_difference = 1e-30;
+  EXPECT_THAT(Scalars().status().message(), HasSubstr("no step's loss"));
+}
+
+TEST_F(ZoLedgerTest, SeedsAreDrawnByTheirImportance) {
+  input_.train.local_steps = 400;
+  input_.train.learning_rate = 0;
+  zo::Ledger ledger{.head = {.seed = Seed(), .pool_size = 64, .epsilon = 1e-3},
+                    .round = 1,
+                    .entries = {},
+                    .importance = std::vector<uint8_t>(64),
+                    .weights = {}};
+  for (size_t i = 0; i < 32; ++i) ledger.importance[i] = 255;
+  ledger.head.start = *Sha256File(folder_ / "adapter" / "adapter_model.safetensors");
+  ledger.weights = zo::DigestOfWeights(aggregation::WeightsOf(initial_, 1e-3)->parameters);
+  GiveLedger(zo::EncodeLedger(ledger));
+  const auto scalars = Scalars();
+  ASSERT_TRUE(scalars.ok()) << scalars.status();
+  double important = 0;
+  for (const zo::Scalar& step : scalars->steps) important += step.ref < 32 ? 1 : 0;
+  // e / (1 + e) of the draws, within five standard deviations of 400.
+  EXPECT_NEAR(important / 400, std::exp(1.0) / (1 + std::exp(1.0)), 5 * std::sqrt(0.2 / 400));
+}
+
+TEST_F(ZoLedgerTest, FitsWhereBackPropagationDoesNot) {
+  input_.train.batch_size = 64;
+  input_.train.local_steps = 1;
+  TaskInput sgd = input_;
+  sgd.train.seeds.reset();
+  sgd.train.zo = {};
+  const auto spec = model::ReadModelConfig(input_.base_model_dir);
+  ASSERT_TRUE(spec.ok()) << spec.status();
+  const auto options = MakeTrainOptions(input_, *spec);
+  ASSERT_TRUE(options.ok()) << options.status();
+  const uint64_t forward = EstimateForwardBytes(*spec, input_.train, *options);
+  const uint64_t training = EstimateTrainingBytes(*spec, input_.train, *options);
+  ASSERT_LT(forward, training);
+  sgd.memory_limit_bytes = input_.memory_limit_bytes = (forward + training) / 2;
+  EXPECT_EQ((*FindLocalTask("sft"))->Run(sgd, *resources_, {}).status().code(), Code::kResourceExhausted);
+  EXPECT_TRUE(Scalars().ok());
+  input_.memory_limit_bytes = forward - 1;
+  EXPECT_EQ(Scalars().status().code(), Code::kResourceExhausted);
+}
+
+struct BadPlan {
+  const char* what;
+  std::function<void(TrainSettings&)> change;
+  const char* message;
+};
+TEST_F(ZoLedgerTest, PlansThatWholeNumbersCannotFollowAreRefused) {
+  const std::vector<BadPlan> cases = {
+      {"no seeds", [](TrainSettings& t) { t.seeds.reset(); }, "no shared seeds"},
+      {"estimator", [](TrainSettings& t) { t.zo.estimator = "x"; }, "no estimator 'x'"},
+      {"distribution", [](TrainSettings& t) { t.zo.distribution = "x"; }, "no distribution 'x'"},
+      {"scalars", [](TrainSettings& t) { t.seeds->scalars = "int8"; }, "no scalars of 'int8'"},
+      {"momentum", [](TrainSettings& t) { t.momentum = 0.9; }, "plain steps"},
+      {"decay", [](TrainSettings& t) { t.weight_decay = 0.1; }, "plain steps"},
+      {"Adam", [](TrainSettings& t) { t.zo.optimizer = "zo_adam"; }, "plain steps"},
+      {"bound", [](TrainSettings& t) { t.zo.clip_projected_grad = 0; }, "clip_projected_grad"},
+      {"directions", [](TrainSettings& t) { t.zo.num_perturbations = 1 << 20; }, "directions in a task"},
+  };
+  const TrainSettings good = input_.train;
+  for (const BadPlan& bad : cases) {
+    input_.train = good;
+    bad.change(input_.train);
+    const Status status = Scalars().status();
+    EXPECT_EQ(status.code(), Code::kInvalidArgument) << bad.what;
+    EXPECT_THAT(status.message(), HasSubstr(bad.message)) << bad.what;
+  }
+}
+
+TEST_F(ZoLedgerTest, LedgersThatAreNotOfTheRunAreRefused) {
+  zo::Ledger ledger{.head = {.seed = Seed(), .pool_size = 64, .epsilon = 1e-3},
+                    .round = 1,
+                    .entries = {{3, 100}},
+                    .importance = {},
+                    .weights = Sha256("w")};
+  GiveLedger(zo::EncodeLedger(ledger));
+  EXPECT_THAT(Scalars().status().message(), HasSubstr("another adapter"));
+  ledger.head.start = *Sha256File(folder_ / "adapter" / "adapter_model.safetensors");
+  GiveLedger(zo::EncodeLedger(ledger));
+  EXPECT_THAT(Scalars().status().message(), HasSubstr("has not the weights that it names"));
+  std::string bytes = zo::EncodeLedger(ledger);
+  bytes[5] = 2;
+  GiveLedger(bytes);
+  EXPECT_THAT(Scalars().status().message(), HasSubstr("directions of version 2"));
+  ledger.head.pool_size = 128;
+  GiveLedger(zo::EncodeLedger(ledger));
+  EXPECT_THAT(Scalars().status().message(), HasSubstr("other settings"));
+}
+
+TEST_F(ZoLedgerTest, AStepThatLeavesTheGridIsToldWithItsCause) {
+  input_.train.learning_rate = 1e3;
+  const Status status = Scalars().status();
+  EXPECT_EQ(status.code(), Code::kFailedPrecondition) << status;
+  EXPECT_THAT(status.message(), HasSubstr("learning rate"));
+}
+
+}  // namespace
+}  // namespace heddle::client
