@@ -14,8 +14,14 @@ class Lister {
   explicit Lister(const ModelSpec& spec) : spec_(spec) {}
 
   void All() {
-    Embeddings();
-    for (int64_t i = 0; i < spec_.num_hidden_layers; ++i) Layer(spec_.LayerPath(i));
+    const ModelPart& part = spec_.part;
+    if (part.embeddings) {
+      Embeddings();
+    } else if (part.head && spec_.TiedHead()) {
+      Add(spec_.token_embedding, {spec_.vocab_size, spec_.EmbeddingSize()});
+    }
+    for (int64_t i = part.first_layer; i < spec_.EndLayer(); ++i) Layer(spec_.LayerPath(i));
+    if (!part.head) return;
     Norm(spec_.final_norm, spec_.hidden_size);
     Linear(spec_.project_out, spec_.EmbeddingSize(), spec_.hidden_size, false, false);
     Head();
@@ -132,6 +138,18 @@ bool ModelSpec::TiedHead() const {
   return tie_word_embeddings && (head.task == Task::kCausalLm || head.task == Task::kMaskedLm);
 }
 
+bool ModelSpec::IsWhole() const {
+  return part.embeddings && part.head && part.first_layer == 0 && EndLayer() == num_hidden_layers;
+}
+
+int64_t ModelSpec::EndLayer() const { return part.end_layer < 0 ? num_hidden_layers : part.end_layer; }
+
+ModelSpec ModelSpec::Whole() const {
+  ModelSpec whole = *this;
+  whole.part = ModelPart();
+  return whole;
+}
+
 StateDictSpec ModelSpec::WeightSpec() const {
   Lister lister(*this);
   lister.All();
@@ -206,9 +224,10 @@ bool ModelSpec::IsFresh(std::string_view name) const {
 
 Status ModelSpec::CheckTensors(const StateDictSpec& checkpoint) const {
   const StateDictSpec expected = WeightSpec();
+  const StateDictSpec known = IsWhole() ? expected : Whole().WeightSpec();
   std::map<std::string, const TensorSpec*, std::less<>> found;
   for (const auto& [name, ours] : NamesOf(checkpoint)) {
-    if (!expected.contains(ours)) {
+    if (!known.contains(ours)) {
       return InvalidArgument("the weights hold " + name + ", which a " + architecture +
                              " with this config.json does not have");
     }
@@ -235,6 +254,11 @@ Status ModelSpec::CheckTensors(const StateDictSpec& checkpoint) const {
 }
 
 Status ModelSpec::Check() const {
+  if (part.first_layer < 0 || part.first_layer > EndLayer() || EndLayer() > num_hidden_layers) {
+    return InvalidArgument("a part of layers " + std::to_string(part.first_layer) + " to " +
+                           std::to_string(EndLayer()) + " does not lie within the model's " +
+                           std::to_string(num_hidden_layers));
+  }
   if (num_attention_heads < 1 || num_key_value_heads < 1 || head_dim < 1 || hidden_size < 1) {
     return InvalidArgument("config.json: a model needs a hidden size and attention heads");
   }

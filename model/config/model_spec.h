@@ -106,6 +106,15 @@ struct LinearSpec {
   bool output = false;      // of the head: what all-linear leaves out
 };
 
+// What of a model is here, when it is cut between a device and a server (model/config/cut.h). A part's parameters,
+// linear layers and adapters are those of the whole under the same names, without the rest.
+struct ModelPart {
+  bool embeddings = true;
+  int64_t first_layer = 0, end_layer = -1;  // layers [first_layer, end_layer); -1: to the last
+  bool head = true;                         // the final norm and the head; a tied token embedding comes with it
+  friend bool operator==(const ModelPart&, const ModelPart&) = default;
+};
+
 struct ModelSpec {
   std::string architecture;  // of config.json's architectures: "LlamaForCausalLM"
 
@@ -158,6 +167,7 @@ struct ModelSpec {
   // Parameters of a new head, which a pretrained model's weights lack: those that are absent are zero until an adapter
   // brings them (new_head.h).
   std::vector<std::string> fresh;
+  ModelPart part;  // the whole, unless it is cut
 
   friend bool operator==(const ModelSpec&, const ModelSpec&) = default;
 
@@ -169,8 +179,12 @@ struct ModelSpec {
   std::string LayerPath(int64_t index) const;  // "model.layers.0."
   bool TakesImages() const { return !patches.projection.empty(); }
   bool TiedHead() const;  // the head's output weight is the token embedding
+  bool IsWhole() const;
+  int64_t EndLayer() const;  // of the part
+  ModelSpec Whole() const;   // that this is a part of
 
-  // Names and shapes of the parameters (dtype F32 stands for any float type); a tied output weight is not among them.
+  // Of the part, as all that is derived: names and shapes of the parameters (dtype F32 stands for any float type); a
+  // tied output weight is not among them.
   StateDictSpec WeightSpec() const;
   // The linear layers in name order; no embeddings.
   std::vector<LinearSpec> LinearModules() const;
@@ -185,7 +199,8 @@ struct ModelSpec {
   std::map<std::string, std::string, std::less<>> NamesOf(const StateDictSpec& checkpoint) const;
   bool MayBeAbsent(std::string_view name) const;
   bool IsFresh(std::string_view name) const;
-  // Ok when a checkpoint's tensors are those of this model: names, shapes, float types. Errors: kInvalidArgument, with
+  // Ok when a checkpoint's tensors are those of this model: names, shapes, float types. The rest of a model that is cut
+  // may be there or not. Errors: kInvalidArgument, with
   // the tensor's name and both shapes.
   Status CheckTensors(const StateDictSpec& checkpoint) const;
 

@@ -54,8 +54,9 @@ Tensor ModuleTree::Parameter(const std::string& name) {
 }
 
 Linear ModuleTree::MakeLinear(const std::string& path) {
-  if (path.empty()) return Linear(nullptr);
-  const LinearSpec& spec = specs_.at(path);
+  const auto found = specs_.find(path);
+  if (found == specs_.end()) return Linear(nullptr);  // the model, or this part of it, has none
+  const LinearSpec& spec = found->second;
   const Tensor bias = spec.bias ? source_.dense(path + ".bias") : Tensor();
   Linear linear{nullptr};
   if (auto packed = source_.packed ? source_.packed(path + ".weight") : nullptr) {

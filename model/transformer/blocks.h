@@ -32,7 +32,7 @@ class ModuleTree {
  public:
   ModuleTree(torch::nn::Module* root, const ModelSpec& spec, const WeightSource& source);
 
-  // An empty name gives an undefined tensor or an empty holder.
+  // An empty name, and one of another part of a model that is cut, gives an undefined tensor or an empty holder.
   torch::Tensor Parameter(const std::string& name);
   Linear MakeLinear(const std::string& path);
   std::map<std::string, Linear>& linears() { return linears_; }

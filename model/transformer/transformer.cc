@@ -35,12 +35,12 @@ struct TransformerImpl::Body {
         tree(root, spec, source),
         embeddings(tree, spec),
         layers(MakeLayers()),
-        final_norm(tree, spec, spec.final_norm),
+        final_norm(tree, spec, spec.part.head ? spec.final_norm : std::string()),
         head(tree, spec, embeddings.tokens()) {}
 
   std::vector<Layer> MakeLayers() {
     std::vector<Layer> out;
-    for (int64_t i = 0; i < spec.num_hidden_layers; ++i) out.emplace_back(tree, spec, i);
+    for (int64_t i = spec.part.first_layer; i < spec.EndLayer(); ++i) out.emplace_back(tree, spec, i);
     return out;
   }
 
@@ -72,7 +72,12 @@ struct TransformerImpl::Body {
   // Of the rows of Run, those of the input's own tokens.
   Tensor Own(const Tensor& hidden, const ModelInput& input) const;
   ModelInput HeadInput(const ModelInput& input) const;
+  // The residual stream after the layers.
+  Tensor Stream(const ModelInput& input, std::vector<Tensor>* trace, KvCache* cache = nullptr);
+  // The final norm's output.
   Tensor Run(const ModelInput& input, std::vector<Tensor>* trace, KvCache* cache = nullptr);
+  Tensor Middle(const Tensor& x, const ModelInput& input);
+  void CheckStream(const Tensor& x) const;
 };
 
 void TransformerImpl::Body::CheckInput(const ModelInput& input, const Before& before) const {
@@ -188,8 +193,8 @@ Tensor TransformerImpl::Body::RunLayers(Tensor x, const Pass& pass, std::vector<
   return x;
 }
 
-// The final norm's output; the residual stream on the way goes to `trace` when given.
-Tensor TransformerImpl::Body::Run(const ModelInput& given, std::vector<Tensor>* trace, KvCache* cache) {
+// The residual stream on the way goes to `trace` when given.
+Tensor TransformerImpl::Body::Stream(const ModelInput& given, std::vector<Tensor>* trace, KvCache* cache) {
   Before before;
   before.past = cache == nullptr ? 0 : cache->length;
   const int64_t prefixes = slots.PrefixTokens(), prompts = slots.PromptTokens();
@@ -211,7 +216,31 @@ Tensor TransformerImpl::Body::Run(const ModelInput& given, std::vector<Tensor>* 
   pass.cache = cache;
   Tensor hidden = RunLayers(x, pass, trace);
   if (cache != nullptr) cache->length += before.prefixes + x.size(1);
-  return final_norm(hidden);
+  return hidden;
+}
+
+Tensor TransformerImpl::Body::Run(const ModelInput& input, std::vector<Tensor>* trace, KvCache* cache) {
+  TORCH_CHECK(spec.IsWhole(), "a model that is cut computes in pieces");
+  return final_norm(Stream(input, trace, cache));
+}
+
+void TransformerImpl::Body::CheckStream(const Tensor& x) const {
+  TORCH_CHECK(
+      x.defined() && x.dim() == 3 && x.size(0) >= 1 && x.size(2) == spec.hidden_size && x.scalar_type() == options.type,
+      "what crosses the cut must be [batch, length, ", spec.hidden_size, "] in the type of computation");
+  TORCH_CHECK(x.size(1) >= 1 && x.size(1) <= spec.MaxLength(), "a sequence of ", x.size(1),
+              " tokens does not fit a model of ", spec.MaxLength(), " positions");
+}
+
+// Virtual tokens are refused on a part (peft/adapter/slots.h), so nothing stands before the tokens.
+Tensor TransformerImpl::Body::Middle(const Tensor& x, const ModelInput& given) {
+  TORCH_CHECK(!spec.part.embeddings, "this part of the model begins with ids");
+  CheckStream(x);
+  ModelInput input = given;
+  // The ids are not here: the other side has looked them up. Their shape is needed.
+  if (!spec.TakesImages()) input.ids = at::zeros({x.size(0), x.size(1)}, x.options().dtype(at::kLong));
+  CheckInput(input, {});
+  return RunLayers(x, MakePass(input, spec.TakesImages() ? Tensor() : Positions(input, {}), x, {}), nullptr);
 }
 
 Tensor TransformerImpl::Body::Own(const Tensor& hidden, const ModelInput& input) const {
@@ -249,7 +278,9 @@ TransformerImpl::TransformerImpl(const ModelSpec& spec, uint64_t seed, const Com
   WeightSource source;
   source.trainable = true;
   source.dense = [&parameters, seed](const std::string& name) {
-    const Shape& shape = parameters.find(name)->second.shape;
+    const auto parameter = parameters.find(name);
+    if (parameter == parameters.end()) return Tensor();  // of another part
+    const Shape& shape = parameter->second.shape;
     if (name.ends_with(".bias")) return at::zeros(shape);
     if (shape.size() == 1) return at::ones(shape);
     auto generator = at::make_generator<at::CPUGeneratorImpl>(DeriveSeed(seed, "initial_weights", name));
@@ -273,6 +304,26 @@ Tensor TransformerImpl::Hidden(const ModelInput& input) { return body_->Own(body
 Tensor TransformerImpl::Pooled(const ModelInput& input) {
   TORCH_CHECK(body_->spec.head.task != Task::kNone || body_->head.has_pooler(), "the model has no pooler");
   return body_->head.Pooled(body_->Own(body_->Run(input, nullptr), input), body_->HeadInput(input));
+}
+
+Tensor TransformerImpl::Front(const ModelInput& input) {
+  TORCH_CHECK(body_->spec.part.embeddings && body_->slots.prompts.empty() && body_->slots.prefixes.empty(),
+              "a front needs the embeddings, and takes no virtual tokens");
+  return body_->Stream(input, nullptr);
+}
+
+Tensor TransformerImpl::Middle(const Tensor& x, const ModelInput& input) { return body_->Middle(x, input); }
+
+Tensor TransformerImpl::TailLogits(const Tensor& x, const ModelInput& input) {
+  TORCH_CHECK(body_->spec.part.head, "this part of the model has no head");
+  body_->CheckStream(x);
+  return body_->head.Logits(body_->final_norm(x), input);
+}
+
+Tensor TransformerImpl::TailLoss(const Tensor& x, const ModelInput& input, const Tensor& targets) {
+  TORCH_CHECK(body_->spec.part.head, "this part of the model has no head");
+  body_->CheckStream(x);
+  return body_->head.Loss(body_->final_norm(x), input, targets);
 }
 
 std::vector<Tensor> TransformerImpl::HiddenStates(const ModelInput& input) {
@@ -309,7 +360,8 @@ const std::shared_ptr<const BaseWeights>& TransformerImpl::base() const { return
 const ModelSpec& TransformerImpl::spec() const { return body_->spec; }
 
 torch::Device TransformerImpl::device() const {
-  return body_->spec.num_hidden_layers > 0 ? body_->layers[0].linears()[0]->device() : torch::kCPU;
+  if (!body_->layers.empty()) return body_->layers[0].linears()[0]->device();
+  return body_->embeddings.tokens().defined() ? body_->embeddings.tokens().device() : torch::kCPU;
 }
 
 void TransformerImpl::SetCompute(const ComputeOptions& options) { body_->options = options; }

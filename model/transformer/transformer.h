@@ -68,6 +68,16 @@ class TransformerImpl : public torch::nn::Module {
   // causal language models only. A mask, when there is one, is that of the new tokens.
   torch::Tensor Decode(const ModelInput& input, KvCache* cache);
 
+  // A model that is cut (ModelSpec::part) computes in these pieces, each of which needs its part; all the above want
+  // the whole. What crosses a cut is the residual stream x, [batch, length, hidden] in compute().type; gradients go
+  // back through it as through any tensor. The embeddings and this part's layers:
+  torch::Tensor Front(const ModelInput& input);
+  // This part's layers, of a part without embeddings. Of the input only mask, segments and positions are read.
+  torch::Tensor Middle(const torch::Tensor& x, const ModelInput& input);
+  // The final norm and the head. Of the input only the mask is read; targets as in Loss.
+  torch::Tensor TailLogits(const torch::Tensor& x, const ModelInput& input);
+  torch::Tensor TailLoss(const torch::Tensor& x, const ModelInput& input, const torch::Tensor& targets);
+
   // Gives every linear layer a dropout generator of its own, so that masks depend on the seed and the layer only, not
   // on what else runs in the process.
   void SeedDropout(uint64_t seed);

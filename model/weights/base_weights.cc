@@ -37,7 +37,9 @@ Result<std::shared_ptr<const BaseWeights>> LoadThrowing(const std::filesystem::p
   const std::optional<QuantKind> kind = KindOf(options.type);
   const std::set<std::string> packed = kind ? PackedNames(spec) : std::set<std::string>();
   const TensorLoader loader(file.files);
+  const StateDictSpec parameters = spec.WeightSpec();
   for (const auto& [stored_name, name] : spec.NamesOf(SpecOf(file.tensors))) {
+    if (!parameters.contains(name)) continue;  // of another part
     const Tensor& tensor = file.tensors.find(stored_name)->second;
     if (!packed.contains(name)) {
       base->tensors.emplace(name, loader.Dense(tensor, DenseType(tensor, options.type)).to(options.device));
@@ -47,7 +49,6 @@ Result<std::shared_ptr<const BaseWeights>> LoadThrowing(const std::filesystem::p
     if (!matrix.ok()) return matrix.status().Annotate(folder.string() + ": the tensor '" + stored_name + "'");
     base->packed.emplace(name, options.device.is_cpu() ? *matrix : (*matrix)->To(options.device));
   }
-  const StateDictSpec parameters = spec.WeightSpec();
   for (const std::string& name : spec.fresh) {
     const auto parameter = parameters.find(name);
     if (parameter == parameters.end() || base->tensors.contains(name)) continue;
@@ -62,6 +63,8 @@ Result<std::shared_ptr<const BaseWeights>> LoadThrowing(const std::filesystem::p
 Result<std::shared_ptr<const BaseWeights>> BaseWeights::Load(const std::filesystem::path& folder,
                                                              const WeightOptions& options) {
   HEDDLE_ASSIGN_OR_RETURN(ModelSpec spec, ReadModelConfig(folder));
+  spec.part = options.part;
+  HEDDLE_RETURN_IF_ERROR(spec.Check());
   HEDDLE_ASSIGN_OR_RETURN(const SafetensorsFile file, ReadModelSafetensors(folder, Misaligned::kKeep));
   if (Status status = spec.CheckTensors(SpecOf(file.tensors)); !status.ok()) return status.Annotate(folder.string());
   try {

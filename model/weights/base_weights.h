@@ -25,6 +25,8 @@ struct WeightOptions {
   // if that is bfloat16, else all the rest is float32.
   WeightType type = WeightType::kFloat32;
   torch::Device device = torch::kCPU;
+  // Of a model that is cut: only these parameters are loaded. The file is mapped, so the others are never read.
+  ModelPart part;
 };
 
 // Immutable once shared; thread-safe.

@@ -68,6 +68,7 @@ class Lister {
         Parameters();
         break;
     }
+    HEDDLE_RETURN_IF_ERROR(CheckShared());
     std::sort(slots_.begin(), slots_.end(), [](const Slot& a, const Slot& b) { return a.key < b.key; });
     return std::move(slots_);
   }
@@ -93,6 +94,19 @@ class Lister {
     return OkStatus();
   }
 
+  // Both sides of a cut compute with a token embedding that is the head's output layer too: two trained copies would
+  // become two models.
+  Status CheckShared() const {
+    if (!spec_.TiedHead() || (spec_.part.embeddings && spec_.part.head)) return OkStatus();
+    for (const Slot& slot : slots_) {
+      if (slot.role != SlotRole::kParameter || slot.path != spec_.token_embedding) continue;
+      return InvalidArgument(spec_.token_embedding +
+                             " is on both sides of the cut, because the head uses it too, and cannot be trained: "
+                             "leave it out with layers_to_transform, or cut with the topology u_shaped");
+    }
+    return OkStatus();
+  }
+
   Status SavedModules() {
     std::set<std::string> unused(config_.modules_to_save.begin(), config_.modules_to_save.end()), parents;
     for (const auto& [name, tensor] : spec_.WeightSpec()) {
@@ -101,6 +115,13 @@ class Lister {
       if (!config_.SavesWhole(module)) continue;
       if (config_.kind() != TuningKind::kFull || !InLayers(name)) Add(name, "", SlotRole::kParameter, tensor.shape);
       std::erase_if(unused, [&module](const std::string& saved) { return HasComponents(module, saved); });
+    }
+    if (!spec_.IsWhole() && !unused.empty()) {  // a module of the other part is the other side's
+      for (const auto& [name, tensor] : spec_.Whole().WeightSpec()) {
+        const std::string module = name.substr(0, name.rfind('.'));
+        std::erase_if(unused, [&module](const std::string& saved) { return HasComponents(module, saved); });
+      }
+      if (unused.empty()) return OkStatus();
     }
     // PEFT names both of these for classifiers, whichever the model has.
     if (unused.size() < config_.modules_to_save.size()) {
@@ -157,6 +178,9 @@ class Lister {
   }
 
   Status VirtualTokens() {
+    if (!spec_.IsWhole()) {
+      return Unimplemented("virtual tokens do not go over a cut: take LORA, IA3, BOTTLENECK, BITFIT or FULL");
+    }
     const AdapterConfig sized = Complete(spec_, config_);
     const bool prefix = config_.kind() == TuningKind::kPrefixTuning;
     const AdapterConfig fresh = [&] {
@@ -209,7 +233,7 @@ class Lister {
   }
 
   void Bottlenecks() {
-    for (int64_t layer = 0; layer < spec_.num_hidden_layers; ++layer) {
+    for (int64_t layer = spec_.part.first_layer; layer < spec_.EndLayer(); ++layer) {
       if (!layers_.empty() && !layers_.contains(layer)) continue;
       if (config_.placement == "key_value") {
         AddBottleneck(layer, SlotPlace::kKeyValue, "adapter_key_value", 2 * spec_.num_key_value_heads * spec_.head_dim);

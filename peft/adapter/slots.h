@@ -55,7 +55,8 @@ struct Slot {
 
 // In key order. Errors: kInvalidArgument, in a sentence, when the configuration and the model do not fit together:
 // nothing is matched (with the nearest name), a rank above the layer's width, a layer that is not there, sizes of
-// virtual tokens that are not the model's.
+// virtual tokens that are not the model's. Of a model that is cut the list is that of its part, where virtual tokens
+// are kUnimplemented and a token embedding that both parts use is kInvalidArgument.
 Result<std::vector<Slot>> ListSlots(const model::ModelSpec& spec, const AdapterConfig& config);
 
 // Names, F32 and shapes. Errors: those of ListSlots.
