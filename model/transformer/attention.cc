@@ -2,6 +2,8 @@
 
 #include <limits>
 
+#include "model/transformer/functions.h"
+
 namespace heddle::model {
 namespace {
 
@@ -42,9 +44,21 @@ struct AttentionFunction : Function<AttentionFunction> {
   }
 };
 
+// The same by LibTorch's operators, for tangents.
+Tensor PlainAttention(const Tensor& query, const Tensor& key, const Tensor& value, const Tensor& mask) {
+  const int64_t batch = query.size(0), heads = query.size(1), queries = query.size(2), head_dim = query.size(3);
+  const int64_t kv_heads = key.size(1), keys = key.size(2), group = heads / kv_heads;
+  const Tensor k = key.reshape({batch * kv_heads, keys, head_dim}), v = value.reshape(k.sizes());
+  Tensor scores = at::bmm(query.reshape({batch * kv_heads, group * queries, head_dim}), k.transpose(1, 2));
+  if (mask.defined()) scores = (scores.reshape({batch, heads, queries, keys}) + mask).reshape(scores.sizes());
+  const Tensor out = at::bmm(at::softmax(scores, -1), v).reshape({batch, heads, queries, head_dim});
+  return out.transpose(1, 2).reshape({batch, queries, heads * head_dim});
+}
+
 }  // namespace
 
 Tensor Attention(const Tensor& query, const Tensor& key, const Tensor& value, const Tensor& mask) {
+  if (HasTangent(query, key, value)) return PlainAttention(query, key, value, mask);
   return AttentionFunction::apply(query, key, value, mask.defined() ? c10::make_optional(mask) : c10::nullopt);
 }
 

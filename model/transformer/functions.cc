@@ -126,7 +126,11 @@ struct SwiGluFunction : Function<SwiGluFunction> {
 
 }  // namespace
 
-Tensor RmsNorm(const Tensor& x, const Tensor& weight, double eps) { return RmsNormFunction::apply(x, weight, eps); }
+Tensor RmsNorm(const Tensor& x, const Tensor& weight, double eps) {
+  if (!HasTangent(x, weight)) return RmsNormFunction::apply(x, weight, eps);
+  const Tensor wide = Widened(x);
+  return (wide * (wide * wide).mean(-1, true).add(eps).rsqrt() * weight.to(wide.scalar_type())).to(x.scalar_type());
+}
 
 Tensor LayerNorm(const Tensor& x, const Tensor& weight, const Tensor& bias, double eps) {
   const auto type = x.scalar_type();
@@ -135,10 +139,16 @@ Tensor LayerNorm(const Tensor& x, const Tensor& weight, const Tensor& bias, doub
 }
 
 Tensor RotateHeads(const Tensor& x, const Tensor& cos, const Tensor& sin, int64_t heads, double scale) {
+  if (HasTangent(x)) {
+    const Tensor by_head = x.reshape({x.size(0), x.size(1), heads, x.size(2) / heads}).transpose(1, 2);
+    return RotateGeneral(by_head, cos, sin, scale, false);
+  }
   return RotateFunction::apply(x, cos.contiguous(), sin.contiguous(), heads, scale);
 }
 
-Tensor SwiGlu(const Tensor& gate, const Tensor& up) { return SwiGluFunction::apply(gate, up); }
+Tensor SwiGlu(const Tensor& gate, const Tensor& up) {
+  return HasTangent(gate, up) ? at::silu(gate) * up : SwiGluFunction::apply(gate, up);
+}
 
 Tensor Activate(const Tensor& x, Activation activation) {
   switch (activation) {

@@ -1,7 +1,8 @@
 // Differentiable building blocks of transformers: norms, rotary positions, activations. Where fewer passes over memory
 // than LibTorch's operators take are worth it, the gradient is written by hand (first derivatives only). Float32 on the
 // CPU has loops of its own; any other type and device goes through LibTorch's operators. Bfloat16 and half precision
-// are normalised in float32. Thread-safe (no state).
+// are normalised in float32. Values that carry a forward-mode tangent go through LibTorch's operators too, whose
+// forward-mode formulas are there, while hand-written functions have none. Thread-safe (no state).
 //
 // Include only from translation units of targets with TORCH.
 #pragma once
@@ -32,6 +33,13 @@ torch::Tensor RotateHeads(const torch::Tensor& x, const torch::Tensor& cos, cons
 torch::Tensor SwiGlu(const torch::Tensor& gate, const torch::Tensor& up);
 
 torch::Tensor Activate(const torch::Tensor& x, Activation activation);
+
+// Whether forward-mode differentiation is under way through one of these.
+inline bool HasTangent(const torch::Tensor& x) { return x.defined() && x._fw_grad(/*level=*/0).defined(); }
+template <typename... Others>
+bool HasTangent(const torch::Tensor& x, const Others&... others) {
+  return HasTangent(x) || HasTangent(others...);
+}
 
 // True for the types that are computed in float32 where precision counts.
 inline bool IsReduced(at::ScalarType type) { return type == at::kBFloat16 || type == at::kHalf; }

@@ -1,5 +1,7 @@
 #include "model/transformer/linear.h"
 
+#include "model/transformer/functions.h"
+
 namespace heddle::model {
 namespace {
 
@@ -64,6 +66,10 @@ Tensor LinearImpl::Base(const Tensor& rows, bool with_bias) const {
   std::shared_ptr<const FrozenWeight> frozen = packed;
   if (!frozen && weight.scalar_type() != type && !weight.requires_grad()) {
     frozen = std::make_shared<ConvertedWeight>(weight);
+  }
+  if (frozen && HasTangent(rows, b)) {
+    const Tensor dense = frozen->Dense(type), y = at::mm(rows, transposed ? dense : dense.t());
+    return b.defined() ? y + b : y;
   }
   if (frozen && b.defined() && b.requires_grad()) {
     return FrozenProduct::apply(rows, frozen, c10::nullopt, transposed) + b;

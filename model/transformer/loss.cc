@@ -113,6 +113,12 @@ struct LinearCrossEntropyFunction : Function<LinearCrossEntropyFunction> {
 }  // namespace
 
 Tensor LinearCrossEntropy(const Tensor& hidden, const Tensor& weight, const Tensor& targets) {
+  if (HasTangent(hidden, weight)) {
+    CheckTargets(targets, weight.size(0));
+    if (targets.eq(kIgnoredTarget).all().item<bool>()) return hidden.sum() * 0;
+    const Tensor logits = at::mm(hidden, weight.to(hidden.scalar_type()).t());
+    return at::cross_entropy_loss(IsReduced(logits.scalar_type()) ? logits.to(at::kFloat) : logits, targets);
+  }
   const bool grad = at::GradMode::is_enabled();  // always off inside forward
   return LinearCrossEntropyFunction::apply(hidden.contiguous(), weight.to(hidden.scalar_type()), targets.contiguous(),
                                            grad && hidden.requires_grad(), grad && weight.requires_grad());
