@@ -1,0 +1,67 @@
+// Zeroth-order steps: what they cost beyond the forward passes that they are made of.
+#include <boost/json.hpp>
+#include <filesystem>
+
+#include "bench.h"
+#include "programs.h"
+
+namespace heddle::bench {
+namespace {
+
+Result<Findings> Directions(const Context& context) {
+  HEDDLE_ASSIGN_OR_RETURN(const boost::json::value rows,
+                          RunForJson({(context.bin / "heddle_bench_directions").string()}, context.work / "zo.log"));
+  Findings found;
+  for (const char* id : {"rademacher", "normal", "rademacher_grid", "normal_grid"}) {
+    HEDDLE_ASSIGN_OR_RETURN(const double value, ValueOf(rows, id));
+    std::string row = "zo-direction-" + std::string(id);
+    if (const size_t at = row.find('_'); at != std::string::npos) row[at] = '-';
+    found.values[row] = {value, "median of 7, one thread, 64 M weights"};
+  }
+  return found;
+}
+
+Result<Findings> Steps(const Context& context) {
+  const std::filesystem::path program = context.bin / "heddle_bench_zo";
+  Findings found;
+  if (!std::filesystem::exists(program)) {
+    for (const char* id : {"zo-step-memory", "zo-step-time-rademacher", "zo-step-time-normal"}) {
+      found.skipped[id] = "this build has no LibTorch";
+    }
+    return found;
+  }
+  const auto run = [&](const std::string& what) {
+    return RunForJson({program.string(), "--what", what}, context.work / "zo.log");
+  };
+  HEDDLE_ASSIGN_OR_RETURN(const boost::json::value forward, run("forward"));
+  HEDDLE_ASSIGN_OR_RETURN(const boost::json::value step, run("step"));
+  HEDDLE_ASSIGN_OR_RETURN(const double of_forward, ValueOf(forward, "peak_mb"));
+  HEDDLE_ASSIGN_OR_RETURN(const double of_step, ValueOf(step, "peak_mb"));
+  found.values["zo-step-memory"] = {of_step / of_forward, "peak of a process each, 110 M parameters, 16 x 128 tokens"};
+  HEDDLE_ASSIGN_OR_RETURN(const boost::json::value times, run("time"));
+  for (const char* id : {"rademacher", "normal"}) {
+    HEDDLE_ASSIGN_OR_RETURN(const double value, ValueOf(times, id));
+    found.values["zo-step-time-" + std::string(id)] = {value, "median of 5, all weights trained, 16 x 128 tokens"};
+  }
+  return found;
+}
+
+}  // namespace
+
+std::vector<Measurement> ZerothOrderMeasurements() {
+  return {{"zo",
+           {{"zo-direction-rademacher", "making and adding a Rademacher direction: rate kept of memcpy", "ratio", 0.5,
+             true},
+            {"zo-direction-normal", "the same, normal", "ratio", 0.15, true},
+            {"zo-direction-rademacher-grid", "flipping a Rademacher direction on the grid: rate kept of memcpy",
+             "ratio", std::nullopt, true},
+            {"zo-direction-normal-grid", "the same, normal", "ratio", std::nullopt, true}},
+           Directions},
+          {"zo",
+           {{"zo-step-memory", "memory of a two-sided step, to inference of the same batch", "ratio", 1.05, false},
+            {"zo-step-time-rademacher", "time of a two-sided step, to two forward passes", "ratio", 1.10, false},
+            {"zo-step-time-normal", "the same with normal directions", "ratio", 1.20, false}},
+           Steps}};
+}
+
+}  // namespace heddle::bench
