@@ -33,6 +33,8 @@ const std::vector<Method>& Methods() {
         ScaffoldMethod(),
         FedNovaMethod(),
         FedDynMethod(),
+        SpryMethod(),
+        FedBptMethod(),
         CoordinateMedianMethod(),
         TrimmedMeanMethod(),
         KrumMethod(),

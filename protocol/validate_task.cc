@@ -170,6 +170,9 @@ Status Validate(const v1::TaskAssignment& m) {
 // where an update is judged.
 Status Validate(const v1::TaskMetrics& m) {
   HEDDLE_RETURN_IF_ERROR(CheckRange("metrics.steps", m.steps(), 0, kMaxLocalSteps));
+  constexpr uint64_t kMostPasses = uint64_t{1} << 48;  // two for each direction of each step, and anchors
+  HEDDLE_RETURN_IF_ERROR(CheckRange("metrics.forward_passes", m.forward_passes(), 0, kMostPasses));
+  HEDDLE_RETURN_IF_ERROR(CheckRange("metrics.skipped_directions", m.skipped_directions(), 0, kMostPasses));
   HEDDLE_RETURN_IF_ERROR(CheckReal("metrics.train_seconds", m.train_seconds(), 0, 1e9));
   // Losses are what training made of them: a diverged task may report NaN, and its update is judged on its own.
   return OkStatus();

@@ -14,6 +14,10 @@
 //   number,
 //                                         with local momentum rho (tau - rho (1 - rho^tau) / (1 - rho)) / (1 - rho)
 //   FedDyn (Acar et al., 2111.04263)      devices count equally. h -= alpha / N sum(d);  x += mean(d) - h / alpha
+//   SPRY (Panchal et al., 2405.15551)     x += mean(d) tensor by tensor, over the devices whose group it is in
+//   (layer_groups.h)
+//   FedBPT (2310.01467)                   devices count equally. x += mean(d), but prompt_variance not below
+//   min_sigma^2
 #pragma once
 
 #include "aggregation/method.h"
@@ -28,5 +32,7 @@ Method FedProxMethod();
 Method ScaffoldMethod();
 Method FedNovaMethod();
 Method FedDynMethod();
+Method SpryMethod();
+Method FedBptMethod();
 
 }  // namespace heddle::aggregation

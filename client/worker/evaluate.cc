@@ -8,6 +8,7 @@
 #include "client/worker/train_options.h"
 #include "model/metrics/metrics.h"
 #include "model/transformer/transformer.h"
+#include "peft/adapter/prompt_projection.h"
 #include "peft/tuning/tuning.h"
 
 namespace heddle::client {
@@ -89,6 +90,7 @@ Result<Evaluation> EvaluateThrowing(const std::filesystem::path& base_dir, const
   model::Transformer network(base.weights, compute);
   if (!adapter_dir.empty()) {
     HEDDLE_ASSIGN_OR_RETURN(peft::Adapter adapter, peft::ReadAdapter(adapter_dir));
+    HEDDLE_ASSIGN_OR_RETURN(adapter.tensors, peft::WithPrompt(std::move(adapter.tensors)));
     HEDDLE_RETURN_IF_ERROR(peft::Tuning::Inject(network, adapter.config, adapter.tensors, peft::Use::kFrozen).status());
   }
   network->eval();

@@ -22,12 +22,6 @@
 namespace heddle::client {
 namespace {
 
-Status CheckMemory(uint64_t limit, uint64_t need, const char* what) {
-  if (limit == 0 || need <= limit) return OkStatus();
-  return ResourceExhausted(std::string(what) + " needs about " + std::to_string(need >> 20) +
-                           " MiB; this device allows " + std::to_string(limit >> 20) + " MiB");
-}
-
 class LoraSft final : public LocalTask {
  public:
   Result<TaskOutput> Run(const TaskInput& input, TaskResources& resources,

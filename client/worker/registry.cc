@@ -2,9 +2,11 @@
 #include <array>
 #include <string>
 
+#include "client/worker/bbpt.h"
 #include "client/worker/local_task.h"
 #include "client/worker/lora_sft.h"
 #include "client/worker/zo_ledger.h"
+#include "client/worker/zo_sft.h"
 #include "common/config.h"
 
 namespace heddle::client {
@@ -19,6 +21,8 @@ constexpr std::array kTasks = {
     Entry{"lora_sft", MakeLoraSft},  // plans without DeviceRules: what workers of before know
     Entry{"sft", MakeLoraSft},
     Entry{"zo_ledger", MakeZoLedger},
+    Entry{"zo_sft", MakeZoSft},
+    Entry{"bbpt", MakeBbpt},
 };
 
 }  // namespace

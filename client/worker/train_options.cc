@@ -104,10 +104,13 @@ uint64_t EstimateForwardBytes(const model::ModelSpec& spec, const TrainSettings&
 }
 
 Status CheckForwardMemory(const model::ModelSpec& spec, const TaskInput& input, const TrainOptions& options) {
-  const uint64_t need = EstimateForwardBytes(spec, input.train, options);
-  if (input.memory_limit_bytes == 0 || need <= input.memory_limit_bytes) return OkStatus();
-  return ResourceExhausted("a forward pass needs about " + std::to_string(need >> 20) + " MiB; this device allows " +
-                           std::to_string(input.memory_limit_bytes >> 20) + " MiB");
+  return CheckMemory(input.memory_limit_bytes, EstimateForwardBytes(spec, input.train, options), "a forward pass");
+}
+
+Status CheckMemory(uint64_t limit, uint64_t need, const char* what) {
+  if (limit == 0 || need <= limit) return OkStatus();
+  return ResourceExhausted(std::string(what) + " needs about " + std::to_string(need >> 20) +
+                           " MiB; this device allows " + std::to_string(limit >> 20) + " MiB");
 }
 
 }  // namespace heddle::client

@@ -39,4 +39,7 @@ uint64_t EstimateForwardBytes(const model::ModelSpec& spec, const TrainSettings&
 // Errors: kResourceExhausted when the input allows less.
 Status CheckForwardMemory(const model::ModelSpec& spec, const TaskInput& input, const TrainOptions& options);
 
+// kResourceExhausted when `what` needs more than the limit; 0: there is none.
+Status CheckMemory(uint64_t limit, uint64_t need, const char* what);
+
 }  // namespace heddle::client

@@ -213,7 +213,8 @@ Status RecipeBindings::Store() {
   train.set_gradient_checkpointing(gradient_checkpointing_);
   train.set_bf16(bf16_);
   if (recipe_->local_task.empty() && UsesSharedSeeds(recipe_->strategy)) recipe_->local_task = "zo_ledger";
-  HEDDLE_RETURN_IF_ERROR(zo_.Store(schema_, recipe_->lora, &recipe_->local_task, &learning_rate_, &train));
+  HEDDLE_RETURN_IF_ERROR(
+      zo_.Store(schema_, recipe_->lora, recipe_->strategy, &recipe_->local_task, &learning_rate_, &train));
   // The tighter the bounds, the finer the grid of the sums: devices report exactly so many examples.
   const uint64_t examples = local_steps_ * batch_size_ * gradient_accumulation_steps_;
   recipe_->aggregator.max_num_examples = max_num_examples_ > 0 ? max_num_examples_ : examples;

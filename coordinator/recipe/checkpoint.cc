@@ -5,6 +5,7 @@
 #include "aggregation/low_rank/export.h"
 #include "aggregation/low_rank/layout.h"
 #include "peft/adapter/adapter_config.h"
+#include "peft/adapter/prompt_projection.h"
 
 namespace heddle::coordinator {
 namespace {
@@ -33,9 +34,10 @@ Result<std::string> Widened(const peft::AdapterConfig& config, const low_rank::E
 
 Result<Checkpoint> MakeCheckpoint(const StateDict& model, std::string_view adapter_config_json) {
   HEDDLE_ASSIGN_OR_RETURN(const peft::AdapterConfig config, peft::AdapterConfig::FromJson(adapter_config_json));
+  HEDDLE_ASSIGN_OR_RETURN(const StateDict whole, peft::WithPrompt(model));
   HEDDLE_ASSIGN_OR_RETURN(
       low_rank::ExportedAdapter exported,
-      low_rank::ExportAdapter(model, [&](std::string_view path) { return config.ScalingOf(path); }));
+      low_rank::ExportAdapter(whole, [&](std::string_view path) { return config.ScalingOf(path); }));
   Checkpoint out{std::string(adapter_config_json), {}};
   if (!exported.ranks.empty()) {
     HEDDLE_ASSIGN_OR_RETURN(out.adapter_config_json, Widened(config, exported, model));

@@ -8,6 +8,7 @@
 
 #include "aggregation/aggregator.h"
 #include "aggregation/compression/compressor.h"
+#include "aggregation/layer_groups.h"
 #include "common/assert.h"
 #include "common/config.h"
 #include "common/file.h"
@@ -17,6 +18,7 @@
 #include "coordinator/recipe/bindings.h"
 #include "model/config/registry.h"
 #include "model/tokenizer/tokenizer.h"
+#include "peft/adapter/prompt_projection.h"
 #include "protocol/limits.h"
 #include "protocol/validate.h"
 
@@ -161,10 +163,45 @@ Status CheckUpload(const Recipe& recipe) {
         "these "
         "cannot be made smaller; remove it, or set strategy.prune_gamma = 0";
   }
+  if (aggregation::LayerGroupsOf(recipe.strategy, recipe.AggregatorOf(1)) > 0) {
+    mistakes += "\n  compression.upload: with " + recipe.strategy +
+                " each device sends some layers only, which are not "
+                "made smaller; remove it";
+  }
   if (recipe.local_task == "lora_sft") {
     mistakes += "\n  compression.upload: the local task 'lora_sft' does not know it; remove train.local_task";
   }
   return mistakes.empty() ? OkStatus() : InvalidArgument("the recipe contradicts itself:" + mistakes);
+}
+
+// That a task without gradients is not asked for what a strategy adds to them.
+Status CheckZerothOrder(const Recipe& recipe) {
+  const bool splits = aggregation::LayerGroupsOf(recipe.strategy, recipe.AggregatorOf(1)) > 0;
+  if (recipe.local_task == "bbpt") {
+    if (recipe.lora.kind() != peft::TuningKind::kPromptTuning || !recipe.lora.modules_to_save.empty()) {
+      return InvalidArgument("tuning.method: bbpt searches a prompt; set \"prompt-tuning\", without modules_to_save");
+    }
+    if (!(recipe.RulesOf(1) == aggregation::DeviceRules{})) {
+      return InvalidArgument("strategy: " + recipe.strategy +
+                             " has rules for devices, which bbpt does not take; choose FedBPT or FedAvg");
+    }
+    if (recipe.train.zo().intrinsic_dim() > static_cast<uint32_t>(peft::kMostPromptCoordinates)) {
+      return InvalidArgument("zo.intrinsic_dim: it must be at most " + std::to_string(peft::kMostPromptCoordinates));
+    }
+    return OkStatus();
+  }
+  if (recipe.local_task != "zo_sft") {
+    return splits ? InvalidArgument("strategy: " + recipe.strategy + " goes with train.local_task = \"zo_sft\"")
+                  : OkStatus();
+  }
+  const aggregation::DeviceRules rules = recipe.RulesOf(1);
+  if (rules.correction == aggregation::Correction::kNone && rules.proximal_mu == 0 && rules.prune_gamma == 0) {
+    return OkStatus();
+  }
+  return InvalidArgument(
+      "strategy: " + recipe.strategy +
+      " adds terms to the devices' gradients, which zo_sft does not compute; choose another strategy "
+      "or set what it adds to 0");
 }
 
 // What workers of before do is asked for by its old name, so that they take it.
@@ -199,6 +236,18 @@ Status CheckTexts(const Recipe& recipe, const model::ModelSpec& config) {
                            std::to_string(config.vocab_size));
   }
   return OkStatus();
+}
+
+// In place of a prompt, what black-box tuning searches: its coordinates, from zero and a sigma of 1.
+Result<StateDict> SearchedPrompt(const Recipe& recipe, const StateDict& initial) {
+  constexpr double kPromptDeviation = 0.02;  // of a prompt's own elements (peft/adapter/initial.h)
+  if (initial.size() != 1 || initial.begin()->second.shape().size() != 2) {
+    return InvalidArgument("tuning: bbpt searches a prompt and nothing beside it; a new head cannot be searched");
+  }
+  const Shape& shape = initial.begin()->second.shape();
+  const peft::PromptProjection projection{shape[0], shape[1], recipe.train.zo().intrinsic_dim(),
+                                          kPromptDeviation * recipe.train.zo().projection_scale()};
+  return projection.InitialModel(/*sigma=*/1);
 }
 
 // The longest update that a device may send.
@@ -241,6 +290,7 @@ Result<Recipe> Recipe::LoadText(const std::string& text, const fs::path& folder,
   HEDDLE_RETURN_IF_ERROR(ReadRanks(bindings.device_ranks(), bindings.rank_tiers(), &recipe).Annotate(name));
   HEDDLE_RETURN_IF_ERROR(CheckStrategy(recipe).Annotate(name));
   HEDDLE_RETURN_IF_ERROR(CheckUpload(recipe).Annotate(name));
+  HEDDLE_RETURN_IF_ERROR(CheckZerothOrder(recipe).Annotate(name));
   if (recipe.local_task.empty()) recipe.local_task = DefaultTask(recipe);
   HEDDLE_RETURN_IF_ERROR(CheckSeeds(recipe).Annotate(name));
   recipe.resolved_json = bindings.schema().ResolvedJson();
@@ -360,6 +410,9 @@ Result<RunMaterial> PrepareRun(const Recipe& recipe) {
   HEDDLE_ASSIGN_OR_RETURN(
       material.initial_adapter,
       peft::MakeInitialAdapter(config, adapter, weights.tensors, DeriveSeed(recipe.seed, "initial_adapter", "")));
+  if (recipe.local_task == "bbpt") {
+    HEDDLE_ASSIGN_OR_RETURN(material.initial_adapter, SearchedPrompt(recipe, material.initial_adapter));
+  }
   HEDDLE_RETURN_IF_ERROR(CheckStrategyTakes(recipe, adapter, material.initial_adapter));
   material.initial_adapter_bytes = SerializeSafetensors(material.initial_adapter);
   material.adapter_config_json = adapter.ToJson();
@@ -397,6 +450,11 @@ v1::TaskPlan MakeTaskPlan(const Recipe& recipe, const RunMaterial& material, uin
   *plan.add_adapter() = adapter.model;
   if (adapter.ledger) *plan.add_adapter() = *adapter.ledger;
   *plan.mutable_train() = recipe.TrainPlanOf(round);
+  if (const uint32_t groups = aggregation::LayerGroupsOf(recipe.strategy, recipe.AggregatorOf(round)); groups > 0) {
+    plan.mutable_train()->mutable_zo()->set_layer_groups(groups);
+    plan.mutable_train()->mutable_zo()->set_layer_group(
+        aggregation::LayerGroupOf(recipe.seed, round, device.value(), groups));
+  }
   plan.set_seed(TaskSeed(recipe.seed, round, device));
   plan.set_max_update_bytes(material.spec.max_update_bytes);
   plan.set_max_num_examples(material.spec.max_num_examples);

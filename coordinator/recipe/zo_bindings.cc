@@ -70,10 +70,13 @@ void ZoBindings::Bind(ConfigSchema* schema) {
   number("zo.projection_scale", &projection_scale_, "black-box tuning: size of the projection's columns", 1e-9, 1e6);
 }
 
-Status ZoBindings::Store(const ConfigSchema& schema, const peft::AdapterConfig& adapter, std::string* local_task,
-                         double* learning_rate, v1::TrainPlan* train) {
+Status ZoBindings::Store(const ConfigSchema& schema, const peft::AdapterConfig& adapter, std::string_view strategy,
+                         std::string* local_task, double* learning_rate, v1::TrainPlan* train) {
   const auto given = std::find_if(kKeys.begin(), kKeys.end(), [&](const char* key) { return schema.WasGiven(key); });
-  if (local_task->empty() && given != kKeys.end()) *local_task = "zo_sft";
+  const bool spry = strategy == "SPRY";
+  if (local_task->empty() && strategy == "FedBPT") *local_task = "bbpt";
+  if (local_task->empty() && (given != kKeys.end() || spry)) *local_task = "zo_sft";
+  if (spry && !schema.WasGiven("zo.estimator")) estimator_ = "forward_gradient";
   if (!IsZerothOrderTask(*local_task)) {
     if (given == kKeys.end()) return OkStatus();
     return InvalidArgument("the recipe contradicts itself:\n  " + std::string(*given) + ": the local task '" +

@@ -2,8 +2,9 @@
 // at their defaults.
 //
 // A recipe trains so when its local task is one of IsZerothOrderTask, or when it has a key of [zo] and names no task
-// (then it is zo_sft). What such a recipe leaves out follows from what it trains, since step sizes that differ by
-// orders of magnitude are right for different parts of a model (Malladi et al., 2305.17333, appendix D):
+// (then it is zo_sft), or when its strategy is SPRY (zo_sft) or FedBPT (bbpt). What such a recipe leaves out follows
+// from what it trains, since step sizes that differ by orders of magnitude are right for different parts of a model
+// (Malladi et al., 2305.17333, appendix D):
 //
 //   tuning.method                                 zo_eps   train.learning_rate: zo_sgd   zo_adam   zo_sign_sgd
 //   full, bitfit                                  1e-3                          1e-6     1e-5      1e-5
@@ -31,8 +32,8 @@ class ZoBindings {
   // where [zo] asks for it, and completes `train`. What follows from the presets is also written to where
   // train.learning_rate is bound, so that the resolved recipe says it. Errors: kInvalidArgument, every mistake on a
   // line of its own.
-  Status Store(const ConfigSchema& schema, const peft::AdapterConfig& adapter, std::string* local_task,
-               double* learning_rate, v1::TrainPlan* train);
+  Status Store(const ConfigSchema& schema, const peft::AdapterConfig& adapter, std::string_view strategy,
+               std::string* local_task, double* learning_rate, v1::TrainPlan* train);
 
  private:
   std::string estimator_ = "spsa", distribution_ = "normal", optimizer_ = "zo_sgd";

@@ -68,6 +68,13 @@ struct Metrics::Impl {
   Family<Counter>& connections_timed_out =
       Counters("heddle_connections_timed_out_total", "Connections of devices ended for being slow, by what was slow.");
   Family<Counter>& rounds = Counters("heddle_rounds_total", "Ended round attempts by outcome.");
+  Counter& skipped_directions =
+      Counters("heddle_zeroth_order_skipped_directions_total",
+               "Directions of accepted updates whose losses were not finite or too far apart.")
+          .Add({});
+  Counter& stalled =
+      Counters("heddle_zeroth_order_stalled_total", "Accepted updates of zeroth-order tasks whose loss did not fall.")
+          .Add({});
   Counter& received = Counters("heddle_network_receive_bytes_total", "Body bytes from devices.").Add({});
   Counter& sent = Counters("heddle_network_transmit_bytes_total", "Body bytes to devices.").Add({});
   prometheus::Histogram& round_seconds =
@@ -136,6 +143,11 @@ void Metrics::CountRefusal(std::string_view reason) {
 }
 
 void Metrics::CountLimited(std::string_view limit) { impl_->limited.Add({{"limit", std::string(limit)}}).Increment(); }
+
+void Metrics::CountZerothOrder(uint64_t skipped_directions, bool loss_stalled) {
+  if (skipped_directions > 0) impl_->skipped_directions.Increment(static_cast<double>(skipped_directions));
+  if (loss_stalled) impl_->stalled.Increment();
+}
 
 void Metrics::AddTraffic(uint64_t received, uint64_t sent) {
   impl_->up += received;

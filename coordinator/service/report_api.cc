@@ -150,6 +150,9 @@ Awaitable<void> DeviceApi::Report(Exchange& exchange, DeviceId device) {
   }
   const auto& response = std::get<v1::ReportResponse>(*pending->answer);
   context_.metrics->CountUpdate(VerdictName(response.verdict()));
+  if (looked_at && response.verdict() == v1::REPORT_VERDICT_ACCEPTED) {  // not when it is told again
+    context_.metrics->CountZerothOrder(request->metrics().skipped_directions(), request->metrics().loss_stalled());
+  }
   if (response.has_refusal()) CountRefused(exchange, response.refusal().reason(), response.refusal().message());
   HEDDLE_FAILPOINT(kVerdictUnsent);
   co_await Answer(exchange, 200, response.SerializeAsString());

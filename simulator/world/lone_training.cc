@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "aggregation/device_rules.h"
 #include "client/worker/train_plan.h"
 #include "common/file.h"
 #include "common/random.h"
@@ -18,6 +19,10 @@ Status SaveTrained(const fs::path& initial, const StateDict& update, const fs::p
   StateDict trained;
   for (const auto& [name, tensor] : adapter.tensors) {
     const auto found = update.find(name);
+    if (found == update.end() && name.starts_with(aggregation::kOwnPrefix)) {  // not trained
+      trained.emplace(name, tensor);
+      continue;
+    }
     if (found == update.end()) return Internal("the update lacks " + name);
     std::span<std::byte> bytes;
     Tensor sum = Tensor::Allocate(tensor.spec(), &bytes);

@@ -13,6 +13,7 @@
 #include "model/config/registry.h"
 #include "model/tokenizer/bpe_trainer.h"
 #include "peft/adapter/adapter.h"
+#include "peft/adapter/prompt_projection.h"
 #include "protocol/refusal.h"
 #include "protocol/validate.h"
 #include "tests/fuzz/seeds.h"
@@ -190,6 +191,16 @@ void Models() {
       R"({"peft_type":"IA3","target_modules":["down_proj","k_proj"],"layers_to_transform":[0],"task_type":"CAUSAL_LM"})");
   Write("fuzz_adapter_config", "unsupported",
         R"({"peft_type":"LORA","r":8,"target_modules":["q"],"use_dora":true,"rank_pattern":{"q":4}})");
+}
+
+void Prompts() {
+  StateDict model = peft::PromptProjection{3, 4, 5, 0.5}.InitialModel(1);
+  const std::vector<float> values = {0.5F, -1, 2, 0, 3};
+  model.insert_or_assign(std::string(peft::kPromptCoordinates), Tensor::FromFloats({5}, values));
+  Write("fuzz_prompt_projection", "small", SerializeSafetensors(model));
+  const std::vector<float> form = {4096, 1048576, 1};
+  model.insert_or_assign(std::string(peft::kPromptProjection), Tensor::FromFloats({3}, form));
+  Write("fuzz_prompt_projection", "huge", SerializeSafetensors(model));
 }
 
 void Coordinator() {
@@ -440,6 +451,7 @@ int main(int argc, char** argv) {
   Config();
   Tokenizers();
   Models();
+  Prompts();
   Coordinator();
   Audit();
   Http();

@@ -272,6 +272,8 @@ TEST(Validate, ReportRequest) {
                {[](M& m) { m.mutable_metrics()->set_train_seconds(-1); }, false, "train_seconds"},
                {[](M& m) { m.mutable_metrics()->set_steps(kMaxLocalSteps + 1); }, false, "steps"},
                {[](M& m) { m.mutable_metrics()->set_train_loss(kNan); }, true},
+               {[](M& m) { m.mutable_metrics()->set_skipped_directions(~uint64_t{0}); }, false, "skipped_directions"},
+               {[](M& m) { m.mutable_metrics()->set_forward_passes(~uint64_t{0}); }, false, "forward_passes"},
                {[](M& m) { m.mutable_metrics()->set_num_examples(0); }, true},
                {[](M& m) { m.set_message(std::string(kMaxReportMessageBytes, 'x')); }, true},
                {[](M& m) { m.set_message(std::string(kMaxReportMessageBytes + 1, 'x')); }, false, "message"},

@@ -64,6 +64,10 @@ speed_spread = 0.5
     options.recipe = recipe_;
     overrides.emplace("strategy.name", GetParam());
     if (coordinator::UsesSharedSeeds(GetParam())) overrides.emplace("train.learning_rate", "1e-2");
+    if (GetParam() == "FedBPT") {  // it searches prompts
+      overrides.insert({{"tuning.method", "prompt-tuning"}, {"zo.intrinsic_dim", "20"}, {"zo.population", "6"}});
+    }
+    if (GetParam() == "SPRY") overrides.insert({{"train.learning_rate", "0.01"}, {"strategy.layer_groups", "2"}});
     options.overrides = std::move(overrides);
     options.out = folder_ / out;
     const auto result = Simulate(options);

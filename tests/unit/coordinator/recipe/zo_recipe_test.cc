@@ -1,7 +1,12 @@
 // [zo]: its keys, the presets by what is trained, and what it contradicts.
 #include <gmock/gmock.h>
 
+#include <set>
+
+#include "aggregation/layer_groups.h"
+#include "coordinator/recipe/checkpoint.h"
 #include "coordinator/recipe/recipe.h"
+#include "peft/adapter/prompt_projection.h"
 
 namespace heddle::coordinator {
 namespace {
@@ -74,6 +79,64 @@ TEST(ZerothOrderRecipe, OfATaskThatComputesGradientsIsRefused) {
   EXPECT_EQ(Load("[zo]\nestimator = \"adam\"\n").status().code(), Code::kInvalidArgument);
   EXPECT_EQ(Load("[zo]\nnum_perturbations = 0\n").status().code(), Code::kInvalidArgument);
   EXPECT_EQ(Load("[zo]\nsparse_fraction = nan\n").status().code(), Code::kInvalidArgument);
+}
+
+TEST(ZerothOrderRecipe, OfSpryGivesEachDeviceAGroupOfLayersAndForwardGradients) {
+  const auto recipe = Load("[strategy]\nname = \"SPRY\"\ncohort_size = 4\n");
+  ASSERT_TRUE(recipe.ok()) << recipe.status();
+  EXPECT_EQ(recipe->local_task, "zo_sft");
+  EXPECT_EQ(recipe->train.zo().estimator(), "forward_gradient");
+  const RunMaterial material;
+  std::set<uint32_t> groups;
+  for (int i = 0; i < 60; ++i) {
+    const DeviceId device("phone-" + std::to_string(i));
+    const v1::TaskPlan plan = MakeTaskPlan(*recipe, material, 1, {}, device);
+    EXPECT_EQ(plan.train().zo().layer_groups(), 4U);
+    EXPECT_EQ(plan.train().zo().layer_group(), aggregation::LayerGroupOf(recipe->seed, 1, device.value(), 4));
+    groups.insert(plan.train().zo().layer_group());
+  }
+  EXPECT_EQ(groups.size(), 4U);
+  EXPECT_THAT(Load("[strategy]\nname = \"SPRY\"\n[train]\nlocal_task = \"sft\"\n").status().message(),
+              HasSubstr("zo_sft"));
+  EXPECT_THAT(Load("[strategy]\nname = \"SPRY\"\n[compression]\nupload = [\"int8\"]\n").status().message(),
+              HasSubstr("compression.upload"));
+}
+
+TEST(ZerothOrderRecipe, OfAStrategyThatAddsToGradientsIsRefused) {
+  for (const char* strategy : {"FedProx", "SCAFFOLD", "FedDyn", "HetLoRA"}) {
+    const auto recipe = Load("[strategy]\nname = \"" + std::string(strategy) +
+                             "\"\n[train]\nlocal_task = \"zo_sft\"\noptimizer = \"SGD\"\n");
+    EXPECT_EQ(recipe.status().code(), Code::kInvalidArgument) << strategy;
+    EXPECT_THAT(recipe.status().message(), HasSubstr("zo_sft")) << strategy;
+  }
+}
+
+TEST(ZerothOrderRecipe, OfFedBptSearchesAPromptAndNothingElse) {
+  const auto recipe = Load("[strategy]\nname = \"FedBPT\"\n[tuning]\nmethod = \"prompt-tuning\"\n");
+  ASSERT_TRUE(recipe.ok()) << recipe.status();
+  EXPECT_EQ(recipe->local_task, "bbpt");
+  EXPECT_EQ(recipe->train.zo().intrinsic_dim(), 500U);
+  EXPECT_THAT(Load("[strategy]\nname = \"FedBPT\"\n").status().message(), HasSubstr("prompt-tuning"));
+  EXPECT_THAT(Load("[tuning]\nmethod = \"prompt-tuning\"\n[strategy]\nname = \"FedProx\"\n[train]\nlocal_task = "
+                   "\"bbpt\"\n")
+                  .status()
+                  .message(),
+              HasSubstr("FedProx"));
+  EXPECT_EQ(Load("[strategy]\nname = \"FedBPT\"\n[tuning]\nmethod = \"prompt-tuning\"\n[zo]\nintrinsic_dim = 9000\n")
+                .status()
+                .code(),
+            Code::kInvalidArgument);
+}
+
+// What a checkpoint holds of a search is the prompt it stands for, which PEFT reads.
+TEST(ZerothOrderRecipe, ASearchBecomesAPromptInItsCheckpoint) {
+  const StateDict model = peft::PromptProjection{4, 8, 6, 0.1}.InitialModel(1);
+  peft::AdapterConfig config;
+  config.peft_type = "PROMPT_TUNING";
+  config.num_virtual_tokens = 4;
+  const auto checkpoint = MakeCheckpoint(model, config.ToJson());
+  ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
+  EXPECT_EQ(SpecOf(checkpoint->tensors), (StateDictSpec{{"prompt_embeddings", {DType::kF32, {4, 8}}}}));
 }
 
 }  // namespace

@@ -57,6 +57,18 @@ TEST_F(ReportsTest, AnUpdateInsideItsReportCountsLikeOneThatWasUploaded) {
   EXPECT_EQ(CommittedRounds(), 1);
 }
 
+TEST_F(ReportsTest, WhatATaskWithoutGradientsSaysOfItselfIsCountedOnce) {
+  SubmitRun();
+  auto round = NextRound();
+  v1::ReportRequest report = InlineReportOf(round["anna"], Good(round["anna"]));
+  report.mutable_metrics()->set_skipped_directions(3);
+  report.mutable_metrics()->set_loss_stalled(true);
+  for (int i = 0; i < 2; ++i) EXPECT_EQ(VerdictOn("anna", report).verdict(), v1::REPORT_VERDICT_ACCEPTED);
+  const std::string metrics = Admin("GET", "/metrics").body;
+  EXPECT_NE(metrics.find("\nheddle_zeroth_order_skipped_directions_total 3\n"), std::string::npos) << metrics;
+  EXPECT_NE(metrics.find("\nheddle_zeroth_order_stalled_total 1\n"), std::string::npos) << metrics;
+}
+
 TEST_F(ReportsTest, AnAcceptedUpdateOfAnOpenRoundOutlivesARestart) {
   SubmitRun({{"cohort_size", "2"}, {"over_selection", "1"}});
   auto round = NextRound();

@@ -1,0 +1,38 @@
+#include "aggregation/layer_groups.h"
+
+#include <algorithm>
+#include <charconv>
+#include <string>
+
+#include "common/random.h"
+
+namespace heddle::aggregation {
+
+bool InLayerGroup(std::string_view key, uint32_t groups, uint32_t group) {
+  if (groups == 0) return true;
+  for (size_t begin = 0; begin < key.size();) {
+    const size_t end = std::min(key.find('.', begin), key.size());
+    uint32_t layer = 0;
+    const char* last = key.data() + end;
+    if (std::from_chars(key.data() + begin, last, layer) == std::from_chars_result{last, {}}) {
+      return layer % groups == group;
+    }
+    begin = end + 1;
+  }
+  return true;
+}
+
+uint32_t LayerGroupOf(uint64_t seed, uint32_t round, std::string_view device, uint32_t groups) {
+  if (groups == 0) return 0;
+  const std::string which = "round=" + std::to_string(round) + " device=" + std::string(device);
+  return static_cast<uint32_t>(DeriveSeed(seed, "layer group", which) % groups);
+}
+
+uint32_t LayerGroupsOf(std::string_view method, const AggregatorOptions& options) {
+  if (method != "SPRY") return 0;
+  const auto given = options.method.find("layer_groups");
+  if (given != options.method.end() && given->second >= 1) return static_cast<uint32_t>(given->second);
+  return static_cast<uint32_t>(std::clamp<uint64_t>(options.cohort, 1, 4096));
+}
+
+}  // namespace heddle::aggregation

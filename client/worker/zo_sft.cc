@@ -1,0 +1,262 @@
+#include "client/worker/zo_sft.h"
+
+#include <torch/torch.h>
+
+#include <chrono>
+#include <cmath>
+
+#include "aggregation/layer_groups.h"
+#include "client/worker/head_data.h"
+#include "client/worker/ruled_training.h"
+#include "client/worker/task_resources.h"
+#include "client/worker/train_options.h"
+#include "common/logging.h"
+#include "common/random.h"
+#include "model/config/registry.h"
+#include "model/transformer/transformer.h"
+#include "peft/tuning/tuning.h"
+#include "zo_optim/estimator/forward_gradient.h"
+#include "zo_optim/estimator/loss_watch.h"
+#include "zo_optim/optimizer/zo_optimizer.h"
+
+namespace heddle::client {
+namespace {
+
+constexpr uint32_t kAnchorPerturbations = 16;
+
+// The loss of the batches of one step, by forward passes.
+class BatchLoss final : public zo::Objective {
+ public:
+  BatchLoss(model::Transformer network, std::vector<torch::Tensor> trained)
+      : network_(std::move(network)), trained_(std::move(trained)) {}
+
+  // The next batches; what they count goes to `stats`. Errors: those of HeadBatches.
+  Status Take(HeadBatches& batches, uint32_t parts, TaskStats* stats) {
+    batches_.clear();
+    for (uint32_t part = 0; part < parts; ++part) {
+      HEDDLE_ASSIGN_OR_RETURN(std::optional<HeadBatch> batch, batches.Next());
+      HEDDLE_ASSERT(batch.has_value(), "training data have no end");
+      stats->num_examples += batch->rows;
+      stats->num_tokens += batch->tokens;
+      batches_.push_back(*std::move(batch));
+    }
+    return OkStatus();
+  }
+
+  Result<double> Loss() override {
+    const torch::NoGradGuard no_grad;
+    return Mean([](const torch::Tensor& loss) { return loss.item<double>(); });
+  }
+
+  Result<Derivative> Along(const zo::TrainedWeights& weights, uint64_t seed) override {
+    std::vector<torch::Tensor> tangents;
+    for (size_t i = 0; i < trained_.size(); ++i) {
+      tangents.push_back(torch::empty(trained_[i].sizes(), at::kFloat));
+      weights.FillDirection(seed, i, {tangents.back().data_ptr<float>(), static_cast<size_t>(trained_[i].numel())});
+    }
+    return zo::DirectionalDerivative(trained_, tangents, [this] {
+      torch::Tensor sum;
+      Mean([&sum](const torch::Tensor& loss) {
+        sum = loss;
+        return 0.0;
+      });
+      return sum;
+    });
+  }
+
+ private:
+  // The mean over all targets of the batches, of one batch its own.
+  double Mean(const std::function<double(const torch::Tensor&)>& take) {
+    double sum = 0, counted = 0;
+    torch::Tensor whole;
+    for (const HeadBatch& batch : batches_) {
+      const torch::Tensor loss = network_->Loss(batch.input, batch.targets);
+      if (batches_.size() == 1) return take(loss);
+      const auto weight = static_cast<double>(batch.counted);
+      whole = whole.defined() ? whole + loss * weight : loss * weight;
+      counted += weight;
+    }
+    sum = counted == 0 ? 0 : 1 / counted;
+    return take(whole * sum);
+  }
+
+  model::Transformer network_;
+  std::vector<torch::Tensor> trained_;
+  std::vector<HeadBatch> batches_;
+};
+
+Status CheckPlan(const TaskInput& input, const TrainOptions& options) {
+  const TrainRules& rules = input.train.rules;
+  if (!rules.correction.empty() || rules.proximal_mu > 0 || rules.prune_gamma > 0) {
+    return InvalidArgument(
+        "zo_sft computes no gradient that a strategy's terms (proximal_mu, scaffold, feddyn, prune_gamma) could join; "
+        "choose another strategy or local task");
+  }
+  if (!options.weights.device.is_cpu()) {
+    return FailedPrecondition("zo_sft computes on the cpu: directions are made there; set worker.device to cpu");
+  }
+  return OkStatus();
+}
+
+class ZoSft final : public LocalTask {
+ public:
+  Result<TaskOutput> Run(const TaskInput& input, TaskResources& resources,
+                         const ProgressCallback& progress) const override {
+    try {
+      return RunThrowing(input, resources, progress);
+    } catch (const c10::Error& error) {
+      return Internal(std::string("LibTorch failed: ") + error.what_without_backtrace());
+    } catch (const std::bad_alloc&) {
+      return ResourceExhausted("there is not enough memory for the task");
+    } catch (const std::exception& error) {
+      return Internal(std::string("the task failed: ") + error.what());
+    }
+  }
+
+ private:
+  static Result<TaskOutput> RunThrowing(const TaskInput& input, TaskResources& resources,
+                                        const ProgressCallback& progress) {
+    const TrainSettings& train = input.train;
+    at::set_num_threads(static_cast<int>(std::max(1U, train.threads)));
+    HEDDLE_ASSIGN_OR_RETURN(const model::ModelSpec config, model::ReadModelConfig(input.base_model_dir));
+    HEDDLE_ASSIGN_OR_RETURN(const TrainOptions options, MakeTrainOptions(input, config));
+    HEDDLE_RETURN_IF_ERROR(CheckPlan(input, options));
+    HEDDLE_RETURN_IF_ERROR(
+        CheckMemory(input.memory_limit_bytes, EstimateForwardBytes(config, train, options), "a forward pass"));
+    HEDDLE_ASSIGN_OR_RETURN(TaskResources::Base base, resources.GetBase(input.base_model_dir, options.weights));
+    HEDDLE_ASSIGN_OR_RETURN(const StateDict personal, ReadPersonal(input.personal_path));
+    HEDDLE_ASSIGN_OR_RETURN(const peft::Adapter adapter, peft::ReadAdapter(input.adapter_dir));
+    HEDDLE_RETURN_IF_ERROR(CheckMemory(input.memory_limit_bytes,
+                                       EstimateForwardBytes(config, train, options) + TotalBytes(adapter.tensors),
+                                       "a forward pass"));
+    HEDDLE_ASSIGN_OR_RETURN(const std::unique_ptr<HeadBatches> batches, TrainingBatches(input, base, resources));
+    model::Transformer network(base.weights, options.compute);
+    HEDDLE_ASSIGN_OR_RETURN(const peft::Tuning tuning, peft::Tuning::Inject(network, adapter.config, adapter.tensors));
+    RuledTraining::Parameters parameters;
+    for (const peft::TunedParameter& one : tuning.parameters()) {
+      if (aggregation::InLayerGroup(one.key, train.zo.layer_groups, train.zo.layer_group)) {
+        parameters.emplace_back(one.key, one.tensor);
+      }
+    }
+    if (parameters.empty()) return InvalidArgument("the plan's layer_group has no tensor of the adapter to train");
+    const RuledTraining::Parameters named = parameters;
+    HEDDLE_ASSIGN_OR_RETURN(RuledTraining ruled,
+                            RuledTraining::Make(train, std::move(parameters), adapter.tensors, personal));
+    network->eval();
+    std::vector<torch::Tensor> trained = ruled.Trained();
+    std::vector<zo::Parameter> moved;
+    for (torch::Tensor& tensor : trained) {
+      TORCH_CHECK(tensor.is_contiguous() && tensor.scalar_type() == at::kFloat, "trained tensors are float32");
+      for (const auto& [key, value] : named) {
+        if (!value.is_same(tensor)) continue;
+        moved.push_back({key, {tensor.data_ptr<float>(), static_cast<size_t>(tensor.numel())}});
+      }
+    }
+    TaskOutput output;
+    BatchLoss loss(network, std::move(trained));
+    HEDDLE_ASSIGN_OR_RETURN(output.stats, Train(loss, std::move(moved), *batches, input, options, progress));
+    ruled.Finish(adapter.tensors, &output);
+    return output;
+  }
+
+  static uint64_t SeedOf(const TaskInput& input, const char* purpose, uint64_t index) {
+    return DeriveSeed(input.seed, purpose, std::to_string(index));
+  }
+
+  static Result<TaskStats> Train(BatchLoss& loss, std::vector<zo::Parameter> parameters, HeadBatches& batches,
+                                 const TaskInput& input, const TrainOptions& options,
+                                 const ProgressCallback& progress) {
+    const TrainSettings& train = input.train;
+    const ZerothOrderSettings& zo = train.zo;
+    HEDDLE_ASSIGN_OR_RETURN(const zo::EstimatorKind kind, zo::EstimatorKindFromName(zo.estimator));
+    HEDDLE_ASSIGN_OR_RETURN(const zo::Distribution distribution, zo::DistributionFromName(zo.distribution));
+    HEDDLE_ASSIGN_OR_RETURN(const zo::ZoOptimizerKind optimizer_kind, zo::ZoOptimizerKindFromName(zo.optimizer));
+    HEDDLE_ASSIGN_OR_RETURN(const zo::Estimator estimator,
+                            zo::Estimator::Make({.kind = kind,
+                                                 .epsilon = zo.zo_eps,
+                                                 .clip = zo.clip_projected_grad,
+                                                 .max_loss_difference = zo.max_loss_difference}));
+    HEDDLE_ASSIGN_OR_RETURN(zo::TrainedWeights weights, zo::TrainedWeights::Make(std::move(parameters), distribution,
+                                                                                 zo.zo_eps, zo.sparse_fraction));
+    weights.SetThreads(train.threads);
+    HEDDLE_ASSIGN_OR_RETURN(zo::ZoOptimizer optimizer, zo::ZoOptimizer::Make({.kind = optimizer_kind,
+                                                                              .momentum = train.momentum,
+                                                                              .beta1 = train.beta1,
+                                                                              .beta2 = train.beta2,
+                                                                              .epsilon = train.epsilon,
+                                                                              .weight_decay = train.weight_decay},
+                                                                             weights));
+    std::optional<zo::AnchoredEstimator> anchored;
+    if (zo.anchor_interval > 0) {
+      HEDDLE_ASSIGN_OR_RETURN(anchored, zo::AnchoredEstimator::Make(estimator, zo.anchor_interval, optimizer));
+    }
+    TaskStats stats;
+    zo::LossWatch watch;
+    const uint32_t parts = train.gradient_accumulation_steps;
+    double loss_sum = 0;
+    uint32_t counted = 0;
+    uint64_t anchors = 0;
+    std::vector<uint64_t> seeds(std::max(1U, zo.num_perturbations));
+    const auto started = std::chrono::steady_clock::now();
+    for (uint32_t step = 1; step <= train.local_steps; ++step) {
+      if (anchored && anchored->due()) {
+        std::vector<uint64_t> of_anchor(zo.anchor_perturbations == 0 ? kAnchorPerturbations : zo.anchor_perturbations);
+        for (uint64_t& seed : of_anchor) seed = SeedOf(input, "zo anchor", anchors++);
+        TaskStats seen;  // the anchor's batches train nothing of their own
+        const auto next = [&] { return loss.Take(batches, parts, &seen); };
+        HEDDLE_ASSIGN_OR_RETURN(const zo::Estimate anchor, anchored->Anchor(weights, of_anchor, loss, next));
+        stats.forward_passes += anchor.forward_passes;
+        stats.skipped_directions += anchor.skipped;
+      }
+      HEDDLE_RETURN_IF_ERROR(loss.Take(batches, parts, &stats));
+      for (size_t k = 0; k < seeds.size(); ++k) {
+        seeds[k] = SeedOf(input, "zo direction", uint64_t{step - 1} * seeds.size() + k);
+      }
+      const double learning_rate = train.learning_rate * options.schedule.Factor(step);
+      zo::Estimate estimate;
+      if (anchored) {
+        HEDDLE_ASSIGN_OR_RETURN(estimate, anchored->Run(weights, seeds, loss));
+        optimizer.Step(weights, estimate, learning_rate);
+        anchored->Took(estimate, learning_rate);
+      } else {
+        HEDDLE_ASSIGN_OR_RETURN(estimate, optimizer.EstimateAndStep(estimator, weights, seeds, loss, learning_rate));
+      }
+      stats.forward_passes += estimate.forward_passes;
+      stats.skipped_directions += estimate.skipped;
+      stats.steps = step;
+      if (!estimate.terms.empty()) {
+        if (counted++ == 0) stats.first_loss = estimate.loss;
+        stats.last_loss = estimate.loss;
+        loss_sum += estimate.loss;
+        watch.Add(estimate.loss);
+      }
+      if (progress && !progress(step, train.local_steps, estimate.loss)) return Cancelled("the task was interrupted");
+    }
+    if (counted == 0) {
+      return Internal("no direction of the task had two finite losses" +
+                      std::string(zo.max_loss_difference > 0 ? " within max_loss_difference" : "") +
+                      "; a smaller zo_eps or learning_rate may help");
+    }
+    HEDDLE_RETURN_IF_ERROR(weights.CheckRange());
+    stats.train_loss = loss_sum / counted;
+    stats.train_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
+    stats.loss_stalled = watch.Stalled();
+    if (stats.skipped_directions > 0) {
+      Log(Severity::kWarning, std::to_string(stats.skipped_directions) +
+                                  " directions were skipped: their losses were not finite or too far apart");
+    }
+    if (stats.loss_stalled) {
+      Log(Severity::kWarning,
+          "the loss does not fall: " + std::to_string(watch.first_half()) + " in the first half of " +
+              std::to_string(counted) + " steps, " + std::to_string(watch.second_half()) +
+              " in the second; a larger learning_rate, more num_perturbations or another zo_eps may help");
+    }
+    return stats;
+  }
+};
+
+}  // namespace
+
+std::shared_ptr<const LocalTask> MakeZoSft() { return std::make_shared<ZoSft>(); }
+
+}  // namespace heddle::client

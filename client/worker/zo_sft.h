@@ -1,0 +1,25 @@
+// zo_sft: fine-tuning with forward passes only (TrainPlan.zo); sends the ordinary update, so that every aggregator
+// takes it: MeZO on one device, FedMeZO and FedZO over many, SPRY with layers split among the devices. Trains what the
+// adapter has, of any kind, with the data and losses of lora_sft, in eval mode: the two losses of a difference are of
+// one function, without dropout.
+//
+// Memory is that of inference on one batch, and the adapter: no gradients, no kept activations, no copy of the weights.
+// With momentum or zo_adam, and for a forward gradient, also as many floats as are trained, once or twice.
+//
+// What a plan may ask beside TrainPlan.zo: frozen and kept tensors, smaller updates. Terms of gradients (FedProx,
+// SCAFFOLD, FedDyn) and HetLoRA's pruning are refused, as is a GPU: directions are made on the CPU.
+//
+// SPRY (Panchal et al., 2405.15551): with layer_groups G this device trains and sends the layers whose number is
+// layer_group modulo G, and what is in no layer (a classifier). aggregation/layer_groups.h says which
+// tensors these are.
+#pragma once
+
+#include <memory>
+
+#include "client/worker/local_task.h"
+
+namespace heddle::client {
+
+std::shared_ptr<const LocalTask> MakeZoSft();
+
+}  // namespace heddle::client
