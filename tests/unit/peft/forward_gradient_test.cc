@@ -103,7 +103,7 @@ TEST_P(ForwardGradientOfTuning, IsThatOfBackPropagation) {
     };
     return (at(width) - at(-width)) / (2 * width);
   };
-  const double differences = (4 * difference(5e-3) - difference(1e-2)) / 3;
+  const double differences = (4 * difference(5e-4) - difference(1e-3)) / 3;
   EXPECT_NEAR(derivative->along, differences, 2e-3 * (1 + std::abs(differences)));
   // In back-propagation DoRA's norms count as constants; here the derivative is the whole one.
   if (c.adapter.config.use_dora) return;

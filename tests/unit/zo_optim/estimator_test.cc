@@ -242,16 +242,16 @@ TEST(TrainedWeights, TrainOnlyTheSmallestWhenTheyAreSparse) {
   TrainedWeights weights = *TrainedWeights::Make({{"a", values}}, Distribution::kRademacher, 1e-2, 0.5);
   EXPECT_EQ(weights.size(), 8U);
   EXPECT_EQ(weights.num_trained(), 4U);
-  weights.Shift(5, 0, 0.25);
+  weights.Shift(5, 0, 0.0625);
   // 0.01, 0.1, and of the three of size 0.3 the first two.
   for (size_t i = 0; i < values.size(); ++i) {
     const bool trained = i == 1 || i == 2 || i == 3 || i == 6;
-    EXPECT_NEAR(std::abs(values[i] - before[i]), trained ? 0.25 : 0.0, 1e-5) << i;
+    EXPECT_NEAR(std::abs(values[i] - before[i]), trained ? 0.0625 : 0.0, 1e-6) << i;
   }
   std::vector<float> z(8);
   weights.FillDirection(5, 0, z);
   EXPECT_EQ(z[0], 0);
-  EXPECT_NEAR(values[1] - before[1], 0.25 * z[1], 1e-5);
+  EXPECT_NEAR(values[1] - before[1], 0.0625 * z[1], 1e-6);
 }
 
 TEST(TrainedWeights, TakeStepsBackToTheBitAndSayWhenTheyOutgrowTheirGrid) {
@@ -261,7 +261,7 @@ TEST(TrainedWeights, TakeStepsBackToTheBitAndSayWhenTheyOutgrowTheirGrid) {
   TrainedWeights weights = *TrainedWeights::Make({{"a", values}}, Distribution::kNormal, 1e-3);
   const std::vector<float> before = values;
   std::vector<Term> terms;
-  for (const uint64_t seed : Seeds(1, 100)) terms.push_back({seed, 1e-3 * static_cast<double>(seed)});
+  for (const uint64_t seed : Seeds(1, 100)) terms.push_back({seed, 1e-4 * static_cast<double>(seed)});
   weights.Add(terms);
   EXPECT_NE(values, before);
   EXPECT_TRUE(weights.CheckRange().ok());
