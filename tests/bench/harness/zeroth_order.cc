@@ -41,7 +41,7 @@ Result<Findings> Steps(const Context& context) {
   HEDDLE_ASSIGN_OR_RETURN(const boost::json::value times, run("time"));
   for (const char* id : {"rademacher", "normal"}) {
     HEDDLE_ASSIGN_OR_RETURN(const double value, ValueOf(times, id));
-    found.values["zo-step-time-" + std::string(id)] = {value, "median of 5, all weights trained, 16 x 128 tokens"};
+    found.values["zo-step-time-" + std::string(id)] = {value, "median of 3, all weights trained, 16 x 128 tokens"};
   }
   return found;
 }

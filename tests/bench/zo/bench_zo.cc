@@ -110,7 +110,7 @@ void PrintTimes(Bench& bench, zo::Objective& loss, int rounds, unsigned threads)
 int Main(int argc, char** argv) {
   std::string what = "time";
   int64_t batch = 16, length = 128;
-  int rounds = 5;
+  int rounds = 3;
   unsigned threads = std::max(1U, std::thread::hardware_concurrency());
   CLI::App app("A zeroth-order step beside forward passes");
   app.add_option("--what", what, "time, forward, step")->check(CLI::IsMember({"time", "forward", "step"}));
