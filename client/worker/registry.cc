@@ -19,10 +19,8 @@ struct Entry {
 
 constexpr std::array kTasks = {
     Entry{"lora_sft", MakeLoraSft},  // plans without DeviceRules: what workers of before know
-    Entry{"sft", MakeLoraSft},
-    Entry{"zo_ledger", MakeZoLedger},
-    Entry{"zo_sft", MakeZoSft},
-    Entry{"bbpt", MakeBbpt},
+    Entry{"sft", MakeLoraSft},      Entry{"zo_ledger", MakeZoLedger},
+    Entry{"zo_sft", MakeZoSft},     Entry{"bbpt", MakeBbpt},
 };
 
 }  // namespace

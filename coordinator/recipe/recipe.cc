@@ -255,7 +255,8 @@ Result<uint64_t> MaxUpdateBytes(const Recipe& recipe, const RunMaterial& materia
   // It has the adapter's tensors, perhaps a control variate for each.
   const aggregation::Correction correction = recipe.RulesOf(1).correction;
   if (UsesSharedSeeds(recipe.strategy)) {
-    const uint64_t directions = uint64_t{recipe.train.local_steps()} * std::max(1U, recipe.train.zo().num_perturbations());
+    const uint64_t directions =
+        uint64_t{recipe.train.local_steps()} * std::max(1U, recipe.train.zo().num_perturbations());
     return (size_t{4} << 10) + 12 * directions;  // a place of 64 bits at worst, and a scalar
   }
   if (recipe.upload.empty()) {
