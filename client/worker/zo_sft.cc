@@ -144,7 +144,7 @@ class ZoSft final : public LocalTask {
                             RuledTraining::Make(train, std::move(parameters), adapter.tensors, personal));
     network->eval();
     std::vector<torch::Tensor> trained = ruled.Trained();
-    std::vector<zo::Parameter> moved;
+    std::vector<zo::TrainedTensor> moved;
     for (torch::Tensor& tensor : trained) {
       TORCH_CHECK(tensor.is_contiguous() && tensor.scalar_type() == at::kFloat, "trained tensors are float32");
       for (const auto& [key, value] : named) {
@@ -163,7 +163,7 @@ class ZoSft final : public LocalTask {
     return DeriveSeed(input.seed, purpose, std::to_string(index));
   }
 
-  static Result<TaskStats> Train(BatchLoss& loss, std::vector<zo::Parameter> parameters, HeadBatches& batches,
+  static Result<TaskStats> Train(BatchLoss& loss, std::vector<zo::TrainedTensor> parameters, HeadBatches& batches,
                                  const TaskInput& input, const TrainOptions& options,
                                  const ProgressCallback& progress) {
     const TrainSettings& train = input.train;

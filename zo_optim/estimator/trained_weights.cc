@@ -15,13 +15,13 @@ constexpr size_t kPerThread = 1U << 18;  // elements that are worth a thread
 
 }  // namespace
 
-Result<TrainedWeights> TrainedWeights::Make(std::vector<Parameter> parameters, Distribution distribution,
+Result<TrainedWeights> TrainedWeights::Make(std::vector<TrainedTensor> parameters, Distribution distribution,
                                             double epsilon, double sparse_fraction) {
   if (!(sparse_fraction >= 0 && sparse_fraction <= 1)) return InvalidArgument("sparse_fraction must be from 0 to 1");
   TrainedWeights out;
   out.distribution_ = distribution;
   std::set<std::string> names;
-  for (Parameter& parameter : parameters) {
+  for (TrainedTensor& parameter : parameters) {
     if (!names.insert(parameter.name).second) {
       return InvalidArgument("two trained tensors have the name '" + parameter.name + "'");
     }

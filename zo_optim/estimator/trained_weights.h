@@ -23,7 +23,7 @@
 namespace heddle::zo {
 
 // A tensor by the name that its direction is drawn by (its key), contiguous float32.
-struct Parameter {
+struct TrainedTensor {
   std::string name;
   std::span<float> values;
 };
@@ -39,7 +39,7 @@ class TrainedWeights {
   // epsilon: how far directions are tried. A step along one of them is cut to Grid::max_scale, which is at least 1/16
   // and 2 epsilon. sparse_fraction: 0 or 1: no mask. Errors: kInvalidArgument when there are no elements, two
   // parameters have one name, a value is not finite, or epsilon or the fraction are out of range.
-  static Result<TrainedWeights> Make(std::vector<Parameter> parameters, Distribution distribution, double epsilon,
+  static Result<TrainedWeights> Make(std::vector<TrainedTensor> parameters, Distribution distribution, double epsilon,
                                      double sparse_fraction = 0);
 
   // w += R(to, z) - R(from, z) for each element, where R is the move rounded to the grid: Shift(s, a, b) and
@@ -68,11 +68,11 @@ class TrainedWeights {
   uint64_t size() const { return size_; }                // elements
   uint64_t num_trained() const { return num_trained_; }  // of them, with mask 1
   size_t num_parameters() const { return parts_.size(); }
-  const Parameter& parameter(size_t i) const { return parts_[i].parameter; }
+  const TrainedTensor& parameter(size_t i) const { return parts_[i].parameter; }
 
  private:
   struct Part {
-    Parameter parameter;
+    TrainedTensor parameter;
     uint64_t stream = 0;
     Grid grid;
     std::vector<uint64_t> mask;  // a bit an element; empty: all 1

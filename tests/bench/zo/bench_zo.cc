@@ -53,7 +53,7 @@ class FixedBatch final : public zo::Objective {
 
 struct Bench {
   model::Transformer network{nullptr};
-  std::vector<zo::Parameter> parameters;
+  std::vector<zo::TrainedTensor> parameters;
 
   Bench() {
     network = model::Transformer(Need(model::ParseModelConfig(kConfig)), 1);

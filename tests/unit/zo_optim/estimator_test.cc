@@ -32,7 +32,7 @@ class Quadratic : public Objective {
       slope_.push_back(static_cast<double>(random.NextUniform()) - 0.5);
     }
   }
-  std::vector<Parameter> parameters() { return {{"a", a_}, {"b", b_}}; }
+  std::vector<TrainedTensor> parameters() { return {{"a", a_}, {"b", b_}}; }
   std::vector<float> all() const {
     std::vector<float> out = a_;
     out.insert(out.end(), b_.begin(), b_.end());
