@@ -40,6 +40,8 @@ struct SharedSeeds {
   uint32_t pool_size = 0;  // 0: the round's directions follow one another from first_ref on
   uint64_t first_ref = 0;
   uint32_t resolution_bits = 30;  // zo_optim/ledger/ledger.h
+  uint64_t span = 0;              // with candidates: how many they are drawn from, from first_ref on
+  uint32_t candidates = 0;        // for each step, to choose its directions among; 0: the device does not choose
   bool bfloat16 = false;          // how scalars travel; else float32
   friend bool operator==(const SharedSeeds&, const SharedSeeds&) = default;
 };

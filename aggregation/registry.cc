@@ -46,6 +46,7 @@ const std::vector<Method>& Methods() {
         FedKSeedProMethod(),
         DeComFlMethod(),
         BaffleMethod(),
+        FwdLlmMethod(),
         low_rank::FedExLoraMethod(),
         low_rank::FedItMethod(),
         low_rank::FedSaLoraMethod(),

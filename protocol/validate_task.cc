@@ -118,6 +118,8 @@ Status Validate(const v1::ZerothOrder& m) {
 Status Validate(const v1::SharedSeeds& m) {
   HEDDLE_RETURN_IF_ERROR(CheckSetting("seeds.scalars", m.scalars()));
   HEDDLE_RETURN_IF_ERROR(CheckRange("seeds.pool_size", m.pool_size(), 0, kMaxSeedPool));
+  HEDDLE_RETURN_IF_ERROR(CheckRange("seeds.candidates", m.candidates(), 0, kMaxPerturbations));
+  HEDDLE_RETURN_IF_ERROR(CheckRange("seeds.span", m.span(), m.candidates() > 0 ? 1 : 0, uint64_t{1} << 32));
   HEDDLE_RETURN_IF_ERROR(CheckRange("seeds.first_ref", m.first_ref(), 0, kMaxSeedRef));
   return CheckRange("seeds.resolution_bits", m.resolution_bits(), 1, 60);
 }

@@ -13,6 +13,15 @@
 //   by
 //                 examples: an estimate of the full gradient by Stein's identity.
 //
+//   FwdLLM        (Xu et al., 2308.13894) each device draws `candidates` directions at random, keeps the
+//                 num_perturbations that are most like the model's last step (by the cosine over all trained tensors,
+//                 with its sign) and sends their scalars. The model moves by the mean of all scalars once the
+//                 gradient's variance is not above variance_threshold: the mean over elements of the variance of the
+//                 two estimates from both halves of the scalars. Until then, and up to max_waiting of them, scalars
+//                 wait in the state and devices are asked for more, on other batches (the paper: on the same). What is
+//                 chosen by likeness is biased towards the last step, as momentum is: of the best tenth that component
+//                 counts 3.25 times.
+//
 // trim (0 .. 0.5, 0.5 the median) and num_attackers (Krum, when above 0) make DeComFL and BAFFLE robust: on scalars
 // both cost next to nothing.
 //
@@ -31,5 +40,9 @@ Method FedKSeedMethod();
 Method FedKSeedProMethod();
 Method DeComFlMethod();
 Method BaffleMethod();
+Method FwdLlmMethod();
+
+// Directions of a round of FwdLLM: devices draw theirs among them.
+inline constexpr uint64_t kFwdLlmRoundSpan = uint64_t{1} << 20;
 
 }  // namespace heddle::aggregation

@@ -37,8 +37,8 @@ struct ZerothOrderSettings {
 
 // As heddle.v1.SharedSeeds.
 struct SharedSeedSettings {
-  uint64_t seed = 0, first_ref = 0;
-  uint32_t pool_size = 0, resolution_bits = 30;
+  uint64_t seed = 0, first_ref = 0, span = 0;
+  uint32_t pool_size = 0, resolution_bits = 30, candidates = 0;
   std::string scalars;  // by name
 };
 

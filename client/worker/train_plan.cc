@@ -53,6 +53,8 @@ SharedSeedSettings ToSharedSeedSettings(const v1::SharedSeeds& seeds) {
   out.pool_size = seeds.pool_size();
   out.resolution_bits = seeds.resolution_bits();
   out.scalars = seeds.scalars();
+  out.candidates = seeds.candidates();
+  out.span = seeds.span();
   return out;
 }
 
@@ -63,6 +65,8 @@ v1::SharedSeeds ToSharedSeeds(const SharedSeedSettings& settings) {
   seeds.set_pool_size(settings.pool_size);
   seeds.set_resolution_bits(settings.resolution_bits);
   seeds.set_scalars(settings.scalars);
+  seeds.set_candidates(settings.candidates);
+  seeds.set_span(settings.span);
   return seeds;
 }
 

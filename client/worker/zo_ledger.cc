@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cmath>
 #include <map>
+#include <set>
 #include <utility>
 
 #include "aggregation/ledger/ledger_model.h"
@@ -27,8 +28,8 @@ namespace {
 struct Plan {
   zo::LedgerHead head;
   zo::ScalarFormat format = zo::ScalarFormat::kFloat32;
-  uint64_t first_ref = 0;
-  uint32_t perturbations = 1;
+  uint64_t first_ref = 0, span = 0;
+  uint32_t perturbations = 1, candidates = 0;
   bool both_sides = true;
   double bound = 0, max_difference = 0, rate = 0;
 };
@@ -68,6 +69,8 @@ Result<Plan> ReadPlan(const TrainSettings& train) {
   plan.head.pool_size = train.seeds->pool_size;
   plan.head.epsilon = zo.zo_eps;
   plan.first_ref = train.seeds->first_ref;
+  plan.candidates = train.seeds->candidates;
+  plan.span = train.seeds->span;
   plan.perturbations = std::max(1U, zo.num_perturbations);
   plan.bound = zo.clip_projected_grad;
   plan.max_difference = zo.max_loss_difference;
@@ -81,6 +84,44 @@ Result<Plan> ReadPlan(const TrainSettings& train) {
   return plan;
 }
 
+// The last step that the model took, as far as its ledger tells: the directions of the newest round that moved it.
+class LastStep {
+ public:
+  LastStep(const Plan& plan, const zo::Ledger& ledger, const std::vector<zo::Parameter>& parameters) {
+    if (plan.candidates == 0 || plan.span == 0 || ledger.entries.empty()) return;
+    const uint64_t first = ledger.entries.back().ref / plan.span * plan.span;
+    std::vector<zo::SeedMove> moves;
+    for (const zo::LedgerEntry& entry : ledger.entries) {
+      if (entry.ref < first) continue;
+      moves.push_back({zo::SeedOf(ledger.head, entry.ref), {0, zo::ScaleOf(ledger.head, entry.n)}});
+    }
+    for (const zo::Parameter& parameter : parameters) {
+      std::vector<float>& values = values_.emplace_back(parameter.values.size());
+      zo::MoveManyOnGrid(ledger.head.distribution, parameter.stream, moves, 0, parameter.grid, values);
+    }
+  }
+  // Proportional to the cosine between the step and a direction (whose lengths hardly differ); 0 without a step.
+  double Likeness(const zo::LedgerHead& head, const std::vector<zo::Parameter>& parameters, uint64_t ref) const {
+    double product = 0;
+    std::vector<float> z(kBlock);
+    for (size_t p = 0; p < values_.size(); ++p) {
+      const std::vector<float>& step = values_[p];
+      for (size_t first = 0; first < step.size(); first += kBlock) {
+        const std::span<float> block = std::span(z).first(std::min(kBlock, step.size() - first));
+        zo::FillDirection({head.distribution, zo::SeedOf(head, ref), parameters[p].stream}, first, block);
+        for (size_t i = 0; i < block.size(); ++i) {
+          product += static_cast<double>(step[first + i]) * static_cast<double>(block[i]);
+        }
+      }
+    }
+    return product;
+  }
+
+ private:
+  static constexpr size_t kBlock = 4096;
+  std::vector<std::vector<float>> values_;  // of each parameter; empty without a step
+};
+
 // Which direction comes next: of a pool by chance, of a log in order.
 class Directions {
  public:
@@ -89,6 +130,29 @@ class Directions {
     double sum = 0;
     for (const uint8_t one : importance) ends_.push_back(sum += std::exp(one / 255.0));
   }
+  // Those of the next step.
+  std::vector<uint64_t> Step(const std::vector<zo::Parameter>& parameters, const LastStep& last) {
+    std::vector<uint64_t> refs(plan_.perturbations);
+    if (plan_.candidates == 0) {
+      for (uint64_t& ref : refs) ref = Next();
+      return refs;
+    }
+    // Distinct, since a direction has one scalar.
+    std::set<uint64_t> drawn;
+    const uint64_t most = std::min<uint64_t>(std::max(plan_.candidates, plan_.perturbations), plan_.span);
+    while (drawn.size() < most) {
+      drawn.insert(plan_.first_ref + random_.U64At(taken_++) % plan_.span);
+    }
+    std::vector<std::pair<double, uint64_t>> likeness;
+    for (const uint64_t ref : drawn) likeness.emplace_back(last.Likeness(plan_.head, parameters, ref), ref);
+    // Without a last step all are alike: the first ones.
+    std::stable_sort(likeness.begin(), likeness.end(), [](const auto& a, const auto& b) { return a.first > b.first; });
+    refs.resize(std::min<size_t>(refs.size(), likeness.size()));
+    for (size_t i = 0; i < refs.size(); ++i) refs[i] = likeness[i].second;
+    return refs;
+  }
+
+ private:
   uint64_t Next() {
     if (plan_.head.pool_size == 0) return plan_.first_ref + taken_++;
     if (ends_.empty()) return random_.NextBelow(plan_.head.pool_size);
@@ -96,7 +160,6 @@ class Directions {
     return static_cast<uint64_t>(std::upper_bound(ends_.begin(), ends_.end(), at) - ends_.begin());
   }
 
- private:
   const Plan& plan_;
   PhiloxStream random_;
   uint64_t taken_ = 0;
@@ -159,6 +222,7 @@ class Training {
     }
     return OkStatus();
   }
+  const std::vector<zo::Parameter>& parameters() const { return parameters_; }
   uint32_t skipped() const { return scalars_.skipped; }
   uint64_t passes() const { return passes_; }
 
@@ -245,15 +309,16 @@ class ZoLedger final : public LocalTask {
                             resources.ledgers().Replay(start.ledger, parameters, std::max(1U, train.threads)));
     Training training(plan, network, parameters, start.ledger, options.weights.device);
     Directions directions(plan, start.ledger.importance, input.seed);
+    const LastStep last(plan, start.ledger, parameters);
     TaskOutput output;
-    HEDDLE_ASSIGN_OR_RETURN(output.stats, Train(training, directions, plan, *batches, input, progress));
+    HEDDLE_ASSIGN_OR_RETURN(output.stats, Train(training, directions, last, *batches, input, progress));
     HEDDLE_RETURN_IF_ERROR(training.CheckRange());
     output.update.emplace(std::string(aggregation::kScalarsName),
                           aggregation::ByteTensor(zo::EncodeScalars(training.Finish(rebuilt), plan.format)));
     return output;
   }
 
-  static Result<TaskStats> Train(Training& training, Directions& directions, const Plan& plan, HeadBatches& batches,
+  static Result<TaskStats> Train(Training& training, Directions& directions, const LastStep& last, HeadBatches& batches,
                                  const TaskInput& input, const ProgressCallback& progress) {
     const TrainSettings& train = input.train;
     TaskStats stats;
@@ -263,9 +328,7 @@ class ZoLedger final : public LocalTask {
     for (uint32_t step = 1; step <= train.local_steps; ++step) {
       HEDDLE_ASSIGN_OR_RETURN(const std::optional<HeadBatch> batch, batches.Next());
       HEDDLE_ASSERT(batch.has_value(), "training data have no end");
-      std::vector<uint64_t> refs(plan.perturbations);
-      for (uint64_t& ref : refs) ref = directions.Next();
-      HEDDLE_ASSIGN_OR_RETURN(const double loss, training.Step(*batch, refs));
+      HEDDLE_ASSIGN_OR_RETURN(const double loss, training.Step(*batch, directions.Step(training.parameters(), last)));
       stats.num_examples += batch->rows;
       stats.num_tokens += batch->tokens;
       stats.steps = step;

@@ -315,6 +315,8 @@ v1::TrainPlan Recipe::TrainPlanOf(uint32_t round) const {
     seeds.set_pool_size(rules.seeds.pool_size);
     seeds.set_first_ref(rules.seeds.first_ref);
     seeds.set_resolution_bits(rules.seeds.resolution_bits);
+    seeds.set_candidates(rules.seeds.candidates);
+    seeds.set_span(rules.seeds.span);
     if (rules.seeds.bfloat16) seeds.set_scalars("bfloat16");
     return plan;
   }

@@ -1,5 +1,5 @@
-// What holds for every method whose updates are tensors: only the set of updates counts, threads change no bit, a restart in mid-round gives the
-// same model, what is refused changes nothing, settings are checked.
+// What holds for every method whose updates are tensors: only the set of updates counts, threads change no bit, a
+// restart in mid-round gives the same model, what is refused changes nothing, settings are checked.
 #include <gtest/gtest.h>
 
 #include <algorithm>

@@ -265,6 +265,107 @@ TEST(DeComFl, RobustRulesStandAgainstAttackersThatTurnTheSigns) {
   EXPECT_LT(error("num_attackers", 2), 1);
 }
 
+// ---- FwdLLM ----
+
+AggregatorOptions FwdOptions(uint32_t round, double threshold) {
+  AggregatorOptions options = Options(round, 1, 6);
+  options.method = {{"candidates", 50}, {"variance_threshold", threshold}};
+  return options;
+}
+
+// What the definition says in float64, over all scalars so far in order of devices.
+double VarianceOf(const zo::LedgerHead& head, const std::vector<zo::Scalar>& scalars,
+                  const AggregatorOptions& options) {
+  const std::string name = Start().begin()->first;  // both tensors are of one size: the first
+  const size_t size = 60, half = scalars.size() / 2;
+  std::vector<double> first(size), second(size);
+  for (size_t i = 0; i < scalars.size(); ++i) {
+    // As it arrives: a whole number of the ledger.
+    const double n = std::nearbyint(-options.zo.RatePerDirection() * static_cast<double>(scalars[i].gradient) * 0x1p30);
+    const double scalar = -n * 0x1p-30 / options.zo.RatePerDirection();
+    for (size_t k = 0; k < size; ++k) {
+      const double z =
+          zo::DirectionAt({head.distribution, zo::SeedOf(head, scalars[i].ref), zo::ParameterStream(name)}, k);
+      (i < half ? first : second)[k] += scalar * z / static_cast<double>(i < half ? half : scalars.size() - half);
+    }
+  }
+  double sum = 0;
+  for (size_t k = 0; k < size; ++k) {
+    const double mean = (first[k] + second[k]) / 2;
+    sum += (first[k] - mean) * (first[k] - mean) + (second[k] - mean) * (second[k] - mean);
+  }
+  return sum / static_cast<double>(size);
+}
+
+TEST(FwdLlm, ScalarsWaitUntilTheGradientsVarianceIsSmallEnough) {
+  std::vector<Sender> first = {{"b", 1, Random(1, 100, 0, 6, true)}, {"a", 7, Random(2, 700, 0, 6, true)}};
+  std::vector<zo::Scalar> all = first[1].steps;  // in order of devices
+  all.insert(all.end(), first[0].steps.begin(), first[0].steps.end());
+  const auto head = LedgerOf(Merge("FwdLLM", FwdOptions(1, 0), {Start(), {}}, StartDigest(), first)->model)->head;
+  const double once = VarianceOf(head, all, FwdOptions(1, 0));
+  const auto moved = Merge("FwdLLM", FwdOptions(1, once * 1.0001), {Start(), {}}, StartDigest(), first);
+  ASSERT_TRUE(moved.ok()) << moved.status();
+  EXPECT_NE(LedgerOf(moved->model)->weights, StartDigest());
+  const double threshold = once * 0.9999;
+  auto model = Merge("FwdLLM", FwdOptions(1, threshold), {Start(), {}}, StartDigest(), first);
+  ASSERT_TRUE(model.ok()) << model.status();
+  EXPECT_EQ(LedgerOf(model->model)->weights, StartDigest()) << "it waits";
+  EXPECT_TRUE(LedgerOf(model->model)->entries.empty());
+  // More of them until it moves: by the mean of all that have come.
+  for (uint32_t round = 2; round < 60; ++round) {
+    const uint64_t from = (round - 1) * kFwdLlmRoundSpan;
+    const std::vector<Sender> more = {{"a", 1, Random(round, from, 0, 6, true)}};
+    all.insert(all.end(), more[0].steps.begin(), more[0].steps.end());
+    model = Merge("FwdLLM", FwdOptions(round, threshold), *model, StartDigest(), more);
+    ASSERT_TRUE(model.ok()) << model.status();
+    const bool enough = VarianceOf(head, all, FwdOptions(round, 0)) <= threshold;
+    ASSERT_EQ(LedgerOf(model->model)->entries.empty(), !enough) << round;
+    if (!enough) continue;
+    const auto entries = EntriesOf(*model);
+    ASSERT_EQ(entries.size(), all.size());
+    for (const zo::Scalar& one : all) {
+      EXPECT_NEAR(static_cast<double>(entries.at(one.ref)) * 0x1p-30,
+                  -1e-4 * static_cast<double>(one.gradient) / static_cast<double>(all.size()), 4e-9);
+    }
+    return;
+  }
+  FAIL() << "the gate never opened";
+}
+
+TEST(FwdLlm, AfterSoManyScalarsItMovesWhateverTheVariance) {
+  AggregatorOptions options = FwdOptions(1, 0);
+  options.method["max_waiting"] = 12;
+  RoundModel model{Start(), {}};
+  for (uint32_t round = 1; round <= 2; ++round) {
+    options.round = round;
+    const auto made = Merge("FwdLLM", options, model, StartDigest(),
+                            {{"a", 1, Random(round, (round - 1) * kFwdLlmRoundSpan, 0, 6, true)}});
+    ASSERT_TRUE(made.ok()) << made.status();
+    EXPECT_EQ(LedgerOf(made->model)->entries.size(), round == 1 ? 0U : 12U);
+    model = *made;
+  }
+}
+
+TEST(FwdLlm, AStateThatIsNotItsOwnIsRefused) {
+  const auto first =
+      Merge("FwdLLM", FwdOptions(1, 0), {Start(), {}}, StartDigest(), {{"a", 1, Random(1, 5, 0, 6, true)}});
+  StateDict state = first->state;
+  const std::vector<float> values(4);
+  state.insert_or_assign("heddle.ledger.waiting", Tensor::FromFloats({2, 2}, values));
+  const auto made = Merge("FwdLLM", FwdOptions(2, 0), {first->model, state}, StartDigest(),
+                          {{"a", 1, Random(1, kFwdLlmRoundSpan, 0, 6, true)}});
+  EXPECT_EQ(made.status().code(), Code::kInvalidArgument);
+}
+
+TEST(FwdLlm, NeedsOneStepATaskAndEnoughCandidates) {
+  AggregatorOptions options = FwdOptions(1, 0);
+  options.zo.local_steps = 2;
+  EXPECT_THAT(MakeAggregator("FwdLLM", Start(), options).status().message(), HasSubstr("local_steps = 1"));
+  options = FwdOptions(1, 0);
+  options.method["candidates"] = 5;
+  EXPECT_THAT(MakeAggregator("FwdLLM", Start(), options).status().message(), HasSubstr("candidates"));
+}
+
 TEST(ScalarRules, TheRatioIsRoundedToTheNearestAndTiesToTheEvenOne) {
   for (int64_t n = -40; n <= 40; ++n) {
     for (int64_t d = 1; d < 9; ++d) {

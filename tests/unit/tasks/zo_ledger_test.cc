@@ -185,6 +185,52 @@ TEST_F(ZoLedgerTest, ALogsDirectionsAreThoseOfTheRoundInOrder) {
   for (size_t i = 0; i < 15; ++i) EXPECT_EQ(scalars->steps[i].ref, 4800 + i);
 }
 
+// FwdLLM: of more than a thousand candidates those most like the model's last step, by cosines in float64.
+TEST_F(ZoLedgerTest, ADeviceChoosesTheDirectionsMostLikeTheLastStep) {
+  constexpr uint64_t kSpan = 1500;
+  SharedSeedSettings& seeds = *input_.train.seeds;
+  seeds.pool_size = 0;
+  seeds.span = kSpan;
+  seeds.candidates = kSpan;  // all of them
+  seeds.first_ref = 2 * kSpan;
+  input_.train.local_steps = 1;
+  input_.train.zo.num_perturbations = 20;
+  zo::Ledger ledger{.head = {.seed = Seed(), .pool_size = 0, .epsilon = 1e-3},
+                    .round = 2,
+                    .entries = {{3, 1 << 20}, {kSpan + 5, 3 << 20}, {kSpan + 900, -(2 << 20)}},
+                    .importance = {},
+                    .weights = {}};
+  ledger.head.start = *Sha256File(folder_ / "adapter" / "adapter_model.safetensors");
+  const zo::Ledger nothing{.head = ledger.head, .round = 0, .entries = {}, .importance = {}, .weights = {}};
+  auto weights = *aggregation::WeightsOf(initial_, 1e-3);
+  ASSERT_TRUE(zo::ApplyMoves(ledger.head.distribution, zo::MovesBetween(nothing, ledger), weights.parameters).ok());
+  ledger.weights = zo::DigestOfWeights(weights.parameters);
+  GiveLedger(zo::EncodeLedger(ledger));
+  const auto scalars = Scalars();
+  ASSERT_TRUE(scalars.ok()) << scalars.status();
+  ASSERT_EQ(scalars->steps.size(), 20U);
+  std::vector<std::pair<double, uint64_t>> likeness;
+  for (uint64_t ref = 2 * kSpan; ref < 3 * kSpan; ++ref) {
+    double product = 0;
+    for (const zo::Parameter& p : weights.parameters) {
+      const auto z = [&](uint64_t r, size_t i) {
+        return static_cast<double>(
+            zo::DirectionAt({ledger.head.distribution, zo::SeedOf(ledger.head, r), p.stream}, i));
+      };
+      for (size_t i = 0; i < p.values.size(); ++i) {
+        product += (3 * z(kSpan + 5, i) - 2 * z(kSpan + 900, i)) * z(ref, i);
+      }
+    }
+    likeness.emplace_back(-product, ref);
+  }
+  std::sort(likeness.begin(), likeness.end());
+  std::vector<uint64_t> best, chosen;
+  for (size_t i = 0; i < 20; ++i) best.push_back(likeness[i].second);
+  std::sort(best.begin(), best.end());
+  for (const zo::Scalar& step : scalars->steps) chosen.push_back(step.ref);
+  EXPECT_EQ(chosen, best);
+}
+
 TEST_F(ZoLedgerTest, DirectionsWhoseLossesAreTooFarApartAreLeftOutAndCounted) {
   input_.train.zo.zo_eps = 0.05;
   input_.train.local_steps = 20;

@@ -1,0 +1,87 @@
+#include <algorithm>
+
+#include "aggregation/ledger/ledger_aggregator.h"
+#include "aggregation/ledger/methods.h"
+#include "aggregation/ledger/scalar_rules.h"
+
+namespace heddle::aggregation {
+namespace {
+
+class ScalarMean final : public LedgerAggregator {
+ public:
+  static Result<std::unique_ptr<Aggregator>> Make(const StateDict& parent, const AggregatorOptions& options,
+                                                  const StateDict& state, bool weighted) {
+    std::unique_ptr<ScalarMean> made(new ScalarMean(options, {.weighted = weighted}));
+    HEDDLE_RETURN_IF_ERROR(made->TakeParent(parent, state));
+    return std::unique_ptr<Aggregator>(std::move(made));
+  }
+
+ private:
+  using LedgerAggregator::LedgerAggregator;
+
+  Result<std::map<uint64_t, int64_t>> Moves(StateDict*) override {
+    const auto attackers = static_cast<size_t>(LedgerSetting(options(), "num_attackers"));
+    if (attackers > 0) return KrumMoves(attackers);
+    const double trim = LedgerSetting(options(), "trim");
+    struct Sum {
+      Wide sum = 0, weight = 0;
+      std::vector<int64_t> values;
+    };
+    std::map<uint64_t, Sum> sums;
+    for (const Share& share : shares()) {
+      const auto weight = static_cast<Wide>(form().weighted ? share.examples : 1);
+      for (const zo::LedgerEntry& step : share.steps) {
+        Sum& sum = sums[step.ref];
+        sum.sum += weight * step.n;
+        sum.weight += weight;
+        if (trim > 0) sum.values.push_back(step.n);
+      }
+    }
+    std::map<uint64_t, int64_t> moves;
+    for (auto& [ref, sum] : sums) {
+      moves[ref] = trim > 0 ? TrimmedMean(sum.values, trim) : RoundedRatio(sum.sum, sum.weight);
+    }
+    return moves;
+  }
+
+  std::map<uint64_t, int64_t> KrumMoves(size_t attackers) const {
+    const size_t width = options().zo.DirectionsPerTask();
+    std::vector<std::vector<int64_t>> rows;
+    for (const Share* share : SharesByDevice()) {
+      std::vector<int64_t>& row = rows.emplace_back(width);
+      for (const zo::LedgerEntry& step : share->steps) row[step.ref - first_ref()] = step.n;
+    }
+    const std::vector<int64_t>& chosen = rows[KrumRow(rows, attackers)];
+    std::map<uint64_t, int64_t> moves;
+    for (size_t i = 0; i < width; ++i) moves[first_ref() + i] = chosen[i];
+    return moves;
+  }
+};
+
+template <bool kWeighted>
+Result<std::unique_ptr<Aggregator>> Make(const StateDict& parent, const AggregatorOptions& options,
+                                         const StateDict& state) {
+  return ScalarMean::Make(parent, options, state, kWeighted);
+}
+
+DeviceRules Rules(const AggregatorOptions& options) {
+  DeviceRules rules;
+  rules.seeds = SeedsOf(options, {});
+  return rules;
+}
+
+std::vector<Setting> DeclaredSettings() {
+  std::vector<Setting> settings = CommonLedgerSettings();
+  settings.push_back({"trim", "share of devices left out at each end of every scalar; 0.5 is the median", 0, 0, 0.5});
+  settings.push_back({"num_attackers",
+                      "above 0: the scalars of the one device that Krum chooses, with so many attackers", 0, 0, 1e6,
+                      true});
+  return settings;
+}
+
+}  // namespace
+
+Method DeComFlMethod() { return {.name = "DeComFL", .make = Make<false>, .settings = DeclaredSettings(), .rules = Rules}; }
+Method BaffleMethod() { return {.name = "BAFFLE", .make = Make<true>, .settings = DeclaredSettings(), .rules = Rules}; }
+
+}  // namespace heddle::aggregation
