@@ -60,6 +60,37 @@ TEST_F(BlobCacheTest, BlobIsFoundAfterItsDownloadAlsoByALaterProcess) {
   EXPECT_EQ(cache_->Find(blob), PathOf(blob));
 }
 
+TEST_F(BlobCacheTest, WhatIsMadeHereIsCheckedLikeADownload) {
+  const CachedBlob blob = BlobOf("made of a patch", "ledger.bin");
+  ASSERT_TRUE(cache_->Put(blob, "made of a patch").ok());
+  EXPECT_TRUE(cache_->Find(blob));
+  const CachedBlob other = BlobOf("something else", "ledger.bin");
+  Write(PartOf(other), "somet");  // of a download that broke
+  EXPECT_EQ(cache_->Put(other, "something Else").status().code(), Code::kDataLoss);
+  EXPECT_FALSE(cache_->Find(other));
+  EXPECT_TRUE(cache_->Put(other, "something else").ok());
+}
+
+TEST_F(BlobCacheTest, TheLatestOfANameIsRecalledAlsoByALaterProcessWhileItIsThere) {
+  EXPECT_FALSE(cache_->Recall("ledger.bin"));
+  const CachedBlob first = BlobOf("first", "ledger.bin"), second = BlobOf("second", "ledger.bin");
+  ASSERT_TRUE(cache_->Put(first, "first").ok());
+  ASSERT_TRUE(cache_->Put(second, "second").ok());
+  cache_->Remember(first);
+  cache_->Remember(second);
+  Reopen(10'000);
+  const auto recalled = cache_->Recall("ledger.bin");
+  ASSERT_TRUE(recalled);
+  EXPECT_EQ(recalled->digest, second.digest);
+  EXPECT_EQ(recalled->size_bytes, second.size_bytes);
+  fs::remove(PathOf(second));
+  EXPECT_FALSE(cache_->Recall("ledger.bin"));
+  for (const char* torn : {"", "ab", "zz", "0123456789abcdef 5"}) {
+    Write(folder_ / "latest-ledger.bin", torn);
+    EXPECT_FALSE(cache_->Recall("ledger.bin")) << torn;
+  }
+}
+
 TEST_F(BlobCacheTest, PartialDownloadGoesOnWhereItBroke) {
   const std::string bytes = MakeBytes(1000);
   const CachedBlob blob = BlobOf(bytes);

@@ -132,6 +132,7 @@ HttpRequest ServiceTest::CheckinRequestOf(uint32_t version) {
   checkin.set_software_version("test");
   checkin.add_local_tasks("lora_sft");
   checkin.add_local_tasks("sft");
+  checkin.add_local_tasks("zo_ledger");
   return {"POST", "/v1/checkin", checkin.SerializeAsString()};
 }
 
