@@ -43,7 +43,8 @@ using Settings = std::map<std::string, double, std::less<>>;
 
 // How devices of a method with shared seeds train (ledger/methods.h): both halves compute steps from it.
 struct ZerothOrderTraining {
-  double learning_rate = 0;  // of the round
+  double learning_rate = 0;       // of the round
+  double peak_learning_rate = 0;  // of all rounds; 0: that of the round
   uint32_t local_steps = 1, num_perturbations = 1;
   double epsilon = 1e-3;    // size of perturbations
   double max_scalar = 1e6;  // a larger one is refused; devices cut theirs to it

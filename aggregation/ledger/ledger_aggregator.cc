@@ -14,15 +14,31 @@ double LedgerSetting(const AggregatorOptions& options, std::string_view name) {
 }
 
 std::vector<Setting> CommonLedgerSettings() {
-  return {{"resolution_bits", "a direction's scale is a whole number times 2^-this", 30, 10, 60, true},
+  return {{"resolution_bits",
+           "a direction's scale is a whole number times 2^-this; 0: the step of a scalar of 1 is 512 to 1023", 0, 0, 60,
+           true},
           {"bf16_scalars", "1: scalars travel as bfloat16, 0: as float32", 0, 0, 1, true}};
 }
+
+namespace {
+
+// Fine enough for a mean of many devices, coarse enough for short messages.
+uint32_t ResolutionBits(const AggregatorOptions& options) {
+  const double given = LedgerSetting(options, "resolution_bits");
+  if (given > 0) return static_cast<uint32_t>(given);
+  const ZerothOrderTraining& zo = options.zo;
+  const double rate = (zo.peak_learning_rate > 0 ? zo.peak_learning_rate : zo.learning_rate) / zo.num_perturbations;
+  if (!(rate > 0)) return 30;
+  return static_cast<uint32_t>(std::clamp(std::ceil(std::log2(512 / rate)), 1.0, 60.0));
+}
+
+}  // namespace
 
 SharedSeeds SeedsOf(const AggregatorOptions& options, const LedgerForm& form) {
   SharedSeeds seeds;
   seeds.on = true;
   seeds.seed = DeriveSeed(options.seed, "shared directions", "");
-  seeds.resolution_bits = static_cast<uint32_t>(LedgerSetting(options, "resolution_bits"));
+  seeds.resolution_bits = ResolutionBits(options);
   seeds.bfloat16 = LedgerSetting(options, "bf16_scalars") != 0;
   if (form.pool) {
     seeds.pool_size = static_cast<uint32_t>(LedgerSetting(options, "pool_size"));

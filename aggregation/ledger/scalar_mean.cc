@@ -81,7 +81,9 @@ std::vector<Setting> DeclaredSettings() {
 
 }  // namespace
 
-Method DeComFlMethod() { return {.name = "DeComFL", .make = Make<false>, .settings = DeclaredSettings(), .rules = Rules}; }
+Method DeComFlMethod() {
+  return {.name = "DeComFL", .make = Make<false>, .settings = DeclaredSettings(), .rules = Rules};
+}
 Method BaffleMethod() { return {.name = "BAFFLE", .make = Make<true>, .settings = DeclaredSettings(), .rules = Rules}; }
 
 }  // namespace heddle::aggregation

@@ -356,6 +356,7 @@ aggregation::AggregatorOptions Recipe::AggregatorOf(uint32_t round) const {
   options.cohort = spec.cohort_size;
   const v1::ZerothOrder& zo = train.zo();
   options.zo.learning_rate = LearningRateOf(round);
+  options.zo.peak_learning_rate = train.learning_rate();
   options.zo.local_steps = train.local_steps();
   options.zo.num_perturbations = std::max(1U, zo.num_perturbations());
   if (zo.zo_eps() > 0) options.zo.epsilon = zo.zo_eps();

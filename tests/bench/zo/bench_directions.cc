@@ -1,6 +1,8 @@
 // heddle_bench_directions: making a direction and adding it to weights in memory, beside memcpy of as many bytes, in
 // turns on one thread. Prints [{id, value, unit}]: "rademacher", "normal" (of AddDirection), "rademacher_grid",
-// "normal_grid" (of a flip on the grid), each the share of memcpy's rate that is kept.
+// "normal_grid" (of a flip on the grid), each the share of memcpy's rate that is kept; and "rademacher_rebuild",
+// "normal_rebuild": how many times faster the scales of 64 seeds are applied in one pass over 100 M weights than seed
+// by seed.
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <chrono>
@@ -26,12 +28,32 @@ double Median(std::vector<double> values) {
   return values[values.size() / 2];
 }
 
+// How many times longer seed by seed takes than all seeds in one pass; median of three, in turns.
+double Rebuild(zo::Distribution distribution, zo::Grid grid, std::span<float> weights) {
+  std::vector<zo::SeedMove> moves;
+  for (uint64_t seed = 0; seed < 64; ++seed) moves.push_back({seed, {0, 1e-6F * static_cast<float>(seed + 1)}});
+  zo::SnapToGrid(grid, weights);
+  std::vector<double> ratios;
+  for (int round = 0; round < 3; ++round) {
+    const double at_once = Seconds([&] { zo::MoveManyOnGrid(distribution, 7, moves, 0, grid, weights); });
+    const double in_turn = Seconds([&] {
+      for (const zo::SeedMove& one : moves) {
+        const zo::Move back{one.move.to, one.move.from};
+        zo::MoveOnGrid({distribution, one.seed, 7}, 0, {&back, 1}, grid, weights);
+      }
+    });
+    ratios.push_back(in_turn / at_once);
+  }
+  return Median(ratios);
+}
+
 }  // namespace
 
 int Main(int argc, char** argv) {
-  size_t millions = 64, rounds = 7;
+  size_t millions = 64, rounds = 7, rebuilt = 100;
   CLI::App app("Directions beside memcpy");
   app.add_option("--millions", millions, "weights")->check(CLI::Range(1, 4096));
+  app.add_option("--rebuilt-millions", rebuilt, "weights that are rebuilt")->check(CLI::Range(1, 4096));
   app.add_option("--rounds", rounds, "of each, in turns")->check(CLI::Range(1, 1000));
   CLI11_PARSE(app, argc, argv);
   std::vector<float> weights(millions * 1'000'000, 0.125F), other(weights.size(), 0.25F);
@@ -54,6 +76,12 @@ int Main(int argc, char** argv) {
         "%s{\"id\":\"%s\",\"value\":%.4f,\"unit\":\"ratio\"},\n {\"id\":\"%s_grid\",\"value\":%.4f,\"unit\":\"ratio\"}",
         separator, name, Median(plain), name, Median(on_grid));
     separator = ",\n ";
+  }
+  weights.resize(rebuilt * 1'000'000);
+  for (const auto& [name, distribution] :
+       {std::pair{"rademacher", zo::Distribution::kRademacher}, {"normal", zo::Distribution::kNormal}}) {
+    std::printf(",\n {\"id\":\"%s_rebuild\",\"value\":%.4f,\"unit\":\"ratio\"}", name,
+                Rebuild(distribution, grid, weights));
   }
   std::printf("]\n");
   return weights[5] == other[3] ? 1 : 0;

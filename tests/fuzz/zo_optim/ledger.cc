@@ -48,6 +48,7 @@ void CheckScalars(std::string_view bytes) {
 void CheckModel(std::string_view bytes) {
   aggregation::AggregatorOptions options;
   options.method["pool_size"] = 16;
+  options.method["resolution_bits"] = 30;
   options.zo.local_steps = 8;
   options.load_model = [](const Sha256Digest&) -> Result<StateDict> {
     return StateDict{{"w", Tensor::FromFloats({8}, std::vector<float>(8, 0.5F))}};

@@ -41,6 +41,7 @@ AggregatorOptions Options(uint32_t round, uint32_t steps = 10, uint32_t perturba
                 .num_perturbations = perturbations,
                 .epsilon = 1e-3,
                 .max_scalar = 100};
+  options.method["resolution_bits"] = 30;
   options.parent_digest = Sha256("start");
   options.load_model = [](const Sha256Digest& digest) -> Result<StateDict> {
     if (digest != Sha256("start")) return NotFound("no such model");
@@ -269,7 +270,7 @@ TEST(DeComFl, RobustRulesStandAgainstAttackersThatTurnTheSigns) {
 
 AggregatorOptions FwdOptions(uint32_t round, double threshold) {
   AggregatorOptions options = Options(round, 1, 6);
-  options.method = {{"candidates", 50}, {"variance_threshold", threshold}};
+  options.method = {{"candidates", 50}, {"variance_threshold", threshold}, {"resolution_bits", 30}};
   return options;
 }
 
@@ -364,6 +365,20 @@ TEST(FwdLlm, NeedsOneStepATaskAndEnoughCandidates) {
   options = FwdOptions(1, 0);
   options.method["candidates"] = 5;
   EXPECT_THAT(MakeAggregator("FwdLLM", Start(), options).status().message(), HasSubstr("candidates"));
+}
+
+TEST(LedgerMethods, TheResolutionFollowsTheStepSizeAndStaysOverTheRounds) {
+  for (const double rate : {3e-7, 1e-4, 1e-2, 0.5}) {
+    AggregatorOptions options = Options(1, 1, 4);
+    options.method.clear();
+    options.zo.peak_learning_rate = options.zo.learning_rate = rate;
+    const uint32_t bits = RulesOf("DeComFL", options)->seeds.resolution_bits;
+    const double step = std::ldexp(rate / 4, static_cast<int>(bits));
+    EXPECT_GE(step, 512);
+    EXPECT_LT(step, 1024);
+    options.zo.learning_rate /= 7;  // a schedule
+    EXPECT_EQ(RulesOf("DeComFL", options)->seeds.resolution_bits, bits);
+  }
 }
 
 TEST(ScalarRules, TheRatioIsRoundedToTheNearestAndTiesToTheEvenOne) {

@@ -64,6 +64,10 @@ speed_spread = 0.5
     options.recipe = recipe_;
     overrides.emplace("strategy.name", GetParam());
     if (coordinator::UsesSharedSeeds(GetParam())) overrides.emplace("train.learning_rate", "1e-2");
+    if (GetParam() == "FwdLLM") {
+      overrides.insert({{"train.local_steps", "1"}, {"zo.num_perturbations", "4"}});
+      overrides.emplace("strategy.variance_threshold", "1e30");  // it moves in every round
+    }
     if (GetParam() == "FedBPT") {  // it searches prompts
       overrides.insert({{"tuning.method", "prompt-tuning"}, {"zo.intrinsic_dim", "20"}, {"zo.population", "6"}});
     }

@@ -48,6 +48,7 @@ class ZoLedgerTest : public TaskTest {
     aggregation::AggregatorOptions options;
     options.round = round;
     options.method["pool_size"] = 64;
+    options.method["resolution_bits"] = 30;
     options.zo = {.learning_rate = 1e-3,
                   .local_steps = 8,
                   .num_perturbations = 1,
