@@ -17,6 +17,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <limits>
 #include <map>
 #include <memory>
 #include <string>
@@ -36,6 +37,8 @@ struct UpdateInfo {
   uint32_t num_steps = 0;   // optimizer steps taken; 0: not said
   int64_t rank = 0;         // of the low-rank factors that the device was given; 0: the model's
   std::string device = {};  // who sent it; unique among the updates of a sum, and the order where a method needs one
+  uint32_t group = 0;       // of the trial that the device is in (growing/trials.h)
+  double first_loss = std::numeric_limits<double>::quiet_NaN();  // of its first batch, before training; NaN: not said
 };
 
 // A method's own settings by name, as the recipe gives them.
@@ -140,6 +143,10 @@ Result<std::unique_ptr<Aggregator>> MakeAggregator(std::string_view method, cons
 
 // What devices are asked in options.round. Errors: as MakeAggregator for the name and the settings.
 Result<DeviceRules> RulesOf(std::string_view method, const AggregatorOptions& options);
+
+// The model of before the first round: `adapter` and what the method adds for devices from the start. Errors: as
+// MakeAggregator; kInvalidArgument for an adapter that the method cannot begin with.
+Result<StateDict> FirstModel(std::string_view method, const StateDict& adapter, const AggregatorOptions& options);
 
 // ---- what methods there are ----
 

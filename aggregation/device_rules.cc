@@ -3,6 +3,9 @@
 #include <algorithm>
 #include <cstring>
 
+#include "common/dotted_name.h"
+#include "common/sparse_delta.h"
+
 namespace heddle::aggregation {
 namespace {
 
@@ -25,17 +28,8 @@ TensorSpec CutSpec(std::string_view key, TensorSpec spec, int64_t rank) {
 
 }  // namespace
 
-bool Matches(std::string_view pattern, std::string_view key) {
-  if (pattern.empty()) return false;
-  for (size_t at = key.find(pattern); at != std::string_view::npos; at = key.find(pattern, at + 1)) {
-    const size_t end = at + pattern.size();
-    if ((at == 0 || key[at - 1] == '.') && (end == key.size() || key[end] == '.')) return true;
-  }
-  return false;
-}
-
 bool MatchesAny(const std::vector<std::string>& patterns, std::string_view key) {
-  return std::any_of(patterns.begin(), patterns.end(), [&](const std::string& p) { return Matches(p, key); });
+  return std::any_of(patterns.begin(), patterns.end(), [&](const std::string& p) { return HasComponents(key, p); });
 }
 
 bool IsLoraA(std::string_view key) { return key.ends_with(kLoraA) && !key.starts_with(kOwnPrefix); }
@@ -68,7 +62,8 @@ StateDict DeviceModel(const StateDict& model, int64_t rank) {
 StateDictSpec UpdateSpec(const StateDictSpec& model, const DeviceRules& rules, int64_t rank) {
   StateDictSpec out;
   for (const auto& [key, spec] : model) {
-    if (key.starts_with(kOwnPrefix) || MatchesAny(rules.frozen, key) || MatchesAny(rules.kept, key)) continue;
+    const bool own = key.starts_with(kOwnPrefix) && !key.starts_with(kDensePrefix);
+    if (own || MatchesAny(rules.frozen, key) || MatchesAny(rules.kept, key)) continue;
     const TensorSpec cut = CutSpec(key, spec, rank);
     if (rules.correction == Correction::kScaffold) out.emplace(std::string(kControlPrefix) + key, cut);
     out.emplace(key, cut);

@@ -4,6 +4,11 @@
 // Names of tensors under kOwnPrefix, beside the adapter's in a model or an update:
 //   heddle.base_delta.<module path>.lora_A.weight [R, in], .lora_B.weight [out, R]: frozen factors that belong to the
 //     base, W = W0 + B A (in models)
+//   heddle.dense.<module path> [n], heddle.dense_seed: values at random places of a weight, part of the base's too
+//     (common/sparse_delta.h; in models). They are trained and travel unless the rules freeze them ("heddle.dense")
+//   heddle.trial.<g>.<key>, heddle.reserve.<key>: adapters of other groups of devices, and what adapters grow from
+//     (growing/trials.h; in models, and never in what a device gets)
+//   heddle.figure.<name> [1]: what the round that made the model found out (figures.h; in models); devices ignore it
 //   heddle.control.<key>: the control variate of a trained tensor, in its shape (in models; its change in updates)
 //   heddle.state.sha256 [32] U8: which state belongs to the model; devices ignore it
 //   heddle.ledger U8: in place of an adapter, what it is the replay of (ledger/ledger_model.h)
@@ -23,6 +28,7 @@ namespace heddle::aggregation {
 inline constexpr std::string_view kOwnPrefix = "heddle.";
 inline constexpr std::string_view kControlPrefix = "heddle.control.";
 inline constexpr std::string_view kBaseDeltaPrefix = "heddle.base_delta.";
+inline constexpr std::string_view kFigurePrefix = "heddle.figure.";
 inline constexpr std::string_view kStateDigestName = "heddle.state.sha256";
 
 // What is added to the gradient of a device's steps.
@@ -47,8 +53,8 @@ struct SharedSeeds {
 };
 
 struct DeviceRules {
-  // Patterns of keys, see Matches. What is frozen is not trained; what is kept is trained and stays on the device, from
-  // one of its tasks to the next. Neither is in an update.
+  // Patterns of keys, see MatchesAny. What is frozen is not trained; what is kept is trained and stays on the device,
+  // from one of its tasks to the next. Neither is in an update.
   std::vector<std::string> frozen, kept;
   Correction correction = Correction::kNone;
   double feddyn_alpha = 0;  // with kFedDyn
@@ -58,12 +64,13 @@ struct DeviceRules {
   double prune_gamma = 0, prune_lambda = 0;
   SharedSeeds seeds = {};
   bool mixed_ranks = false;  // devices of smaller ranks than the model's may take part
+  uint32_t groups = 0;       // of devices that train adapters of their own side by side (growing/trials.h); 0: none
+  uint32_t trial = 0;        // which devices are in which group is drawn anew for each trial
   friend bool operator==(const DeviceRules&, const DeviceRules&) = default;
 };
 
-// True when the components of `pattern` (between dots) stand one after the other among those of `key`: "lora_A",
-// "classifier", "layers.0.self_attn".
-bool Matches(std::string_view pattern, std::string_view key);
+// Whether one of the patterns has its components (common/dotted_name.h) in the key: "lora_A", "classifier",
+// "layers.0.self_attn".
 bool MatchesAny(const std::vector<std::string>& patterns, std::string_view key);
 
 // "....lora_A.weight" and "....lora_B.weight" of the adapter itself, not those under kOwnPrefix.

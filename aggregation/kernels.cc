@@ -2,17 +2,15 @@
 
 #include <bit>
 #include <cstring>
-#include <vector>
 
-#if defined(__x86_64__)
+#include "aggregation/instruction_sets.h"
+
+#if HEDDLE_X86
 #include <immintrin.h>
-#define HEDDLE_X86 1
 #endif
 
 namespace heddle::aggregation {
 namespace {
-
-#define HEDDLE_INLINE inline __attribute__((always_inline))
 
 // Adding 1.5 * 2^52 to |y| <= 2^51 rounds y to an integer, half to even, which then stands in the low bits of the
 // double. |y| up to 2^62 is first cut into a multiple of 2^26 and an exact remainder of at most 2^25. The multiple is
@@ -61,9 +59,6 @@ uint32_t MaxPortable(const float* x, size_t count) { return MaxAbsBitsLoop(x, co
 void SquaresPortable(const float* x, size_t count, std::array<double, 8>* lanes) { AddSquaresLoop(x, count, lanes); }
 
 #if HEDDLE_X86
-#define HEDDLE_AVX2 __attribute__((target("avx2")))
-#define HEDDLE_AVX512 __attribute__((target("avx2,avx512f,avx512dq,avx512vl")))
-
 HEDDLE_AVX2 void AddAvx2(const float* x, double scale, int64_t* sum, size_t count) { AddLoop(x, scale, sum, count); }
 HEDDLE_AVX2 uint32_t MaxAvx2(const float* x, size_t count) { return MaxAbsBitsLoop(x, count); }
 HEDDLE_AVX2 void SquaresAvx2(const float* x, size_t count, std::array<double, 8>* lanes) {
@@ -89,22 +84,17 @@ HEDDLE_AVX512 void SquaresAvx512(const float* x, size_t count, std::array<double
 }
 #endif
 
-std::vector<Kernels> FindKernels() {
-  std::vector<Kernels> usable;
-#if HEDDLE_X86
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
-    usable.push_back({"avx512", AddAvx512, MaxAvx512, SquaresAvx512});
-  }
-  if (__builtin_cpu_supports("avx2")) usable.push_back({"avx2", AddAvx2, MaxAvx2, SquaresAvx2});
-#endif
-  usable.push_back({"portable", AddPortable, MaxPortable, SquaresPortable});
-  return usable;
-}
+constexpr Kernels kPortable = {"portable", AddPortable, MaxPortable, SquaresPortable};
 
 }  // namespace
 
 std::span<const Kernels> UsableKernels() {
-  static const std::vector<Kernels> kernels = FindKernels();
+#if HEDDLE_X86
+  static const std::vector<Kernels> kernels = Usable<Kernels>({"avx512", AddAvx512, MaxAvx512, SquaresAvx512},
+                                                              {"avx2", AddAvx2, MaxAvx2, SquaresAvx2}, kPortable);
+#else
+  static const std::vector<Kernels> kernels = {kPortable};
+#endif
   return kernels;
 }
 

@@ -19,6 +19,8 @@ struct Method {
   std::vector<Setting> settings = {};
   // Null: DeviceRules{}. Sees options.method complete.
   DeviceRules (*rules)(const AggregatorOptions& options) = nullptr;
+  // The model of before the first round. Null: the adapter itself. Sees options.method complete.
+  Result<StateDict> (*begin)(const StateDict& adapter, const AggregatorOptions& options) = nullptr;
 };
 
 }  // namespace heddle::aggregation

@@ -8,6 +8,8 @@
 #include "aggregation/averaging/methods.h"
 #include "aggregation/clipping.h"
 #include "aggregation/fed_avg.h"
+#include "aggregation/figures.h"
+#include "aggregation/growing/fed_adapter.h"
 #include "aggregation/keeping.h"
 #include "aggregation/kernels.h"
 #include "aggregation/ledger/ledger_model.h"
@@ -16,6 +18,7 @@
 #include "aggregation/method.h"
 #include "aggregation/robust/rules.h"
 #include "common/config.h"
+#include "common/sparse_delta.h"
 
 namespace heddle::aggregation {
 namespace {
@@ -35,6 +38,7 @@ const std::vector<Method>& Methods() {
         FedDynMethod(),
         SpryMethod(),
         FedBptMethod(),
+        FedAdapterMethod(),
         CoordinateMedianMethod(),
         TrimmedMeanMethod(),
         KrumMethod(),
@@ -57,6 +61,7 @@ const std::vector<Method>& Methods() {
         low_rank::HetLoraMethod(),
         low_rank::LoraFairMethod(),
         low_rank::RoLoraMethod(),
+        low_rank::SLoraMethod(),
     };
     // clang-format on
     std::sort(all.begin(), all.end(), [](const Method& a, const Method& b) { return a.name < b.name; });
@@ -112,7 +117,7 @@ Result<Settings> Complete(const Method& method, const Settings& given) {
 
 Status CheckValues(const StateDict& tensors, const char* whose) {
   for (const auto& [name, tensor] : tensors) {
-    if (name == kStateDigestName || name.starts_with(kLedgerName)) continue;
+    if (name == kStateDigestName || name == kDenseSeedName || name.starts_with(kLedgerName)) continue;
     if (tensor.dtype() != DType::kF32) {
       return InvalidArgument("the " + std::string(whose) + "'s tensor '" + name + "' is " + tensor.spec().ToString() +
                              "; adapters are F32");
@@ -139,6 +144,7 @@ Result<std::unique_ptr<Aggregator>> MakeAggregator(std::string_view name, const 
   HEDDLE_ASSIGN_OR_RETURN(complete.method, Complete(*method, options.method));
   StateDict without = parent;
   without.erase(std::string(kStateDigestName));
+  EraseFigures(&without);
   StateDict kept = TakeKept(options.kept, &without);
   if (!options.kept.empty() && UpdateSpec(SpecOf(without), {}, 0).empty()) {
     return InvalidArgument("kept names every tensor of the adapter, so nothing would travel");
@@ -156,6 +162,14 @@ Result<DeviceRules> RulesOf(std::string_view name, const AggregatorOptions& opti
   DeviceRules rules = method->rules == nullptr ? DeviceRules{} : method->rules(complete);
   rules.kept.insert(rules.kept.end(), options.kept.begin(), options.kept.end());
   return rules;
+}
+
+Result<StateDict> FirstModel(std::string_view name, const StateDict& adapter, const AggregatorOptions& options) {
+  HEDDLE_ASSIGN_OR_RETURN(const Method* method, Get(name));
+  if (method->begin == nullptr) return adapter;
+  AggregatorOptions complete = options;
+  HEDDLE_ASSIGN_OR_RETURN(complete.method, Complete(*method, options.method));
+  return method->begin(adapter, complete);
 }
 
 std::vector<std::string> AggregatorNames() {

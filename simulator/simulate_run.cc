@@ -106,7 +106,7 @@ std::string FiguresText(const char* what, const Figures& figures) {
 std::string CostsText(const std::map<std::string, DeviceCost>& costs) {
   std::string out;
   for (const auto& [name, cost] : costs) {
-    if (cost.transfer_seconds <= 0 && cost.compute_joules <= 0) continue;
+    if (cost.transfer_seconds <= 0 && cost.compute_joules <= 0 && costs.size() < 2) continue;
     out += Format("profile %-10s%llu tasks, computing %.1f s, transfer %.1f s", name.c_str(),
                   static_cast<unsigned long long>(cost.tasks), cost.compute_seconds, cost.transfer_seconds);
     if (std::isfinite(cost.Granularity())) out += Format(", granularity %.3g", cost.Granularity());
@@ -114,6 +114,8 @@ std::string CostsText(const std::map<std::string, DeviceCost>& costs) {
       out += Format(", %.1f J + %.1f J radio, %.3g tokens/J", cost.compute_joules, cost.radio_joules,
                     cost.TokensPerJoule());
     }
+    if (cost.memory_bytes > 0)
+      out += Format(", about %.0f MiB of memory", static_cast<double>(cost.memory_bytes) / 0x1p20);
     out += "\n";
   }
   return out;
@@ -224,6 +226,10 @@ Result<std::vector<SweepRun>> SimulateSweep(const SimulateSettings& settings, co
         for (const auto& [name, value] : outcome->result.figures.test) run.figures.emplace_back("test_" + name, value);
         for (const auto& [name, value] : outcome->result.figures.device)
           run.figures.emplace_back("device_" + name, value);
+        if (outcome->result.figures.device.size() > 1) {
+          run.figures.emplace_back("worst_device_" + outcome->result.figures.device[1].first,
+                                   outcome->result.figures.device_min);
+        }
         for (const auto& [name, value] : outcome->centralised) run.figures.emplace_back("centralised_" + name, value);
         run.figures.emplace_back("down/round", DownPerRound(outcome->result));
         run.figures.emplace_back("up/round", UpPerRound(outcome->result));

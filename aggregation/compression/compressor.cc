@@ -10,6 +10,7 @@
 #include "aggregation/compression/number_code.h"
 #include "aggregation/compression/selection.h"
 #include "common/digest.h"
+#include "common/mask.h"
 #include "common/random.h"
 
 namespace heddle::compression {

@@ -3,16 +3,11 @@
 #include <bit>
 #include <cstring>
 #include <limits>
-#include <vector>
 
-#if defined(__x86_64__)
-#define HEDDLE_X86 1
-#endif
+#include "aggregation/instruction_sets.h"
 
 namespace heddle::compression {
 namespace {
-
-#define HEDDLE_INLINE inline __attribute__((always_inline))
 
 // Sixteen blocks side by side, so that the compiler makes vectors of any width out of the inner loops.
 HEDDLE_INLINE void WordsLoop(uint64_t key, uint64_t group, size_t groups, uint32_t* __restrict out) {
@@ -122,27 +117,19 @@ HEDDLE_INLINE void AddSizesLoop(const float* x, size_t count, std::array<double,
 
 HEDDLE_KERNELS(, Portable)
 #if HEDDLE_X86
-HEDDLE_KERNELS(__attribute__((target("avx2"))), Avx2)
-HEDDLE_KERNELS(__attribute__((target("avx2,avx512f,avx512dq,avx512vl,avx512bw"))), Avx512)
+HEDDLE_KERNELS(HEDDLE_AVX2, Avx2)
+HEDDLE_KERNELS(HEDDLE_AVX512, Avx512)
 #endif
-
-std::vector<Kernels> FindKernels() {
-  std::vector<Kernels> usable;
-#if HEDDLE_X86
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-      __builtin_cpu_supports("avx512bw")) {
-    usable.push_back(kAvx512("avx512"));
-  }
-  if (__builtin_cpu_supports("avx2")) usable.push_back(kAvx2("avx2"));
-#endif
-  usable.push_back(kPortable("portable"));
-  return usable;
-}
 
 }  // namespace
 
 std::span<const Kernels> UsableKernels() {
-  static const std::vector<Kernels> kernels = FindKernels();
+#if HEDDLE_X86
+  static const std::vector<Kernels> kernels =
+      aggregation::Usable(kAvx512("avx512"), kAvx2("avx2"), kPortable("portable"));
+#else
+  static const std::vector<Kernels> kernels = {kPortable("portable")};
+#endif
   return kernels;
 }
 

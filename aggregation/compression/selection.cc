@@ -5,8 +5,6 @@
 #include <bit>
 #include <numeric>
 
-#include "aggregation/compression/kernels.h"
-
 namespace heddle::compression {
 namespace {
 
@@ -106,22 +104,6 @@ std::vector<uint32_t> LargestPlaces(std::span<const float> values, uint64_t kept
     if (bits < threshold.bits || (bits == threshold.bits && equal == 0)) continue;
     if (bits == threshold.bits) --equal;
     places.push_back(static_cast<uint32_t>(i));
-  }
-  return places;
-}
-
-Stratum StratumOf(uint64_t count, uint64_t kept, uint64_t j) {
-  const uint64_t first = j * count / kept;
-  return {static_cast<uint32_t>(first), static_cast<uint32_t>((j + 1) * count / kept - first)};
-}
-
-std::vector<uint32_t> MaskPlaces(uint64_t key, uint64_t count, uint64_t kept) {
-  std::vector<uint32_t> places(kept);
-  std::array<uint32_t, kGroupWords> words;
-  for (uint64_t j = 0; j < kept; ++j) {
-    if (j % kGroupWords == 0) BestKernels().words(key, j / kGroupWords, 1, words.data());
-    const Stratum stratum = StratumOf(count, kept, j);
-    places[j] = stratum.first + static_cast<uint32_t>(uint64_t{words[j % kGroupWords]} * stratum.size >> 32);
   }
   return places;
 }

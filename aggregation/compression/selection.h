@@ -1,5 +1,5 @@
-// Which values of a tensor travel: the two ways to choose, and how chosen places are written. Internal to compression
-// and its tests. Places are whole numbers below 2^32, in ascending order.
+// Which values of a tensor travel: the largest (a random mask is in common/mask.h), and how chosen places are written.
+// Internal to compression and its tests. Places are whole numbers below 2^32, in ascending order.
 #pragma once
 
 #include <cstddef>
@@ -15,14 +15,6 @@ namespace heddle::compression {
 // The places of the `kept` values that are largest in size, of equal ones the first; kept <= values.size(). Values are
 // finite.
 std::vector<uint32_t> LargestPlaces(std::span<const float> values, uint64_t kept);
-
-// 0 .. count is cut into `kept` strata of nearly equal size, [j count / kept, (j + 1) count / kept) rounded down; one
-// place is drawn from each, by word j of the key. 1 <= kept <= count < 2^32.
-struct Stratum {
-  uint32_t first = 0, size = 0;
-};
-Stratum StratumOf(uint64_t count, uint64_t kept, uint64_t j);
-std::vector<uint32_t> MaskPlaces(uint64_t key, uint64_t count, uint64_t kept);
 
 // Places are written in the shorter of two forms, the first when they are equally long; nothing is written when all
 // `count` places are kept. The first byte says which:

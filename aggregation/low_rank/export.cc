@@ -4,6 +4,8 @@
 #include <cmath>
 
 #include "aggregation/low_rank/layout.h"
+#include "aggregation/low_rank/merge.h"
+#include "aggregation/low_rank/sparse_base.h"
 
 namespace heddle::aggregation::low_rank {
 namespace {
@@ -37,6 +39,16 @@ Tensor Beside(const Tensor& b, const Tensor& d, double scaling) {
   return out;
 }
 
+// What the layer has beside W0 and its factors: its base delta, then its sparse values.
+Product BaseOf(const FactorPair& pair, const std::vector<SparseDelta>& deltas) {
+  Product base{Matrix(pair.d, 0), Matrix(pair.k, 0)};
+  if (pair.base_rank > 0) base = ProductOf(pair.base_b, pair.base_a);
+  for (const SparseDelta& delta : deltas) {
+    if (delta.path == pair.path) base = Joined(base, ProductOf(delta));
+  }
+  return base;
+}
+
 }  // namespace
 
 Result<ExportedAdapter> ExportAdapter(const StateDict& model, const std::function<double(std::string_view)>& scaling) {
@@ -44,19 +56,21 @@ Result<ExportedAdapter> ExportAdapter(const StateDict& model, const std::functio
   bool any = false;
   for (const auto& [key, tensor] : model) {
     if (!key.starts_with(kOwnPrefix)) out.tensors.emplace_hint(out.tensors.end(), key, tensor);
-    any = any || key.starts_with(kBaseDeltaPrefix);
+    any = any || key.starts_with(kBaseDeltaPrefix) || key.starts_with(kDensePrefix);
   }
   if (!any) return out;
   HEDDLE_ASSIGN_OR_RETURN(const std::vector<FactorPair> pairs, FactorPairs(model));
+  HEDDLE_ASSIGN_OR_RETURN(const std::vector<SparseDelta> deltas, SparseDeltasOf(model, pairs));
   for (const FactorPair& pair : pairs) {
-    if (pair.base_rank == 0) continue;
+    const Product base = BaseOf(pair, deltas);
+    if (base.rank() == 0) continue;
     const double s = scaling(pair.path);
     if (!(s > 0 && std::isfinite(s))) {
       return InvalidArgument("the scaling of '" + pair.path + "' is not above 0, so its adapter cannot hold its base");
     }
-    out.tensors[pair.a_key] = Below(pair.a, pair.base_a);
-    out.tensors[pair.b_key] = Beside(pair.b, pair.base_b, s);
-    out.ranks[pair.path] = static_cast<int64_t>(pair.rank + pair.base_rank);
+    out.tensors[pair.a_key] = Below(pair.a, RightTensor(base));
+    out.tensors[pair.b_key] = Beside(pair.b, LeftTensor(base), s);
+    out.ranks[pair.path] = static_cast<int64_t>(pair.rank + base.rank());
   }
   return out;
 }

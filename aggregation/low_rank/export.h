@@ -19,9 +19,10 @@ struct ExportedAdapter {
   std::map<std::string, int64_t> ranks;
 };
 
-// W0 + s B A + D C, with D C the base delta, is W0 + s [B | D / s] [A; C]: the same layer, of a larger rank. Tensors
-// that do not change share their bytes with `model`. `scaling` gives s for a module path; the same before and after.
-// Pure. Errors: kInvalidArgument for a model with base deltas that FactorPairs refuses, or where such a module's
+// W0 + s B A + D C, with D C the base delta, is W0 + s [B | D / s] [A; C]: the same layer, of a larger rank. So are
+// sparse values (heddle.dense), whose rank can be the layer's smaller side. Tensors that do not change share their
+// bytes with `model`. `scaling` gives s for a module path; the same before and after. Pure. Errors: kInvalidArgument
+// for a model with base deltas or sparse values that FactorPairs or FindSparseDeltas refuse, or where such a module's
 // scaling is not above 0. May throw std::bad_alloc.
 Result<ExportedAdapter> ExportAdapter(const StateDict& model,
                                       const std::function<double(std::string_view module_path)>& scaling);

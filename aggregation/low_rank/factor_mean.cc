@@ -7,7 +7,9 @@
 #include <map>
 #include <new>
 
+#include "aggregation/low_rank/factor_mean.h"
 #include "aggregation/low_rank/layout.h"
+#include "aggregation/low_rank/measured.h"
 #include "aggregation/low_rank/methods.h"
 #include "aggregation/update_check.h"
 
@@ -129,13 +131,7 @@ class FactorMean final : public Aggregator {
 
 template <DeviceRules (*kRules)(const AggregatorOptions&)>
 Result<std::unique_ptr<Aggregator>> Make(const StateDict& parent, const AggregatorOptions& options, const StateDict&) {
-  try {
-    auto made = std::make_unique<FactorMean>(parent, options, kRules(options));
-    HEDDLE_RETURN_IF_ERROR(made->Prepare());
-    return std::unique_ptr<Aggregator>(std::move(made));
-  } catch (const std::bad_alloc&) {
-    return ResourceExhausted("there is no memory for the sums of the factors");
-  }
+  return MakeFactorMean(parent, options, kRules(options));
 }
 
 DeviceRules FedItRules(const AggregatorOptions&) { return {.mixed_ranks = true}; }
@@ -156,7 +152,29 @@ DeviceRules FedSaRules(const AggregatorOptions& options) {
 
 }  // namespace
 
-Method FedItMethod() { return {.name = "FedIT", .make = Make<FedItRules>, .settings = {}, .rules = FedItRules}; }
+Result<std::unique_ptr<Aggregator>> MakeFactorMean(const StateDict& parent, const AggregatorOptions& options,
+                                                   const DeviceRules& rules) {
+  try {
+    auto made = std::make_unique<FactorMean>(parent, options, rules);
+    HEDDLE_RETURN_IF_ERROR(made->Prepare());
+    return std::unique_ptr<Aggregator>(std::move(made));
+  } catch (const std::bad_alloc&) {
+    return ResourceExhausted("there is no memory for the sums of the factors");
+  }
+}
+
+Method FedItMethod() {
+  return {
+      .name = "FedIT",
+      .make = [](const StateDict& parent, const AggregatorOptions& options,
+                 const StateDict& state) -> Result<std::unique_ptr<Aggregator>> {
+        HEDDLE_ASSIGN_OR_RETURN(auto mean, Make<FedItRules>(parent, options, state));
+        if (options.method.find("measure_residual")->second == 0) return mean;
+        return MakeMeasured(std::move(mean), parent, options);
+      },
+      .settings = {{"measure_residual", "1: history.jsonl tells by how much the mean of products is missed", 0, 0, 1}},
+      .rules = FedItRules};
+}
 
 Method FfaLoraMethod() { return {.name = "FFA-LoRA", .make = Make<FfaRules>, .settings = {}, .rules = FfaRules}; }
 

@@ -1,6 +1,7 @@
 #include "aggregation/low_rank/merge.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "aggregation/low_rank/linear_algebra.h"
 #include "common/assert.h"
@@ -14,6 +15,17 @@ constexpr double kNoise = 0x1p-26;
 // to += factor * from, element by element of the first columns.
 void AddScaled(Matrix* to, const Matrix& from, double factor) {
   for (size_t i = 0; i < from.rows() * from.cols(); ++i) to->data()[i] += factor * from.data()[i];
+}
+
+double Length(std::span<const double> column) {
+  double squares = 0;
+  for (const double x : column) squares += x * x;
+  return std::sqrt(squares);
+}
+
+// to = factor * (from - mean)
+void Centred(std::span<const double> from, std::span<const double> mean, double factor, std::span<double> to) {
+  for (size_t i = 0; i < to.size(); ++i) to[i] = factor * (from[i] - mean[i]);
 }
 
 }  // namespace
@@ -87,14 +99,43 @@ Product Joined(const Product& a, const Product& b) {
   return out;
 }
 
-Product RankFactors(const Merge& merge, const Product& sum) {
+Result<Product> ResidualOfMean(const Merge& merge, const Product& mean) {
   const FactorPair& pair = merge.pair();
+  size_t columns = pair.rank;  // of those that lack a column
+  for (size_t c = 0; c < merge.size(); ++c) columns += merge.rank(c);
+  Product out{Matrix(pair.d, columns), Matrix(pair.k, columns)};
+  size_t at = 0;
+  std::vector<double> lacking(pair.rank);
+  for (size_t c = 0; c < merge.size(); ++c) {
+    HEDDLE_ASSIGN_OR_RETURN(const Product factors, merge.Factors(c));
+    const double share = merge.share(c) * merge.scaling();
+    for (size_t n = 0; n < factors.rank(); ++n) {
+      Centred(factors.left.column(n), mean.left.column(n), share, out.left.column(at));
+      Centred(factors.right.column(n), mean.right.column(n), 1, out.right.column(at));
+      // What is left of a single device's column is only the rounding of its mean, squared.
+      const double of_mean = share * Length(mean.left.column(n)) * Length(mean.right.column(n));
+      if (Length(out.left.column(at)) * Length(out.right.column(at)) > 0x1p-45 * of_mean) ++at;
+    }
+    for (size_t n = factors.rank(); n < pair.rank; ++n) lacking[n] += share;
+  }
+  for (size_t n = 0; n < pair.rank; ++n) {
+    if (lacking[n] == 0) continue;
+    std::ranges::transform(mean.left.column(n), out.left.column(at).begin(), [&](double x) { return lacking[n] * x; });
+    std::ranges::copy(mean.right.column(n), out.right.column(at).begin());
+    ++at;
+  }
+  out.left.KeepColumns(at);
+  out.right.KeepColumns(at);
+  return out;
+}
+
+Product RankFactors(const FactorPair& pair, double scaling, const Product& sum) {
   const Svd svd = TopSingular(sum, pair.rank);
   Product out{Matrix(pair.d, pair.rank), Matrix(pair.k, pair.rank)};
   const std::span<const float> parent_a = pair.a.values<float>();
   for (size_t n = 0; n < pair.rank; ++n) {
     if (n < svd.s.size() && svd.s[n] > kNoise * svd.s[0]) {
-      for (size_t i = 0; i < pair.d; ++i) out.left(i, n) = svd.u(i, n) * svd.s[n] / merge.scaling();
+      for (size_t i = 0; i < pair.d; ++i) out.left(i, n) = svd.u(i, n) * svd.s[n] / scaling;
       for (size_t j = 0; j < pair.k; ++j) out.right(j, n) = svd.v(j, n);
     } else {
       for (size_t j = 0; j < pair.k; ++j) out.right(j, n) = static_cast<double>(parent_a[n * pair.k + j]);

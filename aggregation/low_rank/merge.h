@@ -76,9 +76,18 @@ void RoundToFloat(Product* product);
 // a's columns and then b's.
 Product Joined(const Product& a, const Product& b);
 
+// sum p_c s B_c A_c - s B A for the means B and A: what averaging factors misses. It is sum p_c s (B_c - B) (A_c - A),
+// so it is as small as the devices' disagreement, and factors of it have no large parts that cancel. Columns that a
+// device does not have are zero there, so all such devices together add one column: their share times B's and A's own.
+// Errors: those of the store.
+Result<Product> ResidualOfMean(const Merge& merge, const Product& mean);
+
 // The best rank-r approximation of `sum` as factors of scaling s, B = U S / s and A = transpose(V), rounded to float.
 // Of directions that nobody trained (a sum of lesser rank) B is zero and A is the parent's row, so that they can be
 // trained.
-Product RankFactors(const Merge& merge, const Product& sum);
+Product RankFactors(const FactorPair& pair, double scaling, const Product& sum);
+inline Product RankFactors(const Merge& merge, const Product& sum) {
+  return RankFactors(merge.pair(), merge.scaling(), sum);
+}
 
 }  // namespace heddle::aggregation::low_rank

@@ -1,66 +1,17 @@
 #include "aggregation/low_rank/merging.h"
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
-#include <functional>
 #include <mutex>
 #include <new>
-#include <system_error>
-#include <thread>
 #include <utility>
 
 #include "aggregation/low_rank/linear_algebra.h"
+#include "aggregation/low_rank/modules.h"
 #include "aggregation/update_check.h"
 
 namespace heddle::aggregation::low_rank {
 namespace {
-
-// Calls work(i) for 0 <= i < count on at most `threads` threads; the first error (by i) is returned, and after one the
-// rest may be left out.
-Status ForEach(size_t count, unsigned threads, const std::function<Status(size_t)>& work) {
-  std::vector<Status> results(count);
-  std::atomic<size_t> next = 0;
-  std::atomic<bool> failed = false;
-  const auto run = [&] {
-    for (size_t i = next++; i < count && !failed; i = next++) {
-      try {
-        results[i] = work(i);
-      } catch (const std::bad_alloc&) {
-        results[i] = ResourceExhausted("there is no memory to merge the factors of a module");
-      }
-      if (!results[i].ok()) failed = true;
-    }
-  };
-  {
-    std::vector<std::jthread> helpers;
-    try {
-      for (unsigned i = 1; i < threads && i < count; ++i) helpers.emplace_back(run);
-    } catch (const std::system_error&) {  // fewer, then
-    }
-    run();
-  }
-  const auto first = std::find_if(results.begin(), results.end(), [](const Status& s) { return !s.ok(); });
-  return first == results.end() ? OkStatus() : *first;
-}
-
-// Columns that add nothing go, in place: the factors of a round can be hundreds of megabytes.
-void DropZeros(Product* product) {
-  const auto is_zero = [](std::span<const double> column) {
-    return std::all_of(column.begin(), column.end(), [](double x) { return x == 0; });
-  };
-  size_t kept = 0;
-  for (size_t n = 0; n < product->rank(); ++n) {
-    if (is_zero(product->left.column(n)) || is_zero(product->right.column(n))) continue;
-    if (kept < n) {
-      std::ranges::copy(product->left.column(n), product->left.column(kept).begin());
-      std::ranges::copy(product->right.column(n), product->right.column(kept).begin());
-    }
-    ++kept;
-  }
-  product->left.KeepColumns(kept);
-  product->right.KeepColumns(kept);
-}
 
 class Merging final : public Aggregator {
  public:
@@ -168,7 +119,7 @@ class Merging final : public Aggregator {
     }
     HEDDLE_ASSIGN_OR_RETURN(ScratchFile bases, ScratchFile::Make(options_.scratch));
     std::vector<Done> done(pairs_.size());
-    HEDDLE_RETURN_IF_ERROR(ForEach(pairs_.size(), options_.threads, [&](size_t i) -> Status {
+    HEDDLE_RETURN_IF_ERROR(ForEachModule(pairs_.size(), options_.threads, [&](size_t i) -> Status {
       const Merge merge(*store_, pairs_[i], i, shares, options_, rule_.needs_fresh ? &fresh_ : nullptr);
       HEDDLE_ASSIGN_OR_RETURN(Merged merged, rule_.merge(merge));
       done[i].a = RightTensor(merged.factors);

@@ -13,6 +13,9 @@
 //   FlexLoRA   (Bai et al., 2402.11505)     the best rank-r approximation of sum p s B_c A_c: B = U S / s, A = V^T. The
 //   HLoRA      (Liu et al., 2503.00813)     first r_c columns are the best of rank r_c, so each device gets its slice.
 //                                           HLoRA is the same on the server.
+//   SLoRA      (Babakniya et al., 2308.06522) for sparse_rounds rounds devices train sparse_density of each layer's
+//                                           weight at random places; then the factors are the best rank-r approximation
+//                                           of what that added up to, and it goes on as FedIT.
 //   HetLoRA    (Cho et al., 2401.06432)     factors averaged with weights as |B_c A_c|_F of each module; devices prune
 //                                           their own rank by prune_gamma where the tail has lost weight.
 //   LoRA-FAIR  (Bian et al., 2411.14961)    factors as FedIT, then B + D with the D that minimises
@@ -33,5 +36,6 @@ Method FlexLoraMethod();
 Method HLoraMethod();
 Method HetLoraMethod();
 Method LoraFairMethod();
+Method SLoraMethod();
 
 }  // namespace heddle::aggregation::low_rank

@@ -2,16 +2,11 @@
 
 #include <bit>
 #include <cstring>
-#include <vector>
 
-#if defined(__x86_64__)
-#define HEDDLE_X86 1
-#endif
+#include "aggregation/instruction_sets.h"
 
 namespace heddle::aggregation {
 namespace {
-
-#define HEDDLE_INLINE inline __attribute__((always_inline))
 
 typedef float Floats __attribute__((vector_size(32)));
 typedef double Doubles __attribute__((vector_size(64)));
@@ -89,28 +84,22 @@ HEDDLE_INLINE void ScaledLoop(const float* x, double weight, double* sum, size_t
 
 HEDDLE_ROW_KERNELS(Portable, )
 #if HEDDLE_X86
-HEDDLE_ROW_KERNELS(Avx2, __attribute__((target("avx2"))))
-HEDDLE_ROW_KERNELS(Avx512, __attribute__((target("avx2,avx512f,avx512dq,avx512vl"))))
+HEDDLE_ROW_KERNELS(Avx2, HEDDLE_AVX2)
+HEDDLE_ROW_KERNELS(Avx512, HEDDLE_AVX512)
 #endif
 
-std::vector<RowKernels> FindKernels() {
-  std::vector<RowKernels> usable;
-#if HEDDLE_X86
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
-    usable.push_back({"avx512", SortAvx512, DifferencesAvx512, DifferencesToAvx512, ScaledAvx512});
-  }
-  if (__builtin_cpu_supports("avx2")) {
-    usable.push_back({"avx2", SortAvx2, DifferencesAvx2, DifferencesToAvx2, ScaledAvx2});
-  }
-#endif
-  usable.push_back({"portable", SortPortable, DifferencesPortable, DifferencesToPortable, ScaledPortable});
-  return usable;
-}
+constexpr RowKernels kPortable = {"portable", SortPortable, DifferencesPortable, DifferencesToPortable, ScaledPortable};
 
 }  // namespace
 
 std::span<const RowKernels> UsableRowKernels() {
-  static const std::vector<RowKernels> kernels = FindKernels();
+#if HEDDLE_X86
+  static const std::vector<RowKernels> kernels =
+      Usable<RowKernels>({"avx512", SortAvx512, DifferencesAvx512, DifferencesToAvx512, ScaledAvx512},
+                         {"avx2", SortAvx2, DifferencesAvx2, DifferencesToAvx2, ScaledAvx2}, kPortable);
+#else
+  static const std::vector<RowKernels> kernels = {kPortable};
+#endif
   return kernels;
 }
 

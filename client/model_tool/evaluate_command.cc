@@ -6,6 +6,7 @@
 
 #include "client/worker/local_task.h"
 #include "model/config/registry.h"
+#include "peft/adapter/base_model.h"
 
 namespace heddle::client {
 
@@ -18,6 +19,7 @@ Status EvaluateCommand(const EvaluateSettings& settings, std::ostream& out) {
                            std::to_string(spec.MaxLength()) + " tokens");
   }
   const int64_t length = settings.length > 0 ? settings.length : std::min<int64_t>(512, spec.MaxLength());
+  if (!settings.adapter.empty()) HEDDLE_RETURN_IF_ERROR(peft::CheckBaseModel(settings.adapter, settings.folder));
   const auto resources = MakeTaskResources();
   HEDDLE_ASSIGN_OR_RETURN(const Evaluation found,
                           EvaluateModel(settings.folder, settings.adapter, settings.data, static_cast<uint32_t>(length),

@@ -6,6 +6,7 @@
 #include "model/config/registry.h"
 #include "model/tokenizer/stream_decoder.h"
 #include "model/transformer/generate.h"
+#include "peft/adapter/base_model.h"
 #include "peft/tuning/tuning.h"
 
 namespace heddle::client {
@@ -35,6 +36,7 @@ Status GenerateThrowing(const GenerateSettings& settings, std::ostream& out) {
   HEDDLE_RETURN_IF_ERROR(model::CheckTokenizerFits(base->spec.vocab_size, *tokenizer));
   model::Transformer network(base, compute);
   if (!settings.adapter.empty()) {
+    HEDDLE_RETURN_IF_ERROR(peft::CheckBaseModel(settings.adapter, settings.folder));
     HEDDLE_ASSIGN_OR_RETURN(const peft::Adapter adapter, peft::ReadAdapter(settings.adapter));
     HEDDLE_RETURN_IF_ERROR(peft::Tuning::Inject(network, adapter.config, adapter.tensors, peft::Use::kFrozen).status());
   }

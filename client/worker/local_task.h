@@ -77,6 +77,7 @@ struct TaskInput {
 
 struct TaskStats {
   uint64_t num_examples = 0, num_tokens = 0;
+  uint64_t estimated_memory_bytes = 0;  // what the task was thought to need before it began (memory_limit_bytes)
   uint32_t steps = 0;
   double train_loss = 0, first_loss = 0, last_loss = 0, train_seconds = 0;
   uint64_t forward_passes = 0, skipped_directions = 0;  // of zeroth-order tasks

@@ -52,9 +52,8 @@ class LoraSft final : public LocalTask {
     HEDDLE_ASSIGN_OR_RETURN(peft::Adapter given, peft::ReadAdapter(input.adapter_dir));
     const peft::Adapter adapter = RuledTraining::OwnPart(train.rules, personal, std::move(given));
     // What is trained, its gradient and two moments: not little where whole layers are.
-    HEDDLE_RETURN_IF_ERROR(CheckMemory(input.memory_limit_bytes,
-                                       EstimateTrainingBytes(config, train, options) + 4 * TotalBytes(adapter.tensors),
-                                       "the training step"));
+    const uint64_t need = EstimateTrainingBytes(config, train, options) + 4 * TotalBytes(adapter.tensors);
+    HEDDLE_RETURN_IF_ERROR(CheckMemory(input.memory_limit_bytes, need, "the training step"));
     HEDDLE_ASSIGN_OR_RETURN(const std::unique_ptr<HeadBatches> batches, TrainingBatches(input, base, resources));
     model::Transformer network(base.weights, options.compute);
     HEDDLE_ASSIGN_OR_RETURN(const peft::Tuning tuning, peft::Tuning::Inject(network, adapter.config, adapter.tensors));
@@ -66,6 +65,7 @@ class LoraSft final : public LocalTask {
     network->train();
     TaskOutput output;
     HEDDLE_ASSIGN_OR_RETURN(output.stats, Train(network, tuning, ruled, *batches, input, options, progress));
+    output.stats.estimated_memory_bytes = need;
     ruled.Finish(adapter.tensors, &output);
     return output;
   }

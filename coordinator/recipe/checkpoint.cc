@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "aggregation/growing/trials.h"
 #include "aggregation/low_rank/export.h"
 #include "aggregation/low_rank/layout.h"
 #include "peft/adapter/adapter_config.h"
@@ -32,7 +33,22 @@ Result<std::string> Widened(const peft::AdapterConfig& config, const low_rank::E
 
 }  // namespace
 
+Result<Checkpoint> GroupAdapter(const StateDict& model, std::string_view adapter_config_json, uint32_t group) {
+  HEDDLE_ASSIGN_OR_RETURN(peft::AdapterConfig config, peft::AdapterConfig::FromJson(adapter_config_json));
+  Checkpoint out{{}, aggregation::GroupModel(model, group)};
+  const auto size = aggregation::SizeOfAdapters(out.tensors);
+  if (!size) return InvalidArgument("the model of a trial has no bottleneck adapters");
+  config.layers_to_transform = size->layers;
+  config.bottleneck_size = size->width;
+  out.adapter_config_json = config.ToJson();
+  return out;
+}
+
 Result<Checkpoint> MakeCheckpoint(const StateDict& model, std::string_view adapter_config_json) {
+  const auto reserve = model.lower_bound(aggregation::kReservePrefix);
+  if (reserve != model.end() && reserve->first.starts_with(aggregation::kReservePrefix)) {
+    return GroupAdapter(model, adapter_config_json, 0);
+  }
   HEDDLE_ASSIGN_OR_RETURN(const peft::AdapterConfig config, peft::AdapterConfig::FromJson(adapter_config_json));
   HEDDLE_ASSIGN_OR_RETURN(const StateDict whole, peft::WithPrompt(model));
   HEDDLE_ASSIGN_OR_RETURN(

@@ -8,9 +8,11 @@
 
 #include "aggregation/aggregator.h"
 #include "aggregation/compression/compressor.h"
+#include "aggregation/growing/trials.h"
 #include "aggregation/layer_groups.h"
 #include "common/assert.h"
 #include "common/config.h"
+#include "common/dotted_name.h"
 #include "common/file.h"
 #include "common/random.h"
 #include "common/safetensors.h"
@@ -57,9 +59,15 @@ Status CheckRelations(const Recipe& recipe, const std::vector<std::string>& simu
 // The strategy must exist and like its settings: asked with a parent of one small layer.
 Status CheckStrategy(const Recipe& recipe) {
   const std::array<float, 4> zeros{};
-  const StateDict parent = {{peft::LoraAKey("x"), Tensor::FromFloats({2, 2}, zeros)},
-                            {peft::LoraBKey("x"), Tensor::FromFloats({2, 2}, zeros)}};
+  const Tensor square = Tensor::FromFloats({2, 2}, zeros);
+  const std::string network = "base_model.model.layers.0.adapter_mlp.";
+  const bool bottleneck = recipe.lora.kind() == peft::TuningKind::kBottleneck;
+  const StateDict factors = bottleneck ? StateDict{{network + "down.weight", square}, {network + "up.weight", square}}
+                                       : StateDict{{peft::LoraAKey("x"), square}, {peft::LoraBKey("x"), square}};
   aggregation::AggregatorOptions options = recipe.AggregatorOf(1);
+  const auto first = aggregation::FirstModel(recipe.strategy, factors, options);
+  if (!first.ok()) return first.status().Annotate("strategy");
+  const StateDict& parent = *first;
   options.kept.clear();  // of the adapter's own tensors, which CheckStrategyTakes sees
   options.fresh_adapter = [&](uint32_t) -> Result<StateDict> { return parent; };
   auto aggregator = aggregation::MakeAggregator(recipe.strategy, parent, options);
@@ -80,7 +88,9 @@ Status CheckStrategyTakes(const Recipe& recipe, const peft::AdapterConfig& adapt
   const std::vector<std::string>& kept = recipe.aggregator.kept;
   if (plain && kept.empty()) return OkStatus();
   for (const std::string& pattern : kept) {
-    const auto fits = [&](const auto& item) { return aggregation::Matches(pattern, item.first); };
+    const auto fits = [&](const auto& item) {
+      return HasComponents(item.first, pattern) && !item.first.starts_with(aggregation::kOwnPrefix);
+    };
     if (std::any_of(initial.begin(), initial.end(), fits)) continue;
     return InvalidArgument("strategy.kept: no tensor of the adapter has '" + pattern + "' in its name; the first is '" +
                            initial.begin()->first + "'");
@@ -89,6 +99,12 @@ Status CheckStrategyTakes(const Recipe& recipe, const peft::AdapterConfig& adapt
   options.fresh_adapter = [&](uint32_t) -> Result<StateDict> { return initial; };
   const auto aggregator = aggregation::MakeAggregator(recipe.strategy, initial, options);
   return aggregator.ok() ? OkStatus() : aggregator.status().Annotate("strategy");
+}
+
+// The first adapter with what the strategy adds for devices.
+Result<StateDict> FirstModelOf(const Recipe& recipe, const StateDict& adapter) {
+  auto first = aggregation::FirstModel(recipe.strategy, adapter, recipe.AggregatorOf(1));
+  return first.ok() ? std::move(first) : first.status().Annotate("strategy");
 }
 
 // "name:rank" lists of [lora].
@@ -156,6 +172,10 @@ Status CheckSeeds(const Recipe& recipe) {
 Status CheckUpload(const Recipe& recipe) {
   if (recipe.upload.empty()) return OkStatus();
   std::string mistakes;
+  if (recipe.RulesOf(1).groups > 0) {
+    mistakes += "\n  compression.upload: " + recipe.strategy +
+                "'s devices train adapters of different sizes, whose updates cannot be made smaller; remove it";
+  }
   if (recipe.RulesOf(1).prune_gamma > 0) {
     // The coordinator must know the shapes before it reads the first byte.
     mistakes +=
@@ -345,6 +365,13 @@ int64_t Recipe::RankOf(const DeviceId& device) const {
   return other(rank_tiers[DeriveSeed(seed, "rank", device.value()) % rank_tiers.size()]);
 }
 
+DeviceView Recipe::ViewFor(const DeviceId& device, uint32_t round) const {
+  DeviceView view{.rank = RankOf(device), .group = {}};
+  const aggregation::DeviceRules rules = RulesOf(round);
+  if (rules.groups > 0) view.group = aggregation::GroupOf(rules, seed, device.value());
+  return view;
+}
+
 aggregation::AggregatorOptions Recipe::AggregatorOf(uint32_t round) const {
   aggregation::AggregatorOptions options = aggregator;
   options.seed = seed;
@@ -417,6 +444,7 @@ Result<RunMaterial> PrepareRun(const Recipe& recipe) {
   if (recipe.local_task == "bbpt") {
     HEDDLE_ASSIGN_OR_RETURN(material.initial_adapter, SearchedPrompt(recipe, material.initial_adapter));
   }
+  HEDDLE_ASSIGN_OR_RETURN(material.initial_adapter, FirstModelOf(recipe, material.initial_adapter));
   HEDDLE_RETURN_IF_ERROR(CheckStrategyTakes(recipe, adapter, material.initial_adapter));
   material.initial_adapter_bytes = SerializeSafetensors(material.initial_adapter);
   material.adapter_config_json = adapter.ToJson();

@@ -20,6 +20,13 @@
 
 namespace heddle::coordinator {
 
+// What of a model a device gets, where that is not all of it.
+struct DeviceView {
+  int64_t rank = 0;               // of its factors; 0: the model's
+  std::optional<uint32_t> group;  // whose adapter, where the strategy tries several side by side
+  auto operator<=>(const DeviceView&) const = default;
+};
+
 struct Recipe {
   std::string name;  // [a-z0-9-]{1,40}
   uint64_t seed = 0;
@@ -55,6 +62,8 @@ struct Recipe {
 
   // The rank of a device's factors, where it is not the model's; else 0.
   int64_t RankOf(const DeviceId& device) const;
+  // What of the round's model the device gets.
+  DeviceView ViewFor(const DeviceId& device, uint32_t round) const;
   // What the strategy is told in that round. The strategy has been checked with it.
   aggregation::AggregatorOptions AggregatorOf(uint32_t round) const;
   aggregation::DeviceRules RulesOf(uint32_t round) const;

@@ -8,9 +8,9 @@ std::optional<OpenAssignments::Open> OpenAssignments::Find(const AssignmentId& i
   return found == open_.end() ? std::nullopt : std::optional(found->second);
 }
 
-void OpenAssignments::Add(const AssignmentRecord& record, const Sha256Digest& start, int64_t rank) {
+void OpenAssignments::Add(const AssignmentRecord& record, const Sha256Digest& start, const DeviceView& view) {
   std::lock_guard lock(mutex_);
-  open_.insert_or_assign(record.id, Open{record.device, start, rank});
+  open_.insert_or_assign(record.id, Open{record.device, start, view});
 }
 
 void OpenAssignments::Remove(const AssignmentId& id) {

@@ -10,6 +10,7 @@
 #include <optional>
 
 #include "coordinator/engine/types.h"
+#include "coordinator/recipe/recipe.h"
 
 namespace heddle::coordinator {
 
@@ -18,11 +19,11 @@ class OpenAssignments {
   struct Open {
     DeviceId device;
     Sha256Digest start;  // the adapter that its training starts from
-    int64_t rank = 0;    // of its factors; 0: the model's
+    DeviceView view;     // what of the model that is
   };
   std::optional<Open> Find(const AssignmentId& id) const;
 
-  void Add(const AssignmentRecord& record, const Sha256Digest& start, int64_t rank);
+  void Add(const AssignmentRecord& record, const Sha256Digest& start, const DeviceView& view);
   void Remove(const AssignmentId& id);
   void Clear();
 

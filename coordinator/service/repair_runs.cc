@@ -28,7 +28,7 @@ Status RepairEndedRun(const RunCoreOptions& options, const RunId& id, const std:
   Submission submission;
   RunMaterial material;
   HEDDLE_RETURN_IF_ERROR(ReadMaterialJson(stored.origin.material_json, &submission, &material));
-  RunFiles files(folder);
+  RunFiles files(folder, BaseModelJsonOf(material));
   HEDDLE_RETURN_IF_ERROR(MakeDirectories(folder / "checkpoints"));
   HEDDLE_RETURN_IF_ERROR(files.Repair(stored, *options.store, *options.blobs, material.adapter_config_json));
   return files.WriteRun(stored.run, stored.origin, {});

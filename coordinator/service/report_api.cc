@@ -49,7 +49,7 @@ ReportMetrics MetricsOf(const v1::TaskMetrics& metrics) {
 Result<StateDict> DeviceApi::OpenUpdate(const RunDriver::Expectation& expected, const v1::ReportRequest& request,
                                         const InlineContent& content, ReportEvent* event) {
   const auto read = [&](std::span<const std::byte> bytes, std::shared_ptr<const void> owner) {
-    return expected.reader->Read(bytes, std::move(owner), event->device, expected.rank);
+    return expected.reader->Read(bytes, std::move(owner), event->device, expected.view.rank);
   };
   if (content) return read(std::as_bytes(std::span(*content)), content);
   HEDDLE_ASSIGN_OR_RETURN(const auto uploaded, context_.store->FindUpload(event->assignment));
@@ -81,7 +81,8 @@ Awaitable<Status> DeviceApi::CheckUpdate(const v1::ReportRequest& request, Inlin
           v1::REFUSAL_REASON_WRONG_BASE,
           "the update was trained from another adapter than the task's, which is " + expected->start.ToHex());
     }
-    ByteBudget::Hold hold(validation_, request.update().size_bytes() + expected->reader->ExtraBytes(expected->rank));
+    ByteBudget::Hold hold(validation_,
+                          request.update().size_bytes() + expected->reader->ExtraBytes(expected->view.rank));
     const Result<StateDict> update = OpenUpdate(*expected, request, content, event);
     if (update.status().code() == Code::kInvalidArgument || update.status().code() == Code::kDataLoss) {
       return invalid(v1::REFUSAL_REASON_BAD_UPDATE, update.status().message());
@@ -89,8 +90,10 @@ Awaitable<Status> DeviceApi::CheckUpdate(const v1::ReportRequest& request, Inlin
     HEDDLE_RETURN_IF_ERROR(update.status());
     const auto validity = expected->validator->Validate(*update, {.num_examples = event->metrics.num_examples,
                                                                   .num_steps = event->metrics.steps,
-                                                                  .rank = expected->rank,
-                                                                  .device = event->device.value()});
+                                                                  .rank = expected->view.rank,
+                                                                  .device = event->device.value(),
+                                                                  .group = expected->view.group.value_or(0),
+                                                                  .first_loss = event->metrics.first_loss});
     if (!validity.ok()) return invalid(static_cast<v1::RefusalReason>(validity.refusal), validity.message);
     return OkStatus();
   };

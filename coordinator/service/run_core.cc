@@ -113,7 +113,8 @@ Result<std::unique_ptr<RunCore>> RunCore::Resume(RunCoreOptions options, const R
 // What Create and Resume have in common: the folder and what devices may fetch.
 Status RunCore::TakeUp(const StoredRun& stored) {
   origin_ = stored.origin;
-  files_ = RunFiles(options_.run_folder.empty() ? options_.runs_folder / origin_.spec.id.value() : options_.run_folder);
+  files_ = RunFiles(options_.run_folder.empty() ? options_.runs_folder / origin_.spec.id.value() : options_.run_folder,
+                    BaseModelJsonOf(material_));
   for (const auto& [ref, path] : material_.base_model) {
     HEDDLE_ASSIGN_OR_RETURN(const Sha256Digest digest, protocol::DigestOf(ref));
     always_published_.insert(digest);
@@ -206,11 +207,11 @@ Status RunCore::Write(const std::vector<Step>& steps) {
 
 // Where the adapter cannot be had, the assignment is answered so (On AssignEffect), and nobody reports on it.
 void RunCore::NoteOpen(const AssignmentRecord& assignment, const Sha256Digest& parent) {
-  const int64_t rank = recipe_.RankOf(assignment.device);
+  const DeviceView of = recipe_.ViewFor(assignment.device, assignment.round);
   Sha256Digest start = parent;
-  const Result<AdapterBlobs> view = ViewOf(parent, rank);
+  const Result<AdapterBlobs> view = ViewOf(parent, of);
   if (view.ok()) start = protocol::DigestOf(view->ledger ? *view->ledger : view->model).value();
-  open_assignments_->Add(assignment, start, rank);
+  open_assignments_->Add(assignment, start, of);
 }
 
 // Step by step, in order: an assignment that is given out and closed within one commit is not open afterwards.
@@ -246,7 +247,7 @@ Status RunCore::Execute(std::vector<Step> steps, std::vector<AddressedAnswer>* a
 
 void RunCore::On(const AssignEffect& effect, std::vector<AddressedAnswer>* answers, std::vector<Event>*) {
   const AssignmentRecord& a = effect.assignment;
-  const Result<AdapterBlobs> adapter = ViewOf(effect.parent, recipe_.RankOf(a.device));
+  const Result<AdapterBlobs> adapter = ViewOf(effect.parent, recipe_.ViewFor(a.device, a.round));
   if (!adapter.ok()) {
     Log(Severity::kError, "the model of the round is not in the blobs",
         {{"run_id", id().value()}, {"error", adapter.status().message()}});
@@ -288,7 +289,8 @@ void RunCore::On(const RoundEndedEffect& effect, std::vector<AddressedAnswer>*, 
   const Traffic now = TrafficNow();
   const Traffic traffic{now.down - round_traffic_.down, now.up - round_traffic_.up};
   const bool committed = round.phase == RoundPhase::kCommitted;
-  Status status = files_.AppendHistory(HistoryLine(round, effect.assignments, traffic));
+  const RoundFigures figures = committed ? FiguresOfModel(round.model, *options_.blobs) : RoundFigures{};
+  Status status = files_.AppendHistory(HistoryLine(round, effect.assignments, traffic, figures));
   if (committed && status.ok()) {
     status = files_.WriteCheckpoint(round.round, material_.adapter_config_json, round.model, *options_.blobs);
   }

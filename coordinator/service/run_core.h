@@ -27,6 +27,7 @@
 #include "aggregation/aggregator.h"
 #include "common/clock.h"
 #include "coordinator/engine/engine.h"
+#include "coordinator/recipe/checkpoint.h"
 #include "coordinator/recipe/recipe.h"
 #include "coordinator/service/open_assignments.h"
 #include "coordinator/service/run_files.h"
@@ -119,7 +120,7 @@ class RunCore {
   std::shared_ptr<const OpenAssignments> open_assignments() const { return open_assignments_; }
 
   // What goes with a device's update into Validate and the sum.
-  aggregation::UpdateInfo UpdateInfoOf(const DeviceId& device, const ReportMetrics& metrics) const;
+  aggregation::UpdateInfo UpdateInfoOf(const DeviceId& device, uint32_t round, const ReportMetrics& metrics) const;
 
   // Checks an update's tensors; Validate() may be called from any thread while this object lives or not.
   std::shared_ptr<const aggregation::Aggregator> validator() const { return aggregator_; }
@@ -154,8 +155,10 @@ class RunCore {
   void On(const RoundEndedEffect& effect, std::vector<AddressedAnswer>* answers, std::vector<Event>* next);
   void On(const RunEndedEffect& effect, std::vector<AddressedAnswer>* answers, std::vector<Event>* next);
 
-  // The adapter of `parent` as a device of that rank gets it; made once, and published. Errors: the storage's.
-  Result<AdapterBlobs> ViewOf(const Sha256Digest& parent, int64_t rank);
+  // The adapter of `parent` as a device with that view gets it; made once, and published. Errors: the storage's.
+  Result<AdapterBlobs> ViewOf(const Sha256Digest& parent, const DeviceView& of);
+  // Its configuration and tensors.
+  Result<Checkpoint> MakeView(const Sha256Digest& parent, const DeviceView& of) const;
   void PublishAround(const Sha256Digest& parent, const Sha256Digest& model);
   Result<StateDict> LoadModel(const Sha256Digest& digest) const;
   Result<StateDict> LoadState(const StateDict& model);
@@ -187,8 +190,8 @@ class RunCore {
   Status storage_;                              // what the disk would not do for an effect of the step under way
   std::set<Sha256Digest> always_published_;     // the base model, the adapter's configuration
   std::set<Sha256Digest> published_;
-  std::map<std::pair<Sha256Digest, int64_t>, AdapterBlobs> views_;  // by model and rank
-  std::set<Sha256Digest> states_;                                   // of the present round's model and the one before
+  std::map<std::pair<Sha256Digest, DeviceView>, AdapterBlobs> views_;
+  std::set<Sha256Digest> states_;  // of the present round's model and the one before
   std::optional<double> last_train_loss_;
   Traffic start_traffic_, round_traffic_;
 };

@@ -22,15 +22,27 @@ bool MayPass(Code code) {
 
 }  // namespace
 
-aggregation::UpdateInfo RunCore::UpdateInfoOf(const DeviceId& device, const ReportMetrics& metrics) const {
+aggregation::UpdateInfo RunCore::UpdateInfoOf(const DeviceId& device, uint32_t round,
+                                              const ReportMetrics& metrics) const {
+  const DeviceView view = recipe_.ViewFor(device, round);
   return {.num_examples = metrics.num_examples,
           .num_steps = metrics.steps,
-          .rank = recipe_.RankOf(device),
-          .device = device.value()};
+          .rank = view.rank,
+          .device = device.value(),
+          .group = view.group.value_or(0),
+          .first_loss = metrics.first_loss};
 }
 
-Result<AdapterBlobs> RunCore::ViewOf(const Sha256Digest& parent, int64_t rank) {
-  const auto known = views_.find({parent, rank});
+Result<Checkpoint> RunCore::MakeView(const Sha256Digest& parent, const DeviceView& of) const {
+  HEDDLE_ASSIGN_OR_RETURN(const StateDict whole, LoadModel(parent));
+  if (of.group) return GroupAdapter(whole, material_.adapter_config_json, *of.group);
+  HEDDLE_ASSIGN_OR_RETURN(const peft::AdapterConfig config,
+                          peft::AdapterConfig::FromJson(material_.adapter_config_json));
+  return Checkpoint{config.ForRank(of.rank).ToJson(), aggregation::DeviceModel(whole, of.rank)};
+}
+
+Result<AdapterBlobs> RunCore::ViewOf(const Sha256Digest& parent, const DeviceView& of) {
+  const auto known = views_.find({parent, of});
   if (known != views_.end()) return known->second;
   std::string config = material_.adapter_config_json;
   Sha256Digest model = parent;
@@ -47,19 +59,18 @@ Result<AdapterBlobs> RunCore::ViewOf(const Sha256Digest& parent, int64_t rank) {
       out.ledger = protocol::MakeBlobRef(stored, text.size(), std::string(zo::kLedgerFile));
     }
   }
-  if (rank > 0) {
-    HEDDLE_ASSIGN_OR_RETURN(const peft::AdapterConfig whole_rank, peft::AdapterConfig::FromJson(config));
-    config = whole_rank.ForRank(rank).ToJson();
+  if (of != DeviceView{}) {
+    HEDDLE_ASSIGN_OR_RETURN(Checkpoint view, MakeView(parent, of));
+    config = std::move(view.adapter_config_json);
     HEDDLE_RETURN_IF_ERROR(options_.blobs->Put(config).status());
-    HEDDLE_ASSIGN_OR_RETURN(const StateDict whole, LoadModel(parent));
-    HEDDLE_ASSIGN_OR_RETURN(model, options_.blobs->Put(SerializeSafetensors(aggregation::DeviceModel(whole, rank))));
+    HEDDLE_ASSIGN_OR_RETURN(model, options_.blobs->Put(SerializeSafetensors(view.tensors)));
   }
   HEDDLE_ASSIGN_OR_RETURN(const uint64_t bytes, options_.blobs->Size(model));
   const Sha256Digest config_digest = Sha256(config);
   published_.insert({config_digest, model});
   out.config = protocol::MakeBlobRef(config_digest, config.size(), "adapter_config.json");
   out.model = protocol::MakeBlobRef(model, bytes, "adapter_model.safetensors");
-  return views_[{parent, rank}] = std::move(out);
+  return views_[{parent, of}] = std::move(out);
 }
 
 // Of the models, nobody needs more than the next round's and, in the middle of a download, the one before.
@@ -135,11 +146,11 @@ Status RunCore::Fold(const AssignmentRecord& assignment) {
   if (HEDDLE_PLANTED(kFoldInOrderOfArrival)) {
     // The later ones weigh more.
     const uint64_t most = recipe_.aggregator.max_num_examples;
-    aggregation::UpdateInfo info = UpdateInfoOf(assignment.device, assignment.metrics);
+    aggregation::UpdateInfo info = UpdateInfoOf(assignment.device, assignment.round, assignment.metrics);
     info.num_examples = std::min(most, info.num_examples + aggregator_->num_folded());
     return aggregator_->Fold(update, info);
   }
-  return aggregator_->Fold(update, UpdateInfoOf(assignment.device, assignment.metrics));
+  return aggregator_->Fold(update, UpdateInfoOf(assignment.device, assignment.round, assignment.metrics));
 }
 
 Result<Sha256Digest> RunCore::MakeModel() {

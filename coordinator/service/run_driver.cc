@@ -359,7 +359,7 @@ std::optional<RunDriver::Expectation> RunDriver::ExpectationOf(const AssignmentI
   const auto open = assignments->Find(id);
   if (!open || open->device != device) return std::nullopt;
   expectation.start = open->start;
-  expectation.rank = open->rank;
+  expectation.view = open->view;
   return expectation;
 }
 

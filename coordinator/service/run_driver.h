@@ -68,7 +68,7 @@ class RunDriver {
     std::shared_ptr<const aggregation::Aggregator> validator;
     std::shared_ptr<const UpdateReader> reader;
     Sha256Digest start;  // the adapter as that device was given it
-    int64_t rank = 0;    // of its factors; 0: the model's
+    DeviceView view;     // what of the model that is
   };
   std::optional<Expectation> ExpectationOf(const AssignmentId& id, const DeviceId& device) const;
 

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "aggregation/device_rules.h"
+#include "aggregation/figures.h"
 #include "aggregation/ledger/ledger_model.h"
 #include "common/build_info.h"
 #include "common/file.h"
@@ -16,6 +17,7 @@
 #include "common/test_hooks.h"
 #include "coordinator/recipe/checkpoint.h"
 #include "coordinator/service/run_json.h"
+#include "peft/adapter/base_model.h"
 
 namespace heddle::coordinator {
 namespace {
@@ -93,8 +95,8 @@ RoundLosses LossesOf(std::span<const AssignmentRecord> assignments) {
   return out;
 }
 
-std::string HistoryLine(const RoundRecord& round, std::span<const AssignmentRecord> assignments,
-                        const Traffic& traffic) {
+std::string HistoryLine(const RoundRecord& round, std::span<const AssignmentRecord> assignments, const Traffic& traffic,
+                        const RoundFigures& figures) {
   const RoundLosses losses = LossesOf(assignments);
   const bool committed = round.phase == RoundPhase::kCommitted;
   json::object out = {{"run_id", round.run.value()},
@@ -115,12 +117,20 @@ std::string HistoryLine(const RoundRecord& round, std::span<const AssignmentReco
     out["first_loss"] = Number(losses.first_loss);
     out["last_loss"] = Number(losses.last_loss);
   }
+  for (const auto& [name, value] : figures) out[name] = Number(value);
   out["bytes_down"] = traffic.down;
   out["bytes_up"] = traffic.up;
   json::array devices;
   for (const AssignmentRecord& a : assignments) devices.push_back(DeviceJson(a));
   out["devices"] = std::move(devices);
   return json::serialize(out);
+}
+
+RoundFigures FiguresOfModel(const Sha256Digest& model, const BlobStore& blobs) {
+  const auto mapped = blobs.Map(model);
+  if (!mapped.ok()) return {};
+  const auto file = ParseSafetensors((*mapped)->bytes(), *mapped);
+  return file.ok() ? aggregation::FiguresOf(file->tensors) : RoundFigures{};
 }
 
 std::string RunJson(const RunRecord& run, const RunOrigin& origin, const Traffic& traffic) {
@@ -201,6 +211,9 @@ Status RunFiles::WriteCheckpoint(uint32_t round, const std::string& adapter_conf
   fs::remove_all(temporary, error);
   HEDDLE_RETURN_IF_ERROR(MakeDirectories(temporary));
   HEDDLE_RETURN_IF_ERROR(WriteAdapter(model, adapter_config_json, blobs, temporary));
+  if (!base_model_json_.empty()) {
+    HEDDLE_RETURN_IF_ERROR(WriteFileAtomically(temporary / peft::kBaseModelFile, base_model_json_));
+  }
   HEDDLE_FAILPOINT(kCheckpointHalf);
   fs::remove_all(final, error);
   HEDDLE_RETURN_IF_ERROR(RenameDurably(temporary, final));
@@ -228,7 +241,8 @@ Status RunFiles::Repair(const StoredRun& run, Store& store, const BlobStore& blo
     if (!committed && round.phase != RoundPhase::kAbandoned) continue;
     if (!lines.contains({round.round, round.attempt})) {
       HEDDLE_ASSIGN_OR_RETURN(const auto assignments, store.ListAssignments(run.run.id, round.round, round.attempt));
-      HEDDLE_RETURN_IF_ERROR(AppendHistory(HistoryLine(round, assignments, {})));
+      HEDDLE_RETURN_IF_ERROR(AppendHistory(
+          HistoryLine(round, assignments, {}, committed ? FiguresOfModel(round.model, blobs) : RoundFigures{})));
     }
     std::error_code error;
     if (committed && !fs::exists(CheckpointFolder(folder_, round.round), error)) {

@@ -12,6 +12,7 @@
 #include <filesystem>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "common/status.h"
@@ -35,15 +36,21 @@ struct RoundLosses {
 };
 RoundLosses LossesOf(std::span<const AssignmentRecord> assignments);
 
+// What a round found out, by name (aggregation/figures.h).
+using RoundFigures = std::vector<std::pair<std::string, double>>;
 // One line of history.jsonl, without the end of line.
-std::string HistoryLine(const RoundRecord& round, std::span<const AssignmentRecord> assignments,
-                        const Traffic& traffic);
+std::string HistoryLine(const RoundRecord& round, std::span<const AssignmentRecord> assignments, const Traffic& traffic,
+                        const RoundFigures& figures = {});
+// Those of a committed round's model; none of one that cannot be read.
+RoundFigures FiguresOfModel(const Sha256Digest& model, const BlobStore& blobs);
 // run.json.
 std::string RunJson(const RunRecord& run, const RunOrigin& origin, const Traffic& traffic);
 
 class RunFiles {
  public:
-  explicit RunFiles(std::filesystem::path folder) : folder_(std::move(folder)) {}
+  // base_model_json: what checkpoints say of their base (peft/adapter/base_model.h); empty: nothing.
+  explicit RunFiles(std::filesystem::path folder, std::string base_model_json = {})
+      : folder_(std::move(folder)), base_model_json_(std::move(base_model_json)) {}
 
   const std::filesystem::path& folder() const { return folder_; }
   static std::filesystem::path CheckpointFolder(const std::filesystem::path& run_folder, uint32_t round);
@@ -58,6 +65,7 @@ class RunFiles {
 
  private:
   std::filesystem::path folder_;
+  std::string base_model_json_;
 };
 
 }  // namespace heddle::coordinator

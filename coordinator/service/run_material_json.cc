@@ -2,6 +2,7 @@
 
 #include <boost/json.hpp>
 
+#include "peft/adapter/base_model.h"
 #include "protocol/validate.h"
 
 namespace heddle::coordinator {
@@ -21,6 +22,15 @@ std::string MaterialJson(const Submission& submission, const RunMaterial& materi
                                       {"base_model", std::move(base)},
                                       {"initial_adapter_sha256", adapter.ToHex()},
                                       {"adapter_config", material.adapter_config_json}});
+}
+
+std::string BaseModelJsonOf(const RunMaterial& material) {
+  peft::BaseWeightFiles weights;
+  for (const auto& [ref, path] : material.base_model) {
+    if (!ref.name().ends_with(".safetensors")) continue;
+    if (const auto digest = protocol::DigestOf(ref); digest.ok()) weights.emplace_back(ref.name(), *digest);
+  }
+  return peft::BaseModelJson(weights);
 }
 
 Status ReadMaterialJson(const std::string& text, Submission* submission, RunMaterial* material) {

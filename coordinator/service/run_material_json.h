@@ -15,4 +15,7 @@ std::string MaterialJson(const Submission& submission, const RunMaterial& materi
 // Fills in what MaterialJson wrote. Errors: kDataLoss when the text is not that.
 Status ReadMaterialJson(const std::string& text, Submission* submission, RunMaterial* material);
 
+// What its checkpoints say of the base model (peft/adapter/base_model.h): the files of weights.
+std::string BaseModelJsonOf(const RunMaterial& material);
+
 }  // namespace heddle::coordinator

@@ -98,6 +98,8 @@ Tensor LinearImpl::Directed(const LowRank& factors, const Tensor& rows, const Te
     for (const LowRank& part : stacked) {
       if (part.of_base) whole = at::addmm(whole, part.B, part.A, 1, part.scaling);
     }
+    if (!sparse.empty()) whole = whole.clone(at::MemoryFormat::Contiguous);
+    for (const SparseWeight& part : sparse) AddTo(part, &whole);
     norm = at::addmm(whole, factors.B, factors.A, 1, factors.scaling).norm(2, 1);
   }
   const auto type = rows.scalar_type();
@@ -116,6 +118,7 @@ Tensor LinearImpl::Adapted(Tensor rows) {
   for (const LowRank& part : stacked) {
     if (part.of_base) add(rows, part.A, part.B, part.scaling);
   }
+  for (const SparseWeight& part : sparse) y = y + SparseProduct(rows, part, out);
   bool directed = magnitude.defined();
   for (const LowRank& part : stacked) directed = directed || part.magnitude.defined();
   const Tensor plain = !directed ? Tensor() : bias.defined() ? y - bias.to(type) : y.clone();
@@ -138,6 +141,7 @@ Tensor LinearImpl::Adapted(Tensor rows) {
         for (const LowRank& part : stacked) {
           if (part.of_base) of_input.addmm_(at::mm(input, part.A.to(type).t()), part.B.to(type).t(), 1, part.scaling);
         }
+        for (const SparseWeight& part : sparse) of_input = of_input + SparseProduct(input, part, out);
       }
       y = y + Directed({lora_A, lora_B, magnitude, scaling}, input, of_input);
     }
@@ -166,7 +170,8 @@ Tensor LinearImpl::Dense(at::ScalarType type) const {
 }
 
 bool LinearImpl::adapted() const {
-  return lora_A.defined() || !stacked.empty() || !scale_in.empty() || !scale_out.empty() || merged_weight.defined();
+  return lora_A.defined() || !stacked.empty() || !sparse.empty() || !scale_in.empty() || !scale_out.empty() ||
+         merged_weight.defined();
 }
 
 std::pair<Tensor, Tensor> LinearImpl::Merged() const {
@@ -176,6 +181,8 @@ std::pair<Tensor, Tensor> LinearImpl::Merged() const {
   for (const LowRank& part : stacked) {
     if (part.of_base) base = at::addmm(base, wide(part.B), wide(part.A), 1, part.scaling);
   }
+  if (!sparse.empty()) base = base.clone(at::MemoryFormat::Contiguous);
+  for (const SparseWeight& part : sparse) AddTo(part, &base);
   Tensor whole = base;
   const auto add = [&](const LowRank& part) {
     const Tensor change = part.scaling * at::mm(wide(part.B), wide(part.A));

@@ -2,7 +2,8 @@
 //   LoRA (Hu et al., 2106.09685)      y = x W^T + b + scaling * (dropout(x) A^T) B^T
 //   DoRA (Liu et al., 2402.09353)     y = b + m / |W + scaling B A| * (x W^T + scaling * (x A^T) B^T), norms of the
 //   rows (IA)^3 (Liu et al., 2205.05638)   y = scale_out * (.. of scale_in * x)
-// W is the stored weight plus the factors that were folded into it (LowRank::of_base). It computes in the type of x; a
+// W is the stored weight plus the factors that were folded into it (LowRank::of_base) and the values of sparse training
+// (SparseWeight). It computes in the type of x; a
 // weight kept in another type is converted for the product and, if it is frozen, again for the gradient, so that no
 // copy outlives its use.
 //
@@ -16,6 +17,7 @@
 #include <vector>
 
 #include "model/config/model_spec.h"
+#include "model/transformer/sparse_product.h"
 #include "model/weights/frozen_weight.h"
 
 namespace heddle::model {
@@ -43,6 +45,7 @@ struct LinearImpl : torch::nn::Module {
   torch::Tensor magnitude;                         // float32 [out], of DoRA; else undefined
   double scaling = 0, dropout = 0;                 // dropout acts in training mode only
   std::vector<LowRank> stacked;                    // frozen factors
+  std::vector<SparseWeight> sparse;                // parts of W; at most one is trained
   std::vector<torch::Tensor> scale_in, scale_out;  // float32, [1, in] and [out, 1]
   torch::Tensor merged_weight, merged_bias;        // when defined, these alone count: see Merge
   at::Generator dropout_generator;                 // undefined: the process's default; see TransformerImpl::SeedDropout

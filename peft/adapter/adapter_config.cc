@@ -7,6 +7,7 @@
 #include <regex>
 
 #include "common/config.h"
+#include "common/dotted_name.h"
 
 namespace heddle::peft {
 namespace {
@@ -200,14 +201,6 @@ bool IsPromptLearning(TuningKind kind) {
 bool EndsInComponents(std::string_view path, std::string_view name) {
   if (path == name) return true;
   return path.size() > name.size() && path.ends_with(name) && path[path.size() - name.size() - 1] == '.';
-}
-
-bool HasComponents(std::string_view path, std::string_view name) {
-  for (size_t at = path.find(name); !name.empty() && at != std::string_view::npos; at = path.find(name, at + 1)) {
-    const size_t end = at + name.size();
-    if ((at == 0 || path[at - 1] == '.') && (end == path.size() || path[end] == '.')) return true;
-  }
-  return false;
 }
 
 TuningKind AdapterConfig::kind() const { return KindOf(peft_type).value_or(TuningKind::kLora); }

@@ -98,8 +98,6 @@ struct AdapterConfig {
   static Result<AdapterConfig> FromJson(std::string_view json, std::vector<std::string>* unknown = nullptr);
 };
 
-// Whether the components of `name` stand in `path` one after the other ("classifier", "layers.0").
-bool HasComponents(std::string_view path, std::string_view name);
 // Equal, or the path's last components.
 bool EndsInComponents(std::string_view path, std::string_view name);
 

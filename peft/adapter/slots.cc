@@ -4,6 +4,7 @@
 #include <set>
 
 #include "common/config.h"
+#include "common/dotted_name.h"
 
 namespace heddle::peft {
 namespace {

@@ -11,6 +11,7 @@
 //                  [tokens, layers * 2 * kv_heads * head_dim], of each layer keys, then values
 // Beside them a model may hold names that begin with "heddle.": frozen factors that were folded into the base,
 //   heddle.base_delta.P.lora_A.weight [R, in], .lora_B.weight [out, R]:  W = W0 + sum B A
+// values that were added to some places of a weight, heddle.dense.P (common/sparse_delta.h),
 // and what methods remember, which is none of an adapter's business.
 #pragma once
 

@@ -3,6 +3,9 @@
 #include <algorithm>
 #include <cstring>
 #include <map>
+#include <optional>
+
+#include "common/sparse_delta.h"
 
 namespace heddle::peft {
 namespace {
@@ -39,10 +42,12 @@ class Injector {
     HEDDLE_ASSIGN_OR_RETURN(slots_, ListSlots(model->spec(), tuning_.config_));
     HEDDLE_RETURN_IF_ERROR(CheckFits(slots_, tensors_));
     HEDDLE_ASSIGN_OR_RETURN(deltas_, FindBaseDeltas(model->spec(), tensors_));
+    HEDDLE_ASSIGN_OR_RETURN(sparse_, FindSparse());
     for (auto& parameter : model->named_parameters()) named_.emplace(parameter.key(), parameter.value());
     HEDDLE_RETURN_IF_ERROR(CheckModel());
     HEDDLE_RETURN_IF_ERROR(CheckPissa());
     for (const BaseDelta& delta : deltas_) AddDelta(delta);
+    for (const SparseDelta& delta : sparse_) AddSparse(delta);
     for (const Slot& slot : slots_) {
       torch::Tensor tensor = ToTorchTensor(tensors_.find(slot.key)->second, model->device());
       if (use_ == Use::kTrain) tensor.requires_grad_(true);
@@ -52,6 +57,9 @@ class Injector {
       tuning_.parameters_.push_back({slot.key, tensor, rate_factor});
     }
     Attach();
+    for (size_t i = 0; i < sparse_.size(); ++i) {
+      tuning_.parameters_.push_back({std::string(kDensePrefix) + sparse_[i].path, sparse_values_[i]});
+    }
     return std::move(tuning_);
   }
 
@@ -92,6 +100,9 @@ class Injector {
         }
       }
       if (linear->weight.defined() && linear->weight.requires_grad()) return true;
+      for (const model::SparseWeight& part : linear->sparse) {
+        if (part.values.requires_grad()) return true;
+      }
     }
     for (const auto& [name, tensor] : named_) {
       if (tensor.requires_grad()) return true;
@@ -150,6 +161,29 @@ class Injector {
     linear->stacked.push_back(std::move(factors));
     tuning_.undo_.push_back([linear, a]() mutable {
       std::erase_if(linear->stacked, [&a](const model::LowRank& one) { return one.A.is_same(a); });
+    });
+  }
+
+  Result<std::vector<SparseDelta>> FindSparse() {
+    return FindSparseDeltas(tensors_, [&](std::string_view path) -> std::optional<std::pair<int64_t, int64_t>> {
+      const auto found = linears_.find(std::string(path));
+      if (found == linears_.end()) return std::nullopt;
+      return std::pair(found->second->out, found->second->in);
+    });
+  }
+
+  void AddSparse(const SparseDelta& delta) {
+    model::Linear linear = linears_.at(delta.path);
+    model::SparseWeight weight;
+    weight.values = ToTorchTensor(delta.values, linear->device());
+    if (use_ == Use::kTrain) weight.values.requires_grad_(true);
+    weight.places = torch::empty({static_cast<int64_t>(delta.places.size())}, torch::kInt64);
+    std::copy(delta.places.begin(), delta.places.end(), weight.places.data_ptr<int64_t>());
+    const torch::Tensor values = weight.values;
+    sparse_values_.push_back(values);
+    linear->sparse.push_back(std::move(weight));
+    tuning_.undo_.push_back([linear, values]() mutable {
+      std::erase_if(linear->sparse, [&values](const model::SparseWeight& one) { return one.values.is_same(values); });
     });
   }
 
@@ -287,6 +321,8 @@ class Injector {
   std::map<std::string, torch::Tensor> named_;
   std::vector<Slot> slots_;
   std::vector<BaseDelta> deltas_;
+  std::vector<SparseDelta> sparse_;
+  std::vector<torch::Tensor> sparse_values_;  // in their order
 };
 
 Result<Tuning> Tuning::Inject(model::Transformer model, const AdapterConfig& config, const StateDict& tensors,
@@ -296,7 +332,9 @@ Result<Tuning> Tuning::Inject(model::Transformer model, const AdapterConfig& con
 
 StateDict Tuning::Extract() const {
   StateDict out;
-  for (const TunedParameter& parameter : parameters_) out.emplace(parameter.key, ToStateTensor(parameter.tensor));
+  for (const TunedParameter& parameter : parameters_) {
+    if (!parameter.key.starts_with(kHeddlePrefix)) out.emplace(parameter.key, ToStateTensor(parameter.tensor));
+  }
   return out;
 }
 

@@ -39,7 +39,8 @@ struct TunedParameter {
 class Tuning {
  public:
   // Copies `tensors` into the model, checked whole before anything is changed. Names that begin with "heddle." need not
-  // be those of the configuration: heddle.base_delta factors become part of the base's weights, others are ignored.
+  // be those of the configuration: heddle.base_delta factors become part of the base's weights, and so do the values of
+  // heddle.dense (common/sparse_delta.h), which are trained beside the adapter; others are ignored.
   // Virtual tokens of a second adapter stand behind those of the first. Errors: kInvalidArgument when keys and shapes
   // are not exactly those that `config` asks for on this model, when init_lora_weights is pissa and what was taken off
   // the base is not there, or when the adapter cannot stand on those that are in the model already (the same parameter
@@ -48,7 +49,7 @@ class Tuning {
   static Result<Tuning> Inject(model::Transformer model, const AdapterConfig& config, const StateDict& tensors,
                                Use use = Use::kTrain);
 
-  // By their keys, in key order; a frozen adapter's too.
+  // By their keys, in key order; a frozen adapter's too. Values of heddle.dense come last, under those names.
   const std::vector<TunedParameter>& parameters() const { return parameters_; }
   // Copies as an adapter's tensors: F32, the keys of the configuration only.
   StateDict Extract() const;

@@ -124,6 +124,28 @@ std::string Perplexities(const json::object& summary) {
   return "<h2>Held-out perplexity</h2>\n" + BarChart("Perplexity on held-out text", "lower is better", bars);
 }
 
+// What a task cost each kind of device; nothing where the run does not say.
+std::string Profiles(const json::object& summary) {
+  const json::value* found = summary.if_contains("profiles");
+  const json::object* profiles = found == nullptr ? nullptr : found->if_object();
+  if (profiles == nullptr || profiles->empty()) return "";
+  std::string out =
+      "<h2>Kinds of devices</h2>\n<table><tr><th class=\"l\">profile</th><th>tasks</th><th>computing, s</th>"
+      "<th>transfer, s</th><th>memory, bytes</th><th>computing, J</th><th>radio, J</th><th>tokens a joule</th></tr>\n";
+  for (const auto& item : *profiles) {
+    const json::object* one = item.value().if_object();
+    if (one == nullptr) continue;
+    out += "<tr><td class=\"l\">" + Escape(std::string(item.key())) + "</td>";
+    for (const char* key : {"tasks", "compute_seconds", "transfer_seconds", "memory_bytes", "compute_joules",
+                            "radio_joules", "tokens_per_joule"}) {
+      const double value = Number(*one, key);
+      out += "<td>" + (std::isfinite(value) ? Pretty(value) : std::string()) + "</td>";
+    }
+    out += "</tr>\n";
+  }
+  return out + "</table>\n<p>Memory is what a task is estimated to need; seconds and joules are the recipe's.</p>\n";
+}
+
 std::string Curves(const std::vector<json::object>& history) {
   Series mean{"all devices", {}, true};
   std::map<std::string, Series> devices;
@@ -202,7 +224,8 @@ Result<std::string> RenderReport(const std::string& run_json, const std::string&
       Escape(id) + "</title>\n<style>" + kStyle + "</style></head>\n<body>\n<h1>" + Escape(id) +
       "</h1>\n<p class=\"sub\">" + Escape(Text(run, "state")) + " · seed " + Escape(Text(run, "seed")) + " · Heddle " +
       Escape(Text(run, "version")) + "</p>\n";
-  out += Cards(run, history, summary) + Perplexities(summary) + Tests(history) + Curves(history) + Rounds(history);
+  out += Cards(run, history, summary) + Perplexities(summary) + Tests(history) + Curves(history) + Profiles(summary) +
+         Rounds(history);
   out += "<p>Final adapter: <code>" + Escape(Text(run, "adapter_sha256")) + "</code></p>\n";
   out += "<details><summary>Recipe, resolved</summary><pre>" + Escape(Text(run, "recipe")) + "</pre></details>\n";
   return out + "</body></html>\n";

@@ -47,6 +47,7 @@ Status TrainAlone(const coordinator::Recipe& recipe, const LoneTraining& trainin
   input.train.gradient_accumulation_steps =
       std::max(1U, input.train.gradient_accumulation_steps) * std::max(1U, training.batches);
   if (training.falling_rate && recipe.learning_rate_schedule == "cosine") input.train.lr_scheduler_type = "cosine";
+  input.train.rules.frozen = {"heddle.dense"};  // the sparse part of a first stage: one machine has no stages
   input.seed = DeriveSeed(recipe.seed, "baseline", training.name);
   input.base_model_dir = training.base_model;
   input.adapter_dir = training.initial_adapter;

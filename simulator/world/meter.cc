@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "common/file.h"
@@ -18,6 +19,7 @@ void DeviceCost::Add(const DeviceCost& other) {
   transfer_seconds += other.transfer_seconds;
   compute_joules += other.compute_joules;
   radio_joules += other.radio_joules;
+  memory_bytes = std::max(memory_bytes, other.memory_bytes);
 }
 
 double DeviceCost::Granularity() const {
@@ -60,6 +62,7 @@ std::string CostJson(const DeviceCost& cost) {
   add("tokens", static_cast<double>(cost.tokens));
   if (cost.compute_joules > 0) add("compute_joules", cost.compute_joules);
   if (cost.radio_joules > 0) add("radio_joules", cost.radio_joules);
+  if (cost.memory_bytes > 0) add("memory_bytes", static_cast<double>(cost.memory_bytes));
   add("granularity", cost.Granularity());
   add("tokens_per_joule", cost.TokensPerJoule());
   return out;

@@ -20,7 +20,9 @@ struct DeviceCost {
   uint64_t tasks = 0, tokens = 0, bytes_down = 0, bytes_up = 0;
   double compute_seconds = 0, transfer_seconds = 0;
   double compute_joules = 0, radio_joules = 0;
+  uint64_t memory_bytes = 0;  // that the largest task was estimated to need; 0: not known
 
+  // Sums; of memory the larger.
   void Add(const DeviceCost& other);
   // NaN where nothing was transferred (computed without watts): the figure means nothing then.
   double Granularity() const;

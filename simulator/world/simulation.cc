@@ -368,14 +368,16 @@ Status World::Complete(Device& device, const client::TaskOutput& output, coordin
                      .train_seconds = stats.train_seconds,
                      .peak_memory_bytes = 0};
   const coordinator::DeviceProfile& profile = ProfileOf(device);
-  const DeviceCost cost = CostOf(profile, device.compute_seconds, stats.num_tokens, device.bytes_down, bytes.size());
+  DeviceCost cost = CostOf(profile, device.compute_seconds, stats.num_tokens, device.bytes_down, bytes.size());
+  cost.memory_bytes = stats.estimated_memory_bytes;
   round_cost_.Add(cost);
   result_.costs[profile.name].Add(cost);
   if (!core_->IsOpen(report->assignment, device.spec.id)) return OkStatus();
   HEDDLE_ASSIGN_OR_RETURN(
       const StateDict update,
       core_->reader()->Read(std::as_bytes(std::span(bytes)), nullptr, device.spec.id, recipe_.RankOf(device.spec.id)));
-  const auto validity = core_->validator()->Validate(update, core_->UpdateInfoOf(device.spec.id, report->metrics));
+  const auto validity = core_->validator()->Validate(
+      update, core_->UpdateInfoOf(device.spec.id, device.assignment->round(), report->metrics));
   if (!validity.ok()) {
     report->validity = InvalidArgument(validity.message);
     report->refusal_reason = static_cast<int>(validity.refusal);

@@ -89,6 +89,7 @@ Result<Findings> LoraStep(const Context& context, const std::string& id, const s
   Findings found;
   if (!std::filesystem::exists(program)) {
     found.skipped[id] = "this build has no LibTorch";
+    if (id == "lora-step") found.skipped["lora-step-kept"] = found.skipped[id];
     return found;
   }
   std::vector<std::string> command = {program.string(), "--json"};
@@ -96,6 +97,10 @@ Result<Findings> LoraStep(const Context& context, const std::string& id, const s
   HEDDLE_ASSIGN_OR_RETURN(const json::value rows, RunForJson(command, context.work / "training.log"));
   HEDDLE_ASSIGN_OR_RETURN(const double ratio, ValueOf(rows, "training.step_to_bare"));
   found.values[id] = {ratio, "medians of steps in turns with a bare LibTorch loop"};
+  if (id == "lora-step") {
+    HEDDLE_ASSIGN_OR_RETURN(const double kept, ValueOf(rows, "training.step_kept_bytes"));
+    found.values["lora-step-kept"] = {kept, "most that any step left with LibTorch's allocator"};
+  }
   return found;
 }
 
@@ -150,7 +155,8 @@ std::vector<Measurement> ProgramMeasurements() {
        RobustRules},
       {"spine", {{"train-step", "training step, to one of a bare LibTorch loop", "ratio", 1.03, false}}, TrainingStep},
       {"peft",
-       {{"lora-step", "LoRA step, to one with the same matrices by hand", "ratio", 1.05, false}},
+       {{"lora-step", "LoRA step, to one with the same matrices by hand", "ratio", 1.05, false},
+        {"lora-step-kept", "what a LoRA step keeps of the memory that it takes", "B", 0, false}},
        LargerLoraStep},
       {"spine",
        {{"quality-base", "federated perplexity, to the base model's", "ratio", 0.75, false},

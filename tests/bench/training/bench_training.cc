@@ -18,6 +18,7 @@
 #include "model/transformer/blas_check.h"
 #include "peft/adapter/adapter.h"
 #include "tests/unit/model/tiny_model.h"
+#include "tests/unit/tasks/counting_allocator.h"
 
 namespace heddle::bench {
 namespace {
@@ -68,6 +69,8 @@ torch::Tensor Leaf(const Tensor& tensor) {
 
 struct Outcome {
   std::vector<double> heddle, bare;  // seconds a step
+  // Of LibTorch's allocator: most bytes that a step left allocated, and allocations of the last step.
+  int64_t kept_bytes = 0, heddle_allocations = 0, bare_allocations = 0;
   double largest_loss_difference = 0;
   double last_loss = 0;
 };
@@ -119,18 +122,26 @@ Outcome Measure(const Options& options, const std::filesystem::path& folder) {
   };
 
   Outcome outcome;
+  CountingAllocator& counter = CountingAllocator::Install();
+  CountingAllocator::Counts begun;
   double started = 0;  // of the task's present step; the first counts as warm-up, so loading is not in it
   const auto task = Need(client::FindLocalTask("lora_sft"));
   auto done = task->Run(input, *resources, [&](uint32_t step, uint32_t, double loss) {
     const double between = Now();
+    const CountingAllocator::Counts stepped = counter.now();
     const double bare_loss = bare_step();
     const double after = Now();
+    const CountingAllocator::Counts bare_stepped = counter.now();
     if (step > options.warmup) {
+      outcome.kept_bytes = std::max(outcome.kept_bytes, stepped.live_bytes - begun.live_bytes);
+      outcome.heddle_allocations = stepped.allocations - begun.allocations;
+      outcome.bare_allocations = bare_stepped.allocations - stepped.allocations;
       outcome.heddle.push_back(between - started);
       outcome.bare.push_back(after - between);
     }
     outcome.largest_loss_difference = std::max(outcome.largest_loss_difference, std::abs(loss - bare_loss));
     outcome.last_loss = loss;
+    begun = bare_stepped;
     started = Now();
     return true;
   });
@@ -180,8 +191,11 @@ int Main(int argc, char** argv) {
         " {\"id\":\"training.step_seconds\",\"value\":%.5f,\"unit\":\"s\",\"target\":null,\"better\":\"lower\","
         "\"pass\":true},\n"
         " {\"id\":\"training.bare_seconds\",\"value\":%.5f,\"unit\":\"s\",\"target\":null,\"better\":\"lower\","
-        "\"pass\":true}]\n",
-        ratio, ratio <= 1.03 ? "true" : "false", heddle, bare);
+        "\"pass\":true},\n"
+        " {\"id\":\"training.step_kept_bytes\",\"value\":%lld,\"unit\":\"B\",\"target\":0,\"better\":\"lower\","
+        "\"pass\":%s}]\n",
+        ratio, ratio <= 1.03 ? "true" : "false", heddle, bare, static_cast<long long>(outcome.kept_bytes),
+        outcome.kept_bytes <= 0 ? "true" : "false");
     return 0;
   }
   std::printf("%s, batch %u x %u tokens, rank %lld, %u threads: median of %u steps each in turns\n",
@@ -189,6 +203,9 @@ int Main(int argc, char** argv) {
               static_cast<long long>(options.rank), options.train.threads, options.steps);
   std::printf("bare LibTorch   %.2f ms a step\nlora_sft        %.2f ms a step\nratio           %.3f  (target 1.03)\n",
               1e3 * bare, 1e3 * heddle, ratio);
+  std::printf("a step keeps    %lld bytes of what it allocates (%lld allocations of tensors, bare %lld)\n",
+              static_cast<long long>(outcome.kept_bytes), static_cast<long long>(outcome.heddle_allocations),
+              static_cast<long long>(outcome.bare_allocations));
   std::printf("largest difference of losses %.2g (last loss %.3f)\n", outcome.largest_loss_difference,
               outcome.last_loss);
   return 0;

@@ -7,7 +7,9 @@
 #include <vector>
 
 #include "aggregation/aggregator.h"
+#include "aggregation/growing/trials.h"
 #include "common/safetensors.h"
+#include "common/sparse_delta.h"
 #include "tests/fuzz/fuzz_input.h"
 
 using heddle::fuzz::Require;
@@ -86,7 +88,10 @@ std::vector<Sent> Accepted(const std::string& method, const StateDict& model, co
   std::vector<Sent> accepted;
   const size_t count = input->TakeByte() % (kMaxUpdates + 1);
   for (size_t k = 0; k < count; ++k) {
-    Sent sent = TakeUpdate(input, SpecOf(model), *rules, k);
+    const auto group = static_cast<uint32_t>(rules->groups > 0 ? k % rules->groups : 0);
+    Sent sent = TakeUpdate(input, SpecOf(rules->groups > 0 ? GroupModel(model, group) : model), *rules, k);
+    sent.info.group = group;
+    sent.info.first_loss = static_cast<double>(k % 4);
     const Validity validity = (*aggregator)->Validate(sent.update, sent.info);
     if (validity.ok()) {
       accepted.push_back(std::move(sent));
@@ -106,6 +111,7 @@ std::vector<Sent> Accepted(const std::string& method, const StateDict& model, co
 void CheckModel(const std::string& method, const RoundModel& made) {
   for (const StateDict* dict : {&made.model, &made.state}) {
     for (const auto& [name, tensor] : *dict) {
+      if (name == kDenseSeedName) continue;
       Require(tensor.dtype() == DType::kF32, "models and states are F32", method);
       for (const float value : tensor.values<float>()) Require(std::isfinite(value), "and finite", method + " " + name);
     }
@@ -138,7 +144,20 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (const auto parsed = ParseSafetensors(std::as_bytes(std::span(*owner)), owner); parsed.ok()) {
     state = parsed->tensors;
   }
-  StateDict model = Adapter(1);
+  // Of the kind that the method takes.
+  StateDict adapter = Adapter(1);
+  if (method == "FedAdapter") {
+    const Tensor down = adapter.at("m.q.lora_B.weight"), bias = adapter.at("score.bias");
+    adapter = {{"score.bias", bias}};
+    for (const char* layer : {"h.0", "h.1"}) {
+      const std::string network = std::string(layer) + ".adapter_mlp.";
+      adapter.emplace(network + "down.weight", down);
+      adapter.emplace(network + "up.weight", Tensor::FromFloats({2, 4}, down.values<float>()));
+    }
+  }
+  const auto first = FirstModel(method, adapter, options);
+  Require(first.ok(), "every method can begin", method);
+  StateDict model = *first;
   for (uint32_t round = 1; round <= 2; ++round) {
     options.round = round;
     auto accepted = Accepted(method, model, state, options, &input);

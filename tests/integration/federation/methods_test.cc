@@ -54,7 +54,8 @@ INSTANTIATE_TEST_SUITE_P(BeyondAMean, Methods,
                                          Method{"FedSA-LoRA", {}, {{"device_ranks", "[\"anna:1\"]"}}},
                                          Method{"FLoRA", {}, {}}, Method{"FedKSeed", kForward, {}},
                                          Method{"FedKSeed-Pro", kForward, {}}, Method{"DeComFL", kForward, {}},
-                                         Method{"FlexLoRA", {}, {{"device_ranks", "[\"bert:1\"]"}}}),
+                                         Method{"FlexLoRA", {}, {{"device_ranks", "[\"bert:1\"]"}}},
+                                         Method{"SLoRA", {}, {{"device_ranks", "[\"bert:1\"]"}}}),
                          [](const auto& info) {
                            std::string name = info.param.name;
                            std::erase(name, '-');

@@ -21,17 +21,7 @@ StateDict Model() {
                       9);
 }
 
-TEST(DeviceRules, APatternMatchesWholeComponents) {
-  EXPECT_TRUE(Matches("lora_A", kA));
-  EXPECT_TRUE(Matches("h.0", kA));
-  EXPECT_TRUE(Matches("weight", kA));
-  EXPECT_TRUE(Matches(kA, kA));
-  EXPECT_FALSE(Matches("lora_", kA));
-  EXPECT_FALSE(Matches("ora_A", kA));
-  EXPECT_FALSE(Matches("0.q", kA));
-  EXPECT_FALSE(Matches("", kA));
-  EXPECT_FALSE(Matches("lora_B", kA));
-  EXPECT_TRUE(Matches("b", "ab.bb.b")) << "a later occurrence counts though earlier ones are parts of words";
+TEST(DeviceRules, OneOfTheirPatternsIsEnough) {
   EXPECT_TRUE(MatchesAny({"x", "lora_A"}, kA));
   EXPECT_FALSE(MatchesAny({}, kA));
 }

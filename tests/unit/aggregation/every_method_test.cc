@@ -19,10 +19,32 @@ const Shapes kAdapter = {{"m.q.lora_A.weight", {kRank, 12}},
                          {"m.v.lora_B.weight", {6, kRank}},
                          {"score.weight", {3, 12}}};
 
+// Of the kind that the method takes.
+Shapes AdapterFor(const std::string& method) {
+  Shapes shapes = kAdapter;
+  if (method != "FedAdapter") return shapes;
+  std::erase_if(shapes, [](const auto& one) { return one.first.find("lora") != std::string::npos; });
+  for (const char* layer : {"m.0", "m.1"}) {
+    const std::string network = std::string(layer) + ".adapter_mlp.";
+    shapes.emplace_back(network + "down.weight", Shape{24, 5});
+    shapes.emplace_back(network + "down.bias", Shape{24});
+    shapes.emplace_back(network + "up.weight", Shape{5, 24});
+    shapes.emplace_back(network + "up.bias", Shape{5});
+  }
+  return shapes;
+}
+
 class EveryMethod : public testing::TestWithParam<std::string> {
  protected:
   EveryMethod() {
     options_.fresh_adapter = [](uint32_t round) { return RandomUpdate(kAdapter, 500 + round); };
+  }
+
+  // With what the method adds from the start.
+  StateDict First(const StateDict& adapter) const {
+    auto first = FirstModel(GetParam(), adapter, options_);
+    EXPECT_TRUE(first.ok()) << first.status();
+    return *std::move(first);
   }
 
   // Random values for what the method lets travel, from nine devices.
@@ -35,7 +57,7 @@ class EveryMethod : public testing::TestWithParam<std::string> {
   }
 
   AggregatorOptions options_;
-  const StateDict parent_ = RandomUpdate(kAdapter, 1, 2.0F);
+  const StateDict parent_ = First(RandomUpdate(AdapterFor(GetParam()), 1, 2.0F));
 };
 INSTANTIATE_TEST_SUITE_P(Methods, EveryMethod, testing::ValuesIn(MethodsOnTensors()), [](const auto& info) {
   std::string name = info.param;
@@ -61,7 +83,7 @@ TEST_P(EveryMethod, TensorsThatARecipeKeepsOnTheDevicesStayAsTheyAre) {
   RoundModel expected = RunRound(GetParam(), without, sent, plain);
   expected.model.insert_or_assign("score.weight", parent_.at("score.weight"));
   EXPECT_EQ(BytesOf(made), BytesOf(expected));
-  options_.kept = {"weight"};
+  options_.kept = {"weight", "bias"};
   EXPECT_EQ(MakeAggregator(GetParam(), parent_, options_).status().code(), Code::kInvalidArgument) << "nothing is left";
 }
 

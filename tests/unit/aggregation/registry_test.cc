@@ -17,13 +17,19 @@ TEST(AggregatorRegistry, EveryNameMakesAnAggregator) {
   const auto names = AggregatorNames();
   EXPECT_TRUE(std::is_sorted(names.begin(), names.end()));
   ASSERT_FALSE(names.empty());
-  // A model that suits every method: factors and a tensor that is none.
-  const StateDict parent =
-      RandomUpdate({{"q.lora_A.weight", {2, 5}}, {"q.lora_B.weight", {3, 2}}, {"classifier.weight", {2, 3}}}, 1);
+  // A model that suits every method: factors, a network, and a tensor that is neither.
+  const StateDict parent = RandomUpdate({{"q.lora_A.weight", {2, 5}},
+                                         {"q.lora_B.weight", {3, 2}},
+                                         {"h.0.adapter_mlp.down.weight", {2, 5}},
+                                         {"h.0.adapter_mlp.up.weight", {5, 2}},
+                                         {"classifier.weight", {2, 3}}},
+                                        1);
   AggregatorOptions options;
   options.fresh_adapter = [&](uint32_t) -> Result<StateDict> { return parent; };
   for (const std::string& name : names) {
-    const Status status = MakeStatus(name, parent, options);
+    const auto first = FirstModel(name, parent, options);
+    ASSERT_TRUE(first.ok()) << name << ": " << first.status();
+    const Status status = MakeStatus(name, *first, options);
     EXPECT_TRUE(status.ok()) << name << ": " << status;
   }
 }

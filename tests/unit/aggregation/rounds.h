@@ -72,10 +72,11 @@ inline std::vector<Sent> RandomSent(const Shapes& shapes, size_t count, uint64_t
   return sent;
 }
 
-// All elements of the tensors in the order of their names.
+// All elements of the tensors in the order of their names; what is not F32 (a seed) is left out.
 inline std::vector<double> Flat(const StateDict& dict) {
   std::vector<double> all;
   for (const auto& [name, tensor] : dict) {
+    if (tensor.dtype() != DType::kF32) continue;
     for (const float value : tensor.values<float>()) all.push_back(static_cast<double>(value));
   }
   return all;

@@ -249,16 +249,5 @@ TEST(AdapterPatterns, NameEachOfManyModules) {
   EXPECT_NE(config.Validate().message().find("more than 64 expressions"), std::string::npos);
 }
 
-TEST(AdapterNames, MatchByWholeComponents) {
-  EXPECT_TRUE(HasComponents("base.classifier.dense", "classifier"));
-  EXPECT_TRUE(HasComponents("classifier", "classifier"));
-  EXPECT_TRUE(HasComponents("model.layers.0.mlp", "layers.0"));
-  EXPECT_FALSE(HasComponents("model.layers.01.mlp", "layers.0"));
-  EXPECT_FALSE(HasComponents("pre_classifier.weight", "classifier"));
-  EXPECT_FALSE(HasComponents("classifiers", "classifier"));
-  EXPECT_FALSE(HasComponents("anything", ""));
-  EXPECT_TRUE(HasComponents("aa.a.b", "a.b"));
-}
-
 }  // namespace
 }  // namespace heddle::peft

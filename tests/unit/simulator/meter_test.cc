@@ -37,6 +37,13 @@ TEST(Meter, ComputingAndTransferCostTimeAndEnergy) {
   EXPECT_EQ(both.tokens, 800U);
   EXPECT_DOUBLE_EQ(both.Granularity(), 15.0 / 5);
   EXPECT_DOUBLE_EQ(both.TokensPerJoule(), 800.0 / 60);
+  // Memory does not add up: one task runs at a time.
+  EXPECT_FALSE(json::parse("{" + CostJson(both) + "}").as_object().contains("memory_bytes"));
+  DeviceCost large;
+  large.memory_bytes = 700;
+  both.memory_bytes = 500;
+  both.Add(large);
+  EXPECT_EQ(json::parse("{" + CostJson(both) + "}").as_object().at("memory_bytes").to_number<double>(), 700);
 }
 
 TEST(Meter, WithoutRatesAndWattsTheRatiosMeanNothingAndAreLeftOut) {

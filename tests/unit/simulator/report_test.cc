@@ -64,6 +64,17 @@ TEST(Report, ShowsHowGoodTheModelsOfTestedRoundsAre) {
   EXPECT_EQ(Render(kRun, kHistory, kSummary).find("Tests of the rounds"), std::string::npos);
 }
 
+TEST(Report, ShowsWhatTasksCostEachKindOfDevice) {
+  const std::string page = Render(kRun, kHistory,
+                                  R"({"profiles":{"phone":{"tasks":4,"compute_seconds":12.5,)"
+                                  R"("memory_bytes":73400320},"<hub>":{"tasks":1},"odd":7}})");
+  for (const char* shown : {"Kinds of devices", "phone", "12.5", "73", "&lt;hub&gt;"}) {
+    EXPECT_NE(page.find(shown), std::string::npos) << shown;
+  }
+  EXPECT_EQ(Render(kRun, kHistory, R"({"profiles":{}})").find("Kinds of devices"), std::string::npos);
+  EXPECT_EQ(Render(kRun, kHistory, R"({"profiles":3})").find("Kinds of devices"), std::string::npos);
+}
+
 TEST(Report, ShowsTheRunItsRoundsAndItsPerplexities) {
   const std::string page = Render(kRun, kHistory, kSummary);
   for (const char* shown :

@@ -59,6 +59,14 @@ speed_spread = 0.5
                                                "]\n");
   }
 
+  // Of the kind of adapter that grows; trials end and begin in three rounds.
+  static std::map<std::string, std::string> Bottlenecks() {
+    return {{"tuning.method", "bottleneck"},
+            {"tuning.placement", "pfeiffer"},
+            {"tuning.bottleneck_size", "24"},
+            {"strategy.trial_rounds", "2"}};
+  }
+
   coordinator::RunRecord Run(const std::string& out, std::map<std::string, std::string> overrides = {}) {
     SimulationOptions options;
     options.recipe = recipe_;
@@ -72,6 +80,7 @@ speed_spread = 0.5
       overrides.insert({{"tuning.method", "prompt-tuning"}, {"zo.intrinsic_dim", "20"}, {"zo.population", "6"}});
     }
     if (GetParam() == "SPRY") overrides.insert({{"train.learning_rate", "0.01"}, {"strategy.layer_groups", "2"}});
+    if (GetParam() == "FedAdapter") overrides.merge(Bottlenecks());
     options.overrides = std::move(overrides);
     options.out = folder_ / out;
     const auto result = Simulate(options);

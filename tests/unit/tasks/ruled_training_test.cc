@@ -8,6 +8,7 @@
 
 #include "aggregation/device_rules.h"
 #include "common/safetensors.h"
+#include "common/sparse_delta.h"
 #include "tests/unit/tasks/task_fixture.h"
 
 namespace heddle::client {
@@ -113,6 +114,54 @@ TEST_F(RuledTrainingTest, ScaffoldsNewControlVariateIsTheMeanGradientOverTheStep
   ForEach(initial_, [&](const std::string& key, size_t i) {
     EXPECT_NEAR(At(output.personal, "heddle.control." + key, i), -At(output.update, key, i) / rates, 1e-4) << key;
   });
+}
+
+// SLoRA's first stage: what full tuning does to the weights, at the places of the mask only.
+TEST_F(RuledTrainingTest, SparseValuesMoveAsFullTuningMovesTheWeightsAtTheirPlaces) {
+  peft::AdapterConfig whole;
+  whole.peft_type = "FULL";
+  const auto spec = peft::AdapterSpec(model::TinyConfig(), whole);
+  ASSERT_TRUE(spec.ok()) << spec.status();
+  const StateDict base = model::RandomWeights(model::TinyConfig(), 1);
+  StateDict start;
+  for (const auto& [key, shape] : *spec)
+    start.emplace(key, base.at(key.substr(std::string("base_model.model.").size())));
+  ASSERT_TRUE(peft::WriteAdapter(folder() / "whole", whole, start).ok());
+  const auto adapter_dir = input_.adapter_dir;
+  input_.adapter_dir = folder() / "whole";
+  const TaskOutput full = Must();
+  input_.adapter_dir = adapter_dir;
+
+  const std::string path = "model.layers.1.mlp.down_proj", other = "model.layers.0.self_attn.q_proj";
+  StateDict sparse = {{std::string(kDenseSeedName), DenseSeedTensor(9)}};
+  for (const std::string& module : {path, other}) {
+    sparse.emplace(std::string(kDensePrefix) + module, Tensor::FromFloats({37}, std::vector<float>(37)));
+  }
+  GiveModel(sparse);
+  input_.train.rules.frozen = {"lora_A", "lora_B"};
+  const TaskOutput output = Must();
+  EXPECT_EQ(output.update.size(), 2U) << "the factors stay as they are";
+  const auto deltas =
+      FindSparseDeltas(sparse, [&](std::string_view module) -> std::optional<std::pair<int64_t, int64_t>> {
+        for (const model::LinearSpec& linear : model::TinyConfig().LinearModules()) {
+          if (linear.path == module) return std::pair(linear.out, linear.in);
+        }
+        return std::nullopt;
+      });
+  ASSERT_TRUE(deltas.ok()) << deltas.status();
+  double moved = 0;
+  for (const SparseDelta& delta : *deltas) {
+    for (size_t i = 0; i < delta.places.size(); ++i) {
+      const double value = At(output.update, std::string(kDensePrefix) + delta.path, i);
+      EXPECT_NEAR(value, At(full.update, "base_model.model." + delta.path + ".weight", delta.places[i]), 2e-7);
+      moved += std::abs(value);
+    }
+  }
+  EXPECT_GT(moved, 1e-4);
+  // And what is frozen stays: the second stage.
+  input_.train.rules.frozen = {"heddle.dense"};
+  const TaskOutput second = Must();
+  for (const auto& [key, tensor] : second.update) EXPECT_FALSE(key.starts_with("heddle.")) << key;
 }
 
 TEST_F(RuledTrainingTest, ScaffoldIsRefusedWithAnOptimizerThatIsNoPlainDescent) {

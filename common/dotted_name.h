@@ -1,0 +1,12 @@
+// Names of modules and tensors, "model.layers.0.mlp": components between dots. Pure functions.
+#pragma once
+
+#include <string_view>
+
+namespace heddle {
+
+// Whether the components of `name` stand in `path` one after the other: "classifier", "layers.0". Nothing has those of
+// an empty name.
+bool HasComponents(std::string_view path, std::string_view name);
+
+}  // namespace heddle

@@ -1,0 +1,22 @@
+#include "common/dotted_name.h"
+
+#include <gtest/gtest.h>
+
+namespace heddle {
+namespace {
+
+TEST(DottedNames, HaveWholeComponents) {
+  EXPECT_TRUE(HasComponents("base.classifier.dense", "classifier"));
+  EXPECT_TRUE(HasComponents("classifier", "classifier"));
+  EXPECT_TRUE(HasComponents("model.layers.0.mlp", "layers.0"));
+  EXPECT_FALSE(HasComponents("model.layers.01.mlp", "layers.0"));
+  EXPECT_FALSE(HasComponents("pre_classifier.weight", "classifier"));
+  EXPECT_FALSE(HasComponents("classifiers", "classifier"));
+  EXPECT_FALSE(HasComponents("anything", ""));
+  EXPECT_FALSE(HasComponents("h.0.q_proj.weight", "0.q")) << "a part of a component";
+  EXPECT_TRUE(HasComponents("aa.a.b", "a.b"));
+  EXPECT_TRUE(HasComponents("ab.bb.b", "b")) << "a later occurrence counts though earlier ones are parts of words";
+}
+
+}  // namespace
+}  // namespace heddle
