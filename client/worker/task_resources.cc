@@ -50,7 +50,12 @@ Result<TaskResources::Base> TaskResources::GetBase(const std::filesystem::path& 
         "tokenizer.model", "preprocessor_config.json", "model.safetensors", "model.safetensors.index.json"}) {
     identity += FileIdentity(folder / name) + "\n";
   }
-  const std::string form = std::string(model::WeightTypeName(options.type)) + " on " + options.device.str();
+  const model::ModelPart& part = options.part;
+  std::string form = std::string(model::WeightTypeName(options.type)) + " on " + options.device.str();
+  if (part != model::ModelPart()) {
+    form += " layers " + std::to_string(part.first_layer) + " to " + std::to_string(part.end_layer) +
+            (part.embeddings ? " embeddings" : "") + (part.head ? " head" : "");
+  }
   const bool known = identity == folder_;
   if (auto it = bases_.find(form); known && it != bases_.end()) return it->second;
   Base base;

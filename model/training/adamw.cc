@@ -21,6 +21,12 @@ uint64_t AdamW::StateBytes() const {
   return bytes;
 }
 
+std::vector<torch::Tensor> AdamW::Moments() const {
+  std::vector<torch::Tensor> all = m_;
+  all.insert(all.end(), v_.begin(), v_.end());
+  return all;
+}
+
 void AdamW::Update(size_t k, const torch::Tensor& gradient, double clip, double learning_rate) {
   const OptimizerOptions& o = options();
   const auto t = static_cast<double>(steps());

@@ -17,6 +17,7 @@ class AdamW final : public Optimizer {
   uint64_t StateBytes() const override;
 
  private:
+  std::vector<torch::Tensor> Moments() const override;
   void Update(size_t k, const torch::Tensor& gradient, double clip, double learning_rate) override;
   std::vector<torch::Tensor> m_, v_;  // as the parameters
 };

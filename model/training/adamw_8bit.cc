@@ -72,6 +72,14 @@ uint64_t AdamW8bit::StateBytes() const {
   return bytes;
 }
 
+std::vector<Tensor> AdamW8bit::Moments() const {
+  std::vector<Tensor> all;
+  for (const auto* moments : {&m_, &v_}) {
+    for (const Moment& moment : *moments) all.insert(all.end(), {moment.codes, moment.scales});
+  }
+  return all;
+}
+
 void AdamW8bit::Update(size_t k, const Tensor& gradient, double clip, double learning_rate) {
   const OptimizerOptions& o = options();
   const auto t = static_cast<double>(steps());

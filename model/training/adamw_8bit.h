@@ -28,6 +28,7 @@ class AdamW8bit final : public Optimizer {
     torch::Tensor scales;  // float32, one a block
   };
   struct Rates;
+  std::vector<torch::Tensor> Moments() const override;
   void Update(size_t k, const torch::Tensor& gradient, double clip, double learning_rate) override;
   void UpdatePlain(size_t k, const torch::Tensor& gradient, const Rates& rates);
   void UpdateByOperators(size_t k, const torch::Tensor& gradient, const Rates& rates);

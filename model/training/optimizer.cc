@@ -69,6 +69,27 @@ double Optimizer::Step(double learning_rate) {
   return norm;
 }
 
+OptimizerState Optimizer::SaveState() const {
+  torch::NoGradGuard no_grad;
+  OptimizerState state{steps_, {}};
+  for (const torch::Tensor& moment : Moments()) state.moments.push_back(moment.clone());
+  return state;
+}
+
+Status Optimizer::LoadState(const OptimizerState& state) {
+  torch::NoGradGuard no_grad;
+  std::vector<torch::Tensor> moments = Moments();
+  bool fits = state.steps >= 0 && moments.size() == state.moments.size();
+  for (size_t i = 0; fits && i < moments.size(); ++i) {
+    const torch::Tensor& given = state.moments[i];
+    fits = given.defined() && given.sizes() == moments[i].sizes() && given.scalar_type() == moments[i].scalar_type();
+  }
+  if (!fits) return InvalidArgument("the optimizer's state is that of another kind or of other parameters");
+  for (size_t i = 0; i < moments.size(); ++i) moments[i].copy_(state.moments[i]);
+  steps_ = state.steps;
+  return OkStatus();
+}
+
 std::unique_ptr<Optimizer> MakeOptimizer(OptimizerKind kind, std::vector<torch::Tensor> parameters,
                                          const OptimizerOptions& options) {
   switch (kind) {

@@ -9,6 +9,7 @@
 #include <memory>
 #include <vector>
 
+#include "common/status.h"
 #include "model/training/optimizer_kind.h"
 
 namespace heddle::model {
@@ -20,6 +21,12 @@ struct OptimizerOptions {
   double max_grad_norm = 0;  // 0: no clipping
   // The learning rate of each parameter is so many times that of the step; empty: of all alike.
   std::vector<double> rate_factors = {};
+};
+
+// What an optimizer remembers, copied: for checkpoints.
+struct OptimizerState {
+  int64_t steps = 0;
+  std::vector<torch::Tensor> moments;
 };
 
 // Owns its state; shares storage with the parameters, which it changes in place. Parameters are float32 or float64
@@ -40,10 +47,18 @@ class Optimizer {
   // Memory of the state, in bytes.
   virtual uint64_t StateBytes() const = 0;
 
+  // With the parameters of then, an optimizer of the same kind goes on from a state as if it had never stopped, bit for
+  // bit. Errors: kInvalidArgument when the state is that of another kind or of other parameters; nothing is changed.
+  OptimizerState SaveState() const;
+  Status LoadState(const OptimizerState& state);
+
  protected:
   Optimizer(std::vector<torch::Tensor> parameters, const OptimizerOptions& options);
   // Changes parameter k; its gradient is `gradient` (undefined: zero) times `clip`. steps() counts this step already.
   virtual void Update(size_t k, const torch::Tensor& gradient, double clip, double learning_rate) = 0;
+
+  // Handles on the moments, in an order of the optimizer's own.
+  virtual std::vector<torch::Tensor> Moments() const = 0;
 
   // Whether plain memory can be used for parameter k.
   bool IsPlain(size_t k) const;

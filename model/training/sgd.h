@@ -15,6 +15,7 @@ class Sgd final : public Optimizer {
   uint64_t StateBytes() const override;
 
  private:
+  std::vector<torch::Tensor> Moments() const override { return momentum_; }
   void Update(size_t k, const torch::Tensor& gradient, double clip, double learning_rate) override;
   std::vector<torch::Tensor> momentum_;  // as the parameters; empty without momentum
 };

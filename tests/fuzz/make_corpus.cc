@@ -463,5 +463,6 @@ int main(int argc, char** argv) {
   DataSeeds();
   EncodedUpdateSeeds();
   LedgerSeeds();
+  SplitSeeds();
   return failed ? 1 : 0;
 }

@@ -23,5 +23,6 @@ void TokenizerSeeds();      // seeds_tokenizers.cc
 void DataSeeds();           // seeds_data.cc
 void EncodedUpdateSeeds();  // seeds_updates.cc
 void LedgerSeeds();         // seeds_ledger.cc
+void SplitSeeds();          // seeds_split.cc
 
 }  // namespace heddle::fuzz

@@ -95,7 +95,8 @@ const std::vector<Wall>& Walls() {
   static const std::vector<Wall> kWalls = {
       {TorchHeaders(),
        {"model/transformer/", "model/weights/", "model/quant/", "model/training/", "model/pretrain/", "peft/",
-        "zo_optim/", "client/worker/", "client/model_tool/", "coordinator/split/", "simulator/", "tests/"},
+        "zo_optim/", "client/worker/", "client/split/", "client/model_tool/", "coordinator/split/", "simulator/",
+        "tests/"},
        false,
        "LibTorch stays where training is"},
       {{"boost/asio", "boost/beast", "sys/socket.h", "netinet/", "arpa/", "sys/un.h"},

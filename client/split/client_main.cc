@@ -1,0 +1,65 @@
+// heddle-split-client: a device in split learning. Holds the keys and talks to the split server; its worker holds model
+// and data.
+#include <CLI/CLI.hpp>
+#include <csignal>
+#include <iostream>
+
+#include "client/split/relay.h"
+#include "common/file.h"
+#include "protocol/transport/tls.h"
+
+namespace heddle::client {
+namespace {
+
+namespace fs = std::filesystem;
+
+volatile std::sig_atomic_t stop_asked = 0;
+
+int Main(int argc, char** argv) {
+  CLI::App app("Takes part in split learning: heddle-split-server has the rest of the model");
+  std::string plan, data, state_dir, worker = (fs::path(argv[0]).parent_path() / "heddle-split-worker").string();
+  RelayOptions options;
+  app.add_option("--plan", plan, "the run's file, the same as the server's")->required();
+  app.add_option("--data", data, "this device's own data")->required();
+  app.add_option("--state-dir", state_dir, "device.key, device.crt, ca.crt (heddle-client enroll), and what is kept")
+      ->required();
+  app.add_option("--host", options.server.host, "of the split server")->required();
+  app.add_option("--port", options.server.port, "of the split server")->required();
+  app.add_option("--server-name", options.server.server_name, "in its certificate; the host unless given");
+  app.add_option("--worker", worker, "heddle-split-worker, beside this program unless given");
+  CLI11_PARSE(app, argc, argv);
+  const fs::path folder = state_dir;
+  protocol::ClientTlsOptions tls;
+  const auto authority = ReadFile(folder / "ca.crt");
+  Status status = authority.status();
+  if (status.ok()) {
+    tls.ca_pem = *authority;
+    tls.certificate = folder / "device.crt";
+    tls.key = folder / "device.key";
+    auto context = protocol::MakeClientTls(tls);
+    status = context.status();
+    if (status.ok()) options.server.tls = *std::move(context);
+  }
+  if (status.ok()) {
+    options.worker = {worker, "--plan", plan, "--data", data, "--state", (folder / "split.state").string()};
+    std::signal(SIGPIPE, SIG_IGN);
+    for (const int signal : {SIGTERM, SIGINT}) std::signal(signal, [](int) { stop_asked = 1; });
+    options.go_on = [] { return stop_asked == 0; };
+    status = RelaySplit(options);
+  }
+  if (status.ok()) return 0;
+  std::cerr << "heddle-split-client: " << status.message() << "\n";
+  return 1;
+}
+
+}  // namespace
+}  // namespace heddle::client
+
+int main(int argc, char** argv) {
+  try {
+    return heddle::client::Main(argc, argv);
+  } catch (const std::exception& error) {
+    std::cerr << "heddle-split-client: " << error.what() << "\n";
+    return 1;
+  }
+}

@@ -1,0 +1,32 @@
+// The device's way to the split server: connects with the device's certificate, starts the worker, and carries frames
+// between them, over as many connections as it takes. Holds no model and looks into no frame. Free of LibTorch.
+//
+// Life cycle: one call. Blocks the calling thread.
+#pragma once
+
+#include <filesystem>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "common/clock.h"
+#include "common/status.h"
+#include "protocol/transport/frame_socket.h"
+
+namespace heddle::client {
+
+struct RelayOptions {
+  protocol::FrameSocket::Target server;
+  protocol::SocketOptions socket;
+  std::vector<std::string> worker;                              // argv
+  Duration answer_timeout = Seconds(600);                       // of the server to a frame; then a new connection
+  Duration retry_base = Seconds(0.5), retry_max = Seconds(60);  // between connections that fail, doubled each time
+  // Asked before each wait for a new connection; false ends the relay with kCancelled.
+  std::function<bool()> go_on = [] { return true; };
+};
+
+// Until the worker is done. Errors: kUnauthenticated when the server does not take the certificate; kInternal when the
+// worker ends in another way than well; those of starting it; kCancelled.
+Status RelaySplit(const RelayOptions& options);
+
+}  // namespace heddle::client

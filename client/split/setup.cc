@@ -1,0 +1,34 @@
+#include "client/split/setup.h"
+
+#include "model/config/cut.h"
+#include "model/config/registry.h"
+
+namespace heddle::client {
+
+Result<SplitDeviceOptions> PrepareSplitDevice(const protocol::SplitPlan& plan, const std::filesystem::path& data,
+                                              TaskResources& resources, const std::filesystem::path& state_file) {
+  HEDDLE_ASSIGN_OR_RETURN(const model::ModelSpec spec, model::ReadModelConfig(plan.base_model));
+  HEDDLE_ASSIGN_OR_RETURN(const model::SplitTopology topology, model::SplitTopologyFromName(plan.topology));
+  model::WeightOptions weights;
+  HEDDLE_ASSIGN_OR_RETURN(weights.part, model::DevicePart(spec, {plan.cut, topology}));
+  HEDDLE_ASSIGN_OR_RETURN(const std::string digest, protocol::BaseModelDigest(plan.base_model));
+  HEDDLE_ASSIGN_OR_RETURN(const TaskResources::Base base, resources.GetBase(plan.base_model, weights));
+  SplitDeviceOptions options;
+  options.plan = plan;
+  options.plan_digest = plan.Digest(digest);
+  options.part = base.weights;
+  options.state_file = state_file;
+  TaskInput input;
+  input.train.batch_size = plan.batch_size;
+  input.train.sequence_length = plan.sequence_length;
+  input.base_model_dir = plan.base_model;
+  input.data_path = data;
+  options.batches = [input, base, &resources](uint64_t seed) {
+    TaskInput seeded = input;
+    seeded.seed = seed;
+    return TrainingBatches(seeded, base, resources);
+  };
+  return options;
+}
+
+}  // namespace heddle::client

@@ -1,0 +1,20 @@
+// What a SplitDevice needs, from a plan and the device's own data.
+//
+// Include only from translation units of targets with TORCH, never beside protobuf code. Thread-safety: that of
+// TaskResources.
+#pragma once
+
+#include <filesystem>
+
+#include "client/split/device.h"
+#include "client/worker/task_resources.h"
+
+namespace heddle::client {
+
+// Loads the device's part of plan.base_model, and no other tensor of it, through `resources`, which must outlive the
+// device. `data`: what client/worker/head_data.h reads. Errors: those of DevicePart, GetBase and
+// BaseModelDigest; data are read when a round begins.
+Result<SplitDeviceOptions> PrepareSplitDevice(const protocol::SplitPlan& plan, const std::filesystem::path& data,
+                                              TaskResources& resources, const std::filesystem::path& state_file = {});
+
+}  // namespace heddle::client

@@ -1,0 +1,64 @@
+// heddle-split-worker: computes a device's half of split learning. Started by heddle-split-client, which has the
+// network and the keys; this has the model and the data.
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <chrono>
+#include <iostream>
+#include <thread>
+
+#include "client/split/pipe.h"
+#include "client/split/setup.h"
+#include "client/worker/worker_loop.h"
+
+namespace heddle::client {
+namespace {
+
+Status Run(const std::string& plan_file, const std::string& data, const std::string& state, int output) {
+  HEDDLE_ASSIGN_OR_RETURN(const protocol::SplitPlan plan, protocol::SplitPlan::LoadFile(plan_file));
+  TaskResources resources;
+  HEDDLE_ASSIGN_OR_RETURN(SplitDeviceOptions options, PrepareSplitDevice(plan, data, resources, state));
+  HEDDLE_ASSIGN_OR_RETURN(const auto device, SplitDevice::Make(std::move(options)));
+  for (;;) {
+    HEDDLE_ASSIGN_OR_RETURN(const std::optional<std::string> frame, ReadPipeFrame(STDIN_FILENO));
+    if (!frame) return OkStatus();
+    if (frame->empty()) {
+      HEDDLE_RETURN_IF_ERROR(WritePipeFrame(output, device->Hello()));
+      continue;
+    }
+    HEDDLE_ASSIGN_OR_RETURN(const SplitDevice::Action action, device->Take(*frame));
+    if (action.kind == SplitDevice::Action::Kind::kDone) return OkStatus();
+    if (action.kind == SplitDevice::Action::Kind::kWait) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(action.retry_ms));
+      HEDDLE_RETURN_IF_ERROR(WritePipeFrame(output, device->Hello()));
+      continue;
+    }
+    HEDDLE_RETURN_IF_ERROR(WritePipeFrame(output, action.frame));
+  }
+}
+
+int Main(int argc, char** argv) {
+  CLI::App app("Computes a device's half of split learning for heddle-split-client");
+  std::string plan, data, state;
+  app.add_option("--plan", plan, "the run's file")->required();
+  app.add_option("--data", data, "the device's own data")->required();
+  app.add_option("--state", state, "file that a restart goes on from");
+  CLI11_PARSE(app, argc, argv);
+  auto output = TakeStandardOutput();
+  const Status status = output.ok() ? Run(plan, data, state, output->get()) : output.status();
+  if (status.ok()) return 0;
+  std::cerr << "heddle-split-worker: " << status.message() << "\n";
+  return 1;
+}
+
+}  // namespace
+}  // namespace heddle::client
+
+int main(int argc, char** argv) {
+  try {
+    return heddle::client::Main(argc, argv);
+  } catch (const std::exception& error) {
+    std::cerr << "heddle-split-worker: " << error.what() << "\n";
+    return 1;
+  }
+}

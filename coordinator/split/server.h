@@ -1,0 +1,78 @@
+// The split server's half: the blocks that devices do not have, what is trained of them, and the rounds of a run, as a
+// machine without sockets: a device's frame in, the answer out. Whoever drives it (listener.h, the simulator, a test)
+// carries the frames and says whose they are.
+//
+// A run is `rounds` rounds. In each, devices_per_round devices get a session: they start from the same device's part,
+// take local_steps steps against the server's part, and send what they have changed, which any aggregator merges. The
+// server's part is one for all, which steps with every device's step (SplitFed v2), or each session has a copy of its
+// own that starts and is merged like the devices' (v1). With one for all, a step computes with the parameters of its
+// beginning and its gradient is applied at its end, so that steps of several devices may overlap.
+//
+// Everything that a restart must remember is one file, written before what depends on it is answered: at every
+// checkpoint_every-th step, when an update is counted, and when a round ends. What comes after it is lost together: the
+// devices go back with the server (AnswerLog, SplitDevice), and the outcome is the same.
+//
+// Life cycle: Make, which goes on from the file when there is one; Handle for each frame. One thread at a time. Include
+// only from translation units of targets with TORCH, never beside protobuf code. LibTorch's exceptions are caught here.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "aggregation/aggregator.h"
+#include "common/clock.h"
+#include "common/status.h"
+#include "peft/split/half.h"
+#include "protocol/split/frame.h"
+#include "protocol/split/plan.h"
+#include "protocol/split/schedule.h"
+
+namespace heddle::coordinator {
+
+struct SplitServerOptions {
+  protocol::SplitPlan plan;
+  std::string plan_digest;
+  std::shared_ptr<const model::BaseWeights> part;  // ServerPart of the base model
+  model::ComputeOptions compute;
+  // The adapter of the device's part that the first round starts from (peft::InitialSide of the device's part).
+  StateDict device_start;
+  std::filesystem::path folder;  // of the run: state.safetensors, and round-<n>/ with both parts after each round
+  uint32_t retry_ms = 200;       // what a device that has to wait is told
+};
+
+class SplitServer {
+ public:
+  // Errors: kInvalidArgument when plan, part and adapter do not fit together; kDataLoss for a state file that is
+  // damaged, kFailedPrecondition for one of another plan; those of the disk.
+  static Result<std::unique_ptr<SplitServer>> Make(SplitServerOptions options);
+  ~SplitServer();
+
+  // The answer, which may be a refusal: kInvalidArgument for a frame that is none, is not the device's turn or holds a
+  // value that is not finite; kResourceExhausted for one that is larger than the plan, or when there are max_sessions
+  // devices; kFailedPrecondition for a device with another plan or base model, and for a frame out of order; kAborted
+  // for one of a session that is not (the device starts over); kUnavailable when the disk does not take the state (as
+  // if the server had been restarted). A refusal changes nothing for the other devices. `now`: when the frame came, by
+  // a clock that only goes forward.
+  std::string Handle(const std::string& device, std::string_view frame, Duration now = {});
+
+  bool done() const;
+  // After the end: devices that have heard of it.
+  size_t told() const;
+  uint32_t round() const;  // in hand, from 1; rounds + 1 when all are done
+  size_t sessions() const;
+  // After the last finished round.
+  const StateDict& device_adapter() const;
+  StateDict server_adapter() const;
+
+ private:
+  struct Impl;
+  explicit SplitServer(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace heddle::coordinator

@@ -1,0 +1,110 @@
+// heddle-split-server: the server's half of split learning, with a WebSocket over TLS for devices.
+#include <CLI/CLI.hpp>
+#include <boost/asio/signal_set.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <boost/asio/thread_pool.hpp>
+#include <chrono>
+#include <csignal>
+#include <iostream>
+
+#include "common/file.h"
+#include "common/logging.h"
+#include "coordinator/split/setup.h"
+#include "protocol/transport/frame_socket.h"
+#include "protocol/transport/tls.h"
+
+namespace heddle::coordinator {
+namespace {
+
+namespace asio = boost::asio;
+namespace fs = std::filesystem;
+
+struct Options {
+  std::string plan, folder, certificates, port_file;
+  protocol::ListenerOptions listener;
+  bool until_done = false;
+};
+
+Duration SinceStart() {
+  static const auto start = std::chrono::steady_clock::now();
+  return std::chrono::duration_cast<Duration>(std::chrono::steady_clock::now() - start);
+}
+
+Status Run(Options options) {
+  HEDDLE_ASSIGN_OR_RETURN(const protocol::SplitPlan plan, protocol::SplitPlan::LoadFile(options.plan));
+  const fs::path certificates = options.certificates;
+  HEDDLE_ASSIGN_OR_RETURN(const std::string authority, ReadFile(certificates / "ca.crt"));
+  HEDDLE_ASSIGN_OR_RETURN(options.listener.tls, protocol::MakeServerTls({certificates / "server.crt",
+                                                                         certificates / "server.key", authority}));
+  HEDDLE_ASSIGN_OR_RETURN(SplitServerOptions server_options, PrepareSplitServer(plan, options.folder));
+  HEDDLE_ASSIGN_OR_RETURN(const auto server, SplitServer::Make(std::move(server_options)));
+
+  asio::io_context io;
+  asio::thread_pool compute(1);  // the server's machine is of one thread
+  // A frame holds a tensor of four bytes an element and lists of at most seven bytes a token, or an adapter.
+  options.listener.max_connections = size_t{4} * plan.max_sessions + 16;
+  std::function<void()> ended;
+  protocol::FrameListener listener(io, compute.get_executor(), options.listener,
+                                   [&](const std::string& device, const std::string& frame) {
+                                     std::string answer = server->Handle(device, frame, SinceStart());
+                                     if (options.until_done && server->told() >= plan.devices_per_round) ended();
+                                     return answer;
+                                   });
+  HEDDLE_RETURN_IF_ERROR(listener.Start());
+  if (!options.port_file.empty()) {
+    HEDDLE_RETURN_IF_ERROR(WriteFileAtomically(options.port_file, std::to_string(listener.port()) + "\n"));
+  }
+  Log(Severity::kInfo, "the split server listens", {{"port", static_cast<int64_t>(listener.port())}});
+  asio::signal_set signals(io, SIGTERM, SIGINT);
+  asio::steady_timer goodbye(io);
+  const auto stop = [&] {
+    listener.Stop();
+    signals.cancel();
+    goodbye.cancel();
+  };
+  signals.async_wait([&](const boost::system::error_code& error, int) {
+    if (!error) stop();
+  });
+  // The last answer goes out before the connections are closed.
+  ended = [&] {
+    asio::post(io, [&] {
+      goodbye.expires_after(std::chrono::seconds(1));
+      goodbye.async_wait([&](const boost::system::error_code& error) {
+        if (!error) stop();
+      });
+    });
+  };
+  io.run();
+  compute.join();
+  return OkStatus();
+}
+
+int Main(int argc, char** argv) {
+  CLI::App app("The server's half of split learning");
+  Options options;
+  app.add_option("--plan", options.plan, "the run's file, the same as the devices'")->required();
+  app.add_option("--folder", options.folder, "where the run's state and its rounds' adapters are kept")->required();
+  app.add_option("--certificates", options.certificates, "folder of ca.crt, server.crt and server.key")->required();
+  app.add_option("--address", options.listener.address, "to listen on");
+  app.add_option("--port", options.listener.port, "to listen on; 0: any free one");
+  app.add_option("--port-file", options.port_file, "the port is written there");
+  app.add_flag("--until-done", options.until_done, "end when the run is over and its devices have heard of it");
+  CLI11_PARSE(app, argc, argv);
+  std::signal(SIGPIPE, SIG_IGN);
+  const Status status = Run(std::move(options));
+  if (status.ok()) return 0;
+  std::cerr << "heddle-split-server: " << status.message() << "\n";
+  return 1;
+}
+
+}  // namespace
+}  // namespace heddle::coordinator
+
+int main(int argc, char** argv) {
+  try {
+    return heddle::coordinator::Main(argc, argv);
+  } catch (const std::exception& error) {
+    std::cerr << "heddle-split-server: " << error.what() << "\n";
+    return 1;
+  }
+}

@@ -1,0 +1,200 @@
+#include "protocol/split/plan.h"
+
+#include <algorithm>
+#include <charconv>
+#include <set>
+
+#include "common/config.h"
+#include "common/digest.h"
+
+namespace heddle::protocol {
+namespace {
+
+namespace fs = std::filesystem;
+
+// A JSON number that reads back as the same double.
+std::string NumberText(double value) {
+  char buffer[40];
+  return {buffer, std::to_chars(buffer, buffer + sizeof buffer, value).ptr};
+}
+
+void BindSide(ConfigSchema& schema, const std::string& table, SplitSide* side) {
+  schema.Bind(table + ".peft_type", &side->peft_type,
+              {.help = "what is trained on this side; NONE: nothing",
+               .choices = {"LORA", "IA3", "BOTTLENECK", "BITFIT", "FULL", "NONE"}});
+  schema.Bind(table + ".r", &side->r, {.help = "rank of LoRA factors", .min = 1, .max = 4096});
+  schema.Bind(table + ".lora_alpha", &side->lora_alpha,
+              {.help = "their scale is lora_alpha / r", .min = 1e-6, .max = 1e6});
+  schema.Bind(table + ".lora_dropout", &side->lora_dropout, {.help = "of what factors read", .min = 0, .max = 0.9});
+  schema.Bind(table + ".target_modules", &side->target_modules,
+              {.help = "by their last names; none: all linear layers"});
+  schema.Bind(table + ".layers_to_transform", &side->layers_to_transform,
+              {.help = "only these layers, counted from 0 in the whole model", .max = 4096});
+  schema.Bind(table + ".optimizer", &side->optimizer, {.help = "AdamW or SGD", .choices = {"AdamW", "SGD"}});
+  schema.Bind(table + ".learning_rate", &side->learning_rate, {.help = "of every step", .min = 0, .max = 10});
+  schema.Bind(table + ".weight_decay", &side->weight_decay, {.help = "of the optimizer", .min = 0, .max = 10});
+  schema.Bind(table + ".max_grad_norm", &side->max_grad_norm,
+              {.help = "a longer gradient of this side is clipped; 0: none is", .min = 0, .max = 1e6});
+}
+
+struct Texts {
+  std::string base_model, encoding = "f32", gradient_encoding;
+  uint64_t rounds = 1, devices = 2, checkpoint_every = 1, max_sessions = 16;
+  uint64_t local_steps = 8, micros = 1, batch = 8, length = 64;
+};
+
+void BindAll(ConfigSchema& schema, SplitPlan* plan, Texts* texts) {
+  schema.Bind("name", &plan->name, {.help = "of the run", .min = 1, .max = 128});
+  schema.Bind("base_model", &texts->base_model, {.help = "folder", .required = true, .is_path = true});
+  schema.Bind("seed", &plan->seed, {.help = "of everything random"});
+  schema.Bind("rounds", &texts->rounds, {.help = "each ends with a merge", .min = 1, .max = 1'000'000});
+  schema.Bind("devices_per_round", &texts->devices, {.help = "updates that end a round", .min = 1, .max = 65'536});
+  schema.Bind("split.cut", &plan->cut,
+              {.help = "blocks on the device; 0: its embeddings alone", .min = 0, .max = 4095});
+  schema.Bind("split.topology", &plan->topology,
+              {.help = "where the head and the labels are: on the device, or on the server",
+               .choices = {"u_shaped", "label_sharing"}});
+  schema.Bind("split.server", &plan->server_mode,
+              {.help = "a part of the server's own for each device and merged (SplitFed v1), or one shared (v2)",
+               .choices = {"per_device", "shared"}});
+  schema.Bind("split.encoding", &texts->encoding, {.help = "of activations", .choices = {"f32", "bf16", "int8"}});
+  schema.Bind("split.gradient_encoding", &texts->gradient_encoding,
+              {.help = "of gradients; as split.encoding unless given", .choices = {"", "f32", "bf16", "int8"}});
+  schema.Bind("split.checkpoint_every", &texts->checkpoint_every,
+              {.help = "steps between two checkpoints of the server", .min = 1, .max = 10'000});
+  schema.Bind("split.max_sessions", &texts->max_sessions,
+              {.help = "devices at a time; further ones wait", .min = 1, .max = 4096});
+  schema.Bind("split.session_timeout_s", &plan->session_timeout_s,
+              {.help = "a device that is silent for so long may lose its place to another", .min = 0, .max = 1e6});
+  schema.Bind("train.local_steps", &texts->local_steps, {.help = "of a device in a round", .min = 1, .max = 100'000});
+  schema.Bind("train.gradient_accumulation_steps", &texts->micros,
+              {.help = "micro-batches a step", .min = 1, .max = double{kMaxSplitMicroBatches}});
+  schema.Bind("train.batch_size", &texts->batch,
+              {.help = "rows of a micro-batch", .min = 1, .max = double{kMaxSplitRows}});
+  schema.Bind("train.sequence_length", &texts->length, {.help = "tokens of a row", .min = 1, .max = 1 << 20});
+  BindSide(schema, "device", &plan->device);
+  BindSide(schema, "server", &plan->server);
+  schema.Bind("strategy.name", &plan->strategy, {.help = "how the devices' parts are merged", .min = 1, .max = 64});
+  schema.Bind("strategy.max_abs", &plan->max_abs, {.help = "bound of an update's elements", .min = 1e-6, .max = 1e12});
+}
+
+Result<SplitPlan> Finish(SplitPlan plan, const Texts& texts) {
+  plan.base_model = texts.base_model;
+  plan.rounds = static_cast<uint32_t>(texts.rounds);
+  plan.devices_per_round = static_cast<uint32_t>(texts.devices);
+  plan.checkpoint_every = static_cast<uint32_t>(texts.checkpoint_every);
+  plan.max_sessions = static_cast<uint32_t>(texts.max_sessions);
+  plan.local_steps = static_cast<uint32_t>(texts.local_steps);
+  plan.gradient_accumulation_steps = static_cast<uint32_t>(texts.micros);
+  plan.batch_size = static_cast<uint32_t>(texts.batch);
+  plan.sequence_length = static_cast<uint32_t>(texts.length);
+  HEDDLE_ASSIGN_OR_RETURN(plan.encoding, CutEncodingFromName(texts.encoding));
+  HEDDLE_ASSIGN_OR_RETURN(
+      plan.gradient_encoding,
+      CutEncodingFromName(texts.gradient_encoding.empty() ? texts.encoding : texts.gradient_encoding));
+  if (!plan.device.trains() && !plan.server.trains()) {
+    return InvalidArgument("device.peft_type and server.peft_type are both NONE: nothing would be trained");
+  }
+  return plan;
+}
+
+std::string Quoted(const std::string& text) {
+  std::string out = "\"";
+  for (const char c : text) {
+    if (c == '"' || c == '\\') out += '\\';
+    out += static_cast<unsigned char>(c) < 0x20 ? ' ' : c;
+  }
+  return out + "\"";
+}
+
+}  // namespace
+
+std::string SplitSide::AdapterConfigJson() const {
+  std::string json = "{\"peft_type\": " + Quoted(peft_type) + ", \"task_type\": \"CAUSAL_LM\"" +
+                     ", \"base_model_name_or_path\": \"base\", \"r\": " + std::to_string(r) +
+                     ", \"lora_alpha\": " + NumberText(lora_alpha) + ", \"lora_dropout\": " + NumberText(lora_dropout);
+  const bool targets = peft_type == "LORA" || !target_modules.empty();
+  if (targets) {
+    json += ", \"target_modules\": ";
+    if (target_modules.empty()) {
+      json += "\"all-linear\"";
+    } else {
+      for (size_t i = 0; i < target_modules.size(); ++i) json += (i == 0 ? "[" : ", ") + Quoted(target_modules[i]);
+      json += "]";
+    }
+  }
+  if (!layers_to_transform.empty()) {
+    json += ", \"layers_to_transform\": ";
+    for (size_t i = 0; i < layers_to_transform.size(); ++i) {
+      json += (i == 0 ? "[" : ", ") + std::to_string(layers_to_transform[i]);
+    }
+    json += "]";
+  }
+  return json + "}";
+}
+
+std::string SplitPlan::Digest(std::string_view base_digest) const {
+  std::string text = "heddle split plan 1\n";
+  const auto add = [&text](std::string_view name, const std::string& value) {
+    text += std::string(name) + " " + std::to_string(value.size()) + " " + value + "\n";
+  };
+  add("base", std::string(base_digest));
+  add("name", name);
+  add("topology", topology);
+  add("encoding", std::string(CutEncodingName(encoding)));
+  add("gradient_encoding", std::string(CutEncodingName(gradient_encoding)));
+  for (const auto& [key, number] : std::map<std::string_view, int64_t>{{"cut", cut},
+                                                                       {"rounds", rounds},
+                                                                       {"seed", static_cast<int64_t>(seed)},
+                                                                       {"local_steps", local_steps},
+                                                                       {"micros", gradient_accumulation_steps},
+                                                                       {"batch_size", batch_size},
+                                                                       {"sequence_length", sequence_length}}) {
+    add(key, std::to_string(number));
+  }
+  for (const SplitSide* side : {&device, &server}) {
+    add("adapter", side->AdapterConfigJson());
+    add("optimizer", side->optimizer);
+    for (const double number : {side->learning_rate, side->weight_decay, side->max_grad_norm}) {
+      add("number", NumberText(number));
+    }
+  }
+  return Sha256(text).ToHex();
+}
+
+Result<SplitPlan> SplitPlan::LoadFile(const fs::path& path, const std::map<std::string, std::string>& overrides) {
+  SplitPlan plan;
+  Texts texts;
+  ConfigSchema schema("split plan");
+  BindAll(schema, &plan, &texts);
+  HEDDLE_RETURN_IF_ERROR(schema.LoadFile(path, overrides, /*use_environment=*/false));
+  return Finish(std::move(plan), texts);
+}
+
+Result<SplitPlan> SplitPlan::LoadText(std::string_view toml, const fs::path& folder, std::string_view name,
+                                      const std::map<std::string, std::string>& overrides) {
+  SplitPlan plan;
+  Texts texts;
+  ConfigSchema schema("split plan");
+  BindAll(schema, &plan, &texts);
+  schema.SetFolder(folder);
+  HEDDLE_RETURN_IF_ERROR(schema.LoadText(toml, name, overrides));
+  return Finish(std::move(plan), texts);
+}
+
+Result<std::string> BaseModelDigest(const fs::path& folder) {
+  std::set<fs::path> files = {folder / "config.json"};
+  std::error_code error;
+  for (const fs::directory_entry& entry : fs::directory_iterator(folder, error)) {
+    if (entry.path().extension() == ".safetensors") files.insert(entry.path());
+  }
+  if (error) return NotFound("cannot list the base model's folder " + folder.string() + ": " + error.message());
+  Sha256Hasher all;
+  for (const fs::path& file : files) {
+    HEDDLE_ASSIGN_OR_RETURN(const Sha256Digest digest, Sha256File(file));
+    all.Update(file.filename().string() + " " + digest.ToHex() + "\n");
+  }
+  return all.Finish().ToHex();
+}
+
+}  // namespace heddle::protocol

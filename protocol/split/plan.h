@@ -1,0 +1,83 @@
+// What a run of split learning is: the file that the split server and its devices are both set up with. Free of
+// LibTorch. A plain value.
+//
+//   name = "split-lora"
+//   base_model = "../model/pretrained/heddle-tiny"
+//   rounds = 3
+//   devices_per_round = 4
+//   [split]            cut, topology, server, encoding, gradient_encoding, checkpoint_every,
+//                      max_sessions, session_timeout_s
+//   [train]            local_steps, gradient_accumulation_steps, batch_size, sequence_length
+//   [device], [server] peft_type, r, lora_alpha, lora_dropout, target_modules, layers_to_transform, optimizer,
+//                      learning_rate, weight_decay, max_grad_norm
+//   [strategy]         name, max_abs
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "common/status.h"
+#include "protocol/split/frame.h"
+#include "protocol/split/schedule.h"
+
+namespace heddle::protocol {
+
+// Of one side: what is trained there and how.
+struct SplitSide {
+  std::string peft_type = "LORA";  // or BOTTLENECK, IA3, BITFIT, FULL; NONE: nothing is trained here
+  int64_t r = 8;
+  double lora_alpha = 16, lora_dropout = 0;
+  std::vector<std::string> target_modules;  // none: all linear layers of this side
+  std::vector<int64_t> layers_to_transform;
+  std::string optimizer = "AdamW";
+  double learning_rate = 1e-3, weight_decay = 0, max_grad_norm = 1;
+
+  bool trains() const { return peft_type != "NONE"; }
+  // Of PEFT's adapter_config.json; every linear layer of a part but the output layer without target_modules.
+  std::string AdapterConfigJson() const;
+};
+
+struct SplitPlan {
+  std::string name = "split";
+  std::filesystem::path base_model;
+  uint64_t seed = 1;
+  uint32_t rounds = 1, devices_per_round = 2;
+
+  int64_t cut = 1;
+  std::string topology = "u_shaped";
+  // "per_device": each device has a copy of the server's part for a round, and the copies are merged as the devices'
+  // parts are (SplitFed v1). "shared": one for all, which steps with every device's step (SplitFed v2).
+  std::string server_mode = "shared";
+  CutEncoding encoding = CutEncoding::kFloat32, gradient_encoding = CutEncoding::kFloat32;
+  uint32_t checkpoint_every = 1;   // steps of the server between two of its checkpoints
+  uint32_t max_sessions = 16;      // at a time
+  double session_timeout_s = 600;  // a device that is silent for so long may lose its place to another
+
+  uint32_t local_steps = 8, gradient_accumulation_steps = 1, batch_size = 8, sequence_length = 64;
+  SplitSide device, server;
+  std::string strategy = "FedAvg";
+  double max_abs = 16;  // of an update's elements
+
+  bool u_shaped() const { return topology == "u_shaped"; }
+  SplitSchedule schedule() const {
+    return {.u_shaped = u_shaped(), .micros = gradient_accumulation_steps, .steps = local_steps};
+  }
+  // Of what must be the same on both sides: everything but paths and what is the server's alone. `base_digest` is that
+  // of the base model's files (BaseModelDigest). 64 hex digits.
+  std::string Digest(std::string_view base_digest) const;
+
+  // Errors: those of ConfigSchema, with every mistake at once; kInvalidArgument for settings that do not fit together.
+  static Result<SplitPlan> LoadFile(const std::filesystem::path& path,
+                                    const std::map<std::string, std::string>& overrides = {});
+  static Result<SplitPlan> LoadText(std::string_view toml, const std::filesystem::path& folder, std::string_view name,
+                                    const std::map<std::string, std::string>& overrides = {});
+};
+
+// Of config.json and the safetensors files of a folder. Errors: those of files.
+Result<std::string> BaseModelDigest(const std::filesystem::path& folder);
+
+}  // namespace heddle::protocol

@@ -1,0 +1,299 @@
+#include "protocol/transport/frame_socket.h"
+
+#include <atomic>
+#include <boost/asio/as_tuple.hpp>
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/connect.hpp>
+#include <boost/asio/detached.hpp>
+#include <boost/asio/ip/tcp.hpp>
+#include <boost/asio/post.hpp>
+#include <boost/asio/strand.hpp>
+#include <boost/asio/use_awaitable.hpp>
+#include <boost/beast/core/flat_buffer.hpp>
+#include <boost/beast/core/tcp_stream.hpp>
+#include <boost/beast/http/message.hpp>
+#include <boost/beast/http/read.hpp>
+#include <boost/beast/http/string_body.hpp>
+#include <boost/beast/http/write.hpp>
+#include <boost/beast/ssl/ssl_stream.hpp>
+#include <boost/beast/websocket/ssl.hpp>
+#include <boost/beast/websocket/stream.hpp>
+#include <mutex>
+#include <set>
+
+#include "common/logging.h"
+#include "protocol/transport/blocking.h"
+#include "protocol/transport/http_exchange.h"
+#include "protocol/transport/openssl_util.h"
+
+namespace heddle::protocol {
+
+namespace asio = boost::asio;
+namespace beast = boost::beast;
+namespace http = beast::http;
+namespace websocket = beast::websocket;
+using asio::ip::tcp;
+
+namespace {
+
+constexpr auto kTuple = asio::as_tuple(asio::use_awaitable);
+constexpr size_t kFirstBuffer = size_t{64} << 10;
+
+Status StatusOfError(const beast::error_code& error, std::string_view doing) {
+  Code code = Code::kUnavailable;
+  if (error == beast::error::timeout) code = Code::kDeadlineExceeded;
+  if (error == websocket::error::message_too_big || error == websocket::error::buffer_overflow) {
+    code = Code::kResourceExhausted;
+  }
+  if (error.category() == asio::error::get_ssl_category()) {
+    const int reason = ERR_GET_REASON(static_cast<unsigned long>(error.value()));
+    // An alert about a certificate, or our own verdict on one.
+    const bool certificate = reason == SSL_R_CERTIFICATE_VERIFY_FAILED || (reason >= 1040 && reason <= 1049) ||
+                             reason == SSL_R_TLSV13_ALERT_CERTIFICATE_REQUIRED;
+    if (certificate) code = Code::kUnauthenticated;
+  }
+  return {code, "the split connection failed while " + std::string(doing) + ": " + error.message()};
+}
+
+}  // namespace
+
+struct FrameSocket::Impl {
+  Impl(tcp::socket socket, std::shared_ptr<asio::ssl::context> context, const SocketOptions& given)
+      : tls(std::move(context)), options(given), stream(std::move(socket), *tls) {
+    stream.read_message_max(options.max_frame_bytes);
+    stream.binary(true);
+    // Deadlines are those of Read and Write; the WebSocket's own would end a connection that waits for its server.
+    websocket::stream_base::timeout none{};
+    none.handshake_timeout = websocket::stream_base::none();
+    none.idle_timeout = websocket::stream_base::none();
+    none.keep_alive_pings = false;
+    stream.set_option(none);
+    stream.auto_fragment(false);
+    stream.write_buffer_bytes(kFirstBuffer);
+  }
+  beast::tcp_stream& lowest() { return beast::get_lowest_layer(stream); }
+
+  const std::shared_ptr<asio::ssl::context> tls;
+  const SocketOptions options;
+  websocket::stream<beast::ssl_stream<beast::tcp_stream>> stream;
+  beast::flat_buffer buffer;
+};
+
+FrameSocket::FrameSocket(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+FrameSocket::~FrameSocket() = default;
+
+void FrameSocket::Close() {
+  beast::error_code ignored;
+  impl_->lowest().socket().close(ignored);
+}
+
+Awaitable<Result<std::string>> FrameSocket::Read(Duration deadline) {
+  impl_->buffer.clear();
+  impl_->lowest().expires_after(deadline);
+  const auto [error, bytes] = co_await impl_->stream.async_read(impl_->buffer, kTuple);
+  if (error) {
+    Close();
+    co_return StatusOfError(error, "reading");
+  }
+  if (!impl_->stream.got_binary()) {
+    Close();
+    co_return InvalidArgument("a split frame must be a binary message");
+  }
+  const auto data = impl_->buffer.data();
+  std::string frame(static_cast<const char*>(data.data()), data.size());
+  // A large buffer is for large frames only.
+  if (impl_->buffer.capacity() > kFirstBuffer && frame.size() < kFirstBuffer / 2) impl_->buffer.shrink_to_fit();
+  co_return frame;
+}
+
+Awaitable<Status> FrameSocket::Write(std::string_view frame, Duration deadline) {
+  impl_->lowest().expires_after(deadline);
+  const auto [error, bytes] = co_await impl_->stream.async_write(asio::buffer(frame.data(), frame.size()), kTuple);
+  if (!error) co_return OkStatus();
+  Close();
+  co_return StatusOfError(error, "writing");
+}
+
+Awaitable<Result<std::shared_ptr<FrameSocket>>> FrameSocket::Connect(Target target, SocketOptions options) {
+  if (target.port == 0 || !target.tls) co_return InvalidArgument("a split connection needs a port and certificates");
+  const auto executor = asio::make_strand(co_await asio::this_coro::executor);
+  tcp::resolver resolver(executor);
+  const auto [unresolved, endpoints] =
+      co_await resolver.async_resolve(target.host, std::to_string(target.port), kTuple);
+  if (unresolved) co_return StatusOfError(unresolved, "looking up " + target.host);
+  auto impl = std::make_unique<Impl>(tcp::socket(executor), target.tls, options);
+  impl->lowest().expires_after(options.handshake_timeout);
+  const auto [refused, endpoint] = co_await impl->lowest().async_connect(endpoints, kTuple);
+  if (refused) co_return StatusOfError(refused, "connecting to " + target.host);
+  impl->lowest().socket().set_option(tcp::no_delay(true));
+  const std::string name = target.server_name.empty() ? target.host : target.server_name;
+  SSL* ssl = impl->stream.next_layer().native_handle();
+  // An address is checked as one; SNI is for names.
+  beast::error_code not_an_address;
+  asio::ip::make_address(name, not_an_address);
+  const bool named = static_cast<bool>(not_an_address);
+  const bool set = named ? SSL_set1_host(ssl, name.c_str()) == 1 && SSL_set_tlsext_host_name(ssl, name.c_str()) == 1
+                         : X509_VERIFY_PARAM_set1_ip_asc(SSL_get0_param(ssl), name.c_str()) == 1;
+  if (!set) co_return InvalidArgument("'" + name + "' is not a server name");
+  const auto [untrusted] = co_await impl->stream.next_layer().async_handshake(asio::ssl::stream_base::client, kTuple);
+  if (untrusted) co_return StatusOfError(untrusted, "shaking hands");
+  websocket::response_type response;
+  const auto [unwelcome] = co_await impl->stream.async_handshake(response, name, kSplitTarget, kTuple);
+  if (unwelcome == websocket::error::upgrade_declined && response.result() == http::status::unauthorized) {
+    co_return Unauthenticated("the split server does not know this device's certificate");
+  }
+  if (unwelcome) co_return StatusOfError(unwelcome, "asking for a WebSocket");
+  co_return std::make_shared<FrameSocket>(std::move(impl));
+}
+
+// ---- the server ----
+
+struct FrameListener::Impl : std::enable_shared_from_this<FrameListener::Impl> {
+  Impl(asio::io_context& context, asio::any_io_executor pool, ListenerOptions given, Handler handle)
+      : io(context),
+        compute(std::move(pool)),
+        options(std::move(given)),
+        handler(std::move(handle)),
+        strand(asio::make_strand(context)),
+        acceptor(strand) {}
+
+  Awaitable<void> AcceptLoop();
+  Awaitable<void> Serve(std::shared_ptr<FrameSocket> socket);
+  Awaitable<std::string> Greet(FrameSocket& socket);
+
+  asio::io_context& io;
+  const asio::any_io_executor compute;
+  const ListenerOptions options;
+  const Handler handler;
+  asio::strand<asio::io_context::executor_type> strand;
+  tcp::acceptor acceptor;
+  std::atomic<uint16_t> port{0};
+  std::atomic<bool> stopping{false};
+
+  std::mutex mutex;
+  std::set<std::shared_ptr<FrameSocket>> sockets;
+};
+
+FrameListener::FrameListener(asio::io_context& io, asio::any_io_executor compute, ListenerOptions options,
+                             Handler handler)
+    : impl_(std::make_shared<Impl>(io, std::move(compute), std::move(options), std::move(handler))) {}
+FrameListener::~FrameListener() = default;
+uint16_t FrameListener::port() const { return impl_->port; }
+
+size_t FrameListener::connections() const {
+  std::lock_guard lock(impl_->mutex);
+  return impl_->sockets.size();
+}
+
+Status FrameListener::Start() {
+  beast::error_code error;
+  const asio::ip::address address = asio::ip::make_address(impl_->options.address, error);
+  if (error) return InvalidArgument("\"" + impl_->options.address + "\" is not an IP address to listen on");
+  const tcp::endpoint endpoint(address, impl_->options.port);
+  tcp::acceptor& acceptor = impl_->acceptor;
+  acceptor.open(endpoint.protocol(), error);
+  if (!error) acceptor.set_option(tcp::acceptor::reuse_address(true), error);
+  if (!error) acceptor.bind(endpoint, error);
+  if (!error) acceptor.listen(asio::socket_base::max_listen_connections, error);
+  if (error) {
+    Code code = Code::kUnavailable;
+    if (error == asio::error::address_in_use) code = Code::kAlreadyExists;
+    if (error == asio::error::access_denied) code = Code::kPermissionDenied;
+    beast::error_code ignored;
+    acceptor.close(ignored);
+    return {code, "cannot listen on " + impl_->options.address + " port " + std::to_string(impl_->options.port) + ": " +
+                      error.message()};
+  }
+  impl_->port = acceptor.local_endpoint(error).port();
+  asio::co_spawn(
+      impl_->strand, [impl = impl_] { return impl->AcceptLoop(); }, asio::detached);
+  return OkStatus();
+}
+
+void FrameListener::Stop() {
+  impl_->stopping = true;
+  asio::post(impl_->strand, [impl = impl_] {
+    beast::error_code ignored;
+    impl->acceptor.close(ignored);
+  });
+  std::lock_guard lock(impl_->mutex);
+  for (const auto& socket : impl_->sockets) {
+    asio::post(socket->impl_->stream.get_executor(), [socket] { socket->Close(); });
+  }
+}
+
+Awaitable<void> FrameListener::Impl::AcceptLoop() {
+  while (!stopping) {
+    tcp::socket socket(asio::make_strand(io));
+    const auto [error] = co_await acceptor.async_accept(socket, kTuple);
+    if (stopping || error == asio::error::operation_aborted) co_return;
+    if (error) continue;
+    beast::error_code ignored;
+    socket.set_option(tcp::no_delay(true), ignored);
+    const auto executor = socket.get_executor();
+    auto made = std::make_shared<FrameSocket>(
+        std::make_unique<FrameSocket::Impl>(std::move(socket), options.tls, options.socket));
+    {
+      std::lock_guard lock(mutex);
+      if (sockets.size() >= options.max_connections) continue;  // closes it
+      sockets.insert(made);
+    }
+    asio::co_spawn(
+        executor, [self = shared_from_this(), made] { return self->Serve(made); },
+        [self = shared_from_this(), made](std::exception_ptr failure) {
+          if (failure) Log(Severity::kError, "a split connection failed");
+          made->Close();
+          std::lock_guard lock(self->mutex);
+          self->sockets.erase(made);
+        });
+  }
+}
+
+// The device's name, once TLS and the upgrade are done; empty: it is turned away.
+Awaitable<std::string> FrameListener::Impl::Greet(FrameSocket& socket) {
+  FrameSocket::Impl& impl = *socket.impl_;
+  impl.lowest().expires_after(options.socket.handshake_timeout);
+  const auto [untrusted] = co_await impl.stream.next_layer().async_handshake(asio::ssl::stream_base::server, kTuple);
+  if (untrusted) co_return "";
+  Peer peer;
+  internal::ReadPeer(impl.stream.next_layer().native_handle(), &peer);
+  http::request<http::string_body> request;
+  http::request_parser<http::string_body> parser;
+  parser.header_limit(kMaxHttpHeaderBytes);
+  parser.body_limit(0);
+  const auto [unread, bytes] = co_await http::async_read(impl.stream.next_layer(), impl.buffer, parser, kTuple);
+  if (unread) co_return "";
+  request = parser.release();
+  const bool upgrade = websocket::is_upgrade(request) && request.target() == kSplitTarget;
+  if (!upgrade || !peer.authenticated) {
+    http::response<http::string_body> refusal(peer.authenticated ? http::status::not_found : http::status::unauthorized,
+                                              request.version());
+    refusal.body() = peer.authenticated ? "devices ask for a WebSocket here\n" : "a device's certificate is needed\n";
+    refusal.prepare_payload();
+    refusal.keep_alive(false);
+    co_await http::async_write(impl.stream.next_layer(), refusal, kTuple);
+    co_return "";
+  }
+  const auto [unwilling] = co_await impl.stream.async_accept(request, kTuple);
+  impl.buffer.clear();
+  co_return unwilling ? "" : peer.device;
+}
+
+Awaitable<void> FrameListener::Impl::Serve(std::shared_ptr<FrameSocket> socket) {
+  const std::string device = co_await Greet(*socket);
+  while (!device.empty() && !stopping) {
+    Result<std::string> frame = co_await socket->Read(options.read_timeout);
+    if (!frame.ok()) co_return;
+    std::string answer;
+    const std::string given = *std::move(frame);
+    const Status computed = co_await RunBlocking(compute, [&] {
+      answer = handler(device, given);
+      return OkStatus();
+    });
+    if (!computed.ok() || stopping) co_return;
+    const Status written = co_await socket->Write(answer, options.write_timeout);
+    if (!written.ok()) co_return;
+  }
+}
+
+}  // namespace heddle::protocol

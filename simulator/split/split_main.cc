@@ -1,0 +1,81 @@
+// heddle-simulate-split: a run of split learning in one process, a line of JSON a round.
+#include <CLI/CLI.hpp>
+#include <cmath>
+#include <cstdio>
+#include <iostream>
+
+#include "common/config.h"
+#include "common/file.h"
+#include "simulator/corpus/kjv.h"
+#include "simulator/split/split_run.h"
+
+namespace heddle::simulator {
+namespace {
+
+namespace fs = std::filesystem;
+
+struct Arguments {
+  std::string plan, folder, test, kjv;
+  std::vector<std::string> devices, settings;
+};
+
+Result<SplitRunOptions> Prepare(const Arguments& arguments) {
+  SplitRunOptions options;
+  HEDDLE_ASSIGN_OR_RETURN(const auto overrides, ParseSettings(arguments.settings));
+  HEDDLE_ASSIGN_OR_RETURN(options.plan, protocol::SplitPlan::LoadFile(arguments.plan, overrides));
+  options.folder = arguments.folder;
+  options.test_data = arguments.test;
+  for (const std::string& device : arguments.devices) {
+    const size_t equals = device.find('=');
+    if (equals == std::string::npos || equals == 0) return InvalidArgument("--device takes NAME=FILE, not " + device);
+    options.devices[device.substr(0, equals)] = device.substr(equals + 1);
+  }
+  if (arguments.kjv.empty()) return options;
+  std::vector<std::string> names;
+  for (const KjvPart& part : KjvParts()) names.push_back(part.name);
+  HEDDLE_RETURN_IF_ERROR(MakeDirectories(arguments.kjv));
+  HEDDLE_ASSIGN_OR_RETURN(const KjvFiles files, WriteKjv(arguments.kjv, names));
+  for (size_t i = 0; i < names.size(); ++i) options.devices[names[i]] = files.parts[i];
+  options.test_data = files.heldout;
+  return options;
+}
+
+int Main(int argc, char** argv) {
+  CLI::App app("Runs split learning in one process");
+  Arguments arguments;
+  app.add_option("plan", arguments.plan, "the run's file")->required();
+  app.add_option("--folder", arguments.folder, "for the server's state and the rounds' adapters")->required();
+  app.add_option("--device", arguments.devices, "NAME=FILE: a device and its data");
+  app.add_option("--test", arguments.test, "held-out data");
+  app.add_option("--kjv", arguments.kjv, "folder: the devices are parts of the King James Bible, written there");
+  app.add_option("--set", arguments.settings, "key=value of the plan");
+  CLI11_PARSE(app, argc, argv);
+  const auto options = Prepare(arguments);
+  Status status = options.status();
+  if (status.ok()) {
+    status = RunSplit(*options, [](const SplitRound& round) {
+               std::printf(
+                   "{\"round\":%u,\"train_loss\":%.6f,\"test_loss\":%.6f,\"perplexity\":%.4f,\"steps\":%llu,"
+                   "\"examples\":%llu,\"bytes_up\":%llu,\"bytes_down\":%llu}\n",
+                   round.round, round.train_loss, round.test_loss, std::exp(round.test_loss),
+                   static_cast<unsigned long long>(round.steps), static_cast<unsigned long long>(round.examples),
+                   static_cast<unsigned long long>(round.bytes_up), static_cast<unsigned long long>(round.bytes_down));
+               std::fflush(stdout);
+             }).status();
+  }
+  if (status.ok()) return 0;
+  std::cerr << "heddle-simulate-split: " << status.message() << "\n";
+  return 1;
+}
+
+}  // namespace
+}  // namespace heddle::simulator
+
+int main(int argc, char** argv) {
+  try {
+    return heddle::simulator::Main(argc, argv);
+  } catch (const std::exception& error) {
+    std::cerr << "heddle-simulate-split: " << error.what() << "\n";
+    return 1;
+  }
+}

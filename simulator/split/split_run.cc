@@ -1,0 +1,128 @@
+#include "simulator/split/split_run.h"
+
+#include <torch/torch.h>
+
+#include "client/split/setup.h"
+#include "coordinator/split/setup.h"
+
+namespace heddle::simulator {
+namespace {
+
+using client::SplitDevice;
+
+class SplitRunner {
+ public:
+  explicit SplitRunner(const SplitRunOptions& options) : options_(options) {}
+
+  Result<std::vector<SplitRound>> Run(const std::function<void(const SplitRound&)>& progress) {
+    HEDDLE_ASSIGN_OR_RETURN(auto prepared, coordinator::PrepareSplitServer(options_.plan, options_.folder));
+    server_part_ = prepared.part;
+    HEDDLE_ASSIGN_OR_RETURN(server_, coordinator::SplitServer::Make(std::move(prepared)));
+    for (const auto& [name, data] : options_.devices) {
+      HEDDLE_ASSIGN_OR_RETURN(auto device, client::PrepareSplitDevice(options_.plan, data, resources_));
+      device_part_ = device.part;
+      HEDDLE_ASSIGN_OR_RETURN(devices_[name], SplitDevice::Make(std::move(device)));
+    }
+    std::vector<SplitRound> rounds;
+    const auto note = [&](uint32_t round) -> Status {
+      HEDDLE_ASSIGN_OR_RETURN(const SplitRound noted, Noted(round));
+      rounds.push_back(noted);
+      if (progress) progress(noted);
+      return OkStatus();
+    };
+    HEDDLE_RETURN_IF_ERROR(note(0));
+    while (!server_->done()) {
+      const uint32_t round = server_->round();
+      for (auto& [name, device] : devices_) {
+        if (server_->round() != round) break;
+        HEDDLE_RETURN_IF_ERROR(OneRound(name, *device));
+      }
+      if (server_->round() == round) {
+        return FailedPrecondition("a round needs " + std::to_string(options_.plan.devices_per_round) +
+                                  " devices, and there are " + std::to_string(devices_.size()));
+      }
+      HEDDLE_RETURN_IF_ERROR(note(round));
+    }
+    return rounds;
+  }
+
+ private:
+  // Until the device waits for the next round.
+  Status OneRound(const std::string& name, SplitDevice& device) {
+    const uint32_t round = server_->round();
+    std::string frame = device.Hello();
+    while (server_->round() == round) {
+      HEDDLE_ASSIGN_OR_RETURN(const SplitDevice::Action action, device.Take(server_->Handle(name, frame)));
+      if (action.kind != SplitDevice::Action::Kind::kSend) return OkStatus();
+      frame = action.frame;
+    }
+    return OkStatus();
+  }
+
+  Result<SplitRound> Noted(uint32_t round) {
+    SplitRound out;
+    out.round = round;
+    for (const auto& [name, device] : devices_) {
+      const SplitDevice::Stats& stats = device->stats();
+      out.train_loss += stats.last_loss / static_cast<double>(devices_.size());
+      out.bytes_up += stats.bytes_up;
+      out.bytes_down += stats.bytes_down;
+      out.steps += stats.steps;
+      out.examples += stats.examples;
+    }
+    if (!options_.test_data.empty()) {
+      HEDDLE_ASSIGN_OR_RETURN(out.test_loss, TestLoss());
+    }
+    return out;
+  }
+
+  // Of both parts, joined.
+  Result<double> TestLoss() {
+    const protocol::SplitPlan& plan = options_.plan;
+    HEDDLE_ASSIGN_OR_RETURN(const auto device,
+                            peft::SplitHalf::Make(device_part_, plan.device, server_->device_adapter()));
+    HEDDLE_ASSIGN_OR_RETURN(const auto server,
+                            peft::SplitHalf::Make(server_part_, plan.server, server_->server_adapter()));
+    device->network()->eval();
+    server->network()->eval();
+    model::WeightOptions weights;
+    weights.part = device_part_->spec.part;
+    HEDDLE_ASSIGN_OR_RETURN(const auto base, resources_.GetBase(plan.base_model, weights));
+    HEDDLE_ASSIGN_OR_RETURN(const auto batches,
+                            client::EvaluationBatches(options_.test_data, plan.sequence_length, base, resources_));
+    torch::NoGradGuard no_grad;
+    double sum = 0;
+    int64_t counted = 0;
+    for (;;) {
+      HEDDLE_ASSIGN_OR_RETURN(std::optional<client::HeadBatch> batch, batches->Next());
+      if (!batch) break;
+      if (batch->counted == 0) continue;
+      const model::ModelInput told{.mask = batch->input.mask, .segments = batch->input.segments};
+      if (told.segments.defined()) batch->input.positions = torch::Tensor();
+      const torch::Tensor hidden = server->network()->Middle(device->network()->Front(batch->input), told);
+      model::Transformer& tail = plan.u_shaped() ? device->network() : server->network();
+      sum += tail->TailLoss(hidden, told, batch->targets).item<double>() * static_cast<double>(batch->counted);
+      counted += batch->counted;
+    }
+    return counted > 0 ? sum / static_cast<double>(counted) : 0.0;
+  }
+
+  const SplitRunOptions& options_;
+  client::TaskResources resources_;
+  std::shared_ptr<const model::BaseWeights> device_part_, server_part_;
+  std::unique_ptr<coordinator::SplitServer> server_;
+  std::map<std::string, std::unique_ptr<SplitDevice>> devices_;
+};
+
+}  // namespace
+
+Result<std::vector<SplitRound>> RunSplit(const SplitRunOptions& options,
+                                         const std::function<void(const SplitRound&)>& progress) {
+  try {
+    return SplitRunner(options).Run(progress);
+  } catch (const c10::Error& error) {
+    return Internal(std::string("LibTorch failed: ") + error.what_without_backtrace());
+  }
+}
+
+}  // namespace heddle::simulator

@@ -1,0 +1,174 @@
+// Frames over WebSockets over TLS: both ends on loopback.
+#include "protocol/transport/frame_socket.h"
+
+#include <gtest/gtest.h>
+
+#include <atomic>
+
+#include "tests/unit/protocol/transport_fixture.h"
+
+namespace heddle::protocol {
+namespace {
+
+class FrameSocketTest : public testing::Test {
+ protected:
+  FrameSocketTest() {
+    pki_.Enrol("phone-1");
+    options_.tls = pki_.ServerTls();
+  }
+  ~FrameSocketTest() override {
+    if (listener_) listener_->Stop();
+    EXPECT_TRUE(!listener_ || Eventually([this] { return listener_->connections() == 0; }));
+    client_.Join();
+    server_.Join();
+  }
+
+  void Listen() {
+    listener_ = std::make_unique<FrameListener>(server_.io(), server_.io().get_executor(), options_,
+                                                [this](const std::string& device, const std::string& frame) {
+                                                  ++answered_;
+                                                  return device + " said " + frame;
+                                                });
+    const Status status = listener_->Start();
+    ASSERT_TRUE(status.ok()) << status;
+  }
+  FrameSocket::Target TargetFor(std::shared_ptr<boost::asio::ssl::context> tls) const {
+    FrameSocket::Target target;
+    target.host = "127.0.0.1";
+    target.port = listener_->port();
+    target.tls = std::move(tls);
+    return target;
+  }
+  Result<std::shared_ptr<FrameSocket>> Connect(const std::string& device = "phone-1") {
+    return Await(client_.io(), FrameSocket::Connect(TargetFor(pki_.ClientTls(device)), socket_));
+  }
+  Result<std::string> Exchange(FrameSocket& socket, const std::string& frame) {
+    const Status written = Await(client_.io(), socket.Write(frame, Seconds(10)));
+    if (!written.ok()) return written;
+    return Await(client_.io(), socket.Read(Seconds(10)));
+  }
+
+  Pki pki_;
+  ListenerOptions options_;
+  SocketOptions socket_;
+  Threads server_, client_{1};
+  std::unique_ptr<FrameListener> listener_;
+  std::atomic<int> answered_{0};
+};
+
+TEST_F(FrameSocketTest, FramesOfAnySizeAreAnsweredInOrderToTheDeviceOfTheCertificate) {
+  Listen();
+  const auto socket = Connect();
+  ASSERT_TRUE(socket.ok()) << socket.status();
+  for (const size_t size : {size_t{0}, size_t{1}, size_t{70'000}, size_t{3} << 20}) {
+    const std::string frame = MakeBytes(size);
+    const auto answer = Exchange(**socket, frame);
+    ASSERT_TRUE(answer.ok()) << answer.status();
+    EXPECT_EQ(*answer, "phone-1 said " + frame);
+  }
+}
+
+TEST_F(FrameSocketTest, WithoutACertificateOfTheAuthorityNobodyIsHeard) {
+  Listen();
+  EXPECT_EQ(Connect("").status().code(), Code::kUnauthenticated);
+  const Pki foreign("another authority");
+  foreign.Enrol("phone-1");
+  const auto stranger = Await(client_.io(), FrameSocket::Connect(TargetFor(foreign.ClientTls("phone-1")), socket_));
+  EXPECT_EQ(stranger.status().code(), Code::kUnauthenticated) << stranger.status();
+  EXPECT_EQ(answered_, 0);
+}
+
+TEST_F(FrameSocketTest, AServerOfAnotherNameIsNotTrusted) {
+  Listen();
+  FrameSocket::Target target = TargetFor(pki_.ClientTls("phone-1"));
+  target.server_name = "elsewhere.example";
+  EXPECT_EQ(Await(client_.io(), FrameSocket::Connect(target, socket_)).status().code(), Code::kUnauthenticated);
+}
+
+TEST_F(FrameSocketTest, AFrameThatIsTooLargeEndsTheConnectionAndNoOther) {
+  options_.socket.max_frame_bytes = 1000;
+  Listen();
+  const auto large = Connect(), small = Connect();
+  ASSERT_TRUE(large.ok() && small.ok());
+  EXPECT_FALSE(Exchange(**large, MakeBytes(1001)).ok());
+  EXPECT_TRUE(Exchange(**small, MakeBytes(1000)).ok());
+  EXPECT_EQ(answered_, 1);
+}
+
+TEST_F(FrameSocketTest, AnAnswerThatIsTooLargeIsRefusedByTheClient) {
+  socket_.max_frame_bytes = 10;
+  Listen();
+  const auto socket = Connect();
+  ASSERT_TRUE(socket.ok());
+  const auto answer = Exchange(**socket, "frame");
+  EXPECT_FALSE(answer.ok());
+  EXPECT_FALSE(Exchange(**socket, "frame").ok());  // the connection is closed
+}
+
+TEST_F(FrameSocketTest, SilenceEndsAtItsDeadlineOnEitherSide) {
+  options_.read_timeout = Seconds(0.05);
+  Listen();
+  const auto silent = Connect();
+  ASSERT_TRUE(silent.ok());
+  EXPECT_TRUE(Eventually([this] { return listener_->connections() == 0; }));
+  EXPECT_EQ(Await(client_.io(), (*silent)->Read(Seconds(10))).status().code(), Code::kUnavailable);
+
+  const auto patient = Connect();
+  ASSERT_TRUE(patient.ok());
+  const auto read = Await(client_.io(), (*patient)->Read(Seconds(0.001)));
+  EXPECT_FALSE(read.ok());
+}
+
+TEST_F(FrameSocketTest, MoreConnectionsThanAllowedAreClosedAndRoomComesBack) {
+  options_.max_connections = 1;
+  Listen();
+  auto first = Connect();
+  ASSERT_TRUE(first.ok());
+  ASSERT_TRUE(Exchange(**first, "a").ok());
+  EXPECT_EQ(Connect().status().code(), Code::kUnavailable);
+  Await(client_.io(), [](FrameSocket* socket) -> FrameSocket::Awaitable<bool> {
+    socket->Close();
+    co_return true;
+  }(first->get()));
+  EXPECT_TRUE(Eventually([this] { return Connect().ok(); }));
+}
+
+TEST_F(FrameSocketTest, AStopEndsWhatIsOpen) {
+  Listen();
+  const auto socket = Connect();
+  ASSERT_TRUE(socket.ok());
+  ASSERT_TRUE(Exchange(**socket, "a").ok());
+  listener_->Stop();
+  EXPECT_TRUE(Eventually([this] { return listener_->connections() == 0; }));
+  EXPECT_FALSE(Exchange(**socket, "b").ok());
+  EXPECT_FALSE(Connect().ok());
+  listener_.reset();
+}
+
+TEST_F(FrameSocketTest, APortThatIsTakenIsSaid) {
+  Listen();
+  ListenerOptions same = options_;
+  same.port = listener_->port();
+  FrameListener second(server_.io(), server_.io().get_executor(), same, {});
+  EXPECT_EQ(second.Start().code(), Code::kAlreadyExists);
+}
+
+TEST_F(FrameSocketTest, WhoAsksForAPageIsTurnedAway) {
+  Listen();
+  ClientOptions options;
+  options.host = "127.0.0.1";
+  options.port = listener_->port();
+  options.tls = pki_.ClientTls("phone-1");
+  std::unique_ptr<HttpClient> http = std::make_unique<HttpClient>(client_.io().get_executor(), options);
+  const auto answer = Await(client_.io(), http->Send(HttpRequest("GET", "/healthz")));
+  ASSERT_TRUE(answer.ok()) << answer.status();
+  EXPECT_EQ(answer->status, 404U);
+  EXPECT_EQ(answered_, 0);
+  Await(client_.io(), [](std::unique_ptr<HttpClient>* gone) -> FrameSocket::Awaitable<bool> {
+    gone->reset();
+    co_return true;
+  }(&http));
+}
+
+}  // namespace
+}  // namespace heddle::protocol

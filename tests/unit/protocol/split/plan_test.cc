@@ -1,0 +1,65 @@
+// The file that both sides of a split run are set up with.
+#include "protocol/split/plan.h"
+
+#include <gtest/gtest.h>
+
+namespace heddle::protocol {
+namespace {
+
+Result<SplitPlan> Load(const std::string& lines) {
+  return SplitPlan::LoadText("base_model = \"base\"\n" + lines, "/plans", "plan.toml");
+}
+
+TEST(SplitPlan, HasDefaultsAndPathsRelativeToItsFile) {
+  const auto plan = Load("");
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  EXPECT_EQ(plan->base_model, "/plans/base");
+  EXPECT_TRUE(plan->u_shaped());
+  EXPECT_EQ(plan->gradient_encoding, CutEncoding::kFloat32);
+  EXPECT_EQ(plan->schedule().RequestsOfStep(), 2U);
+}
+
+TEST(SplitPlan, GradientsTravelAsActivationsDoUnlessTheFileSaysMore) {
+  EXPECT_EQ(Load("[split]\nencoding = \"int8\"\n")->gradient_encoding, CutEncoding::kInt8);
+  const auto both = Load("[split]\nencoding = \"int8\"\ngradient_encoding = \"bf16\"\n");
+  EXPECT_EQ(both->encoding, CutEncoding::kInt8);
+  EXPECT_EQ(both->gradient_encoding, CutEncoding::kBfloat16);
+}
+
+TEST(SplitPlan, EveryRecipeIsRead) {
+  int read = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(HEDDLE_SOURCE_DIR "/recipes/split")) {
+    const auto plan = SplitPlan::LoadFile(entry.path());
+    EXPECT_TRUE(plan.ok()) << plan.status();
+    if (plan.ok()) {
+      EXPECT_EQ(plan->name, entry.path().stem());
+      EXPECT_TRUE(BaseModelDigest(plan->base_model).ok());
+      ++read;
+    }
+  }
+  EXPECT_GE(read, 4);
+}
+
+TEST(SplitPlan, EveryMistakeIsNamed) {
+  const auto plan = Load("rouns = 1\n[split]\ntopology = \"w\"\ncut = -1\n");
+  ASSERT_EQ(plan.status().code(), Code::kInvalidArgument);
+  for (const char* part : {"rouns", "split.topology", "split.cut"}) {
+    EXPECT_NE(plan.status().message().find(part), std::string::npos) << part;
+  }
+  EXPECT_EQ(Load("[device]\npeft_type = \"NONE\"\n[server]\npeft_type = \"NONE\"\n").status().code(),
+            Code::kInvalidArgument);
+}
+
+TEST(SplitPlan, ItsDigestIsThatOfWhatBothSidesMustAgreeOn) {
+  const SplitPlan plan = *Load("");
+  EXPECT_EQ(plan.Digest("base"), Load("[split]\ncheckpoint_every = 7\n")->Digest("base"));
+  EXPECT_NE(plan.Digest("base"), plan.Digest("another"));
+  for (const char* other : {"seed = 2", "[split]\ncut = 0", "[split]\ntopology = \"label_sharing\"",
+                            "[split]\nencoding = \"bf16\"", "[split]\ngradient_encoding = \"bf16\"", "[device]\nr = 4",
+                            "[server]\nlearning_rate = 0.5", "[train]\nlocal_steps = 9"}) {
+    EXPECT_NE(plan.Digest("base"), Load(other)->Digest("base")) << other;
+  }
+}
+
+}  // namespace
+}  // namespace heddle::protocol

@@ -1,0 +1,181 @@
+// Whole rounds of split learning in one process, against training without a cut and against each other.
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "common/random.h"
+#include "model/training/gradient_accumulator.h"
+#include "peft/adapter/initial.h"
+#include "tests/unit/split/split_world.h"
+
+namespace heddle {
+namespace {
+
+Settings With(Settings settings, const Settings& more) {
+  for (const auto& [key, value] : more) settings[key] = value;
+  return settings;
+}
+
+const Settings kFaster = {
+    {"device.learning_rate", "0.06"}, {"server.learning_rate", "0.06"}, {"train.batch_size", "6"}};
+
+// One device, one round, without clipping, so that the two sides together are one optimizer.
+const Settings kAlone = {{"devices_per_round", "1"},
+                         {"rounds", "1"},
+                         {"device.max_grad_norm", "0"},
+                         {"server.max_grad_norm", "0"},
+                         {"device.lora_dropout", "0"},
+                         {"server.lora_dropout", "0"},
+                         {"device.r", "3"},
+                         {"device.lora_alpha", "16"}};
+
+// The same steps on the whole model: data of the session's seed, AdamW on the union of both adapters.
+StateDict Unsplit(const SplitWorld& world) {
+  const protocol::SplitPlan& plan = world.plan;
+  client::TaskResources resources;
+  const auto base = *resources.GetBase(plan.base_model);
+  const peft::AdapterConfig config = *peft::SideConfig(plan.server);
+  StateDict weights;
+  for (const auto& [name, tensor] : base.weights->tensors) weights.emplace(name, peft::ToStateTensor(tensor));
+  const StateDict start = *peft::MakeInitialAdapter(base.weights->spec, config, weights, plan.seed);
+  model::Transformer network(base.weights);
+  const peft::Tuning tuning = *peft::Tuning::Inject(network, config, start);
+  network->train();
+  std::vector<torch::Tensor> parameters;
+  for (const auto& one : tuning.parameters()) parameters.push_back(one.tensor);
+  const auto optimizer = model::MakeOptimizer(model::OptimizerKind::kAdamW, parameters, {});
+  model::GradientAccumulator accumulator(parameters, plan.gradient_accumulation_steps);
+  client::TaskInput input;
+  input.train.batch_size = plan.batch_size;
+  input.train.sequence_length = plan.sequence_length;
+  input.data_path = world.folder() / "device-0.txt";
+  const uint64_t session = DeriveSeed(plan.seed, "split session", "1/device-0");
+  input.seed = DeriveSeed(session, "split data", "");
+  const auto batches = *client::TrainingBatches(input, base, resources);
+  for (uint32_t step = 0; step < plan.local_steps; ++step) {
+    for (uint32_t micro = 0; micro < plan.gradient_accumulation_steps; ++micro) {
+      const auto batch = **batches->Next();
+      accumulator.Add(network->Loss(batch.input, batch.targets), batch.counted);
+    }
+    accumulator.Finish();
+    optimizer->Step(plan.server.learning_rate);
+  }
+  // The server's merge of one update: start + (trained - start).
+  StateDict out;
+  const StateDict trained = tuning.Extract();
+  const StateDict moved = peft::Difference(trained, start);
+  for (const auto& [key, tensor] : moved) {
+    std::vector<float> values(start.find(key)->second.values<float>().begin(),
+                              start.find(key)->second.values<float>().end());
+    for (size_t i = 0; i < values.size(); ++i) values[i] += tensor.values<float>()[i];
+    out.emplace(key, Tensor::FromFloats(tensor.shape(), values));
+  }
+  return out;
+}
+
+double Distance(const StateDict& a, const StateDict& b) {
+  EXPECT_EQ(SpecOf(a), SpecOf(b));
+  double largest = 0;
+  for (const auto& [key, tensor] : a) {
+    const auto left = tensor.values<float>(), right = b.find(key)->second.values<float>();
+    for (size_t i = 0; i < left.size(); ++i) largest = std::max(largest, std::abs(double{left[i]} - right[i]));
+  }
+  return largest;
+}
+
+class Rounds : public testing::TestWithParam<Settings> {};
+
+TEST_P(Rounds, OfOneDeviceAreTheTrainingOfTheWholeModel) {
+  for (const char* mode : {"shared", "per_device"}) {
+    SplitWorld world(With(With(kAlone, GetParam()), {{"split.server", mode}}));
+    world.Interleaved();
+    const StateDict split = world.Outcome(), whole = Unsplit(world);
+    ASSERT_FALSE(split.empty());
+    // What is merged goes through the aggregator's fixed point; nothing else may differ.
+    EXPECT_LT(Distance(split, whole), 1e-6) << mode;
+    EXPECT_LT(world.devices.at("device-0")->stats().last_loss, world.devices.at("device-0")->stats().first_loss);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(All, Rounds,
+                         testing::Values(Settings{}, Settings{{"split.cut", "0"}, {"device.peft_type", "NONE"}},
+                                         Settings{{"split.topology", "label_sharing"}}, Settings{{"split.cut", "2"}},
+                                         Settings{{"train.gradient_accumulation_steps", "2"}},
+                                         Settings{{"train.gradient_accumulation_steps", "2"},
+                                                  {"split.topology", "label_sharing"}},
+                                         Settings{{"device.peft_type", "FULL"},
+                                                  {"server.peft_type", "FULL"},
+                                                  {"device.learning_rate", "0.002"},
+                                                  {"server.learning_rate", "0.002"}}),
+                         [](const auto& info) { return "Settings" + std::to_string(info.index); });
+
+TEST(SplitRounds, WithACopyForEachDeviceTheOrderOfFramesDoesNotCount) {
+  const Settings v1 = {{"split.server", "per_device"}};
+  SplitWorld together(v1), apart(v1);
+  together.Interleaved();
+  apart.OneAfterTheOther();
+  ExpectSameBits(together.Outcome(), apart.Outcome());
+}
+
+TEST(SplitRounds, ASharedServerLearnsFromEveryDeviceInTurnAndTheSameOrderGivesTheSameBits) {
+  SplitWorld one, two;
+  one.OneAfterTheOther();
+  two.OneAfterTheOther();
+  ExpectSameBits(one.Outcome(), two.Outcome());
+  SplitWorld alone(Settings{{"devices_per_round", "1"}});
+  alone.OneAfterTheOther();
+  EXPECT_GT(Distance(one.Outcome(), alone.Outcome()), 1e-4);
+}
+
+TEST(SplitRounds, StepsOfDevicesMayOverlapOnASharedServer) {
+  SplitWorld world(With(kFaster, {{"rounds", "4"}, {"train.local_steps", "8"}}));
+  world.Interleaved();
+  for (const auto& [name, device] : world.devices) {
+    EXPECT_EQ(device->stats().steps, 32U) << name;
+    EXPECT_LT(device->stats().last_loss, 5.6) << name;  // ln 320 = 5.77 at the start
+  }
+}
+
+TEST(SplitRounds, CoarserEncodingsOfTheCutTrainNearlyAsWell) {
+  std::map<std::string, double> losses;
+  for (const char* encoding : {"f32", "bf16", "int8"}) {
+    SplitWorld world(With(kFaster, {{"split.encoding", encoding}, {"rounds", "3"}, {"train.local_steps", "10"}}));
+    world.OneAfterTheOther();
+    losses[encoding] = world.devices.at("device-0")->stats().last_loss;
+  }
+  EXPECT_LT(losses["f32"], 5.6);
+  EXPECT_NEAR(losses["bf16"], losses["f32"], 0.05);
+  EXPECT_NEAR(losses["int8"], losses["f32"], 0.1);
+}
+
+TEST(SplitRounds, OneSideMayBeLeftAsItIs) {
+  for (const char* side : {"device", "server"}) {
+    SplitWorld world(Settings{{std::string(side) + ".peft_type", "NONE"}});
+    world.OneAfterTheOther();
+    EXPECT_EQ(world.server->device_adapter().empty(), std::string(side) == "device");
+    EXPECT_EQ(world.server->server_adapter().empty(), std::string(side) == "server");
+    EXPECT_LT(world.devices.at("device-0")->stats().last_loss, 5.77);
+  }
+}
+
+TEST(SplitRounds, EachRoundLeavesBothParts) {
+  SplitWorld world;
+  world.Interleaved();
+  for (const char* round : {"round-1", "round-2"}) {
+    EXPECT_EQ(SpecOf(ReadSafetensors(world.folder() / "run" / round / "device.safetensors")->tensors),
+              SpecOf(world.server->device_adapter()));
+    EXPECT_EQ(SpecOf(ReadSafetensors(world.folder() / "run" / round / "server.safetensors")->tensors),
+              SpecOf(world.server->server_adapter()));
+  }
+}
+
+TEST(SplitRounds, BytesAreThoseOfTheTensors) {
+  SplitWorld world(Settings{{"split.encoding", "bf16"}, {"train.sequence_length", "64"}, {"train.batch_size", "8"}});
+  world.OneAfterTheOther();
+  const auto& stats = world.devices.at("device-0")->stats();
+  EXPECT_EQ(stats.tensor_bytes, stats.steps * 4 * 8 * 64 * 32 * 2);  // four hops, bfloat16
+  EXPECT_LT(static_cast<double>(stats.bytes_up + stats.bytes_down), 1.01 * static_cast<double>(stats.tensor_bytes));
+}
+
+}  // namespace
+}  // namespace heddle

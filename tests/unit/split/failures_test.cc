@@ -1,0 +1,213 @@
+// Broken connections, restarts of either side and full disks change nothing in what a run makes.
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <fstream>
+
+#include "common/random.h"
+#include "tests/unit/split/split_world.h"
+
+namespace heddle {
+namespace {
+
+namespace fs = std::filesystem;
+// A copy of the server's part for each device, so that the order in which devices come back does not count; and one for
+// all, with one device after the other.
+struct Way {
+  const char* name;
+  Settings settings;
+  bool interleaved;
+};
+const std::vector<Way> kWays = {
+    {"per device", {{"split.server", "per_device"}}, true},
+    {"shared", {}, false},
+    {"label sharing", {{"split.server", "per_device"}, {"split.topology", "label_sharing"}}, true},
+    {"micro-batches", {{"split.server", "per_device"}, {"train.gradient_accumulation_steps", "2"}}, true},
+    {"seldom written", {{"split.server", "per_device"}, {"split.checkpoint_every", "4"}}, true},
+    {"shared, seldom written", {{"split.checkpoint_every", "2"}}, false}};
+
+void Drive(SplitWorld& world, const Way& way, const std::function<void(const std::string&)>& after = {}) {
+  way.interleaved ? world.Interleaved(after) : world.OneAfterTheOther(after);
+}
+
+class Failures : public testing::TestWithParam<size_t> {
+ protected:
+  // A few of the frames, others for each way; HEDDLE_SPLIT_EVERY_FRAME=1: all.
+  static bool Every() { return std::getenv("HEDDLE_SPLIT_EVERY_FRAME") != nullptr; }
+  static int Stride() { return Every() ? 1 : 13; }
+  static int First() { return Every() ? 1 : 2 + 3 * static_cast<int>(GetParam()); }
+  const Way& way_ = kWays[GetParam()];
+  StateDict Undisturbed(int* frames) {
+    SplitWorld world(way_.settings);
+    Drive(world, way_);
+    *frames = world.frames;
+    return world.Outcome();
+  }
+};
+
+TEST_P(Failures, AConnectionThatBreaksAtAnyFrameChangesNothing) {
+  int frames = 0;
+  const StateDict expected = Undisturbed(&frames);
+  ASSERT_GT(frames, 10);
+  // Three of ten frames are lost: before they arrive in one run, after they were answered in the other.
+  for (const bool answered : {false, true}) {
+    SplitWorld world(way_.settings);
+    int lost = 0;
+    const auto loses = [&lost](int frame) {
+      return PhiloxStream(3).UniformAt(static_cast<uint64_t>(frame)) < 0.3F && ++lost > 0;
+    };
+    (answered ? world.loses_answer : world.loses_request) = loses;
+    Drive(world, way_);
+    EXPECT_GT(lost, 5);
+    ExpectSameBits(world.Outcome(), expected);
+  }
+}
+
+TEST_P(Failures, AServerThatIsKilledAfterAnyFrameChangesNothing) {
+  int frames = 0;
+  const StateDict expected = Undisturbed(&frames);
+  for (int victim = First(); victim < frames; victim += Stride()) {
+    SCOPED_TRACE("killed after frame " + std::to_string(victim));
+    SplitWorld world(way_.settings);
+    bool killed = false;
+    const auto kill = [&](int frame) {
+      if (frame != victim || killed) return false;
+      killed = true;
+      world.StartServer();
+      return true;  // and the connection with it
+    };
+    // Computed, perhaps written, and never answered.
+    world.loses_answer = kill;
+    Drive(world, way_);
+    ASSERT_TRUE(killed);
+    ExpectSameBits(world.Outcome(), expected);
+  }
+}
+
+TEST_P(Failures, ADeviceThatIsKilledAfterAnyFrameChangesNothing) {
+  int frames = 0;
+  const StateDict expected = Undisturbed(&frames);
+  for (int victim = First(); victim < frames; victim += Stride()) {
+    SCOPED_TRACE("killed after frame " + std::to_string(victim));
+    SplitWorld world(way_.settings);
+    world.keeps_state = true;
+    for (const std::string& name : world.Names()) world.AddDevice(name);
+    std::string last;
+    bool killed = false;
+    world.loses_answer = [&](int frame) { return frame == victim && !killed; };
+    Drive(world, way_, [&](const std::string& name) {
+      if (world.frames != victim || killed) return;
+      killed = true;
+      world.AddDevice(name);
+    });
+    ASSERT_TRUE(killed);
+    ExpectSameBits(world.Outcome(), expected);
+  }
+}
+
+TEST_P(Failures, BothKilledAtOnceChangeNothing) {
+  int frames = 0;
+  const StateDict expected = Undisturbed(&frames);
+  // Not at the very end, where the devices hear that the run is over.
+  for (int victim = First(); victim < frames - 4; victim += Stride()) {
+    SCOPED_TRACE("killed after frame " + std::to_string(victim));
+    SplitWorld world(way_.settings);
+    world.keeps_state = true;
+    for (const std::string& name : world.Names()) world.AddDevice(name);
+    bool killed = false;
+    Drive(world, way_, [&](const std::string& name) {
+      if (world.frames < victim || killed) return;
+      killed = true;
+      world.StartServer();
+      world.AddDevice(name);
+    });
+    ASSERT_TRUE(killed);
+    ExpectSameBits(world.Outcome(), expected);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Ways, Failures, testing::Range(size_t{0}, kWays.size()), [](const auto& info) {
+  std::string name = kWays[info.param].name;
+  std::replace_if(
+      name.begin(), name.end(), [](char c) { return !std::isalnum(static_cast<unsigned char>(c)); }, '_');
+  return name;
+});
+
+TEST(SplitFailures, ADeviceThatLosesItsStateBeginsTheRoundAnew) {
+  SplitWorld world(Settings{{"split.server", "per_device"}});
+  int frames = 0;
+  world.Interleaved([&](const std::string& name) {
+    if (++frames == 5) world.AddDevice(name);  // it keeps no state
+  });
+  SplitWorld undisturbed(Settings{{"split.server", "per_device"}});
+  undisturbed.Interleaved();
+  ExpectSameBits(world.Outcome(), undisturbed.Outcome());
+}
+
+TEST(SplitFailures, ADamagedStateOfADeviceIsDropped) {
+  SplitWorld world(Settings{{"split.server", "per_device"}});
+  world.keeps_state = true;
+  for (const std::string& name : world.Names()) world.AddDevice(name);
+  int frames = 0;
+  world.Interleaved([&](const std::string& name) {
+    if (++frames != 7) return;
+    std::ofstream(world.folder() / (name + ".state"), std::ios::binary | std::ios::trunc) << "not a state";
+    world.AddDevice(name);
+  });
+  SplitWorld undisturbed(Settings{{"split.server", "per_device"}});
+  undisturbed.Interleaved();
+  ExpectSameBits(world.Outcome(), undisturbed.Outcome());
+}
+
+TEST(SplitFailures, AServerRefusesAStateThatIsDamagedOrOfAnotherPlan) {
+  SplitWorld world;
+  for (int i = 0; i < 4; ++i) world.Turn("device-0");
+  world.server.reset();
+  const fs::path state = world.folder() / "run" / "state.safetensors";
+  const auto start = [&](const protocol::SplitPlan& plan) {
+    return coordinator::SplitServer::Make(*coordinator::PrepareSplitServer(plan, world.folder() / "run")).status();
+  };
+  EXPECT_TRUE(start(world.plan).ok());
+  protocol::SplitPlan other = world.plan;
+  other.seed += 1;
+  EXPECT_EQ(start(other).code(), Code::kFailedPrecondition);
+  const std::string good = *ReadFile(state);
+  for (size_t at = 0; at < good.size(); at += 97) {
+    std::string bad = good;
+    bad[at] = static_cast<char>(bad[at] ^ 0x55);
+    std::ofstream(state, std::ios::binary | std::ios::trunc) << bad;
+    (void)start(world.plan);  // a Status, whatever the byte; never a crash
+  }
+  std::ofstream(state, std::ios::binary | std::ios::trunc) << good.substr(0, good.size() / 2);
+  EXPECT_FALSE(start(world.plan).ok());
+}
+
+TEST(SplitFailures, ADiskThatTakesNoStateIsAsIfTheServerHadBeenRestarted) {
+  SplitWorld world(Settings{{"split.server", "per_device"}}), undisturbed(Settings{{"split.server", "per_device"}});
+  undisturbed.Interleaved();
+  const fs::path run = world.folder() / "run", aside = world.folder() / "aside";
+  // For the time of a frame the folder is gone.
+  int frames = 0, refused = 0;
+  for (int guard = 0; guard < 2000 && !world.server->done(); ++guard) {
+    for (const std::string& name : world.Names()) {
+      if (++frames == 9 || frames == 14) {
+        fs::rename(run, aside);
+        const std::string answer = world.server->Handle(name, world.Next(name));
+        fs::rename(aside, run);
+        const auto refusal = protocol::ParseControlFrame(answer);
+        if (refusal.ok() && refusal->kind == protocol::FrameKind::kRefusal) {
+          ++refused;
+          EXPECT_EQ(protocol::StatusOf(*refusal).code(), Code::kUnavailable);
+        }
+        world.Reconnect(name);
+        continue;
+      }
+      world.Turn(name);
+    }
+  }
+  EXPECT_GT(refused, 0);
+  ExpectSameBits(world.Outcome(), undisturbed.Outcome());
+}
+
+}  // namespace
+}  // namespace heddle
