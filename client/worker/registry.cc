@@ -1,4 +1,5 @@
 // One line a local task.
+#include <algorithm>
 #include <array>
 #include <string>
 
@@ -37,6 +38,7 @@ Result<std::shared_ptr<const LocalTask>> FindLocalTask(std::string_view name) {
 std::vector<std::string> LocalTaskNames() {
   std::vector<std::string> names;
   for (const Entry& entry : kTasks) names.emplace_back(entry.name);
+  std::sort(names.begin(), names.end());
   return names;
 }
 

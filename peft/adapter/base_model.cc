@@ -53,8 +53,8 @@ Status CheckBaseModel(const fs::path& adapter, const fs::path& base) {
     const Result<Sha256Digest> found = Sha256File(base / name);
     if (found.status().code() != Code::kNotFound) HEDDLE_RETURN_IF_ERROR(found.status());
     if (found.ok() && *found == digest) continue;
-    return InvalidArgument("the adapter in " + adapter.string() + " was made for another base model: " +
-                           (base / name).string() +
+    return InvalidArgument("the adapter in " + adapter.string() +
+                           " was made for another base model: " + (base / name).string() +
                            (found.ok() ? " has the SHA-256 " + found->ToHex().substr(0, 12) + "…" : " is not there") +
                            ", not " + digest.ToHex().substr(0, 12) + "…; name its base, or remove " + kBaseModelFile +
                            " if this is the same model in other files");

@@ -1,5 +1,6 @@
 // Which weights an adapter was made for: base_model.json beside the two files of PEFT's layout. PEFT does not look at
-// it (a key of our own in adapter_config.json would keep its older versions from loading the adapter). Free of LibTorch.
+// it (a key of our own in adapter_config.json would keep its older versions from loading the adapter). Free of
+// LibTorch.
 //   {"weights": [{"name": "model.safetensors", "sha256": "<64 hex digits>"}, …]}
 // Thread-safety: pure functions but for the files.
 #pragma once

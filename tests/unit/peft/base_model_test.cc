@@ -38,9 +38,10 @@ TEST_F(BaseModel, AnAdapterThatSaysNothingFitsAnyBase) {
 }
 
 TEST_F(BaseModel, ADamagedFileIsNotPassedOver) {
-  for (const char* text : {"", "{}", "[]", R"({"weights": 1})", R"({"weights": [1]})", R"({"weights": [{"name": "x"}]})",
-                           R"({"weights": [{"name": "model.safetensors", "sha256": "12"}]})",
-                           R"({"weights": [{"name": "../x", "sha256": "12"}]})"}) {
+  for (const char* text :
+       {"", "{}", "[]", R"({"weights": 1})", R"({"weights": [1]})", R"({"weights": [{"name": "x"}]})",
+        R"({"weights": [{"name": "model.safetensors", "sha256": "12"}]})",
+        R"({"weights": [{"name": "../x", "sha256": "12"}]})"}) {
     dir_.Write("adapter/base_model.json", text);
     const Status refused = CheckBaseModel(dir_ / "adapter", dir_ / "base");
     EXPECT_EQ(refused.code(), Code::kInvalidArgument) << text;

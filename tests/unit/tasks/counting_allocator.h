@@ -9,6 +9,8 @@
 
 #include <atomic>
 #include <cstdint>
+#include <mutex>
+#include <unordered_map>
 
 namespace heddle {
 
@@ -40,29 +42,43 @@ class CountingAllocator final : public at::Allocator {
 
  private:
   struct Held {
-    at::DataPtr data;
-    const CountingAllocator* owner;
+    void* context;
+    c10::DeleterFnPtr deleter;
     int64_t bytes;
   };
   explicit CountingAllocator(at::Allocator* inner) : inner_(inner) {}
 
+  // The pointer is its own context, as LibTorch wants it of what it allocates without a DataPtr.
   at::DataPtr Counted(size_t bytes) const {
     at::DataPtr data = inner_->allocate(bytes);
     void* const place = data.get();
     const auto device = data.device();
     ++allocations_;
+    if (place == nullptr) return data;
+    const c10::DeleterFnPtr deleter = data.get_deleter();
     live_bytes_ += static_cast<int64_t>(bytes);
-    auto* held = new Held{std::move(data), this, static_cast<int64_t>(bytes)};
-    return {place, held, &Release, device};
+    std::lock_guard lock(mutex_);
+    held_[place] = {data.release_context(), deleter, static_cast<int64_t>(bytes)};
+    return {place, place, &Release, device};
   }
-  static void Release(void* context) {
-    auto* held = static_cast<Held*>(context);
-    held->owner->live_bytes_ -= held->bytes;
-    delete held;
+  static void Release(void* place) {
+    CountingAllocator& one = Install();
+    Held held;
+    {
+      std::lock_guard lock(one.mutex_);
+      const auto found = one.held_.find(place);
+      held = found->second;
+      one.held_.erase(found);
+    }
+    one.live_bytes_ -= held.bytes;
+    held.deleter(held.context);
   }
+  c10::DeleterFnPtr raw_deleter() const override { return &Release; }
 
   at::Allocator* inner_;
   mutable std::atomic<int64_t> allocations_ = 0, live_bytes_ = 0;
+  mutable std::mutex mutex_;
+  mutable std::unordered_map<void*, Held> held_;
 };
 
 }  // namespace heddle
