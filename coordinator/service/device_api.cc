@@ -293,7 +293,8 @@ Awaitable<void> DeviceApi::GetPatch(Exchange& exchange, std::string_view hex, st
       patch = MakePatch(*from, *to);
       return OkStatus();
     };
-    co_await protocol::RunBlocking(context_.check, work);
+    const Status made = co_await protocol::RunBlocking(context_.check, work);
+    if (!made.ok()) patch = made;
   }
   if (!patch.ok()) {
     Refused refused;

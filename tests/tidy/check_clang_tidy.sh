@@ -13,6 +13,7 @@ sed -E -e 's/("command": ").*ccache /\1/' -e 's/ -fcoroutines| -fpch-preprocess/
     "$build/compile_commands.json" > "$work/compile_commands.json"
 
 sources=$(cd "$root" && grep -oE '"file": "[^"]+\.cc"' "$work/compile_commands.json" | sed -E 's/.*"([^"]+)"$/\1/' |
-  grep -E "^$root/(common|protocol|aggregation|coordinator|client/daemon)/" | sort -u)
+  grep -E "^$root/(common|protocol|aggregation|coordinator|client/daemon)/" |
+  grep -v "^$root/coordinator/split/" | sort -u)
 printf '%s\n' "$sources" | xargs -P "$(nproc)" -n 1 \
   clang-tidy --quiet --extra-arg=-Wno-unknown-warning-option -p "$work"
