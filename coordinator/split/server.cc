@@ -184,6 +184,8 @@ Status SplitServer::Impl::Reload() {
     HEDDLE_ASSIGN_OR_RETURN(const SafetensorsFile file, ReadSafetensors(path));
     HEDDLE_RETURN_IF_ERROR(Load(file).Annotate(path.string()));
   }
+  // A crash may have come between the last update of a round and its end.
+  if (counted.size() >= plan.devices_per_round) HEDDLE_RETURN_IF_ERROR(FinishRound());
   ++starts;
   return Save();
 }
