@@ -263,7 +263,8 @@ TEST(CutModelRefusals, AFolderWithThePartAloneIsEnoughForItAndNotForTheOther) {
   device.part = *model::DevicePart(spec, cut);
   server.part = *model::ServerPart(spec, cut);
   StateDict tensors;
-  for (const auto& [name, tensor] : (*BaseWeights::Load(folder, device))->tensors) {
+  const auto loaded = *BaseWeights::Load(folder, device);  // kept for the loop's life
+  for (const auto& [name, tensor] : loaded->tensors) {
     tensors.emplace(name, ToStateTensor(tensor));
   }
   ASSERT_TRUE(WriteSafetensors(here.path() / "model.safetensors", tensors).ok());
