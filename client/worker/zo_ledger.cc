@@ -12,6 +12,7 @@
 #include "aggregation/ledger/ledger_model.h"
 #include "client/worker/head_data.h"
 #include "client/worker/ledger_replay.h"
+#include "client/worker/library_wall.h"
 #include "client/worker/task_resources.h"
 #include "client/worker/train_options.h"
 #include "common/file.h"
@@ -169,8 +170,8 @@ class Directions {
 class Training {
  public:
   Training(const Plan& plan, model::Transformer& network, std::vector<zo::Parameter>& parameters,
-           const zo::Ledger& from, torch::Device device)
-      : plan_(plan), network_(network), parameters_(parameters), device_(device) {
+           const zo::Ledger& from)
+      : plan_(plan), network_(network), parameters_(parameters) {
     for (const zo::LedgerEntry& entry : from.entries) scales_[entry.ref] = entry.n;
   }
 
@@ -223,14 +224,9 @@ class Training {
     return OkStatus();
   }
   const std::vector<zo::Parameter>& parameters() const { return parameters_; }
-  uint32_t skipped() const { return scalars_.skipped; }
-  uint64_t passes() const { return passes_; }
 
  private:
-  double Loss(const HeadBatch& batch) {
-    ++passes_;
-    return network_->Loss(batch.input, batch.targets).item<double>();
-  }
+  double Loss(const HeadBatch& batch) { return network_->Loss(batch.input, batch.targets).item<double>(); }
   void Move(uint64_t ref, std::initializer_list<zo::Move> moves) {
     const uint64_t seed = zo::SeedOf(plan_.head, ref);
     for (const zo::Parameter& parameter : parameters_) {
@@ -257,26 +253,16 @@ class Training {
   const Plan& plan_;
   model::Transformer& network_;
   std::vector<zo::Parameter>& parameters_;
-  torch::Device device_;
   std::map<uint64_t, int64_t> scales_;  // of the pool's or the log's directions
   zo::Scalars scalars_;
-  uint64_t passes_ = 0;
 };
 
 class ZoLedger final : public LocalTask {
  public:
   Result<TaskOutput> Run(const TaskInput& input, TaskResources& resources,
                          const ProgressCallback& progress) const override {
-    try {
-      torch::NoGradGuard no_gradients;
-      return RunThrowing(input, resources, progress);
-    } catch (const c10::Error& error) {
-      return Internal(std::string("LibTorch failed: ") + error.what_without_backtrace());
-    } catch (const std::bad_alloc&) {
-      return ResourceExhausted("there is not enough memory for the task");
-    } catch (const std::exception& error) {
-      return Internal(std::string("the task failed: ") + error.what());
-    }
+    torch::NoGradGuard no_gradients;
+    return WithinLibraryWall([&] { return RunThrowing(input, resources, progress); });
   }
 
  private:
@@ -307,7 +293,7 @@ class ZoLedger final : public LocalTask {
     }
     HEDDLE_ASSIGN_OR_RETURN(const Sha256Digest rebuilt,
                             resources.ledgers().Replay(start.ledger, parameters, std::max(1U, train.threads)));
-    Training training(plan, network, parameters, start.ledger, options.weights.device);
+    Training training(plan, network, parameters, start.ledger);
     Directions directions(plan, start.ledger.importance, input.seed);
     const LastStep last(plan, start.ledger, parameters);
     TaskOutput output;

@@ -7,6 +7,7 @@
 
 #include "aggregation/layer_groups.h"
 #include "client/worker/head_data.h"
+#include "client/worker/library_wall.h"
 #include "client/worker/ruled_training.h"
 #include "client/worker/task_resources.h"
 #include "client/worker/train_options.h"
@@ -102,15 +103,7 @@ class ZoSft final : public LocalTask {
  public:
   Result<TaskOutput> Run(const TaskInput& input, TaskResources& resources,
                          const ProgressCallback& progress) const override {
-    try {
-      return RunThrowing(input, resources, progress);
-    } catch (const c10::Error& error) {
-      return Internal(std::string("LibTorch failed: ") + error.what_without_backtrace());
-    } catch (const std::bad_alloc&) {
-      return ResourceExhausted("there is not enough memory for the task");
-    } catch (const std::exception& error) {
-      return Internal(std::string("the task failed: ") + error.what());
-    }
+    return WithinLibraryWall([&] { return RunThrowing(input, resources, progress); });
   }
 
  private:
