@@ -87,6 +87,8 @@ struct AggregatorOptions {
   // The scaling of a module by its path ("model.layers.0.self_attn.q_proj"), where modules have different ones. Empty:
   // `scaling` for all.
   std::function<double(std::string_view module_path)> scaling_of;
+  // How many layers a device can hold, for methods that give each as many (parts/sub_models.h). Empty, or 0: all.
+  std::function<uint32_t(std::string_view device)> layers_of;
 };
 
 // Why an update is refused. The numbers are those of heddle.v1.RefusalReason.

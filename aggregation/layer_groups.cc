@@ -8,18 +8,21 @@
 
 namespace heddle::aggregation {
 
-bool InLayerGroup(std::string_view key, uint32_t groups, uint32_t group) {
-  if (groups == 0) return true;
+std::optional<uint32_t> LayerOfKey(std::string_view key) {
   for (size_t begin = 0; begin < key.size();) {
     const size_t end = std::min(key.find('.', begin), key.size());
     uint32_t layer = 0;
     const char* last = key.data() + end;
-    if (std::from_chars(key.data() + begin, last, layer) == std::from_chars_result{last, {}}) {
-      return layer % groups == group;
-    }
+    if (std::from_chars(key.data() + begin, last, layer) == std::from_chars_result{last, {}}) return layer;
     begin = end + 1;
   }
-  return true;
+  return std::nullopt;
+}
+
+bool InLayerGroup(std::string_view key, uint32_t groups, uint32_t group) {
+  if (groups == 0) return true;
+  const std::optional<uint32_t> layer = LayerOfKey(key);
+  return !layer || *layer % groups == group;
 }
 
 uint32_t LayerGroupOf(uint64_t seed, uint32_t round, std::string_view device, uint32_t groups) {

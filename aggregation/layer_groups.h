@@ -7,12 +7,15 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string_view>
 
 #include "aggregation/aggregator.h"
 
 namespace heddle::aggregation {
 
+// The tensor's layer; nothing when it is of none.
+std::optional<uint32_t> LayerOfKey(std::string_view key);
 // groups 0: every tensor. group < groups.
 bool InLayerGroup(std::string_view key, uint32_t groups, uint32_t group);
 // Of a device in a round: drawn by the run's seed, the round and the device's name. groups 0: 0.

@@ -16,6 +16,7 @@
 #include "aggregation/ledger/methods.h"
 #include "aggregation/low_rank/methods.h"
 #include "aggregation/method.h"
+#include "aggregation/parts/sub_models.h"
 #include "aggregation/robust/rules.h"
 #include "common/config.h"
 #include "common/sparse_delta.h"
@@ -39,6 +40,9 @@ const std::vector<Method>& Methods() {
         SpryMethod(),
         FedBptMethod(),
         FedAdapterMethod(),
+        FedBfptMethod(),
+        HeteroLayersMethod(),
+        FreezeLayersMethod(),
         CoordinateMedianMethod(),
         TrimmedMeanMethod(),
         KrumMethod(),

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "common/assert.h"
+#include "common/safetensors_head.h"
 
 namespace heddle {
 namespace {
@@ -344,7 +345,7 @@ Result<SafetensorsFile> ReadModelSafetensors(const fs::path& folder, Misaligned 
   return NotFound("the folder " + folder.string() + " has neither model.safetensors nor model.safetensors.index.json");
 }
 
-std::string SerializeSafetensors(const StateDict& tensors, const std::map<std::string, std::string>& metadata) {
+std::string SafetensorsHead(const StateDictSpec& tensors, const std::map<std::string, std::string>& metadata) {
   auto quoted = [](std::string_view text) { return json::serialize(json::string(text)); };
   std::string header = "{";
   if (!metadata.empty()) {
@@ -355,23 +356,29 @@ std::string SerializeSafetensors(const StateDict& tensors, const std::map<std::s
     header += "}";
   }
   uint64_t offset = 0;
-  for (const auto& [name, tensor] : tensors) {
+  for (const auto& [name, spec] : tensors) {
     HEDDLE_ASSERT(name != "__metadata__", "the name that the format keeps for itself");
-    uint64_t end = offset + tensor.bytes().size();
-    header += (header.size() == 1 ? "" : ",") + quoted(name) + ":{\"dtype\":\"" +
-              std::string(DTypeName(tensor.dtype())) + "\",\"shape\":[";
-    for (size_t i = 0; i < tensor.shape().size(); ++i) header += (i ? "," : "") + std::to_string(tensor.shape()[i]);
+    const auto count = NumElements(spec.shape);
+    HEDDLE_ASSERT(count.ok(), "shapes that can be counted");
+    const uint64_t end = offset + static_cast<uint64_t>(*count) * DTypeSize(spec.dtype);
+    header += (header.size() == 1 ? "" : ",") + quoted(name) + ":{\"dtype\":\"" + std::string(DTypeName(spec.dtype)) +
+              "\",\"shape\":[";
+    for (size_t i = 0; i < spec.shape.size(); ++i) header += (i ? "," : "") + std::to_string(spec.shape[i]);
     header += "],\"data_offsets\":[" + std::to_string(offset) + "," + std::to_string(end) + "]}";
     offset = end;
   }
   header += "}";
   header.append((8 - header.size() % 8) % 8, ' ');
+  const uint64_t header_size = header.size();
+  std::string out(reinterpret_cast<const char*>(&header_size), 8);
+  return out + header;
+}
 
+std::string SerializeSafetensors(const StateDict& tensors, const std::map<std::string, std::string>& metadata) {
+  const std::string head = SafetensorsHead(SpecOf(tensors), metadata);
   std::string out;
-  out.reserve(8 + header.size() + offset);
-  uint64_t header_size = header.size();
-  out.append(reinterpret_cast<const char*>(&header_size), 8);
-  out += header;
+  out.reserve(head.size() + TotalBytes(tensors));
+  out += head;
   for (const auto& [name, tensor] : tensors) {
     out.append(reinterpret_cast<const char*>(tensor.bytes().data()), tensor.bytes().size());
   }

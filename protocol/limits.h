@@ -35,6 +35,7 @@ inline constexpr uint32_t kMaxBatchSize = 65'536;  // sequences, also over the b
 inline constexpr size_t kMaxSettingBytes = 64;     // a setting that is a name
 inline constexpr int kMaxPatterns = 64;            // in a list of DeviceRules
 inline constexpr size_t kMaxPatternBytes = 256;
+inline constexpr int kMaxLayers = 4096;                // of a base model
 inline constexpr int kMaxUploadSteps = 8;              // of a compressed update
 inline constexpr uint32_t kMaxPerturbations = 65'536;  // directions of one step, and other counts of ZerothOrder
 inline constexpr size_t kMaxPatchedLedgerBytes = size_t{4} << 20;  // longer ones are fetched whole

@@ -145,6 +145,9 @@ Status Validate(const v1::TrainPlan& m) {
   HEDDLE_RETURN_IF_ERROR(Validate(m.rules()));
   HEDDLE_RETURN_IF_ERROR(Validate(m.zo()));
   if (m.has_seeds()) HEDDLE_RETURN_IF_ERROR(Validate(m.seeds()));
+  for (int i = 0; i < m.layers_size(); ++i) {
+    HEDDLE_RETURN_IF_ERROR(CheckRange("train.layers", m.layers(i), i == 0 ? 0 : m.layers(i - 1) + 1, kMaxLayers - 1));
+  }
   return CheckRange("train.threads", m.threads(), 1, kMaxThreads);
 }
 
@@ -152,6 +155,7 @@ Status Validate(const v1::TaskPlan& m) {
   HEDDLE_RETURN_IF_ERROR(CheckName("plan.local_task", m.local_task(), 1, kMaxNameBytes));
   HEDDLE_RETURN_IF_ERROR(ValidateFolder("plan.base_model", m.base_model()));
   HEDDLE_RETURN_IF_ERROR(ValidateFolder("plan.adapter", m.adapter()));
+  if (!m.tensor_trees().empty()) HEDDLE_RETURN_IF_ERROR(ValidateFolder("plan.tensor_trees", m.tensor_trees()));
   if (!m.has_train()) return Bad("plan.train", "is missing");
   HEDDLE_RETURN_IF_ERROR(Validate(m.train()));
   HEDDLE_RETURN_IF_ERROR(CheckRange("plan.max_update_bytes", m.max_update_bytes(), 1, kMaxBlobBytes));

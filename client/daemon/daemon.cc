@@ -17,6 +17,7 @@
 #include <boost/asio/use_awaitable.hpp>
 #include <random>
 
+#include "client/daemon/base_part.h"
 #include "client/daemon/blob_cache.h"
 #include "client/daemon/enroll.h"
 #include "client/daemon/journal.h"
@@ -83,15 +84,6 @@ Result<protocol::ClientOptions> InsecureLink(const ClientConfig& config, const D
   protocol::ClientOptions link;
   link.headers.emplace_back("Heddle-Device", name);
   return link;
-}
-
-Result<std::vector<CachedBlob>> BlobsOf(const google::protobuf::RepeatedPtrField<v1::BlobRef>& refs) {
-  std::vector<CachedBlob> blobs;
-  for (const v1::BlobRef& ref : refs) {
-    HEDDLE_ASSIGN_OR_RETURN(const Sha256Digest digest, protocol::DigestOf(ref));
-    blobs.push_back({digest, ref.size_bytes(), ref.name()});
-  }
-  return blobs;
 }
 
 // A folder's name from what is in it, so that a kept worker knows an unchanged base model again.
@@ -240,21 +232,37 @@ void Daemon::Impl::Do(const Fetch& action) {
   Operation([&] { return FetchNow(action.assignment); });
 }
 
+namespace {
+
+CallFailed FailedWith(const Status& status) {
+  CallFailed failed;
+  failed.status = status;
+  return failed;
+}
+
+}  // namespace
+
 asio::awaitable<Event> Daemon::Impl::FetchNow(v1::TaskAssignment assignment) {
-  Result<std::vector<CachedBlob>> blobs = BlobsOf(assignment.plan().base_model());
-  Result<std::vector<CachedBlob>> adapter = BlobsOf(assignment.plan().adapter());
+  const v1::TaskPlan& plan = assignment.plan();
+  Result<std::vector<CachedBlob>> blobs = WholeBlobs(plan);
+  Result<std::vector<CachedBlob>> adapter = BlobsOf(plan.adapter());
   Status status = blobs.ok() ? adapter.status() : blobs.status();
   if (status.ok()) {
     blobs->insert(blobs->end(), adapter->begin(), adapter->end());
     status = cache.Pin(*blobs);
   }
-  if (!status.ok()) {
-    CallFailed failed;
-    failed.status = status;
-    co_return failed;
-  }
-  Event event = co_await link.Fetch(*std::move(blobs), &cache);
-  co_return event;
+  if (!status.ok()) co_return FailedWith(status);
+  Event event = co_await link.Fetch(*blobs, &cache);
+  if (!FetchesPart(plan) || !std::holds_alternative<Fetched>(event)) co_return event;
+  Result<BasePart> part = PartOf(plan, &cache);
+  if (!part.ok()) co_return FailedWith(part.status());
+  for (const model::TensorFile& tensor : part->tensors) blobs->push_back({tensor.digest, tensor.size(), tensor.name});
+  blobs->push_back(part->index);
+  status = cache.Pin(*blobs);
+  if (status.ok() && !cache.Find(part->index)) status = cache.Put(part->index, part->index_json).status();
+  if (!status.ok()) co_return FailedWith(status);
+  Event fetched = co_await link.FetchTensors(std::move(part->tensors), &cache);
+  co_return fetched;
 }
 
 void Daemon::Impl::Do(const Train& action) {
@@ -263,7 +271,7 @@ void Daemon::Impl::Do(const Train& action) {
 
 Result<v1::WorkerRun> Daemon::Impl::PrepareRun(const v1::TaskAssignment& assignment) {
   const v1::TaskPlan& plan = assignment.plan();
-  HEDDLE_ASSIGN_OR_RETURN(const std::vector<CachedBlob> base, BlobsOf(plan.base_model()));
+  HEDDLE_ASSIGN_OR_RETURN(const std::vector<CachedBlob> base, FolderBlobs(plan, &cache));
   HEDDLE_ASSIGN_OR_RETURN(const std::vector<CachedBlob> adapter, BlobsOf(plan.adapter()));
   const fs::path base_dir = work / ("base-" + FolderKey(base)), adapter_dir = work / "adapter";
   // Links keep deleted blobs on the disk: folders of other models go first.

@@ -1,5 +1,7 @@
 #include "client/daemon/link.h"
 
+#include <fcntl.h>
+
 #include <charconv>
 
 #include "common/build_info.h"
@@ -146,6 +148,51 @@ asio::awaitable<std::optional<CallFailed>> CoordinatorLink::FetchOne(const Cache
   }
   const auto path = cache->Finish(blob, *std::move(partial));
   if (!path.ok()) co_return Failure(path.status());
+  co_return std::nullopt;
+}
+
+asio::awaitable<Event> CoordinatorLink::FetchTensors(std::vector<model::TensorFile> tensors, BlobCache* cache) {
+  uint64_t fetched = 0, bytes = 0;
+  for (const model::TensorFile& tensor : tensors) {
+    if (cache->Find(CachedBlob{tensor.digest, tensor.size(), tensor.name})) continue;
+    std::optional<CallFailed> failed = co_await FetchTensor(tensor, cache);
+    if (failed && !failed->reason && failed->status.code() == Code::kDataLoss) {
+      Log(Severity::kWarning, "fetching a tensor again from the start: " + failed->status.message());
+      failed = co_await FetchTensor(tensor, cache);
+    }
+    if (failed) co_return *std::move(failed);
+    ++fetched;
+    bytes += tensor.bytes;
+  }
+  Log(Severity::kInfo, "fetched a part of the base model", {{"tensors", fetched}, {"bytes", bytes}});
+  co_return Fetched{};
+}
+
+// The file's head is made here; the hash over both says whether the bytes are the tensor's.
+asio::awaitable<std::optional<CallFailed>> CoordinatorLink::FetchTensor(const model::TensorFile& tensor,
+                                                                        BlobCache* cache) {
+  const CachedBlob blob{tensor.digest, tensor.size(), tensor.name};
+  Result<BlobCache::Partial> partial = cache->Begin(blob);
+  if (!partial.ok()) co_return Failure(partial.status());
+  if (partial->offset < tensor.head.size()) {
+    const std::string_view rest = std::string_view(tensor.head).substr(partial->offset);
+    UniqueFd fd(::open(partial->file.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0600));
+    Status written = fd.valid() ? WriteAll(fd.get(), rest, "cannot write " + partial->file.string())
+                                : ErrnoStatus(errno, "cannot write " + partial->file.string());
+    if (!written.ok()) co_return Failure(std::move(written));
+    partial->hasher.Update(rest);
+    partial->offset = tensor.head.size();
+  }
+  if (partial->offset < blob.size_bytes) {
+    const uint64_t there = partial->offset - tensor.head.size();
+    const std::string target = "/v1/blobs/" + tensor.source_digest.ToHex();
+    const auto download = co_await client_.DownloadRange(target, partial->file, partial->offset, tensor.begin + there,
+                                                         tensor.bytes - there, &partial->hasher);
+    if (!download.ok()) co_return Failure(download.status());
+    if (download->status != 206) co_return FailureOf(download->refusal);
+  }
+  const auto path = cache->Finish(blob, *std::move(partial));
+  if (!path.ok()) co_return Failure(path.status().Annotate("the tensor '" + tensor.tensor + "'"));
   co_return std::nullopt;
 }
 

@@ -13,6 +13,7 @@
 
 #include "client/daemon/blob_cache.h"
 #include "client/daemon/session.h"
+#include "model/parts/tensor_tree.h"
 #include "protocol/transport/client.h"
 
 namespace heddle::client {
@@ -34,6 +35,8 @@ class CoordinatorLink {
   boost::asio::awaitable<Event> CheckIn(std::vector<std::string> local_tasks, uint64_t memory_bytes);
   // Fetches what the cache does not have. Resumes, verifies, and tries once more when bytes were not what they should.
   boost::asio::awaitable<Event> Fetch(std::vector<CachedBlob> blobs, BlobCache* cache);
+  // Fetches those tensors of larger blobs that the cache does not have, each verified by itself; as Fetch.
+  boost::asio::awaitable<Event> FetchTensors(std::vector<model::TensorFile> tensors, BlobCache* cache);
   // Uploads the file a completed report names, from where it got to. `fresh`: nothing was sent yet, so the whole body
   // goes along with the first request; else the coordinator is asked first what it has.
   boost::asio::awaitable<Event> Upload(v1::ReportRequest report, std::filesystem::path file, bool fresh);
@@ -48,6 +51,7 @@ class CoordinatorLink {
   // Makes the blob from the ledger that the cache holds and what has changed since. False: fetch it whole.
   boost::asio::awaitable<bool> FetchPatch(const CachedBlob& blob, BlobCache* cache);
   boost::asio::awaitable<std::optional<CallFailed>> FetchOne(const CachedBlob& blob, BlobCache* cache);
+  boost::asio::awaitable<std::optional<CallFailed>> FetchTensor(const model::TensorFile& tensor, BlobCache* cache);
   boost::asio::awaitable<Result<protocol::HttpResponse>> BeginUpload(const v1::ReportRequest& report,
                                                                      const std::filesystem::path& file, bool fresh);
   // Learns Location and how much is left from an answer. Nothing: go on at `*offset`.

@@ -1,5 +1,5 @@
-// heddle-model: looks at a model's folder, evaluates it, completes a prompt. `heddle model …` runs it. Exit status: 0
-// done, 1 it failed (one sentence says why), 2 wrong usage.
+// heddle-model: looks at a model's folder, evaluates it, completes a prompt, makes emulators. `heddle model …` runs it.
+// Exit status: 0 done, 1 it failed (one sentence says why), 2 wrong usage.
 #include <CLI/CLI.hpp>
 #include <functional>
 #include <iostream>
@@ -8,6 +8,7 @@
 #include "client/model_tool/generate.h"
 #include "client/model_tool/inspect.h"
 #include "common/build_info.h"
+#include "peft/parts/emulator.h"
 
 namespace heddle::client {
 namespace {
@@ -18,12 +19,15 @@ struct CommandLine {
   InspectOptions inspect;
   EvaluateSettings evaluate;
   GenerateSettings generate;
-  std::filesystem::path folder;
+  std::filesystem::path folder, out, emulator, adapter;
+  int64_t ends = 1, kept = 0;
   std::function<Status()> action;
 
   void Inspect(CLI::App* app);
   void Evaluate(CLI::App* app);
   void Generate(CLI::App* app);
+  void Emulator(CLI::App* app);
+  void Plug(CLI::App* app);
 };
 
 void AddFormat(CLI::App* app, std::string* format) {
@@ -92,6 +96,38 @@ void CommandLine::Generate(CLI::App* app) {
   command->callback([this] { action = [this] { return GenerateText(generate, std::cout); }; });
 }
 
+void CommandLine::Emulator(CLI::App* app) {
+  CLI::App* command = app->add_subcommand(
+      "emulator", "a smaller model around whose middle devices tune the first and last layers, without the model");
+  command->add_option("DIR", folder, "the model's folder")->required();
+  command->add_option("OUT", out, "a new folder")->required();
+  command->add_option("--ends", ends, "layers at each end that stay, to be tuned")->capture_default_str();
+  command->add_option("--keep", kept, "layers between the ends that stay, evenly spread")->required();
+  command->callback([this] {
+    action = [this]() -> Status {
+      HEDDLE_ASSIGN_OR_RETURN(const peft::Emulator made, peft::MakeEmulator(folder, ends, kept, out));
+      std::cout << "layers";
+      for (const int64_t layer : made.layers) std::cout << " " << layer;
+      std::cout << " of " << made.num_layers << "\n"
+                << "to tune its ends: layers_to_transform = [";
+      const auto count = static_cast<int64_t>(made.layers.size());
+      for (int64_t i = 0; i < ends; ++i) std::cout << (i > 0 ? ", " : "") << i;
+      for (int64_t i = count - ends; i < count; ++i) std::cout << ", " << i;
+      std::cout << "]\n";
+      return OkStatus();
+    };
+  });
+}
+
+void CommandLine::Plug(CLI::App* app) {
+  CLI::App* command = app->add_subcommand("plug", "an adapter that was tuned on an emulator, for the whole model");
+  command->add_option("EMULATOR", emulator, "the emulator's folder")->required();
+  command->add_option("ADAPTER", adapter, "a folder in PEFT's layout")->required();
+  command->add_option("DIR", folder, "the whole model's folder")->required();
+  command->add_option("OUT", out, "a folder for the adapter")->required();
+  command->callback([this] { action = [this] { return peft::PlugInFolder(emulator, adapter, folder, out); }; });
+}
+
 int Main(int argc, char** argv) {
   CLI::App app("Looks at a model's folder, evaluates it, completes a prompt.", "heddle model");
   app.require_subcommand(1);
@@ -100,6 +136,8 @@ int Main(int argc, char** argv) {
   line.Inspect(&app);
   line.Evaluate(&app);
   line.Generate(&app);
+  line.Emulator(&app);
+  line.Plug(&app);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

@@ -53,6 +53,7 @@ struct TrainSettings {
   TrainRules rules;
   ZerothOrderSettings zo;
   std::optional<SharedSeedSettings> seeds;
+  std::vector<uint32_t> layers;  // of the base model that the task computes with, rising; empty: all
 };
 
 // As heddle.v1.DataFields.

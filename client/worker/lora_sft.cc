@@ -36,8 +36,11 @@ class LoraSft final : public LocalTask {
     const TrainSettings& train = input.train;
     at::set_num_threads(static_cast<int>(std::max(1U, train.threads)));
     // Before anything large is read.
-    HEDDLE_ASSIGN_OR_RETURN(const model::ModelSpec config, model::ReadModelConfig(input.base_model_dir));
-    HEDDLE_ASSIGN_OR_RETURN(const TrainOptions options, MakeTrainOptions(input, config));
+    HEDDLE_ASSIGN_OR_RETURN(model::ModelSpec config, model::ReadModelConfig(input.base_model_dir));
+    config.part.layers.assign(train.layers.begin(), train.layers.end());
+    HEDDLE_RETURN_IF_ERROR(config.Check());
+    HEDDLE_ASSIGN_OR_RETURN(TrainOptions options, MakeTrainOptions(input, config));
+    options.weights.part = config.part;
     HEDDLE_RETURN_IF_ERROR(
         CheckMemory(input.memory_limit_bytes, EstimateTrainingBytes(config, train, options), "the training step"));
     HEDDLE_ASSIGN_OR_RETURN(TaskResources::Base base, resources.GetBase(input.base_model_dir, options.weights));

@@ -55,6 +55,7 @@ Result<TaskResources::Base> TaskResources::GetBase(const std::filesystem::path& 
   if (part != model::ModelPart()) {
     form += " layers " + std::to_string(part.first_layer) + " to " + std::to_string(part.end_layer) +
             (part.embeddings ? " embeddings" : "") + (part.head ? " head" : "");
+    for (const int64_t layer : part.layers) form += " " + std::to_string(layer);
   }
   const bool known = identity == folder_;
   if (auto it = bases_.find(form); known && it != bases_.end()) return it->second;

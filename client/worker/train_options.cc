@@ -84,7 +84,7 @@ uint64_t EstimateBytes(const model::ModelSpec& spec, const TrainSettings& train,
   const int64_t length = spec.TakesImages() ? spec.MaxLength() : int64_t{train.sequence_length};
   const double layer =
       static_cast<double>(8 * spec.hidden_size + 4 * spec.intermediate_size + spec.num_attention_heads * length);
-  const auto layers = static_cast<double>(spec.num_hidden_layers);
+  const auto layers = static_cast<double>(spec.Layers().size());
   const double kept = forward_only                   ? static_cast<double>(spec.hidden_size) + layer
                       : train.gradient_checkpointing ? layers * static_cast<double>(spec.hidden_size) + layer
                                                      : layers * layer;

@@ -103,6 +103,7 @@ TrainSettings ToTrainSettings(const v1::TrainPlan& plan) {
   settings.rules.upload.assign(rules.upload().begin(), rules.upload().end());
   settings.zo = ToZerothOrderSettings(plan.zo());
   if (plan.has_seeds()) settings.seeds = ToSharedSeedSettings(plan.seeds());
+  settings.layers.assign(plan.layers().begin(), plan.layers().end());
   return settings;
 }
 
@@ -140,6 +141,7 @@ v1::TrainPlan ToTrainPlan(const TrainSettings& settings) {
   rules.mutable_upload()->Assign(settings.rules.upload.begin(), settings.rules.upload.end());
   if (rules.ByteSizeLong() > 0) *plan.mutable_rules() = std::move(rules);
   if (settings.seeds) *plan.mutable_seeds() = ToSharedSeeds(*settings.seeds);
+  plan.mutable_layers()->Assign(settings.layers.begin(), settings.layers.end());
   v1::ZerothOrder zo = ToZerothOrder(settings.zo);
   if (zo.ByteSizeLong() > 0) *plan.mutable_zo() = std::move(zo);
   return plan;

@@ -5,6 +5,8 @@
 #include "common/file.h"
 #include "model/config/new_head.h"
 #include "model/config/registry.h"
+#include "model/parts/tensor_tree.h"
+#include "protocol/validate.h"
 
 namespace heddle::coordinator {
 namespace {
@@ -78,11 +80,30 @@ peft::AdapterConfig AdapterFor(const Recipe& recipe, const model::ModelSpec& spe
     if (!config.SavesWhole(module)) config.modules_to_save.push_back(part);
   }
   std::sort(config.modules_to_save.begin(), config.modules_to_save.end());
+  if (aggregation::UsesSubModels(recipe.strategy) && config.layers_to_transform.empty()) {
+    // Said one by one, so that a device's part of them can be.
+    for (int64_t i = 0; i < spec.num_hidden_layers; ++i) config.layers_to_transform.push_back(i);
+  }
   // Adapters of before say CAUSAL_LM, whatever the model.
   if (config.kind() == peft::TuningKind::kLora && config.modules_to_save.empty()) return config;
   const bool classes = spec.head.task == model::Task::kSequenceClassification;
   config.task_type = spec.head.task == model::Task::kCausalLm ? "CAUSAL_LM" : classes ? "SEQ_CLS" : "";
   return config;
+}
+
+Status AddTensorTrees(RunMaterial* material) {
+  for (const auto& [ref, path] : material->base_model) {
+    if (!ref.name().ends_with(".safetensors")) continue;
+    HEDDLE_ASSIGN_OR_RETURN(const auto mapped, MappedFile::Open(path));
+    HEDDLE_ASSIGN_OR_RETURN(const Sha256Digest digest, protocol::DigestOf(ref));
+    const auto tree = model::MakeTensorTree(mapped->bytes(), digest);
+    if (!tree.ok()) return tree.status().Annotate(path.string());
+    std::string bytes = model::EncodeTensorTree(*tree);
+    const std::string name = ref.name() + std::string(model::kTensorTreeEnding);
+    v1::BlobRef tree_ref = protocol::MakeBlobRef(Sha256(bytes), bytes.size(), name);
+    material->tensor_trees.emplace_back(std::move(tree_ref), std::move(bytes));
+  }
+  return OkStatus();
 }
 
 Result<fs::path> DeviceBaseFolder(const Recipe& recipe, const fs::path& where) {

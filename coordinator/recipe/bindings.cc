@@ -131,6 +131,16 @@ void RecipeBindings::BindStrategy() {
                 .min = 0,
                 .max = 1e12,
                 .silent_default = true});
+  schema_.Bind(
+      "strategy.device_layers", &device_layers_,
+      {.help = "layers that devices can hold, by name or beginning of a name: [\"phone-7:2\", \"tablet-*:4\"]; "
+               "all for others",
+       .max = 4096,
+       .silent_default = true});
+  schema_.Bind("strategy.layer_tiers", &layer_tiers_,
+               {.help = "numbers of layers of which each other device can hold one, drawn by seed and name",
+                .max = 64,
+                .silent_default = true});
   schema_.Bind("strategy.max_num_examples", &max_num_examples_,
                {.help = "largest weight of an update; 0: as many as the steps see", .max = 536870912});
 }

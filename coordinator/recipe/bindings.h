@@ -26,6 +26,9 @@ class RecipeBindings {
   // [lora] device_ranks and rank_tiers as they were given.
   const std::vector<std::string>& device_ranks() const { return device_ranks_; }
   const std::vector<int64_t>& rank_tiers() const { return rank_tiers_; }
+  // [strategy] device_layers and layer_tiers as they were given.
+  const std::vector<std::string>& device_layers() const { return device_layers_; }
+  const std::vector<int64_t>& layer_tiers() const { return layer_tiers_; }
 
  private:
   void BindModel();
@@ -43,8 +46,8 @@ class RecipeBindings {
   std::string base_;
   int64_t lora_r_ = 8;
   std::vector<std::string> target_modules_ = {"q_proj", "v_proj"};
-  std::vector<std::string> device_ranks_, upload_;
-  std::vector<int64_t> rank_tiers_;
+  std::vector<std::string> device_ranks_, device_layers_, upload_;
+  std::vector<int64_t> rank_tiers_, layer_tiers_;
   std::map<std::string, std::optional<double>> method_settings_;  // of all methods; those that were given
   uint64_t rounds_ = 1, cohort_size_ = 1, min_available_ = 0, min_reports_ = 0, max_abandoned_ = 0;
   double selection_timeout_s_ = 600, report_deadline_s_ = 600, max_poll_hold_s_ = 300;

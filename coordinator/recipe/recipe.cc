@@ -10,6 +10,7 @@
 #include "aggregation/compression/compressor.h"
 #include "aggregation/growing/trials.h"
 #include "aggregation/layer_groups.h"
+#include "aggregation/parts/sub_models.h"
 #include "common/assert.h"
 #include "common/config.h"
 #include "common/dotted_name.h"
@@ -74,7 +75,7 @@ Status CheckStrategy(const Recipe& recipe) {
   if (!aggregator.ok()) return aggregator.status().Annotate("strategy");
   const auto rules = aggregation::RulesOf(recipe.strategy, options);
   if (!rules.ok()) return rules.status().Annotate("strategy");
-  if (!rules->mixed_ranks && !(recipe.device_ranks.empty() && recipe.rank_tiers.empty())) {
+  if (!rules->mixed_ranks && !recipe.ranks.empty()) {
     return InvalidArgument("lora: " + recipe.strategy +
                            " merges adapters of one rank; remove device_ranks and rank_tiers, or choose a strategy for "
                            "devices of different ranks");
@@ -107,34 +108,38 @@ Result<StateDict> FirstModelOf(const Recipe& recipe, const StateDict& adapter) {
   return first.ok() ? std::move(first) : first.status().Annotate("strategy");
 }
 
-// "name:rank" lists of [lora].
-Status ReadRanks(const std::vector<std::string>& texts, const std::vector<int64_t>& tiers, Recipe* recipe) {
-  std::string mistakes;
-  const int64_t most = recipe->lora.r;
-  for (const std::string& text : texts) {
-    const size_t colon = text.rfind(':');
-    int64_t rank = 0;
-    const char* end = text.data() + text.size();
-    const bool number = colon != std::string::npos && colon > 0 &&
-                        std::from_chars(text.data() + colon + 1, end, rank) == std::from_chars_result{end, {}};
-    if (!number || rank < 1 || rank > most) {
-      mistakes += "\n  lora.device_ranks: '" + text + "' is not <device or beginning*>:<rank from 1 to lora.r, " +
-                  std::to_string(most) + ">";
-      continue;
-    }
-    recipe->device_ranks.emplace_back(text.substr(0, colon), rank);
-  }
-  for (const int64_t rank : tiers) {
-    if (rank >= 1 && rank <= most) continue;
-    mistakes +=
-        "\n  lora.rank_tiers: " + std::to_string(rank) + " is not a rank from 1 to lora.r, " + std::to_string(most);
-  }
-  recipe->rank_tiers = tiers;
-  if (!recipe->lora.rank_pattern.empty() && !(texts.empty() && tiers.empty())) {
+// [lora] device_ranks and rank_tiers, [strategy] device_layers and layer_tiers.
+Status ReadTiers(const RecipeBindings& given, Recipe* recipe) {
+  std::string mistakes = ReadDeviceTiers(given.device_ranks(), given.rank_tiers(), "lora.device_ranks",
+                                         "lora.rank_tiers", "rank", recipe->lora.r, "lora.r", &recipe->ranks);
+  if (!recipe->lora.rank_pattern.empty() && !recipe->ranks.empty()) {
     mistakes +=
         "\n  lora.rank_pattern: it goes without device_ranks and rank_tiers, which say one rank for all modules";
   }
+  const int64_t layers = aggregation::LayersToldTo(recipe->strategy, recipe->aggregator);
+  mistakes +=
+      ReadDeviceTiers(given.device_layers(), given.layer_tiers(), "strategy.device_layers", "strategy.layer_tiers",
+                      "number of layers", layers > 0 ? layers : protocol::kMaxLayers, "num_layers", &recipe->depths);
+  if (!recipe->depths.empty() && recipe->strategy != "HeteroLayers") {
+    mistakes += "\n  strategy.device_layers: " + recipe->strategy +
+                " gives all devices the same layers; remove it and layer_tiers, or choose HeteroLayers";
+  }
   return mistakes.empty() ? OkStatus() : InvalidArgument("the recipe contradicts itself:" + mistakes);
+}
+
+// Methods whose devices compute with a part of the model go with the local tasks that know it.
+Status CheckParts(Recipe* recipe) {
+  if (!aggregation::UsesSubModels(recipe->strategy)) return OkStatus();
+  const std::string needed = recipe->strategy == "FreezeLayers" ? "sft" : "part_sft";
+  if (recipe->local_task.empty()) recipe->local_task = needed;
+  const peft::TuningKind kind = recipe->lora.kind();
+  if (kind == peft::TuningKind::kIa3 || peft::IsPromptLearning(kind)) {
+    return InvalidArgument(
+        "tuning.peft_type: " + recipe->strategy +
+        " trains layers apart, and this kind is of all at once; take LORA, BOTTLENECK, BITFIT or FULL");
+  }
+  if (recipe->local_task == needed) return OkStatus();
+  return InvalidArgument("train.local_task: " + recipe->strategy + " needs '" + needed + "'; remove it");
 }
 
 // Stages that go with the strategy, and with its local task.
@@ -308,10 +313,11 @@ Result<Recipe> Recipe::LoadText(const std::string& text, const fs::path& folder,
   HEDDLE_RETURN_IF_ERROR(bindings.schema().LoadText(text, name, overrides, /*use_environment=*/false));
   HEDDLE_RETURN_IF_ERROR(bindings.Store().Annotate(name));
   HEDDLE_RETURN_IF_ERROR(CheckRelations(recipe, bindings.SimulationMistakes()).Annotate(name));
-  HEDDLE_RETURN_IF_ERROR(ReadRanks(bindings.device_ranks(), bindings.rank_tiers(), &recipe).Annotate(name));
+  HEDDLE_RETURN_IF_ERROR(ReadTiers(bindings, &recipe).Annotate(name));
   HEDDLE_RETURN_IF_ERROR(CheckStrategy(recipe).Annotate(name));
   HEDDLE_RETURN_IF_ERROR(CheckUpload(recipe).Annotate(name));
   HEDDLE_RETURN_IF_ERROR(CheckZerothOrder(recipe).Annotate(name));
+  HEDDLE_RETURN_IF_ERROR(CheckParts(&recipe).Annotate(name));
   if (recipe.local_task.empty()) recipe.local_task = DefaultTask(recipe);
   HEDDLE_RETURN_IF_ERROR(CheckSeeds(recipe).Annotate(name));
   recipe.resolved_json = bindings.schema().ResolvedJson();
@@ -325,48 +331,13 @@ double Recipe::LearningRateOf(uint32_t round) const {
   return train.learning_rate() * 0.5 * (1 + std::cos(std::numbers::pi * progress));
 }
 
-v1::TrainPlan Recipe::TrainPlanOf(uint32_t round) const {
-  v1::TrainPlan plan = train;
-  plan.set_learning_rate(LearningRateOf(round));
-  const aggregation::DeviceRules rules = RulesOf(round);
-  if (rules.seeds.on) {
-    v1::SharedSeeds& seeds = *plan.mutable_seeds();
-    seeds.set_seed(rules.seeds.seed);
-    seeds.set_pool_size(rules.seeds.pool_size);
-    seeds.set_first_ref(rules.seeds.first_ref);
-    seeds.set_resolution_bits(rules.seeds.resolution_bits);
-    seeds.set_candidates(rules.seeds.candidates);
-    seeds.set_span(rules.seeds.span);
-    if (rules.seeds.bfloat16) seeds.set_scalars("bfloat16");
-    return plan;
-  }
-  if (rules == aggregation::DeviceRules{} && upload.empty()) return plan;
-  v1::DeviceRules& out = *plan.mutable_rules();
-  for (std::string& word : upload.Words()) *out.add_upload() = std::move(word);
-  out.mutable_frozen()->Assign(rules.frozen.begin(), rules.frozen.end());
-  out.mutable_kept()->Assign(rules.kept.begin(), rules.kept.end());
-  if (rules.correction == aggregation::Correction::kScaffold) out.set_correction("scaffold");
-  if (rules.correction == aggregation::Correction::kFedDyn) out.set_correction("feddyn");
-  out.set_feddyn_alpha(rules.feddyn_alpha);
-  out.set_proximal_mu(rules.proximal_mu);
-  out.set_prune_gamma(rules.prune_gamma);
-  out.set_prune_lambda(rules.prune_lambda);
-  return plan;
-}
-
 int64_t Recipe::RankOf(const DeviceId& device) const {
-  const auto other = [this](int64_t rank) { return rank == lora.r ? 0 : rank; };
-  for (const auto& [pattern, rank] : device_ranks) {
-    const bool fits = pattern.ends_with('*') ? device.value().starts_with(pattern.substr(0, pattern.size() - 1))
-                                             : device.value() == pattern;
-    if (fits) return other(rank);
-  }
-  if (rank_tiers.empty()) return 0;
-  return other(rank_tiers[DeriveSeed(seed, "rank", device.value()) % rank_tiers.size()]);
+  const int64_t rank = ranks.Of(device, seed, "rank");
+  return rank == lora.r ? 0 : rank;
 }
 
 DeviceView Recipe::ViewFor(const DeviceId& device, uint32_t round) const {
-  DeviceView view{.rank = RankOf(device), .group = {}};
+  DeviceView view{.rank = RankOf(device), .group = {}, .layers = PartFor(device, round).given};
   const aggregation::DeviceRules rules = RulesOf(round);
   if (rules.groups > 0) view.group = aggregation::GroupOf(rules, seed, device.value());
   return view;
@@ -381,6 +352,11 @@ aggregation::AggregatorOptions Recipe::AggregatorOf(uint32_t round) const {
     options.scaling_of = [config = lora](std::string_view path) { return config.ScalingOf(path); };
   }
   options.cohort = spec.cohort_size;
+  if (!depths.empty()) {
+    options.layers_of = [depths = depths, seed = seed](std::string_view device) {
+      return static_cast<uint32_t>(depths.Of(DeviceId(std::string(device)), seed, "layers"));
+    };
+  }
   const v1::ZerothOrder& zo = train.zo();
   options.zo.learning_rate = LearningRateOf(round);
   options.zo.peak_learning_rate = train.learning_rate();
@@ -403,16 +379,17 @@ bool UsesSharedSeeds(const std::string& strategy) {
   return rules.ok() && rules->seeds.on;
 }
 
-uint64_t TaskSeed(uint64_t run_seed, uint32_t round, const DeviceId& device) {
-  return DeriveSeed(run_seed, "train", "round=" + std::to_string(round) + " device=" + device.value());
-}
-
 Result<RunMaterial> PrepareRun(const Recipe& recipe) {
   RunMaterial material;
   HEDDLE_ASSIGN_OR_RETURN(BaseModel base, ReadBaseModel(recipe));
   const model::ModelSpec& config = base.spec;
   HEDDLE_ASSIGN_OR_RETURN(SafetensorsFile weights, ReadModelSafetensors(recipe.base_model));
   HEDDLE_RETURN_IF_ERROR(config.CheckTensors(SpecOf(weights.tensors)).Annotate(recipe.base_model.string()));
+  const uint32_t told = aggregation::LayersToldTo(recipe.strategy, recipe.aggregator);
+  if (told > 0 && told != config.num_hidden_layers) {
+    return InvalidArgument("strategy.num_layers is " + std::to_string(told) + ", but the base model has " +
+                           std::to_string(config.num_hidden_layers) + " layers");
+  }
   if (config.head.task == model::Task::kNone) {
     return InvalidArgument(recipe.base_model.string() + ": " + config.architecture +
                            " has no head to train; model.num_labels makes one for classification");
@@ -437,6 +414,8 @@ Result<RunMaterial> PrepareRun(const Recipe& recipe) {
     identity += digest.ToHex();
   }
 
+  if (recipe.local_task == "part_sft") HEDDLE_RETURN_IF_ERROR(AddTensorTrees(&material));
+
   const peft::AdapterConfig adapter = AdapterFor(recipe, config, SpecOf(weights.tensors));
   HEDDLE_ASSIGN_OR_RETURN(
       material.initial_adapter,
@@ -457,40 +436,6 @@ Result<RunMaterial> PrepareRun(const Recipe& recipe) {
   HEDDLE_ASSIGN_OR_RETURN(material.spec.max_update_bytes, MaxUpdateBytes(recipe, material));
   material.spec.id = RunId(recipe.name + "-" + Hex8(DeriveSeed(recipe.seed, "run", identity)));
   return material;
-}
-
-StateDict FreshAdapter(const Recipe& recipe, const StateDictSpec& model, uint32_t round) {
-  std::vector<peft::TargetModule> targets;
-  static const std::string kPrefix = "base_model.model.";
-  for (const auto& [key, spec] : model) {
-    if (!aggregation::IsLoraA(key) || spec.shape.size() != 2 || !key.starts_with(kPrefix)) continue;
-    const std::string path = key.substr(kPrefix.size(), key.size() - peft::LoraAKey("").size());
-    const auto b = model.find(peft::LoraBKey(path));
-    if (b == model.end() || b->second.shape.size() != 2) continue;
-    targets.push_back({.path = path, .in_features = spec.shape[1], .out_features = b->second.shape[0]});
-  }
-  return peft::MakeInitialAdapter(targets, recipe.lora,
-                                  DeriveSeed(recipe.seed, "fresh_adapter", "round=" + std::to_string(round)));
-}
-
-v1::TaskPlan MakeTaskPlan(const Recipe& recipe, const RunMaterial& material, uint32_t round,
-                          const AdapterBlobs& adapter, const DeviceId& device) {
-  v1::TaskPlan plan;
-  plan.set_local_task(recipe.local_task);
-  for (const auto& [ref, path] : material.base_model) *plan.add_base_model() = ref;
-  *plan.add_adapter() = adapter.config;
-  *plan.add_adapter() = adapter.model;
-  if (adapter.ledger) *plan.add_adapter() = *adapter.ledger;
-  *plan.mutable_train() = recipe.TrainPlanOf(round);
-  if (const uint32_t groups = aggregation::LayerGroupsOf(recipe.strategy, recipe.AggregatorOf(round)); groups > 0) {
-    plan.mutable_train()->mutable_zo()->set_layer_groups(groups);
-    plan.mutable_train()->mutable_zo()->set_layer_group(
-        aggregation::LayerGroupOf(recipe.seed, round, device.value(), groups));
-  }
-  plan.set_seed(TaskSeed(recipe.seed, round, device));
-  plan.set_max_update_bytes(material.spec.max_update_bytes);
-  plan.set_max_num_examples(material.spec.max_num_examples);
-  return plan;
 }
 
 }  // namespace heddle::coordinator

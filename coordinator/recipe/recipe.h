@@ -11,8 +11,10 @@
 
 #include "aggregation/aggregator.h"
 #include "aggregation/compression/pipeline.h"
+#include "aggregation/parts/sub_models.h"
 #include "common/status.h"
 #include "coordinator/engine/types.h"
+#include "coordinator/recipe/device_tiers.h"
 #include "coordinator/recipe/simulated_devices.h"
 #include "coordinator/recipe/tuning_bindings.h"
 #include "peft/adapter/adapter.h"
@@ -22,8 +24,9 @@ namespace heddle::coordinator {
 
 // What of a model a device gets, where that is not all of it.
 struct DeviceView {
-  int64_t rank = 0;               // of its factors; 0: the model's
-  std::optional<uint32_t> group;  // whose adapter, where the strategy tries several side by side
+  int64_t rank = 0;                   // of its factors; 0: the model's
+  std::optional<uint32_t> group;      // whose adapter, where the strategy tries several side by side
+  std::vector<uint32_t> layers = {};  // of these the adapter's tensors; empty: of all
   auto operator<=>(const DeviceView&) const = default;
 };
 
@@ -34,11 +37,9 @@ struct Recipe {
   std::string local_task;            // [train] local_task; empty in the text: what the method needs
   peft::AdapterConfig lora;          // [lora], [tuning]; AdapterFor (base_folder.h) fits it to the base model
   NewHead head;                      // [model] num_labels, label_names
-  // [lora] device_ranks = ["phone-7:4", "tablet-*:8"]: names, or beginnings of names, in order; the first that fits
-  // counts.
-  std::vector<std::pair<std::string, int64_t>> device_ranks;
-  std::vector<int64_t> rank_tiers;  // [lora] rank_tiers: others get one of these, drawn by seed and name; empty: lora.r
-  std::string strategy = "FedAvg";  // [strategy] name
+  DeviceTiers ranks;                 // [lora] device_ranks, rank_tiers; 0: lora.r
+  DeviceTiers depths;                // [strategy] device_layers, layer_tiers: how many layers a device can hold; 0: all
+  std::string strategy = "FedAvg";   // [strategy] name
   RunSpec spec;  // [strategy] num_server_rounds, cohort_size, over_selection, min_available_devices, min_reports,
                  //  selection_timeout_s, report_deadline_s, max_abandoned_attempts; `id` is left empty
   compression::Pipeline upload;  // [compression] upload: how devices make their updates smaller; empty: not at all
@@ -62,6 +63,8 @@ struct Recipe {
 
   // The rank of a device's factors, where it is not the model's; else 0.
   int64_t RankOf(const DeviceId& device) const;
+  // What of the base model the device computes with (aggregation/parts/sub_models.h).
+  aggregation::SubModel PartFor(const DeviceId& device, uint32_t round) const;
   // What of the round's model the device gets.
   DeviceView ViewFor(const DeviceId& device, uint32_t round) const;
   // What the strategy is told in that round. The strategy has been checked with it.
@@ -80,7 +83,10 @@ uint64_t TaskSeed(uint64_t run_seed, uint32_t round, const DeviceId& device);
 struct RunMaterial {
   RunSpec spec;  // with its id: name + "-" + 8 hex digits of the seed and material digests
   std::vector<std::pair<v1::BlobRef, std::filesystem::path>>
-      base_model;                     // config.json, tokenizer.json, model*.safetensors; no path: model_config_json
+      base_model;  // config.json, tokenizer.json, model*.safetensors; no path: model_config_json
+  // Of the base model's safetensors files, where devices fetch parts of them (model/parts/tensor_tree.h), with their
+  // bytes; those are not kept when a run is taken up again.
+  std::vector<std::pair<v1::BlobRef, std::string>> tensor_trees;
   std::string model_config_json;      // config.json with a new head; empty: that of the folder
   StateDict initial_adapter;          // PEFT key names, F32
   std::string initial_adapter_bytes;  // canonical safetensors of it

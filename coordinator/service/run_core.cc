@@ -60,6 +60,10 @@ Result<std::unique_ptr<RunCore>> RunCore::Create(RunCoreOptions options, const S
     HEDDLE_ASSIGN_OR_RETURN(const Sha256Digest stored, blobs.PutCopyOf(path));
     if (stored.raw() != ref.sha256()) return Aborted(path.string() + " changed while it was read; submit again");
   }
+  for (auto& [ref, bytes] : material.tensor_trees) {
+    HEDDLE_RETURN_IF_ERROR(blobs.Put(bytes).status());
+    std::string().swap(bytes);
+  }
   HEDDLE_RETURN_IF_ERROR(blobs.Put(material.adapter_config_json).status());
   HEDDLE_ASSIGN_OR_RETURN(const Sha256Digest adapter, blobs.Put(material.initial_adapter_bytes));
 
@@ -116,6 +120,10 @@ Status RunCore::TakeUp(const StoredRun& stored) {
   files_ = RunFiles(options_.run_folder.empty() ? options_.runs_folder / origin_.spec.id.value() : options_.run_folder,
                     BaseModelJsonOf(material_));
   for (const auto& [ref, path] : material_.base_model) {
+    HEDDLE_ASSIGN_OR_RETURN(const Sha256Digest digest, protocol::DigestOf(ref));
+    always_published_.insert(digest);
+  }
+  for (const auto& [ref, bytes] : material_.tensor_trees) {
     HEDDLE_ASSIGN_OR_RETURN(const Sha256Digest digest, protocol::DigestOf(ref));
     always_published_.insert(digest);
   }

@@ -38,7 +38,17 @@ Result<Checkpoint> RunCore::MakeView(const Sha256Digest& parent, const DeviceVie
   if (of.group) return GroupAdapter(whole, material_.adapter_config_json, *of.group);
   HEDDLE_ASSIGN_OR_RETURN(const peft::AdapterConfig config,
                           peft::AdapterConfig::FromJson(material_.adapter_config_json));
-  return Checkpoint{config.ForRank(of.rank).ToJson(), aggregation::DeviceModel(whole, of.rank)};
+  peft::AdapterConfig view = of.rank > 0 ? config.ForRank(of.rank) : config;
+  if (of.layers.empty()) return Checkpoint{view.ToJson(), aggregation::DeviceModel(whole, of.rank)};
+  const std::vector<int64_t> tuned = std::exchange(view.layers_to_transform, {});
+  for (const int64_t layer : of.layers) {
+    if (tuned.empty() || std::find(tuned.begin(), tuned.end(), layer) != tuned.end()) {
+      view.layers_to_transform.push_back(layer);
+    }
+  }
+  if (view.layers_to_transform.empty()) return InvalidArgument("a device has none of the layers that are tuned");
+  const aggregation::SubModel part{of.layers, of.layers, {}};
+  return Checkpoint{view.ToJson(), aggregation::GivenTo(part, aggregation::DeviceModel(whole, of.rank))};
 }
 
 Result<AdapterBlobs> RunCore::ViewOf(const Sha256Digest& parent, const DeviceView& of) {

@@ -12,6 +12,9 @@ UpdateReader::UpdateReader(const Recipe& recipe, uint32_t round, StateDictSpec m
   if (upload_.empty()) return;
   rules_ = recipe.RulesOf(round);
   model_ = std::move(model);
+  if (aggregation::UsesSubModels(recipe.strategy)) {
+    part_ = [recipe, round](const DeviceId& device) { return recipe.PartFor(device, round); };
+  }
 }
 
 StateDictSpec UpdateReader::Expected(int64_t rank) const { return aggregation::UpdateSpec(model_, rules_, rank); }
@@ -23,7 +26,7 @@ Result<StateDict> UpdateReader::Read(std::span<const std::byte> bytes, std::shar
     return std::move(file.tensors);
   }
   return compression::Compressor(upload_, TaskSeed(run_seed_, round_, device))
-      .Decode(bytes, Expected(rank), ExtraBytes(rank));
+      .Decode(bytes, part_ ? aggregation::SentBy(part_(device), Expected(rank)) : Expected(rank), ExtraBytes(rank));
 }
 
 uint64_t UpdateReader::ExtraBytes(int64_t rank) const {

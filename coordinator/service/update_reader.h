@@ -7,6 +7,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 
@@ -31,7 +32,7 @@ class UpdateReader {
   uint64_t ExtraBytes(int64_t rank) const;
 
  private:
-  StateDictSpec Expected(int64_t rank) const;
+  StateDictSpec Expected(int64_t rank) const;  // of a device that has the whole model
 
   compression::Pipeline upload_;
   uint64_t run_seed_ = 0;
@@ -39,6 +40,7 @@ class UpdateReader {
   // With upload_ only:
   aggregation::DeviceRules rules_;
   StateDictSpec model_;
+  std::function<aggregation::SubModel(const DeviceId&)> part_;  // of methods that give devices parts
 };
 
 }  // namespace heddle::coordinator

@@ -20,7 +20,7 @@ class Lister {
     } else if (part.head && spec_.TiedHead()) {
       Add(spec_.token_embedding, {spec_.vocab_size, spec_.EmbeddingSize()});
     }
-    for (int64_t i = part.first_layer; i < spec_.EndLayer(); ++i) Layer(spec_.LayerPath(i));
+    for (const int64_t i : spec_.Layers()) Layer(spec_.LayerPath(i));
     if (!part.head) return;
     Norm(spec_.final_norm, spec_.hidden_size);
     Linear(spec_.project_out, spec_.EmbeddingSize(), spec_.hidden_size, false, false);
@@ -139,7 +139,14 @@ bool ModelSpec::TiedHead() const {
 }
 
 bool ModelSpec::IsWhole() const {
-  return part.embeddings && part.head && part.first_layer == 0 && EndLayer() == num_hidden_layers;
+  return part.embeddings && part.head && static_cast<int64_t>(Layers().size()) == num_hidden_layers;
+}
+
+std::vector<int64_t> ModelSpec::Layers() const {
+  if (!part.layers.empty()) return part.layers;
+  std::vector<int64_t> all;
+  for (int64_t i = part.first_layer; i < EndLayer(); ++i) all.push_back(i);
+  return all;
 }
 
 int64_t ModelSpec::EndLayer() const { return part.end_layer < 0 ? num_hidden_layers : part.end_layer; }
@@ -258,6 +265,12 @@ Status ModelSpec::Check() const {
     return InvalidArgument("a part of layers " + std::to_string(part.first_layer) + " to " +
                            std::to_string(EndLayer()) + " does not lie within the model's " +
                            std::to_string(num_hidden_layers));
+  }
+  for (size_t i = 0; i < part.layers.size(); ++i) {
+    const int64_t layer = part.layers[i], least = i == 0 ? 0 : part.layers[i - 1] + 1;
+    if (layer >= least && layer < num_hidden_layers) continue;
+    return InvalidArgument("layer " + std::to_string(layer) + " of a part must be from " + std::to_string(least) +
+                           " (they rise) to " + std::to_string(num_hidden_layers - 1) + ", the model's last");
   }
   if (num_attention_heads < 1 || num_key_value_heads < 1 || head_dim < 1 || hidden_size < 1) {
     return InvalidArgument("config.json: a model needs a hidden size and attention heads");

@@ -106,12 +106,15 @@ struct LinearSpec {
   bool output = false;      // of the head: what all-linear leaves out
 };
 
-// What of a model is here, when it is cut between a device and a server (model/config/cut.h). A part's parameters,
-// linear layers and adapters are those of the whole under the same names, without the rest.
+// What of a model is here: when it is cut between a device and a server (model/config/cut.h), or when a device trains
+// some of its layers as a smaller model. A part's parameters, linear layers and adapters are those of the whole under
+// the same names, without the rest.
 struct ModelPart {
   bool embeddings = true;
   int64_t first_layer = 0, end_layer = -1;  // layers [first_layer, end_layer); -1: to the last
   bool head = true;                         // the final norm and the head; a tied token embedding comes with it
+  // Chosen layers in place of a range, rising: each computes with what the one before it here makes.
+  std::vector<int64_t> layers = {};
   friend bool operator==(const ModelPart&, const ModelPart&) = default;
 };
 
@@ -180,8 +183,11 @@ struct ModelSpec {
   bool TakesImages() const { return !patches.projection.empty(); }
   bool TiedHead() const;  // the head's output weight is the token embedding
   bool IsWhole() const;
-  int64_t EndLayer() const;  // of the part
-  ModelSpec Whole() const;   // that this is a part of
+  // Ids or pixels in, logits out: the whole, or both ends of it and chosen layers between them.
+  bool ComputesAlone() const { return IsWhole() || (part.embeddings && part.head && !part.layers.empty()); }
+  int64_t EndLayer() const;             // of the part's range
+  std::vector<int64_t> Layers() const;  // of the part, rising
+  ModelSpec Whole() const;              // that this is a part of
 
   // Of the part, as all that is derived: names and shapes of the parameters (dtype F32 stands for any float type); a
   // tied output weight is not among them.

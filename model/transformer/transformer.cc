@@ -40,7 +40,7 @@ struct TransformerImpl::Body {
 
   std::vector<Layer> MakeLayers() {
     std::vector<Layer> out;
-    for (int64_t i = spec.part.first_layer; i < spec.EndLayer(); ++i) out.emplace_back(tree, spec, i);
+    for (const int64_t i : spec.Layers()) out.emplace_back(tree, spec, i);
     return out;
   }
 
@@ -220,7 +220,7 @@ Tensor TransformerImpl::Body::Stream(const ModelInput& given, std::vector<Tensor
 }
 
 Tensor TransformerImpl::Body::Run(const ModelInput& input, std::vector<Tensor>* trace, KvCache* cache) {
-  TORCH_CHECK(spec.IsWhole(), "a model that is cut computes in pieces");
+  TORCH_CHECK(spec.ComputesAlone(), "a model that is cut computes in pieces");
   return final_norm(Stream(input, trace, cache));
 }
 
@@ -337,8 +337,8 @@ Tensor TransformerImpl::Decode(const ModelInput& input, KvCache* cache) {
               " does not generate text");
   TORCH_CHECK(!input.segments.defined(), "packed sequences are for training");
   torch::NoGradGuard no_grad;
-  cache->keys.resize(body_->layers.size());
-  cache->values.resize(body_->layers.size());
+  cache->keys.resize(static_cast<size_t>(body_->spec.num_hidden_layers));  // by the layers' own numbers
+  cache->values.resize(static_cast<size_t>(body_->spec.num_hidden_layers));
   const Tensor hidden = body_->Run(input, nullptr, cache);
   return body_->head.Logits(hidden.slice(1, hidden.size(1) - 1), input).squeeze(1);
 }

@@ -234,7 +234,7 @@ class Lister {
   }
 
   void Bottlenecks() {
-    for (int64_t layer = spec_.part.first_layer; layer < spec_.EndLayer(); ++layer) {
+    for (const int64_t layer : spec_.Layers()) {
       if (!layers_.empty() && !layers_.contains(layer)) continue;
       if (config_.placement == "key_value") {
         AddBottleneck(layer, SlotPlace::kKeyValue, "adapter_key_value", 2 * spec_.num_key_value_heads * spec_.head_dim);

@@ -62,6 +62,8 @@ struct HttpClient::Impl {
   Awaitable<Result<Download>> DownloadTo(const std::string& target, const std::filesystem::path& file, uint64_t offset,
                                          uint64_t max_bytes, Sha256Hasher* hasher,
                                          const std::function<void(uint64_t)>& progress);
+  Awaitable<Result<Download>> DownloadRange(const std::string& target, const std::filesystem::path& file,
+                                            uint64_t offset, uint64_t first, uint64_t bytes, Sha256Hasher* hasher);
   Awaitable<Status> ReceiveFile(const ResponseHead& head, int fd, const std::string& path, uint64_t skip,
                                 uint64_t offset, Sha256Hasher* hasher, const std::function<void(uint64_t)>& progress,
                                 Download* download);
@@ -382,6 +384,44 @@ Awaitable<Result<HttpClient::Download>> HttpClient::Impl::DownloadTo(const std::
   co_return download;
 }
 
+Awaitable<Result<HttpClient::Download>> HttpClient::Impl::DownloadRange(const std::string& target,
+                                                                        const std::filesystem::path& file,
+                                                                        uint64_t offset, uint64_t first, uint64_t bytes,
+                                                                        Sha256Hasher* hasher) {
+  Call call(*this);
+  if (Status status = co_await Connect(); !status.ok()) co_return status;
+  HttpRequest request;
+  request.target = target;
+  const std::string range = std::to_string(first) + "-" + std::to_string(first + bytes - 1);
+  request.headers.emplace_back("Range", "bytes=" + range);
+  if (Status sent = co_await SendHead(request, std::nullopt, {}); !sent.ok()) co_return sent;
+  Result<ResponseHead> head = co_await ReadHead(request.answer_timeout);
+  if (!head.ok()) co_return head.status();
+  Download download;
+  download.status = head->status;
+  if (head->status == 200) co_return Unavailable("the server sends whole files where a part was asked for");
+  if (head->status != 206) {
+    Result<HttpResponse> refusal = co_await ReadWhole(*std::move(head), false, request.max_body, call);
+    if (!refusal.ok()) co_return refusal.status();
+    download.refusal = *std::move(refusal);
+    co_return download;
+  }
+  const std::string_view sent = FindHeader(head->headers, "Content-Range").value_or("");
+  if (!sent.starts_with("bytes " + range + "/") || head->content_length != bytes) {
+    co_return DataLoss("the server sent another range than it was asked for");
+  }
+  UniqueFd fd(::open(file.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC | O_NOCTTY, 0600));
+  if (!fd.valid()) co_return ErrnoStatus(errno, "cannot open " + file.string());
+  if (::ftruncate(fd.get(), static_cast<off_t>(offset)) != 0)
+    co_return ErrnoStatus(errno, "cannot cut " + file.string());
+  const Status received =
+      co_await ReceiveFile(*head, fd.get(), file.string(), /*skip=*/0, offset, hasher, {}, &download);
+  if (!received.ok()) co_return received;
+  call.clean = head->keep_alive;
+  stream->ClearDeadline();
+  co_return download;
+}
+
 // ---- the wall: what Asio throws when the caller's coroutine is cancelled becomes a Status ----
 
 namespace {
@@ -421,6 +461,13 @@ Awaitable<Result<HttpClient::Download>> HttpClient::DownloadTo(std::string targe
   HEDDLE_ASSERT(!impl_->in_call, "one call at a time");
   co_return co_await Walled(impl_->DownloadTo(target, file, offset, max_bytes, hasher, progress), impl_,
                             impl_->cancelled);
+}
+
+Awaitable<Result<HttpClient::Download>> HttpClient::DownloadRange(std::string target, const std::filesystem::path& file,
+                                                                  uint64_t offset, uint64_t first, uint64_t bytes,
+                                                                  Sha256Hasher* hasher) {
+  HEDDLE_ASSERT(!impl_->in_call, "one call at a time");
+  co_return co_await Walled(impl_->DownloadRange(target, file, offset, first, bytes, hasher), impl_, impl_->cancelled);
 }
 
 Awaitable<Result<HttpResponse>> HttpClient::SendFile(HttpRequest head, const std::filesystem::path& file,

@@ -77,6 +77,11 @@ class HttpClient {
                                          uint64_t max_bytes, Sha256Hasher* hasher,
                                          std::function<void(uint64_t bytes)> progress = {});
 
+  // GETs `bytes` bytes of `target` from `first` on, which must be at least one, and writes them to `file` from `offset`
+  // on, where it is cut; else as DownloadTo. Errors: also kUnavailable when the server sends more than was asked for.
+  Awaitable<Result<Download>> DownloadRange(std::string target, const std::filesystem::path& file, uint64_t offset,
+                                            uint64_t first, uint64_t bytes, Sha256Hasher* hasher);
+
   // Sends `length` bytes of the file from `offset` as the body.
   Awaitable<Result<HttpResponse>> SendFile(HttpRequest head, const std::filesystem::path& file, uint64_t offset,
                                            uint64_t length);

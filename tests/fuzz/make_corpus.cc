@@ -463,6 +463,7 @@ int main(int argc, char** argv) {
   DataSeeds();
   EncodedUpdateSeeds();
   LedgerSeeds();
+  PartSeeds();
   SplitSeeds();
   return failed ? 1 : 0;
 }

@@ -24,5 +24,6 @@ void DataSeeds();           // seeds_data.cc
 void EncodedUpdateSeeds();  // seeds_updates.cc
 void LedgerSeeds();         // seeds_ledger.cc
 void SplitSeeds();          // seeds_split.cc
+void PartSeeds();           // seeds_parts.cc
 
 }  // namespace heddle::fuzz

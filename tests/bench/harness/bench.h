@@ -61,6 +61,7 @@ std::vector<Measurement> ProgramMeasurements();      // programs.cc: figures of 
 std::vector<Measurement> TokenizerMeasurements();    // tokenizers.cc: text to ids
 std::vector<Measurement> CompressionMeasurements();  // compression.cc: smaller updates
 std::vector<Measurement> MergeMeasurements();        // merges.cc: low-rank merges of many updates
+std::vector<Measurement> PartMeasurements();         // parts.cc: training on a part of a model
 std::vector<Measurement> ZerothOrderMeasurements();  // zeroth_order.cc: training with forward passes only
 
 }  // namespace heddle::bench

@@ -27,7 +27,7 @@ std::vector<Measurement> AllMeasurements() {
   for (auto part :
        {RoundMeasurements(), LoadMeasurements(), IdleMeasurements(), CheckinMeasurements(), CrowdMeasurements(),
         SoakMeasurements(), ProgramMeasurements(), ModelMeasurements(), TokenizerMeasurements(),
-        CompressionMeasurements(), MergeMeasurements(), ZerothOrderMeasurements()}) {
+        CompressionMeasurements(), MergeMeasurements(), ZerothOrderMeasurements(), PartMeasurements()}) {
     for (Measurement& one : part) all.push_back(std::move(one));
   }
   return all;

@@ -59,6 +59,18 @@ v1::TaskAssignment FakeCoordinator::MakeAssignment(int number, size_t model_byte
   return assignment;
 }
 
+v1::TaskAssignment FakeCoordinator::MakePartAssignment(int number, const std::map<std::string, std::string>& base,
+                                                       const std::map<std::string, std::string>& trees,
+                                                       const std::vector<uint32_t>& layers) {
+  v1::TaskAssignment assignment = MakeAssignment(number);
+  v1::TaskPlan& plan = *assignment.mutable_plan();
+  plan.clear_base_model();
+  for (const auto& [name, bytes] : base) *plan.add_base_model() = AddBlob(bytes, name);
+  for (const auto& [name, bytes] : trees) *plan.add_tensor_trees() = AddBlob(bytes, name);
+  plan.mutable_train()->mutable_layers()->Assign(layers.begin(), layers.end());
+  return assignment;
+}
+
 void FakeCoordinator::Offer(const v1::TaskAssignment& assignment) {
   const std::lock_guard lock(mutex_);
   offers_.push_back(assignment);

@@ -26,6 +26,11 @@ class FakeCoordinator {
 
   // A task on `sum` with a base model and an adapter of these sizes and an update of batch_size * 4096 bytes or so.
   v1::TaskAssignment MakeAssignment(int number, size_t model_bytes = 1000, uint32_t batch_size = 1);
+  // The same with a base model of these files, and their trees of hashes among the blobs; a task with layers fetches a
+  // part of it.
+  v1::TaskAssignment MakePartAssignment(int number, const std::map<std::string, std::string>& base,
+                                        const std::map<std::string, std::string>& trees,
+                                        const std::vector<uint32_t>& layers);
   void Offer(const v1::TaskAssignment& assignment);
   // The next requests whose path begins so are refused, each with one of the refusals.
   void RefuseNext(const std::string& path, v1::Refusal refusal);

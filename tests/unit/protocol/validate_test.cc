@@ -160,6 +160,11 @@ TEST(Validate, TrainPlan) {
                             {[](M& m) { m.set_bf16(true); }, true},
                             {[](M& m) { m.set_threads(0); }, false, "threads"},
                             {[](M& m) { m.set_threads(kMaxThreads + 1); }, false, "threads"},
+                            {[](M& m) { m.add_layers(0); }, true},
+                            {[](M& m) { m.add_layers(kMaxLayers - 1); }, true},
+                            {[](M& m) { m.add_layers(kMaxLayers); }, false, "train.layers"},
+                            {[](M& m) { m.add_layers(3), m.add_layers(3); }, false, "train.layers"},
+                            {[](M& m) { m.add_layers(3), m.add_layers(2); }, false, "train.layers"},
                             {[](M& m) { m.mutable_rules()->set_correction("not yet known"); }, false, "correction"},
                             {[](M& m) { m.mutable_zo()->set_zo_eps(-1); }, false, "zo_eps"},
                         });

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <sstream>
 
+#include "aggregation/parts/sub_models.h"
 #include "common/logging.h"
 #include "common/safetensors.h"
 #include "model/config/new_head.h"
@@ -56,6 +57,37 @@ class EveryRecipe : public ::testing::TestWithParam<std::string> {
     return (folder_ / "base").string();
   }
 
+  // A masked language model of a few words.
+  std::string Masked() {
+    const std::string config = R"({"architectures": ["BertForMaskedLM"], "model_type": "bert", "hidden_size": 12,
+      "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 20, "vocab_size": 20,
+      "max_position_embeddings": 64, "pad_token_id": 0})";
+    json::object vocabulary;
+    json::array added;
+    const std::vector<std::string> words = {"[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "number",
+                                            "went",  "up",    "the",   "hill",  "1",      "##1"};
+    for (size_t id = 0; id < words.size(); ++id) {
+      vocabulary[words[id]] = id;
+      if (id < 5) added.push_back(json::object{{"id", id}, {"content", words[id]}, {"special", true}});
+    }
+    json::object tokenizer = json::parse(R"({"normalizer": {"type": "BertNormalizer", "lowercase": true},
+      "pre_tokenizer": {"type": "BertPreTokenizer"}, "decoder": {"type": "WordPiece"},
+      "post_processor": {"type": "BertProcessing", "sep": ["[SEP]", 3], "cls": ["[CLS]", 2]},
+      "model": {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##",
+                "max_input_chars_per_word": 100}})")
+                                 .as_object();
+    tokenizer["added_tokens"] = std::move(added);
+    tokenizer["model"].as_object()["vocab"] = std::move(vocabulary);
+    fs::create_directories(folder_ / "base");
+    folder_.Write("base/config.json", config);
+    folder_.Write("base/tokenizer.json", json::serialize(tokenizer));
+    folder_.Write("base/tokenizer_config.json", R"({"cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]",
+      "pad_token": "[PAD]", "unk_token": "[UNK]"})");
+    const auto weights = model::RandomWeights(*model::ParseModelConfig(config), 1);
+    EXPECT_TRUE(WriteSafetensors(folder_ / "base/model.safetensors", weights).ok());
+    return (folder_ / "base").string();
+  }
+
   // Texts of six sources with one of four labels.
   std::string Data() {
     std::string lines;
@@ -86,7 +118,15 @@ TEST_P(EveryRecipe, RunsTwoRoundsWithATinyModel) {
   ASSERT_TRUE(recipe.ok()) << recipe.status();
   if (recipe->simulation.source == "split") {
     const bool encoder = recipe->head.num_labels > 0;
-    options.overrides["model.base"] = encoder ? Encoder() : HEDDLE_SOURCE_DIR "/model/pretrained/heddle-tiny";
+    const bool masked = recipe->lora.SavesWhole("cls");
+    options.overrides["model.base"] = encoder  ? Encoder()
+                                      : masked ? Masked()
+                                               : HEDDLE_SOURCE_DIR "/model/pretrained/heddle-tiny";
+    if (aggregation::UsesSubModels(recipe->strategy)) {
+      options.overrides["strategy.num_layers"] = encoder || masked ? "2" : "4";
+      if (!recipe->depths.empty()) options.overrides["strategy.layer_tiers"] = "[1, 2]";
+      if (recipe->aggregator.method.contains("rounds_per_layer")) options.overrides["strategy.rounds_per_layer"] = "1";
+    }
     if (encoder) {
       options.overrides["model.num_labels"] = "4";
       options.overrides["model.label_names"] = "[]";

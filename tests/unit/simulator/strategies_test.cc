@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "aggregation/aggregator.h"
+#include "aggregation/parts/sub_models.h"
 #include "common/logging.h"
 #include "common/safetensors.h"
 #include "peft/adapter/adapter.h"
@@ -81,6 +82,7 @@ speed_spread = 0.5
     }
     if (GetParam() == "SPRY") overrides.insert({{"train.learning_rate", "0.01"}, {"strategy.layer_groups", "2"}});
     if (GetParam() == "FedAdapter") overrides.merge(Bottlenecks());
+    if (aggregation::UsesSubModels(GetParam())) overrides.emplace("strategy.num_layers", "4");
     options.overrides = std::move(overrides);
     options.out = folder_ / out;
     const auto result = Simulate(options);

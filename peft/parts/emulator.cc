@@ -1,0 +1,223 @@
+#include "peft/parts/emulator.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <boost/json.hpp>
+
+#include "common/file.h"
+#include "common/safetensors.h"
+#include "common/safetensors_head.h"
+#include "model/config/registry.h"
+#include "model/parts/sub_model.h"
+
+namespace heddle::peft {
+namespace {
+
+namespace fs = std::filesystem;
+namespace json = boost::json;
+
+constexpr size_t kMaxTextBytes = size_t{1} << 20;
+constexpr std::string_view kKeyPrefix = "base_model.model.";
+
+bool IsOfWeights(const fs::path& file) {
+  const std::string name = file.filename().string(), ending = file.extension().string();
+  return ending == ".safetensors" || ending == ".bin" || ending == ".pt" || ending == ".pth" ||
+         name == "model.safetensors.index.json";
+}
+
+Result<BaseWeightFiles> WeightFilesOf(const fs::path& folder) {
+  BaseWeightFiles files;
+  std::error_code error;
+  fs::directory_iterator entries(folder, error);
+  if (error) return ErrnoStatus(error.value(), "cannot read the folder " + folder.string());
+  for (; entries != fs::directory_iterator(); entries.increment(error)) {
+    if (entries->path().extension() != ".safetensors") continue;
+    HEDDLE_ASSIGN_OR_RETURN(const Sha256Digest digest, Sha256File(entries->path()));
+    files.emplace_back(entries->path().filename().string(), digest);
+  }
+  std::sort(files.begin(), files.end());
+  return files;
+}
+
+std::string EmulatorJson(const Emulator& emulator) {
+  json::array layers, weights;
+  for (const int64_t layer : emulator.layers) layers.push_back(layer);
+  for (const auto& [name, digest] : emulator.weights) weights.push_back({{"name", name}, {"sha256", digest.ToHex()}});
+  return json::serialize(json::object{{"layers", std::move(layers)},
+                                      {"num_layers", emulator.num_layers},
+                                      {"ends", emulator.ends},
+                                      {"weights", std::move(weights)}}) +
+         "\n";
+}
+
+// One tensor after the other, so that none needs to be in memory.
+Status WriteTensors(const fs::path& path, const StateDict& tensors) {
+  UniqueFd fd(::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644));
+  const std::string failure = "cannot write " + path.string();
+  if (!fd.valid()) return ErrnoStatus(errno, failure);
+  HEDDLE_RETURN_IF_ERROR(WriteAll(fd.get(), SafetensorsHead(SpecOf(tensors)), failure));
+  for (const auto& [name, tensor] : tensors) {
+    const std::string_view bytes(reinterpret_cast<const char*>(tensor.bytes().data()), tensor.bytes().size());
+    HEDDLE_RETURN_IF_ERROR(WriteAll(fd.get(), bytes, failure));
+  }
+  if (::fsync(fd.get()) != 0) return ErrnoStatus(errno, failure);
+  return OkStatus();
+}
+
+Status CopyOtherFiles(const fs::path& from, const fs::path& to) {
+  std::error_code error;
+  fs::directory_iterator entries(from, error);
+  for (; !error && entries != fs::directory_iterator(); entries.increment(error)) {
+    const fs::path& file = entries->path();
+    if (!entries->is_regular_file(error) || IsOfWeights(file) || file.filename() == "config.json") continue;
+    if (file.filename() == kEmulatorFile) continue;
+    fs::copy_file(file, to / file.filename(), error);
+    if (error) break;
+  }
+  return error ? ErrnoStatus(error.value(), "cannot copy the files of " + from.string()) : OkStatus();
+}
+
+// Of a key or module path, in the whole. Errors: kInvalidArgument.
+Result<std::string> Mapped(const model::ModelSpec& whole, const Emulator& emulator, std::string_view name) {
+  auto mapped = model::NameInWhole(whole, name, emulator.layers);
+  if (mapped) return *std::move(mapped);
+  return InvalidArgument("'" + std::string(name) + "' is of a layer beyond the emulator's " +
+                         std::to_string(emulator.layers.size()));
+}
+
+template <typename Value>
+Status MapPaths(const model::ModelSpec& whole, const Emulator& emulator, std::map<std::string, Value>* by_path) {
+  std::map<std::string, Value> out;
+  for (auto& [path, value] : *by_path) {
+    HEDDLE_ASSIGN_OR_RETURN(std::string mapped, Mapped(whole, emulator, path));
+    out.emplace(std::move(mapped), std::move(value));
+  }
+  *by_path = std::move(out);
+  return OkStatus();
+}
+
+Status MapLayers(const model::ModelSpec& whole, const Emulator& emulator, const Adapter& tuned,
+                 std::vector<int64_t>* layers) {
+  if (layers->empty()) {
+    for (const auto& [key, tensor] : tuned.tensors) {
+      const std::string_view name = std::string_view(key).substr(std::min(kKeyPrefix.size(), key.size()));
+      const bool whole_module = tuned.config.SavesWhole(name.substr(0, name.rfind('.')));
+      if (whole_module || LayerOf(whole, name) >= 0) continue;
+      return InvalidArgument("the adapter tunes " + std::string(name) +
+                             ", which is of no layer; tune with layers_to_transform");
+    }
+    *layers = emulator.layers;
+    return OkStatus();
+  }
+  for (int64_t& layer : *layers) {
+    if (layer < 0 || layer >= static_cast<int64_t>(emulator.layers.size())) {
+      return InvalidArgument("layers_to_transform names layer " + std::to_string(layer) + "; the emulator has " +
+                             std::to_string(emulator.layers.size()) + ", counted from 0");
+    }
+    layer = emulator.layers[static_cast<size_t>(layer)];
+  }
+  return OkStatus();
+}
+
+}  // namespace
+
+Result<Emulator> MakeEmulator(const fs::path& model, int64_t ends, int64_t kept, const fs::path& out) {
+  std::error_code error;
+  if (fs::exists(out, error) && !fs::is_empty(out, error)) {
+    return AlreadyExists(out.string() + " holds something; name a new folder");
+  }
+  HEDDLE_ASSIGN_OR_RETURN(const std::string config, ReadFile(model / "config.json", kMaxTextBytes));
+  HEDDLE_ASSIGN_OR_RETURN(const model::ModelSpec spec, model::ReadModelConfig(model));
+  Emulator emulator{{}, spec.num_hidden_layers, ends, {}};
+  HEDDLE_ASSIGN_OR_RETURN(emulator.layers, model::EmulatorLayers(spec.num_hidden_layers, ends, kept));
+  HEDDLE_ASSIGN_OR_RETURN(const std::string smaller, model::ConfigOfLayers(config, emulator.layers));
+  HEDDLE_ASSIGN_OR_RETURN(const SafetensorsFile file, ReadModelSafetensors(model, Misaligned::kKeep));
+  auto tensors = model::TensorsOfLayers(spec, file.tensors, emulator.layers);
+  if (!tensors.ok()) return tensors.status().Annotate(model.string());
+  HEDDLE_ASSIGN_OR_RETURN(emulator.weights, WeightFilesOf(model));
+  HEDDLE_RETURN_IF_ERROR(MakeDirectories(out));
+  HEDDLE_RETURN_IF_ERROR(WriteTensors(out / "model.safetensors", *tensors));
+  HEDDLE_RETURN_IF_ERROR(CopyOtherFiles(model, out));
+  HEDDLE_RETURN_IF_ERROR(WriteFileAtomically(out / kEmulatorFile, EmulatorJson(emulator)));
+  HEDDLE_RETURN_IF_ERROR(WriteFileAtomically(out / "config.json", smaller));  // last: with it the folder is a model
+  return emulator;
+}
+
+Result<Emulator> ReadEmulator(const fs::path& folder) {
+  const fs::path path = folder / kEmulatorFile;
+  HEDDLE_ASSIGN_OR_RETURN(const std::string text, ReadFile(path, kMaxTextBytes));
+  try {
+    const json::value parsed = json::parse(text);
+    const json::object& object = parsed.as_object();
+    Emulator emulator;
+    emulator.layers = json::value_to<std::vector<int64_t>>(object.at("layers"));
+    emulator.num_layers = object.at("num_layers").to_number<int64_t>();
+    emulator.ends = object.at("ends").to_number<int64_t>();
+    for (const json::value& item : object.at("weights").as_array()) {
+      auto digest = Sha256Digest::FromHex(json::value_to<std::string>(item.at("sha256")));
+      if (!digest.ok()) return digest.status().Annotate(path.string());
+      emulator.weights.emplace_back(json::value_to<std::string>(item.at("name")), *digest);
+    }
+    int64_t least = 0;
+    for (const int64_t layer : emulator.layers) {
+      if (layer < least || layer >= emulator.num_layers) {
+        return InvalidArgument(path.string() + ": its layers must rise and be below num_layers");
+      }
+      least = layer + 1;
+    }
+    if (emulator.layers.empty()) return InvalidArgument(path.string() + ": it names no layers");
+    return emulator;
+  } catch (const std::exception& error) {
+    return InvalidArgument(path.string() + " is damaged: " + error.what());
+  }
+}
+
+Result<Adapter> PlugIn(const model::ModelSpec& whole, const Emulator& emulator, const Adapter& tuned) {
+  const TuningKind kind = tuned.config.kind();
+  if (kind == TuningKind::kIa3 || IsPromptLearning(kind)) {
+    return InvalidArgument(
+        "an adapter of the kind " + tuned.config.peft_type +
+        " cannot be plugged in: it is not said by layer; tune with LORA, BOTTLENECK, BITFIT or FULL");
+  }
+  if (emulator.num_layers != whole.num_hidden_layers) {
+    return InvalidArgument("the emulator is of a model with " + std::to_string(emulator.num_layers) +
+                           " layers; this one has " + std::to_string(whole.num_hidden_layers));
+  }
+  Adapter out{tuned.config, {}};
+  HEDDLE_RETURN_IF_ERROR(MapLayers(whole, emulator, tuned, &out.config.layers_to_transform));
+  HEDDLE_RETURN_IF_ERROR(MapPaths(whole, emulator, &out.config.rank_pattern));
+  HEDDLE_RETURN_IF_ERROR(MapPaths(whole, emulator, &out.config.alpha_pattern));
+  for (std::string& target : out.config.target_modules) {
+    HEDDLE_ASSIGN_OR_RETURN(target, Mapped(whole, emulator, target));
+  }
+  for (const auto& [key, tensor] : tuned.tensors) {
+    if (!key.starts_with(kKeyPrefix)) return InvalidArgument("'" + key + "' is no adapter's tensor");
+    HEDDLE_ASSIGN_OR_RETURN(const std::string name,
+                            Mapped(whole, emulator, std::string_view(key).substr(kKeyPrefix.size())));
+    out.tensors.emplace(std::string(kKeyPrefix) + name, tensor);
+  }
+  HEDDLE_ASSIGN_OR_RETURN(const std::vector<Slot> slots, ListSlots(whole, out.config));
+  HEDDLE_RETURN_IF_ERROR(CheckFits(slots, out.tensors));
+  return out;
+}
+
+Status PlugInFolder(const fs::path& emulator_folder, const fs::path& tuned, const fs::path& model,
+                    const fs::path& out) {
+  HEDDLE_ASSIGN_OR_RETURN(const Emulator emulator, ReadEmulator(emulator_folder));
+  HEDDLE_RETURN_IF_ERROR(CheckBaseModel(tuned, emulator_folder));
+  HEDDLE_ASSIGN_OR_RETURN(const model::ModelSpec whole, model::ReadModelConfig(model));
+  HEDDLE_ASSIGN_OR_RETURN(const BaseWeightFiles weights, WeightFilesOf(model));
+  if (weights != emulator.weights) {
+    return InvalidArgument("the emulator in " + emulator_folder.string() + " was made of other weights than those in " +
+                           model.string() + "; name the model that it was made of");
+  }
+  HEDDLE_ASSIGN_OR_RETURN(const Adapter adapter, ReadAdapter(tuned));
+  const Result<Adapter> plugged = PlugIn(whole, emulator, adapter);
+  if (!plugged.ok()) return plugged.status().Annotate(tuned.string());
+  HEDDLE_RETURN_IF_ERROR(WriteAdapter(out, plugged->config, plugged->tensors));
+  return WriteFileAtomically(out / kBaseModelFile, BaseModelJson(weights));
+}
+
+}  // namespace heddle::peft

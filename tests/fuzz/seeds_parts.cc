@@ -1,0 +1,31 @@
+// Seeds of fuzz_tensor_tree.
+#include "common/safetensors.h"
+#include "model/parts/tensor_tree.h"
+#include "tests/fuzz/parts_model.h"
+#include "tests/fuzz/seeds.h"
+
+namespace heddle::fuzz {
+
+void PartSeeds() {
+  StateDict weights;
+  for (const auto& [name, spec] : PartsModel().WeightSpec()) {
+    std::span<std::byte> zeros;  // as Allocate leaves them
+    weights.emplace(name, Tensor::Allocate(spec, &zeros));
+  }
+  const auto write = [](const std::string& name, const StateDict& tensors) {
+    const std::string file = SerializeSafetensors(tensors);
+    const auto tree = model::MakeTensorTree(std::as_bytes(std::span(file)), Sha256(file));
+    if (!tree.ok()) return Fail(tree.status().message());
+    Write("fuzz_tensor_tree", name, model::EncodeTensorTree(*tree));
+  };
+  write("model", weights);
+  weights.erase(weights.begin());
+  write("model-without-embeddings", weights);
+  write("none", {});
+  StateDict one;
+  one.emplace("scalar", Tensor::FromFloats({}, std::vector<float>{1}));
+  one.emplace("empty", Tensor::FromFloats({0, 4}, {}));
+  write("scalar-and-empty", one);
+}
+
+}  // namespace heddle::fuzz

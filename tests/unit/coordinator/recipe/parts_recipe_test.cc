@@ -1,0 +1,131 @@
+// Recipes whose devices have parts of the model: keys, what a device's plan says, trees among the material, mistakes.
+#include <gmock/gmock.h>
+
+#include "common/file.h"
+#include "common/safetensors.h"
+#include "coordinator/recipe/recipe.h"
+#include "model/parts/tensor_tree.h"
+#include "protocol/validate.h"
+#include "tests/unit/coordinator/store/temp_folder.h"
+#include "tests/unit/model/tiny_model.h"
+
+namespace heddle::coordinator {
+namespace {
+
+namespace fs = std::filesystem;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+
+class PartsRecipe : public ::testing::Test {
+ protected:
+  PartsRecipe() {
+    spec_.num_hidden_layers = 4;
+    model::WriteModelFolder(folder_.path() / "base", spec_);
+  }
+  Result<Recipe> Load(const std::string& strategy, const std::string& lines = "") const {
+    return Recipe::LoadText("name = \"parts\"\nseed = 3\n[model]\nbase = \"base\"\n[train]\nsequence_length = 32\n" +
+                                lines + "[strategy]\nnum_server_rounds = 8\n" + strategy,
+                            folder_.path(), "parts.toml");
+  }
+  v1::TaskPlan PlanOf(const Recipe& recipe, const RunMaterial& material, uint32_t round, const char* device) const {
+    AdapterBlobs blobs;
+    blobs.config = protocol::MakeBlobRef(Sha256("c"), 1, "adapter_config.json");
+    blobs.model = protocol::MakeBlobRef(Sha256("m"), 1, "adapter_model.safetensors");
+    v1::TaskPlan plan = MakeTaskPlan(recipe, material, round, blobs, DeviceId(device));
+    const Status valid = protocol::Validate(plan);
+    EXPECT_TRUE(valid.ok()) << valid;
+    return plan;
+  }
+  void Refused(const std::string& sentence, const std::string& strategy, const std::string& lines = "") const {
+    const auto recipe = Load(strategy, lines);
+    ASSERT_FALSE(recipe.ok()) << sentence;
+    EXPECT_EQ(recipe.status().code(), Code::kInvalidArgument);
+    EXPECT_THAT(recipe.status().message(), HasSubstr(sentence));
+  }
+
+  model::ModelSpec spec_ = model::TinyConfig();
+  testing::TempFolder folder_;
+};
+
+TEST_F(PartsRecipe, APlanOfFedBfptHasItsLayersItsFrozenOnesAndTheTrees) {
+  const auto recipe = Load("name = \"FedBFPT\"\nnum_layers = 4\nrounds_per_layer = 2\nsampled_layers = 1\n");
+  ASSERT_TRUE(recipe.ok()) << recipe.status();
+  EXPECT_EQ(recipe->local_task, "part_sft");
+  const auto material = PrepareRun(*recipe);
+  ASSERT_TRUE(material.ok()) << material.status();
+  ASSERT_EQ(material->tensor_trees.size(), 1U);
+  const auto& [ref, bytes] = material->tensor_trees[0];
+  EXPECT_EQ(ref.name(), "model.safetensors.tree");
+  EXPECT_EQ(ref.sha256(), Sha256(bytes).raw());
+  const auto tree = model::DecodeTensorTree(bytes);
+  ASSERT_TRUE(tree.ok()) << tree.status();
+  EXPECT_EQ(tree->file, Sha256File(folder_.path() / "base/model.safetensors").value());
+  EXPECT_EQ(tree->tensors.size(), spec_.WeightSpec().size());
+
+  const v1::TaskPlan plan = PlanOf(*recipe, *material, 5, "anna");
+  ASSERT_EQ(plan.train().layers_size(), 4) << "three that have had their turn, and the deeper one";
+  EXPECT_THAT(plan.train().rules().frozen(), ElementsAre("0", "1"));
+  ASSERT_EQ(plan.tensor_trees_size(), 1);
+  EXPECT_EQ(plan.tensor_trees(0).sha256(), ref.sha256());
+  EXPECT_THAT(recipe->ViewFor(DeviceId("anna"), 5).layers, ElementsAre(0, 1, 2));
+  EXPECT_EQ(recipe->ViewFor(DeviceId("anna"), 5), recipe->ViewFor(DeviceId("bert"), 6)) << "one view serves them all";
+}
+
+TEST_F(PartsRecipe, TheAdapterNamesItsLayersOneByOne) {
+  const auto recipe = Load("name = \"FedBFPT\"\nnum_layers = 4\n");
+  const auto material = PrepareRun(*recipe);
+  ASSERT_TRUE(material.ok()) << material.status();
+  const auto config = peft::AdapterConfig::FromJson(material->adapter_config_json);
+  EXPECT_THAT(config->layers_to_transform, ElementsAre(0, 1, 2, 3));
+}
+
+TEST_F(PartsRecipe, DevicesHaveAsManyLayersAsTheRecipeSays) {
+  const auto recipe = Load(
+      "name = \"HeteroLayers\"\nnum_layers = 4\ndevice_layers = [\"phone-*:1\", \"tablet:2\"]\nlayer_tiers = [3]\n");
+  ASSERT_TRUE(recipe.ok()) << recipe.status();
+  EXPECT_THAT(recipe->PartFor(DeviceId("phone-7"), 1).layers, ElementsAre(0));
+  EXPECT_THAT(recipe->PartFor(DeviceId("tablet"), 1).layers, ElementsAre(0, 1));
+  EXPECT_THAT(recipe->PartFor(DeviceId("laptop"), 1).layers, ElementsAre(0, 1, 2));
+  const auto all = Load("name = \"HeteroLayers\"\nnum_layers = 4\n");
+  EXPECT_EQ(all->ViewFor(DeviceId("laptop"), 1), DeviceView{});
+}
+
+TEST_F(PartsRecipe, FrozenLayersNeedNoPartOfTheModel) {
+  const auto recipe = Load("name = \"FreezeLayers\"\nnum_layers = 4\nrounds_per_layer = 1\n");
+  ASSERT_TRUE(recipe.ok()) << recipe.status();
+  EXPECT_EQ(recipe->local_task, "sft");
+  const auto material = PrepareRun(*recipe);
+  ASSERT_TRUE(material.ok()) << material.status();
+  EXPECT_THAT(material->tensor_trees, IsEmpty());
+  const v1::TaskPlan plan = PlanOf(*recipe, *material, 3, "anna");
+  EXPECT_THAT(plan.train().rules().frozen(), ElementsAre("0", "1"));
+  EXPECT_EQ(plan.train().layers_size(), 0);
+  EXPECT_EQ(recipe->ViewFor(DeviceId("anna"), 3), DeviceView{});
+}
+
+TEST_F(PartsRecipe, MistakesAreToldWithTheirKeys) {
+  Refused("strategy.device_layers", "name = \"HeteroLayers\"\nnum_layers = 4\ndevice_layers = [\"a:5\"]\n");
+  Refused("strategy.layer_tiers", "name = \"HeteroLayers\"\nnum_layers = 4\nlayer_tiers = [0]\n");
+  Refused("choose HeteroLayers", "name = \"FedAvg\"\nlayer_tiers = [1]\n");
+  Refused("train.local_task", "name = \"FedBFPT\"\nnum_layers = 4\n", "local_task = \"sft\"\n");
+  Refused("tuning.peft_type", "name = \"FedBFPT\"\nnum_layers = 4\n", "[tuning]\nmethod = \"ia3\"\n");
+  Refused("rounds_per_layer", "name = \"FedBFPT\"\nrounds_per_layer = 0\n");
+  const auto recipe = Load("name = \"FedBFPT\"\nnum_layers = 12\n");
+  ASSERT_TRUE(recipe.ok()) << recipe.status();
+  const auto material = PrepareRun(*recipe);
+  EXPECT_EQ(material.status().code(), Code::kInvalidArgument);
+  EXPECT_THAT(material.status().message(), HasSubstr("has 4 layers"));
+}
+
+TEST_F(PartsRecipe, RunsOfOtherStrategiesAreAsBefore) {
+  const auto recipe = Load("name = \"FedAvg\"\n");
+  const auto material = PrepareRun(*recipe);
+  ASSERT_TRUE(material.ok()) << material.status();
+  EXPECT_THAT(material->tensor_trees, IsEmpty());
+  EXPECT_THAT(recipe->resolved_json, ::testing::Not(HasSubstr("layer_tiers")));
+  EXPECT_THAT(peft::AdapterConfig::FromJson(material->adapter_config_json)->layers_to_transform, IsEmpty());
+}
+
+}  // namespace
+}  // namespace heddle::coordinator
