@@ -136,7 +136,7 @@ int Main(int argc, char** argv) {
   check->add_option("RECIPE", line.recipe, "recipe.toml")->required();
   check->add_option("--set", line.settings, "key=value, over the recipe (repeatable)");
 
-  app.add_subcommand("model", "look at a model, evaluate it, complete a prompt (heddle model --help)")
+  app.add_subcommand("model", "look at a model, evaluate it, complete a prompt, make an emulator (heddle model --help)")
       ->allow_extras()
       ->callback([] { throw UsageError("'model' must be the first word, and its options follow"); });
 

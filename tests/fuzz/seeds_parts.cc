@@ -1,4 +1,4 @@
-// Seeds of fuzz_tensor_tree.
+// Seeds of fuzz_tensor_tree and fuzz_emulator.
 #include "common/safetensors.h"
 #include "model/parts/tensor_tree.h"
 #include "tests/fuzz/parts_model.h"
@@ -26,6 +26,16 @@ void PartSeeds() {
   one.emplace("scalar", Tensor::FromFloats({}, std::vector<float>{1}));
   one.emplace("empty", Tensor::FromFloats({0, 4}, {}));
   write("scalar-and-empty", one);
+  const auto emulator = [](const std::string& name, const std::string& layers, int num_layers) {
+    Write("fuzz_emulator", name,
+          R"({"layers":[)" + layers + R"(],"num_layers":)" + std::to_string(num_layers) +
+              R"(,"ends":1,"weights":[{"name":"model.safetensors","sha256":")" + std::string(64, 'a') + R"("}]})" +
+              "\n");
+  };
+  emulator("of-the-small-model", "1", 2);
+  emulator("with-nothing-dropped", "0,1", 2);
+  emulator("of-a-larger-one", "0,3,5", 6);
+  emulator("falling", "3,0", 6);
 }
 
 }  // namespace heddle::fuzz

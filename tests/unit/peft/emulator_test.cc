@@ -29,7 +29,10 @@ class EmulatorTest : public testing::Test {
   }
   Adapter TunedOn(const AdapterConfig& config) const {
     StateDict tensors;
-    for (const auto& [key, spec] : *AdapterSpec(small_, config)) {
+    const auto slots = AdapterSpec(small_, config);
+    EXPECT_TRUE(slots.ok()) << slots.status();
+    if (!slots.ok()) return {config, {}};
+    for (const auto& [key, spec] : *slots) {
       std::vector<float> values(static_cast<size_t>(*NumElements(spec.shape)), static_cast<float>(tensors.size()));
       tensors.emplace(key, Tensor::FromFloats(spec.shape, values));
     }
