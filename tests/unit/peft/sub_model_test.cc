@@ -94,6 +94,8 @@ TEST_P(SubModelOf, APartWithChosenLayersIsTheModelOfThoseLayersToTheBit) {
     model::ModelSpec part = whole, alone = whole;
     part.part.layers = layers;
     alone.num_hidden_layers = static_cast<int64_t>(layers.size());
+    alone.full_attention_layers =  // a layer has the window that its own number gives it
+        std::count_if(layers.begin(), layers.end(), [&](int64_t i) { return i < whole.full_attention_layers; });
     ASSERT_TRUE(part.Check().ok()) << part.Check();
     const auto renumbered = model::TensorsOfLayers(whole, weights, layers);
     ASSERT_TRUE(renumbered.ok()) << renumbered.status();
