@@ -89,7 +89,7 @@ Status LedgerAggregator::TakeParent(const StateDict& parent, const StateDict& st
   first_ref_ = seeds.first_ref;
   if (!HoldsLedger(parent)) {
     start_ = parent;
-    HEDDLE_ASSIGN_OR_RETURN(const Weights weights, WeightsOf(parent, zo.epsilon));
+    HEDDLE_ASSIGN_OR_RETURN(const Weights weights, WeightsOf(parent, zo::LargestScale(ledger_.head)));
     if (weights.parameters.empty()) return InvalidArgument("the adapter has no tensor to train");
     ledger_.weights = zo::DigestOfWeights(weights.parameters);
     return OkStatus();
@@ -199,7 +199,7 @@ Result<RoundModel> LedgerAggregator::Next() {
 Status LedgerAggregator::Replay(zo::Ledger* next, StateDict* state) {
   // The grids are those of the start, whatever the weights have become.
   HEDDLE_ASSIGN_OR_RETURN(const StateDict* start, Start());
-  HEDDLE_ASSIGN_OR_RETURN(Weights weights, WeightsOf(*start, ledger_.head.epsilon));
+  HEDDLE_ASSIGN_OR_RETURN(Weights weights, WeightsOf(*start, zo::LargestScale(ledger_.head)));
   zo::Ledger from{.head = ledger_.head, .round = 0, .entries = {}, .importance = {}, .weights = {}};
   if (TakeKeptWeights(&weights)) from = ledger_;
   HEDDLE_RETURN_IF_ERROR(

@@ -25,14 +25,14 @@ Tensor ByteTensor(std::string_view bytes) {
   return tensor;
 }
 
-Result<Weights> WeightsOf(const StateDict& start, double epsilon) {
+Result<Weights> WeightsOf(const StateDict& start, double largest_scale) {
   try {
     Weights weights;
     for (const auto& [name, tensor] : start) {
       if (name.starts_with(kOwnPrefix) || tensor.dtype() != DType::kF32) continue;
       const auto values = tensor.values<float>();
       weights.memory.emplace_back(values.begin(), values.end());
-      HEDDLE_ASSIGN_OR_RETURN(zo::Parameter parameter, zo::MakeParameter(name, weights.memory.back(), epsilon));
+      HEDDLE_ASSIGN_OR_RETURN(zo::Parameter parameter, zo::MakeParameter(name, weights.memory.back(), largest_scale));
       weights.parameters.push_back(std::move(parameter));
     }
     return weights;
@@ -42,7 +42,7 @@ Result<Weights> WeightsOf(const StateDict& start, double epsilon) {
 }
 
 Result<StateDict> ReplayLedger(const StateDict& start, const zo::Ledger& ledger, unsigned threads) {
-  HEDDLE_ASSIGN_OR_RETURN(Weights weights, WeightsOf(start, ledger.head.epsilon));
+  HEDDLE_ASSIGN_OR_RETURN(Weights weights, WeightsOf(start, zo::LargestScale(ledger.head)));
   const zo::Ledger nothing{.head = ledger.head, .round = 0, .entries = {}, .importance = {}, .weights = {}};
   const auto moves = zo::MovesBetween(nothing, ledger);
   HEDDLE_RETURN_IF_ERROR(zo::ApplyMoves(ledger.head.distribution, moves, weights.parameters, threads));

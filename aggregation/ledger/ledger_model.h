@@ -26,7 +26,7 @@ struct Weights {
   std::vector<zo::Parameter> parameters;  // in order of names
 };
 // Errors: kInvalidArgument: a value that no grid takes; kResourceExhausted.
-Result<Weights> WeightsOf(const StateDict& start, double epsilon);
+Result<Weights> WeightsOf(const StateDict& start, double largest_scale);
 
 // The adapter that a ledger stands for. Errors: kInvalidArgument when the start is not what the ledger began with, or
 // the replay has not the digest that the ledger names; those of WeightsOf and ApplyMoves.

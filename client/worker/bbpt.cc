@@ -40,6 +40,7 @@ class Bbpt final : public LocalTask {
     at::set_num_threads(static_cast<int>(std::max(1U, train.threads)));
     HEDDLE_ASSIGN_OR_RETURN(const model::ModelSpec config, model::ReadModelConfig(input.base_model_dir));
     HEDDLE_ASSIGN_OR_RETURN(const TrainOptions options, MakeTrainOptions(input, config));
+    const OwnStream stream(options.weights.device);
     HEDDLE_RETURN_IF_ERROR(
         CheckMemory(input.memory_limit_bytes, EstimateForwardBytes(config, train, options), "a forward pass"));
     HEDDLE_ASSIGN_OR_RETURN(const peft::Adapter given, peft::ReadAdapter(input.adapter_dir));

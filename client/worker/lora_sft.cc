@@ -41,6 +41,7 @@ class LoraSft final : public LocalTask {
     HEDDLE_RETURN_IF_ERROR(config.Check());
     HEDDLE_ASSIGN_OR_RETURN(TrainOptions options, MakeTrainOptions(input, config));
     options.weights.part = config.part;
+    const OwnStream stream(options.weights.device);
     HEDDLE_RETURN_IF_ERROR(
         CheckMemory(input.memory_limit_bytes, EstimateTrainingBytes(config, train, options), "the training step"));
     HEDDLE_ASSIGN_OR_RETURN(TaskResources::Base base, resources.GetBase(input.base_model_dir, options.weights));

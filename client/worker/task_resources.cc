@@ -61,6 +61,8 @@ Result<TaskResources::Base> TaskResources::GetBase(const std::filesystem::path& 
   if (auto it = bases_.find(form); known && it != bases_.end()) return it->second;
   Base base;
   HEDDLE_ASSIGN_OR_RETURN(base.weights, model::BaseWeights::Load(folder, options));
+  // Other threads' streams may read it from now on.
+  if (options.device.is_cuda()) torch::cuda::synchronize();
   base.folder = folder;
   if (known && !bases_.empty()) {
     base.tokenizer = bases_.begin()->second.tokenizer;

@@ -1,5 +1,7 @@
 #include "client/worker/train_options.h"
 
+#include <c10/core/impl/VirtualGuardImpl.h>
+
 #include <cmath>
 #include <set>
 
@@ -47,6 +49,11 @@ Result<torch::Device> DeviceFromName(const std::string& name) {
         "--device cpu)");
   }
   return torch::Device(torch::kCUDA, 0);
+}
+
+OwnStream::OwnStream(const torch::Device& device) {
+  if (device.is_cpu()) return;
+  guard_.emplace(c10::impl::VirtualGuardImpl(device.type()).getStreamFromGlobalPool(device));
 }
 
 Result<TrainOptions> MakeTrainOptions(const TaskInput& input, const model::ModelSpec& spec) {

@@ -3,7 +3,10 @@
 // Include only from translation units of targets with TORCH. Thread-safety: pure functions.
 #pragma once
 
+#include <c10/core/StreamGuard.h>
 #include <torch/torch.h>
+
+#include <optional>
 
 #include "client/worker/local_task.h"
 #include "model/config/model_spec.h"
@@ -25,6 +28,16 @@ struct TrainOptions {
 
 // "cpu" (also when empty) or "cuda". Errors: kInvalidArgument, kFailedPrecondition when there is no GPU to use.
 Result<torch::Device> DeviceFromName(const std::string& name);
+
+// While it lives, what this thread asks of a GPU runs on a stream of its own, beside that of tasks in other threads. On
+// the processor it does nothing.
+class OwnStream {
+ public:
+  explicit OwnStream(const torch::Device& device);
+
+ private:
+  std::optional<c10::StreamGuard> guard_;
+};
 
 // Errors: kInvalidArgument for a setting that is out of range, unknown, or does not fit the model; kFailedPrecondition
 // when the device has no GPU that it was told to use.

@@ -15,11 +15,13 @@
 #include "client/worker/library_wall.h"
 #include "client/worker/task_resources.h"
 #include "client/worker/train_options.h"
+#include "client/worker/trained_tensors.h"
 #include "common/file.h"
 #include "common/random.h"
 #include "model/config/registry.h"
 #include "model/transformer/transformer.h"
 #include "peft/tuning/tuning.h"
+#include "zo_optim/estimator/loss_watch.h"
 #include "zo_optim/ledger/scalars.h"
 
 namespace heddle::client {
@@ -169,9 +171,9 @@ class Directions {
 
 class Training {
  public:
-  Training(const Plan& plan, model::Transformer& network, std::vector<zo::Parameter>& parameters,
-           const zo::Ledger& from)
-      : plan_(plan), network_(network), parameters_(parameters) {
+  Training(const Plan& plan, model::Transformer& network, TrainedTensors& tensors,
+           std::vector<zo::Parameter>& parameters, const zo::Ledger& from)
+      : plan_(plan), network_(network), tensors_(tensors), parameters_(parameters) {
     for (const zo::LedgerEntry& entry : from.entries) scales_[entry.ref] = entry.n;
   }
 
@@ -224,9 +226,15 @@ class Training {
     return OkStatus();
   }
   const std::vector<zo::Parameter>& parameters() const { return parameters_; }
+  uint64_t forward_passes() const { return forward_passes_; }
+  uint64_t skipped() const { return scalars_.skipped; }
 
  private:
-  double Loss(const HeadBatch& batch) { return network_->Loss(batch.input, batch.targets).item<double>(); }
+  double Loss(const HeadBatch& batch) {
+    tensors_.Publish();
+    ++forward_passes_;
+    return network_->Loss(batch.input, batch.targets).item<double>();
+  }
   void Move(uint64_t ref, std::initializer_list<zo::Move> moves) {
     const uint64_t seed = zo::SeedOf(plan_.head, ref);
     for (const zo::Parameter& parameter : parameters_) {
@@ -252,7 +260,9 @@ class Training {
 
   const Plan& plan_;
   model::Transformer& network_;
+  TrainedTensors& tensors_;
   std::vector<zo::Parameter>& parameters_;
+  uint64_t forward_passes_ = 0;
   std::map<uint64_t, int64_t> scales_;  // of the pool's or the log's directions
   zo::Scalars scalars_;
 };
@@ -273,7 +283,7 @@ class ZoLedger final : public LocalTask {
     at::set_num_threads(static_cast<int>(std::max(1U, train.threads)));
     HEDDLE_ASSIGN_OR_RETURN(const model::ModelSpec spec, model::ReadModelConfig(input.base_model_dir));
     HEDDLE_ASSIGN_OR_RETURN(const TrainOptions options, MakeTrainOptions(input, spec));
-    if (!options.weights.device.is_cpu()) return InvalidArgument("zo_ledger computes on the CPU");
+    const OwnStream stream(options.weights.device);
     HEDDLE_RETURN_IF_ERROR(CheckForwardMemory(spec, input, options));
     HEDDLE_ASSIGN_OR_RETURN(const TaskResources::Base base, resources.GetBase(input.base_model_dir, options.weights));
     HEDDLE_ASSIGN_OR_RETURN(const StartOfRun start, ReadStart(input.adapter_dir, &plan.head));
@@ -282,22 +292,23 @@ class ZoLedger final : public LocalTask {
     HEDDLE_ASSIGN_OR_RETURN(const peft::Tuning tuning,
                             peft::Tuning::Inject(network, start.adapter.config, start.adapter.tensors));
     network->eval();
+    std::vector<torch::Tensor> trained;
+    for (const peft::TunedParameter& one : tuning.parameters()) trained.push_back(one.tensor);
+    HEDDLE_ASSIGN_OR_RETURN(TrainedTensors tensors, TrainedTensors::Make(std::move(trained)));
     std::vector<zo::Parameter> parameters;
-    for (const peft::TunedParameter& one : tuning.parameters()) {
-      if (!one.tensor.is_contiguous()) return Internal("the tensor '" + one.key + "' is not in one piece");
+    for (size_t i = 0; i < tensors.size(); ++i) {
       HEDDLE_ASSIGN_OR_RETURN(
           zo::Parameter parameter,
-          zo::MakeParameter(one.key, {one.tensor.data_ptr<float>(), static_cast<size_t>(one.tensor.numel())},
-                            plan.head.epsilon));
+          zo::MakeParameter(tuning.parameters()[i].key, tensors.values(i), zo::LargestScale(plan.head)));
       parameters.push_back(std::move(parameter));
     }
     HEDDLE_ASSIGN_OR_RETURN(const Sha256Digest rebuilt,
                             resources.ledgers().Replay(start.ledger, parameters, std::max(1U, train.threads)));
-    Training training(plan, network, parameters, start.ledger);
+    Training training(plan, network, tensors, parameters, start.ledger);
     Directions directions(plan, start.ledger.importance, input.seed);
     const LastStep last(plan, start.ledger, parameters);
     TaskOutput output;
-    HEDDLE_ASSIGN_OR_RETURN(output.stats, Train(training, directions, last, *batches, input, progress));
+    HEDDLE_ASSIGN_OR_RETURN(output.stats, Train(training, directions, last, *batches, input, options, progress));
     HEDDLE_RETURN_IF_ERROR(training.CheckRange());
     output.update.emplace(std::string(aggregation::kScalarsName),
                           aggregation::ByteTensor(zo::EncodeScalars(training.Finish(rebuilt), plan.format)));
@@ -305,16 +316,19 @@ class ZoLedger final : public LocalTask {
   }
 
   static Result<TaskStats> Train(Training& training, Directions& directions, const LastStep& last, HeadBatches& batches,
-                                 const TaskInput& input, const ProgressCallback& progress) {
+                                 const TaskInput& input, const TrainOptions& options,
+                                 const ProgressCallback& progress) {
     const TrainSettings& train = input.train;
     TaskStats stats;
+    zo::LossWatch watch;
     double sum = 0;
     uint32_t counted = 0;
     const auto started = std::chrono::steady_clock::now();
     for (uint32_t step = 1; step <= train.local_steps; ++step) {
       HEDDLE_ASSIGN_OR_RETURN(const std::optional<HeadBatch> batch, batches.Next());
       HEDDLE_ASSERT(batch.has_value(), "training data have no end");
-      HEDDLE_ASSIGN_OR_RETURN(const double loss, training.Step(*batch, directions.Step(training.parameters(), last)));
+      HEDDLE_ASSIGN_OR_RETURN(const double loss, training.Step(batch->On(options.weights.device),
+                                                                 directions.Step(training.parameters(), last)));
       stats.num_examples += batch->rows;
       stats.num_tokens += batch->tokens;
       stats.steps = step;
@@ -322,6 +336,7 @@ class ZoLedger final : public LocalTask {
         if (counted++ == 0) stats.first_loss = loss;
         stats.last_loss = loss;
         sum += loss;
+        watch.Add(loss);
       }
       if (progress && !progress(step, train.local_steps, loss)) return Cancelled("the task was interrupted");
     }
@@ -329,6 +344,9 @@ class ZoLedger final : public LocalTask {
       return Internal("no step's loss was finite, so there is nothing to send; a smaller learning_rate may help");
     }
     stats.train_loss = sum / counted;
+    stats.forward_passes = training.forward_passes();
+    stats.skipped_directions = training.skipped();
+    stats.loss_stalled = watch.Stalled();
     stats.train_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
     return stats;
   }

@@ -11,6 +11,7 @@
 #include "client/worker/ruled_training.h"
 #include "client/worker/task_resources.h"
 #include "client/worker/train_options.h"
+#include "client/worker/trained_tensors.h"
 #include "common/logging.h"
 #include "common/random.h"
 #include "model/config/registry.h"
@@ -24,12 +25,13 @@ namespace heddle::client {
 namespace {
 
 constexpr uint32_t kAnchorPerturbations = 16;
+// A step along one direction may be so large a gradient times the learning rate before the grid cuts it.
+constexpr double kStepsAlongOne = 16;
 
 // The loss of the batches of one step, by forward passes.
 class BatchLoss final : public zo::Objective {
  public:
-  BatchLoss(model::Transformer network, std::vector<torch::Tensor> trained)
-      : network_(std::move(network)), trained_(std::move(trained)) {}
+  BatchLoss(model::Transformer network, TrainedTensors& trained) : network_(std::move(network)), trained_(trained) {}
 
   // The next batches; what they count goes to `stats`. Errors: those of HeadBatches.
   Status Take(HeadBatches& batches, uint32_t parts, TaskStats* stats) {
@@ -39,23 +41,27 @@ class BatchLoss final : public zo::Objective {
       HEDDLE_ASSERT(batch.has_value(), "training data have no end");
       stats->num_examples += batch->rows;
       stats->num_tokens += batch->tokens;
-      batches_.push_back(*std::move(batch));
+      batches_.push_back(batch->On(network_->device()));
     }
     return OkStatus();
   }
 
   Result<double> Loss() override {
     const torch::NoGradGuard no_grad;
+    trained_.Publish();
     return Mean([](const torch::Tensor& loss) { return loss.item<double>(); });
   }
 
   Result<Derivative> Along(const zo::TrainedWeights& weights, uint64_t seed) override {
     std::vector<torch::Tensor> tangents;
     for (size_t i = 0; i < trained_.size(); ++i) {
-      tangents.push_back(torch::empty(trained_[i].sizes(), at::kFloat));
-      weights.FillDirection(seed, i, {tangents.back().data_ptr<float>(), static_cast<size_t>(trained_[i].numel())});
+      const torch::Tensor& tensor = trained_.tensors()[i];
+      const torch::Tensor tangent = torch::empty(tensor.sizes(), at::kFloat);
+      weights.FillDirection(seed, i, {tangent.data_ptr<float>(), static_cast<size_t>(tangent.numel())});
+      tangents.push_back(tangent.to(tensor.device()));
     }
-    return zo::DirectionalDerivative(trained_, tangents, [this] {
+    trained_.Publish();
+    return zo::DirectionalDerivative(trained_.tensors(), tangents, [this] {
       torch::Tensor sum;
       Mean([&sum](const torch::Tensor& loss) {
         sum = loss;
@@ -82,19 +88,16 @@ class BatchLoss final : public zo::Objective {
   }
 
   model::Transformer network_;
-  std::vector<torch::Tensor> trained_;
+  TrainedTensors& trained_;
   std::vector<HeadBatch> batches_;
 };
 
-Status CheckPlan(const TaskInput& input, const TrainOptions& options) {
+Status CheckPlan(const TaskInput& input) {
   const TrainRules& rules = input.train.rules;
   if (!rules.correction.empty() || rules.proximal_mu > 0 || rules.prune_gamma > 0) {
     return InvalidArgument(
         "zo_sft computes no gradient that a strategy's terms (proximal_mu, scaffold, feddyn, prune_gamma) could join; "
         "choose another strategy or local task");
-  }
-  if (!options.weights.device.is_cpu()) {
-    return FailedPrecondition("zo_sft computes on the cpu: directions are made there; set worker.device to cpu");
   }
   return OkStatus();
 }
@@ -113,7 +116,8 @@ class ZoSft final : public LocalTask {
     at::set_num_threads(static_cast<int>(std::max(1U, train.threads)));
     HEDDLE_ASSIGN_OR_RETURN(const model::ModelSpec config, model::ReadModelConfig(input.base_model_dir));
     HEDDLE_ASSIGN_OR_RETURN(const TrainOptions options, MakeTrainOptions(input, config));
-    HEDDLE_RETURN_IF_ERROR(CheckPlan(input, options));
+    const OwnStream stream(options.weights.device);
+    HEDDLE_RETURN_IF_ERROR(CheckPlan(input));
     HEDDLE_RETURN_IF_ERROR(
         CheckMemory(input.memory_limit_bytes, EstimateForwardBytes(config, train, options), "a forward pass"));
     HEDDLE_ASSIGN_OR_RETURN(TaskResources::Base base, resources.GetBase(input.base_model_dir, options.weights));
@@ -136,18 +140,17 @@ class ZoSft final : public LocalTask {
     HEDDLE_ASSIGN_OR_RETURN(RuledTraining ruled,
                             RuledTraining::Make(train, std::move(parameters), adapter.tensors, personal));
     network->eval();
-    std::vector<torch::Tensor> trained = ruled.Trained();
+    HEDDLE_ASSIGN_OR_RETURN(TrainedTensors trained, TrainedTensors::Make(ruled.Trained()));
     std::vector<zo::TrainedTensor> moved;
-    for (torch::Tensor& tensor : trained) {
-      TORCH_CHECK(tensor.is_contiguous() && tensor.scalar_type() == at::kFloat, "trained tensors are float32");
+    for (size_t i = 0; i < trained.size(); ++i) {
       for (const auto& [key, value] : named) {
-        if (!value.is_same(tensor)) continue;
-        moved.push_back({key, {tensor.data_ptr<float>(), static_cast<size_t>(tensor.numel())}});
+        if (value.is_same(trained.tensors()[i])) moved.push_back({key, trained.values(i)});
       }
     }
     TaskOutput output;
-    BatchLoss loss(network, std::move(trained));
+    BatchLoss loss(network, trained);
     HEDDLE_ASSIGN_OR_RETURN(output.stats, Train(loss, std::move(moved), *batches, input, options, progress));
+    trained.Publish();
     ruled.Finish(adapter.tensors, &output);
     return output;
   }
@@ -170,7 +173,7 @@ class ZoSft final : public LocalTask {
                                                  .clip = zo.clip_projected_grad,
                                                  .max_loss_difference = zo.max_loss_difference}));
     HEDDLE_ASSIGN_OR_RETURN(zo::TrainedWeights weights, zo::TrainedWeights::Make(std::move(parameters), distribution,
-                                                                                 zo.zo_eps, zo.sparse_fraction));
+                                                                                 std::max(zo.zo_eps, kStepsAlongOne * train.learning_rate), zo.sparse_fraction));
     weights.SetThreads(train.threads);
     HEDDLE_ASSIGN_OR_RETURN(zo::ZoOptimizer optimizer, zo::ZoOptimizer::Make({.kind = optimizer_kind,
                                                                               .momentum = train.momentum,

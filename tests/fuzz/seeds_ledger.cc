@@ -9,7 +9,7 @@ void LedgerSeeds() {
   const zo::Ledger ledger = FuzzedLedger();
   const std::string bytes = zo::EncodeLedger(ledger);
   Write("fuzz_ledger", "ledger", Number(0, 1) + bytes);
-  Write("fuzz_ledger", "ledger-other-directions", Number(0, 1) + Replace(bytes, "HDLG\1\1", "HDLG\1\2"));
+  Write("fuzz_ledger", "ledger-other-directions", Number(0, 1) + Replace(bytes, "HDLG\2\1", "HDLG\2\2"));
   zo::Ledger later = ledger;
   later.round = 5;
   later.entries = {{0, 5}, {3, -2}, {4, 1 << 20}};

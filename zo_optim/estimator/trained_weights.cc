@@ -16,7 +16,7 @@ constexpr size_t kPerThread = 1U << 18;  // elements that are worth a thread
 }  // namespace
 
 Result<TrainedWeights> TrainedWeights::Make(std::vector<TrainedTensor> parameters, Distribution distribution,
-                                            double epsilon, double sparse_fraction) {
+                                            double largest_scale, double sparse_fraction) {
   if (!(sparse_fraction >= 0 && sparse_fraction <= 1)) return InvalidArgument("sparse_fraction must be from 0 to 1");
   TrainedWeights out;
   out.distribution_ = distribution;
@@ -26,7 +26,7 @@ Result<TrainedWeights> TrainedWeights::Make(std::vector<TrainedTensor> parameter
       return InvalidArgument("two trained tensors have the name '" + parameter.name + "'");
     }
     Part part;
-    const Result<Grid> grid = Grid::For(parameter.values, epsilon);
+    const Result<Grid> grid = Grid::For(parameter.values, largest_scale);
     if (!grid.ok()) return grid.status().Annotate("the trained tensor '" + parameter.name + "'");
     part.grid = *grid;
     part.stream = ParameterStream(parameter.name);

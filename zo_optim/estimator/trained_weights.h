@@ -36,10 +36,10 @@ struct Term {
 
 class TrainedWeights {
  public:
-  // epsilon: how far directions are tried. A step along one of them is cut to Grid::max_scale, which is at least 1/16
-  // and 2 epsilon. sparse_fraction: 0 or 1: no mask. Errors: kInvalidArgument when there are no elements, two
+  // largest_scale: of perturbations, and of the steps that are expected. A step along one of them is cut to
+  // Grid::max_scale, which is at least 1/8 and twice that. sparse_fraction: 0 or 1: no mask. Errors: kInvalidArgument when there are no elements, two
   // parameters have one name, a value is not finite, or epsilon or the fraction are out of range.
-  static Result<TrainedWeights> Make(std::vector<TrainedTensor> parameters, Distribution distribution, double epsilon,
+  static Result<TrainedWeights> Make(std::vector<TrainedTensor> parameters, Distribution distribution, double largest_scale,
                                      double sparse_fraction = 0);
 
   // w += R(to, z) - R(from, z) for each element, where R is the move rounded to the grid: Shift(s, a, b) and

@@ -25,14 +25,16 @@ float SignStep(std::span<const Move> moves, float unit) {
 
 }  // namespace
 
-Result<Grid> Grid::For(std::span<const float> values, double epsilon) {
-  if (!(epsilon >= 0 && epsilon <= 0x1p40)) return InvalidArgument("the size of a perturbation must be in 0 .. 2^40");
+Result<Grid> Grid::For(std::span<const float> values, double largest_scale) {
+  if (!(largest_scale >= 0 && largest_scale <= 0x1p40)) {
+    return InvalidArgument("the size of a perturbation must be in 0 .. 2^40");
+  }
   float largest = 0;
   for (const float value : values) {
     if (!(std::abs(value) < 0x1p60F)) return InvalidArgument("a weight is not finite or too large to be perturbed");
     largest = std::max(largest, std::abs(value));
   }
-  const double reach = std::max({2.0, 4.0 * largest, 64 * epsilon});
+  const double reach = std::max({2.0, 4.0 * largest, 32 * largest_scale});
   return Grid{static_cast<float>(std::exp2(std::ceil(std::log2(reach)) - 24))};
 }
 

@@ -24,13 +24,13 @@ namespace heddle::zo {
 struct Grid {
   float unit = 0;  // a power of two
 
-  // The grid of a tensor that starts from these values and is perturbed with scales up to `epsilon`: 2^24 units are the
-  // smallest power of two that is at least 2, 4 max|w| and 64 epsilon. Errors: kInvalidArgument: a value that is not
-  // finite or 2^60 or more; an epsilon that is not in 0 .. 2^40.
-  static Result<Grid> For(std::span<const float> values, double epsilon);
+  // The grid of a tensor that starts from these values and is moved along directions with scales up to `largest_scale`:
+  // 2^24 units are the smallest power of two that is at least 2, 4 max|w| and 32 largest_scale. Errors:
+  // kInvalidArgument: a value that is not finite or 2^60 or more; a scale that is not in 0 .. 2^40.
+  static Result<Grid> For(std::span<const float> values, double largest_scale);
 
   float range() const { return unit * 0x1p24F; }      // what |w| may be
-  float max_scale() const { return unit * 0x1p19F; }  // what |a| may be
+  float max_scale() const { return unit * 0x1p20F; }  // what |a| may be
 };
 
 // Rounds each value to its nearest multiple of the unit (even ones win).

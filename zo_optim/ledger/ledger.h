@@ -29,7 +29,7 @@
 
 namespace heddle::zo {
 
-inline constexpr uint8_t kLedgerVersion = 1;
+inline constexpr uint8_t kLedgerVersion = 2;
 inline constexpr std::string_view kLedgerFile = "ledger.bin";  // beside an adapter's files on a device
 inline constexpr uint32_t kMaxPoolSize = 1U << 20;
 inline constexpr size_t kMaxLedgerEntries = size_t{1} << 24;
@@ -41,7 +41,7 @@ struct LedgerHead {
   uint8_t resolution_bits = 30;  // a scale is n 2^-resolution_bits; 1 .. 60
   uint64_t seed = 0;
   uint32_t pool_size = 0;  // at most kMaxPoolSize; 0: a log
-  double epsilon = 0;      // of perturbations: the grid depends on it
+  double epsilon = 0;      // of perturbations
   Sha256Digest start;      // of the file of w_0
   friend bool operator==(const LedgerHead&, const LedgerHead&) = default;
 };
@@ -91,8 +91,12 @@ struct Parameter {
   std::span<float> values;
 };
 
-// Puts start values onto their grid. Errors: those of Grid::For, with the name.
-Result<Parameter> MakeParameter(std::string name, std::span<float> values, double epsilon);
+// What the grids of a run are made for: perturbations, and scales of up to 2^14 steps of the ledger's resolution (where
+// the resolution follows the learning rate, at least 16 steps along a gradient of 1).
+double LargestScale(const LedgerHead& head);
+
+// Puts start values onto their grid (Grid::For). Errors: those of Grid::For, with the name.
+Result<Parameter> MakeParameter(std::string name, std::span<float> values, double largest_scale);
 
 // Moves that lead from the replay of one ledger to that of another of the same head, in order of refs.
 std::vector<SeedMove> MovesBetween(const Ledger& from, const Ledger& to);

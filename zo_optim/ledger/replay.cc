@@ -9,8 +9,12 @@
 
 namespace heddle::zo {
 
-Result<Parameter> MakeParameter(std::string name, std::span<float> values, double epsilon) {
-  auto grid = Grid::For(values, epsilon);
+double LargestScale(const LedgerHead& head) {
+  return std::max(head.epsilon, std::ldexp(1.0, 14 - static_cast<int>(head.resolution_bits)));
+}
+
+Result<Parameter> MakeParameter(std::string name, std::span<float> values, double largest_scale) {
+  auto grid = Grid::For(values, largest_scale);
   if (!grid.ok()) return grid.status().Annotate("tensor '" + name + "'");
   SnapToGrid(*grid, values);
   const uint64_t stream = ParameterStream(name);

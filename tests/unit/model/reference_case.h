@@ -45,8 +45,8 @@ class ReferenceCase {
     return names;
   }
 
-  explicit ReferenceCase(const std::string& name)
-      : base_(*BaseWeights::Load(Root() / name)),
+  explicit ReferenceCase(const std::string& name, const WeightOptions& options = {})
+      : base_(*BaseWeights::Load(Root() / name, options)),
         arrays_(ReadSafetensors(Root() / name / "reference.safetensors")->tensors) {}
 
   const std::shared_ptr<const BaseWeights>& base() const { return base_; }
@@ -58,8 +58,9 @@ class ReferenceCase {
   void Inject(Transformer& model, at::ScalarType type, double scale = 2.0) const {
     for (auto& [path, linear] : model->LinearModules()) {
       if (!Has("lora_A:" + path)) continue;
-      linear->lora_A = Array("lora_A:" + path).to(type).requires_grad_(true);
-      linear->lora_B = Array("lora_B:" + path).to(type).requires_grad_(true);
+      const auto form = at::TensorOptions(type).device(linear->device());
+      linear->lora_A = Array("lora_A:" + path).to(form).requires_grad_(true);
+      linear->lora_B = Array("lora_B:" + path).to(form).requires_grad_(true);
       linear->scaling = scale;
     }
   }

@@ -34,13 +34,14 @@ class TuningCase {
     return names;
   }
 
-  explicit TuningCase(const std::string& name, model::WeightType type = model::WeightType::kFloat32)
+  explicit TuningCase(const std::string& name, model::WeightType type = model::WeightType::kFloat32,
+                      const torch::Device& device = torch::kCPU)
       : folder(Data() / "tuning" / name),
         adapter(*ReadAdapter(folder)),
         arrays_(ReadSafetensors(folder / "expected.safetensors")->tensors) {
     const auto text = *ReadFile(folder / "case.json", 4096);
     base_folder = Data() / std::string(boost::json::parse(text).at("base").as_string());
-    base = *model::BaseWeights::Load(base_folder, {type, torch::kCPU});
+    base = *model::BaseWeights::Load(base_folder, {type, device});
   }
 
   torch::Tensor Array(const std::string& name) const {

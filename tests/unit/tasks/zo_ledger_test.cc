@@ -186,6 +186,28 @@ TEST_F(ZoLedgerTest, ALogsDirectionsAreThoseOfTheRoundInOrder) {
   for (size_t i = 0; i < 15; ++i) EXPECT_EQ(scalars->steps[i].ref, 4800 + i);
 }
 
+TEST_F(ZoLedgerTest, CountsItsPassesAndSaysWhenTheLossDoesNotFall) {
+  input_.train.zo.num_perturbations = 3;
+  for (const char* estimator : {"spsa", "spsa_one_sided"}) {
+    input_.train.zo.estimator = estimator;
+    const auto output = RunWith(*resources_);
+    ASSERT_TRUE(output.ok()) << output.status();
+    EXPECT_EQ(output->stats.forward_passes, 8U * (std::string(estimator) == "spsa" ? 6 : 4));
+    EXPECT_EQ(output->stats.skipped_directions, 0U);
+  }
+  // All losses lie further apart than this.
+  input_.train.zo.max_loss_difference = 1e-12;
+  input_.train.zo.zo_eps = 0.1;
+  EXPECT_EQ(RunWith(*resources_).status().code(), Code::kInternal);
+  input_.train.zo.max_loss_difference = 0;
+  input_.train.local_steps = 60;
+  input_.train.learning_rate = 1e-9;
+  input_.train.seeds->resolution_bits = 60;
+  const auto output = RunWith(*resources_);
+  ASSERT_TRUE(output.ok()) << output.status();
+  EXPECT_TRUE(output->stats.loss_stalled);
+}
+
 // FwdLLM: of more than a thousand candidates those most like the model's last step, by cosines in float64.
 TEST_F(ZoLedgerTest, ADeviceChoosesTheDirectionsMostLikeTheLastStep) {
   constexpr uint64_t kSpan = 1500;

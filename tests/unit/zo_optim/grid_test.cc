@@ -36,7 +36,7 @@ TEST(Grid, HoldsFourTimesTheLargestWeightAndAtLeastTwo) {
   EXPECT_EQ(Grid::For(std::vector<float>{0, 0}, 0)->unit, 0x1p-23F);
   EXPECT_EQ(Grid::For(std::vector<float>{0.5F, -0.1F}, 1e-3)->unit, 0x1p-23F);
   EXPECT_EQ(Grid::For(std::vector<float>{0.5F, -1.01F}, 1e-3)->unit, 0x1p-21F);
-  EXPECT_EQ(Grid::For(std::vector<float>{0.1F}, 0.1)->unit, 0x1p-21F);
+  EXPECT_EQ(Grid::For(std::vector<float>{0.1F}, 0.1)->unit, 0x1p-22F);
   EXPECT_GE(Grid::For(std::vector<float>{0.1F}, 0.1)->max_scale(), 0.1F);
 }
 

@@ -266,8 +266,18 @@ TEST(ReplayRange, WeightsThatLeaveTheirRangeAreTold) {
   std::vector<float> values(100, 0.25F);
   std::vector<Parameter> parameters = {*MakeParameter("w", values, 0)};
   std::vector<SeedMove> moves;
-  for (int i = 0; i < 6000; ++i) moves.push_back({5, {0, parameters[0].grid.max_scale()}});
+  for (int i = 0; i < 3000; ++i) moves.push_back({5, {0, parameters[0].grid.max_scale()}});
   EXPECT_THAT(ApplyMoves(Distribution::kRademacher, moves, parameters).message(), HasSubstr("left their range"));
+}
+
+TEST(LargestScale, FollowsTheLearningRateWhereThatIsMore) {
+  LedgerHead head = Head(16);
+  EXPECT_EQ(LargestScale(head), head.epsilon);
+  // A rate of 3e-2 is 15 bits (a step of 512 to 1023): 16 to 32 steps along a gradient of 1.
+  head.resolution_bits = 15;
+  EXPECT_EQ(LargestScale(head), 0.5);
+  head.resolution_bits = 60;
+  EXPECT_EQ(LargestScale(head), head.epsilon);
 }
 
 TEST(SeedOf, DoesNotCollideInALongRun) {
