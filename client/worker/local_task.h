@@ -74,6 +74,7 @@ struct TaskInput {
   std::filesystem::path personal_path;  // what the device kept of the run (safetensors); empty or absent: nothing
   std::string device;                   // what computes: "cpu" (also when empty) or "cuda"
   uint64_t memory_limit_bytes = 0;      // 0: none; else a task that cannot fit is refused with kResourceExhausted
+  bool shares_process = false;  // with other devices (a simulator): estimates count, the process's memory does not
 };
 
 struct TaskStats {

@@ -117,7 +117,7 @@ class LoraSft final : public LocalTask {
       loss_sum += value;
       stats.steps = step;
       if (progress && !progress(step, train.local_steps, value)) return Cancelled("the task was interrupted");
-      if (step == 1 && input.memory_limit_bytes > 0) {
+      if (step == 1 && input.memory_limit_bytes > 0 && !input.shares_process) {
         auto memory = ReadProcessMemory(::getpid());
         if (memory.ok()) HEDDLE_RETURN_IF_ERROR(CheckMemory(input.memory_limit_bytes, memory->rss_bytes, "the worker"));
       }

@@ -297,9 +297,8 @@ class ZoLedger final : public LocalTask {
     HEDDLE_ASSIGN_OR_RETURN(TrainedTensors tensors, TrainedTensors::Make(std::move(trained)));
     std::vector<zo::Parameter> parameters;
     for (size_t i = 0; i < tensors.size(); ++i) {
-      HEDDLE_ASSIGN_OR_RETURN(
-          zo::Parameter parameter,
-          zo::MakeParameter(tuning.parameters()[i].key, tensors.values(i), zo::LargestScale(plan.head)));
+      HEDDLE_ASSIGN_OR_RETURN(zo::Parameter parameter, zo::MakeParameter(tuning.parameters()[i].key, tensors.values(i),
+                                                                         zo::LargestScale(plan.head)));
       parameters.push_back(std::move(parameter));
     }
     HEDDLE_ASSIGN_OR_RETURN(const Sha256Digest rebuilt,
@@ -328,7 +327,7 @@ class ZoLedger final : public LocalTask {
       HEDDLE_ASSIGN_OR_RETURN(const std::optional<HeadBatch> batch, batches.Next());
       HEDDLE_ASSERT(batch.has_value(), "training data have no end");
       HEDDLE_ASSIGN_OR_RETURN(const double loss, training.Step(batch->On(options.weights.device),
-                                                                 directions.Step(training.parameters(), last)));
+                                                               directions.Step(training.parameters(), last)));
       stats.num_examples += batch->rows;
       stats.num_tokens += batch->tokens;
       stats.steps = step;

@@ -172,8 +172,10 @@ class ZoSft final : public LocalTask {
                                                  .epsilon = zo.zo_eps,
                                                  .clip = zo.clip_projected_grad,
                                                  .max_loss_difference = zo.max_loss_difference}));
-    HEDDLE_ASSIGN_OR_RETURN(zo::TrainedWeights weights, zo::TrainedWeights::Make(std::move(parameters), distribution,
-                                                                                 std::max(zo.zo_eps, kStepsAlongOne * train.learning_rate), zo.sparse_fraction));
+    HEDDLE_ASSIGN_OR_RETURN(
+        zo::TrainedWeights weights,
+        zo::TrainedWeights::Make(std::move(parameters), distribution,
+                                 std::max(zo.zo_eps, kStepsAlongOne * train.learning_rate), zo.sparse_fraction));
     weights.SetThreads(train.threads);
     HEDDLE_ASSIGN_OR_RETURN(zo::ZoOptimizer optimizer, zo::ZoOptimizer::Make({.kind = optimizer_kind,
                                                                               .momentum = train.momentum,

@@ -19,7 +19,8 @@ constexpr Field kFields[] = {{"share", &DeviceProfile::share},
                              {"download_bytes_per_s", &DeviceProfile::download_bytes_per_s},
                              {"upload_bytes_per_s", &DeviceProfile::upload_bytes_per_s},
                              {"watts", &DeviceProfile::watts},
-                             {"radio_watts", &DeviceProfile::radio_watts}};
+                             {"radio_watts", &DeviceProfile::radio_watts},
+                             {"memory_limit_mb", &DeviceProfile::memory_limit_mb}};
 constexpr double kMax = 1e15;
 
 std::vector<std::string> FieldNames() {

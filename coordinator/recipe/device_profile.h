@@ -7,6 +7,7 @@
 //   upload_bytes_per_s = 5e5
 //   watts = 4                       # while it computes
 //   radio_watts = 1.2               # while it sends or receives
+//   memory_limit_mb = 512           # a task that is estimated to need more fails; 0: no limit
 //
 // What a profile does not say is as in [simulation].
 #pragma once
@@ -25,6 +26,7 @@ struct DeviceProfile {
   double seconds_per_step = 0.1;
   double download_bytes_per_s = 0, upload_bytes_per_s = 0;
   double watts = 0, radio_watts = 0;
+  double memory_limit_mb = 0;
 };
 
 // Profiles from the text of a free table ("phone.share" -> "3"), sorted by name; `base` gives what they do not say.

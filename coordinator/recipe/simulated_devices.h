@@ -35,6 +35,7 @@ struct SimulatedDevices {
   double seconds_per_step = 0.1;                            // virtual time of a training step
   double download_bytes_per_s = 0, upload_bytes_per_s = 0;  // of each device; 0: transfers take no virtual time
   double watts = 0, radio_watts = 0;                        // of each, while it computes, while it sends or receives
+  double memory_limit_mb = 0;                               // of each, as worker.memory_limit_mb; 0: none
   std::vector<DeviceProfile> profiles;                      // at least one: "device" where the recipe names none
   double speed_spread = 0;         // devices are up to this factor slower, drawn by seed: 0 all equal
   double failure_probability = 0;  // a task ends as interrupted, drawn by seed

@@ -88,6 +88,11 @@ void SimulationBindings::BindMachines(ConfigSchema* schema, SimulatedDevices* si
                {.help = "of a device while it computes", .min = 0, .max = 1e6, .silent_default = true});
   schema->Bind("simulation.radio_watts", &sim->radio_watts,
                {.help = "of a device while it sends or receives", .min = 0, .max = 1e6, .silent_default = true});
+  schema->Bind("simulation.memory_limit_mb", &sim->memory_limit_mb,
+               {.help = "of a device; tasks that need more fail there; 0: no limit",
+                .min = 0,
+                .max = 1e9,
+                .silent_default = true});
   schema->BindTable("simulation.profiles", &profiles_, "kinds of devices by name, with what differs from [simulation]");
   schema->Bind("simulation.speed_spread", &sim->speed_spread,
                {.help = "devices are slower by a factor drawn from 1 to 1 + this", .min = 0, .max = 1000});
@@ -111,7 +116,8 @@ Status SimulationBindings::Store(SimulatedDevices* sim, uint64_t batch_size) con
                               .download_bytes_per_s = sim->download_bytes_per_s,
                               .upload_bytes_per_s = sim->upload_bytes_per_s,
                               .watts = sim->watts,
-                              .radio_watts = sim->radio_watts};
+                              .radio_watts = sim->radio_watts,
+                              .memory_limit_mb = sim->memory_limit_mb};
   HEDDLE_ASSIGN_OR_RETURN(sim->profiles, ParseProfiles(profiles_, base));
   return OkStatus();
 }

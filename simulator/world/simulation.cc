@@ -38,6 +38,7 @@ struct Device {
   std::optional<Sha256Digest> ledger;  // of a run with shared seeds: the newest one that it has
   std::optional<v1::TaskAssignment> assignment;
   std::future<Result<client::TaskOutput>> training;
+  std::string trouble;                       // why its present task failed
   client::TaskInput input;                   // of its present task
   std::optional<client::TaskOutput> output;  // of a task that is over
   std::string upload;                        // the update as it travels
@@ -335,6 +336,8 @@ Status World::StartTask(size_t index, v1::TaskAssignment assignment) {
   input.personal_path = PersonalFile(device.spec.id);
   input.data_path = device.spec.data;
   input.device = recipe_.simulation.device;
+  input.memory_limit_bytes = static_cast<uint64_t>(ProfileOf(device).memory_limit_mb * (1 << 20));
+  input.shares_process = true;
   const std::string detail =
       std::to_string(assignment.round()) + "/" + std::to_string(assignment.attempt()) + "/" + device.spec.id.value();
   device.fails =
@@ -391,6 +394,11 @@ Status World::Finish(size_t index) {
   device.output.reset();
   if (device.fails) return Report(index);
   auto output = device.training.get();
+  // As a daemon would: others go on.
+  if (device.input.memory_limit_bytes > 0 && output.status().code() == Code::kResourceExhausted) {
+    device.trouble = output.status().message();
+    return Report(index);
+  }
   if (!output.ok()) return output.status().Annotate("device " + device.spec.id.value());
   device.output = *std::move(output);
   HEDDLE_ASSIGN_OR_RETURN(device.upload, client::MakeUpload(device.input, &*device.output));
@@ -412,7 +420,7 @@ Status World::Report(size_t index) {
     device.next_personal = std::move(device.output->personal);
     device.output.reset();
   } else {
-    report.message = "the device was interrupted";
+    report.message = device.trouble.empty() ? "the device was interrupted" : std::exchange(device.trouble, {});
   }
   if (!core_->Holds(report.assignment)) {
     HEDDLE_ASSIGN_OR_RETURN(report.stored, store_->FindAssignment(report.assignment));

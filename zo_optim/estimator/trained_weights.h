@@ -37,10 +37,11 @@ struct Term {
 class TrainedWeights {
  public:
   // largest_scale: of perturbations, and of the steps that are expected. A step along one of them is cut to
-  // Grid::max_scale, which is at least 1/8 and twice that. sparse_fraction: 0 or 1: no mask. Errors: kInvalidArgument when there are no elements, two
-  // parameters have one name, a value is not finite, or epsilon or the fraction are out of range.
-  static Result<TrainedWeights> Make(std::vector<TrainedTensor> parameters, Distribution distribution, double largest_scale,
-                                     double sparse_fraction = 0);
+  // Grid::max_scale, which is at least 1/8 and twice that. sparse_fraction: 0 or 1: no mask. Errors: kInvalidArgument
+  // when there are no elements, two parameters have one name, a value is not finite, or epsilon or the fraction are out
+  // of range.
+  static Result<TrainedWeights> Make(std::vector<TrainedTensor> parameters, Distribution distribution,
+                                     double largest_scale, double sparse_fraction = 0);
 
   // w += R(to, z) - R(from, z) for each element, where R is the move rounded to the grid: Shift(s, a, b) and
   // Shift(s, b, a) cancel to the bit, whatever else is moved between them.

@@ -1,5 +1,5 @@
-// Local tasks and evaluation with device = "cuda": the same training as on the processor but for rounding. Skips without
-// a GPU.
+// Local tasks and evaluation with device = "cuda": the same training as on the processor but for rounding. Skips
+// without a GPU.
 #include <gtest/gtest.h>
 #include <torch/torch.h>
 
@@ -76,7 +76,8 @@ TEST_F(TasksOnGpu, SharedSeedsNameTheSameWeightsAndNearlyTheSameScalars) {
   input_.train.zo.zo_eps = 1e-2;
   input_.train.zo.clip_projected_grad = 1000;
   input_.train.zo.distribution = "rademacher";
-  input_.train.seeds = SharedSeedSettings{.seed = 5, .first_ref = 0, .pool_size = 64, .resolution_bits = 20, .scalars = ""};
+  input_.train.seeds =
+      SharedSeedSettings{.seed = 5, .first_ref = 0, .pool_size = 64, .resolution_bits = 20, .scalars = ""};
   std::optional<zo::Scalars> found[2];
   for (const bool gpu : {false, true}) {
     const auto output = RunOn("zo_ledger", gpu ? "cuda" : "cpu");
@@ -89,7 +90,8 @@ TEST_F(TasksOnGpu, SharedSeedsNameTheSameWeightsAndNearlyTheSameScalars) {
   ASSERT_EQ(found[0]->steps.size(), found[1]->steps.size());
   for (size_t i = 0; i < found[0]->steps.size(); ++i) {
     EXPECT_EQ(found[0]->steps[i].ref, found[1]->steps[i].ref);
-    EXPECT_NEAR(static_cast<double>(found[0]->steps[i].gradient), static_cast<double>(found[1]->steps[i].gradient), 5e-3);
+    EXPECT_NEAR(static_cast<double>(found[0]->steps[i].gradient), static_cast<double>(found[1]->steps[i].gradient),
+                5e-3);
   }
 }
 
