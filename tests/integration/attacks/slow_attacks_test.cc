@@ -135,7 +135,8 @@ std::vector<SlowRow> SlowRows() {
        [](AttackWorld& world) {
          RawPeer peer(world.port(), world.TlsOf("mallory").get(), /*receive_buffer=*/4096);
          const v1::BlobRef* largest = nullptr;
-         for (const v1::BlobRef& blob : world.TaskOf("mallory").plan().base_model()) {
+         const auto& task = world.TaskOf("mallory");
+         for (const v1::BlobRef& blob : task.plan().base_model()) {
            if (largest == nullptr || blob.size_bytes() > largest->size_bytes()) largest = &blob;
          }
          const std::string get =

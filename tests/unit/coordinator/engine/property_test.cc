@@ -181,7 +181,8 @@ rc::Gen<std::vector<Draw>> AnyEvents() {
 
 RC_GTEST_PROP(EngineProperty, KeepsTheContractAndComesToRestWhateverHappens, ()) {
   Hostile world(*AnySpec());
-  for (const Draw& draw : *rc::gen::scale(4.0, AnyEvents())) world.Play(draw);
+  const std::vector<Draw> draws = *rc::gen::scale(4.0, AnyEvents());
+  for (const Draw& draw : draws) world.Play(draw);
   world.RunOut();
 }
 

@@ -119,9 +119,10 @@ TEST_F(NewHeadTest, AModelWithoutAHeadIsTunedForClassificationAndItsClassifierTr
   EXPECT_THAT(Prepare("[lora]\ntarget_modules = [\"query\"]\n").status().message(), HasSubstr("model.num_labels"));
   const auto material = Prepare(std::string(kThree) + "[lora]\ntarget_modules = [\"query\"]\n");
   ASSERT_TRUE(material.ok()) << material.status();
-  EXPECT_EQ(At(material->initial_adapter, "base_model.model.classifier.weight").shape(), (Shape{3, 12}));
+  const Tensor& head = At(material->initial_adapter, "base_model.model.classifier.weight");
+  EXPECT_EQ(head.shape(), (Shape{3, 12}));
   double squares = 0;
-  for (const float x : At(material->initial_adapter, "base_model.model.classifier.weight").values<float>()) {
+  for (const float x : head.values<float>()) {
     squares += double{x} * double{x};
   }
   EXPECT_NEAR(std::sqrt(squares / 36), 0.02, 0.006);
