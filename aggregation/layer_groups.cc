@@ -1,23 +1,14 @@
 #include "aggregation/layer_groups.h"
 
 #include <algorithm>
-#include <charconv>
 #include <string>
 
+#include "common/dotted_name.h"
 #include "common/random.h"
 
 namespace heddle::aggregation {
 
-std::optional<uint32_t> LayerOfKey(std::string_view key) {
-  for (size_t begin = 0; begin < key.size();) {
-    const size_t end = std::min(key.find('.', begin), key.size());
-    uint32_t layer = 0;
-    const char* last = key.data() + end;
-    if (std::from_chars(key.data() + begin, last, layer) == std::from_chars_result{last, {}}) return layer;
-    begin = end + 1;
-  }
-  return std::nullopt;
-}
+std::optional<uint32_t> LayerOfKey(std::string_view key) { return FirstNumber(key); }
 
 bool InLayerGroup(std::string_view key, uint32_t groups, uint32_t group) {
   if (groups == 0) return true;

@@ -1,12 +1,16 @@
 #include "aggregation/compression/compressor.h"
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstring>
 #include <new>
 #include <optional>
+#include <set>
 #include <vector>
 
+#include "aggregation/compression/adaptive_code.h"
+#include "aggregation/compression/block_selection.h"
 #include "aggregation/compression/number_code.h"
 #include "aggregation/compression/selection.h"
 #include "common/digest.h"
@@ -123,15 +127,61 @@ Plan PlanOf(const Pipeline& pipeline, uint64_t count) {
   return plan;
 }
 
+bool IsAdaptive(const Pipeline& pipeline) { return NumberStageOf(pipeline) == StageKind::kAdaptive; }
+
 // What one tensor takes. Adds to `size`.
 void AddSize(const Pipeline& pipeline, uint64_t count, EncodedSize* size) {
   const Plan plan = PlanOf(pipeline, count);
-  const NumberStage number = NumberStageOf(pipeline);
-  const uint64_t values = ScaleBytes(number, plan.sent) + CodeBytes(number, plan.sent);
   size->all_values += count;
   size->sent_values += plan.sent;
-  size->min += values + MinPlaceBytes(plan.domain, plan.listed);
-  size->max += values + MaxPlaceBytes(plan.domain, plan.listed);
+  size->min += MinPlaceBytes(plan.domain, plan.listed);
+  size->max += MaxPlaceBytes(plan.domain, plan.listed);
+  if (IsAdaptive(pipeline)) {
+    size->min += MinAdaptiveBytes(plan.sent);
+    size->max += MaxAdaptiveBytes(plan.sent);
+    return;
+  }
+  const NumberStage number = NumberStageOf(pipeline);
+  const uint64_t values = ScaleBytes(number, plan.sent) + CodeBytes(number, plan.sent);
+  size->min += values;
+  size->max += values;
+}
+
+void AppendNumbers(const Pipeline& pipeline, std::span<const float> numbers, uint64_t key, std::string* out,
+                   ByteCount* count) {
+  const size_t begin = out->size();
+  if (IsAdaptive(pipeline)) {
+    AppendAdaptive(numbers, pipeline.stages().back().millionths, out);
+    count->scales += MinAdaptiveBytes(numbers.size());
+    count->values += out->size() - begin - MinAdaptiveBytes(numbers.size());
+    return;
+  }
+  const NumberStage number = NumberStageOf(pipeline);
+  const uint64_t scales = ScaleBytes(number, numbers.size()), codes = CodeBytes(number, numbers.size());
+  count->scales += scales;
+  count->values += codes;
+  out->resize(begin + scales + codes);
+  EncodeValues(number, numbers, key, std::as_writable_bytes(std::span(*out)).subspan(begin));
+}
+
+// From the front of `in`, which is shortened by what was read.
+Status ReadNumbers(const Pipeline& pipeline, std::span<const std::byte>* in, std::span<float> out) {
+  if (IsAdaptive(pipeline)) return ReadAdaptive(pipeline.stages().back().millionths, in, out);
+  const NumberStage number = NumberStageOf(pipeline);
+  const uint64_t bytes = ScaleBytes(number, out.size()) + CodeBytes(number, out.size());
+  if (in->size() < bytes) {
+    return InvalidArgument("the values are cut off: " + std::to_string(bytes) + " bytes are due, " +
+                           std::to_string(in->size()) + " are there");
+  }
+  const std::span<const std::byte> written = in->first(bytes);
+  *in = in->subspan(bytes);
+  return DecodeValues(number, written, out);
+}
+
+// Of a pipeline that begins with `blocks`, its share; 0 of one that does not.
+uint32_t BlockShare(const Pipeline& pipeline) {
+  const bool blocks = !pipeline.empty() && pipeline.stages().front().kind == StageKind::kBlocks;
+  return blocks ? pipeline.stages().front().millionths : 0;
 }
 
 Status CheckFinite(std::span<const float> values, const char* when) {
@@ -146,7 +196,8 @@ struct TensorEncoder {
   uint64_t seed;
   bool feedback;
 
-  Status Run(const std::string& name, Values* values, std::string* out, ByteCount* count) const {
+  // `numbers_begin`: where in `out` its numbers are.
+  Status Run(const std::string& name, Values* values, std::string* out, ByteCount* count, size_t* numbers_begin) const {
     HEDDLE_RETURN_IF_ERROR(CheckFinite(values->numbers, feedback ? " (with what earlier updates left)" : ""));
     size_t index = 0;
     for (const Stage& stage : pipeline.stages()) {
@@ -159,25 +210,18 @@ struct TensorEncoder {
       count->places += places.bytes;
       if (places.bytes > 0) ++(places.form == PlaceForm::kBitmap ? count->bitmaps : count->gap_lists);
     }
-    const NumberStage number = NumberStageOf(pipeline);
-    const uint64_t numbers = values->numbers.size();
-    const uint64_t scales = ScaleBytes(number, numbers), codes = CodeBytes(number, numbers);
-    count->scales += scales;
-    count->values += codes;
-    count->sent_values += numbers;
-    const size_t begin = out->size();
-    out->resize(begin + scales + codes);
-    EncodeValues(number, values->numbers, RoundingKey(seed, name),
-                 std::as_writable_bytes(std::span(*out)).subspan(begin));
+    count->sent_values += values->numbers.size();
+    *numbers_begin = out->size();
+    AppendNumbers(pipeline, values->numbers, RoundingKey(seed, name), out, count);
     return OkStatus();
   }
 };
 
 // asked - what is decoded, at the places that were sent; the rest of what was asked for stays.
-Tensor NextResidual(const Shape& shape, std::vector<float> asked, const Values& values, NumberStage number,
+Tensor NextResidual(const Shape& shape, std::vector<float> asked, const Values& values, const Pipeline& pipeline,
                     std::span<const std::byte> written) {
   std::vector<float> sent(values.numbers.size());
-  const Status decoded = DecodeValues(number, written, sent);
+  const Status decoded = ReadNumbers(pipeline, &written, sent);
   HEDDLE_ASSERT(decoded.ok(), "an encoded tensor cannot be decoded");
   for (size_t i = 0; i < sent.size(); ++i) asked[values.places ? (*values.places)[i] : i] -= sent[i];
   return Tensor::FromFloats(shape, asked);
@@ -189,6 +233,10 @@ std::optional<std::vector<uint32_t>> FreePlaces(const Pipeline& pipeline, uint64
   std::optional<std::vector<uint32_t>> places;
   size_t index = 0;
   for (const Stage& stage : pipeline.stages()) {
+    if (stage.kind == StageKind::kBlocks) {
+      ++index;
+      continue;
+    }
     if (stage.kind != StageKind::kRandomMask) break;
     const uint64_t left = places ? places->size() : count;
     std::vector<uint32_t> kept = MaskPlaces(MaskKey(seed, index++, name), left, KeptCount(left, stage.millionths));
@@ -215,18 +263,10 @@ Status DecodeTensor(const Pipeline& pipeline, uint64_t seed, const std::string& 
     }
     places = std::move(listed);
   }
-  const NumberStage number = NumberStageOf(pipeline);
-  const uint64_t bytes = ScaleBytes(number, plan.sent) + CodeBytes(number, plan.sent);
-  if (in->size() < bytes) {
-    return InvalidArgument("the values are cut off: " + std::to_string(bytes) + " bytes are due, " +
-                           std::to_string(in->size()) + " are there");
-  }
-  const std::span<const std::byte> written = in->first(bytes);
-  *in = in->subspan(bytes);
   auto* const out = reinterpret_cast<float*>(room.data());
-  if (!places) return DecodeValues(number, written, std::span(out, count));
+  if (!places) return ReadNumbers(pipeline, in, std::span(out, count));
   std::vector<float> sent(plan.sent);
-  HEDDLE_RETURN_IF_ERROR(DecodeValues(number, written, sent));
+  HEDDLE_RETURN_IF_ERROR(ReadNumbers(pipeline, in, sent));
   for (size_t i = 0; i < sent.size(); ++i) out[(*places)[i]] = sent[i];
   return OkStatus();
 }
@@ -234,8 +274,20 @@ Status DecodeTensor(const Pipeline& pipeline, uint64_t seed, const std::string& 
 Result<StateDict> DecodeTensors(const Pipeline& pipeline, uint64_t seed, std::span<const std::byte> in,
                                 const StateDictSpec& expected) {
   StateDict decoded;
+  std::set<std::string, std::less<>> kept;
+  const uint32_t share = BlockShare(pipeline);
+  if (share > 0) {
+    auto read = ReadKeptBlocks(BlocksOf(expected), share, &in);
+    if (!read.ok()) return read.status().Annotate("encoded update");
+    kept = *std::move(read);
+  }
   for (const auto& [name, spec] : expected) {
     Tensor tensor;
+    if (share > 0 && !kept.contains(name)) {
+      std::span<std::byte> zeros;  // as Allocate leaves them
+      decoded.emplace_hint(decoded.end(), name, Tensor::Allocate(spec, &zeros));
+      continue;
+    }
     if (Status status = DecodeTensor(pipeline, seed, name, spec, &in, &tensor); !status.ok()) {
       return status.Annotate("encoded update: " + Named(name));
     }
@@ -277,7 +329,13 @@ Result<Encoded> Compressor::Encode(const StateDict& update, StateDict* residual)
     encoded.bytes.reserve(size.max);
     StateDict left;
     const TensorEncoder encoder{pipeline_, seed_, residual != nullptr};
-    const NumberStage number = NumberStageOf(pipeline_);
+    std::set<std::string, std::less<>> kept;
+    const uint32_t share = BlockShare(pipeline_);
+    if (share > 0) {
+      const size_t before = encoded.bytes.size();
+      kept = AppendKeptBlocks(BlocksOf(spec), update, has_residual ? residual : nullptr, share, &encoded.bytes);
+      encoded.count.places += encoded.bytes.size() - before;
+    }
     for (const auto& [name, tensor] : update) {
       const auto input = tensor.values<float>();
       Values values;
@@ -288,14 +346,19 @@ Result<Encoded> Compressor::Encode(const StateDict& update, StateDict* residual)
       }
       std::vector<float> asked;
       if (residual != nullptr) asked = values.numbers;
-      if (Status status = encoder.Run(name, &values, &encoded.bytes, &encoded.count); !status.ok()) {
+      if (share > 0 && !kept.contains(name)) {
+        if (Status status = CheckFinite(values.numbers, ""); !status.ok()) return status.Annotate(Named(name));
+        if (residual != nullptr) left.emplace_hint(left.end(), name, Tensor::FromFloats(tensor.shape(), asked));
+        continue;
+      }
+      size_t begin = 0;
+      if (Status status = encoder.Run(name, &values, &encoded.bytes, &encoded.count, &begin); !status.ok()) {
         return status.Annotate(Named(name));
       }
       if (residual == nullptr) continue;
-      const uint64_t written = ScaleBytes(number, values.numbers.size()) + CodeBytes(number, values.numbers.size());
       left.emplace_hint(left.end(), name,
-                        NextResidual(tensor.shape(), std::move(asked), values, number,
-                                     std::as_bytes(std::span(encoded.bytes)).last(written)));
+                        NextResidual(tensor.shape(), std::move(asked), values, pipeline_,
+                                     std::as_bytes(std::span(encoded.bytes)).subspan(begin)));
     }
     if (residual != nullptr) *residual = std::move(left);
     return encoded;
@@ -356,6 +419,11 @@ Result<EncodedSize> Compressor::SizeOf(const StateDictSpec& spec) const {
   for (const auto& [name, tensor] : spec) {
     HEDDLE_ASSIGN_OR_RETURN(const uint64_t count, CountOf(name, tensor));
     AddSize(pipeline_, count, &size);
+  }
+  if (const uint32_t share = BlockShare(pipeline_); share > 0) {
+    size.sent_values = std::min(size.sent_values, BlockBudget(size.all_values, share));
+    size.max += KeptBlocksBytes(BlocksOf(spec).size());
+    size.min = kMagic.size() + 2 + 5 * pipeline_.stages().size() + 16 + KeptBlocksBytes(BlocksOf(spec).size());
   }
   return size;
 }

@@ -15,10 +15,11 @@ struct Name {
 };
 
 constexpr std::array kNames = {
-    Name{"top_k", StageKind::kTopK}, Name{"random_mask", StageKind::kRandomMask},
-    Name{"bf16", StageKind::kBf16},  Name{"int8", StageKind::kInt8},
-    Name{"int4", StageKind::kInt4},  Name{"int2", StageKind::kInt2},
-    Name{"sign", StageKind::kSign},
+    Name{"top_k", StageKind::kTopK},     Name{"random_mask", StageKind::kRandomMask},
+    Name{"bf16", StageKind::kBf16},      Name{"int8", StageKind::kInt8},
+    Name{"int4", StageKind::kInt4},      Name{"int2", StageKind::kInt2},
+    Name{"sign", StageKind::kSign},      Name{"blocks", StageKind::kBlocks},
+    Name{"nnadq", StageKind::kAdaptive},
 };
 
 constexpr std::string_view kErrorFeedback = "error_feedback";
@@ -67,12 +68,12 @@ std::optional<Stage> ParseWord(const std::string& word, std::vector<std::string>
   const Name* known = FindName(name);
   if (known == nullptr) {
     const auto nearest = NearestName(name, WordNames());
-    return wrong(
-        "is no way to make updates smaller; " +
-        (nearest ? "did you mean '" + *nearest + "'?"
-                 : std::string("there are top_k:F, random_mask:F, bf16, int8, int4, int2, sign and error_feedback")));
+    return wrong("is no way to make updates smaller; " +
+                 (nearest ? "did you mean '" + *nearest + "'?"
+                          : std::string("there are blocks:F, top_k:F, random_mask:F, nnadq:W, bf16, int8, int4, int2, "
+                                        "sign and error_feedback")));
   }
-  if (!IsSelection(known->kind)) {
+  if (!HasNumber(known->kind)) {
     if (colon != std::string::npos) return wrong("takes no number; write '" + name + "'");
     return Stage{known->kind, 0};
   }
@@ -109,13 +110,17 @@ Result<Pipeline> Pipeline::Parse(std::span<const std::string> words) {
     const std::optional<Stage> stage = ParseWord(word, &mistakes);
     if (!stage) continue;
     if (!number.empty()) {
-      mistakes.push_back(IsSelection(stage->kind)
+      mistakes.push_back(IsSelection(stage->kind) || stage->kind == StageKind::kBlocks
                              ? "'" + word + "' must stand before '" + number + "', which writes what was selected"
                              : "'" + word + "' cannot follow '" + number +
                                    "': values are written in one way; leave one of the two out");
       continue;
     }
-    if (!IsSelection(stage->kind)) number = word;
+    if (stage->kind == StageKind::kBlocks) {
+      if (!pipeline.stages_.empty()) mistakes.push_back("'" + word + "' must stand first: it drops whole blocks");
+    } else if (!IsSelection(stage->kind)) {
+      number = word;
+    }
     pipeline.stages_.push_back(*stage);
   }
   if (words.size() > kMaxWords) {
@@ -136,7 +141,7 @@ std::vector<std::string> Pipeline::Words() const {
   std::vector<std::string> words;
   for (const Stage& stage : stages_) {
     words.emplace_back(NameOf(stage.kind));
-    if (IsSelection(stage.kind)) words.back() += ":" + ShareText(stage.millionths);
+    if (HasNumber(stage.kind)) words.back() += ":" + ShareText(stage.millionths);
   }
   if (error_feedback_) words.emplace_back(kErrorFeedback);
   return words;

@@ -7,6 +7,10 @@
 //                    "The Convergence of Sparsified Gradient Methods", 1809.10505). Ties: the lower index.
 //   random_mask:F    of each tensor the share F of its values, drawn from the seed that both sides know, so that only
 //                    values travel (Konecny et al., 1610.05492)
+//   blocks:F         whole blocks only (a layer, or a tensor of none), the most important ones that fit into the share
+//   F of
+//                    all values: importance is the norm of a block's change by its number of values (FedOBD; Chen et
+//                    al., 2208.05174). First, if at all
 //   bf16             values rounded to bfloat16, to the nearest even
 //   int8 int4 int2   values on 255, 15 or 3 levels of a scale of their own for each 256 values, rounded up or down at
 //                    random so that the mean is the value (Alistarh et al., QSGD, 1610.02132; int2 is TernGrad's form,
@@ -14,13 +18,17 @@
 //   sign             the sign of each value; for a tensor one scale, the mean of their sizes (Karimireddy et al.,
 //                    1901.09847)
 //
+//   nnadq:W          values on as many levels as their range is worth at the weight W, a bit to sixteen each (FedOBD's
+//                    quantiser, adaptive_code.h)
+//
 //   error_feedback   what the stages leave out stays on the device and joins its next update (Seide et al., 2014).
 //   Worth
 //                    it with top_k, random_mask and sign; useless where the server computes factors anew each round
 //
-// Selections (the first two) may stand in any number and order; at most one of the others ends the list, without one
-// values stay float32. F is a decimal number above 0 and up to 1, with at most six digits behind the point, and so a
-// whole number of millionths: a stage keeps ceil(F * n) of n values, which is never a matter of rounding.
+// Selections (the first two, and after blocks) may stand in any number and order; at most one of the others ends the
+// list, without one values stay float32. F is a decimal number above 0 and up to 1, with at most six digits behind the
+// point, and so a whole number of millionths: a stage keeps ceil(F * n) of n values, which is never a matter of
+// rounding.
 //
 // A value; thread-safe as one.
 #pragma once
@@ -39,20 +47,26 @@ namespace heddle::compression {
 enum class StageKind : uint8_t {
   kTopK = 1,
   kRandomMask = 2,
+  kBlocks = 3,
   kBf16 = 16,
   kInt8 = 17,
   kInt4 = 18,
   kInt2 = 19,
-  kSign = 20
+  kSign = 20,
+  kAdaptive = 21
 };
 
 struct Stage {
   StageKind kind = StageKind::kBf16;
-  uint32_t millionths = 0;  // of a selection: 1 .. 1 000 000; else 0
+  uint32_t millionths = 0;  // of a selection, or a weight: 1 .. 1 000 000; else 0
   friend bool operator==(const Stage&, const Stage&) = default;
 };
 
+// Of the values of one tensor.
 inline bool IsSelection(StageKind kind) { return kind == StageKind::kTopK || kind == StageKind::kRandomMask; }
+inline bool HasNumber(StageKind kind) {
+  return IsSelection(kind) || kind == StageKind::kBlocks || kind == StageKind::kAdaptive;
+}
 
 class Pipeline {
  public:

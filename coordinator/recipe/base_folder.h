@@ -26,7 +26,8 @@ struct BaseModel {
 Result<BaseModel> ReadBaseModel(const Recipe& recipe);
 
 // The recipe's adapter for this model: sizes that the model says, the parts of a new head that the weights lack among
-// modules_to_save, PEFT's word for the task, and all layers by number where devices have parts of the model. `weights`: names and shapes of the checkpoint's tensors.
+// modules_to_save, PEFT's word for the task, and all layers by number where devices have parts of the model. `weights`:
+// names and shapes of the checkpoint's tensors.
 peft::AdapterConfig AdapterFor(const Recipe& recipe, const model::ModelSpec& spec, const StateDictSpec& weights);
 
 // Makes material->tensor_trees of the safetensors files in material->base_model. Errors: those of reading them and of

@@ -71,23 +71,46 @@ void RecipeBindings::BindMethods() {
 
 void RecipeBindings::BindCompression() {
   schema_.Bind("compression.upload", &upload_,
-               {.help = "how updates are made smaller, stage by stage: top_k:F, random_mask:F, then bf16, int8, int4, "
-                        "int2 or sign; and error_feedback",
+               {.help = "how updates are made smaller, stage by stage: blocks:F, top_k:F, random_mask:F, then bf16, "
+                        "int8, int4, int2, nnadq:W or sign; and error_feedback",
+                .max = static_cast<double>(compression::Pipeline::kMaxWords),
+                .silent_default = true});
+  schema_.Bind(
+      "compression.upload_rounds", &upload_rounds_,
+      {.help = "rounds with upload, after which later_upload holds; 0: all", .max = 1e6, .silent_default = true});
+  schema_.Bind("compression.later_upload", &later_upload_,
+               {.help = "as upload, for the rounds after upload_rounds",
                 .max = static_cast<double>(compression::Pipeline::kMaxWords),
                 .silent_default = true});
 }
 
-Status RecipeBindings::StoreCompression() {
-  Result<compression::Pipeline> parsed = compression::Pipeline::Parse(upload_);
+Status RecipeBindings::ParseUpload(const char* key, const std::vector<std::string>& words,
+                                   compression::Pipeline* out) const {
+  Result<compression::Pipeline> parsed = compression::Pipeline::Parse(words);
   if (!parsed.ok()) {
     // Each mistake on a line of its own.
-    std::string mistakes = "\n  compression.upload: " + parsed.status().message();
-    for (size_t at = 2; (at = mistakes.find('\n', at)) != std::string::npos; at += 3) {
-      mistakes.replace(at, 1, "\n  compression.upload: ");
-    }
+    const std::string line = "\n  " + std::string(key) + ": ";
+    std::string mistakes = line + parsed.status().message();
+    for (size_t at = 2; (at = mistakes.find('\n', at)) != std::string::npos; at += 3) mistakes.replace(at, 1, line);
     return InvalidArgument("the recipe is wrong:" + mistakes);
   }
-  recipe_->upload = *std::move(parsed);
+  *out = *std::move(parsed);
+  return OkStatus();
+}
+
+Status RecipeBindings::StoreCompression() {
+  HEDDLE_RETURN_IF_ERROR(ParseUpload("compression.upload", upload_, &recipe_->upload));
+  HEDDLE_RETURN_IF_ERROR(ParseUpload("compression.later_upload", later_upload_, &recipe_->later_upload));
+  recipe_->upload_rounds = static_cast<uint32_t>(upload_rounds_);
+  const bool feedback = recipe_->upload.error_feedback() || recipe_->later_upload.error_feedback();
+  if (upload_rounds_ > 0 && feedback) {
+    return InvalidArgument(
+        "the recipe is wrong:\n  compression.upload_rounds: what error_feedback keeps belongs to one upload for all "
+        "rounds; remove one of the two");
+  }
+  if (upload_rounds_ == 0 && !later_upload_.empty()) {
+    return InvalidArgument("the recipe is wrong:\n  compression.later_upload: it needs upload_rounds above 0");
+  }
   return OkStatus();
 }
 

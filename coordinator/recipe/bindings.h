@@ -36,6 +36,7 @@ class RecipeBindings {
   void BindMethods();
   void BindCompression();
   Status StoreCompression();
+  Status ParseUpload(const char* key, const std::vector<std::string>& words, compression::Pipeline* out) const;
   void BindTrain();
 
   Recipe* recipe_;
@@ -46,7 +47,8 @@ class RecipeBindings {
   std::string base_;
   int64_t lora_r_ = 8;
   std::vector<std::string> target_modules_ = {"q_proj", "v_proj"};
-  std::vector<std::string> device_ranks_, device_layers_, upload_;
+  std::vector<std::string> device_ranks_, device_layers_, upload_, later_upload_;
+  uint64_t upload_rounds_ = 0;
   std::vector<int64_t> rank_tiers_, layer_tiers_;
   std::map<std::string, std::optional<double>> method_settings_;  // of all methods; those that were given
   uint64_t rounds_ = 1, cohort_size_ = 1, min_available_ = 0, min_reports_ = 0, max_abandoned_ = 0;

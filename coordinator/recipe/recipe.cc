@@ -157,7 +157,8 @@ Status CheckSeeds(const Recipe& recipe) {
     const auto refuse = [&](bool wrong, const char* key, const char* why) {
       if (wrong) mistakes += "\n  " + std::string(key) + ": " + why;
     };
-    refuse(!recipe.upload.empty(), "compression.upload", "scalars are small as they are; remove it");
+    refuse(!recipe.upload.empty() || !recipe.later_upload.empty(), "compression.upload",
+           "scalars are small as they are; remove it");
     refuse(!recipe.aggregator.kept.empty(), "strategy.kept", "a ledger is of all trained tensors; remove it");
     refuse(zo.estimator() == "forward_gradient", "zo.estimator", "the ledger is of differences; use spsa");
     refuse(!zo.optimizer().empty() && zo.optimizer() != "zo_sgd", "zo.optimizer", "the ledger knows plain steps only");
@@ -175,7 +176,7 @@ Status CheckSeeds(const Recipe& recipe) {
 }
 
 Status CheckUpload(const Recipe& recipe) {
-  if (recipe.upload.empty()) return OkStatus();
+  if (recipe.upload.empty() && recipe.later_upload.empty()) return OkStatus();
   std::string mistakes;
   if (recipe.RulesOf(1).groups > 0) {
     mistakes += "\n  compression.upload: " + recipe.strategy +
@@ -231,7 +232,7 @@ Status CheckZerothOrder(const Recipe& recipe) {
 
 // What workers of before do is asked for by its old name, so that they take it.
 std::string DefaultTask(const Recipe& recipe) {
-  bool plain = recipe.upload.empty();
+  bool plain = recipe.upload.empty() && recipe.later_upload.empty();
   for (uint32_t round = 1; round <= std::min(2U, recipe.spec.rounds); ++round) {
     plain =
         plain && recipe.RulesOf(round) == aggregation::DeviceRules{.mixed_ranks = recipe.RulesOf(round).mixed_ranks};
@@ -284,16 +285,22 @@ Result<uint64_t> MaxUpdateBytes(const Recipe& recipe, const RunMaterial& materia
         uint64_t{recipe.train.local_steps()} * std::max(1U, recipe.train.zo().num_perturbations());
     return (size_t{4} << 10) + 12 * directions;  // a place of 64 bits at worst, and a scalar
   }
-  if (recipe.upload.empty()) {
-    // And a header that may be written less tightly than ours.
-    const bool controls = correction == aggregation::Correction::kScaffold;
-    return material.initial_adapter_bytes.size() * (controls ? 2 : 1) + (size_t{64} << 10);
+  uint64_t most = 0;
+  for (const uint32_t round : {1U, recipe.upload_rounds + 1}) {
+    const compression::Pipeline& upload = recipe.UploadOf(round);
+    if (upload.empty()) {
+      // And a header that may be written less tightly than ours.
+      const bool controls = correction == aggregation::Correction::kScaffold;
+      most = std::max(most, material.initial_adapter_bytes.size() * (controls ? 2 : 1) + (size_t{64} << 10));
+      continue;
+    }
+    const StateDictSpec spec =
+        aggregation::UpdateSpec(SpecOf(material.initial_adapter), {.correction = correction}, /*rank=*/0);
+    const auto size = compression::Compressor(upload, 0).SizeOf(spec);
+    if (!size.ok()) return size.status().Annotate("compression.upload");
+    most = std::max(most, size->max);
   }
-  const StateDictSpec spec =
-      aggregation::UpdateSpec(SpecOf(material.initial_adapter), {.correction = correction}, /*rank=*/0);
-  const auto size = compression::Compressor(recipe.upload, 0).SizeOf(spec);
-  if (!size.ok()) return size.status().Annotate("compression.upload");
-  return size->max;
+  return most;
 }
 
 }  // namespace

@@ -43,6 +43,8 @@ struct Recipe {
   RunSpec spec;  // [strategy] num_server_rounds, cohort_size, over_selection, min_available_devices, min_reports,
                  //  selection_timeout_s, report_deadline_s, max_abandoned_attempts; `id` is left empty
   compression::Pipeline upload;  // [compression] upload: how devices make their updates smaller; empty: not at all
+  compression::Pipeline later_upload;  // [compression] later_upload: in rounds above upload_rounds
+  uint32_t upload_rounds = 0;          // [compression] upload_rounds; 0: all rounds, and there is no other upload
   aggregation::AggregatorOptions aggregator;  // [strategy] max_abs, max_norm, max_num_examples, the method's own keys
   v1::TrainPlan train;                        // [train]
   std::string learning_rate_schedule = "constant";  // [train] "constant" or "cosine" over the rounds
@@ -58,6 +60,9 @@ struct Recipe {
                                  const std::map<std::string, std::string>& overrides = {});
 
   double LearningRateOf(uint32_t round) const;  // with the schedule applied
+  const compression::Pipeline& UploadOf(uint32_t round) const {
+    return upload_rounds > 0 && round > upload_rounds ? later_upload : upload;
+  }
   // The TrainPlan of a round, with the schedule and the method's rules applied. round in 1 .. num_server_rounds.
   v1::TrainPlan TrainPlanOf(uint32_t round) const;
 

@@ -21,9 +21,10 @@ v1::TrainPlan Recipe::TrainPlanOf(uint32_t round) const {
     if (rules.seeds.bfloat16) seeds.set_scalars("bfloat16");
     return plan;
   }
-  if (rules == aggregation::DeviceRules{} && upload.empty()) return plan;
+  const compression::Pipeline& smaller = UploadOf(round);
+  if (rules == aggregation::DeviceRules{} && smaller.empty()) return plan;
   v1::DeviceRules& out = *plan.mutable_rules();
-  for (std::string& word : upload.Words()) *out.add_upload() = std::move(word);
+  for (std::string& word : smaller.Words()) *out.add_upload() = std::move(word);
   out.mutable_frozen()->Assign(rules.frozen.begin(), rules.frozen.end());
   out.mutable_kept()->Assign(rules.kept.begin(), rules.kept.end());
   if (rules.correction == aggregation::Correction::kScaffold) out.set_correction("scaffold");

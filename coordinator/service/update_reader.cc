@@ -8,7 +8,7 @@
 namespace heddle::coordinator {
 
 UpdateReader::UpdateReader(const Recipe& recipe, uint32_t round, StateDictSpec model)
-    : upload_(recipe.upload), run_seed_(recipe.seed), round_(round) {
+    : upload_(recipe.UploadOf(round)), run_seed_(recipe.seed), round_(round) {
   if (upload_.empty()) return;
   rules_ = recipe.RulesOf(round);
   model_ = std::move(model);

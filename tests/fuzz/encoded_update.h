@@ -28,7 +28,10 @@ inline std::vector<std::vector<std::string>> EncodedStages() {
           {"top_k:0.1", "int4"},
           {"random_mask:0.25"},
           {"random_mask:0.5", "top_k:0.2", "int2"},
-          {"top_k:0.5", "random_mask:0.5", "bf16"}};
+          {"top_k:0.5", "random_mask:0.5", "bf16"},
+          {"blocks:0.5"},
+          {"nnadq:0.001"},
+          {"blocks:0.99", "nnadq:0.1"}};
 }
 
 }  // namespace heddle::fuzz

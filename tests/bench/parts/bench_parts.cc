@@ -22,7 +22,6 @@ namespace heddle::bench {
 namespace {
 
 namespace json = boost::json;
-using torch::Tensor;
 
 constexpr int kTurns = 5;
 constexpr int64_t kBatch = 4, kLength = 128;
@@ -78,22 +77,21 @@ class Side {
     network_ = model::Transformer(std::shared_ptr<const model::BaseWeights>(base));
     const StateDict adapter = Need(peft::MakeInitialAdapter(spec, config, weights, 1));
     tuning_ = std::make_unique<peft::Tuning>(Need(peft::Tuning::Inject(network_, config, adapter)));
-    std::vector<Tensor> parameters;
+    std::vector<torch::Tensor> parameters;
     for (const peft::TunedParameter& one : tuning_->parameters()) parameters.push_back(one.tensor);
     optimizer_ = model::MakeOptimizer(model::OptimizerKind::kAdamW, parameters, {});
     network_->train();
   }
 
-  double Step(const Tensor& ids, const Tensor& targets) {
+  double Step(const torch::Tensor& ids, const torch::Tensor& targets) {
     const double started = Now();
-    const Tensor loss = network_->Loss(ids, targets);
+    const torch::Tensor loss = network_->Loss(ids, targets);
     loss.backward();
     optimizer_->Step(1e-4);
     return Now() - started;
   }
 
  private:
-  using Tensor = torch::Tensor;
   model::Transformer network_;
   std::unique_ptr<peft::Tuning> tuning_;
   std::unique_ptr<model::Optimizer> optimizer_;

@@ -16,15 +16,16 @@ namespace json = boost::json;
 
 struct Method {
   std::string name;
-  std::map<std::string, std::string> train, lora;
+  std::map<std::string, std::string> train, lora, strategy = {};
 };
 
 class Methods : public ::testing::TestWithParam<Method> {};
 
 TEST_P(Methods, CommitTheSimulatorsModelThoughCoordinatorAndDeviceAreKilled) {
   const Method& method = GetParam();
-  FederationWorld world({"anna", "bert"}, {{"name", "\"" + method.name + "\""}, {"num_server_rounds", "4"}},
-                        method.train, {}, {.base = {}, .data = {}, .lora = method.lora});
+  std::map<std::string, std::string> strategy = method.strategy;
+  strategy.insert({{"name", "\"" + method.name + "\""}, {"num_server_rounds", "4"}});
+  FederationWorld world({"anna", "bert"}, strategy, method.train, {}, {.base = {}, .data = {}, .lora = method.lora});
   const auto simulated = world.SimulatedHash();
   ASSERT_TRUE(simulated.ok()) << simulated.status();
   ASSERT_TRUE(world.Start().ok());
@@ -47,11 +48,15 @@ TEST_P(Methods, CommitTheSimulatorsModelThoughCoordinatorAndDeviceAreKilled) {
 
 // Forward passes only; the local task follows from the method.
 const std::map<std::string, std::string> kForward = {{"learning_rate", "1e-2"}, {"local_steps", "4"}};
+// Devices fetch the tensors of their parts of a model of four layers.
+const std::map<std::string, std::string> kLayers = {{"num_layers", "4"}, {"sampled_layers", "1"}};
+const std::map<std::string, std::string> kDepths = {{"num_layers", "4"}, {"device_layers", "[\"bert:2\"]"}};
 const std::map<std::string, std::string> kDescent = {{"optimizer", "\"SGD\""}, {"learning_rate", "0.1"}};
 
 INSTANTIATE_TEST_SUITE_P(BeyondAMean, Methods,
                          testing::Values(Method{"FedAdam", {}, {}}, Method{"SCAFFOLD", kDescent, {}},
                                          Method{"FedSA-LoRA", {}, {{"device_ranks", "[\"anna:1\"]"}}},
+                                         Method{"FedBFPT", {}, {}, kLayers}, Method{"HeteroLayers", {}, {}, kDepths},
                                          Method{"FLoRA", {}, {}}, Method{"FedKSeed", kForward, {}},
                                          Method{"FedKSeed-Pro", kForward, {}}, Method{"DeComFL", kForward, {}},
                                          Method{"FlexLoRA", {}, {{"device_ranks", "[\"bert:1\"]"}}},

@@ -18,5 +18,14 @@ TEST(DottedNames, HaveWholeComponents) {
   EXPECT_TRUE(HasComponents("ab.bb.b", "b")) << "a later occurrence counts though earlier ones are parts of words";
 }
 
+TEST(DottedName, TheFirstNumberAmongTheComponentsIsFound) {
+  EXPECT_EQ(FirstNumber("base_model.model.bert.encoder.layer.11.output.dense.weight"), 11U);
+  EXPECT_EQ(FirstNumber("h.0"), 0U);
+  EXPECT_EQ(FirstNumber("a.2.b.7"), 2U);
+  for (const char* name : {"", "a.1x.b", "cls.bias", "a.-1", "99999999999"}) {
+    EXPECT_EQ(FirstNumber(name), std::nullopt) << name;
+  }
+}
+
 }  // namespace
 }  // namespace heddle

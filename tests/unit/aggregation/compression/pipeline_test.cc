@@ -33,8 +33,8 @@ TEST(Pipeline, WordsBecomeStagesAndWordsAgain) {
 TEST(Pipeline, EachNameStandsAlone) {
   for (const std::string& name : WordNames()) {
     if (name == "error_feedback") continue;
-    const bool selection = name == "top_k" || name == "random_mask";
-    const auto parsed = Pipeline::Parse(Words{selection ? name + ":0.000001" : name});
+    const bool number = name == "top_k" || name == "random_mask" || name == "blocks" || name == "nnadq";
+    const auto parsed = Pipeline::Parse(Words{number ? name + ":0.000001" : name});
     ASSERT_TRUE(parsed.ok()) << parsed.status();
     EXPECT_FALSE(parsed->error_feedback());
   }
@@ -56,7 +56,7 @@ TEST(Pipeline, EveryMistakeIsToldAtOnceWithTheNearestName) {
   EXPECT_THAT(said, HasSubstr("'top_k:0.1' must stand before 'int4'"));
   EXPECT_THAT(said, HasSubstr("'int8' cannot follow 'int4'"));
   EXPECT_THAT(said, HasSubstr("'bf16:2' takes no number; write 'bf16'"));
-  EXPECT_THAT(said, HasSubstr("'zip' is no way to make updates smaller; there are top_k:F"));
+  EXPECT_THAT(said, HasSubstr("'zip' is no way to make updates smaller; there are blocks:F, top_k:F"));
   EXPECT_EQ(std::count(said.begin(), said.end(), '\n'), 5);
 }
 
