@@ -16,6 +16,8 @@
 #include "common/random.h"
 #include "common/safetensors.h"
 #include "coordinator/recipe/base_folder.h"
+#include "model/config/registry.h"
+#include "model/parts/tensor_tree.h"
 #include "protocol/validate.h"
 #include "simulator/world/devices.h"
 #include "simulator/world/training_pool.h"
@@ -100,7 +102,8 @@ class World {
   }
   Status EndRound(const coordinator::RoundRecord& round);
   Result<fs::path> OwnModel(const DeviceSpec& device, const fs::path& checkpoint) const;
-  void Count(Device& device, const v1::TaskPlan& plan);
+  Status Count(Device& device, const v1::TaskPlan& plan);
+  Result<std::vector<model::TensorFile>> PartOf(const v1::TaskPlan& plan) const;
   std::optional<uint64_t> PatchBytes(const Sha256Digest& from, const Sha256Digest& to) const;
   void Plan(Duration after, size_t device, Planned::What what) {
     queue_.push({clock_.Now() + after, next_order_++, device, what});
@@ -284,13 +287,37 @@ std::optional<uint64_t> World::PatchBytes(const Sha256Digest& from, const Sha256
   return zo::EncodePatch(*earlier, *later).size();
 }
 
+// The tensors of the base model that a device with a part of it fetches.
+Result<std::vector<model::TensorFile>> World::PartOf(const v1::TaskPlan& plan) const {
+  std::map<std::string, model::TensorTree, std::less<>> trees;
+  for (const v1::BlobRef& ref : plan.tensor_trees()) {
+    HEDDLE_ASSIGN_OR_RETURN(const Sha256Digest digest, protocol::DigestOf(ref));
+    HEDDLE_ASSIGN_OR_RETURN(const std::string bytes, ReadFile(blobs_->Path(digest), model::kMaxTensorTreeBytes));
+    HEDDLE_ASSIGN_OR_RETURN(model::TensorTree tree, model::DecodeTensorTree(bytes));
+    trees.emplace(ref.name(), std::move(tree));
+  }
+  HEDDLE_ASSIGN_OR_RETURN(model::ModelSpec spec, model::ReadModelConfig(recipe_.base_model));
+  spec.part.layers.assign(plan.train().layers().begin(), plan.train().layers().end());
+  return model::FilesOfPart(spec, trees);
+}
+
 // What a device's cache does not hold crosses the simulated network. The base model comes once and is not timed: how
 // long it takes says nothing about a method.
-void World::Count(Device& device, const v1::TaskPlan& plan) {
+Status World::Count(Device& device, const v1::TaskPlan& plan) {
   device.bytes_down = 0;
-  for (const auto* refs : {&plan.base_model(), &plan.adapter()}) {
+  const bool part = !plan.train().layers().empty() && !plan.tensor_trees().empty();
+  if (part) {
+    HEDDLE_ASSIGN_OR_RETURN(const std::vector<model::TensorFile> tensors, PartOf(plan));
+    for (const model::TensorFile& tensor : tensors) {
+      if (!device.cache.insert(tensor.digest).second) continue;
+      traffic_.down += tensor.bytes;
+      result_.base_model_bytes += tensor.bytes;
+    }
+  }
+  for (const auto* refs : {&plan.base_model(), &plan.tensor_trees(), &plan.adapter()}) {
     uint64_t& bytes = refs == &plan.adapter() ? device.bytes_down : result_.base_model_bytes;
     for (const v1::BlobRef& ref : *refs) {
+      if (part && refs == &plan.base_model() && ref.name().ends_with(".safetensors")) continue;
       auto digest = protocol::DigestOf(ref);
       if (!digest.ok() || !device.cache.insert(*digest).second) continue;
       uint64_t size = ref.size_bytes();
@@ -302,6 +329,7 @@ void World::Count(Device& device, const v1::TaskPlan& plan) {
       bytes += size;
     }
   }
+  return OkStatus();
 }
 
 // The adapter of a plan as a folder in PEFT's layout, made once.
@@ -326,7 +354,7 @@ Result<fs::path> World::AdapterFolder(const v1::TaskPlan& plan) {
 Status World::StartTask(size_t index, v1::TaskAssignment assignment) {
   Device& device = devices_[index];
   const v1::TaskPlan& plan = assignment.plan();
-  Count(device, plan);
+  HEDDLE_RETURN_IF_ERROR(Count(device, plan));
   HEDDLE_ASSIGN_OR_RETURN(const auto task, client::FindLocalTask(plan.local_task()));
   client::TaskInput input;
   input.train = client::ToTrainSettings(plan.train());

@@ -96,6 +96,7 @@ TEST_F(Parts, DevicesOfDifferentDepthsTrainOneModel) {
   EXPECT_EQ(Changed(Model(1), Model(2)), (std::set<uint32_t>{0, 1, 2, 3})) << "the laptop has all of them";
   EXPECT_LT(mixed.traffic.up, deep.traffic.up * 7 / 10) << "1 + 2 + 4 of 12 layers travel";
   EXPECT_LT(mixed.traffic.down, deep.traffic.down);
+  EXPECT_LT(mixed.base_model_bytes, deep.base_model_bytes) << "the base's tensors of their layers alone";
 }
 
 TEST_F(Parts, APartsTensorsAloneTrainToTheSameBits) {
