@@ -176,6 +176,29 @@ TEST_F(SimulationTest, InterruptedDevicesAreReportedAndTheRunCompletesWithOthers
   EXPECT_EQ(States("again"), States("out"));
 }
 
+// Gradients do not fit, forward passes do; where only some devices lack the memory the others make the rounds.
+TEST_F(SimulationTest, AMemoryLimitRefusesGradientsAndTakesForwardPasses) {
+  const std::map<std::string, std::string> limit = {
+      {"simulation.memory_limit_mb", "160"}, {"train.batch_size", "32"}, {"train.sequence_length", "128"}};
+  const auto refused = Run("refused", limit);
+  EXPECT_EQ(refused.status().code(), Code::kResourceExhausted);
+  EXPECT_NE(refused.status().message().find("this device allows 160 MiB"), std::string::npos) << refused.status();
+  auto forward = limit;
+  forward.merge(std::map<std::string, std::string>{
+      {"strategy.name", "FedKSeed"}, {"zo.clip_projected_grad", "1000"}, {"zo.zo_eps", "1e-2"}});
+  const auto taken = Run("forward", forward);
+  EXPECT_TRUE(taken.ok()) << taken.status();
+  auto some = limit;
+  some["simulation.memory_limit_mb"] = "0";
+  some["strategy.cohort_size"] = "6";
+  some["strategy.min_reports"] = "1";
+  some["simulation.profiles.small.memory_limit_mb"] = "160";
+  some["simulation.profiles.large.share"] = "1";
+  const auto mixed = Run("mixed", some);
+  ASSERT_TRUE(mixed.ok()) << mixed.status();
+  EXPECT_LT(History("mixed")[0].at("num_accepted").to_number<int>(), 6);
+}
+
 TEST_F(SimulationTest, ARunWhoseDevicesAllFailFailsAndSaysSo) {
   const auto result = Run("out", {{"simulation.failure_probability", "1.0"}, {"strategy.max_abandoned_attempts", "2"}});
   ASSERT_FALSE(result.ok());
