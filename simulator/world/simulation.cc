@@ -118,7 +118,7 @@ class World {
   std::shared_ptr<client::TaskResources> resources_;
   DeviceSet set_;
   std::vector<Device> devices_;
-  size_t refusals_in_a_row_ = 0;  // of tasks that need more memory than a device has
+  size_t refusals_in_a_row_ = 0;  // for want of memory: where nobody has it, no round will ever be complete
   DeviceCost round_cost_;
   SimulationResult result_;
   Status round_status_;                             // what went wrong at the end of a round
@@ -426,7 +426,6 @@ Status World::Finish(size_t index) {
   // As a daemon would: others go on.
   if (device.input.memory_limit_bytes > 0 && output.status().code() == Code::kResourceExhausted) {
     device.trouble = output.status().message();
-    // Where nobody has the memory no round will ever be complete.
     if (++refusals_in_a_row_ > 2 * devices_.size()) {
       return output.status().Annotate("no simulated device can take the task: " + device.spec.id.value());
     }
