@@ -54,8 +54,9 @@ function(heddle_use_torch target)
 endfunction()
 
 # HEDDLE_FAST_BUILD: half of the time of a build is spent on the headers of the standard library, Asio, Beast, Protobuf and
-# GoogleTest. Two precompiled headers hold them: one for what runs, one, with GoogleTest and without optimisation, for tests.
-# The release build has neither, so that each source names what it needs.
+# GoogleTest, and on the same instantiations of their templates in many sources. Two precompiled headers hold them: one for what
+# runs, one, with GoogleTest and without optimisation, for tests and for main(); and four sources are compiled as one. The release
+# build does none of it, so that each source names what it needs.
 if(HEDDLE_FAST_BUILD)
   set(heddle_common_headers <algorithm> <array> <atomic> <chrono> <condition_variable> <filesystem> <fstream> <functional> <map>
     <memory> <mutex> <optional> <random> <set> <span> <sstream> <string> <thread> <unordered_map> <variant> <vector>
@@ -81,12 +82,20 @@ if(HEDDLE_FAST_BUILD)
   endif()
 endif()
 
+# Whose sources are compiled one by one: they have nameless functions and constants of the same names.
+set(heddle_apart heddle_aggregation heddle_light_crowd heddle_model_data heddle_model_files heddle_peft_files heddle_tokenizer
+  heddle_bench heddle_bench_transport test_aggregation test_client test_engine test_low_rank test_model_tokenizer test_peft_files test_recipe
+  test_simulator)
+
 # heddle_speed_up(TARGET [TEST]): TARGET takes part in HEDDLE_FAST_BUILD.
 function(heddle_speed_up target)
   if(NOT HEDDLE_FAST_BUILD)
     return()
   endif()
-  if("TEST" IN_LIST ARGN)
+  if(NOT target IN_LIST heddle_apart)
+    set_target_properties(${target} PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 4)
+  endif()
+  if("TEST" IN_LIST ARGN AND TARGET heddle_fast_test_pch)
     target_compile_options(${target} PRIVATE ${heddle_fast_test_level})
     target_link_libraries(${target} PRIVATE OpenSSL::SSL)  # for what the header brings along
     target_precompile_headers(${target} REUSE_FROM heddle_fast_test_pch)

@@ -47,3 +47,13 @@ target_compile_options(heddle_options INTERFACE
 if(HEDDLE_SANITIZE)
   target_compile_options(heddle_options INTERFACE $<$<CXX_COMPILER_ID:Clang>:-fno-sanitize=function>)
 endif()
+# A faster linker, where there is one, for builds that are to be short.
+if(HEDDLE_FAST_BUILD AND NOT HEDDLE_SANITIZE)
+  find_program(HEDDLE_LLD NAMES ld.lld)
+  find_program(HEDDLE_GOLD NAMES ld.gold)
+  if(HEDDLE_LLD)
+    target_link_options(heddle_options INTERFACE -fuse-ld=lld)
+  elseif(HEDDLE_GOLD)
+    target_link_options(heddle_options INTERFACE -fuse-ld=gold)
+  endif()
+endif()

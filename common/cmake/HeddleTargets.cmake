@@ -1,7 +1,8 @@
-# heddle_library(NAME [TORCH] SOURCES … [HEADERS …] [DEPENDS …] [PRIVATE_DEPENDS …]): the library heddle_NAME with alias
-# heddle::NAME. TORCH: links LibTorch, uses its precompiled header, and is left out without HEDDLE_WITH_TORCH.
+# heddle_library(NAME [TORCH] [QUICK] SOURCES … [HEADERS …] [DEPENDS …] [PRIVATE_DEPENDS …]): the library heddle_NAME with alias
+# heddle::NAME. TORCH: links LibTorch, uses its precompiled header, and is left out without HEDDLE_WITH_TORCH. QUICK: a HEDDLE_FAST_BUILD with
+# tests does not optimise it.
 function(heddle_library name)
-  cmake_parse_arguments(ARG "TORCH" "" "SOURCES;HEADERS;DEPENDS;PRIVATE_DEPENDS" ${ARGN})
+  cmake_parse_arguments(ARG "TORCH;QUICK" "" "SOURCES;HEADERS;DEPENDS;PRIVATE_DEPENDS" ${ARGN})
   if(ARG_TORCH AND NOT HEDDLE_WITH_TORCH)
     return()
   endif()
@@ -10,6 +11,8 @@ function(heddle_library name)
   target_link_libraries(heddle_${name} PUBLIC heddle_options ${ARG_DEPENDS} PRIVATE ${ARG_PRIVATE_DEPENDS})
   if(ARG_TORCH)
     heddle_use_torch(heddle_${name})
+  elseif(ARG_QUICK AND HEDDLE_BUILD_TESTS)
+    heddle_speed_up(heddle_${name} TEST)
   else()
     heddle_speed_up(heddle_${name})
   endif()
@@ -25,6 +28,8 @@ function(heddle_executable name)
   target_link_libraries(${name} PRIVATE heddle_options ${ARG_DEPENDS})
   if(ARG_TORCH)
     heddle_use_torch(${name})
+  elseif(HEDDLE_BUILD_TESTS)
+    heddle_speed_up(${name} TEST)  # a main() that reads its command line: it is compiled more often than it runs
   else()
     heddle_speed_up(${name})
   endif()
@@ -44,7 +49,8 @@ function(heddle_define_folders)
 endfunction()
 
 # heddle_test(NAME [TORCH] LABEL unit|integration|simulation|fuzz|bench|tidy SOURCES … DEPENDS … [TIMEOUT s]): a GoogleTest binary,
-# each of its tests in CTest under the label.
+# each of its tests in CTest under the label. In a HEDDLE_FAST_BUILD four sources are one, so two of them may not have nameless things
+# of the same name; else the binary is named in heddle_apart (HeddleDependencies.cmake).
 function(heddle_test name)
   cmake_parse_arguments(ARG "TORCH" "LABEL;TIMEOUT" "SOURCES;DEPENDS" ${ARGN})
   if(ARG_TORCH AND NOT HEDDLE_WITH_TORCH)
@@ -84,11 +90,11 @@ function(heddle_fuzz_target name source)
     target_link_options(${name} PRIVATE -fsanitize=fuzzer)
     add_test(NAME fuzz.${name} COMMAND ${name} -runs=0 ${corpus})
   else()
-    add_executable(${name} ${source} ${CMAKE_SOURCE_DIR}/tests/fuzz/replay_main.cc)
+    add_executable(${name} ${source} $<TARGET_OBJECTS:heddle_fuzz_replay>)
     add_test(NAME fuzz.${name} COMMAND ${name} ${corpus})
   endif()
   set_tests_properties(fuzz.${name} PROPERTIES LABELS fuzz TIMEOUT 300)
   target_link_libraries(${name} PRIVATE heddle_options ${ARG_DEPENDS})
-  heddle_speed_up(${name})
+  heddle_speed_up(${name} TEST)
   add_dependencies(fuzz_targets ${name})
 endfunction()

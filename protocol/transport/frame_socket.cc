@@ -15,8 +15,6 @@
 #include <boost/beast/http/read.hpp>
 #include <boost/beast/http/string_body.hpp>
 #include <boost/beast/http/write.hpp>
-#include <boost/beast/ssl/ssl_stream.hpp>
-#include <boost/beast/websocket/ssl.hpp>
 #include <boost/beast/websocket/stream.hpp>
 #include <mutex>
 #include <set>
@@ -25,6 +23,7 @@
 #include "protocol/transport/blocking.h"
 #include "protocol/transport/http_exchange.h"
 #include "protocol/transport/openssl_util.h"
+#include "protocol/transport/tls_layer.h"
 
 namespace heddle::protocol {
 
@@ -71,11 +70,11 @@ struct FrameSocket::Impl {
     stream.auto_fragment(false);
     stream.write_buffer_bytes(kFirstBuffer);
   }
-  beast::tcp_stream& lowest() { return beast::get_lowest_layer(stream); }
+  beast::tcp_stream& lowest() { return stream.next_layer().next_layer(); }
 
   const std::shared_ptr<asio::ssl::context> tls;
   const SocketOptions options;
-  websocket::stream<beast::ssl_stream<beast::tcp_stream>> stream;
+  websocket::stream<internal::TlsLayer, /*deflateSupported=*/false> stream;
   beast::flat_buffer buffer;
 };
 
@@ -135,7 +134,7 @@ Awaitable<Result<std::shared_ptr<FrameSocket>>> FrameSocket::Connect(Target targ
   const bool set = named ? SSL_set1_host(ssl, name.c_str()) == 1 && SSL_set_tlsext_host_name(ssl, name.c_str()) == 1
                          : X509_VERIFY_PARAM_set1_ip_asc(SSL_get0_param(ssl), name.c_str()) == 1;
   if (!set) co_return InvalidArgument("'" + name + "' is not a server name");
-  const auto [untrusted] = co_await impl->stream.next_layer().async_handshake(asio::ssl::stream_base::client, kTuple);
+  const auto untrusted = co_await impl->stream.next_layer().Handshake(asio::ssl::stream_base::client);
   if (untrusted) co_return StatusOfError(untrusted, "shaking hands");
   websocket::response_type response;
   const auto [unwelcome] = co_await impl->stream.async_handshake(response, name, kSplitTarget, kTuple);
@@ -253,7 +252,7 @@ Awaitable<void> FrameListener::Impl::AcceptLoop() {
 Awaitable<std::string> FrameListener::Impl::Greet(FrameSocket& socket) {
   FrameSocket::Impl& impl = *socket.impl_;
   impl.lowest().expires_after(options.socket.handshake_timeout);
-  const auto [untrusted] = co_await impl.stream.next_layer().async_handshake(asio::ssl::stream_base::server, kTuple);
+  const auto untrusted = co_await impl.stream.next_layer().Handshake(asio::ssl::stream_base::server);
   if (untrusted) co_return "";
   Peer peer;
   internal::ReadPeer(impl.stream.next_layer().native_handle(), &peer);
