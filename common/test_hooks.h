@@ -110,7 +110,12 @@ namespace heddle::test_hooks {
   X(kSkipHashCheck, "does not compare an upload with its declared digest")                    \
   X(kMixBodies, "puts the bytes of two requests to the same upload one behind the other")     \
   X(kSkipNumbersCheck, "does not look at the values of an update")                            \
-  X(kIgnoreWeight, "believes whatever number of examples a device reports")
+  X(kIgnoreWeight, "believes whatever number of examples a device reports")                   \
+  X(kCountScalarTwice, "counts the second of two scalars of one direction twice")             \
+  X(kSkipStateProof, "does not look at the weights that a device has rebuilt")                \
+  X(kForgetDirections, "forgets the directions that no device of the round has tried")        \
+  X(kForgetReferences, "deletes blobs that rows name and the moment does not need")           \
+  X(kPatchFromStart, "sends what has changed since the start to a device that has a ledger")
 
 #define HEDDLE_ENUMERATOR(name, text) name,
 enum class Failpoint { HEDDLE_FAILPOINTS(HEDDLE_ENUMERATOR) };

@@ -5,6 +5,7 @@
 #include <new>
 
 #include "common/random.h"
+#include "common/test_hooks.h"
 
 namespace heddle::aggregation {
 
@@ -126,7 +127,7 @@ std::pair<Validity, LedgerAggregator::Share> LedgerAggregator::Check(const State
   if (packed.dtype() != DType::kU8) return refused(Refusal::kWrongDtype, "the scalars are not bytes");
   const auto scalars = zo::DecodeScalars(packed.bytes(), options_.zo.DirectionsPerTask(), LastRef());
   if (!scalars.ok()) return refused(Refusal::kOutOfBounds, scalars.status().message());
-  if (scalars->weights != ledger_.weights) {
+  if (scalars->weights != ledger_.weights && !HEDDLE_PLANTED(kSkipStateProof)) {
     return refused(Refusal::kWrongState, "the device's rebuilt weights have the digest " + scalars->weights.ToHex() +
                                              "; the round's are " + ledger_.weights.ToHex());
   }
@@ -155,7 +156,7 @@ Status LedgerAggregator::AddStep(const zo::Scalar& step, Share* share) const {
     share->sizes.push_back({step.ref, 0});
     share->counts.push_back(0);
   }
-  share->steps.back().n += n;
+  share->steps.back().n += HEDDLE_PLANTED(kCountScalarTwice) && again ? 2 * n : n;
   share->sizes.back().n += std::abs(n);
   ++share->counts.back();
   return OkStatus();
@@ -188,6 +189,8 @@ Result<RoundModel> LedgerAggregator::Next() {
     if (n != 0) next.entries.push_back({ref, n});
   }
   next.entries.insert(next.entries.end(), before, ledger_.entries.end());
+  if (HEDDLE_PLANTED(kForgetDirections))
+    std::erase_if(next.entries, [&](const auto& e) { return !moves.contains(e.ref); });
   HEDDLE_RETURN_IF_ERROR(Complete(&next, &made.state));
   if (const Status status = zo::CheckLedger(next); !status.ok()) return status.Annotate("the next ledger");
   HEDDLE_RETURN_IF_ERROR(Replay(&next, &made.state));
@@ -200,7 +203,7 @@ Status LedgerAggregator::Replay(zo::Ledger* next, StateDict* state) {
   // The grids are those of the start, whatever the weights have become.
   HEDDLE_ASSIGN_OR_RETURN(const StateDict* start, Start());
   HEDDLE_ASSIGN_OR_RETURN(Weights weights, WeightsOf(*start, zo::LargestScale(ledger_.head)));
-  zo::Ledger from{.head = ledger_.head, .round = 0, .entries = {}, .importance = {}, .weights = {}};
+  zo::Ledger from = zo::EmptyLedger(ledger_.head);
   if (TakeKeptWeights(&weights)) from = ledger_;
   HEDDLE_RETURN_IF_ERROR(
       zo::ApplyMoves(next->head.distribution, zo::MovesBetween(from, *next), weights.parameters, options_.threads));

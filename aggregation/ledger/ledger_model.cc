@@ -43,7 +43,7 @@ Result<Weights> WeightsOf(const StateDict& start, double largest_scale) {
 
 Result<StateDict> ReplayLedger(const StateDict& start, const zo::Ledger& ledger, unsigned threads) {
   HEDDLE_ASSIGN_OR_RETURN(Weights weights, WeightsOf(start, zo::LargestScale(ledger.head)));
-  const zo::Ledger nothing{.head = ledger.head, .round = 0, .entries = {}, .importance = {}, .weights = {}};
+  const zo::Ledger nothing = zo::EmptyLedger(ledger.head);
   const auto moves = zo::MovesBetween(nothing, ledger);
   HEDDLE_RETURN_IF_ERROR(zo::ApplyMoves(ledger.head.distribution, moves, weights.parameters, threads));
   if (zo::DigestOfWeights(weights.parameters) != ledger.weights) {

@@ -64,7 +64,7 @@ Result<Sha256Digest> LedgerCache::Replay(const zo::Ledger& ledger, std::span<zo:
     return next;
   };
   const bool named = !ledger.weights.IsZero();
-  const zo::Ledger nothing{.head = ledger.head, .round = 0, .entries = {}, .importance = {}, .weights = {}};
+  const zo::Ledger nothing = zo::EmptyLedger(ledger.head);
   std::shared_ptr<const Kept> start;  // while the values are those of an earlier ledger
   if (kept && bytes <= kMaxKeptBytes) {
     start = keep();

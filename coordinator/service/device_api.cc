@@ -277,9 +277,10 @@ Result<std::string> DeviceApi::MakePatch(const Sha256Digest& from, const Sha256D
     return zo::DecodeLedger(mapped->bytes());
   };
   HEDDLE_ASSIGN_OR_RETURN(const uint64_t whole, context_.blobs->Size(to));
-  HEDDLE_ASSIGN_OR_RETURN(const zo::Ledger earlier, read(from));
+  HEDDLE_ASSIGN_OR_RETURN(zo::Ledger earlier, read(from));
   HEDDLE_ASSIGN_OR_RETURN(const zo::Ledger later, read(to));
   if (!(earlier.head == later.head)) return NotFound("ledgers of two runs");
+  if (HEDDLE_PLANTED(kPatchFromStart)) earlier.entries.clear();
   std::string patch = zo::EncodePatch(earlier, later);
   if (patch.size() >= whole) return NotFound("the ledger itself is shorter");
   return patch;

@@ -88,12 +88,8 @@ Awaitable<Status> DeviceApi::CheckUpdate(const v1::ReportRequest& request, Inlin
       return invalid(v1::REFUSAL_REASON_BAD_UPDATE, update.status().message());
     }
     HEDDLE_RETURN_IF_ERROR(update.status());
-    const auto validity = expected->validator->Validate(*update, {.num_examples = event->metrics.num_examples,
-                                                                  .num_steps = event->metrics.steps,
-                                                                  .rank = expected->view.rank,
-                                                                  .device = event->device.value(),
-                                                                  .group = expected->view.group.value_or(0),
-                                                                  .first_loss = event->metrics.first_loss});
+    const auto validity =
+        expected->validator->Validate(*update, UpdateInfoOf(expected->view, event->device, event->metrics));
     if (!validity.ok()) return invalid(static_cast<v1::RefusalReason>(validity.refusal), validity.message);
     return OkStatus();
   };

@@ -147,7 +147,12 @@ Status RunCore::Rebuild(std::vector<AddressedAnswer>* answers) {
   published_.insert(engine_->run().model);
   open_assignments_->Clear();
   for (const auto& [id, assignment] : engine_->assignments()) {
-    if (assignment.state == AssignmentState::kOpen) NoteOpen(assignment, engine_->round()->parent);
+    if (assignment.state != AssignmentState::kOpen) continue;
+    // Devices are at work on it: what they started from must be known.
+    if (Status status = NoteOpen(assignment, engine_->round()->parent); !status.ok()) {
+      engine_.reset();
+      return status;
+    }
   }
   if (Status status = Execute({std::move(first)}, answers); !status.ok()) {
     engine_.reset();
@@ -213,20 +218,21 @@ Status RunCore::Write(const std::vector<Step>& steps) {
   return OkStatus();
 }
 
-// Where the adapter cannot be had, the assignment is answered so (On AssignEffect), and nobody reports on it.
-void RunCore::NoteOpen(const AssignmentRecord& assignment, const Sha256Digest& parent) {
+Status RunCore::NoteOpen(const AssignmentRecord& assignment, const Sha256Digest& parent) {
   const DeviceView of = recipe_.ViewFor(assignment.device, assignment.round);
-  Sha256Digest start = parent;
-  const Result<AdapterBlobs> view = ViewOf(parent, of);
-  if (view.ok()) start = protocol::DigestOf(view->ledger ? *view->ledger : view->model).value();
-  open_assignments_->Add(assignment, start, of);
+  const Result<Sha256Digest> start = StartOf(parent, of);
+  open_assignments_->Add(assignment, start.ok() ? *start : parent, of);
+  return start.status();
 }
 
 // Step by step, in order: an assignment that is given out and closed within one commit is not open afterwards.
 void RunCore::NoteOpenAssignments(const Step& step) {
   for (const Effect& effect : step.effects) {
     const auto* assign = std::get_if<AssignEffect>(&effect);
-    if (assign != nullptr) NoteOpen(assign->assignment, assign->parent);
+    if (assign == nullptr) continue;
+    static_cast<void>(ViewOf(assign->parent, recipe_.ViewFor(assign->assignment.device, assign->assignment.round)));
+    // Where the model cannot be read, the assignment is answered so (On AssignEffect), and nobody reports on it.
+    static_cast<void>(NoteOpen(assign->assignment, assign->parent));
   }
   for (const Record& record : step.writes) {
     const auto* assignment = std::get_if<AssignmentRecord>(&record);

@@ -86,6 +86,9 @@ struct RunProgress {
 // The content of a small update that came inside its report; null: none.
 using InlineContent = std::shared_ptr<const std::string>;
 
+// What an aggregator is told beside the update of a device that was given this view of the model.
+aggregation::UpdateInfo UpdateInfoOf(const DeviceView& view, const DeviceId& device, const ReportMetrics& metrics);
+
 class RunCore {
  public:
   // Starts a run: reads the recipe, puts the base model's files, the adapter's configuration and the initial adapter
@@ -120,7 +123,7 @@ class RunCore {
   std::shared_ptr<const OpenAssignments> open_assignments() const { return open_assignments_; }
 
   // What goes with a device's update into Validate and the sum.
-  aggregation::UpdateInfo UpdateInfoOf(const DeviceId& device, uint32_t round, const ReportMetrics& metrics) const;
+  aggregation::UpdateInfo UpdateInfoOf(const AssignmentRecord& assignment) const;
 
   // Checks an update's tensors; Validate() may be called from any thread while this object lives or not.
   std::shared_ptr<const aggregation::Aggregator> validator() const { return aggregator_; }
@@ -142,7 +145,8 @@ class RunCore {
   Status Rebuild(std::vector<AddressedAnswer>* answers);
   Status Execute(std::vector<Step> steps, std::vector<AddressedAnswer>* answers);
   Status Write(const std::vector<Step>& steps);
-  void NoteOpen(const AssignmentRecord& assignment, const Sha256Digest& parent);
+  // Errors: the model cannot be read; then noted as if its training started from the model as it is stored.
+  Status NoteOpen(const AssignmentRecord& assignment, const Sha256Digest& parent);
   void NoteOpenAssignments(const Step& step);
 
   void On(const AssignEffect& effect, std::vector<AddressedAnswer>* answers, std::vector<Event>* next);
@@ -157,6 +161,8 @@ class RunCore {
 
   // The adapter of `parent` as a device with that view gets it; made once, and published. Errors: the storage's.
   Result<AdapterBlobs> ViewOf(const Sha256Digest& parent, const DeviceView& of);
+  // What training starts from there: the digest of the ledger, or of the adapter. Writes nothing.
+  Result<Sha256Digest> StartOf(const Sha256Digest& parent, const DeviceView& of) const;
   // Its configuration and tensors.
   Result<Checkpoint> MakeView(const Sha256Digest& parent, const DeviceView& of) const;
   void PublishAround(const Sha256Digest& parent, const Sha256Digest& model);

@@ -22,15 +22,18 @@ bool MayPass(Code code) {
 
 }  // namespace
 
-aggregation::UpdateInfo RunCore::UpdateInfoOf(const DeviceId& device, uint32_t round,
-                                              const ReportMetrics& metrics) const {
-  const DeviceView view = recipe_.ViewFor(device, round);
+aggregation::UpdateInfo UpdateInfoOf(const DeviceView& view, const DeviceId& device, const ReportMetrics& metrics) {
   return {.num_examples = metrics.num_examples,
           .num_steps = metrics.steps,
           .rank = view.rank,
           .device = device.value(),
           .group = view.group.value_or(0),
           .first_loss = metrics.first_loss};
+}
+
+aggregation::UpdateInfo RunCore::UpdateInfoOf(const AssignmentRecord& assignment) const {
+  return coordinator::UpdateInfoOf(recipe_.ViewFor(assignment.device, assignment.round), assignment.device,
+                                   assignment.metrics);
 }
 
 Result<Checkpoint> RunCore::MakeView(const Sha256Digest& parent, const DeviceView& of) const {
@@ -81,6 +84,19 @@ Result<AdapterBlobs> RunCore::ViewOf(const Sha256Digest& parent, const DeviceVie
   out.config = protocol::MakeBlobRef(config_digest, config.size(), "adapter_config.json");
   out.model = protocol::MakeBlobRef(model, bytes, "adapter_model.safetensors");
   return views_[{parent, of}] = std::move(out);
+}
+
+Result<Sha256Digest> RunCore::StartOf(const Sha256Digest& parent, const DeviceView& of) const {
+  const auto known = views_.find({parent, of});
+  if (known != views_.end())
+    return protocol::DigestOf(known->second.ledger ? *known->second.ledger : known->second.model);
+  if (UsesSharedSeeds(recipe_.strategy)) {
+    HEDDLE_ASSIGN_OR_RETURN(const StateDict whole, LoadModel(parent));
+    if (aggregation::HoldsLedger(whole)) return Sha256(whole.find(aggregation::kLedgerName)->second.bytes());
+  }
+  if (of == DeviceView{}) return parent;
+  HEDDLE_ASSIGN_OR_RETURN(const Checkpoint view, MakeView(parent, of));
+  return Sha256(SerializeSafetensors(view.tensors));
 }
 
 // Of the models, nobody needs more than the next round's and, in the middle of a download, the one before.
@@ -156,11 +172,11 @@ Status RunCore::Fold(const AssignmentRecord& assignment) {
   if (HEDDLE_PLANTED(kFoldInOrderOfArrival)) {
     // The later ones weigh more.
     const uint64_t most = recipe_.aggregator.max_num_examples;
-    aggregation::UpdateInfo info = UpdateInfoOf(assignment.device, assignment.round, assignment.metrics);
+    aggregation::UpdateInfo info = UpdateInfoOf(assignment);
     info.num_examples = std::min(most, info.num_examples + aggregator_->num_folded());
     return aggregator_->Fold(update, info);
   }
-  return aggregator_->Fold(update, UpdateInfoOf(assignment.device, assignment.round, assignment.metrics));
+  return aggregator_->Fold(update, UpdateInfoOf(assignment));
 }
 
 Result<Sha256Digest> RunCore::MakeModel() {

@@ -20,6 +20,7 @@
 #include "common/logging.h"
 #include "coordinator/audit/audit_trail.h"
 #include "coordinator/service/admin_api.h"
+#include "coordinator/service/clean_up.h"
 #include "coordinator/service/device_api.h"
 #include "coordinator/service/metrics.h"
 #include "coordinator/service/secret.h"
@@ -258,31 +259,14 @@ void Service::Impl::FlushAudit(AuditTrail::What what) {
 
 void Service::Impl::CleanUp() {
   const Time now = clock.Now();
-  Status failed;
-  auto note = [&failed](const Status& status) {
-    if (failed.ok()) failed = status;
-  };
-  note(blobs->DiscardStaleUploads(now - Seconds(config.stale_upload_hours * 3600)).status());
-  note(store->DeleteExpiredTokens(now).status());
-  const auto keep = static_cast<uint32_t>(config.keep_update_rounds);
-  if (keep > 0) note(store->DeleteSmallUpdates(keep).status());
-  auto referenced = store->ReferencedBlobs(keep);
-  note(referenced.status());
-  if (referenced.ok()) {
-    std::set<Sha256Digest> live(referenced->begin(), referenced->end());
-    auto garbage = blobs->ListGarbage(live, now - kGarbageAge);
-    note(garbage.status());
-    if (garbage.ok()) {
-      size_t deleted = 0;
-      for (const Sha256Digest& digest : *garbage) {
-        if (driver->IsNeeded(digest)) continue;
-        note(blobs->Delete(digest, now - kGarbageAge));
-        ++deleted;
-      }
-      if (deleted > 0) Log(Severity::kInfo, "unused blobs deleted", {{"count", deleted}});
-    }
-  }
-  if (!failed.ok()) Log(Severity::kWarning, "cleaning up failed", {{"error", failed.message()}});
+  const CleanedUp done = coordinator::CleanUp({.store = store.get(),
+                                               .blobs = blobs.get(),
+                                               .driver = driver.get(),
+                                               .keep_update_rounds = static_cast<uint32_t>(config.keep_update_rounds),
+                                               .tokens_before = now,
+                                               .uploads_before = now - Seconds(config.stale_upload_hours * 3600),
+                                               .blobs_before = now - kGarbageAge});
+  if (!done.first.ok()) Log(Severity::kWarning, "cleaning up failed", {{"error", done.first.message()}});
 }
 
 void Service::Impl::Stop() {

@@ -19,16 +19,6 @@ std::string FolderName(unsigned byte) {
   return {kDigits[byte >> 4], kDigits[byte & 15]};
 }
 
-// When the file was last written; nothing when there is none.
-std::optional<Time> WrittenAt(const fs::path& path) {
-  struct stat info {};
-  if (::stat(path.c_str(), &info) != 0) return std::nullopt;
-  return FromUnixMicros(int64_t{info.st_mtim.tv_sec} * 1'000'000 + info.st_mtim.tv_nsec / 1000);
-}
-
-// Young again, so that a blob somebody is about to name is not collected. A failure only makes it older.
-void Touch(const fs::path& path) { ::utimensat(AT_FDCWD, path.c_str(), nullptr, 0); }
-
 }  // namespace
 
 BlobStore::BlobStore(BlobStoreOptions options)
@@ -115,7 +105,7 @@ Result<bool> BlobStore::TakeExistingLocked(const Sha256Digest& digest) {
     HEDDLE_RETURN_IF_ERROR(Drop(digest));
     return false;
   }
-  Touch(Path(digest));
+  files_->Touch(Path(digest));
   return true;
 }
 
@@ -221,7 +211,7 @@ Status BlobStore::PutFile(const fs::path& temporary, const Sha256Digest& digest)
 Status BlobStore::Delete(const Sha256Digest& digest, std::optional<Time> unless_younger_than) {
   std::lock_guard lock(FolderMutex(digest));
   if (unless_younger_than) {
-    const std::optional<Time> written = WrittenAt(Path(digest));
+    const std::optional<Time> written = files_->WrittenAt(Path(digest));
     if (!written || *written >= *unless_younger_than) return OkStatus();
   }
   return Drop(digest);
@@ -235,7 +225,7 @@ Result<std::vector<Sha256Digest>> BlobStore::ListGarbage(const std::set<Sha256Di
     for (fs::directory_iterator it(folder, error), end; !error && it != end; it.increment(error)) {
       auto digest = Sha256Digest::FromHex(it->path().filename().string());
       if (!digest.ok() || live.contains(*digest)) continue;
-      std::optional<Time> written = WrittenAt(it->path());
+      std::optional<Time> written = files_->WrittenAt(it->path());
       if (written && *written < before) garbage.push_back(*digest);
     }
     if (error) return DiskStatus(error.value(), "cannot list the folder " + folder.string());

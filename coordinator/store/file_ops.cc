@@ -1,6 +1,7 @@
 #include "coordinator/store/file_ops.h"
 
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
 #include <cerrno>
@@ -75,5 +76,13 @@ FileOps* FileOps::Real() {
   static FileOps real;
   return &real;
 }
+
+std::optional<Time> FileOps::WrittenAt(const std::filesystem::path& path) const {
+  struct stat info {};
+  if (::stat(path.c_str(), &info) != 0) return std::nullopt;
+  return FromUnixMicros(int64_t{info.st_mtim.tv_sec} * 1'000'000 + info.st_mtim.tv_nsec / 1000);
+}
+
+void FileOps::Touch(const std::filesystem::path& path) { ::utimensat(AT_FDCWD, path.c_str(), nullptr, 0); }
 
 }  // namespace heddle::coordinator

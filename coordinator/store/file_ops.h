@@ -5,9 +5,11 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string_view>
 
+#include "common/clock.h"
 #include "common/file.h"
 #include "common/status.h"
 
@@ -36,6 +38,10 @@ class FileOps {
   virtual Result<std::shared_ptr<const MappedFile>> Map(const std::filesystem::path& path);
   // Room on the file system of the folder, for those who are not root.
   virtual Result<uint64_t> FreeBytes(const std::filesystem::path& folder);
+  // When it was last written or touched; nothing when there is none.
+  virtual std::optional<Time> WrittenAt(const std::filesystem::path& path) const;
+  // As if it had been written now. A failure only makes it older.
+  virtual void Touch(const std::filesystem::path& path);
   // Ok when there is none.
   virtual Status Remove(const std::filesystem::path& path);
 

@@ -147,6 +147,10 @@ Result<uint32_t> GetRound(ByteReader& reader) {
 
 }  // namespace
 
+Ledger EmptyLedger(const LedgerHead& head) {
+  return {.head = head, .round = 0, .entries = {}, .importance = {}, .weights = {}};
+}
+
 uint64_t SeedOf(const LedgerHead& head, uint64_t ref) { return PhiloxStream(head.seed, kSeedStream).U64At(ref); }
 
 float ScaleOf(const LedgerHead& head, int64_t n) {

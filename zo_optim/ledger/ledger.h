@@ -63,6 +63,9 @@ struct Ledger {
   friend bool operator==(const Ledger&, const Ledger&) = default;
 };
 
+// The ledger of before the first commit. Its weights are left open.
+Ledger EmptyLedger(const LedgerHead& head);
+
 uint64_t SeedOf(const LedgerHead& head, uint64_t ref);
 float ScaleOf(const LedgerHead& head, int64_t n);  // n 2^-resolution_bits, rounded once to float32
 

@@ -3,6 +3,8 @@
 #include <cerrno>
 #include <utility>
 
+#include "coordinator/service/clean_up.h"
+
 namespace heddle::system_simulation {
 
 using coordinator::BlobStore;
@@ -27,12 +29,14 @@ CoordinatorHost::CoordinatorHost(Stage& stage, Timeline& time, uint64_t seed)
   config_.state_dir = stage_.state().string();
   config_.max_upload_bytes = 1 << 20;
   disk_.SetContent(kDatabase, stage_.database());
+  files().SetTime([this] { return time_.true_now(); });
 }
 
 CoordinatorHost::~CoordinatorHost() {
   Heal();
   life_.reset();
   stage_.Sweep();
+  files().SetTime([] { return FromUnixMicros(0); });
 }
 
 // ---- life and death ----
@@ -238,6 +242,19 @@ void CoordinatorHost::PlanWork() {
     life_->workers.restart();
     if (life_->workers.poll_one() > 0) Pump();
   });
+}
+
+size_t CoordinatorHost::CleanUp(Duration age) {
+  const size_t blobs = coordinator::CleanUp({.store = life_->store.get(),
+                                             .blobs = life_->blobs.get(),
+                                             .driver = life_->driver.get(),
+                                             .keep_update_rounds = 0,
+                                             .tokens_before = time_.Now(),
+                                             .uploads_before = FromUnixMicros(0),
+                                             .blobs_before = time_.true_now() - age})
+                           .blobs;
+  Pump();
+  return blobs;
 }
 
 void CoordinatorHost::Revoke(const DeviceId& device) {

@@ -58,6 +58,8 @@ class CoordinatorHost {
   void Serve(const std::shared_ptr<testing::LocalExchange>& exchange);
   // Does everything that can be done now, and plans what is due later.
   void Pump();
+  // Deletes what nothing needs, of blobs those that are older than this. Returns how many.
+  size_t CleanUp(Duration age);
   void Revoke(const DeviceId& device);
   void EnrolAgain(size_t device, const std::string& serial);
   coordinator::Store& store() { return *life_->store; }

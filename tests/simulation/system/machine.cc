@@ -130,6 +130,7 @@ void Machine::Do(const client::ProbeWorker&) {
   Later(Seconds(0.05), [this] {
     client::WorkerProbed probed;
     probed.local_tasks = {"lora_sft", "sft"};
+    if (checker_.has_ledger()) probed.local_tasks.emplace_back("zo_ledger");
     Tell(std::move(probed));
   });
 }
@@ -159,6 +160,7 @@ void Machine::FetchNext(v1::TaskAssignment task) {
   for (const auto* list : {&task.plan().base_model(), &task.plan().adapter()}) {
     for (const v1::BlobRef& blob : *list) {
       if (kept_.cache.contains(blob.sha256())) continue;
+      if (blob.name() == zo::kLedgerFile && !kept_.last_ledger.empty()) return FetchLedger(task, blob);
       const uint64_t first = blob.size_bytes() > 1 && time_.Chance(nature_.splits) ? blob.size_bytes() / 2 : 0;
       return FetchRange(task, blob, "", first);
     }
@@ -179,7 +181,32 @@ void Machine::FetchRange(const v1::TaskAssignment& task, const v1::BlobRef& blob
     const std::string all = answer->status == 206 ? have + answer->body : answer->body;
     if (all.size() < blob.size_bytes()) return FetchRange(task, blob, all, 0);
     if (Sha256(all) != digest) return checker_.Breach("a device was sent other bytes than it asked for");
-    kept_.cache.insert(blob.sha256());
+    Got(blob, all);
+    FetchNext(task);
+  });
+}
+
+void Machine::Got(const v1::BlobRef& blob, const std::string& bytes) {
+  kept_.cache.insert(blob.sha256());
+  if (blob.name() != zo::kLedgerFile) return;
+  kept_.ledgers[blob.sha256()] = bytes;
+  kept_.last_ledger = blob.sha256();
+}
+
+// What has changed since the newest ledger that it has; where that cannot be had, the whole.
+void Machine::FetchLedger(const v1::TaskAssignment& task, const v1::BlobRef& blob) {
+  const auto hex = [](const std::string& raw) { return Sha256Digest::FromBytes(raw).value().ToHex(); };
+  Request request{"GET", "/v1/blobs/" + hex(blob.sha256()) + "/from/" + hex(kept_.last_ledger), {}, "", "patch"};
+  Call(std::move(request), [this, task, blob](Result<Network::Answer> answer) {
+    if (!answer.ok()) return Failed(answer);
+    if (answer->status != 200) return FetchRange(task, blob, "", 0);
+    ++checker_.counts.patches;
+    const auto earlier = zo::DecodeLedger(std::as_bytes(std::span(kept_.ledgers[kept_.last_ledger])));
+    const auto later = zo::ApplyPatch(*earlier, std::as_bytes(std::span(answer->body)));
+    const std::string made = later.ok() ? zo::EncodeLedger(*later) : "";
+    if (Sha256(made).raw() != blob.sha256())
+      return checker_.Breach("a patch leads to another ledger than was asked for");
+    Got(blob, made);
     FetchNext(task);
   });
 }
@@ -193,6 +220,21 @@ void Machine::Do(const client::Train& action) {
   });
 }
 
+MadeUpdate Machine::Made(const v1::TaskAssignment& task, uint64_t key, Flaw flaw) {
+  const uint64_t most = task.plan().max_update_bytes();
+  if (checker_.has_ledger()) {
+    std::string ledger;
+    for (const v1::BlobRef& blob : task.plan().adapter()) {
+      if (blob.name() == zo::kLedgerFile) ledger = kept_.ledgers[blob.sha256()];
+    }
+    return MakeScalars(task.plan().train(), checker_.ProofFor(task, ledger), key, flaw, most);
+  }
+  const auto& words = task.plan().train().rules().upload();
+  const auto stages = compression::Pipeline::Parse(std::vector<std::string>(words.begin(), words.end()));
+  const compression::Compressor compressor(*stages, task.plan().seed());
+  return MakeUpdate(checker_.model_spec(), key, flaw, most, stages->empty() ? nullptr : &compressor);
+}
+
 void Machine::EndTraining(const v1::TaskAssignment& task) {
   Trained trained;
   trained.message = "no memory left";
@@ -204,12 +246,7 @@ void Machine::EndTraining(const v1::TaskAssignment& task) {
   Flaw flaw = Flaw::kNone;
   // Not one that is too long: the session itself would stop it.
   if (time_.Chance(nature_.flaws)) flaw = static_cast<Flaw>(1 + time_.Below(kNumFlaws - 2));
-  const uint64_t key = DeriveSeed(seed_, "train", task.assignment_id());
-  const auto& words = task.plan().train().rules().upload();
-  const auto stages = compression::Pipeline::Parse(std::vector<std::string>(words.begin(), words.end()));
-  const compression::Compressor compressor(*stages, task.plan().seed());
-  kept_.update = MakeUpdate(checker_.model_spec(), key, flaw, task.plan().max_update_bytes(),
-                            stages->empty() ? nullptr : &compressor);
+  kept_.update = Made(task, DeriveSeed(seed_, "train", task.assignment_id()), flaw);
   checker_.Made(device(), task.assignment_id(), kept_.update);
   if (flaw != Flaw::kNone) time_.Note(device() + " makes an update with the flaw: " + FlawName(flaw));
   trained.outcome = Trained::Outcome::kCompleted;

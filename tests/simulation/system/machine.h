@@ -5,6 +5,7 @@
 #pragma once
 
 #include <deque>
+#include <map>
 #include <memory>
 #include <optional>
 #include <set>
@@ -56,7 +57,9 @@ class Machine {
   struct Kept {
     std::optional<v1::ReportRequest> journal;
     MadeUpdate update;
-    std::set<std::string> cache;  // digests, raw
+    std::set<std::string> cache;                 // digests, raw
+    std::map<std::string, std::string> ledgers;  // of those in the cache, by digest
+    std::string last_ledger;                     // digest of the newest
   };
   struct UploadState {
     std::string assignment, location;
@@ -79,6 +82,9 @@ class Machine {
 
   void FetchNext(v1::TaskAssignment task);
   void FetchRange(const v1::TaskAssignment& task, const v1::BlobRef& blob, std::string have, uint64_t until);
+  void FetchLedger(const v1::TaskAssignment& task, const v1::BlobRef& blob);
+  void Got(const v1::BlobRef& blob, const std::string& bytes);
+  MadeUpdate Made(const v1::TaskAssignment& task, uint64_t key, Flaw flaw);
   void EndTraining(const v1::TaskAssignment& task);
   void BeginUpload(bool whole);
   void Patch(uint64_t offset, int patches);

@@ -110,6 +110,7 @@ void SystemChecker::OnCheckin(const std::string& device, const Network::Answer& 
   if (!response->has_assignment()) return;
   const v1::TaskAssignment& task = response->assignment();
   const std::string& id = task.assignment_id();
+  if (has_ledger()) models_[initial_].ledger = EmptyLedger(task.plan().train(), initial_);
   if (auto before = issued_.find(id); before != issued_.end()) {
     const Issued& old = before->second;
     if (old.device != device || old.round != task.round() || old.attempt != task.attempt()) {
@@ -191,7 +192,7 @@ void SystemChecker::OnFirstVerdict(const std::string& device, const v1::ReportRe
   if (update.flaw == Flaw::kNone) {
     return Breach("a good update of " + device + " was called invalid: " + response.refusal().message());
   }
-  if (!ReasonsFor(update.flaw).contains(reason)) {
+  if (!(has_ledger() ? LedgerReasonsFor(update.flaw) : ReasonsFor(update.flaw)).contains(reason)) {
     Breach(std::string("an update with the flaw '") + FlawName(update.flaw) + "' was refused as " +
            std::string(protocol::ReasonName(response.refusal().reason())));
   }
@@ -280,7 +281,7 @@ void SystemChecker::OnRestart() {
   for (const auto& [id, verdict] : verdicts_) CheckRow(id, verdict);
   auto rounds = host_.store().ListRounds(*run_);
   if (!rounds.ok() || rounds->empty()) return;
-  const auto [version, model] = CheckChain(*rounds);
+  const auto [version, model] = CheckChain(*rounds, run->run.state);
   if (run->run.model != model || run->run.committed_rounds != version) Breach("the run does not name its last model");
   const RoundRecord& last = rounds->back();
   if (last.phase == RoundPhase::kCommitted || last.phase == RoundPhase::kAbandoned) return;
@@ -297,12 +298,50 @@ void SystemChecker::OnRestart() {
   }
 }
 
+const Values& SystemChecker::Replayed(const zo::Ledger& ledger) {
+  zo::Ledger open = ledger;
+  open.weights = {};
+  const auto [known, first] = replays_.try_emplace(zo::EncodeLedger(open));
+  if (first) known->second = ReplayOf(models_[initial_].model, ledger);
+  return known->second;
+}
+
+Sha256Digest SystemChecker::ProofFor(const v1::TaskAssignment& task, const std::string& ledger_bytes) {
+  zo::Ledger ledger = EmptyLedger(task.plan().train(), initial_);
+  if (ledger_bytes.empty()) return ProofOf(Replayed(ledger));
+  const zo::LedgerHead head = ledger.head;
+  auto given = zo::DecodeLedger(std::as_bytes(std::span(ledger_bytes)));
+  if (!given.ok() || !(given->head == head)) {
+    Breach("a device was sent a ledger that is not of its run");
+    return {};
+  }
+  const Sha256Digest proof = ProofOf(Replayed(*given));
+  if (proof != given->weights) Breach("a ledger does not lead to the weights that it names");
+  return proof;
+}
+
+VersionFiles SystemChecker::Follow(const RoundRecord& round, const Version& parent,
+                                   const std::vector<std::pair<const MadeUpdate*, uint64_t>>& accepted, Version* next) {
+  if (has_ledger()) {
+    std::vector<std::pair<const std::vector<zo::LedgerEntry>*, uint64_t>> steps;
+    for (const auto& [update, examples] : accepted) steps.emplace_back(update->steps.get(), examples);
+    next->ledger = NextLedger(method_, parent.ledger, round.round, steps);
+    next->model = Replayed(next->ledger);
+    next->ledger.weights = ProofOf(next->model);
+    return FilesOf(model_spec_, next->ledger, next->model);
+  }
+  std::vector<std::pair<const Values*, uint64_t>> values;
+  for (const auto& [update, examples] : accepted) values.emplace_back(update->values.get(), examples);
+  *next = NextVersion(method_, parent, values, spec_.cohort_size);
+  return FilesOf(model_spec_, *next);
+}
+
 // The model of a committed round from its accepted rows.
-void SystemChecker::CheckModel(const RoundRecord& round, const Version& parent, Version* next) {
+void SystemChecker::CheckModel(const RoundRecord& round, const Version& parent, bool newest, Version* next) {
   auto rows = host_.store().ListAssignments(*run_, round.round, round.attempt);
   if (!rows.ok()) return;
   const std::string name = "round " + std::to_string(round.round);
-  std::vector<std::pair<const Values*, uint64_t>> accepted;
+  std::vector<std::pair<const MadeUpdate*, uint64_t>> accepted;
   std::set<std::string> devices;
   for (const AssignmentRecord& row : *rows) {
     if (row.state != AssignmentState::kAccepted) continue;
@@ -311,16 +350,17 @@ void SystemChecker::CheckModel(const RoundRecord& round, const Version& parent, 
       return Breach("an update is counted in " + name + " that nobody trained");
     }
     if (!devices.insert(row.device.value()).second) return Breach(row.device.value() + " is counted twice in " + name);
-    accepted.emplace_back(known->second.update.values.get(), row.metrics.num_examples);
+    accepted.emplace_back(&known->second.update, row.metrics.num_examples);
   }
   if (accepted.size() < spec_.min_reports) return Breach(name + " was committed with too few updates");
-  *next = NextVersion(method_, parent, accepted, spec_.cohort_size);
-  const VersionFiles files = FilesOf(model_spec_, *next);
+  const VersionFiles files = Follow(round, parent, accepted, next);
   if (Sha256(files.model) != round.model) {
     return Breach("the model of " + name + " is not what " + MethodName(method_) + " makes of its " +
                   std::to_string(accepted.size()) + " accepted updates");
   }
-  if (!files.state.empty()) CheckBlob(Sha256(files.state), "what the method remembers of " + name);
+  // What an earlier model's method remembered, nobody needs, nor after the run.
+  if (!files.state.empty() && (newest || !cleans_))
+    CheckBlob(Sha256(files.state), "what the method remembers of " + name);
 }
 
 void SystemChecker::OnRoundEnded(const RoundRecord& round) {
@@ -331,7 +371,7 @@ void SystemChecker::OnRoundEnded(const RoundRecord& round) {
   } else if (auto parent = models_.find(round.parent); parent == models_.end()) {
     Breach("round " + std::to_string(round.round) + " starts from a model that was never committed");
   } else {
-    CheckModel(round, parent->second, &models_[round.model]);
+    CheckModel(round, parent->second, true, &models_[round.model]);
   }
   // Nothing disturbed it since it began: it ends when its time is over.
   const Duration since_start = time_.Now() - round.started_at;
@@ -351,9 +391,10 @@ void SystemChecker::AfterPump() {
   if (run_ && *next - time_.Now() > longest + set_back_) Breach("a time limit lies too far in the future");
 }
 
-std::pair<uint32_t, Sha256Digest> SystemChecker::CheckChain(const std::vector<RoundRecord>& rounds) {
+std::pair<uint32_t, Sha256Digest> SystemChecker::CheckChain(const std::vector<RoundRecord>& rounds, RunState state) {
   Sha256Digest model = initial_;
-  uint32_t version = 0;
+  uint32_t version = 0, last = 0;
+  for (const RoundRecord& round : rounds) last = round.phase == RoundPhase::kCommitted ? round.round : last;
   for (const RoundRecord& round : rounds) {
     if (round.parent != model) Breach("a round does not start from the last committed model");
     if (round.phase == RoundPhase::kAbandoned && round.reason.empty()) {
@@ -361,7 +402,8 @@ std::pair<uint32_t, Sha256Digest> SystemChecker::CheckChain(const std::vector<Ro
     }
     if (round.phase != RoundPhase::kCommitted) continue;
     if (round.round != version + 1) Breach("the rounds do not follow one another");
-    CheckModel(round, models_[model], &models_[round.model]);
+    const bool newest = round.round == last && state == RunState::kRunning;
+    CheckModel(round, models_[model], newest, &models_[round.model]);
     CheckBlob(round.model, "the model of round " + std::to_string(round.round));
     if (breach_) break;
     model = round.model;
@@ -378,7 +420,7 @@ void SystemChecker::AtEnd() {
   if (rounds->back().phase != RoundPhase::kCommitted && rounds->back().phase != RoundPhase::kAbandoned) {
     return Breach("a round is open after the end of the run");
   }
-  const auto [version, model] = CheckChain(*rounds);
+  const auto [version, model] = CheckChain(*rounds, run->run.state);
   if (run->run.state == RunState::kComplete && version != spec_.rounds) Breach("rounds are missing");
   if (run->run.model != model || run->run.committed_rounds != version) Breach("the run does not name its last model");
   for (const auto& [id, verdict] : verdicts_) CheckRow(id, verdict);

@@ -5,6 +5,7 @@
 //          assignment is answered for a device that it was not given to
 //   3      the model of every committed round, and what its method remembers, is computed anew from the accepted rows
 //          and from what the devices really trained, with code of its own, and must have the same digest
+//          A ledger leads to the weights that it names, and a patch to the ledger that was asked for
 //   4      the chain of rounds explains itself from the store and the blobs alone, and everything it names is there
 //   5      what is due is done; deadlines stand; an abandoned attempt says why
 //   6      every refusal is typed and comes with its own HTTP status; each flaw gets its own reason; a good update is
@@ -23,6 +24,7 @@
 
 #include "protocol/v1/device.pb.h"
 #include "tests/simulation/system/coordinator_host.h"
+#include "tests/simulation/system/ledgers.h"
 #include "tests/simulation/system/network.h"
 #include "tests/simulation/system/updates.h"
 
@@ -31,11 +33,16 @@ namespace heddle::system_simulation {
 struct Counts {
   uint64_t answers = 0, refusals = 0, accepted = 0, late = 0, invalid = 0, superseded = 0, noted = 0, repeated = 0;
   uint64_t committed = 0, abandoned = 0, restarts = 0, power_cuts = 0, storage_errors = 0, jumps = 0, rogue = 0;
+  uint64_t patches = 0;  // of ledgers, to devices that had an earlier one
+  uint64_t cleaned = 0;  // blobs that were thrown away
 };
 
 class SystemChecker {
  public:
-  SystemChecker(Timeline& time, CoordinatorHost& host, Method method) : time_(time), host_(host), method_(method) {}
+  // `cleans`: the coordinator throws away what nothing needs any more.
+  SystemChecker(Timeline& time, CoordinatorHost& host, Method method, bool cleans)
+      : time_(time), host_(host), method_(method), cleans_(cleans) {}
+  bool cleans() const { return cleans_; }
 
   const std::optional<std::string>& breach() const { return breach_; }
   void Breach(const std::string& sentence);
@@ -67,6 +74,10 @@ class SystemChecker {
   const std::optional<RunId>& run() const { return run_; }
   const coordinator::RunSpec& spec() const { return spec_; }
   const StateDictSpec& model_spec() const { return model_spec_; }
+  bool has_ledger() const { return HasLedger(method_); }
+  // The proof of a device that starts this task with this ledger; empty: there is none yet. A breach when the ledger
+  // does not lead to the weights that it names.
+  Sha256Digest ProofFor(const v1::TaskAssignment& task, const std::string& ledger_bytes);
   // A few that have been given out, for those who make mischief with them.
   const std::vector<std::pair<std::string, std::string>>& issued_list() const { return issued_list_; }  // id, device
   // A good update that somebody has made; nothing when there is none.
@@ -101,20 +112,27 @@ class SystemChecker {
   void CheckAccepted(const std::string& device, const std::string& id);
   // Rounds that were committed, from the first on: their models, and that one follows from the other. Returns the
   // number and the digest of the last.
-  std::pair<uint32_t, Sha256Digest> CheckChain(const std::vector<coordinator::RoundRecord>& rounds);
-  void CheckModel(const coordinator::RoundRecord& round, const Version& parent, Version* next);
+  std::pair<uint32_t, Sha256Digest> CheckChain(const std::vector<coordinator::RoundRecord>& rounds,
+                                               coordinator::RunState state);
+  void CheckModel(const coordinator::RoundRecord& round, const Version& parent, bool newest, Version* next);
+  // What follows from these rows, and its files.
+  VersionFiles Follow(const coordinator::RoundRecord& round, const Version& parent,
+                      const std::vector<std::pair<const MadeUpdate*, uint64_t>>& accepted, Version* next);
+  const Values& Replayed(const zo::Ledger& ledger);
   void CheckBlob(const Sha256Digest& digest, const std::string& what);
   void Count(v1::ReportVerdict verdict);
 
   Timeline& time_;
   CoordinatorHost& host_;
   Method method_;
+  bool cleans_;
   std::optional<std::string> breach_;
   std::optional<RunId> run_;
   coordinator::RunSpec spec_;
   StateDictSpec model_spec_;
   Sha256Digest initial_;
   std::map<Sha256Digest, Version> models_;  // as computed here
+  std::map<std::string, Values> replays_;   // by the ledger's packed form, without its weights
   std::map<Sha256Digest, Known> updates_;
   std::map<std::string, Issued> issued_;
   std::vector<std::pair<std::string, std::string>> issued_list_;

@@ -11,6 +11,10 @@ constexpr Duration kFaultsEnd = std::chrono::minutes(12);
 // that much further away, which is granted too.
 constexpr Duration kLimit = std::chrono::hours(6);
 constexpr Duration kAfterEnd = std::chrono::seconds(100);
+// In the worlds that throw away what nothing needs: as often, and what is older. In a real coordinator ten minutes and
+// a day.
+constexpr Duration kCleaning = std::chrono::seconds(100);
+constexpr Duration kGarbageAge = std::chrono::seconds(30);
 constexpr size_t kMostRevoked = 2;
 constexpr size_t kMostTwins = 2;
 
@@ -26,7 +30,7 @@ SystemWorld::SystemWorld(Stage& stage, uint64_t seed)
       time_(seed),
       host_(stage, time_, seed),
       network_(time_, host_),
-      checker_(time_, host_, DrawMethod(seed)),
+      checker_(time_, host_, DrawMethod(seed), DeriveSeed(seed, "cleaning", "") % 3 == 0),
       rogue_(time_, network_, checker_, machines_) {
   DrawWeather();
   DrawMachines();
@@ -106,10 +110,13 @@ void SystemWorld::DrawTroubles() {
 }
 
 // Half of the worlds average; the others remember something from round to round, or read their updates again from a
-// file.
+// file. Of all, one in six has a ledger.
 Method SystemWorld::DrawMethod(uint64_t seed) {
+  if (const uint64_t draw = DeriveSeed(seed, "shared seeds", ""); draw % 6 == 0) {
+    return draw % 12 == 0 ? Method::kFedKSeed : Method::kDeComFl;
+  }
   if (seed % 2 == 0) return Method::kFedAvg;
-  return static_cast<Method>(1 + DeriveSeed(seed, "method", "") % (kNumMethods - 1));
+  return static_cast<Method>(1 + DeriveSeed(seed, "method", "") % (kNumTensorMethods - 1));
 }
 
 std::string SystemWorld::DrawRecipe() {
@@ -117,6 +124,18 @@ std::string SystemWorld::DrawRecipe() {
   const double over = 1 + 0.25 * time_.Below(3);
   const uint32_t min_reports = 1 + time_.Below(cohort);
   const uint32_t available = std::max(min_reports, time_.Below(2) == 0 ? cohort : 3 + time_.Below(10));
+  const Method method = DrawMethod(seed_);
+  std::string more;
+  if (method == Method::kFedKSeed) more = "pool_size = " + std::to_string(kPoolSize) + "\n";
+  if (HasLedger(method)) {
+    more += "bf16_scalars = " + std::to_string(seed_ % 2) +
+            "\n[zo]\ndistribution = \"rademacher\"\nzo_eps = " + Text(kEpsilon) +
+            "\nclip_projected_grad = " + Text(kMaxScalar) + "\nnum_perturbations = " + std::to_string(1 + seed_ % 3) +
+            "\n";
+  } else if (DeriveSeed(seed_, "compression", "") % 4 == 0) {
+    // In some worlds updates are made smaller; by the seed alone, so that the other draws of a world stay.
+    more = "[compression]\nupload = [\"int8\"]\n";
+  }
   return Stage::Recipe(seed_, {{"num_server_rounds", "10"},
                                {"cohort_size", std::to_string(cohort)},
                                {"over_selection", Text(over)},
@@ -127,12 +146,11 @@ std::string SystemWorld::DrawRecipe() {
                                {"max_poll_hold_s", "25.0"},
                                {"min_retry_after_s", "1.0"},
                                {"max_retry_after_s", "5.0"},
-                               {"name", '"' + std::string(MethodName(DrawMethod(seed_))) + '"'},
+                               {"name", '"' + std::string(MethodName(method)) + '"'},
                                {"max_abs", Text(kMaxAbs)},
                                {"max_norm", Text(kMaxNorm)},
                                {"max_num_examples", std::to_string(kMaxExamples)}}) +
-         // In some worlds updates are made smaller; by the seed alone, so that the other draws of a world stay.
-         (DeriveSeed(seed_, "compression", "") % 4 == 0 ? "[compression]\nupload = [\"int8\"]\n" : "");
+         more;
 }
 
 // ---- the whole ----
@@ -151,6 +169,7 @@ std::optional<std::string> SystemWorld::Run() {
     time_.After(time_.Between(0.1, 5), [this] { NextTrouble(); });
   });
   time_.After(kFaultsEnd, [this] { EndFaults(); });
+  if (checker_.cleans()) CleanUpNowAndThen();
   std::optional<Time> over;
   while (!checker_.breach() && time_.Step()) {
     checker_.AfterPump();
@@ -164,6 +183,13 @@ std::optional<std::string> SystemWorld::Run() {
     if (host_.up()) checker_.AtEnd();
   }
   return checker_.breach();
+}
+
+void SystemWorld::CleanUpNowAndThen() {
+  time_.After(kCleaning, [this] {
+    if (host_.up()) checker_.counts.cleaned += host_.CleanUp(kGarbageAge);
+    CleanUpNowAndThen();
+  });
 }
 
 std::string SystemWorld::State() {

@@ -43,6 +43,7 @@ class SystemWorld {
   void RestartLater();
   void CoordinatorDies(bool power_cut);
   bool RunHasEnded();
+  void CleanUpNowAndThen();
   std::string State();
 
   // ---- troubles ----

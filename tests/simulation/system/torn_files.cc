@@ -118,6 +118,7 @@ Result<UniqueFd> TornFiles::Open(const fs::path& path, bool create) {
     const std::string name = path.string();
     changes_.push_back({.path = name, .from = {}, .before_path = nullptr, .before_from = nullptr});
     names_[name] = std::make_shared<File>();
+    names_[name]->written = now_();
   }
   return fd;
 }
@@ -131,6 +132,7 @@ Status TornFiles::WriteAt(const UniqueFd& fd, uint64_t offset, std::span<const s
     if (file.content.size() < offset + data.size()) file.content.resize(offset + data.size());
     file.content.replace(offset, data.size(), reinterpret_cast<const char*>(data.data()), data.size());
     file.dirty = true;
+    file.written = now_();
   }
   return status;
 }
@@ -197,6 +199,15 @@ Status TornFiles::Remove(const fs::path& path) {
   changes_.push_back({.path = path.string(), .from = {}, .before_path = found->second, .before_from = nullptr});
   names_.erase(found);
   return OkStatus();
+}
+
+std::optional<Time> TornFiles::WrittenAt(const fs::path& path) const {
+  const auto found = names_.find(path.string());
+  return found == names_.end() ? std::nullopt : std::optional(found->second->written);
+}
+
+void TornFiles::Touch(const fs::path& path) {
+  if (auto found = names_.find(path.string()); found != names_.end()) found->second->written = now_();
 }
 
 Result<std::shared_ptr<const MappedFile>> TornFiles::Map(const fs::path& path) {

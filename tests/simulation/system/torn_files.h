@@ -38,6 +38,9 @@ class TornFiles final : public coordinator::FileOps {
   void OnFault(std::function<void()> met) { met_ = std::move(met); }
   uint64_t calls() const { return calls_; }
 
+  // Whose true time files are written at.
+  void SetTime(std::function<Time()> now) { now_ = std::move(now); }
+
   void PowerCut(PhiloxStream& random);
   void Sweep();
 
@@ -50,6 +53,8 @@ class TornFiles final : public coordinator::FileOps {
   Status SyncFolder(const std::filesystem::path& folder) override;
   Status MakeFolder(const std::filesystem::path& folder) override;
   Status Remove(const std::filesystem::path& path) override;
+  std::optional<Time> WrittenAt(const std::filesystem::path& path) const override;
+  void Touch(const std::filesystem::path& path) override;
   Result<std::shared_ptr<const MappedFile>> Map(const std::filesystem::path& path) override;
 
  private:
@@ -57,6 +62,7 @@ class TornFiles final : public coordinator::FileOps {
     std::string content;
     std::string durable;
     bool dirty = false;
+    Time written;
   };
   using FilePtr = std::shared_ptr<File>;
   // A change of names whose folder was not synced, and how to take it back.
@@ -77,6 +83,7 @@ class TornFiles final : public coordinator::FileOps {
   int error_ = 0;
   bool stay_ = false, reads_fail_ = false;
   std::function<void()> met_;
+  std::function<Time()> now_ = [] { return FromUnixMicros(0); };
 };
 
 }  // namespace heddle::system_simulation

@@ -187,15 +187,22 @@ const std::set<int>& ReasonsFor(Flaw flaw) { return FlawRows()[static_cast<size_
 
 MadeUpdate MakeUpdate(const StateDictSpec& model, uint64_t key, Flaw flaw, uint64_t max_update_bytes,
                       const compression::Compressor* compressor) {
-  MadeUpdate made;
-  made.flaw = flaw;
-  made.num_examples = 1 + key % kMaxExamples;
   auto values = std::make_shared<Values>(DrawValues(model, key));
   SpoilValues(flaw, key, values.get());
   StateDict dict = ToTensors(model, *values);
   SpoilTensors(flaw, &dict);
-  made.bytes =
-      compressor == nullptr ? SerializeSafetensors(dict) : Encode(*compressor, model, key, flaw, dict, values.get());
+  MadeUpdate made = Wrapped(
+      compressor == nullptr ? SerializeSafetensors(dict) : Encode(*compressor, model, key, flaw, dict, values.get()),
+      key, flaw, max_update_bytes);
+  if (flaw == Flaw::kNone) made.values = std::move(values);
+  return made;
+}
+
+MadeUpdate Wrapped(std::string bytes, uint64_t key, Flaw flaw, uint64_t max_update_bytes) {
+  MadeUpdate made;
+  made.flaw = flaw;
+  made.num_examples = 1 + key % kMaxExamples;
+  made.bytes = std::move(bytes);
   if (flaw == Flaw::kTruncatedFile) made.bytes.resize(1 + key % (made.bytes.size() - 1));
   if (flaw == Flaw::kNotSafetensors) made.bytes = "these are no tensors at all " + std::to_string(key);
   if (flaw == Flaw::kTooLong) made.bytes.resize(max_update_bytes + 1 + key % 1000);
@@ -204,7 +211,6 @@ MadeUpdate MakeUpdate(const StateDictSpec& model, uint64_t key, Flaw flaw, uint6
   made.digest = Sha256(made.bytes);
   made.size_bytes = made.bytes.size() - (flaw == Flaw::kWrongSize ? 1 : 0);
   if (flaw == Flaw::kWrongDigest) made.bytes[key % made.bytes.size()] ^= 1;
-  if (flaw == Flaw::kNone) made.values = std::move(values);
   return made;
 }
 
@@ -221,8 +227,8 @@ Result<Values> ReadValues(const std::string& safetensors, StateDictSpec* spec) {
 }
 
 const char* MethodName(Method method) {
-  static constexpr std::array<const char*, kNumMethods> kNames = {"FedAvg", "FedAvgM", "FedAdam", "CoordinateMedian",
-                                                                  "TrimmedMean"};
+  static constexpr std::array<const char*, kNumMethods> kNames = {
+      "FedAvg", "FedAvgM", "FedAdam", "CoordinateMedian", "TrimmedMean", "FedKSeed", "DeComFL"};
   return kNames[static_cast<size_t>(method)];
 }
 

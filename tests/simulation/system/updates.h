@@ -16,6 +16,7 @@
 #include "common/digest.h"
 #include "common/state_dict.h"
 #include "common/status.h"
+#include "zo_optim/ledger/ledger.h"
 
 namespace heddle::system_simulation {
 
@@ -59,6 +60,8 @@ struct MadeUpdate {
   uint64_t size_bytes = 0;               // as the report says
   uint64_t num_examples = 1;             // as the report says
   std::shared_ptr<const Values> values;  // of a good one
+  // Of a good one with shared seeds, whose values are empty: how far it steps along each direction.
+  std::shared_ptr<const std::vector<zo::LedgerEntry>> steps;
 };
 
 // The update of one device for one task: the same for the same key. With a compressor in its encoded form; `values` are
@@ -66,18 +69,24 @@ struct MadeUpdate {
 MadeUpdate MakeUpdate(const StateDictSpec& model, uint64_t key, Flaw flaw, uint64_t max_update_bytes,
                       const compression::Compressor* compressor = nullptr);
 
+// An update of these bytes with the flaws that concern its file and its report; `key` picks the number of examples.
+MadeUpdate Wrapped(std::string bytes, uint64_t key, Flaw flaw, uint64_t max_update_bytes);
+
 // Reads a model's values. Errors: those of ParseSafetensors.
 Result<Values> ReadValues(const std::string& safetensors, StateDictSpec* spec);
 
-// The methods of the simulated recipes, with their default settings: without a state, with one, and with updates that
-// are read again from a file.
-enum class Method { kFedAvg, kFedAvgM, kFedAdam, kCoordinateMedian, kTrimmedMean };
-inline constexpr uint32_t kNumMethods = static_cast<uint32_t>(Method::kTrimmedMean) + 1;
+// The methods of the simulated recipes, with their default settings: without a state, with one, with updates that are
+// read again from a file, and with a ledger in place of tensors (ledgers.h).
+enum class Method { kFedAvg, kFedAvgM, kFedAdam, kCoordinateMedian, kTrimmedMean, kFedKSeed, kDeComFl };
+inline constexpr uint32_t kNumTensorMethods = static_cast<uint32_t>(Method::kTrimmedMean) + 1;
+inline constexpr uint32_t kNumMethods = static_cast<uint32_t>(Method::kDeComFl) + 1;
 const char* MethodName(Method method);
 
-// A committed version: the adapter's values, and what the method remembers with it.
+// A committed version: the adapter's values, and what the method remembers with it; or a ledger and the values that it
+// leads to.
 struct Version {
   Values model, state;
+  zo::Ledger ledger = {};
 };
 
 // The next version, from its parent and the accepted updates with their weights, in whatever order. `max_updates` is

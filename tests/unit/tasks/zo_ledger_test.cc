@@ -224,7 +224,7 @@ TEST_F(ZoLedgerTest, ADeviceChoosesTheDirectionsMostLikeTheLastStep) {
                     .importance = {},
                     .weights = {}};
   ledger.head.start = *Sha256File(folder_ / "adapter" / "adapter_model.safetensors");
-  const zo::Ledger nothing{.head = ledger.head, .round = 0, .entries = {}, .importance = {}, .weights = {}};
+  const zo::Ledger nothing = zo::EmptyLedger(ledger.head);
   auto weights = *aggregation::WeightsOf(initial_, 1e-3);
   ASSERT_TRUE(zo::ApplyMoves(ledger.head.distribution, zo::MovesBetween(nothing, ledger), weights.parameters).ok());
   ledger.weights = zo::DigestOfWeights(weights.parameters);

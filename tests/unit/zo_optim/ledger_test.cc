@@ -182,10 +182,6 @@ void Fill(Model* model) {
   for (auto& [name, values] : model->tensors) model->parameters.push_back(*MakeParameter(name, values, 1e-3));
 }
 
-Ledger Empty(const LedgerHead& head) {
-  return {.head = head, .round = 0, .entries = {}, .importance = {}, .weights = {}};
-}
-
 class Replay : public ::testing::TestWithParam<Distribution> {};
 INSTANTIATE_TEST_SUITE_P(Both, Replay, ::testing::Values(Distribution::kRademacher, Distribution::kNormal),
                          [](const auto& info) {
@@ -197,7 +193,7 @@ TEST_P(Replay, IsWhatTheDefinitionInWholeNumbersGives) {
   Fill(&model);
   const auto start = model.tensors;
   const Ledger ledger = Random(Head(64, GetParam()), 20, 4, 1 << 21);
-  ASSERT_TRUE(ApplyMoves(GetParam(), MovesBetween(Empty(ledger.head), ledger), model.parameters, 2).ok());
+  ASSERT_TRUE(ApplyMoves(GetParam(), MovesBetween(EmptyLedger(ledger.head), ledger), model.parameters, 2).ok());
   for (const Parameter& parameter : model.parameters) {
     const std::vector<float>& before = start.at(parameter.name);
     const double unit = parameter.grid.unit;
@@ -222,7 +218,7 @@ TEST_P(Replay, ASequentialTrainingThePoolsReplayAndALateJoinerAgreeToTheBit) {
   for (Model* model : {&trained, &replayed, &late}) Fill(model);
   PhiloxStream random(2);
   std::map<uint64_t, int64_t> scales;
-  Ledger before = Empty(head);
+  Ledger before = EmptyLedger(head);
   const float e = 1e-3F;
   for (uint32_t round = 1; round <= 5; ++round) {
     for (int step = 0; step < 40; ++step) {
@@ -237,7 +233,7 @@ TEST_P(Replay, ASequentialTrainingThePoolsReplayAndALateJoinerAgreeToTheBit) {
       }
       scales[ref] = next;
     }
-    Ledger after = Empty(head);
+    Ledger after = EmptyLedger(head);
     after.round = round;
     for (const auto& [ref, n] : scales) {
       if (n != 0) after.entries.push_back({ref, n});
@@ -245,7 +241,7 @@ TEST_P(Replay, ASequentialTrainingThePoolsReplayAndALateJoinerAgreeToTheBit) {
     ASSERT_TRUE(ApplyMoves(GetParam(), MovesBetween(before, after), replayed.parameters).ok());
     before = after;
   }
-  ASSERT_TRUE(ApplyMoves(GetParam(), MovesBetween(Empty(head), before), late.parameters, 3).ok());
+  ASSERT_TRUE(ApplyMoves(GetParam(), MovesBetween(EmptyLedger(head), before), late.parameters, 3).ok());
   EXPECT_EQ(DigestOfWeights(trained.parameters), DigestOfWeights(replayed.parameters));
   EXPECT_EQ(DigestOfWeights(late.parameters), DigestOfWeights(replayed.parameters));
   Model fresh;
@@ -256,9 +252,9 @@ TEST_P(Replay, ASequentialTrainingThePoolsReplayAndALateJoinerAgreeToTheBit) {
 TEST_P(Replay, WhatAGridCannotHoldIsRefused) {
   Model model;
   Fill(&model);
-  Ledger ledger = Empty(Head(4, GetParam()));
+  Ledger ledger = EmptyLedger(Head(4, GetParam()));
   ledger.entries = {{1, int64_t{1} << 29}};
-  EXPECT_EQ(ApplyMoves(GetParam(), MovesBetween(Empty(ledger.head), ledger), model.parameters).code(),
+  EXPECT_EQ(ApplyMoves(GetParam(), MovesBetween(EmptyLedger(ledger.head), ledger), model.parameters).code(),
             Code::kFailedPrecondition);
 }
 
