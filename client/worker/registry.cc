@@ -20,9 +20,12 @@ struct Entry {
 
 constexpr std::array kTasks = {
     Entry{"lora_sft", MakeLoraSft},  // plans without DeviceRules: what workers of before know
-    Entry{"sft", MakeLoraSft},        Entry{"part_sft", MakeLoraSft},  // plans with layers, and so of a part of the
-                                                                       // base model
-    Entry{"zo_ledger", MakeZoLedger}, Entry{"zo_sft", MakeZoSft},     Entry{"bbpt", MakeBbpt},
+    Entry{"sft", MakeLoraSft},
+    Entry{"part_sft", MakeLoraSft},  // plans with layers, and so of a part of the
+                                     // base model
+    Entry{"zo_ledger", MakeZoLedger},
+    Entry{"zo_sft", MakeZoSft},
+    Entry{"bbpt", MakeBbpt},
 };
 
 }  // namespace
