@@ -9,6 +9,7 @@
 #include "common/logging.h"
 #include "common/random.h"
 #include "common/safetensors.h"
+#include "peft/split/privacy.h"
 
 namespace heddle::client {
 
@@ -33,11 +34,47 @@ StateDict WithPrefix(const StateDict& from, std::string_view prefix) {
   return out;
 }
 
+// Of what a head chooses from; 1: it gives a grade.
+int64_t Labels(const model::ModelSpec& spec) {
+  const bool words = spec.head.task == model::Task::kCausalLm || spec.head.task == model::Task::kMaskedLm;
+  return words ? spec.vocab_size : spec.num_labels;
+}
+
+// The embeddings of a part, without its layers.
+model::Transformer EmbeddingsOf(const model::BaseWeights& part) {
+  const auto base = std::make_shared<model::BaseWeights>();
+  base->spec = part.spec;
+  base->spec.part = {.embeddings = true, .first_layer = 0, .end_layer = 0, .head = false};
+  for (const auto& [name, tensor] : base->spec.WeightSpec()) base->tensors.emplace(name, part.tensors.at(name));
+  return model::Transformer(base);
+}
+
+// Of at most so many tokens, without padding.
+double TokenCorrelation(const Tensor& embeddings, const Tensor& sent, const Tensor& mask) {
+  constexpr int64_t kMost = 512;
+  const torch::NoGradGuard no_grad;
+  Tensor a = embeddings.flatten(0, 1), b = sent.flatten(0, 1);
+  if (mask.defined() && mask.numel() == a.size(0)) {
+    const Tensor real = mask.flatten().nonzero().flatten();
+    a = a.index_select(0, real);
+    b = b.index_select(0, real);
+  }
+  return peft::DistanceCorrelation(a.slice(0, 0, kMost), b.slice(0, 0, kMost));
+}
+
 }  // namespace
 
 Result<std::unique_ptr<SplitDevice>> SplitDevice::Make(SplitDeviceOptions options) {
   std::unique_ptr<SplitDevice> device(new SplitDevice(std::move(options)));
   device->schedule_ = device->options_.plan.schedule();
+  const protocol::SplitPrivacy& privacy = device->options_.plan.privacy;
+  if ((privacy.noise_multiplier > 0 || privacy.label_epsilon > 0) && device->options_.secret.empty()) {
+    return InvalidArgument("noise and randomised labels need a secret of the device's");
+  }
+  if (privacy.label_epsilon > 0 && Labels(device->options_.part->spec) < 2) {
+    return InvalidArgument("privacy.label_epsilon is for labels, and this model's head gives a grade");
+  }
+  if (privacy.distance_correlation) device->embeddings_ = EmbeddingsOf(*device->options_.part);
   // What does not fit is found now and not in the first round.
   HEDDLE_ASSIGN_OR_RETURN(const StateDict adapter,
                           peft::InitialSide(*device->options_.part, device->options_.plan.device, 1));
@@ -60,9 +97,11 @@ std::string SplitDevice::Hello() const {
   return Serialize(hello);
 }
 
-Result<SplitDevice::Action> SplitDevice::Take(std::string_view frame) {
+// The wall around LibTorch.
+template <typename Work>
+Result<SplitDevice::Action> SplitDevice::Guarded(Work work) {
   try {
-    return TakeThrowing(frame);
+    return work();
   } catch (const c10::Error& error) {
     return Internal(std::string("LibTorch failed: ") + error.what_without_backtrace());
   } catch (const std::bad_alloc&) {
@@ -70,6 +109,15 @@ Result<SplitDevice::Action> SplitDevice::Take(std::string_view frame) {
   } catch (const std::exception& error) {
     return Internal(std::string("a split step failed: ") + error.what());
   }
+}
+
+Result<SplitDevice::Action> SplitDevice::Take(std::string_view frame) {
+  return Guarded([&] { return TakeThrowing(frame); });
+}
+
+Result<SplitDevice::Action> SplitDevice::Next() {
+  if (session_ == 0 || used_ == schedule_.Requests()) return Action{Action::Kind::kListen, {}, 0};
+  return Guarded([&] { return SendNext(); });
 }
 
 Result<SplitDevice::Action> SplitDevice::TakeThrowing(std::string_view bytes) {
@@ -127,6 +175,7 @@ Result<SplitDevice::Action> SplitDevice::Welcomed(ControlFrame welcome) {
         return Action{Action::Kind::kSend, Hello(), 0};
       }
     }
+    sent_ = used_;  // all that is on the way goes out again
     return SendNext();
   }
   HEDDLE_RETURN_IF_ERROR(Begin(welcome));
@@ -163,58 +212,86 @@ Status SplitDevice::GoBackTo(uint32_t sequence) {
   HEDDLE_RETURN_IF_ERROR(half_->Restore(found->half));
   examples_ = found->examples;
   snapshots_.erase(found + 1, snapshots_.end());
-  used_ = sequence;
-  outstanding_.clear();
-  step_loss_ = 0;
-  step_counted_ = 0;
+  used_ = sent_ = sequence;
+  DropMicros();
   const uint64_t steps = sequence / schedule_.RequestsOfStep();
   return OpenData(steps * schedule_.micros);
 }
 
 Result<SplitDevice::Action> SplitDevice::SendNext() {
   if (used_ == schedule_.Requests()) return SendUpdate();
-  if (outstanding_.empty()) {
-    HEDDLE_ASSIGN_OR_RETURN(const TensorFrame request, MakeRequest());
-    outstanding_ = Serialize(request);
+  if (sent_ == schedule_.Requests() || schedule_.Needs(sent_ + 1) > used_) return Action{Action::Kind::kListen, {}, 0};
+  if (sent_ - used_ == made_.size()) {
+    HEDDLE_ASSIGN_OR_RETURN(const TensorFrame request, MakeRequest(sent_ + 1));
+    made_.push_back(Serialize(request));
     stats_.tensor_bytes += request.tensor.size();
   }
-  stats_.bytes_up += outstanding_.size();
-  return Action{Action::Kind::kSend, outstanding_, 0};
+  const std::string& frame = made_[sent_ - used_];
+  ++sent_;
+  stats_.bytes_up += frame.size();
+  return Action{Action::Kind::kSend, frame, 0};
 }
 
-Result<TensorFrame> SplitDevice::MakeRequest() {
-  const protocol::SplitSchedule::Place place = schedule_.At(used_ + 1);
+Result<TensorFrame> SplitDevice::MakeRequest(uint32_t sequence) {
+  const protocol::SplitSchedule::Place place = schedule_.At(sequence);
   TensorFrame frame;
   frame.kind = place.request;
   frame.session = session_;
-  frame.sequence = used_ + 1;
+  frame.sequence = sequence;
   frame.step = place.step;
   frame.micro = place.micro;
   frame.micros = schedule_.micros;
   if (place.request == FrameKind::kActivations) {
     HEDDLE_RETURN_IF_ERROR(Forward(&frame));
   } else {
-    frame.loss = loss_;
-    HEDDLE_RETURN_IF_ERROR(peft::PutTensor(tail_gradient_, options_.plan.gradient_encoding, &frame));
+    const Micro& micro = micros_.at(place.micro);
+    frame.loss = micro.loss;
+    HEDDLE_RETURN_IF_ERROR(peft::PutTensor(micro.tail_gradient, options_.plan.gradient_encoding, &frame));
   }
-  frame.counted = static_cast<uint32_t>(batch_.counted);
+  frame.counted = static_cast<uint32_t>(micros_.at(place.micro).batch.counted);
   return frame;
+}
+
+Tensor SplitDevice::Protected(const Tensor& front, const HeadBatch& batch, const TensorFrame& frame) const {
+  const protocol::SplitPrivacy& privacy = options_.plan.privacy;
+  if (privacy.clip_norm == 0) return front;
+  const Tensor clipped = peft::ClipSamples(front, batch.input.segments, privacy.clip_norm);
+  if (privacy.noise_multiplier == 0) return clipped;
+  return peft::AddCutNoise(clipped, privacy.noise_multiplier * privacy.clip_norm, options_.secret, seed_, frame.step,
+                           frame.micro);
+}
+
+// Undefined: they stay here.
+Tensor SplitDevice::SentTargets(const HeadBatch& batch) const {
+  const protocol::SplitPlan& plan = options_.plan;
+  if (plan.u_shaped()) return {};
+  if (plan.privacy.label_epsilon == 0) return batch.targets;
+  return peft::RandomiseTargets(batch.targets, Labels(options_.part->spec), plan.privacy.label_epsilon, options_.secret,
+                                batch.input);
 }
 
 Status SplitDevice::Forward(TensorFrame* frame) {
   HEDDLE_ASSIGN_OR_RETURN(const std::optional<HeadBatch> batch, batches_->Next());
   HEDDLE_ASSERT(batch.has_value(), "training data have no end");
-  batch_ = batch->On(half_->network()->device());
+  Micro micro;
+  micro.batch = batch->On(half_->network()->device());
   // A model counts the positions of packed rows by itself, as these are.
-  if (batch_.input.segments.defined()) batch_.input.positions = Tensor();
+  if (micro.batch.input.segments.defined()) micro.batch.input.positions = Tensor();
   half_->SeedDropout(seed_, frame->step, frame->micro);
-  front_ = half_->network()->Front(batch_.input);
-  HEDDLE_RETURN_IF_ERROR(peft::PutTensor(front_, options_.plan.encoding, frame));
-  return peft::PutInput(batch_.input, options_.plan.u_shaped() ? Tensor() : batch_.targets, frame);
+  micro.front = Protected(half_->network()->Front(micro.batch.input), micro.batch, *frame);
+  if (embeddings_ && frame->sequence == 1) {
+    const torch::NoGradGuard no_grad;
+    stats_.distance_correlation =
+        TokenCorrelation(embeddings_->Front(micro.batch.input), micro.front, micro.batch.input.mask);
+  }
+  HEDDLE_RETURN_IF_ERROR(peft::PutTensor(micro.front, options_.plan.encoding, frame));
+  HEDDLE_RETURN_IF_ERROR(peft::PutInput(micro.batch.input, SentTargets(micro.batch), frame));
+  micros_.insert_or_assign(frame->micro, std::move(micro));
+  return OkStatus();
 }
 
 Result<SplitDevice::Action> SplitDevice::Answered(const TensorFrame& answer) {
-  if (session_ == 0 || answer.session != session_ || outstanding_.empty()) {
+  if (session_ == 0 || answer.session != session_ || sent_ == used_) {
     return InvalidArgument("the split server answered what was not asked");
   }
   const protocol::SplitSchedule::Place place = schedule_.At(used_ + 1);
@@ -224,46 +301,53 @@ Result<SplitDevice::Action> SplitDevice::Answered(const TensorFrame& answer) {
                            std::string(FrameKindName(answer.kind)) + " of step " + std::to_string(answer.step) +
                            ", and what was asked is request " + std::to_string(used_ + 1));
   }
-  if (answer.tokens() != static_cast<uint64_t>(front_.size(0) * front_.size(1))) {
+  const Tensor& front = micros_.at(place.micro).front;
+  if (answer.rows != front.size(0) || answer.length != front.size(1)) {
     return InvalidArgument("the split server answered with a tensor of another shape");
   }
   HEDDLE_RETURN_IF_ERROR(UseAnswer(answer));
   ++used_;
-  outstanding_.clear();
+  made_.pop_front();
   if (place.ends_step) HEDDLE_RETURN_IF_ERROR(EndStep(answer.durable));
   return SendNext();
 }
 
 Status SplitDevice::UseAnswer(const TensorFrame& answer) {
-  if (answer.kind == FrameKind::kHidden) return TailBackward(answer);
-  const double loss = options_.plan.u_shaped() ? loss_ : answer.loss;
-  if (front_.requires_grad()) {
-    HEDDLE_ASSIGN_OR_RETURN(const Tensor gradient, peft::TakeTensor(answer, front_.scalar_type(), front_.device()));
-    front_.backward(gradient);
+  Micro& micro = micros_.at(answer.micro);
+  if (answer.kind == FrameKind::kHidden) return TailBackward(answer, &micro);
+  const double loss = options_.plan.u_shaped() ? micro.loss : answer.loss;
+  if (micro.front.requires_grad()) {
+    HEDDLE_ASSIGN_OR_RETURN(const Tensor gradient,
+                            peft::TakeTensor(answer, micro.front.scalar_type(), micro.front.device()));
+    micro.front.backward(gradient);
   }
-  const auto counted = static_cast<uint64_t>(batch_.counted);
+  const auto counted = static_cast<uint64_t>(micro.batch.counted);
   step_loss_ += loss * static_cast<double>(counted);
   step_counted_ += counted;
-  examples_ += batch_.rows;
-  stats_.examples += batch_.rows;
+  examples_ += micro.batch.rows;
+  stats_.examples += micro.batch.rows;
+  micros_.erase(answer.micro);
   return OkStatus();
 }
 
 // The loss of what the server made of the activations; its gradient is the next request.
-Status SplitDevice::TailBackward(const TensorFrame& answer) {
-  HEDDLE_ASSIGN_OR_RETURN(Tensor hidden, peft::TakeTensor(answer, front_.scalar_type(), front_.device()));
+Status SplitDevice::TailBackward(const TensorFrame& answer, Micro* micro) {
+  HEDDLE_ASSIGN_OR_RETURN(Tensor hidden, peft::TakeTensor(answer, micro->front.scalar_type(), micro->front.device()));
   hidden.requires_grad_(true);
-  Tensor loss = half_->network()->TailLoss(hidden, batch_.input, batch_.targets);
-  loss_ = loss.item<double>();
-  if (!std::isfinite(loss_)) return Internal("the loss is not finite; a smaller learning_rate may help");
+  Tensor loss = half_->network()->TailLoss(hidden, micro->batch.input, micro->batch.targets);
+  micro->loss = loss.item<double>();
+  if (!std::isfinite(micro->loss)) return Internal("the loss is not finite; a smaller learning_rate may help");
   // As model::GradientAccumulator: of several micro-batches, each counts as its targets.
-  if (schedule_.micros > 1) loss = loss * static_cast<double>(batch_.counted);
-  if (batch_.counted > 0) loss.backward();
-  tail_gradient_ = hidden.grad().defined() ? hidden.grad() : torch::zeros_like(hidden);
+  if (schedule_.micros > 1) loss = loss * static_cast<double>(micro->batch.counted);
+  half_->SwapGradients(&tail_sums_);
+  if (micro->batch.counted > 0) loss.backward();
+  half_->SwapGradients(&tail_sums_);
+  micro->tail_gradient = hidden.grad().defined() ? hidden.grad() : torch::zeros_like(hidden);
   return OkStatus();
 }
 
 Status SplitDevice::EndStep(uint32_t durable) {
+  half_->AddAside(&tail_sums_);
   HEDDLE_RETURN_IF_ERROR(half_->FinishStep(schedule_.micros, step_counted_));
   const double loss = step_counted_ > 0 ? step_loss_ / static_cast<double>(step_counted_) : 0;
   stats_.step = used_ / schedule_.RequestsOfStep();
@@ -292,9 +376,16 @@ void SplitDevice::Forget() {
   batches_.reset();
   start_.clear();
   session_ = seed_ = examples_ = 0;
-  used_ = 0;
-  outstanding_.clear();
+  used_ = sent_ = 0;
   snapshots_.clear();
+  DropMicros();
+}
+
+// What belongs to a step that is not over.
+void SplitDevice::DropMicros() {
+  made_.clear();
+  micros_.clear();
+  tail_sums_.clear();
   step_loss_ = 0;
   step_counted_ = 0;
 }

@@ -3,8 +3,10 @@
 // it (link.h, the simulator, a test) carries the frames.
 //
 // Life cycle: Make; send Hello() first on every connection, also a new one after the old broke; give each frame that
-// comes to Take and do what it says. A step that was answered is never lost: what a broken connection, a restarted
-// server or a restarted device has to do again is the same computation, bit for bit (see SplitPlan, schedule.h).
+// comes to Take and do what it says; after each kSend ask Next for more until it says kListen (with
+// split.pipeline = 1 it always does). While what was sent travels, Next computes the next micro-batch. A step that was
+// answered is never lost: what a broken connection, a restarted server or a restarted device has to do again is the
+// same computation, bit for bit (see SplitPlan, schedule.h).
 //
 // One thread at a time. Include only from translation units of targets with TORCH, never beside protobuf code.
 // LibTorch's exceptions are caught here.
@@ -14,10 +16,12 @@
 #include <deque>
 #include <filesystem>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "client/worker/head_data.h"
 #include "common/status.h"
@@ -35,6 +39,9 @@ struct SplitDeviceOptions {
   // The device's training data in the order of a seed, from the beginning; called for each round, and again after a
   // restart.
   std::function<Result<std::unique_ptr<HeadBatches>>(uint64_t seed)> batches;
+  // What the noise and the labels' randomness come from, where the plan has them: known to nobody but the device, and
+  // the same after a restart.
+  std::string secret;
   // What a restarted device goes on from, written at each step's boundary; empty: a restart begins the round anew.
   std::filesystem::path state_file;
 };
@@ -42,20 +49,24 @@ struct SplitDeviceOptions {
 class SplitDevice {
  public:
   // Reads the state file when there is one; a damaged or foreign one is dropped with a warning. Errors:
-  // kInvalidArgument when plan and part do not fit together.
+  // kInvalidArgument when plan and part do not fit together, or the plan's privacy asks for a secret or for a head with
+  // labels that is not there.
   static Result<std::unique_ptr<SplitDevice>> Make(SplitDeviceOptions options);
 
   // What to say first on a connection.
   std::string Hello() const;
 
   struct Action {
-    enum class Kind { kSend, kWait, kDone } kind = Kind::kSend;
+    // kListen: nothing to send before the next answer.
+    enum class Kind { kSend, kWait, kDone, kListen } kind = Kind::kSend;
     std::string frame;      // kSend: this
     uint32_t retry_ms = 0;  // kWait: for so long, then Hello()
   };
   // Errors: the server's refusal, when trying again cannot help; kInvalidArgument for a frame that is not the answer to
   // what was sent; kInternal for a loss that is not finite; those of the data and of the disk.
   Result<Action> Take(std::string_view frame);
+  // kSend or kListen. Errors: kInternal, those of the data.
+  Result<Action> Next();
 
   // For reports.
   struct Stats {
@@ -64,6 +75,9 @@ class SplitDevice {
     uint64_t bytes_up = 0, bytes_down = 0;  // of frames of steps
     uint64_t tensor_bytes = 0;              // of these, the tensors
     double first_loss = 0, last_loss = 0;   // of the last round's steps
+    // Where the plan asks for it, of the last round's first batch: between the base's embeddings and what was sent, by
+    // tokens.
+    double distance_correlation = 0;
   };
   const Stats& stats() const { return stats_; }
   // The device's part of the adapter now.
@@ -78,6 +92,15 @@ class SplitDevice {
     uint64_t examples = 0;
   };
 
+  // A micro-batch between its activations and its gradient.
+  struct Micro {
+    HeadBatch batch;
+    torch::Tensor front, tail_gradient;
+    double loss = 0;
+  };
+
+  template <typename Work>
+  Result<Action> Guarded(Work work);
   Result<Action> TakeThrowing(std::string_view frame);
   Result<Action> Welcomed(protocol::ControlFrame welcome);
   Result<Action> Refused(const protocol::ControlFrame& refusal);
@@ -88,31 +111,35 @@ class SplitDevice {
   Status UseAnswer(const protocol::TensorFrame& answer);
   Status EndStep(uint32_t durable);
   Result<Action> SendNext();
-  Result<protocol::TensorFrame> MakeRequest();
+  Result<protocol::TensorFrame> MakeRequest(uint32_t sequence);
   Status Forward(protocol::TensorFrame* frame);
-  Status TailBackward(const protocol::TensorFrame& hidden);
+  torch::Tensor Protected(const torch::Tensor& front, const HeadBatch& batch, const protocol::TensorFrame& frame) const;
+  torch::Tensor SentTargets(const HeadBatch& batch) const;
+  Status TailBackward(const protocol::TensorFrame& hidden, Micro* micro);
   Action SendUpdate();
   Status SaveState() const;
   Status LoadState();
+  void DropMicros();
   void Forget();
 
   const SplitDeviceOptions options_;
   protocol::SplitSchedule schedule_;
-  std::unique_ptr<peft::SplitHalf> half_;  // of the session; null without one
+  model::Transformer embeddings_{nullptr};  // of the base, for the report; null without
+  std::unique_ptr<peft::SplitHalf> half_;   // of the session; null without one
   std::unique_ptr<HeadBatches> batches_;
   StateDict start_;  // of the round
   uint64_t session_ = 0, seed_ = 0;
   uint32_t used_ = 0;               // the last answer that was used
-  std::string outstanding_;         // the request after it, once it is made
+  uint32_t sent_ = 0;               // the last request that was sent on this connection
+  std::deque<std::string> made_;    // requests after used_
   std::deque<Snapshot> snapshots_;  // boundaries that the server may go back to, oldest first
   uint64_t examples_ = 0;           // of the session
   Stats stats_;
 
-  // Of the micro-batch in hand.
-  HeadBatch batch_;
-  torch::Tensor front_, tail_gradient_;
-  double loss_ = 0;
-  // Of the step in hand.
+  std::map<uint32_t, Micro> micros_;  // on the way
+  // Of the step in hand. The tail's gradients are added among themselves first: the order in which answers come does
+  // not change what a parameter that is used at both ends gets.
+  std::vector<torch::Tensor> tail_sums_;
   double step_loss_ = 0;
   uint64_t step_counted_ = 0;
 };

@@ -12,7 +12,8 @@
 namespace heddle::client {
 
 // Loads the device's part of plan.base_model, and no other tensor of it, through `resources`, which must outlive the
-// device. `data`: what client/worker/head_data.h reads. Errors: those of DevicePart, GetBase and
+// device. `data`: what client/worker/head_data.h reads. With noise or randomised labels the device's secret is the file
+// split.secret beside the state file, made with mode 0600 when there is none. Errors: those of DevicePart, GetBase and
 // BaseModelDigest; data are read when a round begins.
 Result<SplitDeviceOptions> PrepareSplitDevice(const protocol::SplitPlan& plan, const std::filesystem::path& data,
                                               TaskResources& resources, const std::filesystem::path& state_file = {});

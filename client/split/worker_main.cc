@@ -16,6 +16,9 @@ namespace {
 
 Status Run(const std::string& plan_file, const std::string& data, const std::string& state, int output) {
   HEDDLE_ASSIGN_OR_RETURN(const protocol::SplitPlan plan, protocol::SplitPlan::LoadFile(plan_file));
+  if (plan.pipeline > 1) {
+    return Unimplemented("the connection carries one frame at a time: split.pipeline > 1 is for heddle-simulate-split");
+  }
   TaskResources resources;
   HEDDLE_ASSIGN_OR_RETURN(SplitDeviceOptions options, PrepareSplitDevice(plan, data, resources, state));
   HEDDLE_ASSIGN_OR_RETURN(const auto device, SplitDevice::Make(std::move(options)));

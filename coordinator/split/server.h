@@ -6,20 +6,29 @@
 // take local_steps steps against the server's part, and send what they have changed, which any aggregator merges. The
 // server's part is one for all, which steps with every device's step (SplitFed v2), or each session has a copy of its
 // own that starts and is merged like the devices' (v1). With one for all, a step computes with the parameters of its
-// beginning and its gradient is applied at its end, so that steps of several devices may overlap.
+// beginning and its gradient is applied at its end, so that steps of several devices may overlap. In parallel the
+// server's part steps once with the gradients of all devices' steps; in sequence one device follows the other, with
+// what the one before it has made of the device's part (SplitPlan::server_mode).
+//
+// Requests wait in a queue of each session, in the order of the session; whoever has waited longest goes first. With
+// server_batch > 1 micro-batches of several devices go through the server in one pass (session.h): the longest waiting
+// waits for others that may still join at most server_wait_ms. Of a device that does not come, nobody waits for more.
 //
 // Everything that a restart must remember is one file, written before what depends on it is answered: at every
 // checkpoint_every-th step, when an update is counted, and when a round ends. What comes after it is lost together: the
 // devices go back with the server (AnswerLog, SplitDevice), and the outcome is the same.
 //
-// Life cycle: Make, which goes on from the file when there is one; Handle for each frame. One thread at a time. Include
-// only from translation units of targets with TORCH, never beside protobuf code. LibTorch's exceptions are caught here.
+// Life cycle: Make, which goes on from the file when there is one; Submit for each frame, and Advance until it says
+// when to call it again, with TakeReplies after either; or Handle for one frame after the other. One thread at a time.
+// Include only from translation units of targets with TORCH, never beside protobuf code. LibTorch's exceptions are
+// caught here.
 #pragma once
 
 #include <cstdint>
 #include <filesystem>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -52,12 +61,30 @@ class SplitServer {
   static Result<std::unique_ptr<SplitServer>> Make(SplitServerOptions options);
   ~SplitServer();
 
-  // The answer, which may be a refusal: kInvalidArgument for a frame that is none, is not the device's turn or holds a
-  // value that is not finite; kResourceExhausted for one that is larger than the plan, or when there are max_sessions
-  // devices; kFailedPrecondition for a device with another plan or base model, and for a frame out of order; kAborted
-  // for one of a session that is not (the device starts over); kUnavailable when the disk does not take the state (as
-  // if the server had been restarted). A refusal changes nothing for the other devices. `now`: when the frame came, by
-  // a clock that only goes forward.
+  // A device's frame that came `now`, by a clock that only goes forward. Its answer, one for each ticket, comes out of
+  // TakeReplies at once or after an Advance; it may be a refusal: kInvalidArgument for a frame that is none, is not the
+  // device's turn or holds a value that is not finite; kResourceExhausted for one that is larger than the plan, when
+  // more of a device's requests wait than the plan lets it have on the way, or when there are max_sessions devices;
+  // kFailedPrecondition for a device with another plan or base model, and for a frame out of order; kAborted for one of
+  // a session that is not (the device starts over); kUnavailable when the disk does not take the state (as if the
+  // server had been restarted), or when the device has come on another connection meanwhile. A refusal changes nothing
+  // for the other devices.
+  void Submit(uint64_t ticket, const std::string& device, std::string_view frame, Duration now);
+
+  struct Turn {
+    bool computed = false;         // a pass; there may be another
+    std::optional<Duration> wake;  // when something that waits for others is due, if nothing else comes
+  };
+  // Computes at most one pass, of what is due. `hurry`: nobody else will come, so nothing waits for others.
+  Turn Advance(Duration now, bool hurry = false);
+
+  struct Reply {
+    uint64_t ticket = 0;
+    std::string frame;
+  };
+  std::vector<Reply> TakeReplies();
+
+  // The answer to a frame, as if no other would come before it is there.
   std::string Handle(const std::string& device, std::string_view frame, Duration now = {});
 
   bool done() const;
@@ -65,6 +92,7 @@ class SplitServer {
   size_t told() const;
   uint32_t round() const;  // in hand, from 1; rounds + 1 when all are done
   size_t sessions() const;
+  size_t passes() const;  // computed since the start, for reports
   // After the last finished round.
   const StateDict& device_adapter() const;
   StateDict server_adapter() const;

@@ -32,6 +32,11 @@ Duration SinceStart() {
 
 Status Run(Options options) {
   HEDDLE_ASSIGN_OR_RETURN(const protocol::SplitPlan plan, protocol::SplitPlan::LoadFile(options.plan));
+  if (plan.server_batch > 1 || plan.server_mode == "parallel") {
+    return Unimplemented(
+        "this program answers one frame after the other: split.server_batch > 1 and split.server = "
+        "\"parallel\" are for heddle-simulate-split");
+  }
   const fs::path certificates = options.certificates;
   HEDDLE_ASSIGN_OR_RETURN(const std::string authority, ReadFile(certificates / "ca.crt"));
   HEDDLE_ASSIGN_OR_RETURN(options.listener.tls, protocol::MakeServerTls({certificates / "server.crt",

@@ -2,6 +2,8 @@
 
 #include <cmath>
 
+#include "common/assert.h"
+
 namespace heddle::coordinator {
 
 using protocol::FrameKind;
@@ -14,8 +16,11 @@ bool IsWordTask(const model::ModelSpec& spec) {
   return spec.head.task == model::Task::kCausalLm || spec.head.task == model::Task::kMaskedLm;
 }
 
+}  // namespace
+
 // What a device says that its tokens or rows should be: nothing that the head could stumble over.
-Status CheckTargets(const model::ModelSpec& spec, const TensorFrame& frame) {
+Status SplitSession::CheckTargets(const TensorFrame& frame) const {
+  const model::ModelSpec& spec = half_->network()->spec();
   const bool words = IsWordTask(spec), grade = !words && spec.num_labels == 1;
   const uint64_t expected = words ? frame.tokens() : frame.rows;
   if ((grade ? frame.grades.size() : frame.targets.size()) != expected) {
@@ -35,10 +40,12 @@ Status CheckTargets(const model::ModelSpec& spec, const TensorFrame& frame) {
                          std::to_string(counted) + " do");
 }
 
-}  // namespace
-
 Result<TensorFrame> SplitSession::Answer(const TensorFrame& request) {
-  auto answer = request.kind == FrameKind::kActivations ? Forward(request) : Backward(request);
+  return Finish(request, request.kind == FrameKind::kActivations ? Forward(request) : Backward(request));
+}
+
+// Fills the answer in, and ends the step after its last request.
+Result<TensorFrame> SplitSession::Finish(const TensorFrame& request, Result<TensorFrame> answer) {
   if (!answer.ok()) return answer;
   broken_ = true;  // until the end of this
   const protocol::SplitSchedule::Place place = plan_.schedule().At(request.sequence);
@@ -55,66 +62,111 @@ Result<TensorFrame> SplitSession::Answer(const TensorFrame& request) {
   return answer;
 }
 
-Result<TensorFrame> SplitSession::Forward(const TensorFrame& request) {
+// Changes nothing.
+Result<SplitSession::Micro> SplitSession::Open(const TensorFrame& request) const {
   if (request.counted > request.tokens()) return InvalidArgument("more targets count than there are tokens");
+  if (!plan_.u_shaped()) HEDDLE_RETURN_IF_ERROR(CheckTargets(request));
   model::Transformer& network = half_->network();
-  HEDDLE_ASSIGN_OR_RETURN(Tensor x, peft::TakeTensor(request, network->compute().type, network->device()));
-  const model::ModelInput input = peft::TakeInput(request, network->device());
-  if (request.micro == 0) {  // the step begins
+  Micro micro;
+  HEDDLE_ASSIGN_OR_RETURN(micro.x, peft::TakeTensor(request, network->compute().type, network->device()));
+  micro.input = peft::TakeInput(request, network->device());
+  micro.x.requires_grad_(true);
+  return micro;
+}
+
+// A step's first micro-batch begins it. Dropout masks are those of this micro-batch from now on.
+void SplitSession::BeginMicro(uint32_t step, uint32_t micro) {
+  if (micro == 0) {
     half_->DropGradients();
     counted_ = 0;
     if (shared_ != nullptr) half_->CopyParameters(*shared_);
   }
-  x.requires_grad_(true);
-  half_->SeedDropout(seed_, request.step, request.micro);
-  const Tensor hidden = network->Middle(x, input);
-  TensorFrame answer;
-  if (plan_.u_shaped()) {
-    HEDDLE_RETURN_IF_ERROR(peft::PutTensor(hidden, plan_.encoding, &answer));
-    activations_ = x;
-    hidden_ = hidden;
-    return answer;
-  }
-  return HeadLoss(request, x, hidden, input);
+  half_->SeedDropout(seed_, step, micro);
 }
 
-Result<TensorFrame> SplitSession::HeadLoss(const TensorFrame& request, const Tensor& x, const Tensor& hidden,
-                                           const model::ModelInput& input) {
+Result<TensorFrame> SplitSession::Forward(const TensorFrame& request) {
+  HEDDLE_ASSIGN_OR_RETURN(Micro micro, Open(request));
+  BeginMicro(request.step, request.micro);
+  micro.hidden = half_->network()->Middle(micro.x, micro.input);
+  TensorFrame answer;
+  if (plan_.u_shaped()) {
+    HEDDLE_RETURN_IF_ERROR(peft::PutTensor(micro.hidden, plan_.encoding, &answer));
+    micros_.insert_or_assign(request.micro, std::move(micro));
+    return answer;
+  }
+  double value = 0;
+  HEDDLE_ASSIGN_OR_RETURN(const Tensor loss, HeadLoss(request, micro, &value));
+  broken_ = true;
+  if (request.counted > 0) loss.backward();
+  return Gradient(micro.x, value);
+}
+
+// Of several micro-batches in a step, each counts as its targets.
+Result<Tensor> SplitSession::HeadLoss(const TensorFrame& request, const Micro& micro, double* value) {
   model::Transformer& network = half_->network();
-  HEDDLE_RETURN_IF_ERROR(CheckTargets(network->spec(), request));
   Tensor targets = peft::TakeTargets(request, network->device());
   if (IsWordTask(network->spec())) targets = targets.view({int64_t{request.rows}, int64_t{request.length}});
-  Tensor loss = network->TailLoss(hidden, input, targets);
+  const Tensor loss = network->TailLoss(micro.hidden, micro.input, targets);
+  *value = loss.item<double>();
+  if (!std::isfinite(*value)) return Internal("the loss of a split step is not finite");
+  return request.micros > 1 ? loss * static_cast<double>(request.counted) : loss;
+}
+
+Result<TensorFrame> SplitSession::Gradient(const Tensor& x, double loss) const {
   TensorFrame answer;
-  answer.loss = loss.item<double>();
-  if (!std::isfinite(answer.loss)) return Internal("the loss of a split step is not finite");
-  broken_ = true;
-  if (request.micros > 1) loss = loss * static_cast<double>(request.counted);
-  if (request.counted > 0) loss.backward();
+  answer.loss = loss;
   const Tensor gradient = x.grad().defined() ? x.grad() : torch::zeros_like(x);
   HEDDLE_RETURN_IF_ERROR(peft::PutTensor(gradient, plan_.gradient_encoding, &answer));
   return answer;
 }
 
-Result<TensorFrame> SplitSession::Backward(const TensorFrame& request) {
-  if (!hidden_.defined() || request.tokens() != static_cast<uint64_t>(hidden_.size(0) * hidden_.size(1)) ||
-      request.rows != hidden_.size(0)) {
+Result<Tensor> SplitSession::OpenGradient(const TensorFrame& request) const {
+  const auto found = micros_.find(request.micro);
+  if (found == micros_.end() || request.rows != found->second.hidden.size(0) ||
+      request.length != found->second.hidden.size(1)) {
     return InvalidArgument("a tail gradient is not of the shape of the hidden states that it is the gradient of");
   }
-  HEDDLE_ASSIGN_OR_RETURN(const Tensor gradient, peft::TakeTensor(request, hidden_.scalar_type(), hidden_.device()));
+  const Tensor& hidden = found->second.hidden;
+  return peft::TakeTensor(request, hidden.scalar_type(), hidden.device());
+}
+
+Result<TensorFrame> SplitSession::Backward(const TensorFrame& request) {
+  HEDDLE_ASSIGN_OR_RETURN(const Tensor gradient, OpenGradient(request));
+  Micro& micro = micros_.at(request.micro);
   broken_ = true;
-  hidden_.backward(gradient);
-  TensorFrame answer;
-  answer.loss = request.loss;
-  HEDDLE_RETURN_IF_ERROR(peft::PutTensor(activations_.grad(), plan_.gradient_encoding, &answer));
-  activations_ = hidden_ = Tensor();
+  if (micro.joint && micro.joint->spent) {  // the others did not wait: once more, alone
+    half_->SeedDropout(seed_, request.step, request.micro);
+    micro.x = micro.x.detach().requires_grad_(true);
+    micro.hidden = half_->network()->Middle(micro.x, micro.input);
+    micro.joint = nullptr;
+  }
+  if (micro.joint) micro.joint->spent = true;
+  micro.hidden.backward(gradient);
+  auto answer = Gradient(micro.x, request.loss);
+  micros_.erase(request.micro);
   return answer;
 }
 
+const void* SplitSession::Pass(uint32_t micro) const {
+  const auto found = micros_.find(micro);
+  if (found == micros_.end() || !found->second.joint || found->second.joint->spent) return nullptr;
+  return found->second.joint.get();
+}
+
 Status SplitSession::EndStep() {
+  if (held_) {
+    contributed_ = true;
+    return OkStatus();
+  }
   if (shared_ == nullptr) return half_->FinishStep(plan_.gradient_accumulation_steps, counted_);
   half_->MoveGradients(*shared_);
   return shared_->FinishStep(plan_.gradient_accumulation_steps, counted_);
+}
+
+void SplitSession::TakeContribution(double weight) {
+  HEDDLE_ASSERT(contributed_ && shared_ != nullptr, "a step is over");
+  half_->AddGradients(*shared_, weight);
+  contributed_ = false;
 }
 
 }  // namespace heddle::coordinator

@@ -1,6 +1,7 @@
 #include "model/transformer/linear.h"
 
 #include "model/transformer/functions.h"
+#include "model/transformer/row_factors.h"
 
 namespace heddle::model {
 namespace {
@@ -146,6 +147,7 @@ Tensor LinearImpl::Adapted(Tensor rows) {
       y = y + Directed({lora_A, lora_B, magnitude, scaling}, input, of_input);
     }
   }
+  if (const auto* factors = RowFactorsScope::Of(*this)) y.add_(RowProducts(*factors, rows, is_training()));
   for (const Tensor& scale : scale_out) y = y * scale.to(type).view({1, out});
   return y;
 }

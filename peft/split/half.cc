@@ -95,6 +95,12 @@ void SplitHalf::DropGradients() {
   for (Tensor& p : parameters_) p.mutable_grad() = Tensor();
 }
 
+bool SplitHalf::GradientsAreFinite() const {
+  return std::all_of(parameters_.begin(), parameters_.end(), [](const Tensor& p) {
+    return !p.grad().defined() || std::isfinite(p.grad().abs().sum().item<double>());
+  });
+}
+
 void SplitHalf::CopyParameters(const SplitHalf& other) {
   HEDDLE_ASSERT(parameters_.size() == other.parameters_.size(), "halves of one side");
   torch::NoGradGuard no_grad;
@@ -107,6 +113,37 @@ void SplitHalf::MoveGradients(SplitHalf& other) {
     other.parameters_[i].mutable_grad() = parameters_[i].grad();
     parameters_[i].mutable_grad() = Tensor();
   }
+}
+
+void SplitHalf::AddGradients(SplitHalf& other, double weight) {
+  HEDDLE_ASSERT(parameters_.size() == other.parameters_.size(), "halves of one side");
+  torch::NoGradGuard no_grad;
+  for (size_t i = 0; i < parameters_.size(); ++i) {
+    const Tensor mine = parameters_[i].grad();
+    if (!mine.defined()) continue;
+    Tensor& sum = other.parameters_[i].mutable_grad();
+    sum = sum.defined() ? sum + weight * mine : weight * mine;
+    parameters_[i].mutable_grad() = Tensor();
+  }
+}
+
+void SplitHalf::SwapGradients(std::vector<Tensor>* aside) {
+  aside->resize(parameters_.size());
+  for (size_t i = 0; i < parameters_.size(); ++i) {
+    const Tensor mine = parameters_[i].grad();
+    parameters_[i].mutable_grad() = (*aside)[i];
+    (*aside)[i] = mine;
+  }
+}
+
+void SplitHalf::AddAside(std::vector<Tensor>* aside) {
+  torch::NoGradGuard no_grad;
+  for (size_t i = 0; i < aside->size(); ++i) {
+    if (!(*aside)[i].defined()) continue;
+    Tensor& sum = parameters_[i].mutable_grad();
+    sum = sum.defined() ? sum + (*aside)[i] : (*aside)[i];
+  }
+  aside->clear();
 }
 
 StateDict SplitHalf::Adapter() const { return tuning_ ? tuning_->Extract() : StateDict(); }

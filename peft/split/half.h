@@ -48,11 +48,17 @@ class SplitHalf {
   // parameters are then as before.
   Status FinishStep(uint32_t micros, uint64_t counted);
   void DropGradients();
+  bool GradientsAreFinite() const;
 
   // For halves that are used in turn on one set of parameters: those of `other`, a half of the same side, now; and the
-  // gradients of this one, added to nothing, over to it.
+  // gradients of this one over to it: as they are, in place of what it has, or times `weight`, added to that.
   void CopyParameters(const SplitHalf& other);
   void MoveGradients(SplitHalf& other);
+  void AddGradients(SplitHalf& other, double weight);
+  // Exchanges the gradients for those in `aside`, empty at first: for a pass whose gradients are added among themselves
+  // before AddAside adds them to the others, so that the order of passes does not change a sum.
+  void SwapGradients(std::vector<torch::Tensor>* aside);
+  void AddAside(std::vector<torch::Tensor>* aside);
 
   // The adapter, copied; empty when nothing is trained.
   StateDict Adapter() const;

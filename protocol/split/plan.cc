@@ -40,7 +40,7 @@ void BindSide(ConfigSchema& schema, const std::string& table, SplitSide* side) {
 struct Texts {
   std::string base_model, encoding = "f32", gradient_encoding;
   uint64_t rounds = 1, devices = 2, checkpoint_every = 1, max_sessions = 16;
-  uint64_t local_steps = 8, micros = 1, batch = 8, length = 64;
+  uint64_t local_steps = 8, micros = 1, batch = 8, length = 64, pipeline = 1, server_batch = 1;
 };
 
 void BindAll(ConfigSchema& schema, SplitPlan* plan, Texts* texts) {
@@ -55,8 +55,9 @@ void BindAll(ConfigSchema& schema, SplitPlan* plan, Texts* texts) {
               {.help = "where the head and the labels are: on the device, or on the server",
                .choices = {"u_shaped", "label_sharing"}});
   schema.Bind("split.server", &plan->server_mode,
-              {.help = "a part of the server's own for each device and merged (SplitFed v1), or one shared (v2)",
-               .choices = {"per_device", "shared"}});
+              {.help = "a part of the server's own for each device and merged (SplitFed v1); one shared (v2); one that "
+                       "steps once for all; or one device after the other",
+               .choices = {"per_device", "shared", "parallel", "sequential"}});
   schema.Bind("split.encoding", &texts->encoding, {.help = "of activations", .choices = {"f32", "bf16", "int8"}});
   schema.Bind("split.gradient_encoding", &texts->gradient_encoding,
               {.help = "of gradients; as split.encoding unless given", .choices = {"", "f32", "bf16", "int8"}});
@@ -66,6 +67,19 @@ void BindAll(ConfigSchema& schema, SplitPlan* plan, Texts* texts) {
               {.help = "devices at a time; further ones wait", .min = 1, .max = 4096});
   schema.Bind("split.session_timeout_s", &plan->session_timeout_s,
               {.help = "a device that is silent for so long may lose its place to another", .min = 0, .max = 1e6});
+  schema.Bind(
+      "split.pipeline", &texts->pipeline,
+      {.help = "micro-batches of a device on the way at a time", .min = 1, .max = double{kMaxSplitMicroBatches}});
+  schema.Bind("split.step_timeout_s", &plan->step_timeout_s,
+              {.help = "parallel: a step waits so long for the last device", .min = 0, .max = 1e6});
+  schema.Bind(
+      "split.server_batch", &texts->server_batch,
+      {.help = "devices whose micro-batches the server computes with in one pass; 1: the same bits whoever else "
+               "is there",
+       .min = 1,
+       .max = 4096});
+  schema.Bind("split.server_wait_ms", &plan->server_wait_ms,
+              {.help = "for so long a micro-batch waits for those of other devices", .min = 0, .max = 60'000});
   schema.Bind("train.local_steps", &texts->local_steps, {.help = "of a device in a round", .min = 1, .max = 100'000});
   schema.Bind("train.gradient_accumulation_steps", &texts->micros,
               {.help = "micro-batches a step", .min = 1, .max = double{kMaxSplitMicroBatches}});
@@ -74,6 +88,14 @@ void BindAll(ConfigSchema& schema, SplitPlan* plan, Texts* texts) {
   schema.Bind("train.sequence_length", &texts->length, {.help = "tokens of a row", .min = 1, .max = 1 << 20});
   BindSide(schema, "device", &plan->device);
   BindSide(schema, "server", &plan->server);
+  schema.Bind("privacy.clip_norm", &plan->privacy.clip_norm,
+              {.help = "a longer sample of activations is scaled to this norm; 0: none is", .min = 0, .max = 1e9});
+  schema.Bind("privacy.noise_multiplier", &plan->privacy.noise_multiplier,
+              {.help = "standard deviation of the activations' noise, in units of clip_norm", .min = 0, .max = 1e6});
+  schema.Bind("privacy.label_epsilon", &plan->privacy.label_epsilon,
+              {.help = "label_sharing: labels go through randomised response; 0: as they are", .min = 0, .max = 100});
+  schema.Bind("privacy.distance_correlation", &plan->privacy.distance_correlation,
+              {.help = "devices report how much activations say about the embeddings"});
   schema.Bind("strategy.name", &plan->strategy, {.help = "how the devices' parts are merged", .min = 1, .max = 64});
   schema.Bind("strategy.max_abs", &plan->max_abs, {.help = "bound of an update's elements", .min = 1e-6, .max = 1e12});
 }
@@ -87,6 +109,8 @@ Result<SplitPlan> Finish(SplitPlan plan, const Texts& texts) {
   plan.local_steps = static_cast<uint32_t>(texts.local_steps);
   plan.gradient_accumulation_steps = static_cast<uint32_t>(texts.micros);
   plan.batch_size = static_cast<uint32_t>(texts.batch);
+  plan.pipeline = static_cast<uint32_t>(texts.pipeline);
+  plan.server_batch = static_cast<uint32_t>(texts.server_batch);
   plan.sequence_length = static_cast<uint32_t>(texts.length);
   HEDDLE_ASSIGN_OR_RETURN(plan.encoding, CutEncodingFromName(texts.encoding));
   HEDDLE_ASSIGN_OR_RETURN(
@@ -94,6 +118,19 @@ Result<SplitPlan> Finish(SplitPlan plan, const Texts& texts) {
       CutEncodingFromName(texts.gradient_encoding.empty() ? texts.encoding : texts.gradient_encoding));
   if (!plan.device.trains() && !plan.server.trains()) {
     return InvalidArgument("device.peft_type and server.peft_type are both NONE: nothing would be trained");
+  }
+  if (plan.privacy.noise_multiplier > 0 && plan.privacy.clip_norm == 0) {
+    return InvalidArgument("privacy.noise_multiplier is in units of privacy.clip_norm, which is not given");
+  }
+  if (plan.privacy.label_epsilon > 0 && plan.u_shaped()) {
+    return InvalidArgument(
+        "privacy.label_epsilon is for split.topology = \"label_sharing\": in a U the labels stay where "
+        "they are");
+  }
+  const std::string& trained = plan.server.peft_type;
+  if (plan.server_batch > 1 && trained != "LORA" && trained != "NONE") {
+    return InvalidArgument("split.server_batch = " + std::to_string(plan.server_batch) +
+                           " needs server.peft_type LORA or NONE: devices' other parameters do not go into one pass");
   }
   return plan;
 }
@@ -134,7 +171,7 @@ std::string SplitSide::AdapterConfigJson() const {
 }
 
 std::string SplitPlan::Digest(std::string_view base_digest) const {
-  std::string text = "heddle split plan 1\n";
+  std::string text = "heddle split plan 2\n";
   const auto add = [&text](std::string_view name, const std::string& value) {
     text += std::string(name) + " " + std::to_string(value.size()) + " " + value + "\n";
   };
@@ -148,9 +185,13 @@ std::string SplitPlan::Digest(std::string_view base_digest) const {
                                                                        {"seed", static_cast<int64_t>(seed)},
                                                                        {"local_steps", local_steps},
                                                                        {"micros", gradient_accumulation_steps},
+                                                                       {"pipeline", pipeline},
                                                                        {"batch_size", batch_size},
                                                                        {"sequence_length", sequence_length}}) {
     add(key, std::to_string(number));
+  }
+  for (const double number : {privacy.clip_norm, privacy.noise_multiplier, privacy.label_epsilon}) {
+    add("privacy", NumberText(number));
   }
   for (const SplitSide* side : {&device, &server}) {
     add("adapter", side->AdapterConfigJson());

@@ -5,12 +5,13 @@
 //   base_model = "../model/pretrained/heddle-tiny"
 //   rounds = 3
 //   devices_per_round = 4
-//   [split]            cut, topology, server, encoding, gradient_encoding, checkpoint_every,
-//                      max_sessions, session_timeout_s
+//   [split]            cut, topology, server, encoding, gradient_encoding, pipeline, checkpoint_every,
+//                      max_sessions, session_timeout_s, step_timeout_s, server_batch, server_wait_ms
 //   [train]            local_steps, gradient_accumulation_steps, batch_size, sequence_length
 //   [device], [server] peft_type, r, lora_alpha, lora_dropout, target_modules, layers_to_transform, optimizer,
 //                      learning_rate, weight_decay, max_grad_norm
 //   [strategy]         name, max_abs
+//   [privacy]          clip_norm, noise_multiplier, label_epsilon, distance_correlation
 #pragma once
 
 #include <cstdint>
@@ -41,6 +42,14 @@ struct SplitSide {
   std::string AdapterConfigJson() const;
 };
 
+// What a device does to what it sends (peft/split/privacy.h). 0: nothing.
+struct SplitPrivacy {
+  double clip_norm = 0;               // of a sample's activations at the cut
+  double noise_multiplier = 0;        // their noise's standard deviation, in units of clip_norm
+  double label_epsilon = 0;           // of the randomised response of labels, with label_sharing
+  bool distance_correlation = false;  // devices tell how much activations say about the embeddings
+};
+
 struct SplitPlan {
   std::string name = "split";
   std::filesystem::path base_model;
@@ -50,21 +59,29 @@ struct SplitPlan {
   int64_t cut = 1;
   std::string topology = "u_shaped";
   // "per_device": each device has a copy of the server's part for a round, and the copies are merged as the devices'
-  // parts are (SplitFed v1). "shared": one for all, which steps with every device's step (SplitFed v2).
+  // parts are (SplitFed v1). "shared": one for all, which steps with every device's step (SplitFed v2). "parallel": one
+  // for all, which steps once for a step of all devices together, with the mean over all their targets (parallel split
+  // learning). "sequential": one for all, and one device after the other, each of which goes on with the device's part
+  // of the one before it (split learning as it was first: Gupta and Raskar, 1810.06060).
   std::string server_mode = "shared";
   CutEncoding encoding = CutEncoding::kFloat32, gradient_encoding = CutEncoding::kFloat32;
+  uint32_t pipeline = 1;           // micro-batches of a device on the way at a time
   uint32_t checkpoint_every = 1;   // steps of the server between two of its checkpoints
   uint32_t max_sessions = 16;      // at a time
   double session_timeout_s = 600;  // a device that is silent for so long may lose its place to another
+  double step_timeout_s = 30;      // parallel: so long after the first device a step waits for the last
+  uint32_t server_batch = 1;       // devices whose micro-batches the server computes with in one pass
+  double server_wait_ms = 10;      // for so long the longest waiting of them waits for more
 
   uint32_t local_steps = 8, gradient_accumulation_steps = 1, batch_size = 8, sequence_length = 64;
   SplitSide device, server;
+  SplitPrivacy privacy;
   std::string strategy = "FedAvg";
   double max_abs = 16;  // of an update's elements
 
   bool u_shaped() const { return topology == "u_shaped"; }
   SplitSchedule schedule() const {
-    return {.u_shaped = u_shaped(), .micros = gradient_accumulation_steps, .steps = local_steps};
+    return {.u_shaped = u_shaped(), .micros = gradient_accumulation_steps, .steps = local_steps, .ahead = pipeline};
   }
   // Of what must be the same on both sides: everything but paths and what is the server's alone. `base_digest` is that
   // of the base model's files (BaseModelDigest). 64 hex digits.

@@ -56,10 +56,11 @@ int Main(int argc, char** argv) {
     status = RunSplit(*options, [](const SplitRound& round) {
                std::printf(
                    "{\"round\":%u,\"train_loss\":%.6f,\"test_loss\":%.6f,\"perplexity\":%.4f,\"steps\":%llu,"
-                   "\"examples\":%llu,\"bytes_up\":%llu,\"bytes_down\":%llu}\n",
+                   "\"examples\":%llu,\"bytes_up\":%llu,\"bytes_down\":%llu,\"distance_correlation\":%.4f}\n",
                    round.round, round.train_loss, round.test_loss, std::exp(round.test_loss),
                    static_cast<unsigned long long>(round.steps), static_cast<unsigned long long>(round.examples),
-                   static_cast<unsigned long long>(round.bytes_up), static_cast<unsigned long long>(round.bytes_down));
+                   static_cast<unsigned long long>(round.bytes_up), static_cast<unsigned long long>(round.bytes_down),
+                   round.distance_correlation);
                std::fflush(stdout);
              }).status();
   }

@@ -2,7 +2,10 @@
 
 #include <torch/torch.h>
 
+#include <deque>
+
 #include "client/split/setup.h"
+#include "common/random.h"
 #include "coordinator/split/setup.h"
 
 namespace heddle::simulator {
@@ -21,6 +24,7 @@ class SplitRunner {
     for (const auto& [name, data] : options_.devices) {
       HEDDLE_ASSIGN_OR_RETURN(auto device, client::PrepareSplitDevice(options_.plan, data, resources_));
       device_part_ = device.part;
+      device.secret = std::to_string(DeriveSeed(options_.plan.seed, "split secret", name));  // so that a run replays
       HEDDLE_ASSIGN_OR_RETURN(devices_[name], SplitDevice::Make(std::move(device)));
     }
     std::vector<SplitRound> rounds;
@@ -33,9 +37,13 @@ class SplitRunner {
     HEDDLE_RETURN_IF_ERROR(note(0));
     while (!server_->done()) {
       const uint32_t round = server_->round();
-      for (auto& [name, device] : devices_) {
-        if (server_->round() != round) break;
-        HEDDLE_RETURN_IF_ERROR(OneRound(name, *device));
+      if (options_.plan.server_mode == "parallel" || options_.plan.server_batch > 1) {
+        HEDDLE_RETURN_IF_ERROR(AllAtOnce(round));
+      } else {
+        for (auto& [name, device] : devices_) {
+          if (server_->round() != round) break;
+          HEDDLE_RETURN_IF_ERROR(OneRound(name, *device));
+        }
       }
       if (server_->round() == round) {
         return FailedPrecondition("a round needs " + std::to_string(options_.plan.devices_per_round) +
@@ -50,11 +58,53 @@ class SplitRunner {
   // Until the device waits for the next round.
   Status OneRound(const std::string& name, SplitDevice& device) {
     const uint32_t round = server_->round();
-    std::string frame = device.Hello();
-    while (server_->round() == round) {
-      HEDDLE_ASSIGN_OR_RETURN(const SplitDevice::Action action, device.Take(server_->Handle(name, frame)));
-      if (action.kind != SplitDevice::Action::Kind::kSend) return OkStatus();
-      frame = action.frame;
+    std::deque<std::string> frames = {device.Hello()};
+    while (server_->round() == round && !frames.empty()) {
+      const std::string answer = server_->Handle(name, frames.front());
+      frames.pop_front();
+      HEDDLE_RETURN_IF_ERROR(Answered(device, answer, &frames).status());
+    }
+    return OkStatus();
+  }
+
+  // What the device has to send after an answer. False: it waits for the next round.
+  static Result<bool> Answered(SplitDevice& device, const std::string& answer, std::deque<std::string>* frames) {
+    using Kind = SplitDevice::Action::Kind;
+    HEDDLE_ASSIGN_OR_RETURN(SplitDevice::Action action, device.Take(answer));
+    if (action.kind == Kind::kWait || action.kind == Kind::kDone) return false;
+    while (action.kind == Kind::kSend) {
+      frames->push_back(action.frame);
+      HEDDLE_ASSIGN_OR_RETURN(action, device.Next());
+    }
+    return true;
+  }
+
+  // All devices have the round together, a frame of each in the order of their names. Time stands still, but where
+  // something waits for others.
+  Status AllAtOnce(uint32_t round) {
+    std::map<std::string, std::deque<std::string>> frames;
+    for (const auto& [name, device] : devices_) frames[name] = {device->Hello()};
+    std::map<uint64_t, std::string> owners;
+    uint64_t ticket = 0;
+    for (bool moved = true; moved && server_->round() == round;) {
+      moved = false;
+      for (auto& [name, waiting] : frames) {
+        for (; !waiting.empty(); waiting.pop_front()) {
+          owners[++ticket] = name;
+          server_->Submit(ticket, name, waiting.front(), now_);
+        }
+      }
+      coordinator::SplitServer::Turn turn = server_->Advance(now_);
+      if (!turn.computed && turn.wake) {
+        now_ = std::max(now_, *turn.wake);
+        turn = server_->Advance(now_);
+      }
+      moved = turn.computed;
+      for (const auto& reply : server_->TakeReplies()) {
+        const std::string& name = owners.at(reply.ticket);
+        HEDDLE_ASSIGN_OR_RETURN(const bool goes_on, Answered(*devices_.at(name), reply.frame, &frames.at(name)));
+        moved = moved || goes_on;
+      }
     }
     return OkStatus();
   }
@@ -69,6 +119,7 @@ class SplitRunner {
       out.bytes_down += stats.bytes_down;
       out.steps += stats.steps;
       out.examples += stats.examples;
+      out.distance_correlation += stats.distance_correlation / static_cast<double>(devices_.size());
     }
     if (!options_.test_data.empty()) {
       HEDDLE_ASSIGN_OR_RETURN(out.test_loss, TestLoss());
@@ -111,6 +162,7 @@ class SplitRunner {
   client::TaskResources resources_;
   std::shared_ptr<const model::BaseWeights> device_part_, server_part_;
   std::unique_ptr<coordinator::SplitServer> server_;
+  Duration now_{};
   std::map<std::string, std::unique_ptr<SplitDevice>> devices_;
 };
 

@@ -23,14 +23,17 @@ struct SplitRunOptions {
 };
 
 struct SplitRound {
-  uint32_t round = 0;     // 0: before the first
-  double train_loss = 0;  // of the devices' last steps, the mean
-  double test_loss = 0;   // over all of test_data; nats a token, or as the head counts
+  uint32_t round = 0;               // 0: before the first
+  double train_loss = 0;            // of the devices' last steps, the mean
+  double test_loss = 0;             // over all of test_data; nats a token, or as the head counts
+  double distance_correlation = 0;  // where the plan asks for it: of embeddings and activations, the devices' mean
   uint64_t bytes_up = 0, bytes_down = 0, steps = 0, examples = 0;  // of all devices, so far
 };
 
 // One device after the other has its round to itself, in the order of their names, so that the outcome is the same each
-// time. `progress` is called after each round, and before the first. Errors: those of the machines and of the files.
+// time; with a server that computes for several at once (split.server_batch, or steps of all in parallel), all have the
+// round together. `progress` is called after each round, and before the first. Errors: those of the machines and of the
+// files.
 Result<std::vector<SplitRound>> RunSplit(const SplitRunOptions& options,
                                          const std::function<void(const SplitRound&)>& progress = {});
 

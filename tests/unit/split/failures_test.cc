@@ -23,6 +23,9 @@ const std::vector<Way> kWays = {
     {"shared", {}, false},
     {"label sharing", {{"split.server", "per_device"}, {"split.topology", "label_sharing"}}, true},
     {"micro-batches", {{"split.server", "per_device"}, {"train.gradient_accumulation_steps", "2"}}, true},
+    {"pipeline",
+     {{"split.server", "per_device"}, {"train.gradient_accumulation_steps", "3"}, {"split.pipeline", "2"}},
+     true},
     {"seldom written", {{"split.server", "per_device"}, {"split.checkpoint_every", "4"}}, true},
     {"shared, seldom written", {{"split.checkpoint_every", "2"}}, false}};
 
@@ -61,6 +64,19 @@ TEST_P(Failures, AConnectionThatBreaksAtAnyFrameChangesNothing) {
     EXPECT_GT(lost, 5);
     ExpectSameBits(world.Outcome(), expected);
   }
+}
+
+TEST_P(Failures, AConnectionThatBreaksAtEveryFrameBeforeAndBehindItChangesNothing) {
+  int frames = 0;
+  const StateDict expected = Undisturbed(&frames);
+  SplitWorld world(way_.settings);
+  // Each frame is lost when it is first sent, and its answer when it is sent again; the third time both arrive.
+  std::map<std::string, int> times;
+  world.loses_request = [&](int) { return ++times[world.sent] == 1; };
+  world.loses_answer = [&](int) { return times[world.sent] == 2; };
+  Drive(world, way_);
+  EXPECT_GE(times.size(), static_cast<size_t>(frames) / 2);
+  ExpectSameBits(world.Outcome(), expected);
 }
 
 TEST_P(Failures, AServerThatIsKilledAfterAnyFrameChangesNothing) {

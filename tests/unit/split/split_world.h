@@ -6,6 +6,7 @@
 
 #include <gtest/gtest.h>
 
+#include <deque>
 #include <filesystem>
 #include <functional>
 #include <map>
@@ -88,44 +89,88 @@ class SplitWorld {
     auto options = client::PrepareSplitDevice(plan, data, resources_,
                                               keeps_state ? folder() / (name + ".state") : std::filesystem::path());
     ASSERT_TRUE(options.ok()) << options.status();
+    options->secret = name;
     auto made = client::SplitDevice::Make(*std::move(options));
     ASSERT_TRUE(made.ok()) << made.status();
     devices[name] = *std::move(made);
-    next_[name] = devices[name]->Hello();
+    next_[name] = {devices[name]->Hello()};
   }
 
   // One exchange of the device: its frame to the server and the answer back. False when it has nothing more to do.
   bool Turn(const std::string& name) {
     if (next_[name].empty()) return false;
     ++frames;
+    const std::string frame = next_[name].front();
+    next_[name].pop_front();
+    sent = name + " " + frame;
     if (loses_request && loses_request(frames)) return Reconnect(name);
-    const std::string answer = server->Handle(name, next_[name]);
+    const std::string answer = server->Handle(name, frame);
     if (loses_answer && loses_answer(frames)) return Reconnect(name);
+    return Deliver(name, answer);
+  }
+  bool Deliver(const std::string& name, const std::string& answer) {
+    using Kind = client::SplitDevice::Action::Kind;
     auto action = devices[name]->Take(answer);
     EXPECT_TRUE(action.ok()) << name << ": " << action.status();
-    if (!action.ok()) return Stop(name);
-    switch (action->kind) {
-      case client::SplitDevice::Action::Kind::kSend:
-        next_[name] = action->frame;
-        return true;
-      case client::SplitDevice::Action::Kind::kWait:
-        next_[name] = devices[name]->Hello();
-        waited = true;
-        return true;
-      case client::SplitDevice::Action::Kind::kDone:
-        break;
+    if (!action.ok() || action->kind == Kind::kDone) return Stop(name);
+    if (action->kind == Kind::kWait) {
+      waited = true;
+      return Reconnect(name);
     }
-    return Stop(name);
+    while (action->kind == Kind::kSend) {
+      next_[name].push_back(action->frame);
+      most_ahead = std::max(most_ahead, next_[name].size());
+      action = devices[name]->Next();
+      EXPECT_TRUE(action.ok()) << name << ": " << action.status();
+      if (!action.ok()) return Stop(name);
+    }
+    return true;
   }
   bool Reconnect(const std::string& name) {
-    next_[name] = devices[name]->Hello();
+    next_[name] = {devices[name]->Hello()};
     return true;
   }
   bool Stop(const std::string& name) {
     next_[name].clear();
     return false;
   }
-  const std::string& Next(const std::string& name) { return next_[name]; }
+  const std::string& Next(const std::string& name) { return next_[name].front(); }
+  bool Done(const std::string& name) { return next_[name].empty(); }
+
+  // All devices at once: what they have is submitted, and what waits for others waits until nobody else can come.
+  // `silent` says of whom no frame comes any more. Until nothing happens.
+  void AllAtOnce(const std::function<bool(const std::string&)>& silent = {}) {
+    std::map<uint64_t, std::string> owners;
+    uint64_t ticket = 0;
+    for (int guard = 0, idle = 0; guard < 20'000 && idle < 50; ++guard) {
+      bool moved = false, skipped = false;
+      for (const std::string& name : Names()) {
+        if (silent && silent(name)) {
+          skipped = true;
+          continue;
+        }
+        while (!next_[name].empty()) {
+          ++frames;
+          owners[++ticket] = name;
+          server->Submit(ticket, name, next_[name].front(), now);
+          next_[name].pop_front();
+        }
+      }
+      auto turn = server->Advance(now);
+      if (!turn.computed && turn.wake && time_passes && (!skipped || idle >= 5)) {
+        now = std::max(now, *turn.wake);  // nobody else is there
+        turn = server->Advance(now);
+      }
+      moved = turn.computed;
+      for (auto& reply : server->TakeReplies()) {
+        const auto kind = protocol::KindOf(reply.frame);
+        // Devices that only ask again and again do not count.
+        moved = moved || (kind.ok() && *kind != protocol::FrameKind::kWelcome);
+        Deliver(owners.at(reply.ticket), reply.frame);
+      }
+      idle = moved ? 0 : idle + 1;
+    }
+  }
 
   // Turns of all devices, one frame each in their order, until all are done; with `after` called after each.
   void Interleaved(const std::function<void(const std::string&)>& after = {}) {
@@ -171,13 +216,17 @@ class SplitWorld {
   std::map<std::string, std::unique_ptr<client::SplitDevice>> devices;
   std::function<bool(int frame)> loses_request, loses_answer;
   int frames = 0;
+  std::string sent;  // the frame of the last turn, and whose it was
+  Duration now{};
+  bool time_passes = true;  // for what waits for others, in AllAtOnce
+  size_t most_ahead = 0;
   bool waited = false;
   bool keeps_state = false;
 
  private:
   TempDir dir_;
   client::TaskResources resources_;
-  std::map<std::string, std::string> next_;  // empty: done
+  std::map<std::string, std::deque<std::string>> next_;  // what a device has made; empty: done
 };
 
 inline void ExpectSameBits(const StateDict& a, const StateDict& b) {

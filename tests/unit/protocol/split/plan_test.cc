@@ -46,17 +46,24 @@ TEST(SplitPlan, EveryMistakeIsNamed) {
   for (const char* part : {"rouns", "split.topology", "split.cut"}) {
     EXPECT_NE(plan.status().message().find(part), std::string::npos) << part;
   }
+  EXPECT_NE(Load("[split]\nserver_batch = 4\n[server]\npeft_type = \"FULL\"\n").status().message().find("server_batch"),
+            std::string::npos);
+  EXPECT_EQ(Load("[privacy]\nnoise_multiplier = 1\n").status().code(), Code::kInvalidArgument);
+  EXPECT_EQ(Load("[privacy]\nlabel_epsilon = 1\n").status().code(), Code::kInvalidArgument);
+  EXPECT_TRUE(Load("[privacy]\nlabel_epsilon = 1\n[split]\ntopology = \"label_sharing\"\n").ok());
   EXPECT_EQ(Load("[device]\npeft_type = \"NONE\"\n[server]\npeft_type = \"NONE\"\n").status().code(),
             Code::kInvalidArgument);
 }
 
 TEST(SplitPlan, ItsDigestIsThatOfWhatBothSidesMustAgreeOn) {
   const SplitPlan plan = *Load("");
-  EXPECT_EQ(plan.Digest("base"), Load("[split]\ncheckpoint_every = 7\n")->Digest("base"));
+  EXPECT_EQ(plan.Digest("base"),
+            Load("[split]\ncheckpoint_every = 7\nserver_batch = 3\nserver_wait_ms = 1\n")->Digest("base"));
   EXPECT_NE(plan.Digest("base"), plan.Digest("another"));
-  for (const char* other : {"seed = 2", "[split]\ncut = 0", "[split]\ntopology = \"label_sharing\"",
-                            "[split]\nencoding = \"bf16\"", "[split]\ngradient_encoding = \"bf16\"", "[device]\nr = 4",
-                            "[server]\nlearning_rate = 0.5", "[train]\nlocal_steps = 9"}) {
+  for (const char* other :
+       {"seed = 2", "[split]\ncut = 0", "[split]\ntopology = \"label_sharing\"", "[split]\nencoding = \"bf16\"",
+        "[split]\ngradient_encoding = \"bf16\"", "[device]\nr = 4", "[server]\nlearning_rate = 0.5",
+        "[split]\npipeline = 2", "[privacy]\nclip_norm = 3", "[train]\nlocal_steps = 9"}) {
     EXPECT_NE(plan.Digest("base"), Load(other)->Digest("base")) << other;
   }
 }

@@ -39,6 +39,72 @@ TEST(SplitSchedule, WithTheHeadOnTheServerAMicroBatchIsOneRequest) {
   EXPECT_TRUE(schedule.At(1).ends_step);
 }
 
+// A device that makes every request as soon as it may, and a server that answers one at a time.
+struct Journey {
+  uint32_t most_waiting = 0;
+  std::vector<uint32_t> activations, tails;  // micro-batches in the order of requests
+};
+Journey Travel(const SplitSchedule& schedule) {
+  Journey out;
+  uint32_t made = 0, used = 0;
+  while (used < schedule.Requests()) {
+    while (made < schedule.Requests() && schedule.Needs(made + 1) <= used) {
+      const SplitSchedule::Place place = schedule.At(++made);
+      EXPECT_LT(schedule.Needs(made), made);
+      (place.request == FrameKind::kActivations ? out.activations : out.tails).push_back(place.micro);
+      if (place.request == FrameKind::kTailGradient) {
+        const SplitSchedule::Place of = schedule.At(schedule.Needs(made));
+        EXPECT_EQ(of.answer, FrameKind::kHidden);
+        EXPECT_EQ(of.micro, place.micro);
+        EXPECT_EQ(of.step, place.step);
+      }
+      EXPECT_EQ(schedule.At(used + 1).step, place.step) << "nothing is made before the step that it belongs to";
+    }
+    EXPECT_GT(made, used) << "it never stands still";
+    if (made == used) break;
+    out.most_waiting = std::max(out.most_waiting, made - used);
+    ++used;
+  }
+  return out;
+}
+
+TEST(SplitSchedule, AheadOrNotEveryMicroBatchHasItsTurnAndFewAreOnTheWay) {
+  for (const bool u_shaped : {true, false}) {
+    for (uint32_t micros = 1; micros <= 5; ++micros) {
+      for (uint32_t ahead = 1; ahead <= 6; ++ahead) {
+        SCOPED_TRACE(std::to_string(u_shaped) + " " + std::to_string(micros) + " " + std::to_string(ahead));
+        const SplitSchedule schedule{.u_shaped = u_shaped, .micros = micros, .steps = 3, .ahead = ahead};
+        const Journey journey = Travel(schedule);
+        std::vector<uint32_t> in_order;
+        for (uint32_t i = 0; i < 3 * micros; ++i) in_order.push_back(i % micros);
+        EXPECT_EQ(journey.activations, in_order);
+        EXPECT_EQ(journey.tails, u_shaped ? in_order : std::vector<uint32_t>());
+        EXPECT_LE(journey.most_waiting, schedule.MaxInFlight());
+        EXPECT_GE(journey.most_waiting, std::min(ahead, micros));
+        EXPECT_TRUE(schedule.At(schedule.Requests()).ends_step);
+      }
+    }
+  }
+}
+
+TEST(SplitSchedule, ThreeMicroBatchesTwoAhead) {
+  const SplitSchedule schedule{.u_shaped = true, .micros = 3, .steps = 1, .ahead = 2};
+  std::string order;
+  for (uint32_t i = 1; i <= 6; ++i) {
+    const SplitSchedule::Place place = schedule.At(i);
+    order += (place.request == FrameKind::kActivations ? "A" : "T") + std::to_string(place.micro) + " ";
+  }
+  EXPECT_EQ(order, "A0 A1 T0 A2 T1 T2 ");
+}
+
+TEST(AnswerLog, RequestsThatWaitCountAsAdmitted) {
+  const SplitSchedule schedule{.u_shaped = true, .micros = 2, .steps = 1, .ahead = 2};
+  const AnswerLog log(schedule);
+  EXPECT_EQ(*log.Admit(RequestAt(schedule, 2), 1), nullptr);
+  EXPECT_EQ(log.Admit(RequestAt(schedule, 2)).status().code(), Code::kFailedPrecondition);
+  EXPECT_EQ(log.Admit(RequestAt(schedule, 1), 1).status().code(), Code::kFailedPrecondition);
+}
+
 TEST(AnswerLog, OnlyTheNextRequestIsComputedAndTheAnswersOfTheStepAreKept) {
   const SplitSchedule schedule{.u_shaped = true, .micros = 1, .steps = 3};
   AnswerLog log(schedule);

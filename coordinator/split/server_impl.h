@@ -1,0 +1,99 @@
+// What SplitServer is made of. Internal to coordinator/split: server.cc has the frames and whose turn it is, state.cc
+// what is on disk, rounds.cc updates and merges.
+//
+// One thread at a time. Include only from translation units of targets with TORCH.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <optional>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "common/safetensors.h"
+#include "coordinator/split/server.h"
+#include "coordinator/split/session.h"
+
+namespace heddle::coordinator {
+
+// What a device has sent for the round that is not merged yet.
+struct CountedUpdate {
+  uint64_t session = 0, examples = 0;
+  StateDict device, server;  // server: of a copy of its own
+};
+
+struct SplitServer::Impl {
+  explicit Impl(SplitServerOptions o) : options(std::move(o)), plan(options.plan), schedule(plan.schedule()) {}
+
+  // state.cc
+  Status Begin();
+  Status Load(const SafetensorsFile& file);
+  Status Save();
+  Status Reload();
+  Status NotWritten(const Status& why);
+  Result<std::unique_ptr<SplitSession>> MakeSession(const std::string& device, uint64_t id);
+
+  // rounds.cc
+  Result<std::string> Update(const std::string& device, const protocol::ControlFrame& update);
+  Status Merge(const std::map<std::string, CountedUpdate>& updates, bool server_side, StateDict* adapter) const;
+  Status FinishRound();
+  Status WriteRound() const;
+  Result<std::unique_ptr<aggregation::Aggregator>> MakeAggregator(const StateDict& parent) const;
+  std::string Counted(uint64_t session) const;
+  std::optional<Duration> StepOfAllIsDue() const;
+  Status StepOfAll();
+
+  // server.cc
+  Status EnsureLoaded();
+  protocol::FrameLimits Limits(protocol::FrameKind kind) const;
+  Result<std::optional<std::string>> Take(uint64_t ticket, const std::string& device, std::string_view bytes);
+  Result<std::string> Hello(const std::string& device, const protocol::ControlFrame& hello);
+  std::string Welcome(const SplitSession& session, bool fresh) const;
+  Result<std::optional<std::string>> Enqueue(uint64_t ticket, const std::string& device, protocol::TensorFrame request);
+  void DropQueue(SplitSession& session, const Status& why);
+  void DropSilent();
+  void DropIfBroken(const std::string& device);
+  std::string Refusal(const Status& status) const;
+  void Say(uint64_t ticket, std::string frame) { replies.push_back({ticket, std::move(frame)}); }
+
+  using Batch = std::vector<std::string>;  // devices
+  std::optional<Batch> NextBatch(bool hurry, std::optional<Duration>* wake) const;
+  Batch Companions(const std::vector<std::string>& waiting, const std::string& first) const;
+  size_t MayJoin(const Batch& batch) const;
+  void Compute(const Batch& batch);
+  std::vector<Result<protocol::TensorFrame>> Answers(const Batch& batch);
+
+  bool per_device() const { return plan.server_mode == "per_device"; }
+  bool in_parallel() const { return plan.server_mode == "parallel"; }
+  bool in_sequence() const { return plan.server_mode == "sequential"; }
+  bool over() const { return round > plan.rounds; }
+
+  const SplitServerOptions options;
+  const protocol::SplitPlan& plan;
+  const protocol::SplitSchedule schedule;
+
+  uint32_t round = 1;
+  uint64_t starts = 0;                       // of this server on this state: part of new sessions' numbers
+  uint64_t passes = 0;                       // since the start
+  uint64_t attempts = 0;                     // sessions since the start
+  StateDict device_adapter, server_adapter;  // that the round starts from
+  std::unique_ptr<peft::SplitHalf> shared;   // with one part for all
+  model::Transformer together{nullptr};      // for passes over several devices; null without
+  std::map<std::string, std::unique_ptr<SplitSession>> sessions;  // by device
+  std::map<std::string, CountedUpdate> counted;                   // of this round, by device
+  struct LaterUpdate {
+    uint64_t ticket = 0;
+    protocol::ControlFrame update;
+  };
+  std::map<std::string, LaterUpdate> later;  // parallel: updates that came before the step of all
+  uint32_t steps_since_save = 0;
+  bool round_begun = false;  // parallel: there has been a step of all in this round
+  Duration now{};
+  std::vector<SplitServer::Reply> replies;
+  std::set<std::string> told;  // that the run is over
+  bool stored = false;         // the state file has been written
+  bool must_reload = false;    // what is in memory is not what is on disk
+};
+
+}  // namespace heddle::coordinator
