@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "aggregation/layer_choice.h"
 #include "common/dotted_name.h"
 #include "common/sparse_delta.h"
 
@@ -61,10 +62,15 @@ StateDict DeviceModel(const StateDict& model, int64_t rank) {
 
 StateDictSpec UpdateSpec(const StateDictSpec& model, const DeviceRules& rules, int64_t rank) {
   StateDictSpec out;
+  const LayerChoice choice = LayerChoiceOf(model);
   for (const auto& [key, spec] : model) {
+    if (key == kLayerScoresName && choice.scoring()) out.emplace(key, spec);
     const bool own = key.starts_with(kOwnPrefix) && !key.starts_with(kDensePrefix);
     if (own || MatchesAny(rules.frozen, key) || MatchesAny(rules.kept, key)) continue;
-    const TensorSpec cut = CutSpec(key, spec, rank);
+    TensorSpec cut = CutSpec(key, spec, rank);
+    if (key == kPrefixKey && !choice.travels.empty() && spec.shape.size() == 2) {
+      cut.shape[1] = static_cast<int64_t>(TravellingColumns(choice, spec.shape[1]).size());
+    }
     if (rules.correction == Correction::kScaffold) out.emplace(std::string(kControlPrefix) + key, cut);
     out.emplace(key, cut);
   }

@@ -5,6 +5,8 @@
 #include <sstream>
 
 #include "aggregation/aggregator.h"
+#include "aggregation/averaging/fed_pep_tao.h"
+#include "aggregation/averaging/few_shot.h"
 #include "aggregation/averaging/methods.h"
 #include "aggregation/clipping.h"
 #include "aggregation/fed_avg.h"
@@ -39,6 +41,9 @@ const std::vector<Method>& Methods() {
         FedDynMethod(),
         SpryMethod(),
         FedBptMethod(),
+        FedPepTaoMethod(),
+        FesMethod(),
+        LpFlMethod(),
         FedAdapterMethod(),
         FedBfptMethod(),
         HeteroLayersMethod(),

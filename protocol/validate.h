@@ -27,6 +27,8 @@ Status Validate(const v1::BlobRef& message);
 Status Validate(const v1::DeviceRules& message);
 Status Validate(const v1::ZerothOrder& message);
 Status Validate(const v1::SharedSeeds& message);
+Status Validate(const v1::PseudoLabels& message);
+Status Validate(const v1::PromptTemplate& message);
 Status Validate(const v1::TrainPlan& message);
 Status Validate(const v1::TaskPlan& message);
 Status Validate(const v1::TaskAssignment& message);

@@ -1,5 +1,6 @@
 // Validation of task.proto: what a coordinator asks of a device, and what comes out.
 #include <set>
+#include <utility>
 
 #include "protocol/validate.h"
 #include "protocol/validate_internal.h"
@@ -7,6 +8,7 @@
 namespace heddle::protocol {
 
 using internal::Bad;
+using internal::CheckBytes;
 using internal::CheckName;
 using internal::CheckRange;
 using internal::CheckReal;
@@ -96,6 +98,23 @@ Status Validate(const v1::DeviceRules& m) {
   return CheckReal("rules.prune_lambda", m.prune_lambda(), 0, 1e6);
 }
 
+Status Validate(const v1::PseudoLabels& m) {
+  HEDDLE_RETURN_IF_ERROR(CheckRange("pseudo_labels.samples", m.samples(), 0, kMaxPseudoLabels));
+  HEDDLE_RETURN_IF_ERROR(CheckRange("pseudo_labels.pool", m.pool(), 0, kMaxPseudoLabels));
+  HEDDLE_RETURN_IF_ERROR(CheckRange("pseudo_labels.neighbours", m.neighbours(), 0, kMaxNeighbours));
+  HEDDLE_RETURN_IF_ERROR(CheckRange("pseudo_labels.candidates", m.candidates(), 0, kMaxNeighbours));
+  return CheckReal("pseudo_labels.min_logit", m.min_logit(), -1e30, 1e30);
+}
+
+Status Validate(const v1::PromptTemplate& m) {
+  HEDDLE_RETURN_IF_ERROR(CheckBytes("prompt.pattern", m.pattern(), 1, kMaxPromptBytes));
+  for (const auto& [field, words] : {std::pair{"prompt.words", &m.words()}, {"prompt.label_names", &m.label_names()}}) {
+    if (words->size() > kMaxPromptWords) return Bad(field, "has too many entries; it may have 1024");
+    for (const std::string& word : *words) HEDDLE_RETURN_IF_ERROR(CheckBytes(field, word, 1, kMaxNameBytes));
+  }
+  return CheckRange("prompt.words", static_cast<uint64_t>(m.words_size()), 2, kMaxPromptWords);
+}
+
 Status Validate(const v1::ZerothOrder& m) {
   HEDDLE_RETURN_IF_ERROR(CheckSetting("zo.estimator", m.estimator()));
   HEDDLE_RETURN_IF_ERROR(CheckSetting("zo.distribution", m.distribution()));
@@ -148,6 +167,8 @@ Status Validate(const v1::TrainPlan& m) {
   for (int i = 0; i < m.layers_size(); ++i) {
     HEDDLE_RETURN_IF_ERROR(CheckRange("train.layers", m.layers(i), i == 0 ? 0 : m.layers(i - 1) + 1, kMaxLayers - 1));
   }
+  if (m.has_pseudo_labels()) HEDDLE_RETURN_IF_ERROR(Validate(m.pseudo_labels()));
+  if (m.has_prompt()) HEDDLE_RETURN_IF_ERROR(Validate(m.prompt()));
   return CheckRange("train.threads", m.threads(), 1, kMaxThreads);
 }
 
@@ -179,6 +200,7 @@ Status Validate(const v1::TaskMetrics& m) {
   constexpr uint64_t kMostPasses = uint64_t{1} << 48;  // two for each direction of each step, and anchors
   HEDDLE_RETURN_IF_ERROR(CheckRange("metrics.forward_passes", m.forward_passes(), 0, kMostPasses));
   HEDDLE_RETURN_IF_ERROR(CheckRange("metrics.skipped_directions", m.skipped_directions(), 0, kMostPasses));
+  HEDDLE_RETURN_IF_ERROR(CheckRange("metrics.pseudo_labels", m.pseudo_labels(), 0, kMaxPseudoLabels));
   HEDDLE_RETURN_IF_ERROR(CheckReal("metrics.train_seconds", m.train_seconds(), 0, 1e9));
   // Losses are what training made of them: a diverged task may report NaN, and its update is judged on its own.
   return OkStatus();

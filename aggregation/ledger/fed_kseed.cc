@@ -3,7 +3,6 @@
 
 #include "aggregation/ledger/ledger_aggregator.h"
 #include "aggregation/ledger/methods.h"
-#include "aggregation/ledger/scalar_rules.h"
 
 namespace heddle::aggregation {
 namespace {
@@ -22,14 +21,12 @@ class FedKSeed final : public LedgerAggregator {
  private:
   using LedgerAggregator::LedgerAggregator;
 
-  // Exact, whatever the order.
+  // Of all examples, also those of devices that did not draw the direction.
   Result<std::map<uint64_t, int64_t>> Moves(StateDict*) override {
-    std::map<uint64_t, Wide> sums;
-    for (const Share& share : shares()) {
-      for (const zo::LedgerEntry& step : share.steps) sums[step.ref] += static_cast<Wide>(share.examples) * step.n;
-    }
     std::map<uint64_t, int64_t> moves;
-    for (const auto& [ref, sum] : sums) moves[ref] = RoundedRatio(sum, static_cast<Wide>(total_examples()));
+    for (const auto& [ref, sum] : SumsOfSteps()) {
+      moves[ref] = RoundedRatio(sum.steps, static_cast<Wide>(total_examples()));
+    }
     return moves;
   }
 

@@ -162,6 +162,19 @@ Status LedgerAggregator::AddStep(const zo::Scalar& step, Share* share) const {
   return OkStatus();
 }
 
+std::map<uint64_t, LedgerAggregator::Sum> LedgerAggregator::SumsOfSteps() const {
+  std::map<uint64_t, Sum> sums;
+  for (const Share& share : shares_) {
+    const auto weight = static_cast<Wide>(form_.weighted ? share.examples : 1);
+    for (const zo::LedgerEntry& step : share.steps) {
+      Sum& sum = sums[step.ref];
+      sum.steps += weight * step.n;
+      sum.weight += weight;
+    }
+  }
+  return sums;
+}
+
 std::vector<const LedgerAggregator::Share*> LedgerAggregator::SharesByDevice() const {
   std::vector<const Share*> ordered;
   for (const Share& share : shares_) ordered.push_back(&share);

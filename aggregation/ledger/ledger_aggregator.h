@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "aggregation/ledger/ledger_model.h"
+#include "aggregation/ledger/scalar_rules.h"
 #include "aggregation/method.h"
 #include "zo_optim/ledger/scalars.h"
 
@@ -65,6 +66,12 @@ class LedgerAggregator : public Aggregator {
   const StateDict& state() const { return state_; }
   const std::vector<Share>& shares() const { return shares_; }
   std::vector<const Share*> SharesByDevice() const;
+  // Of the steps along each direction that was tried: their sum, each device weighing its examples or 1 as the form
+  // says, and these weights'. Exact, whatever the order.
+  struct Sum {
+    Wide steps = 0, weight = 0;
+  };
+  std::map<uint64_t, Sum> SumsOfSteps() const;
   uint64_t first_ref() const { return first_ref_; }
 
  private:

@@ -23,24 +23,19 @@ class ScalarMean final : public LedgerAggregator {
     const auto attackers = static_cast<size_t>(LedgerSetting(options(), "num_attackers"));
     if (attackers > 0) return KrumMoves(attackers);
     const double trim = LedgerSetting(options(), "trim");
-    struct Sum {
-      Wide sum = 0, weight = 0;
-      std::vector<int64_t> values;
-    };
-    std::map<uint64_t, Sum> sums;
+    if (trim > 0) return TrimmedMoves(trim);
+    std::map<uint64_t, int64_t> moves;
+    for (const auto& [ref, sum] : SumsOfSteps()) moves[ref] = RoundedRatio(sum.steps, sum.weight);
+    return moves;
+  }
+
+  std::map<uint64_t, int64_t> TrimmedMoves(double trim) const {
+    std::map<uint64_t, std::vector<int64_t>> values;
     for (const Share& share : shares()) {
-      const auto weight = static_cast<Wide>(form().weighted ? share.examples : 1);
-      for (const zo::LedgerEntry& step : share.steps) {
-        Sum& sum = sums[step.ref];
-        sum.sum += weight * step.n;
-        sum.weight += weight;
-        if (trim > 0) sum.values.push_back(step.n);
-      }
+      for (const zo::LedgerEntry& step : share.steps) values[step.ref].push_back(step.n);
     }
     std::map<uint64_t, int64_t> moves;
-    for (auto& [ref, sum] : sums) {
-      moves[ref] = trim > 0 ? TrimmedMean(sum.values, trim) : RoundedRatio(sum.sum, sum.weight);
-    }
+    for (auto& [ref, steps] : values) moves[ref] = TrimmedMean(steps, trim);
     return moves;
   }
 

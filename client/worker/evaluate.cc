@@ -31,15 +31,15 @@ Result<Evaluation> EvaluateWords(model::Transformer& network, HeadBatches& batch
   return result;
 }
 
-Result<Evaluation> EvaluateClasses(model::Transformer& network, HeadBatches& batches) {
-  model::ClassCounts counts(network->spec().num_labels);
+Result<Evaluation> EvaluateClasses(model::Transformer& network, HeadBatches& batches, int64_t num_classes) {
+  model::ClassCounts counts(num_classes);
   Evaluation result;
   double loss_sum = 0;
   while (true) {
     HEDDLE_ASSIGN_OR_RETURN(std::optional<HeadBatch> batch, batches.Next());
     if (!batch) break;
     if (!network->device().is_cpu()) batch = batch->On(network->device());
-    const torch::Tensor logits = network->forward(batch->input);
+    const torch::Tensor logits = Logits(network, *batch);
     loss_sum += at::cross_entropy_loss(logits, batch->targets, {}, at::Reduction::Sum).item<double>();
     const torch::Tensor predicted = logits.argmax(1).cpu().contiguous(), truth = batch->targets.cpu();
     for (int64_t row = 0; row < predicted.size(0); ++row) {
@@ -86,7 +86,7 @@ Result<Evaluation> EvaluateThrowing(const std::filesystem::path& base_dir, const
   if (type == model::WeightType::kBfloat16) compute.type = at::kBFloat16;
   HEDDLE_ASSIGN_OR_RETURN(TaskResources::Base base, resources.GetBase(base_dir, {type, device}));
   HEDDLE_ASSIGN_OR_RETURN(const std::unique_ptr<HeadBatches> batches,
-                          EvaluationBatches(data_path, sequence_length, base, resources));
+                          EvaluationBatches(data_path, sequence_length, base, resources, {}, form.prompt));
   model::Transformer network(base.weights, compute);
   if (!adapter_dir.empty()) {
     HEDDLE_ASSIGN_OR_RETURN(peft::Adapter adapter, peft::ReadAdapter(adapter_dir));
@@ -95,9 +95,11 @@ Result<Evaluation> EvaluateThrowing(const std::filesystem::path& base_dir, const
   }
   network->eval();
   torch::NoGradGuard no_grad;
+  if (form.prompt) return EvaluateClasses(network, *batches, static_cast<int64_t>(form.prompt->words.size()));
   const model::Task task = network->spec().head.task;
   if (task == model::Task::kCausalLm || task == model::Task::kMaskedLm) return EvaluateWords(network, *batches);
-  return network->spec().num_labels == 1 ? EvaluateNumbers(network, *batches) : EvaluateClasses(network, *batches);
+  return network->spec().num_labels == 1 ? EvaluateNumbers(network, *batches)
+                                         : EvaluateClasses(network, *batches, network->spec().num_labels);
 }
 
 }  // namespace

@@ -48,12 +48,27 @@ torch::Tensor Copy(const std::vector<int64_t>& values, int64_t rows, int64_t len
   return torch::tensor(values, torch::kInt64).view({rows, length});
 }
 
-HeadBatch ToTensors(const model::Batch& batch, const model::ModelSpec& spec) {
+}  // namespace
+
+torch::Tensor Logits(model::Transformer& network, const HeadBatch& batch) {
+  const torch::Tensor all = network->forward(batch.input);
+  if (!batch.answers.defined()) return all;
+  const torch::Tensor rows = torch::arange(all.size(0), batch.answers.options());
+  return all.index({rows, batch.answers}).index_select(1, batch.words);
+}
+
+torch::Tensor HeadBatches::Loss(model::Transformer& network, const HeadBatch& batch) const {
+  return network->Loss(batch.input, batch.targets);
+}
+
+HeadBatch ToHeadBatch(const model::Batch& batch, const model::ModelSpec& spec) {
   HeadBatch out;
   out.rows = static_cast<uint64_t>(batch.rows);
   out.tokens = static_cast<uint64_t>(batch.NumTokens());
   const model::TokenBatch& t = batch.tokens;
-  const bool words = spec.head.task == model::Task::kCausalLm || spec.head.task == model::Task::kMaskedLm;
+  const bool prompted = !batch.answers.empty();
+  const bool words =
+      !prompted && (spec.head.task == model::Task::kCausalLm || spec.head.task == model::Task::kMaskedLm);
   if (spec.TakesImages()) {
     const model::PatchSpec& p = spec.patches;
     out.input.pixels = torch::tensor(batch.pixels).view({batch.rows, p.channels, p.image_size, p.image_size});
@@ -69,14 +84,20 @@ HeadBatch ToTensors(const model::Batch& batch, const model::ModelSpec& spec) {
   if (words) {
     out.targets = Copy(t.targets, t.rows, t.length);
     out.counted = t.NumTargets();
-  } else if (spec.num_labels == 1) {
+  } else if (spec.num_labels == 1 && !prompted) {
     out.targets = torch::tensor(batch.labels, torch::kFloat64);
   } else {
     out.targets = torch::tensor(batch.labels, torch::kFloat64).to(torch::kInt64);
   }
   if (!words) out.counted = batch.rows;
+  if (prompted) {
+    out.answers = torch::tensor(batch.answers, torch::kInt64);
+    out.words = torch::tensor(batch.words, torch::kInt64);
+  }
   return out;
 }
+
+namespace {
 
 class Stream final : public HeadBatches {
  public:
@@ -85,7 +106,7 @@ class Stream final : public HeadBatches {
   Result<std::optional<HeadBatch>> Next() override {
     HEDDLE_ASSIGN_OR_RETURN(const std::optional<model::Batch> batch, stream_.Next());
     if (!batch) return std::optional<HeadBatch>();
-    return std::optional<HeadBatch>(ToTensors(*batch, spec_));
+    return std::optional<HeadBatch>(ToHeadBatch(*batch, spec_));
   }
 
  private:
@@ -107,7 +128,7 @@ Result<bool> IsWindowed(const std::filesystem::path& data, const DataFields& fie
 HeadBatch HeadBatch::On(const torch::Device& device) const {
   HeadBatch out = *this;
   for (torch::Tensor* tensor : {&out.input.ids, &out.input.pixels, &out.input.mask, &out.input.types,
-                                &out.input.positions, &out.input.segments, &out.targets}) {
+                                &out.input.positions, &out.input.segments, &out.targets, &out.answers, &out.words}) {
     if (tensor->defined()) *tensor = tensor->to(device);
   }
   return out;
@@ -132,16 +153,17 @@ Result<std::unique_ptr<HeadBatches>> TrainingBatches(const TaskInput& input, con
 
 Result<std::unique_ptr<HeadBatches>> EvaluationBatches(const std::filesystem::path& data, uint32_t sequence_length,
                                                        const TaskResources::Base& base, TaskResources& resources,
-                                                       const DataFields& fields) {
+                                                       const DataFields& fields,
+                                                       const std::optional<PromptSettings>& prompt) {
   const model::ModelSpec& spec = base.weights->spec;
   HEDDLE_ASSIGN_OR_RETURN(const bool windowed, IsWindowed(data, fields, spec));
-  if (windowed) {
+  if (windowed && !prompt) {
     HEDDLE_ASSIGN_OR_RETURN(std::shared_ptr<const model::TextDataset> dataset,
                             resources.GetData(data, base, sequence_length));
     return std::unique_ptr<HeadBatches>(std::make_unique<Windows>(std::move(dataset), kEvaluationRows, std::nullopt));
   }
   HEDDLE_ASSIGN_OR_RETURN(std::shared_ptr<const model::Examples> examples,
-                          resources.GetExamples(data, base, sequence_length, fields));
+                          resources.GetExamples(data, base, sequence_length, fields, {false, prompt}));
   auto stream = model::BatchStream::Pass(std::move(examples), kEvaluationRows);
   return std::unique_ptr<HeadBatches>(std::make_unique<Stream>(std::move(stream), spec));
 }

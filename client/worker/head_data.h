@@ -9,7 +9,9 @@
 #include <optional>
 
 #include "client/worker/task_resources.h"
+#include "model/data/examples.h"
 #include "model/transformer/input.h"
+#include "model/transformer/transformer.h"
 
 namespace heddle::client {
 
@@ -17,8 +19,10 @@ struct HeadBatch {
   model::ModelInput input;
   torch::Tensor targets;  // as TransformerImpl::Loss takes them
   uint64_t rows = 0;
-  uint64_t tokens = 0;  // without padding; of images: 0
-  int64_t counted = 0;  // targets that count in the loss
+  uint64_t tokens = 0;      // without padding; of images: 0
+  int64_t counted = 0;      // targets that count in the loss
+  torch::Tensor answers{};  // int64 [rows], with a prompt: the column that answers
+  torch::Tensor words{};    // int64 [classes], with a prompt: the tokens of the classes
 
   HeadBatch On(const torch::Device& device) const;  // copied there, unless it is there
 };
@@ -29,7 +33,14 @@ class HeadBatches {
   virtual ~HeadBatches() = default;
   // Nothing after the last batch of an evaluation; training has no last one. Errors: those of model::Examples.
   virtual Result<std::optional<HeadBatch>> Next() = 0;
+  // Of one of these batches, the mean over what counts.
+  virtual torch::Tensor Loss(model::Transformer& network, const HeadBatch& batch) const;
 };
+
+// Of the classes, [rows, classes]: what a classifier says, or with a prompt the logits of the words.
+torch::Tensor Logits(model::Transformer& network, const HeadBatch& batch);
+
+HeadBatch ToHeadBatch(const model::Batch& batch, const model::ModelSpec& spec);
 
 // Running text for a causal model comes as windows of one stream of tokens (model::TextDataset), everything else as
 // model::Examples has it. sequence_length: the tokens of a row. Errors: those of both.
@@ -37,6 +48,7 @@ Result<std::unique_ptr<HeadBatches>> TrainingBatches(const TaskInput& input, con
                                                      TaskResources& resources);
 Result<std::unique_ptr<HeadBatches>> EvaluationBatches(const std::filesystem::path& data, uint32_t sequence_length,
                                                        const TaskResources::Base& base, TaskResources& resources,
-                                                       const DataFields& fields = {});
+                                                       const DataFields& fields = {},
+                                                       const std::optional<PromptSettings>& prompt = {});
 
 }  // namespace heddle::client

@@ -27,6 +27,19 @@ struct TrainRules {
   std::vector<std::string> upload;  // how the update is made smaller
 };
 
+// As heddle.v1.PseudoLabels: what a device does with examples that nobody labelled.
+struct PseudoLabelSettings {
+  bool label_now = false, soft = false;
+  uint32_t samples = 0, neighbours = 0, candidates = 0, pool = 0;
+  std::optional<double> min_logit;
+};
+
+// As heddle.v1.PromptTemplate.
+struct PromptSettings {
+  std::string pattern;
+  std::vector<std::string> words, label_names;
+};
+
 // As heddle.v1.ZerothOrder, same units: training with forward passes only.
 struct ZerothOrderSettings {
   std::string estimator, distribution, optimizer;  // by name; empty: the default
@@ -54,6 +67,8 @@ struct TrainSettings {
   ZerothOrderSettings zo;
   std::optional<SharedSeedSettings> seeds;
   std::vector<uint32_t> layers;  // of the base model that the task computes with, rising; empty: all
+  std::optional<PseudoLabelSettings> pseudo_labels;
+  std::optional<PromptSettings> prompt;
 };
 
 // As heddle.v1.DataFields.
@@ -84,6 +99,7 @@ struct TaskStats {
   double train_loss = 0, first_loss = 0, last_loss = 0, train_seconds = 0;
   uint64_t forward_passes = 0, skipped_directions = 0;  // of zeroth-order tasks
   bool loss_stalled = false;                            // as TaskMetrics
+  uint64_t pseudo_labels = 0;                           // as TaskMetrics
 };
 
 struct TaskOutput {
@@ -128,6 +144,7 @@ struct Evaluation {
 struct EvaluationForm {
   std::string device;      // "cpu" (also when empty) or "cuda"
   std::string base_dtype;  // of the frozen weights, by name; empty: float32. bfloat16 is also computed in
+  std::optional<PromptSettings> prompt = {};  // a language model is asked for classes, and evaluated as a classifier
 };
 // adapter_dir empty: the base alone. The data are read as lora_sft reads them. Tokens of masked language models are
 // masked the same in every call. With `threads` above 0 the calling thread computes with so many from then on.

@@ -7,6 +7,8 @@
 #include <cmath>
 #include <cstring>
 
+#include "aggregation/layer_choice.h"
+#include "client/worker/few_shot.h"
 #include "client/worker/head_data.h"
 #include "client/worker/library_wall.h"
 #include "client/worker/ruled_training.h"
@@ -51,7 +53,15 @@ class LoraSft final : public LocalTask {
     // What is trained, its gradient and two moments: not little where whole layers are.
     const uint64_t need = EstimateTrainingBytes(config, train, options) + 4 * TotalBytes(adapter.tensors);
     HEDDLE_RETURN_IF_ERROR(CheckMemory(input.memory_limit_bytes, need, "the training step"));
-    HEDDLE_ASSIGN_OR_RETURN(const std::unique_ptr<HeadBatches> batches, TrainingBatches(input, base, resources));
+    std::unique_ptr<HeadBatches> batches;
+    FewShotData* few_shot = nullptr;
+    if (train.pseudo_labels || train.prompt) {
+      HEDDLE_ASSIGN_OR_RETURN(std::unique_ptr<FewShotData> data, FewShotData::Open(input, base, resources, personal));
+      few_shot = data.get();
+      batches = std::move(data);
+    } else {
+      HEDDLE_ASSIGN_OR_RETURN(batches, TrainingBatches(input, base, resources));
+    }
     model::Transformer network(base.weights, options.compute);
     HEDDLE_ASSIGN_OR_RETURN(const peft::Tuning tuning, peft::Tuning::Inject(network, adapter.config, adapter.tensors));
     RuledTraining::Parameters parameters;
@@ -59,12 +69,49 @@ class LoraSft final : public LocalTask {
     HEDDLE_ASSIGN_OR_RETURN(RuledTraining ruled,
                             RuledTraining::Make(train, std::move(parameters), adapter.tensors, personal));
     network->SeedDropout(DeriveSeed(input.seed, "dropout", ""));
-    network->train();
     TaskOutput output;
-    HEDDLE_ASSIGN_OR_RETURN(output.stats, Train(network, tuning, ruled, *batches, input, options, progress));
+    if (few_shot != nullptr && train.pseudo_labels && train.pseudo_labels->label_now) {
+      HEDDLE_RETURN_IF_ERROR(few_shot->Label(network, progress));
+    }
+    const aggregation::LayerChoice choice = aggregation::LayerChoiceOf(SpecOf(adapter.tensors));
+    if (choice.scoring()) HEDDLE_RETURN_IF_ERROR(ScoreLayers(network, choice.layers, *batches, &output.update));
+    network->train();
+    if (few_shot != nullptr && few_shot->size() == 0) {
+      output.stats.num_examples = 1;  // it took no step, and says so: such an update weighs nothing
+    } else {
+      HEDDLE_ASSIGN_OR_RETURN(output.stats, Train(network, tuning, ruled, *batches, input, options, progress));
+    }
+    if (few_shot != nullptr) {
+      output.stats.pseudo_labels = few_shot->num_pseudo();
+      output.stats.forward_passes = few_shot->forward_passes();
+      few_shot->Keep(&output.personal);
+    }
     output.stats.estimated_memory_bytes = need;
     ruled.Finish(adapter.tensors, &output);
     return output;
+  }
+
+  // How far each layer turns what goes through it: the mean over a batch's tokens of 1 - cos(before, after).
+  static Status ScoreLayers(model::Transformer& network, int64_t layers, HeadBatches& batches, StateDict* update) {
+    torch::NoGradGuard no_grad;
+    network->eval();
+    HEDDLE_ASSIGN_OR_RETURN(const std::optional<HeadBatch> batch, batches.Next());
+    HEDDLE_ASSERT(batch.has_value(), "training data have no end");
+    const HeadBatch there = batch->On(network->device());
+    const std::vector<torch::Tensor> states = network->HiddenStates(there.input);
+    if (static_cast<int64_t>(states.size()) != layers + 1) {
+      return InvalidArgument("the model asks for scores of " + std::to_string(layers) + " layers, the base has " +
+                             std::to_string(states.size() - 1));
+    }
+    std::vector<float> scores;
+    for (size_t l = 0; l + 1 < states.size(); ++l) {
+      const torch::Tensor before = states[l].to(torch::kDouble), after = states[l + 1].to(torch::kDouble);
+      torch::Tensor turn = 1 - torch::cosine_similarity(before, after, -1);
+      if (there.input.mask.defined()) turn = turn.masked_select(there.input.mask.to(torch::kBool));
+      scores.push_back(static_cast<float>(turn.mean().item<double>()));
+    }
+    update->insert_or_assign(std::string(aggregation::kLayerScoresName), Tensor::FromFloats({layers}, scores));
+    return OkStatus();
   }
 
   // Of each trained tensor, how much faster than the others it learns (LoRA+); none when all learn alike.
@@ -99,7 +146,7 @@ class LoraSft final : public LocalTask {
         HEDDLE_ASSIGN_OR_RETURN(const std::optional<HeadBatch> batch, batches.Next());
         HEDDLE_ASSERT(batch.has_value(), "training data have no end");
         const HeadBatch there = batch->On(options.weights.device);
-        accumulator.Add(network->Loss(there.input, there.targets), batch->counted);
+        accumulator.Add(batches.Loss(network, there), batch->counted);
         stats.num_examples += batch->rows;
         stats.num_tokens += batch->tokens;
       }

@@ -19,7 +19,9 @@ struct Entry {
 };
 
 constexpr std::array kTasks = {
-    Entry{"lora_sft", MakeLoraSft},  // plans without DeviceRules: what workers of before know
+    Entry{"lora_sft", MakeLoraSft},    // plans without DeviceRules: what workers of before know
+    Entry{"few_shot", MakeLoraSft},    // plans with pseudo-labels or a prompt
+    Entry{"prefix_sft", MakeLoraSft},  // models some of whose layers' prefixes travel
     Entry{"sft", MakeLoraSft},
     Entry{"part_sft", MakeLoraSft},  // plans with layers, and so of a part of the
                                      // base model

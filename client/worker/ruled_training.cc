@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "aggregation/device_rules.h"
+#include "aggregation/layer_choice.h"
 #include "common/logging.h"
 #include "common/safetensors.h"
 #include "peft/tuning/tuning.h"
@@ -48,6 +49,7 @@ Result<RuledTraining> RuledTraining::Make(const TrainSettings& train, Parameters
   RuledTraining out;
   out.rules_ = train.rules;
   const TrainRules& rules = out.rules_;
+  const aggregation::LayerChoice choice = aggregation::LayerChoiceOf(SpecOf(model));
   torch::NoGradGuard no_grad;
   for (auto& [key, value] : parameters) {
     if (aggregation::MatchesAny(rules.frozen, key)) {
@@ -58,6 +60,15 @@ Result<RuledTraining> RuledTraining::Make(const TrainSettings& train, Parameters
     part.kept = aggregation::MatchesAny(rules.kept, key);
     if (part.kept && Fits(personal, key, value))
       value.copy_(peft::ToTorchTensor(personal.find(key)->second, value.device()));
+    if (key == aggregation::kPrefixKey && !choice.travels.empty() && value.dim() == 2) {
+      part.columns = aggregation::TravellingColumns(choice, value.size(1));
+      if (Fits(personal, key, value)) {
+        torch::Tensor own = peft::ToTorchTensor(personal.find(key)->second, value.device()).clone();
+        const torch::Tensor travels = torch::tensor(part.columns, torch::kInt64).to(value.device());
+        own.index_copy_(1, travels, value.detach().index_select(1, travels));
+        value.copy_(own);
+      }
+    }
     if (rules.proximal_mu > 0 || !rules.correction.empty()) part.start = value.detach().clone();
     if (rules.correction == "scaffold") {
       const std::string name = std::string(aggregation::kControlPrefix) + key;
@@ -141,6 +152,18 @@ void RuledTraining::Correct() {
   }
 }
 
+// Of a difference, the columns that are sent.
+Tensor RuledTraining::Travelling(const Part& part, Tensor difference) {
+  if (part.columns.empty()) return difference;
+  const auto all = difference.values<float>();
+  const auto rows = static_cast<size_t>(difference.shape()[0]), width = static_cast<size_t>(difference.shape()[1]);
+  std::vector<float> sent;
+  for (size_t row = 0; row < rows; ++row) {
+    for (const int64_t column : part.columns) sent.push_back(all[row * width + static_cast<size_t>(column)]);
+  }
+  return Tensor::FromFloats({difference.shape()[0], static_cast<int64_t>(part.columns.size())}, sent);
+}
+
 void RuledTraining::Finish(const StateDict& model, TaskOutput* output) const {
   torch::NoGradGuard no_grad;
   const int64_t rank = !tails_.empty() && TailProducts() < tails_at_start_ ? tails_.front().begin : rank_;
@@ -157,7 +180,8 @@ void RuledTraining::Finish(const StateDict& model, TaskOutput* output) const {
       const std::span<const float> after = value.values<float>(), before = start.find(part.key)->second.values<float>();
       std::vector<float> difference(after.size());
       for (size_t i = 0; i < after.size(); ++i) difference[i] = after[i] - before[i];
-      output->update.insert_or_assign(part.key, Tensor::FromFloats(value.shape(), difference));
+      output->update.insert_or_assign(part.key, Travelling(part, Tensor::FromFloats(value.shape(), difference)));
+      if (!part.columns.empty()) output->personal.insert_or_assign(part.key, value);
     }
     if (rules_.correction == "scaffold") {
       const std::string name = std::string(aggregation::kControlPrefix) + part.key;

@@ -56,6 +56,7 @@ class RuledTraining {
     torch::Tensor drift;         // what joins each gradient: c - c_i, or -h_i; undefined: nothing
     torch::Tensor own;           // c_i or h_i
     bool kept = false;
+    std::vector<int64_t> columns;  // of a prefix, those that travel; empty: all
   };
 
   // The two factors of a layer, as indices of parts_, and the first row of A that is of its tail.
@@ -65,6 +66,7 @@ class RuledTraining {
   };
   void FindTails();
   double TailProducts() const;
+  static Tensor Travelling(const Part& part, Tensor difference);
 
   TrainRules rules_;
   std::vector<Part> parts_;

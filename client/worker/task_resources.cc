@@ -30,6 +30,27 @@ std::shared_ptr<TaskResources> MakeTaskResources() { return std::make_shared<Tas
 
 namespace {
 
+std::string IdentityOf(const ReadingForm& form) {
+  std::string out = form.some_unlabelled ? "|some" : "|all";
+  if (!form.prompt) return out;
+  const auto add = [&out](const std::string& text) { out += "|" + std::to_string(text.size()) + ":" + text; };
+  add(form.prompt->pattern);
+  for (const auto* list : {&form.prompt->words, &form.prompt->label_names}) {
+    out += "|" + std::to_string(list->size());
+    for (const std::string& text : *list) add(text);
+  }
+  return out;
+}
+
+Result<model::LabelMap> LabelsOfPrompt(const PromptSettings& prompt) {
+  const std::vector<std::string>& names = prompt.label_names.empty() ? prompt.words : prompt.label_names;
+  if (names.size() != prompt.words.size()) {
+    return InvalidArgument("prompt.label_names has " + std::to_string(names.size()) + " entries, prompt.words " +
+                           std::to_string(prompt.words.size()) + "; each class has one of both");
+  }
+  return model::LabelMap::Named(names);
+}
+
 Status AddTokenizer(const std::filesystem::path& folder, TaskResources::Base* base) {
   HEDDLE_ASSIGN_OR_RETURN(base->tokenizer, model::Tokenizer::Read(folder));
   const int64_t vocabulary = base->weights->spec.vocab_size;
@@ -117,14 +138,15 @@ Result<std::shared_ptr<const model::TextDataset>> TaskResources::GetData(const s
 
 Result<std::shared_ptr<const model::Examples>> TaskResources::GetExamples(const std::filesystem::path& path,
                                                                           const Base& base, uint32_t sequence_length,
-                                                                          const DataFields& fields) {
+                                                                          const DataFields& fields,
+                                                                          const ReadingForm& form) {
   const model::ModelSpec& spec = base.weights->spec;
   if (!spec.TakesImages() && (sequence_length == 0 || static_cast<int64_t>(sequence_length) > spec.MaxLength())) {
     return InvalidArgument("sequence_length is " + std::to_string(sequence_length) +
                            ", but must be from 1 to the model's " + std::to_string(spec.MaxLength()));
   }
   const std::string identity = FileIdentity(path) + "|" + std::to_string(base.serial) + "|" +
-                               std::to_string(sequence_length) + fields.Identity();
+                               std::to_string(sequence_length) + fields.Identity() + IdentityOf(form);
   // Images are several files, whose changes are not seen.
   const bool keep = !spec.TakesImages();
   const auto find = [&]() -> std::shared_ptr<const model::Examples> {
@@ -147,6 +169,12 @@ Result<std::shared_ptr<const model::Examples>> TaskResources::GetExamples(const 
   if (!fields.label.empty()) options.text.label_field = fields.label;
   if (!fields.prompt.empty()) options.text.prompt_field = fields.prompt;
   if (!fields.completion.empty()) options.text.completion_field = fields.completion;
+  options.text.some_unlabelled = form.some_unlabelled;
+  if (form.prompt) {
+    HEDDLE_ASSIGN_OR_RETURN(options.prompt,
+                            model::Prompt::Make(spec, base.tokenizer, form.prompt->pattern, form.prompt->words));
+    HEDDLE_ASSIGN_OR_RETURN(options.text.labels, LabelsOfPrompt(*form.prompt));
+  }
   HEDDLE_ASSIGN_OR_RETURN(std::shared_ptr<const model::Examples> examples,
                           model::Examples::Open(spec, base.tokenizer, base.folder, path, std::move(options)));
   if (!keep) return examples;

@@ -20,6 +20,12 @@
 
 namespace heddle::client {
 
+// How examples are read, beside the names of their fields.
+struct ReadingForm {
+  bool some_unlabelled = false;          // examples may be without a label
+  std::optional<PromptSettings> prompt;  // a language model answers for the classes
+};
+
 // Thread-safe. A base model is known by its folder and its files' sizes and times, a text by its file's, so what
 // changes on disk is read again.
 class TaskResources {
@@ -42,9 +48,10 @@ class TaskResources {
                                                             uint32_t sequence_length);
   // The file or folder as examples for the base's head, with these names of its fields. Kept are the latest
   // kMaxExamples of them (the index of one takes at most 8 MiB). Errors: those of model::Examples::Open;
-  // kInvalidArgument for a sequence_length the model does not take.
+  // kInvalidArgument for a sequence_length the model does not take; those of model::Prompt::Make.
   Result<std::shared_ptr<const model::Examples>> GetExamples(const std::filesystem::path& path, const Base& base,
-                                                             uint32_t sequence_length, const DataFields& fields = {});
+                                                             uint32_t sequence_length, const DataFields& fields = {},
+                                                             const ReadingForm& form = {});
 
   // Of runs with shared seeds.
   LedgerCache& ledgers() { return ledgers_; }

@@ -70,6 +70,44 @@ v1::SharedSeeds ToSharedSeeds(const SharedSeedSettings& settings) {
   return seeds;
 }
 
+PseudoLabelSettings ToPseudoLabelSettings(const v1::PseudoLabels& labels) {
+  PseudoLabelSettings out;
+  out.label_now = labels.label_now();
+  out.samples = labels.samples();
+  if (labels.has_min_logit()) out.min_logit = labels.min_logit();
+  out.soft = labels.soft();
+  out.neighbours = labels.neighbours();
+  out.candidates = labels.candidates();
+  out.pool = labels.pool();
+  return out;
+}
+
+v1::PseudoLabels ToPseudoLabels(const PseudoLabelSettings& settings) {
+  v1::PseudoLabels labels;
+  labels.set_label_now(settings.label_now);
+  labels.set_samples(settings.samples);
+  if (settings.min_logit) labels.set_min_logit(*settings.min_logit);
+  labels.set_soft(settings.soft);
+  labels.set_neighbours(settings.neighbours);
+  labels.set_candidates(settings.candidates);
+  labels.set_pool(settings.pool);
+  return labels;
+}
+
+PromptSettings ToPromptSettings(const v1::PromptTemplate& prompt) {
+  return {prompt.pattern(),
+          {prompt.words().begin(), prompt.words().end()},
+          {prompt.label_names().begin(), prompt.label_names().end()}};
+}
+
+v1::PromptTemplate ToPromptTemplate(const PromptSettings& settings) {
+  v1::PromptTemplate prompt;
+  prompt.set_pattern(settings.pattern);
+  prompt.mutable_words()->Assign(settings.words.begin(), settings.words.end());
+  prompt.mutable_label_names()->Assign(settings.label_names.begin(), settings.label_names.end());
+  return prompt;
+}
+
 }  // namespace
 
 TrainSettings ToTrainSettings(const v1::TrainPlan& plan) {
@@ -104,6 +142,8 @@ TrainSettings ToTrainSettings(const v1::TrainPlan& plan) {
   settings.zo = ToZerothOrderSettings(plan.zo());
   if (plan.has_seeds()) settings.seeds = ToSharedSeedSettings(plan.seeds());
   settings.layers.assign(plan.layers().begin(), plan.layers().end());
+  if (plan.has_pseudo_labels()) settings.pseudo_labels = ToPseudoLabelSettings(plan.pseudo_labels());
+  if (plan.has_prompt()) settings.prompt = ToPromptSettings(plan.prompt());
   return settings;
 }
 
@@ -142,6 +182,8 @@ v1::TrainPlan ToTrainPlan(const TrainSettings& settings) {
   if (rules.ByteSizeLong() > 0) *plan.mutable_rules() = std::move(rules);
   if (settings.seeds) *plan.mutable_seeds() = ToSharedSeeds(*settings.seeds);
   plan.mutable_layers()->Assign(settings.layers.begin(), settings.layers.end());
+  if (settings.pseudo_labels) *plan.mutable_pseudo_labels() = ToPseudoLabels(*settings.pseudo_labels);
+  if (settings.prompt) *plan.mutable_prompt() = ToPromptTemplate(*settings.prompt);
   v1::ZerothOrder zo = ToZerothOrder(settings.zo);
   if (zo.ByteSizeLong() > 0) *plan.mutable_zo() = std::move(zo);
   return plan;
@@ -159,6 +201,7 @@ v1::TaskMetrics ToTaskMetrics(const TaskStats& stats) {
   metrics.set_forward_passes(stats.forward_passes);
   metrics.set_skipped_directions(stats.skipped_directions);
   metrics.set_loss_stalled(stats.loss_stalled);
+  metrics.set_pseudo_labels(stats.pseudo_labels);
   return metrics;
 }
 

@@ -28,6 +28,7 @@ RecipeBindings::RecipeBindings(Recipe* recipe) : recipe_(recipe) {
   BindMethods();
   BindCompression();
   BindTrain();
+  BindPrompt();
   zo_.Bind(&schema_);
   simulation_.Bind(&schema_, &recipe_->simulation);
 }
@@ -206,6 +207,20 @@ void RecipeBindings::BindTrain() {
                {.help = "compute threads of a task; changes the last bits", .min = 1, .max = 256});
 }
 
+void RecipeBindings::BindPrompt() {
+  schema_.Bind("prompt.pattern", &prompt_pattern_,
+               {.help = "makes a classifier of a language model: what it reads, \"{text} It was {mask}.\"",
+                .max = protocol::kMaxPromptBytes,
+                .silent_default = true});
+  schema_.Bind(
+      "prompt.words", &prompt_words_,
+      {.help = "the word at {mask} that means each class", .max = protocol::kMaxPromptWords, .silent_default = true});
+  schema_.Bind("prompt.label_names", &prompt_label_names_,
+               {.help = "what the data call the classes; none: as the words, or their numbers",
+                .max = protocol::kMaxPromptWords,
+                .silent_default = true});
+}
+
 Status RecipeBindings::Store() {
   recipe_->base_model = base_;
   recipe_->lora.r = lora_r_;
@@ -245,6 +260,12 @@ Status RecipeBindings::Store() {
   train.set_momentum(momentum_);
   train.set_gradient_checkpointing(gradient_checkpointing_);
   train.set_bf16(bf16_);
+  if (!prompt_pattern_.empty() || !prompt_words_.empty()) {
+    v1::PromptTemplate& prompt = *train.mutable_prompt();
+    prompt.set_pattern(prompt_pattern_);
+    prompt.mutable_words()->Assign(prompt_words_.begin(), prompt_words_.end());
+    prompt.mutable_label_names()->Assign(prompt_label_names_.begin(), prompt_label_names_.end());
+  }
   if (recipe_->local_task.empty() && UsesSharedSeeds(recipe_->strategy)) recipe_->local_task = "zo_ledger";
   HEDDLE_RETURN_IF_ERROR(
       zo_.Store(schema_, recipe_->lora, recipe_->strategy, &recipe_->local_task, &learning_rate_, &train));

@@ -38,6 +38,7 @@ class RecipeBindings {
   Status StoreCompression();
   Status ParseUpload(const char* key, const std::vector<std::string>& words, compression::Pipeline* out) const;
   void BindTrain();
+  void BindPrompt();
 
   Recipe* recipe_;
   ConfigSchema schema_{"recipe"};
@@ -57,6 +58,8 @@ class RecipeBindings {
   uint64_t max_num_examples_ = 0;
   std::string optimizer_ = "AdamW", lr_scheduler_type_ = "constant_with_warmup", base_dtype_ = "float32";
   uint64_t gradient_accumulation_steps_ = 1;
+  std::string prompt_pattern_;
+  std::vector<std::string> prompt_words_, prompt_label_names_;
   double momentum_ = 0;
   bool gradient_checkpointing_ = false, bf16_ = false;
   uint64_t local_steps_ = 10, batch_size_ = 8, sequence_length_ = 128, warmup_steps_ = 0, threads_ = 1;

@@ -7,8 +7,10 @@
 #include <numbers>
 
 #include "aggregation/aggregator.h"
+#include "aggregation/averaging/few_shot.h"
 #include "aggregation/compression/compressor.h"
 #include "aggregation/growing/trials.h"
+#include "aggregation/layer_choice.h"
 #include "aggregation/layer_groups.h"
 #include "aggregation/parts/sub_models.h"
 #include "common/assert.h"
@@ -19,6 +21,7 @@
 #include "common/safetensors.h"
 #include "coordinator/recipe/base_folder.h"
 #include "coordinator/recipe/bindings.h"
+#include "coordinator/recipe/recipe_checks.h"
 #include "model/config/registry.h"
 #include "model/tokenizer/tokenizer.h"
 #include "peft/adapter/prompt_projection.h"
@@ -63,9 +66,11 @@ Status CheckStrategy(const Recipe& recipe) {
   const Tensor square = Tensor::FromFloats({2, 2}, zeros);
   const std::string network = "base_model.model.layers.0.adapter_mlp.";
   const bool bottleneck = recipe.lora.kind() == peft::TuningKind::kBottleneck;
-  const StateDict factors = bottleneck ? StateDict{{network + "down.weight", square}, {network + "up.weight", square}}
-                                       : StateDict{{peft::LoraAKey("x"), square}, {peft::LoraBKey("x"), square}};
-  aggregation::AggregatorOptions options = recipe.AggregatorOf(1);
+  const bool prefix = recipe.lora.kind() == peft::TuningKind::kPrefixTuning;
+  const StateDict factors = prefix       ? StateDict{{std::string(aggregation::kPrefixKey), square}}
+                            : bottleneck ? StateDict{{network + "down.weight", square}, {network + "up.weight", square}}
+                                         : StateDict{{peft::LoraAKey("x"), square}, {peft::LoraBKey("x"), square}};
+  aggregation::AggregatorOptions options = aggregation::WithLayers(recipe.strategy, recipe.AggregatorOf(1), 1);
   const auto first = aggregation::FirstModel(recipe.strategy, factors, options);
   if (!first.ok()) return first.status().Annotate("strategy");
   const StateDict& parent = *first;
@@ -103,8 +108,9 @@ Status CheckStrategyTakes(const Recipe& recipe, const peft::AdapterConfig& adapt
 }
 
 // The first adapter with what the strategy adds for devices.
-Result<StateDict> FirstModelOf(const Recipe& recipe, const StateDict& adapter) {
-  auto first = aggregation::FirstModel(recipe.strategy, adapter, recipe.AggregatorOf(1));
+Result<StateDict> FirstModelOf(const Recipe& recipe, int64_t layers, const StateDict& adapter) {
+  const auto options = aggregation::WithLayers(recipe.strategy, recipe.AggregatorOf(1), layers);
+  auto first = aggregation::FirstModel(recipe.strategy, adapter, options);
   return first.ok() ? std::move(first) : first.status().Annotate("strategy");
 }
 
@@ -143,38 +149,6 @@ Status CheckParts(Recipe* recipe) {
 }
 
 // Stages that go with the strategy, and with its local task.
-// That both halves of a method with shared seeds are there and nothing that it does not know.
-Status CheckSeeds(const Recipe& recipe) {
-  const bool seeds = UsesSharedSeeds(recipe.strategy);
-  std::string mistakes;
-  if (seeds != (recipe.local_task == "zo_ledger")) {
-    mistakes += seeds ? "\n  train.local_task: " + recipe.strategy + " needs 'zo_ledger'; remove it"
-                      : "\n  train.local_task: 'zo_ledger' sends scalars, which " + recipe.strategy +
-                            " cannot merge; choose FedKSeed, DeComFL or BAFFLE as strategy.name";
-  }
-  if (seeds) {
-    const v1::ZerothOrder& zo = recipe.train.zo();
-    const auto refuse = [&](bool wrong, const char* key, const char* why) {
-      if (wrong) mistakes += "\n  " + std::string(key) + ": " + why;
-    };
-    refuse(!recipe.upload.empty() || !recipe.later_upload.empty(), "compression.upload",
-           "scalars are small as they are; remove it");
-    refuse(!recipe.aggregator.kept.empty(), "strategy.kept", "a ledger is of all trained tensors; remove it");
-    refuse(zo.estimator() == "forward_gradient", "zo.estimator", "the ledger is of differences; use spsa");
-    refuse(!zo.optimizer().empty() && zo.optimizer() != "zo_sgd", "zo.optimizer", "the ledger knows plain steps only");
-    refuse(zo.sparse_fraction() != 0 && zo.sparse_fraction() != 1, "zo.sparse_fraction", "the ledger knows no mask");
-    refuse(zo.anchor_interval() != 0, "zo.anchor_interval", "the ledger knows plain steps only");
-    refuse(recipe.train.momentum() != 0, "train.momentum", "the ledger knows plain steps only");
-    refuse(recipe.train.weight_decay() != 0, "train.weight_decay", "the ledger knows plain steps only; set it to 0");
-    refuse(recipe.train.warmup_steps() != 0, "train.warmup_steps", "steps of a task are of one size");
-    const std::string& schedule = recipe.train.lr_scheduler_type();
-    refuse(!schedule.empty() && schedule != "constant", "train.lr_scheduler_type", "steps of a task are of one size");
-    refuse(recipe.train.gradient_accumulation_steps() > 1, "train.gradient_accumulation_steps",
-           "a step is of one batch; raise batch_size");
-  }
-  return mistakes.empty() ? OkStatus() : InvalidArgument("the recipe contradicts itself:" + mistakes);
-}
-
 Status CheckUpload(const Recipe& recipe) {
   if (recipe.upload.empty() && recipe.later_upload.empty()) return OkStatus();
   std::string mistakes;
@@ -232,6 +206,8 @@ Status CheckZerothOrder(const Recipe& recipe) {
 
 // What workers of before do is asked for by its old name, so that they take it.
 std::string DefaultTask(const Recipe& recipe) {
+  if (aggregation::ChoosesLayers(recipe.strategy)) return "prefix_sft";
+  if (aggregation::LabellingOf(recipe.strategy, recipe.aggregator).on || recipe.train.has_prompt()) return "few_shot";
   bool plain = recipe.upload.empty() && recipe.later_upload.empty();
   for (uint32_t round = 1; round <= std::min(2U, recipe.spec.rounds); ++round) {
     plain =
@@ -327,6 +303,7 @@ Result<Recipe> Recipe::LoadText(const std::string& text, const fs::path& folder,
   HEDDLE_RETURN_IF_ERROR(CheckParts(&recipe).Annotate(name));
   if (recipe.local_task.empty()) recipe.local_task = DefaultTask(recipe);
   HEDDLE_RETURN_IF_ERROR(CheckSeeds(recipe).Annotate(name));
+  HEDDLE_RETURN_IF_ERROR(CheckFewShot(recipe).Annotate(name));
   recipe.resolved_json = bindings.schema().ResolvedJson();
   return recipe;
 }
@@ -430,7 +407,8 @@ Result<RunMaterial> PrepareRun(const Recipe& recipe) {
   if (recipe.local_task == "bbpt") {
     HEDDLE_ASSIGN_OR_RETURN(material.initial_adapter, SearchedPrompt(recipe, material.initial_adapter));
   }
-  HEDDLE_ASSIGN_OR_RETURN(material.initial_adapter, FirstModelOf(recipe, material.initial_adapter));
+  HEDDLE_ASSIGN_OR_RETURN(material.initial_adapter,
+                          FirstModelOf(recipe, config.num_hidden_layers, material.initial_adapter));
   HEDDLE_RETURN_IF_ERROR(CheckStrategyTakes(recipe, adapter, material.initial_adapter));
   material.initial_adapter_bytes = SerializeSafetensors(material.initial_adapter);
   material.adapter_config_json = adapter.ToJson();

@@ -21,8 +21,9 @@ struct SimulatedDevices {
   std::string partition = "uniform";
   double alpha = 1;
   uint64_t labels_per_device = 1, clusters = 10;
-  uint64_t min_examples = 0;  // after Load: train.batch_size where the recipe says 0
-  uint64_t max_examples = 0;  // 0: all
+  uint64_t min_examples = 0;                             // after Load: train.batch_size where the recipe says 0
+  uint64_t max_examples = 0;                             // 0: all
+  uint64_t labelled_examples = 0, labelled_devices = 0;  // that keep their labels; 0: all
   std::vector<std::string> columns, text_fields, label_names;
   std::string label_field = "label", group_field;
 
@@ -39,8 +40,11 @@ struct SimulatedDevices {
   std::vector<DeviceProfile> profiles;                      // at least one: "device" where the recipe names none
   double speed_spread = 0;         // devices are up to this factor slower, drawn by seed: 0 all equal
   double failure_probability = 0;  // a task ends as interrupted, drawn by seed
-  unsigned threads = 0;            // worker threads; 0: the machine's cores
-  std::string device = "cpu";      // what computes: "cpu" or "cuda"
+  double attackers = 0;            // share of the devices that send something else than what they learnt, drawn by seed
+  std::string attack = "sign_flip";  // what: attack_scale times the opposite, or noise of that many times its length
+  double attack_scale = 1;
+  unsigned threads = 0;        // worker threads; 0: the machine's cores
+  std::string device = "cpu";  // what computes: "cpu" or "cuda"
 };
 
 }  // namespace heddle::coordinator

@@ -28,6 +28,11 @@ void BindSplit(ConfigSchema* schema, SimulatedDevices* sim) {
                {.help = "every device has so many at least; 0: train.batch_size", .max = 1e9, .silent_default = true});
   schema->Bind("simulation.max_examples", &sim->max_examples,
                {.help = "so many of the examples are dealt; 0: all", .max = 4e9, .silent_default = true});
+  schema->Bind(
+      "simulation.labelled_examples", &sim->labelled_examples,
+      {.help = "so many of the devices' examples keep their labels; 0: all", .max = 4e9, .silent_default = true});
+  schema->Bind("simulation.labelled_devices", &sim->labelled_devices,
+               {.help = "so many devices have labelled examples; 0: all", .max = kMaxDevices, .silent_default = true});
   schema->Bind("simulation.columns", &sim->columns,
                {.help = "of CSV and TSV files without a header: the names of their columns", .silent_default = true});
   schema->Bind("simulation.text_fields", &sim->text_fields,
@@ -96,6 +101,17 @@ void SimulationBindings::BindMachines(ConfigSchema* schema, SimulatedDevices* si
   schema->BindTable("simulation.profiles", &profiles_, "kinds of devices by name, with what differs from [simulation]");
   schema->Bind("simulation.speed_spread", &sim->speed_spread,
                {.help = "devices are slower by a factor drawn from 1 to 1 + this", .min = 0, .max = 1000});
+  schema->Bind("simulation.attackers", &sim->attackers,
+               {.help = "share of the devices that send something else than what they learnt",
+                .min = 0,
+                .max = 1,
+                .silent_default = true});
+  schema->Bind("simulation.attack", &sim->attack,
+               {.help = "what attackers send: the opposite of their update, or noise",
+                .choices = {"sign_flip", "noise"},
+                .silent_default = true});
+  schema->Bind("simulation.attack_scale", &sim->attack_scale,
+               {.help = "so many times as long as their update", .min = 0, .max = 1e6, .silent_default = true});
   schema->Bind("simulation.failure_probability", &sim->failure_probability,
                {.help = "probability that a task is interrupted", .min = 0, .max = 1});
   schema->Bind(
@@ -139,6 +155,8 @@ std::vector<std::string> SimulationBindings::Mistakes(const SimulatedDevices& si
             " names in simulation.devices");
   check(split || sim.test_fraction + sim.device_test_fraction == 0,
         "simulation.test_fraction, device_test_fraction: they go with source = \"split\"");
+  check(split || sim.labelled_examples + sim.labelled_devices == 0,
+        "simulation.labelled_examples, labelled_devices: they go with source = \"split\"");
   check(sim.test_data.empty() || sim.test_fraction == 0,
         "simulation.test_fraction: give it or simulation.test_data, not both");
   check(split || sim.test_data.size() < 2, "simulation.test_data: several files go with source = \"split\"");

@@ -1,4 +1,5 @@
 // The half of recipe.h that says what a device is asked to do in a round.
+#include "aggregation/averaging/few_shot.h"
 #include "aggregation/layer_groups.h"
 #include "aggregation/parts/sub_models.h"
 #include "common/random.h"
@@ -22,6 +23,15 @@ v1::TrainPlan Recipe::TrainPlanOf(uint32_t round) const {
     return plan;
   }
   const compression::Pipeline& smaller = UploadOf(round);
+  if (const auto labelling = aggregation::LabellingOf(strategy, AggregatorOf(round)); labelling.on) {
+    v1::PseudoLabels& labels = *plan.mutable_pseudo_labels();
+    labels.set_samples(labelling.samples);
+    if (labelling.min_logit) labels.set_min_logit(*labelling.min_logit);
+    labels.set_soft(labelling.soft);
+    labels.set_neighbours(labelling.neighbours);
+    labels.set_candidates(labelling.candidates);
+    labels.set_pool(labelling.pool);
+  }
   if (rules == aggregation::DeviceRules{} && smaller.empty()) return plan;
   v1::DeviceRules& out = *plan.mutable_rules();
   for (std::string& word : smaller.Words()) *out.add_upload() = std::move(word);
@@ -78,6 +88,10 @@ v1::TaskPlan MakeTaskPlan(const Recipe& recipe, const RunMaterial& material, uin
   for (const uint32_t layer : part.frozen) plan.mutable_train()->mutable_rules()->add_frozen(std::to_string(layer));
   if (!part.layers.empty()) {
     for (const auto& [ref, bytes] : material.tensor_trees) *plan.add_tensor_trees() = ref;
+  }
+  if (aggregation::LabelsNow(aggregation::LabellingOf(recipe.strategy, recipe.AggregatorOf(round)), recipe.seed, round,
+                             device.value())) {
+    plan.mutable_train()->mutable_pseudo_labels()->set_label_now(true);
   }
   plan.set_seed(TaskSeed(recipe.seed, round, device));
   plan.set_max_update_bytes(material.spec.max_update_bytes);

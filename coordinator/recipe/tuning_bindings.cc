@@ -69,6 +69,8 @@ void TuningBindings::Bind(ConfigSchema* schema, peft::AdapterConfig* adapter, Ne
                {.help = "only these layers, counted from 0: of lora, bottleneck, bitfit and full",
                 .max = 4096,
                 .silent_default = true});
+  schema->Bind("tuning.bias_only_layers", &bias_layers_,
+               {.help = "full: of these layers the biases only", .max = 4096, .silent_default = true});
   schema->Bind("tuning.num_virtual_tokens", &adapter->num_virtual_tokens,
                {.help = "of prompt-tuning, prefix-tuning and p-tuning", .min = 1, .max = 4096, .silent_default = true});
   text("tuning.prompt_tuning_init", &adapter->prompt_tuning_init, "prompt-tuning: first values",
@@ -107,6 +109,7 @@ Status TuningBindings::Store(peft::AdapterConfig* adapter, NewHead* head) const 
     mistakes += "\n  tuning.target_modules_regex: it goes without target_modules";
   }
   adapter->layers_to_transform = layers_;
+  adapter->bias_only_layers = bias_layers_;
   ReadPattern("rank_pattern", rank_pattern_, &adapter->rank_pattern, &mistakes);
   ReadPattern("alpha_pattern", alpha_pattern_, &adapter->alpha_pattern, &mistakes);
   head->num_labels = static_cast<int64_t>(num_labels_);

@@ -27,7 +27,7 @@ class TuningBindings {
  private:
   std::string method_ = "lora";
   std::vector<std::string> target_modules_;
-  std::vector<int64_t> layers_;
+  std::vector<int64_t> layers_, bias_layers_;
   std::map<std::string, std::string> rank_pattern_, alpha_pattern_;
   uint64_t num_labels_ = 0;
 };

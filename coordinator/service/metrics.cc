@@ -75,6 +75,9 @@ struct Metrics::Impl {
   Counter& stalled =
       Counters("heddle_zeroth_order_stalled_total", "Accepted updates of zeroth-order tasks whose loss did not fall.")
           .Add({});
+  Counter& pseudo_labels =
+      Counters("heddle_pseudo_labels_total", "Examples that devices had labelled themselves, of accepted updates.")
+          .Add({});
   Counter& received = Counters("heddle_network_receive_bytes_total", "Body bytes from devices.").Add({});
   Counter& sent = Counters("heddle_network_transmit_bytes_total", "Body bytes to devices.").Add({});
   prometheus::Histogram& round_seconds =
@@ -147,6 +150,10 @@ void Metrics::CountLimited(std::string_view limit) { impl_->limited.Add({{"limit
 void Metrics::CountZerothOrder(uint64_t skipped_directions, bool loss_stalled) {
   if (skipped_directions > 0) impl_->skipped_directions.Increment(static_cast<double>(skipped_directions));
   if (loss_stalled) impl_->stalled.Increment();
+}
+
+void Metrics::CountPseudoLabels(uint64_t examples) {
+  if (examples > 0) impl_->pseudo_labels.Increment(static_cast<double>(examples));
 }
 
 void Metrics::AddTraffic(uint64_t received, uint64_t sent) {

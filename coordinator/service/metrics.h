@@ -27,6 +27,7 @@ class Metrics {
   void CountLimited(std::string_view limit);   // requests, bytes_in_flight, unfinished_uploads, bad_tokens
   // Of an accepted report: directions that a device skipped, and whether its loss did not fall.
   void CountZerothOrder(uint64_t skipped_directions, bool loss_stalled);
+  void CountPseudoLabels(uint64_t examples);  // of an accepted report
   void AddTraffic(uint64_t received, uint64_t sent);
   void RoundEnded(bool committed, double seconds, double train_loss, uint32_t round);
   void ObserveUpdateBytes(uint64_t bytes);

@@ -151,6 +151,7 @@ Awaitable<void> DeviceApi::Report(Exchange& exchange, DeviceId device) {
   context_.metrics->CountUpdate(VerdictName(response.verdict()));
   if (looked_at && response.verdict() == v1::REPORT_VERDICT_ACCEPTED) {  // not when it is told again
     context_.metrics->CountZerothOrder(request->metrics().skipped_directions(), request->metrics().loss_stalled());
+    context_.metrics->CountPseudoLabels(request->metrics().pseudo_labels());
   }
   if (response.has_refusal()) CountRefused(exchange, response.refusal().reason(), response.refusal().message());
   HEDDLE_FAILPOINT(kVerdictUnsent);

@@ -79,7 +79,7 @@ Result<std::shared_ptr<const Examples>> Examples::Open(const ModelSpec& spec,
     return std::shared_ptr<const Examples>(std::move(examples));
   }
   HEDDLE_ASSERT(e.tokenizer_ != nullptr, "texts need a tokenizer");
-  if (spec.head.task == Task::kMaskedLm) {
+  if (spec.head.task == Task::kMaskedLm && !e.options_.prompt) {
     const Tokenizer& t = *e.tokenizer_;
     if (t.special().mask < 0) {
       return InvalidArgument(model_folder.string() + ": the tokenizer has no mask token, which " + spec.architecture +
@@ -102,6 +102,11 @@ int64_t Examples::size() const { return images_ ? images_->size() : texts_->size
 Result<EncodedExample> Examples::Encode(int64_t index) const {
   HEDDLE_ASSERT(texts_.has_value(), "images are not encoded");
   HEDDLE_ASSIGN_OR_RETURN(const TextExample example, texts_->Read(index));
+  if (options_.prompt) {
+    Result<EncodedExample> encoded = options_.prompt->Encode(example, options_.max_tokens);
+    return encoded.ok() ? std::move(encoded)
+                        : encoded.status().Annotate(texts_->path().string() + ": line " + std::to_string(example.line));
+  }
   if (spec_.head.task == Task::kCausalLm) return EncodeCausal(example, *tokenizer_, causal_);
   EncodeOptions cut;
   cut.max_length = options_.max_tokens;
@@ -123,7 +128,8 @@ Result<EncodedExample> Examples::Encode(int64_t index) const {
 }
 
 Result<Batch> Examples::Rows(std::span<const int64_t> indices, uint64_t seed, uint64_t draw) const {
-  HEDDLE_ASSERT(!indices.empty() && spec_.head.task != Task::kCausalLm, "rows of a model that takes rows");
+  HEDDLE_ASSERT(!indices.empty() && (spec_.head.task != Task::kCausalLm || options_.prompt),
+                "rows of a model that takes rows");
   if (images_) return ImageRows(indices);
   std::vector<EncodedExample> encoded;
   for (const int64_t index : indices) {
@@ -136,12 +142,29 @@ Result<Batch> Examples::Rows(std::span<const int64_t> indices, uint64_t seed, ui
   const bool given = spec_.pad_token_id >= 0;
   batch.tokens = PadRows(
       encoded, {.length = 0, .pad_id = given ? static_cast<int32_t>(spec_.pad_token_id) : tokenizer_->pad_id()});
-  if (spec_.head.task == Task::kMaskedLm) {
+  if (options_.prompt) {
+    for (const EncodedExample& one : encoded) batch.answers.push_back(options_.prompt->AnswerOf(one));
+    batch.words.assign(options_.prompt->words().begin(), options_.prompt->words().end());
+  }
+  if (spec_.head.task == Task::kMaskedLm && !options_.prompt) {
     MaskTokens(masking_, seed, draw, &batch.tokens);
   } else {
     batch.labels = batch.tokens.labels;
   }
   return batch;
+}
+
+Result<std::optional<double>> Examples::Label(int64_t index) const {
+  if (images_) {
+    HEDDLE_ASSIGN_OR_RETURN(const ImageExample image, images_->Read(index));
+    return std::optional<double>(static_cast<double>(image.label));
+  }
+  HEDDLE_ASSIGN_OR_RETURN(const TextExample example, texts_->Read(index));
+  return example.label;
+}
+
+int64_t Examples::num_classes() const {
+  return images_ ? std::max<int64_t>(spec_.num_labels, 1) : options_.text.labels.num_classes();
 }
 
 Result<Batch> Examples::ImageRows(std::span<const int64_t> indices) const {
@@ -164,7 +187,8 @@ Result<Batch> Examples::ImageRows(std::span<const int64_t> indices) const {
 BatchStream::BatchStream(std::shared_ptr<const Examples> examples, int64_t rows, uint64_t seed, bool endless)
     : examples_(std::move(examples)), rows_(rows), seed_(seed), endless_(endless), order_(examples_->size(), seed) {
   HEDDLE_ASSERT(rows >= 1, "a batch has rows");
-  if (examples_->spec().head.task == Task::kCausalLm) packer_.emplace(rows, examples_->max_tokens());
+  if (examples_->spec().head.task == Task::kCausalLm && !examples_->prompt())
+    packer_.emplace(rows, examples_->max_tokens());
 }
 
 BatchStream BatchStream::Training(std::shared_ptr<const Examples> examples, int64_t rows, uint64_t seed) {

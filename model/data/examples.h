@@ -6,6 +6,7 @@
 //   masked language model     texts                                            padded rows, masked tokens
 //   sequence classification   texts or pairs with labels                       padded rows, labels
 //   image classification      an IDX pair, or a folder of classes              pixels, labels
+//   language model, prompted  texts or pairs with labels                       padded rows, labels, where the answer is
 //
 // Free of LibTorch. Examples are immutable and thread-safe; a BatchStream belongs to one thread.
 #pragma once
@@ -21,6 +22,7 @@
 #include "model/data/batch.h"
 #include "model/data/image_preprocessing.h"
 #include "model/data/image_records.h"
+#include "model/data/prompt.h"
 #include "model/data/record_order.h"
 #include "model/data/text_records.h"
 #include "model/tokenizer/tokenizer.h"
@@ -29,10 +31,12 @@ namespace heddle::model {
 
 struct Batch {
   int64_t rows = 0;
-  TokenBatch tokens;           // of texts
-  std::vector<float> pixels;   // of images: [rows, channels, height, width]
-  std::vector<double> labels;  // of classifiers: class numbers, or numbers where the model has one label
-  int64_t NumTokens() const;   // without padding; of images 0
+  TokenBatch tokens;             // of texts
+  std::vector<float> pixels;     // of images: [rows, channels, height, width]
+  std::vector<double> labels;    // of classifiers: class numbers, or numbers where the model has one label
+  std::vector<int64_t> answers;  // with a prompt: the column of each row that answers
+  std::vector<int64_t> words;    // with a prompt: the token of each class
+  int64_t NumTokens() const;     // without padding; of images 0
 };
 
 class Examples {
@@ -40,8 +44,10 @@ class Examples {
   struct Options {
     // Of a row of text: longer ones are cut (causal models: go on in another row). From 1 to what the model takes.
     int64_t max_tokens = 128;
-    // How fields are called, and so on; its labels are set from the model.
+    // How fields are called, and so on; its labels are set from the model, or are those of the prompt.
     TextOptions text;
+    // Makes a classifier of a language model, with text.labels as its classes.
+    std::optional<Prompt> prompt;
   };
   // `tokenizer` may be null for models of images. `model_folder` says how images are resized and normalised. Errors:
   // those of TextRecords::Open, ImageRecords::Open and ReadImagePreprocessing; kInvalidArgument: the model has no head,
@@ -59,6 +65,12 @@ class Examples {
   // These examples as a batch, in this order; `draw` says which tokens are masked, with the seed. Not for causal
   // models, whose examples are packed by BatchStream. Errors: those of Encode and ImageRecords::Read.
   Result<Batch> Rows(std::span<const int64_t> indices, uint64_t seed, uint64_t draw) const;
+  // The label that the data give an example; none where the options allow that. Not for models of words without a
+  // prompt. Errors: those of TextRecords::Read and ImageRecords::Read.
+  Result<std::optional<double>> Label(int64_t index) const;
+  // Classes that there are to choose from; 0 where the labels are numbers or words.
+  int64_t num_classes() const;
+  const std::optional<Prompt>& prompt() const { return options_.prompt; }
 
  private:
   Examples() = default;

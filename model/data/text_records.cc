@@ -64,6 +64,11 @@ Result<double> LabelMember(const json::object& object, const std::string& key, c
   }
 }
 
+bool IsUnlabelled(const json::object& object, const std::string& key) {
+  const json::value* member = object.if_contains(key);
+  return member == nullptr || member->is_null() || (member->is_string() && member->get_string().empty());
+}
+
 Result<std::string> OtherMember(const json::object& object, const std::string& key) {
   const json::value* member = object.if_contains(key);
   if (member == nullptr) return InvalidArgument("there is no " + Quoted(key));
@@ -180,7 +185,7 @@ Status TextRecords::ChooseColumns(const std::vector<std::string>& header) {
     pair_column_ = column(options_.pair_field);
   }
   label_column_ = column(options_.label_field);
-  if (label_column_ < 0 && options_.labels.kind() != LabelMap::Kind::kNone) {
+  if (label_column_ < 0 && options_.labels.kind() != LabelMap::Kind::kNone && !options_.some_unlabelled) {
     return InvalidArgument("there is no column " + Quoted(options_.label_field) + "; there are: " + all.substr(0, 500));
   }
   for (const std::string& name : options_.other_fields) {
@@ -223,7 +228,8 @@ Result<TextExample> FromObject(const json::object& object, const TextOptions& op
   } else {
     return InvalidArgument("the object needs \"text\", \"sentence1\", \"prompt\" and \"completion\", or \"messages\"");
   }
-  if (options.labels.kind() != LabelMap::Kind::kNone) {
+  if (options.labels.kind() != LabelMap::Kind::kNone &&
+      !(options.some_unlabelled && IsUnlabelled(object, options.label_field))) {
     HEDDLE_ASSIGN_OR_RETURN(example.label, LabelMember(object, options.label_field, options.labels));
   }
   for (const std::string& name : options.other_fields) {
@@ -262,7 +268,9 @@ Result<TextExample> TextRecords::Parse(const Record& record) const {
     example.spans.push_back({std::move(text)});
     if (pair_column_ >= 0) example.pair = fields[static_cast<size_t>(pair_column_)];
   }
-  if (options_.labels.kind() != LabelMap::Kind::kNone) {
+  const bool labelled =
+      label_column_ >= 0 && !(options_.some_unlabelled && fields[static_cast<size_t>(label_column_)].empty());
+  if (options_.labels.kind() != LabelMap::Kind::kNone && labelled) {
     HEDDLE_ASSIGN_OR_RETURN(example.label, options_.labels.FromText(fields[static_cast<size_t>(label_column_)]));
   }
   for (const size_t column : other_columns_) example.others.push_back(fields[column]);

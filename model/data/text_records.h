@@ -59,6 +59,7 @@ struct TextOptions {
   std::string prompt_field = "prompt", completion_field = "completion";
   int64_t max_examples = std::numeric_limits<int64_t>::max();  // those after the first so many are left out; at least 1
   LabelMap labels;                                             // asks for labels unless of kind kNone
+  bool some_unlabelled = false;  // a label that is missing, null or empty is no mistake: the example then has none
   // Further fields to be read as they are (numbers of JSONL as it writes them); each must be there. Not of text files.
   std::vector<std::string> other_fields;
 };

@@ -120,6 +120,12 @@ void CheckNames(const AdapterConfig& config, Checks* checks) {
     checks->Check(layer >= 0 && layer < static_cast<int64_t>(kMaxLayersListed),
                   "layers_to_transform must list layers from 0 on");
   }
+  for (const int64_t layer : config.bias_only_layers) {
+    checks->Check(layer >= 0 && layer < static_cast<int64_t>(kMaxLayersListed),
+                  "bias_only_layers must list layers from 0 on");
+  }
+  checks->Check(config.bias_only_layers.empty() || config.kind() == TuningKind::kFull,
+                "bias_only_layers goes with FULL; BITFIT trains biases alone");
   checks->Check(!layered || config.target_modules_regex.empty() || config.target_modules_regex == "all-linear",
                 "layers_to_transform goes with a list of target_modules: an expression says itself which layers");
   for (const std::string& name : config.modules_to_save) checks->Check(!name.empty(), "modules_to_save has no name");

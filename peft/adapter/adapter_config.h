@@ -36,6 +36,9 @@ struct AdapterConfig {
   std::vector<std::string> exclude_modules;
   // LORA, BOTTLENECK, BITFIT, FULL: only in these layers, counted from 0; none: in all.
   std::vector<int64_t> layers_to_transform;
+  // FULL: of these layers only the biases, whether or not layers_to_transform names them (FeS: frozen layers below,
+  // biases in the middle, everything at the top).
+  std::vector<int64_t> bias_only_layers;
   // Modules that are trained as they are and stored whole, by the same kind of name. They win over target_modules.
   std::vector<std::string> modules_to_save;
   bool fan_in_fan_out = false;  // kept, not used: how a weight is stored is the architecture's

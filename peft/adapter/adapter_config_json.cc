@@ -279,6 +279,7 @@ Fields FieldsOf(const AdapterConfig& config) {
     case TuningKind::kFull:
       fields = {{"layers_to_transform", LayersText(config.layers_to_transform)},
                 {"modules_to_save", OrNull(config.modules_to_save)}};
+      if (!config.bias_only_layers.empty()) fields.emplace("bias_only_layers", LayersText(config.bias_only_layers));
       break;
   }
   fields.emplace("auto_mapping", "null");
@@ -355,6 +356,7 @@ Result<AdapterConfig> AdapterConfig::FromJson(std::string_view text, std::vector
   reader.List("exclude_modules", &config.exclude_modules, nullptr);
   reader.List("modules_to_save", &config.modules_to_save, nullptr);
   reader.Layers("layers_to_transform", &config.layers_to_transform);
+  reader.Layers("bias_only_layers", &config.bias_only_layers);
   reader.Ignore({"auto_mapping", "revision", "peft_version", "init_ia3_weights"});
   ReadLora(&reader, &config);
   reader.List("feedforward_modules", &config.feedforward_modules, nullptr);

@@ -76,6 +76,12 @@ class Lister {
 
  private:
   bool InLayers(std::string_view path) const { return layers_.empty() || layers_.contains(LayerOf(spec_, path)); }
+  // By FULL.
+  bool Taken(const std::string& name) const {
+    const std::vector<int64_t>& biases = config_.bias_only_layers;
+    const bool only_bias = std::find(biases.begin(), biases.end(), LayerOf(spec_, name)) != biases.end();
+    return only_bias ? name.ends_with(".bias") : InLayers(name);
+  }
   void Add(std::string_view path, std::string_view ending, SlotRole role, Shape shape) {
     Slot slot;
     slot.key = std::string(prefix_) + std::string(path) + std::string(ending);
@@ -89,6 +95,12 @@ class Lister {
     for (const int64_t layer : layers_) {
       if (layer >= spec_.num_hidden_layers) {
         return InvalidArgument("layers_to_transform names layer " + std::to_string(layer) + "; the base model has " +
+                               std::to_string(spec_.num_hidden_layers) + ", counted from 0");
+      }
+    }
+    for (const int64_t layer : config_.bias_only_layers) {
+      if (layer >= spec_.num_hidden_layers) {
+        return InvalidArgument("bias_only_layers names layer " + std::to_string(layer) + "; the base model has " +
                                std::to_string(spec_.num_hidden_layers) + ", counted from 0");
       }
     }
@@ -114,7 +126,7 @@ class Lister {
       const std::string module = name.substr(0, name.rfind('.'));
       parents.insert(LastName(module));
       if (!config_.SavesWhole(module)) continue;
-      if (config_.kind() != TuningKind::kFull || !InLayers(name)) Add(name, "", SlotRole::kParameter, tensor.shape);
+      if (config_.kind() != TuningKind::kFull || !Taken(name)) Add(name, "", SlotRole::kParameter, tensor.shape);
       std::erase_if(unused, [&module](const std::string& saved) { return HasComponents(module, saved); });
     }
     if (!spec_.IsWhole() && !unused.empty()) {  // a module of the other part is the other side's
@@ -270,7 +282,7 @@ class Lister {
 
   void Parameters() {
     for (const auto& [name, tensor] : spec_.WeightSpec()) {
-      if (InLayers(name)) Add(name, "", SlotRole::kParameter, tensor.shape);
+      if (Taken(name)) Add(name, "", SlotRole::kParameter, tensor.shape);
     }
   }
 

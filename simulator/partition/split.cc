@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <boost/json.hpp>
 #include <cmath>
+#include <set>
 
 #include "common/file.h"
 #include "common/random.h"
@@ -44,11 +45,28 @@ class LineFile {
   std::string buffer_;
 };
 
-Status WriteLines(const LabelledData& data, const std::vector<int64_t>& examples, const fs::path& path,
-                  LineFile* also) {
+// `bare`: fields that examples which are not among the `labelled` lose.
+struct Labelling {
+  std::set<int64_t> labelled;
+  std::vector<std::string> bare;
+};
+
+Result<std::string> LineOf(const LabelledData& data, int64_t example, const Labelling& labelling) {
+  HEDDLE_ASSIGN_OR_RETURN(std::string line, data.Line(example));
+  if (labelling.bare.empty() || labelling.labelled.contains(example)) return line;
+  json::error_code error;
+  json::value value = json::parse(line, error);
+  if (error || !value.is_object())
+    return InvalidArgument("an example is no JSON object whose label could be taken off");
+  for (const std::string& field : labelling.bare) value.get_object().erase(field);
+  return json::serialize(value);
+}
+
+Status WriteLines(const LabelledData& data, const std::vector<int64_t>& examples, const fs::path& path, LineFile* also,
+                  const Labelling& labelling = {}) {
   HEDDLE_ASSIGN_OR_RETURN(LineFile file, LineFile::Create(path));
   for (const int64_t example : examples) {
-    HEDDLE_ASSIGN_OR_RETURN(const std::string line, data.Line(example));
+    HEDDLE_ASSIGN_OR_RETURN(const std::string line, LineOf(data, example, labelling));
     HEDDLE_RETURN_IF_ERROR(file.Add(line));
     if (also != nullptr) HEDDLE_RETURN_IF_ERROR(also->Add(line));
   }
@@ -80,6 +98,8 @@ class Splitter {
   Status Choose(const LabelledData& data);
   Status WriteTest(const LabelledData& data);
   Result<std::vector<std::vector<int64_t>>> Deal(const LabelledData& data);
+  Status HoldOut(const LabelledData& data, size_t d, std::vector<int64_t>* mine);
+  Result<Labelling> ChooseLabelled(const std::vector<std::vector<int64_t>>& parts) const;
   Status WriteDevices(const LabelledData& data, std::vector<std::vector<int64_t>> parts);
   Status WriteSummary(const LabelledData& data) const;
 
@@ -148,36 +168,76 @@ Result<std::vector<std::vector<int64_t>>> Splitter::Deal(const LabelledData& dat
   return Partition(input, partition);
 }
 
+// Which of the devices' examples keep their labels.
+Result<Labelling> Splitter::ChooseLabelled(const std::vector<std::vector<int64_t>>& parts) const {
+  if (options_.labelled_examples == 0 && options_.labelled_devices == 0) return Labelling{};
+  Labelling out;
+  out.bare = {"label", options_.source.label_field};
+  const auto count = static_cast<int64_t>(parts.size());
+  PhiloxStream stream = StreamOf("labelled devices");
+  const std::vector<int64_t> devices = First(DrawOrder(count, stream), AtMost(count, options_.labelled_devices));
+  std::vector<std::vector<int64_t>> orders;
+  int64_t available = 0;
+  for (const int64_t d : devices) {
+    const std::vector<int64_t>& part = parts[static_cast<size_t>(d)];
+    const auto size = static_cast<int64_t>(part.size());
+    PhiloxStream order(DeriveSeed(options_.partition.seed, "split", "labelled examples"), static_cast<uint64_t>(d));
+    std::vector<int64_t>& mine = orders.emplace_back();
+    for (const int64_t i : DrawOrder(size, order)) mine.push_back(part[static_cast<size_t>(i)]);
+    available += size;
+  }
+  if (options_.labelled_examples > available) {
+    return InvalidArgument("labelled_examples: the " + std::to_string(devices.size()) + " devices have " +
+                           std::to_string(available) + " examples together, which is less");
+  }
+  int64_t left = AtMost(available, options_.labelled_examples);
+  for (size_t k = 0; left > 0; ++k) {  // one a device, again and again
+    for (const std::vector<int64_t>& mine : orders) {
+      if (k >= mine.size() || left == 0) continue;
+      out.labelled.insert(mine[k]);
+      --left;
+    }
+  }
+  return out;
+}
+
+// What a device is tested on leaves its part.
+Status Splitter::HoldOut(const LabelledData& data, size_t d, std::vector<int64_t>* mine) {
+  const auto size = static_cast<int64_t>(mine->size());
+  if (size < 2) {
+    return InvalidArgument("device_test_fraction: " + options_.devices[d] +
+                           " has one example only; ask for a larger min_examples");
+  }
+  const int64_t tests = std::clamp<int64_t>(Share(options_.device_test_fraction, size), 1, size - 1);
+  PhiloxStream stream(DeriveSeed(options_.partition.seed, "split", "device test"), d);
+  std::vector<int64_t> order = DrawOrder(size, stream);
+  std::sort(order.begin(), order.begin() + tests);
+  std::sort(order.begin() + tests, order.end());
+  std::vector<int64_t> test, rest;
+  for (const int64_t i : order) {
+    (static_cast<int64_t>(test.size()) < tests ? test : rest).push_back((*mine)[static_cast<size_t>(i)]);
+  }
+  split_.device_test.push_back(folder_ / (options_.devices[d] + ".test.jsonl"));
+  *mine = std::move(rest);
+  return WriteLines(data, test, split_.device_test.back(), nullptr);
+}
+
 Status Splitter::WriteDevices(const LabelledData& data, std::vector<std::vector<int64_t>> parts) {
+  for (size_t d = 0; d < parts.size(); ++d) {
+    for (int64_t& i : parts[d]) i = pool_[static_cast<size_t>(i)];
+    if (options_.device_test_fraction > 0) HEDDLE_RETURN_IF_ERROR(HoldOut(data, d, &parts[d]));
+  }
+  HEDDLE_ASSIGN_OR_RETURN(const Labelling labelling, ChooseLabelled(parts));
   split_.all = folder_ / "all.jsonl";
   HEDDLE_ASSIGN_OR_RETURN(LineFile all, LineFile::Create(split_.all));
   for (size_t d = 0; d < parts.size(); ++d) {
-    std::vector<int64_t> mine;
-    for (const int64_t i : parts[d]) mine.push_back(pool_[static_cast<size_t>(i)]);
-    const auto size = static_cast<int64_t>(mine.size());
-    if (options_.device_test_fraction > 0) {
-      if (size < 2)
-        return InvalidArgument("device_test_fraction: " + options_.devices[d] +
-                               " has one example only; ask for a larger min_examples");
-      const int64_t tests = std::clamp<int64_t>(Share(options_.device_test_fraction, size), 1, size - 1);
-      PhiloxStream stream(DeriveSeed(options_.partition.seed, "split", "device test"), d);
-      std::vector<int64_t> order = DrawOrder(size, stream);
-      std::sort(order.begin(), order.begin() + tests);
-      std::sort(order.begin() + tests, order.end());
-      std::vector<int64_t> test, rest;
-      for (const int64_t i : order)
-        (static_cast<int64_t>(test.size()) < tests ? test : rest).push_back(mine[static_cast<size_t>(i)]);
-      split_.device_test.push_back(folder_ / (options_.devices[d] + ".test.jsonl"));
-      HEDDLE_RETURN_IF_ERROR(WriteLines(data, test, split_.device_test.back(), nullptr));
-      mine = std::move(rest);
-    }
     counts_.emplace_back(data.label_names().size(), 0);
-    for (const int64_t example : mine) {
+    for (const int64_t example : parts[d]) {
       if (!data.labels().empty()) ++counts_.back()[static_cast<size_t>(data.labels()[static_cast<size_t>(example)])];
     }
-    split_.sizes.push_back(static_cast<int64_t>(mine.size()));
+    split_.sizes.push_back(static_cast<int64_t>(parts[d].size()));
     split_.train.push_back(folder_ / (options_.devices[d] + ".jsonl"));
-    HEDDLE_RETURN_IF_ERROR(WriteLines(data, mine, split_.train.back(), &all));
+    HEDDLE_RETURN_IF_ERROR(WriteLines(data, parts[d], split_.train.back(), &all, labelling));
   }
   return all.Flush();
 }

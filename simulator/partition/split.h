@@ -33,6 +33,9 @@ struct SplitOptions {
   double device_test_fraction = 0;                // of each device's: held out on the device
   std::vector<std::filesystem::path> test_files;  // instead of test_fraction
   int64_t max_test_examples = 0;                  // so many of the held-out ones, drawn by the seed; 0: all
+  // Of the devices' training examples so many keep their labels, dealt evenly to so many devices, both drawn by the
+  // seed; 0: all of them, and all devices.
+  int64_t labelled_examples = 0, labelled_devices = 0;
 };
 
 struct Split {

@@ -54,6 +54,15 @@ std::vector<size_t> DealProfiles(const coordinator::Recipe& recipe) {
   return of_device;
 }
 
+// As many as the share says, drawn by the seed.
+void DrawAttackers(const coordinator::Recipe& recipe, std::vector<DeviceSpec>* devices) {
+  const auto count = static_cast<int64_t>(devices->size());
+  const auto attackers = static_cast<size_t>(recipe.simulation.attackers * static_cast<double>(count) + 0.5);
+  PhiloxStream stream(DeriveSeed(recipe.seed, "attackers", ""));
+  const std::vector<int64_t> order = DrawOrder(count, stream);
+  for (size_t i = 0; i < attackers; ++i) (*devices)[static_cast<size_t>(order[i])].attacks = true;
+}
+
 }  // namespace
 
 Result<DeviceSet> MakeDevices(const coordinator::Recipe& recipe, const std::string& recipe_name,
@@ -78,6 +87,7 @@ Result<DeviceSet> MakeDevices(const coordinator::Recipe& recipe, const std::stri
     device.seconds_per_step = sim.profiles[profiles[i]].seconds_per_step * (1 + sim.speed_spread * slow);
     set.devices.push_back(std::move(device));
   }
+  DrawAttackers(recipe, &set.devices);
   return set;
 }
 

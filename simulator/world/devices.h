@@ -15,6 +15,7 @@ struct DeviceSpec {
   DeviceId id;
   std::filesystem::path data, test;  // test is empty when nothing is held out on the device
   size_t profile = 0;                // index into SimulatedDevices::profiles
+  bool attacks = false;              // what it sends is not what it learnt (attack.h)
   double seconds_per_step = 0;       // the profile's, times the device's own slowness
 };
 

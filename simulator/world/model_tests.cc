@@ -5,6 +5,8 @@
 #include <cmath>
 #include <thread>
 
+#include "client/worker/train_plan.h"
+
 namespace heddle::simulator {
 namespace {
 
@@ -16,6 +18,7 @@ class Tester {
       : recipe_(recipe), base_model_(std::move(base_model)), resources_(resources) {
     form_.device = recipe.simulation.device;
     form_.base_dtype = recipe.train.base_dtype();
+    form_.prompt = client::ToTrainSettings(recipe.train).prompt;
   }
 
   Result<Figures> Test(const fs::path& adapter, const fs::path& data, unsigned threads) const {

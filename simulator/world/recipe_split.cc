@@ -15,9 +15,14 @@ Result<SplitOptions> SplitOptionsOf(const coordinator::Recipe& recipe) {
   options.source.label_field = sim.label_field;
   options.source.label_names = sim.label_names;
   options.source.group_field = sim.group_field;
-  const bool classifies = spec.head.task == model::Task::kSequenceClassification;
+  const bool prompted = recipe.train.has_prompt();
+  const bool classifies = prompted || spec.head.task == model::Task::kSequenceClassification;
   options.source.needs_labels = classifies;
-  if (classifies && sim.label_names.empty()) {
+  if (prompted && sim.label_names.empty()) {
+    const v1::PromptTemplate& prompt = recipe.train.prompt();
+    const auto& names = prompt.label_names().empty() ? prompt.words() : prompt.label_names();
+    options.source.label_names.assign(names.begin(), names.end());
+  } else if (classifies && sim.label_names.empty()) {
     const model::LabelMap labels = model::LabelsOf(spec);
     options.source.label_names.assign(labels.names().begin(), labels.names().end());
   }
@@ -33,6 +38,8 @@ Result<SplitOptions> SplitOptionsOf(const coordinator::Recipe& recipe) {
   options.test_files = sim.test_data;
   options.test_fraction = sim.test_fraction;
   options.device_test_fraction = sim.device_test_fraction;
+  options.labelled_examples = static_cast<int64_t>(sim.labelled_examples);
+  options.labelled_devices = static_cast<int64_t>(sim.labelled_devices);
   options.max_test_examples = static_cast<int64_t>(sim.max_test_examples);
   return options;
 }

@@ -19,6 +19,7 @@
 #include "model/config/registry.h"
 #include "model/parts/tensor_tree.h"
 #include "protocol/validate.h"
+#include "simulator/world/attack.h"
 #include "simulator/world/devices.h"
 #include "simulator/world/training_pool.h"
 #include "simulator/world/virtual_clock.h"
@@ -434,6 +435,10 @@ Status World::Finish(size_t index) {
   if (!output.ok()) return output.status().Annotate("device " + device.spec.id.value());
   refusals_in_a_row_ = 0;
   device.output = *std::move(output);
+  if (device.spec.attacks) {
+    const coordinator::SimulatedDevices& sim = recipe_.simulation;
+    Attack(sim.attack, sim.attack_scale, device.input.seed, &device.output->update);
+  }
   HEDDLE_ASSIGN_OR_RETURN(device.upload, client::MakeUpload(device.input, &*device.output));
   const double rate = ProfileOf(device).upload_bytes_per_s;
   if (rate <= 0) return Report(index);

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "common/file.h"
 #include "tests/integration/federation/federation_world.h"
 
 namespace heddle {
@@ -16,16 +17,33 @@ namespace json = boost::json;
 
 struct Method {
   std::string name;
-  std::map<std::string, std::string> train, lora, strategy = {};
+  std::map<std::string, std::string> train, lora;
+  std::map<std::string, std::string> strategy = {};
+  std::string tables = {};  // more of the recipe
+  bool few_labels = false;  // the first device's texts have labels, the others label their own
 };
+
+// A few sentences; of the first device some have labels.
+std::filesystem::path WriteFewLabels(const std::filesystem::path& folder, const std::string& name, size_t index) {
+  std::string lines;
+  for (int i = 0; i < 16; ++i) {
+    lines += "{\"text\": \"" + name + " has " + std::to_string(i * 7 % 13) + " sheep\"" +
+             (index == 0 && i < 6 ? ", \"label\": " + std::to_string(i % 2) : "") + "}\n";
+  }
+  const std::filesystem::path path = folder / (name + ".jsonl");
+  EXPECT_TRUE(WriteFileAtomically(path, lines).ok());
+  return path;
+}
 
 class Methods : public ::testing::TestWithParam<Method> {};
 
 TEST_P(Methods, CommitTheSimulatorsModelThoughCoordinatorAndDeviceAreKilled) {
   const Method& method = GetParam();
+  FederationModel model{.base = {}, .data = {}, .lora = method.lora, .tables = method.tables};
+  if (method.few_labels) model.data = WriteFewLabels;
   std::map<std::string, std::string> strategy = method.strategy;
   strategy.insert({{"name", "\"" + method.name + "\""}, {"num_server_rounds", "4"}});
-  FederationWorld world({"anna", "bert"}, strategy, method.train, {}, {.base = {}, .data = {}, .lora = method.lora});
+  FederationWorld world({"anna", "bert"}, std::move(strategy), method.train, {}, model);
   const auto simulated = world.SimulatedHash();
   ASSERT_TRUE(simulated.ok()) << simulated.status();
   ASSERT_TRUE(world.Start().ok());
@@ -53,6 +71,14 @@ const std::map<std::string, std::string> kLayers = {{"num_layers", "4"}, {"sampl
 const std::map<std::string, std::string> kDepths = {{"num_layers", "4"}, {"device_layers", "[\"bert:2\"]"}};
 const std::map<std::string, std::string> kDescent = {{"optimizer", "\"SGD\""}, {"learning_rate", "0.1"}};
 
+// Trials that end and begin within four rounds.
+const std::map<std::string, std::string> kTrials = {{"trial_rounds", "2"}};
+const std::string kBottlenecks = "[tuning]\nmethod = \"bottleneck\"\nplacement = \"pfeiffer\"\nbottleneck_size = 24\n";
+const std::string kPrefixes = "[tuning]\nmethod = \"prefix-tuning\"\nnum_virtual_tokens = 2\n";
+const std::map<std::string, std::string> kPaced = {
+    {"warmup_rounds", "1"}, {"infer_devices", "1"}, {"infer_samples", "3"}, {"min_logit", "-1000"}};
+const std::string kPrompt = "[prompt]\npattern = \"{text} it is {mask}\"\nwords = [\"all\", \"no\"]\n";
+
 INSTANTIATE_TEST_SUITE_P(BeyondAMean, Methods,
                          testing::Values(Method{"FedAdam", {}, {}}, Method{"SCAFFOLD", kDescent, {}},
                                          Method{"FedSA-LoRA", {}, {{"device_ranks", "[\"anna:1\"]"}}},
@@ -60,7 +86,11 @@ INSTANTIATE_TEST_SUITE_P(BeyondAMean, Methods,
                                          Method{"FLoRA", {}, {}}, Method{"FedKSeed", kForward, {}},
                                          Method{"FedKSeed-Pro", kForward, {}}, Method{"DeComFL", kForward, {}},
                                          Method{"FlexLoRA", {}, {{"device_ranks", "[\"bert:1\"]"}}},
-                                         Method{"SLoRA", {}, {{"device_ranks", "[\"bert:1\"]"}}}),
+                                         Method{"SLoRA", {}, {{"device_ranks", "[\"bert:1\"]"}}},
+                                         Method{"FedAdapter", {}, {}, kTrials, kBottlenecks},
+                                         Method{"FedPepTAO", {}, {}, {{"communicated_layers", "1"}}, kPrefixes},
+                                         Method{"FeS", {}, {}, kPaced, kPrompt, true},
+                                         Method{"LP-FL", {}, {}, {{"warmup_rounds", "1"}}, kPrompt, true}),
                          [](const auto& info) {
                            std::string name = info.param.name;
                            std::erase(name, '-');

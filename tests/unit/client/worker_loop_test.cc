@@ -353,6 +353,28 @@ TEST(TrainPlan, ConversionKeepsEveryFieldOfZerothOrder) {
   EXPECT_EQ(back.population, 17u);
 }
 
+TEST(TrainPlan, ConversionKeepsEveryFieldOfPseudoLabelsAndPrompts) {
+  TrainSettings settings;
+  settings.pseudo_labels = {
+      .label_now = true, .soft = true, .samples = 2, .neighbours = 3, .candidates = 5, .pool = 7, .min_logit = -0.5};
+  settings.prompt = {.pattern = "{text} {mask}", .words = {"no", "yes"}, .label_names = {"0", "1"}};
+  const v1::TrainPlan plan = ToTrainPlan(settings);
+  for (const google::protobuf::Message* message : {static_cast<const google::protobuf::Message*>(&plan.pseudo_labels()),
+                                                   static_cast<const google::protobuf::Message*>(&plan.prompt())}) {
+    std::vector<const google::protobuf::FieldDescriptor*> set;
+    message->GetReflection()->ListFields(*message, &set);
+    EXPECT_EQ(static_cast<int>(set.size()), message->GetDescriptor()->field_count()) << "a new field joins this test";
+  }
+  const TrainSettings back = ToTrainSettings(plan);
+  EXPECT_EQ(ToTrainPlan(back).SerializeAsString(), plan.SerializeAsString());
+  ASSERT_TRUE(back.pseudo_labels && back.prompt);
+  EXPECT_EQ(back.pseudo_labels->min_logit, -0.5);
+  EXPECT_EQ(back.pseudo_labels->samples, 2u);
+  EXPECT_EQ(back.prompt->words, (std::vector<std::string>{"no", "yes"}));
+  settings.pseudo_labels->min_logit.reset();  // none is not zero
+  EXPECT_FALSE(ToTrainSettings(ToTrainPlan(settings)).pseudo_labels->min_logit.has_value());
+}
+
 TEST(TrainPlan, SettingsOfBeforeMakeThePlanOfBefore) {
   v1::TrainPlan plan;
   plan.set_local_steps(2);

@@ -185,5 +185,29 @@ TEST(Slots, ALayerIsFoundByTheModelsOwnNames) {
   EXPECT_EQ(LayerOf(llama, "model.layers."), -1);
 }
 
+TEST(Slots, FullTuningTakesBiasesAloneInTheLayersThatSaySo) {
+  AdapterConfig config = Of(TuningKind::kFull);
+  config.layers_to_transform = {1};
+  config.bias_only_layers = {0};
+  const model::ModelSpec bert = Bert();
+  ASSERT_EQ(bert.num_hidden_layers, 2);
+  size_t biases = 0, whole = 0;
+  const StateDictSpec slots = SpecFor(bert, config);
+  for (const auto& [name, tensor] : bert.WeightSpec()) {
+    const int64_t layer = LayerOf(bert, name);
+    const bool expected = layer == 1 || (layer == 0 && name.ends_with(".bias"));
+    EXPECT_EQ(slots.contains("base_model.model." + name), expected) << name;
+    (layer == 0 ? biases : whole) += expected;
+  }
+  EXPECT_GT(biases, 0U);
+  EXPECT_GT(whole, 2 * biases - 1);
+  EXPECT_EQ(AdapterConfig::FromJson(config.ToJson())->bias_only_layers, config.bias_only_layers);
+  config.bias_only_layers = {2};
+  EXPECT_THAT(ListSlots(bert, config).status().message(), HasSubstr("bias_only_layers names layer 2"));
+  AdapterConfig other = Of(TuningKind::kBitFit);
+  other.bias_only_layers = {0};
+  EXPECT_FALSE(other.Validate().ok());
+}
+
 }  // namespace
 }  // namespace heddle::peft

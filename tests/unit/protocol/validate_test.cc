@@ -167,7 +167,34 @@ TEST(Validate, TrainPlan) {
                             {[](M& m) { m.add_layers(3), m.add_layers(2); }, false, "train.layers"},
                             {[](M& m) { m.mutable_rules()->set_correction("not yet known"); }, false, "correction"},
                             {[](M& m) { m.mutable_zo()->set_zo_eps(-1); }, false, "zo_eps"},
+                            {[](M& m) { m.mutable_pseudo_labels(); }, true},
+                            {[](M& m) { m.mutable_prompt(); }, false, "prompt.pattern"},
                         });
+}
+
+TEST(Validate, PseudoLabels) {
+  using M = v1::PseudoLabels;
+  M good;
+  good.set_samples(kMaxPseudoLabels);
+  good.set_min_logit(-3);
+  Check<M>(good, {
+                     {[](M& m) { m.Clear(); }, true},
+                     {[](M& m) { m.set_samples(kMaxPseudoLabels + 1); }, false, "samples"},
+                     {[](M& m) { m.set_min_logit(kNan); }, false, "min_logit"},
+                 });
+}
+
+TEST(Validate, PromptTemplate) {
+  using M = v1::PromptTemplate;
+  M good;
+  good.set_pattern("{text} C'était {mask}.");
+  good.add_words("bien");
+  good.add_words("mal");
+  Check<M>(good, {
+                     {[](M& m) { m.clear_pattern(); }, false, "pattern"},
+                     {[](M& m) { m.mutable_words()->RemoveLast(); }, false, "words"},
+                     {[](M& m) { m.add_label_names(std::string(kMaxNameBytes + 1, 'a')); }, false, "label_names"},
+                 });
 }
 
 TEST(Validate, ZerothOrder) {

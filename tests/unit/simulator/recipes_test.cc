@@ -136,6 +136,10 @@ TEST_P(EveryRecipe, RunsTwoRoundsWithATinyModel) {
     options.overrides["simulation.num_devices"] = "6";
     options.overrides["simulation.max_test_examples"] = "4";
   }
+  if (!recipe->lora.bias_only_layers.empty()) {  // the small models have two layers
+    options.overrides["tuning.layers_to_transform"] = "[1]";
+    options.overrides["tuning.bias_only_layers"] = "[0]";
+  }
   const auto result = Simulate(options);
   ASSERT_TRUE(result.ok()) << result.status();
   EXPECT_EQ(result->run.committed_rounds, 2U);

@@ -312,6 +312,31 @@ TEST_F(SimulationTest, TransfersTakeTimeAndWattsBecomeEnergy) {
   EXPECT_FALSE(History("fast").at(1).contains("granularity"));
 }
 
+TEST_F(SimulationTest, AttackersSendTheOppositeOfWhatTheyLearnt) {
+  const std::map<std::string, std::string> one = {{"strategy.num_server_rounds", "1"}};
+  const auto factors = [&](const std::string& out, std::map<std::string, std::string> overrides) {
+    overrides.insert(one.begin(), one.end());
+    EXPECT_TRUE(Run(out, overrides).ok());
+    std::vector<float> b;
+    const auto model = ReadSafetensors(folder_ / out / "checkpoints/round-1/adapter_model.safetensors");
+    EXPECT_TRUE(model.ok()) << model.status();
+    for (const auto& [name, tensor] : model->tensors) {
+      if (name.ends_with("lora_B.weight"))
+        b.insert(b.end(), tensor.values<float>().begin(), tensor.values<float>().end());
+    }
+    return b;
+  };
+  const std::vector<float> honest = factors("honest", {});
+  const std::vector<float> flipped =
+      factors("flipped", {{"simulation.attackers", "1"}, {"simulation.attack_scale", "2"}});
+  ASSERT_FALSE(honest.empty());
+  ASSERT_EQ(flipped.size(), honest.size());  // B begins at zero
+  for (size_t i = 0; i < honest.size(); ++i) EXPECT_FLOAT_EQ(flipped[i], -2 * honest[i]);
+  // A share that rounds to no device.
+  EXPECT_EQ(factors("few", {{"simulation.attackers", "0.05"}}), honest);
+  EXPECT_NE(factors("noise", {{"simulation.attackers", "1"}, {"simulation.attack", "noise"}}), honest);
+}
+
 TEST_F(SimulationTest, TheRecipeOffersThePartitionsThatThereAre) {
   for (const std::string& name : PartitionNames()) {
     const std::map<std::string, std::string> settings = {{"simulation.partition", name},

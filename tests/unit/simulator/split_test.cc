@@ -205,5 +205,28 @@ TEST_F(SplitTest, BadInputIsRefusedWithItsFile) {
   EXPECT_NE(Error(options).find("one example only"), std::string::npos);
 }
 
+TEST_F(SplitTest, AFewExamplesOfAFewDevicesKeepTheirLabels) {
+  SplitOptions options = Options(6);
+  options.labelled_devices = 3;
+  options.labelled_examples = 8;
+  const Split split = Write(options);
+  std::multiset<size_t> labels;
+  size_t all_labelled = 0;
+  for (const fs::path& path : split.train) {
+    const auto lines = Lines(path);
+    EXPECT_EQ(lines.size(), 20U);
+    const auto count =
+        std::count_if(lines.begin(), lines.end(), [](const json::object& l) { return l.contains("label"); });
+    labels.insert(static_cast<size_t>(count));
+  }
+  for (const json::object& line : Lines(split.all)) all_labelled += line.contains("label");
+  EXPECT_EQ(labels, (std::multiset<size_t>{0, 0, 0, 2, 3, 3}));
+  EXPECT_EQ(all_labelled, 8U);
+  // Which ones they are is the seed's doing.
+  EXPECT_EQ(Slurp(Write(options, "again").train[0]), Slurp(split.train[0]));
+  options.labelled_examples = 61;
+  EXPECT_NE(Error(options).find("60 examples together"), std::string::npos);
+}
+
 }  // namespace
 }  // namespace heddle::simulator

@@ -9,6 +9,8 @@
 #include <vector>
 
 #include "aggregation/aggregator.h"
+#include "aggregation/averaging/few_shot.h"
+#include "aggregation/layer_choice.h"
 #include "aggregation/parts/sub_models.h"
 #include "common/logging.h"
 #include "common/safetensors.h"
@@ -68,6 +70,29 @@ speed_spread = 0.5
             {"strategy.trial_rounds", "2"}};
   }
 
+  static std::map<std::string, std::string> Prefixes() {
+    return {
+        {"tuning.method", "prefix-tuning"}, {"tuning.num_virtual_tokens", "2"}, {"strategy.communicated_layers", "1"}};
+  }
+
+  // Of the first device's texts some have a label; the others label their own.
+  std::map<std::string, std::string> Prompted() {
+    std::string data;
+    for (int device = 0; device < kDevices; ++device) {
+      const std::string name = "device-" + std::to_string(device);
+      std::string lines;
+      for (int i = 0; i < 12; ++i) {
+        lines += "{\"text\": \"" + name + " counts " + std::to_string(i * (device + 3)) + " sheep\"" +
+                 (device == 0 && i < 4 ? ", \"label\": " + std::to_string(i % 2) : "") + "}\n";
+      }
+      folder_.Write(name + ".jsonl", lines);
+      data += (device == 0 ? "[\"" : ", \"") + (folder_ / (name + ".jsonl")).string() + "\"";
+    }
+    return {{"prompt.pattern", "{text} it is {mask}"}, {"prompt.words", "[\"all\", \"no\"]"},
+            {"simulation.data", data + "]"},           {"strategy.warmup_rounds", "1"},
+            {"strategy.infer_samples", "4"},           {"strategy.min_logit", "-1000"}};
+  }
+
   coordinator::RunRecord Run(const std::string& out, std::map<std::string, std::string> overrides = {}) {
     SimulationOptions options;
     options.recipe = recipe_;
@@ -80,8 +105,10 @@ speed_spread = 0.5
     if (GetParam() == "FedBPT") {  // it searches prompts
       overrides.insert({{"tuning.method", "prompt-tuning"}, {"zo.intrinsic_dim", "20"}, {"zo.population", "6"}});
     }
+    if (GetParam() == "FedPepTAO") overrides.merge(std::map(Prefixes()));
     if (GetParam() == "SPRY") overrides.insert({{"train.learning_rate", "0.01"}, {"strategy.layer_groups", "2"}});
     if (GetParam() == "FedAdapter") overrides.merge(Bottlenecks());
+    if (GetParam() == "FeS" || GetParam() == "LP-FL") overrides.merge(Prompted());
     if (aggregation::UsesSubModels(GetParam())) overrides.emplace("strategy.num_layers", "4");
     options.overrides = std::move(overrides);
     options.out = folder_ / out;
@@ -121,7 +148,8 @@ TEST_P(Strategies, DevicesKeepWhatTheRulesSay) {
   const bool keeps = !rules->kept.empty() || rules->correction != aggregation::Correction::kNone;
   for (int device = 0; device < kDevices; ++device) {
     const fs::path file = folder_ / "out" / "personal" / ("device-" + std::to_string(device) + ".safetensors");
-    if (rules->prune_gamma == 0) {
+    const bool own = aggregation::LabellingOf(GetParam(), options).on || aggregation::ChoosesLayers(GetParam());
+    if (rules->prune_gamma == 0 && !own) {
       EXPECT_EQ(fs::exists(file), keeps) << file;
     }
   }

@@ -1,4 +1,5 @@
 // The local task with every kind of adapter: what travels, that it learns, and that evaluation reads it.
+#include <array>
 #include <cmath>
 
 #include "common/safetensors.h"
@@ -98,6 +99,59 @@ TEST_F(TuningTask, AHigherRateOfFactorBMovesItFurther) {
     const float factor = key.ends_with("lora_B.weight") ? 8 : 1;  // one step from the same start
     for (size_t i = 0; i < slow.size(); ++i) EXPECT_EQ(fast[i], factor * slow[i]) << key;
   }
+}
+
+// The columns of layer 1 of two layers, of a prefix.
+std::vector<float> SecondHalf(const Tensor& prefix, bool second) {
+  const auto values = prefix.values<float>();
+  const auto width = static_cast<size_t>(prefix.shape()[1]);
+  std::vector<float> out;
+  for (size_t i = 0; i < values.size(); ++i) {
+    if ((i % width >= width / 2) == second) out.push_back(values[i]);
+  }
+  return out;
+}
+
+TEST_F(TuningTask, OfAPrefixTheChosenLayersTravelAndTheOthersStay) {
+  peft::AdapterConfig config;
+  config.peft_type = peft::PeftTypeOf(peft::TuningKind::kPrefixTuning);
+  config.num_virtual_tokens = 3;
+  Write(config);
+  const std::array<float, 2> zeros{};
+  StateDict model = initial_;
+  model.emplace("heddle.layer_scores", Tensor::FromFloats({2}, zeros));
+  ASSERT_TRUE(peft::WriteAdapter(folder_ / "adapter", config_, model).ok());
+  const auto scored = Run();
+  ASSERT_TRUE(scored.ok()) << scored.status();
+  EXPECT_EQ(scored->update.at("prompt_embeddings").shape(), initial_.at("prompt_embeddings").shape());
+  ASSERT_EQ(scored->update.at("heddle.layer_scores").shape(), Shape{2});
+  for (const float score : scored->update.at("heddle.layer_scores").values<float>()) {
+    EXPECT_GT(score, 0);
+    EXPECT_LT(score, 2);
+  }
+  EXPECT_TRUE(scored->personal.empty());
+
+  model.emplace("heddle.travels.1", Tensor::FromFloats({1}, std::span(zeros).first(1)));
+  ASSERT_TRUE(peft::WriteAdapter(folder_ / "adapter", config_, model).ok());
+  const auto chosen = Run();
+  ASSERT_TRUE(chosen.ok()) << chosen.status();
+  ASSERT_EQ(chosen->update.size(), 1U);
+  const Tensor& sent = chosen->update.at("prompt_embeddings");
+  const Tensor& own = chosen->personal.at("prompt_embeddings");
+  const Tensor& start = initial_.at("prompt_embeddings");
+  EXPECT_EQ(sent.shape(), (Shape{3, start.shape()[1] / 2}));
+  const std::vector<float> before = SecondHalf(start, true), after = SecondHalf(own, true);
+  for (size_t i = 0; i < before.size(); ++i) EXPECT_EQ(sent.values<float>()[i], after[i] - before[i]);
+  EXPECT_NE(SecondHalf(own, false), SecondHalf(start, false)) << "what stays is trained too";
+
+  // The next task goes on from the device's own layer and the model's other one.
+  ASSERT_TRUE(WriteSafetensors(folder_ / "personal.safetensors", chosen->personal).ok());
+  input_.personal_path = folder_ / "personal.safetensors";
+  input_.train.learning_rate = 0;
+  const auto still = Run();
+  ASSERT_TRUE(still.ok()) << still.status();
+  EXPECT_EQ(SecondHalf(still->personal.at("prompt_embeddings"), false), SecondHalf(own, false));
+  EXPECT_EQ(SecondHalf(still->personal.at("prompt_embeddings"), true), before);
 }
 
 }  // namespace

@@ -213,5 +213,32 @@ TEST(TextRecords, ReadsTheDataSetsPeopleHave) {
   check(folder / "shakespeare/speakers.jsonl", {}, 7097);
 }
 
+TEST(TextRecords, ExamplesMayBeWithoutALabelWhereTheOptionsSaySo) {
+  const TempDir folder;
+  const auto jsonl = folder.Write("a.jsonl",
+                                  "{\"text\": \"a\", \"label\": 1}\n{\"text\": \"b\"}\n"
+                                  "{\"text\": \"c\", \"label\": null}\n{\"text\": \"d\", \"label\": \"\"}\n"
+                                  "{\"text\": \"e\", \"label\": \"no number\"}\n");
+  const auto tsv = folder.Write("a.tsv", "text\tlabel\na\t1\nb\t\n");
+  const auto bare = folder.Write("b.tsv", "text\na\n");
+  TextOptions options;
+  options.labels = LabelMap::Classes(2);
+  for (const bool some_unlabelled : {false, true}) {
+    options.some_unlabelled = some_unlabelled;
+    for (const auto& path : {jsonl, tsv}) {
+      const auto records = TextRecords::Open(path, options);
+      ASSERT_TRUE(records.ok()) << records.status();
+      EXPECT_EQ(records->Read(0)->label, 1.0);
+      for (int64_t i = 1; i < std::min<int64_t>(records->size(), 4); ++i) {
+        const auto example = records->Read(i);
+        EXPECT_EQ(example.ok(), some_unlabelled) << path << " " << i;
+        if (example.ok()) EXPECT_FALSE(example->label.has_value());
+      }
+    }
+    EXPECT_FALSE(TextRecords::Open(jsonl, options)->Read(4).ok()) << "a wrong label is no missing one";
+    EXPECT_EQ(TextRecords::Open(bare, options).ok(), some_unlabelled);
+  }
+}
+
 }  // namespace
 }  // namespace heddle::model

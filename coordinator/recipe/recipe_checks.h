@@ -1,0 +1,17 @@
+// Checks that a recipe's two halves, the devices' task and the strategy, belong together. Internal to the room. Pure
+// functions; Recipe::LoadText calls them once local_task is known.
+#pragma once
+
+#include "common/status.h"
+#include "coordinator/recipe/recipe.h"
+
+namespace heddle::coordinator {
+
+// That both halves of a method with shared seeds are there and nothing that it does not know. Errors: kInvalidArgument
+// with every mistake.
+Status CheckSeeds(const Recipe& recipe);
+
+// That pseudo-labels and prompts meet the task that knows them. Errors: as CheckSeeds.
+Status CheckFewShot(const Recipe& recipe);
+
+}  // namespace heddle::coordinator
