@@ -3,6 +3,7 @@
 #include "common/random.h"
 #include "simulator/corpus/kjv.h"
 #include "simulator/partition/draws.h"
+#include "simulator/world/attack.h"
 #include "simulator/world/recipe_split.h"
 
 namespace heddle::simulator {
@@ -64,6 +65,10 @@ void DrawAttackers(const coordinator::Recipe& recipe, std::vector<DeviceSpec>* d
 }
 
 }  // namespace
+
+void AttackAs(const coordinator::SimulatedDevices& simulation, uint64_t seed, StateDict* update) {
+  Attack(simulation.attack, simulation.attack_scale, seed, update);
+}
 
 Result<DeviceSet> MakeDevices(const coordinator::Recipe& recipe, const std::string& recipe_name,
                               const fs::path& folder) {

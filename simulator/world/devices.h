@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "common/ids.h"
+#include "common/state_dict.h"
 #include "common/status.h"
 #include "coordinator/recipe/recipe.h"
 
@@ -24,6 +25,9 @@ struct DeviceSet {
   std::filesystem::path all;   // all devices' training examples in one file; empty when there is no such file
   std::filesystem::path test;  // held out from all; empty when nothing is
 };
+
+// Puts what an attacker sends in place of what it learnt (attack.h), as the recipe says.
+void AttackAs(const coordinator::SimulatedDevices& simulation, uint64_t seed, StateDict* update);
 
 // Writes what has to be written under <folder>. Profiles are dealt by their shares, which device gets which is drawn by
 // the recipe's seed. Errors: kInvalidArgument when the recipe names no devices, or has no file for some; those of

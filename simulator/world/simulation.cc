@@ -19,7 +19,6 @@
 #include "model/config/registry.h"
 #include "model/parts/tensor_tree.h"
 #include "protocol/validate.h"
-#include "simulator/world/attack.h"
 #include "simulator/world/devices.h"
 #include "simulator/world/training_pool.h"
 #include "simulator/world/virtual_clock.h"
@@ -128,7 +127,6 @@ class World {
   fs::path PersonalFile(const DeviceId& device) const {
     return options_.out / "personal" / (device.value() + ".safetensors");
   }
-
   coordinator::PollToken next_token_ = 1;
   v1::ReportVerdict verdict_ = v1::REPORT_VERDICT_UNSPECIFIED;  // of the report that was fed last
   uint64_t next_order_ = 0;
@@ -435,10 +433,7 @@ Status World::Finish(size_t index) {
   if (!output.ok()) return output.status().Annotate("device " + device.spec.id.value());
   refusals_in_a_row_ = 0;
   device.output = *std::move(output);
-  if (device.spec.attacks) {
-    const coordinator::SimulatedDevices& sim = recipe_.simulation;
-    Attack(sim.attack, sim.attack_scale, device.input.seed, &device.output->update);
-  }
+  if (device.spec.attacks) AttackAs(recipe_.simulation, device.input.seed, &device.output->update);
   HEDDLE_ASSIGN_OR_RETURN(device.upload, client::MakeUpload(device.input, &*device.output));
   const double rate = ProfileOf(device).upload_bytes_per_s;
   if (rate <= 0) return Report(index);
