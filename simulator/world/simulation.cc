@@ -408,7 +408,8 @@ Status World::Complete(Device& device, const client::TaskOutput& output, coordin
       const StateDict update,
       core_->reader()->Read(std::as_bytes(std::span(bytes)), nullptr, device.spec.id, recipe_.RankOf(device.spec.id)));
   const auto validity = core_->validator()->Validate(
-      update, core_->UpdateInfoOf(device.spec.id, device.assignment->round(), report->metrics));
+      update, coordinator::UpdateInfoOf(recipe_.ViewFor(device.spec.id, device.assignment->round()), device.spec.id,
+                                        report->metrics));
   if (!validity.ok()) {
     report->validity = InvalidArgument(validity.message);
     report->refusal_reason = static_cast<int>(validity.refusal);

@@ -232,7 +232,9 @@ TEST(TextRecords, ExamplesMayBeWithoutALabelWhereTheOptionsSaySo) {
       for (int64_t i = 1; i < std::min<int64_t>(records->size(), 4); ++i) {
         const auto example = records->Read(i);
         EXPECT_EQ(example.ok(), some_unlabelled) << path << " " << i;
-        if (example.ok()) EXPECT_FALSE(example->label.has_value());
+        if (example.ok()) {
+          EXPECT_FALSE(example->label.has_value());
+        }
       }
     }
     EXPECT_FALSE(TextRecords::Open(jsonl, options)->Read(4).ok()) << "a wrong label is no missing one";
