@@ -423,7 +423,6 @@ Status World::Finish(size_t index) {
   device.output.reset();
   if (device.fails) return Report(index);
   auto output = device.training.get();
-  // As a daemon would: others go on.
   if (device.input.memory_limit_bytes > 0 && output.status().code() == Code::kResourceExhausted) {
     device.trouble = output.status().message();
     if (++refusals_in_a_row_ > 2 * devices_.size()) {
