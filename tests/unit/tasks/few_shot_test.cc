@@ -299,8 +299,8 @@ TEST_F(FewShot, AMaskedModelLearnsToAnswerAPrompt) {
   WriteBase("BertForMaskedLM", "");
   std::string rows = "text\tlabel\n";
   for (int i = 0; i < 40; ++i) {
-    rows += std::string("the ") + (i % 3 == 0 ? "film" : "play") + " is " + (i % 2 == 0 ? "fine" : "poor") + "\t" +
-            (i % 2 == 0 ? "yes" : "no") + "\n";
+    rows += i % 3 == 0 ? "the film is " : "the play is ";
+    rows += i % 2 == 0 ? "fine\tyes\n" : "poor\tno\n";
   }
   input_.data_path = folder_.Write("prompted.tsv", rows);
   input_.train.prompt = PromptSettings{"{text} and was {mask} .", {"bad", "good"}, {"no", "yes"}};
