@@ -12,6 +12,7 @@
 
 #include "client/worker/local_task.h"
 #include "common/logging.h"
+#include "common/safetensors.h"
 #include "simulator/partition/partition.h"
 #include "tests/unit/common/temp_dir.h"
 
