@@ -92,6 +92,9 @@ class FedPepTao final : public MeanAggregator {
 
 Result<std::unique_ptr<Aggregator>> Make(const StateDict& parent, const AggregatorOptions& options,
                                          const StateDict& state) {
+  if (!parent.contains(kPrefixKey)) {
+    return InvalidArgument("FedPepTAO has no prefix to send; take it out of what the recipe keeps on the devices");
+  }
   HEDDLE_ASSIGN_OR_RETURN(auto made, MakeMean<FedPepTao>(parent, options, state, {}));
   HEDDLE_RETURN_IF_ERROR(static_cast<FedPepTao&>(*made).CheckState());
   return made;

@@ -13,6 +13,11 @@ void OpenAssignments::Add(const AssignmentRecord& record, const Sha256Digest& st
   open_.insert_or_assign(record.id, Open{record.device, start, view});
 }
 
+void OpenAssignments::SetStart(const AssignmentId& id, const Sha256Digest& start) {
+  std::lock_guard lock(mutex_);
+  if (const auto found = open_.find(id); found != open_.end()) found->second.start = start;
+}
+
 void OpenAssignments::Remove(const AssignmentId& id) {
   std::lock_guard lock(mutex_);
   open_.erase(id);

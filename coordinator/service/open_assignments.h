@@ -24,6 +24,8 @@ class OpenAssignments {
   std::optional<Open> Find(const AssignmentId& id) const;
 
   void Add(const AssignmentRecord& record, const Sha256Digest& start, const DeviceView& view);
+  // Nothing happens when it is not open.
+  void SetStart(const AssignmentId& id, const Sha256Digest& start);
   void Remove(const AssignmentId& id);
   void Clear();
 

@@ -221,6 +221,8 @@ Status RunCore::Write(const std::vector<Step>& steps) {
 Status RunCore::NoteOpen(const AssignmentRecord& assignment, const Sha256Digest& parent) {
   const DeviceView of = recipe_.ViewFor(assignment.device, assignment.round);
   const Result<Sha256Digest> start = StartOf(parent, of);
+  // The device may ask again while it is at work and the model cannot be read: what it was told still holds.
+  if (!start.ok() && open_assignments_->Find(assignment.id)) return start.status();
   open_assignments_->Add(assignment, start.ok() ? *start : parent, of);
   return start.status();
 }
@@ -268,6 +270,8 @@ void RunCore::On(const AssignEffect& effect, std::vector<AddressedAnswer>* answe
     answers->push_back({effect.token, Unavailable("the coordinator has lost the model of this round")});
     return;
   }
+  // What the device is told counts, also where it could not be read when the assignment was noted.
+  open_assignments_->SetStart(a.id, protocol::DigestOf(adapter->ledger ? *adapter->ledger : adapter->model).value());
   v1::CheckinResponse response;
   v1::TaskAssignment* out = response.mutable_assignment();
   out->set_assignment_id(a.id.value());

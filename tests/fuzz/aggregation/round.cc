@@ -155,6 +155,11 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
       adapter.emplace(network + "up.weight", Tensor::FromFloats({2, 4}, down.values<float>()));
     }
   }
+  if (method == "FedPepTAO") {
+    const std::vector<float> values(16, 0.5F);
+    adapter = {{"score.bias", adapter.at("score.bias")}, {"prompt_embeddings", Tensor::FromFloats({2, 8}, values)}};
+    options.method["num_layers"] = 2;
+  }
   const auto first = FirstModel(method, adapter, options);
   Require(first.ok(), "every method can begin", method);
   StateDict model = *first;

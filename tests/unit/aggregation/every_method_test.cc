@@ -6,6 +6,7 @@
 #include <cmath>
 #include <limits>
 
+#include "aggregation/layer_choice.h"
 #include "tests/unit/aggregation/rounds.h"
 
 namespace heddle::aggregation {
@@ -22,6 +23,7 @@ const Shapes kAdapter = {{"m.q.lora_A.weight", {kRank, 12}},
 // Of the kind that the method takes.
 Shapes AdapterFor(const std::string& method) {
   Shapes shapes = kAdapter;
+  if (ChoosesLayers(method)) return {{"prompt_embeddings", {5, 24}}, {"score.weight", {3, 12}}};
   if (method != "FedAdapter") return shapes;
   std::erase_if(shapes, [](const auto& one) { return one.first.find("lora") != std::string::npos; });
   for (const char* layer : {"m.0", "m.1"}) {
@@ -56,7 +58,7 @@ class EveryMethod : public testing::TestWithParam<std::string> {
     return RandomSent(shapes, 9, seed, max_abs);
   }
 
-  AggregatorOptions options_;
+  AggregatorOptions options_ = WithLayers(GetParam(), {}, 2);
   const StateDict parent_ = First(RandomUpdate(AdapterFor(GetParam()), 1, 2.0F));
 };
 INSTANTIATE_TEST_SUITE_P(Methods, EveryMethod, testing::ValuesIn(MethodsOnTensors()), [](const auto& info) {
@@ -83,7 +85,7 @@ TEST_P(EveryMethod, TensorsThatARecipeKeepsOnTheDevicesStayAsTheyAre) {
   RoundModel expected = RunRound(GetParam(), without, sent, plain);
   expected.model.insert_or_assign("score.weight", parent_.at("score.weight"));
   EXPECT_EQ(BytesOf(made), BytesOf(expected));
-  options_.kept = {"weight", "bias"};
+  options_.kept = {"weight", "bias", "prompt_embeddings"};
   EXPECT_EQ(MakeAggregator(GetParam(), parent_, options_).status().code(), Code::kInvalidArgument) << "nothing is left";
 }
 

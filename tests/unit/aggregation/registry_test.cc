@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "aggregation/aggregator.h"
+#include "aggregation/layer_choice.h"
 #include "tests/unit/aggregation/updates.h"
 
 namespace heddle::aggregation {
@@ -17,19 +18,21 @@ TEST(AggregatorRegistry, EveryNameMakesAnAggregator) {
   const auto names = AggregatorNames();
   EXPECT_TRUE(std::is_sorted(names.begin(), names.end()));
   ASSERT_FALSE(names.empty());
-  // A model that suits every method: factors, a network, and a tensor that is neither.
+  // A model that suits every method: factors, a network, a prefix of two layers, and a tensor that is none of them.
   const StateDict parent = RandomUpdate({{"q.lora_A.weight", {2, 5}},
                                          {"q.lora_B.weight", {3, 2}},
                                          {"h.0.adapter_mlp.down.weight", {2, 5}},
                                          {"h.0.adapter_mlp.up.weight", {5, 2}},
+                                         {"prompt_embeddings", {3, 8}},
                                          {"classifier.weight", {2, 3}}},
                                         1);
   AggregatorOptions options;
   options.fresh_adapter = [&](uint32_t) -> Result<StateDict> { return parent; };
   for (const std::string& name : names) {
-    const auto first = FirstModel(name, parent, options);
+    const AggregatorOptions own = WithLayers(name, options, 2);
+    const auto first = FirstModel(name, parent, own);
     ASSERT_TRUE(first.ok()) << name << ": " << first.status();
-    const Status status = MakeStatus(name, *first, options);
+    const Status status = MakeStatus(name, *first, own);
     EXPECT_TRUE(status.ok()) << name << ": " << status;
   }
 }
