@@ -8,7 +8,8 @@ std::optional<OpenAssignments::Open> OpenAssignments::Find(const AssignmentId& i
   return found == open_.end() ? std::nullopt : std::optional(found->second);
 }
 
-void OpenAssignments::Add(const AssignmentRecord& record, const Sha256Digest& start, const DeviceView& view) {
+void OpenAssignments::Add(const AssignmentRecord& record, const std::optional<Sha256Digest>& start,
+                          const DeviceView& view) {
   std::lock_guard lock(mutex_);
   open_.insert_or_assign(record.id, Open{record.device, start, view});
 }

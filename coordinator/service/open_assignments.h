@@ -18,12 +18,12 @@ class OpenAssignments {
  public:
   struct Open {
     DeviceId device;
-    Sha256Digest start;  // the adapter that its training starts from
-    DeviceView view;     // what of the model that is
+    std::optional<Sha256Digest> start;  // the adapter that its training starts from; nothing while that cannot be read
+    DeviceView view;                    // what of the model that is
   };
   std::optional<Open> Find(const AssignmentId& id) const;
 
-  void Add(const AssignmentRecord& record, const Sha256Digest& start, const DeviceView& view);
+  void Add(const AssignmentRecord& record, const std::optional<Sha256Digest>& start, const DeviceView& view);
   // Nothing happens when it is not open.
   void SetStart(const AssignmentId& id, const Sha256Digest& start);
   void Remove(const AssignmentId& id);

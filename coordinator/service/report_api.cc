@@ -76,10 +76,12 @@ Awaitable<Status> DeviceApi::CheckUpdate(const v1::ReportRequest& request, Inlin
       event->refusal_reason = reason;
       return OkStatus();
     };
-    if (!request.parent_sha256().empty() && request.parent_sha256() != expected->start.raw()) {
+    // A device may have been told before a restart what cannot be read now.
+    if (!expected->start) return Unavailable("what the task starts from cannot be read now");
+    if (!request.parent_sha256().empty() && request.parent_sha256() != expected->start->raw()) {
       return invalid(
           v1::REFUSAL_REASON_WRONG_BASE,
-          "the update was trained from another adapter than the task's, which is " + expected->start.ToHex());
+          "the update was trained from another adapter than the task's, which is " + expected->start->ToHex());
     }
     ByteBudget::Hold hold(validation_,
                           request.update().size_bytes() + expected->reader->ExtraBytes(expected->view.rank));

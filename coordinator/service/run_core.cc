@@ -223,7 +223,7 @@ Status RunCore::NoteOpen(const AssignmentRecord& assignment, const Sha256Digest&
   const Result<Sha256Digest> start = StartOf(parent, of);
   // The device may ask again while it is at work and the model cannot be read: what it was told still holds.
   if (!start.ok() && open_assignments_->Find(assignment.id)) return start.status();
-  open_assignments_->Add(assignment, start.ok() ? *start : parent, of);
+  open_assignments_->Add(assignment, start.ok() ? std::optional(*start) : std::nullopt, of);
   return start.status();
 }
 
