@@ -233,7 +233,7 @@ void RunCore::NoteOpenAssignments(const Step& step) {
     const auto* assign = std::get_if<AssignEffect>(&effect);
     if (assign == nullptr) continue;
     static_cast<void>(ViewOf(assign->parent, recipe_.ViewFor(assign->assignment.device, assign->assignment.round)));
-    // Where the model cannot be read, the assignment is answered so (On AssignEffect), and nobody reports on it.
+    // Where the model cannot be read, the assignment is answered so (On AssignEffect), and a report on it told to wait.
     static_cast<void>(NoteOpen(assign->assignment, assign->parent));
   }
   for (const Record& record : step.writes) {

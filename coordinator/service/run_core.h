@@ -145,7 +145,7 @@ class RunCore {
   Status Rebuild(std::vector<AddressedAnswer>* answers);
   Status Execute(std::vector<Step> steps, std::vector<AddressedAnswer>* answers);
   Status Write(const std::vector<Step>& steps);
-  // Errors: the model cannot be read; then noted as if its training started from the model as it is stored.
+  // Errors: the model cannot be read. Then what was noted before stays; what was not is noted without a start.
   Status NoteOpen(const AssignmentRecord& assignment, const Sha256Digest& parent);
   void NoteOpenAssignments(const Step& step);
 

@@ -67,8 +67,9 @@ class RunDriver {
   struct Expectation {
     std::shared_ptr<const aggregation::Aggregator> validator;
     std::shared_ptr<const UpdateReader> reader;
-    std::optional<Sha256Digest> start;  // the adapter as that device was given it
-    DeviceView view;                    // what of the model that is
+    // The adapter as that device was given it; nothing while that cannot be read.
+    std::optional<Sha256Digest> start;
+    DeviceView view;  // what of the model that is
   };
   std::optional<Expectation> ExpectationOf(const AssignmentId& id, const DeviceId& device) const;
 

@@ -7,7 +7,6 @@
 #include <optional>
 
 #include "aggregation/ledger/ledger_model.h"
-#include "common/random.h"
 #include "peft/adapter/prompt_projection.h"
 #include "tests/unit/tasks/task_fixture.h"
 #include "zo_optim/ledger/scalars.h"
@@ -18,13 +17,7 @@ namespace {
 class TasksOnGpu : public TaskTest {
  protected:
   TasksOnGpu() {
-    PhiloxStream random(3);
-    for (auto& [name, tensor] : initial_) {
-      std::vector<float> values(static_cast<size_t>(tensor.numel()));
-      for (float& value : values) value = 0.2F * (random.NextUniform() - 0.5F);
-      tensor = Tensor::FromFloats(tensor.shape(), values);
-    }
-    EXPECT_TRUE(peft::WriteAdapter(folder_ / "adapter", config_, initial_).ok());
+    WriteLearntAdapter();
     input_.train.optimizer = "SGD";
   }
   void SetUp() override {

@@ -13,6 +13,7 @@
 #include "model/config/registry.h"
 #include "model/transformer/transformer.h"
 #include "tests/unit/tasks/task_fixture.h"
+#include "tests/unit/tasks/word_pieces.h"
 
 namespace heddle::client {
 namespace {
@@ -90,24 +91,6 @@ TEST(VoteK, GivesAllWhereThereAreNoMoreAndTakesRowsOfZeros) {
   EXPECT_EQ(VoteK({}, 4, 2, 3).size(), 0U);
   const std::vector<float> zeros(8, 0.0F);
   EXPECT_EQ(VoteK(zeros, 4, 2, 3).size(), 2U);
-}
-
-constexpr const char* kWords[] = {"[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the",  "film", "play", "was",
-                                  "is",    "very",  "good",  "fine",  "bad",    "poor", ".",    "and"};
-
-std::string TokenizerJson() {
-  std::string vocabulary, added;
-  for (int id = 0; id < 17; ++id) {
-    const std::string entry = "\"" + std::string(kWords[id]) + "\"", comma = id > 0 ? ", " : "";
-    vocabulary += comma + entry + ": " + std::to_string(id);
-    if (id < 5) added += comma + "{\"id\": " + std::to_string(id) + ", \"content\": " + entry + ", \"special\": true}";
-  }
-  return "{\"added_tokens\": [" + added + R"(], "normalizer": {"type": "BertNormalizer", "lowercase": true},
-    "pre_tokenizer": {"type": "BertPreTokenizer"}, "decoder": {"type": "WordPiece"},
-    "post_processor": {"type": "BertProcessing", "sep": ["[SEP]", 3], "cls": ["[CLS]", 2]},
-    "model": {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##",
-              "max_input_chars_per_word": 100, "vocab": {)" +
-         vocabulary + "}}}";
 }
 
 class FewShot : public TaskTest {

@@ -11,27 +11,10 @@
 #include "tests/unit/model/data/make_image.h"
 #include "tests/unit/model/test_data.h"
 #include "tests/unit/tasks/task_fixture.h"
+#include "tests/unit/tasks/word_pieces.h"
 
 namespace heddle::client {
 namespace {
-
-// WordPiece over a few words, as BERT's.
-std::string TokenizerJson() {
-  const char* words[] = {"[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the",  "film", "play", "was",
-                         "is",    "very",  "good",  "fine",  "bad",    "poor", ".",    "and"};
-  std::string vocabulary, added;
-  for (int id = 0; id < 17; ++id) {
-    const std::string entry = "\"" + std::string(words[id]) + "\"", comma = id > 0 ? ", " : "";
-    vocabulary += comma + entry + ": " + std::to_string(id);
-    if (id < 5) added += comma + "{\"id\": " + std::to_string(id) + ", \"content\": " + entry + ", \"special\": true}";
-  }
-  return "{\"added_tokens\": [" + added + R"(], "normalizer": {"type": "BertNormalizer", "lowercase": true},
-    "pre_tokenizer": {"type": "BertPreTokenizer"}, "decoder": {"type": "WordPiece"},
-    "post_processor": {"type": "BertProcessing", "sep": ["[SEP]", 3], "cls": ["[CLS]", 2]},
-    "model": {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##",
-              "max_input_chars_per_word": 100, "vocab": {)" +
-         vocabulary + "}}}";
-}
 
 constexpr const char* kTokenizerConfig =
     R"({"cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]", "pad_token": "[PAD]", "unk_token": "[UNK]"})";

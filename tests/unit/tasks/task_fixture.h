@@ -11,6 +11,7 @@
 #include <string>
 
 #include "client/worker/local_task.h"
+#include "common/random.h"
 #include "common/state_dict.h"
 #include "peft/adapter/adapter.h"
 #include "tests/unit/common/temp_dir.h"
@@ -56,6 +57,17 @@ class TaskTest : public testing::Test {
     initial_ = peft::MakeInitialAdapter(*targets, config_, 5);
     const Status written = peft::WriteAdapter(folder_ / "adapter", config_, initial_);
     ASSERT_TRUE(written.ok()) << written;
+  }
+
+  // The first adapter's B is zero, and with it half of all gradients: one that has learnt something takes its place.
+  void WriteLearntAdapter() {
+    PhiloxStream random(3);
+    for (auto& [name, tensor] : initial_) {
+      std::vector<float> values(static_cast<size_t>(tensor.numel()));
+      for (float& value : values) value = 0.2F * (random.NextUniform() - 0.5F);
+      tensor = Tensor::FromFloats(tensor.shape(), values);
+    }
+    EXPECT_TRUE(peft::WriteAdapter(folder_ / "adapter", config_, initial_).ok());
   }
 
   static std::shared_ptr<const LocalTask> Task() { return *FindLocalTask("lora_sft"); }

@@ -25,14 +25,7 @@ using ::testing::HasSubstr;
 class ZoLedgerTest : public TaskTest {
  protected:
   ZoLedgerTest() {
-    // The first adapter's B is zero, and with it half of all gradients: take one that has learnt something.
-    PhiloxStream random(3);
-    for (auto& [name, tensor] : initial_) {
-      std::vector<float> values(static_cast<size_t>(tensor.numel()));
-      for (float& value : values) value = 0.2F * (random.NextUniform() - 0.5F);
-      tensor = Tensor::FromFloats(tensor.shape(), values);
-    }
-    EXPECT_TRUE(peft::WriteAdapter(folder_ / "adapter", config_, initial_).ok());
+    WriteLearntAdapter();
     TrainSettings& train = input_.train;
     train.local_steps = 8;
     train.learning_rate = 1e-3;
