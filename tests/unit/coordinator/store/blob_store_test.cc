@@ -165,8 +165,10 @@ TEST_F(BlobStoreTest, MakesABlobYoungAgainThatIsPutAgain) {
 }
 
 TEST_F(BlobStoreTest, TakesTheSameContentFromManyThreads) {
-  Reopen({.files = nullptr});
-  BlobStore& store = *store_;
+  store_.reset();
+  auto opened = BlobStore::Open({.root = folder_.path()});  // the disk itself: FaultyFiles is for one thread
+  ASSERT_TRUE(opened.ok()) << opened.status();
+  BlobStore& store = **opened;
   std::vector<std::thread> threads;
   std::atomic<int> fine{0};
   for (int i = 0; i < 8; ++i) {

@@ -1,5 +1,6 @@
 // File operations that fail at a chosen call, and a power cut that takes what was not synced. Syncs are only noted, so
-// that the sweeps over all calls are fast. Files must be small: what was synced of them is kept in memory.
+// that the sweeps over all calls are fast. Files must be small: what was synced of them is kept in memory. For one
+// thread.
 #pragma once
 
 #include <map>
