@@ -310,6 +310,13 @@ Awaitable<Result<HttpResponse>> HttpClient::Impl::SendFile(const HttpRequest& re
   co_return answer;
 }
 
+// To be written from `offset` on, with nothing behind it. What has no length, as /dev/null, is not cut (EINVAL).
+static Result<UniqueFd> OpenCut(const std::filesystem::path& file, uint64_t offset) {
+  UniqueFd fd(::open(file.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC | O_NOCTTY, 0600));
+  if (fd.valid() && (::ftruncate(fd.get(), static_cast<off_t>(offset)) == 0 || errno == EINVAL)) return fd;
+  return ErrnoStatus(errno, "cannot write to " + file.string());
+}
+
 Awaitable<Status> HttpClient::Impl::ReceiveFile(const ResponseHead& head, int fd, const std::string& path,
                                                 uint64_t skip, uint64_t offset, Sha256Hasher* hasher,
                                                 const std::function<void(uint64_t)>& progress, Download* download) {
@@ -372,12 +379,10 @@ Awaitable<Result<HttpClient::Download>> HttpClient::Impl::DownloadTo(const std::
   if (offset > max_bytes || coming > max_bytes - offset)
     co_return ResourceExhausted("the answer would make " + file.string() + " larger than " + std::to_string(max_bytes) +
                                 " bytes");
-  UniqueFd fd(::open(file.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC | O_NOCTTY, 0600));
-  if (!fd.valid()) co_return ErrnoStatus(errno, "cannot open " + file.string());
-  if (::ftruncate(fd.get(), static_cast<off_t>(offset)) != 0)
-    co_return ErrnoStatus(errno, "cannot cut " + file.string());
+  Result<UniqueFd> fd = OpenCut(file, offset);
+  if (!fd.ok()) co_return fd.status();
   const Status received =
-      co_await ReceiveFile(*head, fd.get(), file.string(), skip, offset, hasher, progress, &download);
+      co_await ReceiveFile(*head, fd->get(), file.string(), skip, offset, hasher, progress, &download);
   if (!received.ok()) co_return received;
   call.clean = head->keep_alive;
   stream->ClearDeadline();
@@ -410,12 +415,10 @@ Awaitable<Result<HttpClient::Download>> HttpClient::Impl::DownloadRange(const st
   if (!sent.starts_with("bytes " + range + "/") || head->content_length != bytes) {
     co_return DataLoss("the server sent another range than it was asked for");
   }
-  UniqueFd fd(::open(file.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC | O_NOCTTY, 0600));
-  if (!fd.valid()) co_return ErrnoStatus(errno, "cannot open " + file.string());
-  if (::ftruncate(fd.get(), static_cast<off_t>(offset)) != 0)
-    co_return ErrnoStatus(errno, "cannot cut " + file.string());
+  Result<UniqueFd> fd = OpenCut(file, offset);
+  if (!fd.ok()) co_return fd.status();
   const Status received =
-      co_await ReceiveFile(*head, fd.get(), file.string(), /*skip=*/0, offset, hasher, {}, &download);
+      co_await ReceiveFile(*head, fd->get(), file.string(), /*skip=*/0, offset, hasher, {}, &download);
   if (!received.ok()) co_return received;
   call.clean = head->keep_alive;
   stream->ClearDeadline();

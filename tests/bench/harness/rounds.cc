@@ -1,5 +1,6 @@
 // Rounds without training: what moving the bytes, checking, folding and committing costs.
 #include <signal.h>
+#include <unistd.h>
 
 #include <algorithm>
 
@@ -23,7 +24,7 @@ Result<double> PeakMb(LightDevices& devices) {
 
 // 10 devices and 16 MiB both ways, in turns with bare streams that move the same bytes.
 Result<Findings> RoundTrip(const Context& context) {
-  constexpr int kDevices = 10, kRuns = 7;
+  constexpr int kDevices = 10, kRuns = 11;
   LightDevices devices(context, context.work / "trip", kDevices);
   HEDDLE_RETURN_IF_ERROR(devices.StartCoordinator());
   HEDDLE_RETURN_IF_ERROR(devices.Submit(ShapeOf16MiB(), kRuns + 1));
@@ -38,7 +39,8 @@ Result<Findings> RoundTrip(const Context& context) {
   for (int i = 0; i < kRuns; ++i) {
     HEDDLE_ASSIGN_OR_RETURN(const Sha256Digest digest, Sha256File(bare.blob));
     bare.blob_hex = digest.ToHex();
-    bare.tag = std::to_string(i) + "-";  // new files, as the coordinator's are
+    bare.tag = std::to_string(i) + "-";  // new files, like the coordinator's
+    ::sync();                            // each side begins with a disk that has nothing else to write
     const RoundTripTime streams = RunBareTls(bare);
     bare_seconds.push_back(streams.wall);
     HEDDLE_ASSIGN_OR_RETURN(const RoundTime time, devices.Round());
