@@ -18,6 +18,8 @@ namespace {
 constexpr int64_t kPiece = int64_t{1} << 20;       // elements whose pages are let go at once
 constexpr size_t kOwnPagesFrom = size_t{4} << 20;  // bytes; smaller tensors come from the allocator
 constexpr size_t kHugePage = size_t{2} << 20;      // bytes
+// Bytes. Smaller tensors are copied: one used in place would keep its page of the file, which may be a huge one.
+constexpr size_t kInPlaceFrom = size_t{64} << 10;
 // Huge pages take 0.05 ns of the processor a byte to come by, ordinary ones ten times that; but huge ones that a
 // virtual machine's host has yet to hand out take 2.5 ns.
 constexpr double kSlowNsPerByte = 1;
@@ -60,6 +62,16 @@ void PreparePages(void* begin, size_t bytes, HugePagePolicy* policy) {
 #else
   (void)begin, (void)bytes, (void)policy;
 #endif
+}
+
+// Lets go of what was read of the file for a tensor. The system may have mapped whole huge pages for a few bytes of it:
+// what is dropped reaches to their borders, and a neighbour that is still read comes back by itself.
+void DropRead(const MappedFile& file, std::span<const std::byte> part) {
+  const auto whole = reinterpret_cast<uintptr_t>(file.bytes().data());
+  const uintptr_t begin = reinterpret_cast<uintptr_t>(part.data()), end = begin + part.size();
+  const uintptr_t first = std::max(begin / kHugePage * kHugePage, whole);
+  const uintptr_t last = std::min((end + kHugePage - 1) / kHugePage * kHugePage, whole + file.bytes().size());
+  file.DropPages(file.bytes().subspan(first - whole, last - first));
 }
 
 bool IsAligned(const Tensor& tensor) {
@@ -118,7 +130,7 @@ const MappedFile* TensorLoader::FileOf(const Tensor& source) const {
 torch::Tensor TensorLoader::Dense(const Tensor& source, at::ScalarType type) const {
   HEDDLE_ASSERT(IsFloat(source.dtype()), "readers check the types first");
   torch::NoGradGuard no_grad;
-  if (TorchType(source.dtype()) == type && IsAligned(source)) {
+  if (TorchType(source.dtype()) == type && IsAligned(source) && source.bytes().size() >= kInPlaceFrom) {
     return torch::from_blob(
         const_cast<std::byte*>(source.bytes().data()), source.shape(), [owner = source.owner()](void*) {},
         at::TensorOptions(type));
@@ -143,6 +155,7 @@ torch::Tensor TensorLoader::Dense(const Tensor& source, at::ScalarType type) con
       file->DropPages(source.bytes().subspan(static_cast<size_t>(begin) * size, static_cast<size_t>(count) * size));
     }
   });
+  if (file != nullptr) DropRead(*file, source.bytes());
   return out;
 }
 
@@ -156,7 +169,7 @@ Result<std::shared_ptr<const QuantizedMatrix>> TensorLoader::Quantized(const Ten
                    static_cast<size_t>(count), out);
   };
   auto matrix = QuantizedMatrix::Quantize(source.shape()[0], source.shape()[1], kind, read);
-  if (file != nullptr) file->DropPages(source.bytes());
+  if (file != nullptr) DropRead(*file, source.bytes());
   return matrix;
 }
 

@@ -1,6 +1,6 @@
-// Tensors of a checkpoint in the type that is wanted: in place in the mapped file where that is the stored type, else
-// converted piece by piece, each page of the file being let go after its use. So loading takes the memory of its result
-// and a few MiB, whatever the file's size.
+// Tensors of a checkpoint in the type that is wanted: in place in the mapped file where that is the stored type (small
+// ones are copied), else converted piece by piece, each page of the file being let go after its use. So loading takes
+// the memory of its result and a few MiB, whatever the file's size.
 //
 // Include only from translation units of targets with TORCH.
 #pragma once

@@ -16,29 +16,32 @@
 namespace heddle::bench {
 namespace {
 
-// A Llama of about so many bytes in bfloat16.
-model::ModelSpec SpecOf(int64_t bytes) {
+// A Llama of about so many bytes.
+model::ModelSpec SpecOf(int64_t bytes, DType dtype) {
   model::ModelSpec spec = DecoderSpec(2048);
   spec.hidden_size = 1024;
   spec.intermediate_size = 2816;
   spec.num_attention_heads = spec.num_key_value_heads = 16;
-  for (spec.num_hidden_layers = 1; 2 * spec.NumParameters() < bytes && spec.num_hidden_layers < model::kMaxLayers;) {
+  for (spec.num_hidden_layers = 1; static_cast<int64_t>(DTypeSize(dtype)) * spec.NumParameters() < bytes &&
+                                   spec.num_hidden_layers < model::kMaxLayers;) {
     ++spec.num_hidden_layers;
   }
   return spec;
 }
 
-void WriteCheckpoint(const std::filesystem::path& folder, const model::ModelSpec& spec) {
+// `dtype`: kBF16 or kF32.
+void WriteCheckpoint(const std::filesystem::path& folder, const model::ModelSpec& spec, DType dtype) {
   Need(MakeDirectories(folder));
   StateDict weights;
   for (const auto& [name, tensor] : spec.WeightSpec()) {
     std::span<std::byte> bytes;
-    Tensor values = Tensor::Allocate({DType::kBF16, tensor.shape}, &bytes);
+    Tensor values = Tensor::Allocate({dtype, tensor.shape}, &bytes);
     uint64_t state = DeriveSeed(1, "bench weights", name);
-    for (size_t i = 0; i + 1 < bytes.size(); i += 2) {
+    const size_t size = DTypeSize(dtype);
+    for (size_t i = size; i <= bytes.size(); i += size) {
       state = state * 6364136223846793005ULL + 1442695040888963407ULL;
-      bytes[i] = static_cast<std::byte>(state >> 40);
-      bytes[i + 1] = static_cast<std::byte>(0x3c | (state >> 63 << 7));  // 0.008 to 0.03, of either sign
+      bytes[i - 2] = static_cast<std::byte>(state >> 40);
+      bytes[i - 1] = static_cast<std::byte>(0x3c | (state >> 63 << 7));  // 0.008 to 0.03, of either sign
     }
     weights.emplace(name, std::move(values));
   }
@@ -86,27 +89,38 @@ void LoadOnce(const std::filesystem::path& folder, const std::string& form, int 
 }
 
 std::vector<Row> MeasureLoading(const ModelsOptions& options, const std::filesystem::path& self) {
-  const std::filesystem::path folder = options.work / "checkpoint";
-  WriteCheckpoint(folder, SpecOf(options.megabytes * 1'000'000));
-  const std::vector<std::string> forms = {"float32", "bfloat16", "int8", "nf4"};
-  std::map<std::string, std::vector<double>> seconds, memory;
+  struct Load {
+    std::string id, folder, form;
+  };
+  // A file as it is; one that takes less memory afterwards; one that takes more.
+  const std::vector<Load> loads = {{"same", "float32", "float32"},      {"bfloat16", "bfloat16", "bfloat16"},
+                                   {"narrowed", "float32", "bfloat16"}, {"float32", "bfloat16", "float32"},
+                                   {"int8", "bfloat16", "int8"},        {"nf4", "bfloat16", "nf4"}};
+  for (const DType dtype : {DType::kBF16, DType::kF32}) {
+    const std::string name = dtype == DType::kBF16 ? "bfloat16" : "float32";
+    WriteCheckpoint(options.work / name, SpecOf(options.megabytes * 1'000'000, dtype), dtype);
+  }
+  std::map<std::string, std::vector<double>> seconds, memory, reading;
+  const std::string threads = std::to_string(options.threads);
   for (int turn = 0; turn <= options.turns; ++turn) {
-    for (const std::string form : {"read", "float32", "read", "bfloat16", "int8", "nf4"}) {
-      const auto figures =
-          NumbersOf(self, {"load-once", folder.string(), "--form", form, "--threads", std::to_string(options.threads)});
-      if (turn == 0) continue;  // the file comes into the system's cache
-      seconds[form].push_back(figures.at(0));
-      if (form != "read") memory[form].push_back(figures.at(1) / figures.at(2));
+    for (const Load& load : loads) {
+      const std::string folder = options.work / load.folder;
+      const auto read = NumbersOf(self, {"load-once", folder, "--form", "read", "--threads", threads});
+      const auto figures = NumbersOf(self, {"load-once", folder, "--form", load.form, "--threads", threads});
+      if (turn == 0) continue;  // the files come into the system's cache
+      reading[load.id].push_back(read.at(0));
+      seconds[load.id].push_back(figures.at(0));
+      memory[load.id].push_back(figures.at(1) / figures.at(2));
     }
   }
-  const double reading = MedianOf(seconds["read"]);
   std::vector<Row> rows;
-  for (const std::string& form : forms) {
+  for (const Load& load : loads) {
+    const double took = MedianOf(seconds[load.id]), read = MedianOf(reading[load.id]);
     char note[120];
     std::snprintf(note, sizeof note, "median of %d; %.3f s beside %.3f s of read(), file in the system's cache",
-                  options.turns, MedianOf(seconds[form]), reading);
-    rows.push_back({"load-" + form, MedianOf(seconds[form]) / reading, note, false});
-    rows.push_back({"load-memory-" + form, *std::max_element(memory[form].begin(), memory[form].end()),
+                  options.turns, took, read);
+    rows.push_back({"load-" + load.id, took / read, note, false});
+    rows.push_back({"load-memory-" + load.id, *std::max_element(memory[load.id].begin(), memory[load.id].end()),
                     "largest of " + std::to_string(options.turns), false});
   }
   return rows;

@@ -80,11 +80,11 @@ TEST(HugePagePolicy, TriesLessAndLessOftenWhileTheyAreSlow) {
 TEST(TensorLoader, TheStoredTypeIsUsedInPlaceWhereItIsAligned) {
   TempDir dir;
   for (const DType type : kTypes) {
-    const auto file = Written(dir / "w", RandomTensor({16, 16}, 2), type, 0);
+    const auto file = Written(dir / "w", RandomTensor({256, 256}, 2), type, 0);
     const Tensor& source = file.tensors.at("w");
     const TensorLoader loader(file.files);
     EXPECT_EQ(loader.Dense(source, TorchType(type)).data_ptr(), source.bytes().data());
-    const auto moved = Written(dir / "w2", RandomTensor({16, 16}, 2), type, 1);
+    const auto moved = Written(dir / "w2", RandomTensor({256, 256}, 2), type, 1);
     const torch::Tensor copy = TensorLoader(moved.files).Dense(moved.tensors.at("w"), TorchType(type));
     EXPECT_NE(copy.data_ptr(), moved.tensors.at("w").bytes().data());
     EXPECT_TRUE(torch::equal(copy, loader.Dense(source, TorchType(type))));
@@ -95,11 +95,11 @@ TEST(TensorLoader, WhatIsInPlaceOutlivesTheFile) {
   TempDir dir;
   torch::Tensor loaded;
   {
-    const auto file = Written(dir / "w", RandomTensor({16, 16}, 3), DType::kF32, 0);
+    const auto file = Written(dir / "w", RandomTensor({256, 256}, 3), DType::kF32, 0);
     loaded = TensorLoader(file.files).Dense(file.tensors.at("w"), at::kFloat);
   }
   std::filesystem::remove(dir / "w");
-  EXPECT_TRUE(torch::equal(loaded, RandomTensor({16, 16}, 3)));
+  EXPECT_TRUE(torch::equal(loaded, RandomTensor({256, 256}, 3)));
 }
 
 // KiB of the mappings of `path` that count as memory of this process.
@@ -112,6 +112,18 @@ size_t ResidentKib(const std::filesystem::path& path) {
     if (inside && line.starts_with("Rss:")) total += std::stoul(line.substr(4));
   }
   return total;
+}
+
+// A small tensor in place would keep its page, and with it perhaps two megabytes of the file.
+TEST(TensorLoader, SmallTensorsAreCopiedAlsoInTheStoredType) {
+  TempDir dir;
+  for (const DType type : kTypes) {
+    const auto file = Written(dir / "w", RandomTensor({16, 16}, 5), type, 0);
+    const torch::Tensor copy = TensorLoader(file.files).Dense(file.tensors.at("w"), TorchType(type));
+    EXPECT_NE(copy.data_ptr(), file.tensors.at("w").bytes().data());
+    EXPECT_TRUE(torch::equal(copy, RandomTensor({16, 16}, 5).to(TorchType(type))));
+    EXPECT_LE(ResidentKib(dir / "w"), 4U);
+  }
 }
 
 TEST(TensorLoader, ConvertedAndQuantisedPagesOfTheFileAreLetGo) {
