@@ -6,6 +6,7 @@
 
 #include "client/split/relay.h"
 #include "common/file.h"
+#include "common/logging.h"
 #include "protocol/transport/tls.h"
 
 namespace heddle::client {
@@ -32,6 +33,7 @@ int Main(int argc, char** argv) {
   protocol::ClientTlsOptions tls;
   const auto authority = ReadFile(folder / "ca.crt");
   Status status = authority.status();
+  if (status.ok()) status = InitLogging({});
   if (status.ok()) {
     tls.ca_pem = *authority;
     tls.certificate = folder / "device.crt";

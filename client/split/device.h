@@ -1,6 +1,6 @@
 // A device's half of split learning: the front of the model (and, u_shaped, its tail with the labels), what is trained
 // of it, and the conversation with the split server as a machine without sockets: frames in, frames out. Whoever drives
-// it (link.h, the simulator, a test) carries the frames.
+// it (pipe.h and relay.h, the simulator, a test) carries the frames.
 //
 // Life cycle: Make; send Hello() first on every connection, also a new one after the old broke; give each frame that
 // comes to Take and do what it says; after each kSend ask Next for more until it says kListen (with

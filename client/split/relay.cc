@@ -1,8 +1,16 @@
 #include "client/split/relay.h"
 
 #include <algorithm>
+#include <boost/asio/as_tuple.hpp>
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/io_context.hpp>
+#include <boost/asio/post.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <boost/asio/use_awaitable.hpp>
+#include <condition_variable>
+#include <csignal>
+#include <deque>
+#include <mutex>
 #include <thread>
 
 #include "client/split/pipe.h"
@@ -16,9 +24,48 @@ using protocol::FrameSocket;
 
 namespace {
 
-// What became of a connection.
-enum class End { kBroken, kWorkerDone, kRefused };
+constexpr auto kTuple = asio::as_tuple(asio::use_awaitable);
+constexpr auto kNever = std::chrono::steady_clock::time_point::max();
 
+// What became of a connection.
+enum class End { kBroken, kRefused };
+
+// Frames between two threads.
+class FrameQueue {
+ public:
+  void Push(std::string frame) {
+    {
+      std::lock_guard lock(mutex_);
+      frames_.push_back(std::move(frame));
+    }
+    filled_.notify_one();
+  }
+  void Close() {
+    {
+      std::lock_guard lock(mutex_);
+      closed_ = true;
+    }
+    filled_.notify_all();
+  }
+  // Waits; nothing once it is closed.
+  std::optional<std::string> Pop() {
+    std::unique_lock lock(mutex_);
+    filled_.wait(lock, [this] { return closed_ || !frames_.empty(); });
+    if (closed_) return std::nullopt;
+    std::string frame = std::move(frames_.front());
+    frames_.pop_front();
+    return frame;
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable filled_;
+  std::deque<std::string> frames_;
+  bool closed_ = false;
+};
+
+// Two threads for the worker's pipes, and the calling one for the connection, so that while one frame travels the
+// worker computes the next. What the worker has on the way at a time is bounded by its plan, and so are the queues.
 class Relay {
  public:
   explicit Relay(const RelayOptions& options) : options_(options) {}
@@ -26,18 +73,48 @@ class Relay {
   Status Run() {
     HEDDLE_ASSIGN_OR_RETURN(Subprocess worker,
                             Subprocess::Start({.argv = options_.worker, .pipe_stdin = true, .pipe_stdout = true}));
-    to_ = worker.stdin_fd();
-    from_ = worker.stdout_fd();
+    std::thread writer([this, fd = worker.stdin_fd()] {
+      while (const std::optional<std::string> frame = to_worker_.Pop()) {
+        if (!WritePipeFrame(fd, *frame).ok()) break;
+      }
+    });
+    std::thread reader([this, fd = worker.stdout_fd()] {
+      for (;;) {
+        Result<std::optional<std::string>> frame = ReadPipeFrame(fd);
+        const bool ended = !frame.ok() || !*frame;
+        asio::post(io_, [this, ended, sent = ended ? std::string() : **std::move(frame)]() mutable {
+          FromWorker(ended, std::move(sent));
+        });
+        if (ended) return;
+      }
+    });
+    const Status status = Connections();
+    if (!status.ok()) worker.Signal(SIGKILL);
+    const int ended = worker.Wait();
+    to_worker_.Close();
+    writer.join();
+    reader.join();
+    if (!status.ok() || ended == 0) return status;
+    return Internal("the split worker ended with status " + std::to_string(ended));
+  }
+
+ private:
+  // Until the worker is done.
+  Status Connections() {
     Duration wait = options_.retry_base;
     for (;;) {
-      asio::io_context io;
+      io_.restart();
+      io_.poll();  // what the worker has said meanwhile
+      if (worker_ended_) return OkStatus();
+      io_.restart();  // poll ends it where there is nothing to do
+      end_ = End::kBroken;
       asio::co_spawn(
-          io, [this]() { return Converse(); },
+          io_, [this]() { return Converse(); },
           [](std::exception_ptr failure) {
             if (failure) std::rethrow_exception(failure);
           });
-      io.run();
-      if (end_ == End::kWorkerDone) break;
+      io_.run();
+      if (worker_ended_) return OkStatus();
       if (end_ == End::kRefused) return why_;
       if (progress_) wait = options_.retry_base;
       progress_ = false;
@@ -46,50 +123,102 @@ class Relay {
       std::this_thread::sleep_for(wait);
       wait = std::min(2 * wait, options_.retry_max);
     }
-    worker.CloseStdin();
-    const int status = worker.Wait();
-    if (status == 0) return OkStatus();
-    return Internal("the split worker ended with status " + std::to_string(status));
   }
 
- private:
+  // On io_, whatever connection there is.
+  void FromWorker(bool ended, std::string frame) {
+    if (ended) {
+      worker_ended_ = true;
+    } else if (frame.empty()) {
+      stale_ = false;  // what follows belongs to the connection that the worker was last told of
+      return;
+    } else if (stale_) {
+      return;
+    } else {
+      from_worker_.push_back(std::move(frame));
+    }
+    if (wake_ != nullptr) wake_->cancel();
+  }
+
   asio::awaitable<void> Converse() {
-    end_ = End::kBroken;
-    FrameSocket::Target target = options_.server;
-    auto socket = co_await FrameSocket::Connect(target, options_.socket);
+    auto socket = co_await FrameSocket::Connect(options_.server, options_.socket);
     if (!socket.ok()) {
       why_ = socket.status();
       if (why_.code() == Code::kUnauthenticated || why_.code() == Code::kInvalidArgument) end_ = End::kRefused;
       co_return;
     }
-    std::string to_worker;  // empty: a new connection
-    for (;;) {
-      auto frame = AskWorker(to_worker);
-      if (!frame.ok() || !*frame) {
-        end_ = End::kWorkerDone;
-        co_return;
+    from_worker_.clear();
+    stale_ = true;
+    why_ = OkStatus();
+    owed_ = 0;
+    to_worker_.Push("");  // a new connection
+    asio::steady_timer wake(io_);
+    wake_ = &wake;
+    bool reading = true;
+    asio::co_spawn(
+        io_, [this, &socket, &reading]() { return ReadAnswers(**socket, &reading); },
+        [](std::exception_ptr failure) {
+          if (failure) std::rethrow_exception(failure);
+        });
+    while (reading && !worker_ended_) {
+      if (from_worker_.empty()) {
+        const auto due = owed_ > 0 ? answered_ + options_.answer_timeout : kNever;
+        if (std::chrono::steady_clock::now() >= due) {
+          why_ = DeadlineExceeded("the split server does not answer");
+          break;
+        }
+        wake.expires_at(due);
+        co_await wake.async_wait(kTuple);
+        continue;
       }
-      why_ = co_await (*socket)->Write(**frame, options_.answer_timeout);
-      if (!why_.ok()) co_return;
-      Result<std::string> answer = co_await (*socket)->Read(options_.answer_timeout);
-      why_ = answer.status();
-      if (!why_.ok()) co_return;
-      progress_ = true;
-      to_worker = *std::move(answer);
+      const std::string frame = std::move(from_worker_.front());
+      from_worker_.pop_front();
+      if (owed_++ == 0) answered_ = std::chrono::steady_clock::now();
+      const Status written = co_await (*socket)->Write(frame, options_.answer_timeout);
+      if (!written.ok()) {
+        why_ = written;
+        break;
+      }
     }
+    (*socket)->Close();
+    while (reading) {  // its last read comes back with an error
+      wake.expires_at(kNever);
+      co_await wake.async_wait(kTuple);
+    }
+    wake_ = nullptr;
   }
 
-  // Nothing: the worker has ended. Blocks: there is nothing else to do while it computes.
-  Result<std::optional<std::string>> AskWorker(const std::string& frame) const {
-    HEDDLE_RETURN_IF_ERROR(WritePipeFrame(to_, frame));
-    return ReadPipeFrame(from_);
+  asio::awaitable<void> ReadAnswers(FrameSocket& socket, bool* reading) {
+    for (;;) {
+      // Converse has the deadline, which is for frames that wait for an answer and not for a device that computes.
+      Result<std::string> answer = co_await socket.Read(Duration::max());
+      if (!answer.ok()) {
+        if (why_.ok()) why_ = answer.status();
+        break;
+      }
+      progress_ = true;
+      if (owed_ > 0) --owed_;
+      answered_ = std::chrono::steady_clock::now();
+      to_worker_.Push(*std::move(answer));
+    }
+    *reading = false;
+    if (wake_ != nullptr) wake_->cancel();
   }
 
   const RelayOptions& options_;
-  int to_ = -1, from_ = -1;
+  FrameQueue to_worker_;
+  asio::io_context io_{1};
   End end_ = End::kBroken;
   Status why_;
   bool progress_ = false;
+
+  // On io_.
+  std::deque<std::string> from_worker_;
+  asio::steady_timer* wake_ = nullptr;              // of the connection
+  size_t owed_ = 0;                                 // frames that were sent on it and wait for an answer
+  std::chrono::steady_clock::time_point answered_;  // the last one was; or that from which it is waited for
+  bool worker_ended_ = false;
+  bool stale_ = true;  // the worker has not heard of this connection yet
 };
 
 }  // namespace

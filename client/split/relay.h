@@ -19,7 +19,7 @@ struct RelayOptions {
   protocol::FrameSocket::Target server;
   protocol::SocketOptions socket;
   std::vector<std::string> worker;                              // argv
-  Duration answer_timeout = Seconds(600);                       // of the server to a frame; then a new connection
+  Duration answer_timeout = Seconds(600);                       // of the server to what was sent; then a new connection
   Duration retry_base = Seconds(0.5), retry_max = Seconds(60);  // between connections that fail, doubled each time
   // Asked before each wait for a new connection; false ends the relay with kCancelled.
   std::function<bool()> go_on = [] { return true; };

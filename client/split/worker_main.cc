@@ -16,9 +16,6 @@ namespace {
 
 Status Run(const std::string& plan_file, const std::string& data, const std::string& state, int output) {
   HEDDLE_ASSIGN_OR_RETURN(const protocol::SplitPlan plan, protocol::SplitPlan::LoadFile(plan_file));
-  if (plan.pipeline > 1) {
-    return Unimplemented("the connection carries one frame at a time: split.pipeline > 1 is for heddle-simulate-split");
-  }
   TaskResources resources;
   HEDDLE_ASSIGN_OR_RETURN(SplitDeviceOptions options, PrepareSplitDevice(plan, data, resources, state));
   HEDDLE_ASSIGN_OR_RETURN(const auto device, SplitDevice::Make(std::move(options)));
@@ -26,17 +23,21 @@ Status Run(const std::string& plan_file, const std::string& data, const std::str
     HEDDLE_ASSIGN_OR_RETURN(const std::optional<std::string> frame, ReadPipeFrame(STDIN_FILENO));
     if (!frame) return OkStatus();
     if (frame->empty()) {
+      HEDDLE_RETURN_IF_ERROR(WritePipeFrame(output, ""));
       HEDDLE_RETURN_IF_ERROR(WritePipeFrame(output, device->Hello()));
       continue;
     }
-    HEDDLE_ASSIGN_OR_RETURN(const SplitDevice::Action action, device->Take(*frame));
+    HEDDLE_ASSIGN_OR_RETURN(SplitDevice::Action action, device->Take(*frame));
     if (action.kind == SplitDevice::Action::Kind::kDone) return OkStatus();
     if (action.kind == SplitDevice::Action::Kind::kWait) {
       std::this_thread::sleep_for(std::chrono::milliseconds(action.retry_ms));
       HEDDLE_RETURN_IF_ERROR(WritePipeFrame(output, device->Hello()));
       continue;
     }
-    HEDDLE_RETURN_IF_ERROR(WritePipeFrame(output, action.frame));
+    while (action.kind == SplitDevice::Action::Kind::kSend) {
+      HEDDLE_RETURN_IF_ERROR(WritePipeFrame(output, action.frame));
+      HEDDLE_ASSIGN_OR_RETURN(action, device->Next());
+    }
   }
 }
 

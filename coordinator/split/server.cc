@@ -246,6 +246,7 @@ Result<std::optional<std::string>> SplitServer::Impl::Enqueue(uint64_t ticket, c
   }
   SplitSession& session = *found->second;
   session.seen = now;
+  session.missed = false;
   if (session.restored) return Unavailable("the split server went back to its last checkpoint: say hello again");
   HEDDLE_ASSIGN_OR_RETURN(const std::string* kept,
                           session.log().Admit(request, static_cast<uint32_t>(session.queue.size())));
@@ -272,7 +273,7 @@ void SplitServer::Impl::DropIfBroken(const std::string& device) {
 
 // ---- whose turn it is ----
 
-std::optional<SplitServer::Impl::Batch> SplitServer::Impl::NextBatch(bool hurry, std::optional<Duration>* wake) const {
+std::optional<SplitServer::Impl::Batch> SplitServer::Impl::NextBatch(bool hurry, std::optional<Duration>* wake) {
   std::vector<std::string> waiting;  // the longest first
   for (const auto& [device, session] : sessions) {
     if (!session->queue.empty() && !session->contributed()) waiting.push_back(device);
@@ -285,7 +286,12 @@ std::optional<SplitServer::Impl::Batch> SplitServer::Impl::NextBatch(bool hurry,
     if (waits_for_others.contains(first)) continue;
     Batch batch = Companions(waiting, first);
     const Duration due = since(first) + Seconds(plan.server_wait_ms / 1000);
-    if (hurry || batch.size() >= plan.server_batch || now >= due || MayJoin(batch) == 0) return batch;
+    if (hurry || batch.size() >= plan.server_batch) return batch;
+    const std::vector<SplitSession*> others = MayJoin(batch);
+    if (now >= due || others.empty()) {
+      for (SplitSession* other : others) other->missed = true;
+      return batch;
+    }
     *wake = std::min(wake->value_or(due), due);
     waits_for_others.insert(batch.begin(), batch.end());
   }
@@ -312,16 +318,20 @@ SplitServer::Impl::Batch SplitServer::Impl::Companions(const std::vector<std::st
 }
 
 // Sessions whose next request, which has not come yet, might be computed with these.
-size_t SplitServer::Impl::MayJoin(const Batch& batch) const {
+std::vector<SplitSession*> SplitServer::Impl::MayJoin(const Batch& batch) const {
   const TensorFrame& request = sessions.at(batch.front())->queue.front().frame;
   const void* const pass = sessions.at(batch.front())->Pass(request.micro);
-  return static_cast<size_t>(std::count_if(sessions.begin(), sessions.end(), [&](const auto& one) {
-    const SplitSession& session = *one.second;
-    if (!session.queue.empty() || session.contributed() || session.restored || session.log().complete()) return false;
+  std::vector<SplitSession*> out;
+  for (const auto& [device, one] : sessions) {
+    SplitSession& session = *one;
+    const bool silent = session.missed || session.restored;
+    if (silent || !session.queue.empty() || session.contributed() || session.log().complete()) continue;
     const auto next = schedule.At(session.log().last() + 1);
-    if (next.request != request.kind) return false;
-    return request.kind == FrameKind::kActivations || (pass != nullptr && session.Pass(next.micro) == pass);
-  }));
+    if (next.request != request.kind) continue;
+    const bool fits = request.kind == FrameKind::kActivations || (pass != nullptr && session.Pass(next.micro) == pass);
+    if (fits) out.push_back(&session);
+  }
+  return out;
 }
 
 std::vector<Result<TensorFrame>> SplitServer::Impl::Answers(const Batch& batch) {

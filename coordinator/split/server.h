@@ -1,5 +1,5 @@
 // The split server's half: the blocks that devices do not have, what is trained of them, and the rounds of a run, as a
-// machine without sockets: a device's frame in, the answer out. Whoever drives it (listener.h, the simulator, a test)
+// machine without sockets: a device's frame in, the answer out. Whoever drives it (pump.h, the simulator, a test)
 // carries the frames and says whose they are.
 //
 // A run is `rounds` rounds. In each, devices_per_round devices get a session: they start from the same device's part,

@@ -58,9 +58,9 @@ struct SplitServer::Impl {
   void Say(uint64_t ticket, std::string frame) { replies.push_back({ticket, std::move(frame)}); }
 
   using Batch = std::vector<std::string>;  // devices
-  std::optional<Batch> NextBatch(bool hurry, std::optional<Duration>* wake) const;
+  std::optional<Batch> NextBatch(bool hurry, std::optional<Duration>* wake);
   Batch Companions(const std::vector<std::string>& waiting, const std::string& first) const;
-  size_t MayJoin(const Batch& batch) const;
+  std::vector<SplitSession*> MayJoin(const Batch& batch) const;
   void Compute(const Batch& batch);
   std::vector<Result<protocol::TensorFrame>> Answers(const Batch& batch);
 

@@ -9,6 +9,7 @@
 
 #include "common/file.h"
 #include "common/logging.h"
+#include "coordinator/split/pump.h"
 #include "coordinator/split/setup.h"
 #include "protocol/transport/frame_socket.h"
 #include "protocol/transport/tls.h"
@@ -25,18 +26,8 @@ struct Options {
   bool until_done = false;
 };
 
-Duration SinceStart() {
-  static const auto start = std::chrono::steady_clock::now();
-  return std::chrono::duration_cast<Duration>(std::chrono::steady_clock::now() - start);
-}
-
 Status Run(Options options) {
   HEDDLE_ASSIGN_OR_RETURN(const protocol::SplitPlan plan, protocol::SplitPlan::LoadFile(options.plan));
-  if (plan.server_batch > 1 || plan.server_mode == "parallel") {
-    return Unimplemented(
-        "this program answers one frame after the other: split.server_batch > 1 and split.server = "
-        "\"parallel\" are for heddle-simulate-split");
-  }
   const fs::path certificates = options.certificates;
   HEDDLE_ASSIGN_OR_RETURN(const std::string authority, ReadFile(certificates / "ca.crt"));
   HEDDLE_ASSIGN_OR_RETURN(options.listener.tls, protocol::MakeServerTls({certificates / "server.crt",
@@ -48,12 +39,14 @@ Status Run(Options options) {
   asio::thread_pool compute(1);  // the server's machine is of one thread
   // A frame holds a tensor of four bytes an element and lists of at most seven bytes a token, or an adapter.
   options.listener.max_connections = size_t{4} * plan.max_sessions + 16;
+  options.listener.max_in_flight = plan.schedule().MaxInFlight();
   std::function<void()> ended;
+  SplitPump pump(compute.get_executor(), *server, [&] {
+    if (options.until_done && server->told() >= plan.devices_per_round) ended();
+  });
   protocol::FrameListener listener(io, compute.get_executor(), options.listener,
-                                   [&](const std::string& device, const std::string& frame) {
-                                     std::string answer = server->Handle(device, frame, SinceStart());
-                                     if (options.until_done && server->told() >= plan.devices_per_round) ended();
-                                     return answer;
+                                   [&pump](const std::string& device, std::string frame, SplitPump::Reply reply) {
+                                     pump.Take(device, std::move(frame), std::move(reply));
                                    });
   HEDDLE_RETURN_IF_ERROR(listener.Start());
   if (!options.port_file.empty()) {
@@ -64,6 +57,7 @@ Status Run(Options options) {
   asio::steady_timer goodbye(io);
   const auto stop = [&] {
     listener.Stop();
+    pump.Stop();
     signals.cancel();
     goodbye.cancel();
   };
@@ -81,6 +75,8 @@ Status Run(Options options) {
   };
   io.run();
   compute.join();
+  Log(Severity::kInfo, "the split server ends",
+      {{"round", static_cast<int64_t>(server->round())}, {"passes", static_cast<int64_t>(server->passes())}});
   return OkStatus();
 }
 
@@ -96,7 +92,8 @@ int Main(int argc, char** argv) {
   app.add_flag("--until-done", options.until_done, "end when the run is over and its devices have heard of it");
   CLI11_PARSE(app, argc, argv);
   std::signal(SIGPIPE, SIG_IGN);
-  const Status status = Run(std::move(options));
+  Status status = InitLogging({});
+  if (status.ok()) status = Run(std::move(options));
   if (status.ok()) return 0;
   std::cerr << "heddle-split-server: " << status.message() << "\n";
   return 1;

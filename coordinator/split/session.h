@@ -81,6 +81,8 @@ class SplitSession {
   uint32_t durable = 0;              // the boundary that is on disk
   Duration seen{};                   // when the last frame of the device came
   Duration contributed_at{};
+  // A pass waited for it in vain: until something comes from it, no other does.
+  bool missed = false;
   bool late = false;      // parallel: a step went on without it, and the next does not wait for it
   bool restored = false;  // from a checkpoint, and the device may not know that yet: it must say hello
 

@@ -7,6 +7,7 @@
 #include <boost/asio/detached.hpp>
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/post.hpp>
+#include <boost/asio/steady_timer.hpp>
 #include <boost/asio/strand.hpp>
 #include <boost/asio/use_awaitable.hpp>
 #include <boost/beast/core/flat_buffer.hpp>
@@ -16,11 +17,11 @@
 #include <boost/beast/http/string_body.hpp>
 #include <boost/beast/http/write.hpp>
 #include <boost/beast/websocket/stream.hpp>
+#include <deque>
+#include <map>
 #include <mutex>
-#include <set>
 
 #include "common/logging.h"
-#include "protocol/transport/blocking.h"
 #include "protocol/transport/http_exchange.h"
 #include "protocol/transport/openssl_util.h"
 #include "protocol/transport/tls_layer.h"
@@ -88,7 +89,11 @@ void FrameSocket::Close() {
 
 Awaitable<Result<std::string>> FrameSocket::Read(Duration deadline) {
   impl_->buffer.clear();
-  impl_->lowest().expires_after(deadline);
+  if (deadline == Duration::max()) {
+    impl_->lowest().expires_never();
+  } else {
+    impl_->lowest().expires_after(deadline);
+  }
   const auto [error, bytes] = co_await impl_->stream.async_read(impl_->buffer, kTuple);
   if (error) {
     Close();
@@ -157,7 +162,11 @@ struct FrameListener::Impl : std::enable_shared_from_this<FrameListener::Impl> {
         acceptor(strand) {}
 
   Awaitable<void> AcceptLoop();
+  struct Connection;
   Awaitable<void> Serve(std::shared_ptr<FrameSocket> socket);
+  Awaitable<void> ReadFrames(std::shared_ptr<Connection> connection);
+  Awaitable<void> WriteAnswers(std::shared_ptr<Connection> connection);
+  Awaitable<void> Watch(std::shared_ptr<Connection> connection);
   Awaitable<std::string> Greet(FrameSocket& socket);
 
   asio::io_context& io;
@@ -170,8 +179,49 @@ struct FrameListener::Impl : std::enable_shared_from_this<FrameListener::Impl> {
   std::atomic<bool> stopping{false};
 
   std::mutex mutex;
-  std::set<std::shared_ptr<FrameSocket>> sockets;
+  std::map<std::shared_ptr<FrameSocket>, std::weak_ptr<Connection>> sockets;
 };
+
+// On the connection's strand, but for Answer.
+struct FrameListener::Impl::Connection : std::enable_shared_from_this<Connection> {
+  Connection(std::shared_ptr<FrameSocket> connected, std::string name)
+      : socket(std::move(connected)),
+        device(std::move(name)),
+        executor(socket->impl_->stream.get_executor()),
+        to_reader(executor),
+        to_writer(executor),
+        to_watch(executor) {}
+
+  // Any thread.
+  void Answer(std::string answer) {
+    asio::post(executor, [self = shared_from_this(), answer = std::move(answer)]() mutable {
+      self->answers.push_back(std::move(answer));
+      self->to_writer.cancel();
+    });
+  }
+  void Close() {
+    closed = true;
+    socket->Close();
+    for (asio::steady_timer* timer : {&to_reader, &to_writer, &to_watch}) timer->cancel();
+  }
+  void Touch() { last_active = std::chrono::steady_clock::now(); }
+  // Until the timer is cancelled, or the time comes.
+  static Awaitable<void> Sleep(asio::steady_timer& timer, std::chrono::steady_clock::time_point until) {
+    timer.expires_at(until);
+    co_await timer.async_wait(kTuple);
+  }
+
+  const std::shared_ptr<FrameSocket> socket;
+  const std::string device;
+  const asio::any_io_executor executor;
+  asio::steady_timer to_reader, to_writer, to_watch;
+  std::deque<std::string> answers;  // to be written
+  size_t in_flight = 0;             // read, and the answer not written
+  std::chrono::steady_clock::time_point last_active = std::chrono::steady_clock::now();
+  bool closed = false;
+};
+
+constexpr auto kNever = std::chrono::steady_clock::time_point::max();
 
 FrameListener::FrameListener(asio::io_context& io, asio::any_io_executor compute, ListenerOptions options,
                              Handler handler)
@@ -216,8 +266,11 @@ void FrameListener::Stop() {
     impl->acceptor.close(ignored);
   });
   std::lock_guard lock(impl_->mutex);
-  for (const auto& socket : impl_->sockets) {
-    asio::post(socket->impl_->stream.get_executor(), [socket] { socket->Close(); });
+  for (const auto& [socket, serving] : impl_->sockets) {
+    asio::post(socket->impl_->stream.get_executor(), [socket = socket, serving = serving] {
+      const auto connection = serving.lock();
+      connection ? connection->Close() : socket->Close();
+    });
   }
 }
 
@@ -235,7 +288,7 @@ Awaitable<void> FrameListener::Impl::AcceptLoop() {
     {
       std::lock_guard lock(mutex);
       if (sockets.size() >= options.max_connections) continue;  // closes it
-      sockets.insert(made);
+      sockets.emplace(made, std::weak_ptr<Connection>());
     }
     asio::co_spawn(
         executor, [self = shared_from_this(), made] { return self->Serve(made); },
@@ -279,19 +332,63 @@ Awaitable<std::string> FrameListener::Impl::Greet(FrameSocket& socket) {
 }
 
 Awaitable<void> FrameListener::Impl::Serve(std::shared_ptr<FrameSocket> socket) {
-  const std::string device = co_await Greet(*socket);
-  while (!device.empty() && !stopping) {
-    Result<std::string> frame = co_await socket->Read(options.read_timeout);
+  std::string device = co_await Greet(*socket);
+  if (device.empty()) co_return;
+  const auto connection = std::make_shared<Connection>(socket, std::move(device));
+  {
+    std::lock_guard lock(mutex);
+    if (const auto found = sockets.find(socket); found != sockets.end()) found->second = connection;
+  }
+  for (auto part : {&Impl::WriteAnswers, &Impl::Watch}) {
+    asio::co_spawn(
+        connection->executor, [self = shared_from_this(), connection, part] { return ((*self).*part)(connection); },
+        asio::detached);
+  }
+  co_await ReadFrames(connection);
+  connection->Close();
+}
+
+Awaitable<void> FrameListener::Impl::ReadFrames(std::shared_ptr<Connection> connection) {
+  while (!stopping && !connection->closed) {
+    if (connection->in_flight >= options.max_in_flight) {
+      co_await Connection::Sleep(connection->to_reader, kNever);
+      continue;
+    }
+    Result<std::string> frame = co_await connection->socket->Read(Duration::max());  // Watch has the deadline
     if (!frame.ok()) co_return;
-    std::string answer;
-    const std::string given = *std::move(frame);
-    const Status computed = co_await RunBlocking(compute, [&] {
-      answer = handler(device, given);
-      return OkStatus();
+    connection->Touch();
+    ++connection->in_flight;
+    asio::post(compute, [self = shared_from_this(), connection, frame = *std::move(frame)]() mutable {
+      self->handler(connection->device, std::move(frame),
+                    [connection](std::string answer) { connection->Answer(std::move(answer)); });
     });
-    if (!computed.ok() || stopping) co_return;
-    const Status written = co_await socket->Write(answer, options.write_timeout);
-    if (!written.ok()) co_return;
+  }
+}
+
+Awaitable<void> FrameListener::Impl::WriteAnswers(std::shared_ptr<Connection> connection) {
+  while (!connection->closed) {
+    if (connection->answers.empty()) {
+      co_await Connection::Sleep(connection->to_writer, kNever);
+      continue;
+    }
+    const std::string answer = std::move(connection->answers.front());
+    connection->answers.pop_front();
+    const Status written = co_await connection->socket->Write(answer, options.write_timeout);
+    if (!written.ok()) co_return connection->Close();
+    connection->Touch();
+    --connection->in_flight;
+    connection->to_reader.cancel();
+  }
+}
+
+// Closes the connection of a device that has all its answers and says nothing.
+Awaitable<void> FrameListener::Impl::Watch(std::shared_ptr<Connection> connection) {
+  while (!connection->closed) {
+    const auto now = std::chrono::steady_clock::now();
+    if (connection->in_flight > 0) connection->last_active = now;
+    const auto end = connection->last_active + options.read_timeout;
+    if (now >= end) co_return connection->Close();
+    co_await Connection::Sleep(connection->to_watch, end);
   }
 }
 

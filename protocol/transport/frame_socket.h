@@ -2,9 +2,10 @@
 // ends. One binary message is one frame.
 //
 // FrameSocket is one connection, on either side: coroutines, on one strand, one reader and one writer at a time. Every
-// read and write has a deadline of its own, after which the connection is closed. FrameListener is the server: one
-// coroutine a connection, which reads a frame, has it answered by the handler on the compute executor, and writes the
-// answer; so of each device at most one frame waits, and at most max_connections of all.
+// read and write has a deadline of its own, after which the connection is closed. FrameListener is the server: it reads
+// a connection's frames, gives them to the handler on the compute executor, and writes the answers in the order in
+// which they come; at most max_in_flight frames of a connection wait for theirs, then no more are read from it, so that
+// a device that sends too much is held back by TCP. A device that is slow to read or to write keeps no other waiting.
 //
 // Life cycle of a listener: construct, Start, Stop, and run the io_context dry before it is destroyed. Start and Stop
 // from one thread.
@@ -47,9 +48,9 @@ class FrameSocket {
   static Awaitable<Result<std::shared_ptr<FrameSocket>>> Connect(Target target, SocketOptions options);
 
   ~FrameSocket();
-  // Errors: kUnavailable when the peer has gone, kDeadlineExceeded, kResourceExhausted (or kUnavailable, when the
-  // goodbye is cut short) for a message that is larger than max_frame_bytes, kInvalidArgument for one that is not
-  // binary. After an error the connection is closed.
+  // Duration::max() is no deadline. Errors: kUnavailable when the peer has gone, kDeadlineExceeded, kResourceExhausted
+  // (or kUnavailable, when the goodbye is cut short) for a message that is larger than max_frame_bytes,
+  // kInvalidArgument for one that is not binary. After an error the connection is closed.
   Awaitable<Result<std::string>> Read(Duration deadline);
   Awaitable<Status> Write(std::string_view frame, Duration deadline);
   // At once; what waits gets kUnavailable.
@@ -68,15 +69,18 @@ struct ListenerOptions {
   uint16_t port = 0;  // 0: any free one
   std::shared_ptr<boost::asio::ssl::context> tls;
   SocketOptions socket;
-  Duration read_timeout = Seconds(300);  // between an answer and the device's next frame
+  Duration read_timeout = Seconds(300);  // of a device that nothing waits for, until its next frame
   Duration write_timeout = Seconds(60);
   size_t max_connections = 64;  // further ones are closed at once
+  size_t max_in_flight = 1;     // at least 1
 };
 
 class FrameListener {
  public:
-  // The answer to a frame of the device of this name; called on the compute executor.
-  using Handler = std::function<std::string(const std::string& device, const std::string& frame)>;
+  // Gives the answer; once, from any thread, at once or later.
+  using Reply = std::function<void(std::string answer)>;
+  // A frame of the device of this name; called on the compute executor.
+  using Handler = std::function<void(const std::string& device, std::string frame, Reply reply)>;
   FrameListener(boost::asio::io_context& io, boost::asio::any_io_executor compute, ListenerOptions options,
                 Handler handler);
   ~FrameListener();

@@ -14,18 +14,34 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// A copy of the server's part for each device: the outcome does not depend on who was first.
-const std::map<std::string, std::string> kSettings = {{"split.server", "per_device"}, {"rounds", "3"}};
+// A copy of the server's part for each device: the outcome does not depend on who was first. Two micro-batches are on
+// the way at a time.
+const Settings kCopies = {{"split.server", "per_device"},
+                          {"split.pipeline", "2"},
+                          {"train.gradient_accumulation_steps", "2"},
+                          {"rounds", "3"}};
+// One part that steps with the devices of a step together. Nobody is so late that a step goes on alone.
+const Settings kParallel = {{"split.server", "parallel"},
+                            {"split.step_timeout_s", "600"},
+                            {"split.pipeline", "2"},
+                            {"train.gradient_accumulation_steps", "2"},
+                            {"rounds", "3"}};
 
-std::string PlanText() {
+// The plan of all tests with these settings, as a file.
+std::string PlanText(const Settings& settings) {
   std::string text = kPlan;
-  const auto replace = [&text](const std::string& what, const std::string& with) {
-    const size_t at = text.find(what);
-    ASSERT_NE(at, std::string::npos) << what;
-    text.replace(at, what.size(), with);
-  };
-  replace("rounds = 2", "rounds = 3");
-  replace("[split]\n", "[split]\nserver = \"per_device\"\n");
+  for (const auto& [key, value] : settings) {
+    const size_t dot = key.find('.');
+    const std::string name = dot == std::string::npos ? key : key.substr(dot + 1);
+    const std::string line = name + " = " + (std::isdigit(value[0]) != 0 ? value : '"' + value + '"') + "\n";
+    const std::string table = dot == std::string::npos ? "" : "[" + key.substr(0, dot) + "]\n";
+    const size_t begin = table.empty() ? 1 : text.find(table) + table.size();
+    const size_t old = text.find("\n" + name + " = ", begin - 1);
+    if (old != std::string::npos && old < text.find("\n[", begin - 1)) {
+      text.erase(old + 1, text.find('\n', old + 1) - old);
+    }
+    text.insert(begin, line);
+  }
   return text;
 }
 
@@ -38,10 +54,11 @@ bool Eventually(const std::function<bool()>& condition) {
   return true;
 }
 
-class SplitProcesses : public testing::Test {
- protected:
-  SplitProcesses() : world_(kSettings) {
-    std::ofstream(world_.folder() / "plan.toml") << PlanText();
+class Processes {
+ public:
+  explicit Processes(const Settings& settings, int more_devices = 0) : world_(settings) {
+    std::ofstream(plan()) << PlanText(settings);
+    for (int i = 0; i < more_devices; ++i) world_.AddDevice("device-" + std::to_string(world_.devices.size()));
     const Duration year = std::chrono::hours(365 * 24);
     model::Require(protocol::CertificateAuthority::Create(pki(), "Heddle test authority", year));
     const auto authority = *protocol::CertificateAuthority::Load(pki());
@@ -57,6 +74,7 @@ class SplitProcesses : public testing::Test {
     }
   }
 
+  fs::path plan() const { return world_.folder() / "plan.toml"; }
   fs::path pki() const { return world_.folder() / "pki"; }
   fs::path StateOf(const std::string& device) const { return world_.folder() / ("state-" + device); }
   fs::path run() const { return world_.folder() / "processes"; }
@@ -66,7 +84,7 @@ class SplitProcesses : public testing::Test {
   Subprocess StartServer(bool until_done) {
     std::vector<std::string> argv = {Program("heddle-split-server"),
                                      "--plan",
-                                     (world_.folder() / "plan.toml"),
+                                     plan(),
                                      "--folder",
                                      run().string(),
                                      "--certificates",
@@ -77,76 +95,137 @@ class SplitProcesses : public testing::Test {
     if (!port_.empty()) argv.insert(argv.end(), {"--port", port_});
     auto server = Subprocess::Start({.argv = argv, .stderr_file = world_.folder() / "server.log"});
     EXPECT_TRUE(server.ok()) << server.status();
-    EXPECT_TRUE(Eventually([this] { return fs::exists(world_.folder() / "port"); }));
+    EXPECT_TRUE(Eventually([this] { return fs::exists(world_.folder() / "port"); })) << Logs();
     port_ = *ReadFile(world_.folder() / "port");
     port_.pop_back();
     return *std::move(server);
   }
   Subprocess StartDevice(const std::string& device) {
-    auto client = Subprocess::Start({.argv = {Program("heddle-split-client"), "--plan", (world_.folder() / "plan.toml"),
-                                              "--data", (world_.folder() / (device + ".txt")), "--state-dir",
-                                              StateOf(device).string(), "--host", "127.0.0.1", "--port", port_},
-                                     .stderr_file = world_.folder() / (device + ".log")});
+    auto client = Subprocess::Start(
+        {.argv = {Program("heddle-split-client"), "--plan", plan(), "--data", (world_.folder() / (device + ".txt")),
+                  "--state-dir", StateOf(device).string(), "--host", "127.0.0.1", "--port", port_},
+         .stderr_file = world_.folder() / (device + ".log")});
     EXPECT_TRUE(client.ok()) << client.status();
     return *std::move(client);
   }
-  void ExpectTheOutcomeOfOneProcess() {
-    world_.Interleaved();
-    for (const auto& [part, adapter] :
-         {std::pair{"device", world_.server->device_adapter()}, {"server", world_.server->server_adapter()}}) {
-      const auto made = ReadSafetensors(run() / "round-3" / (std::string(part) + ".safetensors"));
-      ASSERT_TRUE(made.ok()) << made.status();
-      ExpectSameBits(made->tensors, adapter);
+  // Both parts after the last round.
+  StateDict Made() const {
+    StateDict out;
+    for (const char* part : {"device", "server"}) {
+      const auto made = ReadSafetensors(run() / ("round-" + std::to_string(world_.plan.rounds)) /
+                                        (std::string(part) + ".safetensors"));
+      EXPECT_TRUE(made.ok()) << made.status();
+      if (made.ok()) out.insert(made->tensors.begin(), made->tensors.end());
     }
+    return out;
+  }
+  // What the same machines make in this process.
+  StateDict MadeHere() {
+    world_.AllAtOnce();
+    return world_.Outcome();
   }
   std::string Logs() const {
     std::string all;
-    for (const char* name : {"server.log", "device-0.log", "device-1.log"}) {
+    for (const char* name : {"server.log", "device-0.log", "device-1.log", "device-2.log"}) {
       const auto text = ReadFile(world_.folder() / name);
       if (text.ok()) all += std::string(name) + ":\n" + *text;
     }
     return all;
   }
 
+  // Passes that the server says it has computed.
+  int Passes() const {
+    const std::string log = Logs();
+    const size_t at = log.rfind("passes=");
+    return at == std::string::npos ? -1 : std::atoi(log.c_str() + at + 7);
+  }
+
+ private:
   SplitWorld world_;
   std::string port_;
 };
 
-TEST_F(SplitProcesses, MakeWhatOneProcessMakes) {
-  Subprocess server = StartServer(true);
-  Subprocess first = StartDevice("device-0"), second = StartDevice("device-1");
-  EXPECT_EQ(first.Wait(), 0) << Logs();
-  EXPECT_EQ(second.Wait(), 0) << Logs();
-  EXPECT_EQ(server.Wait(), 0) << Logs();
-  ExpectTheOutcomeOfOneProcess();
+// Runs it to the end.
+void RunAll(Processes& processes) {
+  Subprocess server = processes.StartServer(true);
+  Subprocess first = processes.StartDevice("device-0"), second = processes.StartDevice("device-1");
+  EXPECT_EQ(first.Wait(), 0) << processes.Logs();
+  EXPECT_EQ(second.Wait(), 0) << processes.Logs();
+  EXPECT_EQ(server.Wait(), 0) << processes.Logs();
 }
 
-TEST_F(SplitProcesses, AKilledServerAndAKilledDeviceChangeNothing) {
+class SplitProcesses : public testing::TestWithParam<Settings> {};
+
+TEST_P(SplitProcesses, MakeWhatOneProcessMakes) {
+  Processes processes(GetParam());
+  RunAll(processes);
+  ExpectSameBits(processes.Made(), processes.MadeHere());
+}
+
+TEST_P(SplitProcesses, AKilledServerAndAKilledDeviceChangeNothing) {
+  Processes processes(GetParam());
   // A device that is killed and begun again may come when the others have ended, so the server stays.
-  std::optional<Subprocess> server = StartServer(false);
-  std::optional<Subprocess> first = StartDevice("device-0");
-  Subprocess second = StartDevice("device-1");
-  ASSERT_TRUE(Eventually([this] { return fs::exists(run() / "round-1"); })) << Logs();
+  std::optional<Subprocess> server = processes.StartServer(false);
+  std::optional<Subprocess> first = processes.StartDevice("device-0");
+  Subprocess second = processes.StartDevice("device-1");
+  ASSERT_TRUE(Eventually([&] { return fs::exists(processes.run() / "round-1"); })) << processes.Logs();
   server->Signal(SIGKILL);
   server->Wait();
-  server = StartServer(false);
-  ASSERT_TRUE(Eventually([this] { return fs::exists(run() / "round-2"); })) << Logs();
+  server = processes.StartServer(false);
+  ASSERT_TRUE(Eventually([&] { return fs::exists(processes.run() / "round-2"); })) << processes.Logs();
   first->Signal(SIGKILL);
   first->Wait();
-  first = StartDevice("device-0");
-  EXPECT_EQ(first->Wait(), 0) << Logs();
-  EXPECT_EQ(second.Wait(), 0) << Logs();
+  first = processes.StartDevice("device-0");
+  EXPECT_EQ(first->Wait(), 0) << processes.Logs();
+  EXPECT_EQ(second.Wait(), 0) << processes.Logs();
   server->Signal(SIGTERM);
-  EXPECT_EQ(server->Wait(), 0) << Logs();
-  ExpectTheOutcomeOfOneProcess();
+  EXPECT_EQ(server->Wait(), 0) << processes.Logs();
+  ExpectSameBits(processes.Made(), processes.MadeHere());
 }
 
-TEST_F(SplitProcesses, ADeviceWithAnotherPlanIsToldSo) {
-  Subprocess server = StartServer(false);
-  std::ofstream(world_.folder() / "plan.toml") << PlanText() << "weight_decay = 0.5\n";
-  Subprocess device = StartDevice("device-0");
+INSTANTIATE_TEST_SUITE_P(All, SplitProcesses, testing::Values(kCopies, kParallel),
+                         [](const auto& info) { return info.index == 0 ? "Copies" : "Parallel"; });
+
+// SGD: AdamW's first steps make a sign of a gradient, which rounding may turn.
+const Settings kBatched = {{"split.server", "per_device"},    {"split.server_batch", "2"},
+                           {"split.server_wait_ms", "60000"}, {"device.optimizer", "SGD"},
+                           {"server.optimizer", "SGD"},       {"device.learning_rate", "0.5"},
+                           {"server.learning_rate", "0.5"},   {"rounds", "1"}};
+
+TEST(SplitBatches, OfProcessesAreOnePassAndGiveWhatOneProcessGivesUpToRounding) {
+  Processes processes(kBatched);
+  RunAll(processes);
+  EXPECT_LT(RelativeDistance(processes.Made(), processes.MadeHere()), 2e-4);
+  // Two passes a step and device, of which at most the first device's first is alone: nobody else was there yet.
+  EXPECT_GE(processes.Passes(), 2 * 3) << processes.Logs();
+  EXPECT_LE(processes.Passes(), 2 * (3 + 3)) << processes.Logs();
+}
+
+TEST(SplitBatches, ADeviceThatIsStoppedHoldsUpNobody) {
+  Processes processes({{"split.server_batch", "2"}, {"split.session_timeout_s", "1"}, {"train.local_steps", "20"}},
+                      /*more_devices=*/1);
+  Subprocess server = processes.StartServer(false);
+  Subprocess stopped = processes.StartDevice("device-0");
+  // In the middle of its first round.
+  ASSERT_TRUE(Eventually([&] { return fs::exists(processes.run() / "state.safetensors"); })) << processes.Logs();
+  stopped.Signal(SIGSTOP);
+  Subprocess second = processes.StartDevice("device-1"), third = processes.StartDevice("device-2");
+  EXPECT_EQ(second.Wait(), 0) << processes.Logs();
+  EXPECT_EQ(third.Wait(), 0) << processes.Logs();
+  EXPECT_TRUE(fs::exists(processes.run() / "round-2"));
+  stopped.Signal(SIGCONT);  // it hears that the run is over
+  EXPECT_EQ(stopped.Wait(), 0) << processes.Logs();
+  server.Signal(SIGTERM);
+  EXPECT_EQ(server.Wait(), 0) << processes.Logs();
+}
+
+TEST(SplitPlans, ADeviceWithAnotherPlanIsToldSo) {
+  Processes processes(kCopies);
+  Subprocess server = processes.StartServer(false);
+  std::ofstream(processes.plan()) << PlanText(kCopies) << "weight_decay = 0.5\n";
+  Subprocess device = processes.StartDevice("device-0");
   EXPECT_EQ(device.Wait(), 1);
-  EXPECT_NE(Logs().find("another plan or another base model"), std::string::npos) << Logs();
+  EXPECT_NE(processes.Logs().find("another plan or another base model"), std::string::npos) << processes.Logs();
 }
 
 }  // namespace

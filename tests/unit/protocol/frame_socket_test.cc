@@ -24,11 +24,14 @@ class FrameSocketTest : public testing::Test {
   }
 
   void Listen() {
-    listener_ = std::make_unique<FrameListener>(server_.io(), server_.io().get_executor(), options_,
-                                                [this](const std::string& device, const std::string& frame) {
-                                                  ++answered_;
-                                                  return device + " said " + frame;
-                                                });
+    listener_ = std::make_unique<FrameListener>(
+        server_.io(), server_.io().get_executor(), options_,
+        [this](const std::string& device, std::string frame, auto reply) {
+          ++answered_;
+          if (!holds_) return reply(device + " said " + frame);
+          std::lock_guard lock(mutex_);
+          held_.push_back([reply, answer = device + " said " + frame] { reply(answer); });
+        });
     const Status status = listener_->Start();
     ASSERT_TRUE(status.ok()) << status;
   }
@@ -54,6 +57,18 @@ class FrameSocketTest : public testing::Test {
   Threads server_, client_{1};
   std::unique_ptr<FrameListener> listener_;
   std::atomic<int> answered_{0};
+  std::atomic<bool> holds_{false};
+  std::mutex mutex_;
+  std::vector<std::function<void()>> held_;  // answers that are given later
+
+  size_t held() {
+    std::lock_guard lock(mutex_);
+    return held_.size();
+  }
+  void Release() {
+    std::lock_guard lock(mutex_);
+    for (const auto& answer : std::exchange(held_, {})) answer();
+  }
 };
 
 TEST_F(FrameSocketTest, FramesOfAnySizeAreAnsweredInOrderToTheDeviceOfTheCertificate) {
@@ -131,6 +146,60 @@ TEST_F(FrameSocketTest, MoreConnectionsThanAllowedAreClosedAndRoomComesBack) {
     co_return true;
   }(first->get()));
   EXPECT_TRUE(Eventually([this] { return Connect().ok(); }));
+}
+
+TEST_F(FrameSocketTest, SomeFramesMayBeOnTheWayAndNoMoreAreReadThanThat) {
+  options_.max_in_flight = 2;
+  holds_ = true;
+  Listen();
+  const auto socket = Connect();
+  ASSERT_TRUE(socket.ok());
+  for (const char* frame : {"1", "2", "3"}) {
+    ASSERT_TRUE(Await(client_.io(), (*socket)->Write(frame, Seconds(10))).ok());
+  }
+  ASSERT_TRUE(Eventually([this] { return held() == 2; }));
+  // Another device is read and answered meanwhile, so the third frame has had its time.
+  pki_.Enrol("phone-2");
+  const auto other = Connect("phone-2");
+  ASSERT_TRUE(other.ok());
+  ASSERT_TRUE(Await(client_.io(), (*other)->Write("4", Seconds(10))).ok());
+  ASSERT_TRUE(Eventually([this] { return held() == 3; }));
+  EXPECT_EQ(answered_, 3);
+  holds_ = false;
+  Release();
+  for (const char* frame : {"1", "2", "3"}) {
+    EXPECT_EQ(*Await(client_.io(), (*socket)->Read(Seconds(10))), "phone-1 said " + std::string(frame));
+  }
+  EXPECT_EQ(*Await(client_.io(), (*other)->Read(Seconds(10))), "phone-2 said 4");
+}
+
+TEST_F(FrameSocketTest, WhoWaitsForAnAnswerIsNotSilent) {
+  options_.read_timeout = Seconds(0.05);
+  holds_ = true;
+  Listen();
+  const auto socket = Connect();
+  ASSERT_TRUE(socket.ok());
+  ASSERT_TRUE(Await(client_.io(), (*socket)->Write("1", Seconds(10))).ok());
+  ASSERT_TRUE(Eventually([this] { return held() == 1; }));
+  // A second one, silent from its beginning, is closed at the deadline; the first has then passed its own.
+  const auto silent = Connect();
+  ASSERT_TRUE(silent.ok());
+  ASSERT_TRUE(Eventually([this] { return listener_->connections() == 1; }));
+  Release();
+  EXPECT_EQ(*Await(client_.io(), (*socket)->Read(Seconds(10))), "phone-1 said 1");
+}
+
+TEST_F(FrameSocketTest, AStopDoesNotWaitForAnswersThatNeverCome) {
+  holds_ = true;
+  Listen();
+  const auto socket = Connect();
+  ASSERT_TRUE(socket.ok());
+  ASSERT_TRUE(Await(client_.io(), (*socket)->Write("1", Seconds(10))).ok());
+  ASSERT_TRUE(Eventually([this] { return held() == 1; }));
+  listener_->Stop();
+  EXPECT_TRUE(Eventually([this] { return listener_->connections() == 0; }));
+  Release();  // too late: nothing happens
+  listener_.reset();
 }
 
 TEST_F(FrameSocketTest, AStopEndsWhatIsOpen) {

@@ -6,6 +6,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <deque>
 #include <filesystem>
 #include <functional>
@@ -235,6 +236,21 @@ inline void ExpectSameBits(const StateDict& a, const StateDict& b) {
     const auto left = tensor.bytes(), right = b.find(key)->second.bytes();
     EXPECT_TRUE(std::equal(left.begin(), left.end(), right.begin(), right.end())) << key;
   }
+}
+
+// The largest difference of two outcomes, relative to the largest value.
+inline double RelativeDistance(const StateDict& a, const StateDict& b) {
+  EXPECT_EQ(SpecOf(a), SpecOf(b));
+  if (SpecOf(a) != SpecOf(b)) return INFINITY;
+  double largest = 0, scale = 0;
+  for (const auto& [key, tensor] : a) {
+    const auto left = tensor.values<float>(), right = b.find(key)->second.values<float>();
+    for (size_t i = 0; i < left.size(); ++i) {
+      largest = std::max(largest, std::abs(double{left[i]} - right[i]));
+      scale = std::max(scale, std::abs(double{left[i]}));
+    }
+  }
+  return largest / scale;
 }
 
 }  // namespace heddle
