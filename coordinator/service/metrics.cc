@@ -163,10 +163,10 @@ void Metrics::AddTraffic(uint64_t received, uint64_t sent) {
   impl_->sent.Increment(static_cast<double>(sent));
 }
 
-void Metrics::RoundEnded(bool committed, double seconds, double train_loss, uint32_t round) {
+void Metrics::RoundEnded(bool committed, double seconds, std::optional<double> train_loss, uint32_t round) {
   impl_->rounds.Add({{"outcome", committed ? "committed" : "abandoned"}}).Increment();
   impl_->round_seconds.Observe(seconds);
-  if (committed) impl_->train_loss.Set(train_loss);
+  if (committed && train_loss) impl_->train_loss.Set(*train_loss);
   impl_->round.Set(round);
 }
 

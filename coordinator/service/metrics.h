@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -29,7 +30,8 @@ class Metrics {
   void CountZerothOrder(uint64_t skipped_directions, bool loss_stalled);
   void CountPseudoLabels(uint64_t examples);  // of an accepted report
   void AddTraffic(uint64_t received, uint64_t sent);
-  void RoundEnded(bool committed, double seconds, double train_loss, uint32_t round);
+  // `train_loss`: none where no device took a step; the gauge then stays.
+  void RoundEnded(bool committed, double seconds, std::optional<double> train_loss, uint32_t round);
   void ObserveUpdateBytes(uint64_t bytes);
   // Body bytes since the program started.
   Traffic traffic() const;

@@ -36,9 +36,11 @@ json::object DeviceJson(const AssignmentRecord& a) {
     out["num_examples"] = a.metrics.num_examples;
     out["num_tokens"] = a.metrics.num_tokens;
     out["steps"] = a.metrics.steps;
-    out["train_loss"] = Number(a.metrics.train_loss);
-    out["first_loss"] = Number(a.metrics.first_loss);
-    out["last_loss"] = Number(a.metrics.last_loss);
+    if (a.metrics.steps > 0) {
+      out["train_loss"] = Number(a.metrics.train_loss);
+      out["first_loss"] = Number(a.metrics.first_loss);
+      out["last_loss"] = Number(a.metrics.last_loss);
+    }
     out["train_seconds"] = Number(a.metrics.train_seconds);
     out["peak_memory_bytes"] = a.metrics.peak_memory_bytes;
     out["update_sha256"] = a.update.ToHex();
@@ -79,14 +81,15 @@ RoundLosses LossesOf(std::span<const AssignmentRecord> assignments) {
   RoundLosses out;
   for (const AssignmentRecord& a : assignments) {
     if (a.state != AssignmentState::kAccepted) continue;
+    ++out.num_accepted;
+    if (a.metrics.steps == 0) continue;
     const auto weight = static_cast<double>(a.metrics.num_examples);
     out.num_examples += a.metrics.num_examples;
-    ++out.num_accepted;
     out.train_loss += weight * a.metrics.train_loss;
     out.first_loss += weight * a.metrics.first_loss;
     out.last_loss += weight * a.metrics.last_loss;
   }
-  if (out.num_examples > 0) {
+  if (out.trained()) {
     const auto total = static_cast<double>(out.num_examples);
     out.train_loss /= total;
     out.first_loss /= total;
@@ -112,7 +115,7 @@ std::string HistoryLine(const RoundRecord& round, std::span<const AssignmentReco
   out["num_assigned"] = assignments.size();
   out["num_accepted"] = losses.num_accepted;
   out["num_examples"] = losses.num_examples;
-  if (losses.num_accepted > 0) {
+  if (losses.trained()) {
     out["train_loss"] = Number(losses.train_loss);
     out["first_loss"] = Number(losses.first_loss);
     out["last_loss"] = Number(losses.last_loss);

@@ -29,10 +29,12 @@ struct Traffic {
   friend bool operator==(const Traffic&, const Traffic&) = default;
 };
 
-// Weighted by num_examples over the accepted updates.
+// Losses are means over the accepted updates, weighted by num_examples. A device that took no step (with few labels:
+// aggregation/averaging/few_shot.h) has no loss and trained on nothing: it is accepted, and counts for nothing else.
 struct RoundLosses {
   uint64_t num_examples = 0, num_accepted = 0;
-  double train_loss = 0, first_loss = 0, last_loss = 0;
+  double train_loss = 0, first_loss = 0, last_loss = 0;  // 0 where nobody took a step
+  bool trained() const { return num_examples > 0; }
 };
 RoundLosses LossesOf(std::span<const AssignmentRecord> assignments);
 

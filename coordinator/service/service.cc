@@ -154,8 +154,9 @@ void Service::Impl::MakeDriver() {
   driver_options.core.aggregation_threads = static_cast<unsigned>(config.aggregation_threads);
   driver_options.core.traffic = [this] { return metrics.traffic(); };
   driver_options.core.observer.round_ended = [this](const RoundRecord& round, std::span<const AssignmentRecord> all) {
+    const RoundLosses losses = LossesOf(all);
     metrics.RoundEnded(round.phase == RoundPhase::kCommitted, ToSeconds(round.ended_at - round.started_at),
-                       LossesOf(all).train_loss, round.round);
+                       losses.trained() ? std::optional(losses.train_loss) : std::nullopt, round.round);
   };
   driver = std::make_unique<RunDriver>(std::move(driver_options));
 }
