@@ -314,6 +314,14 @@ std::string Compressor::Header(const StateDictSpec& spec) const {
   return header + SpecDigest(spec);
 }
 
+std::string Compressor::Fingerprint(const StateDictSpec& spec) { return SpecDigest(spec); }
+
+std::string Compressor::FingerprintIn(std::span<const std::byte> bytes) const {
+  const size_t end = Header({}).size(), size = SpecDigest({}).size();
+  if (bytes.size() < end) return {};
+  return {reinterpret_cast<const char*>(bytes.data()) + (end - size), size};
+}
+
 Result<Encoded> Compressor::Encode(const StateDict& update, StateDict* residual) const {
   const StateDictSpec spec = SpecOf(update);
   HEDDLE_ASSIGN_OR_RETURN(const EncodedSize size, SizeOf(spec));

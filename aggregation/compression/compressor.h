@@ -64,6 +64,11 @@ class Compressor {
   Result<StateDict> Decode(std::span<const std::byte> bytes, const StateDictSpec& expected,
                            uint64_t max_decoded_bytes) const;
 
+  // The 8 bytes that stand for names and shapes in the header of an update of that spec, and those that an encoded
+  // update has (empty when it is too short): for who expects one of several shapes.
+  static std::string Fingerprint(const StateDictSpec& spec);
+  std::string FingerprintIn(std::span<const std::byte> bytes) const;
+
   // Errors: kInvalidArgument for a spec that Encode refuses.
   Result<EncodedSize> SizeOf(const StateDictSpec& spec) const;
 

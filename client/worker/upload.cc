@@ -1,6 +1,7 @@
 #include "client/worker/upload.h"
 
 #include "aggregation/compression/compressor.h"
+#include "aggregation/device_rules.h"
 #include "common/logging.h"
 #include "common/safetensors.h"
 
@@ -33,9 +34,16 @@ StateDict ResidualOf(const StateDict& update, const StateDict& earlier) {
   StateDict residual;
   for (const auto& [name, tensor] : update) {
     const auto found = earlier.find(name);
-    if (found != earlier.end() && found->second.spec() == tensor.spec()) {
-      residual.emplace_hint(residual.end(), name, found->second);
-      continue;
+    if (found != earlier.end()) {
+      // A device that has pruned its rank sends the first rows of A and columns of B from then on.
+      const int rank = aggregation::IsLoraA(name) ? 0 : aggregation::IsLoraB(name) ? 1 : -1;
+      const bool factor = rank >= 0 && tensor.shape().size() == 2 && found->second.shape().size() == 2;
+      Tensor left = factor ? aggregation::CutToRank(name, found->second, tensor.shape()[static_cast<size_t>(rank)])
+                           : found->second;
+      if (left.spec() == tensor.spec()) {
+        residual.emplace_hint(residual.end(), name, std::move(left));
+        continue;
+      }
     }
     std::span<std::byte> zeros;
     residual.emplace_hint(residual.end(), name, Tensor::Allocate(tensor.spec(), &zeros));

@@ -21,7 +21,8 @@ Status CheckUpload(const TrainRules& rules);
 // Without rules.upload the canonical safetensors of output->update. With it the encoded form (docs/formats.md), its
 // random choices by input.seed. With error feedback what was left out of this device's accepted updates (in
 // input.personal_path) joins before, and output->personal gets what is left out now, and what is left of tensors that
-// are not in this update; of tensors that have another shape by now it is dropped. Errors: those of CheckUpload and of
+// are not in this update; of factors whose rank is smaller by now it is cut to that, of other tensors that have another
+// shape it is dropped. Errors: those of CheckUpload and of
 // Compressor::Encode; those of the file, which begins anew when it is damaged.
 Result<std::string> MakeUpload(const TaskInput& input, TaskOutput* output);
 

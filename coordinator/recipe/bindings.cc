@@ -83,6 +83,10 @@ void RecipeBindings::BindCompression() {
                {.help = "as upload, for the rounds after upload_rounds",
                 .max = static_cast<double>(compression::Pipeline::kMaxWords),
                 .silent_default = true});
+  schema_.Bind("compression.download", &download_,
+               {.help = "how devices get the model of a round: float32, or rounded to bf16",
+                .choices = {"float32", "bf16"},
+                .silent_default = true});
 }
 
 Status RecipeBindings::ParseUpload(const char* key, const std::vector<std::string>& words,
@@ -103,6 +107,7 @@ Status RecipeBindings::StoreCompression() {
   HEDDLE_RETURN_IF_ERROR(ParseUpload("compression.upload", upload_, &recipe_->upload));
   HEDDLE_RETURN_IF_ERROR(ParseUpload("compression.later_upload", later_upload_, &recipe_->later_upload));
   recipe_->upload_rounds = static_cast<uint32_t>(upload_rounds_);
+  recipe_->bfloat16_download = download_ == "bf16";
   const bool feedback = recipe_->upload.error_feedback() || recipe_->later_upload.error_feedback();
   if (upload_rounds_ > 0 && feedback) {
     return InvalidArgument(

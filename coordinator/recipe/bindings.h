@@ -50,6 +50,7 @@ class RecipeBindings {
   std::vector<std::string> target_modules_ = {"q_proj", "v_proj"};
   std::vector<std::string> device_ranks_, device_layers_, upload_, later_upload_;
   uint64_t upload_rounds_ = 0;
+  std::string download_ = "float32";
   std::vector<int64_t> rank_tiers_, layer_tiers_;
   std::map<std::string, std::optional<double>> method_settings_;  // of all methods; those that were given
   uint64_t rounds_ = 1, cohort_size_ = 1, min_available_ = 0, min_reports_ = 0, max_abandoned_ = 0;

@@ -156,13 +156,6 @@ Status CheckUpload(const Recipe& recipe) {
     mistakes += "\n  compression.upload: " + recipe.strategy +
                 "'s devices train adapters of different sizes, whose updates cannot be made smaller; remove it";
   }
-  if (recipe.RulesOf(1).prune_gamma > 0) {
-    // The coordinator must know the shapes before it reads the first byte.
-    mistakes +=
-        "\n  compression.upload: devices that give up a part of their rank choose the shapes of their updates, and "
-        "these "
-        "cannot be made smaller; remove it, or set strategy.prune_gamma = 0";
-  }
   if (aggregation::LayerGroupsOf(recipe.strategy, recipe.AggregatorOf(1)) > 0) {
     mistakes += "\n  compression.upload: with " + recipe.strategy +
                 " each device sends some layers only, which are not "
@@ -321,7 +314,8 @@ int64_t Recipe::RankOf(const DeviceId& device) const {
 }
 
 DeviceView Recipe::ViewFor(const DeviceId& device, uint32_t round) const {
-  DeviceView view{.rank = RankOf(device), .group = {}, .layers = PartFor(device, round).given};
+  DeviceView view{
+      .rank = RankOf(device), .group = {}, .layers = PartFor(device, round).given, .bfloat16 = bfloat16_download};
   const aggregation::DeviceRules rules = RulesOf(round);
   if (rules.groups > 0) view.group = aggregation::GroupOf(rules, seed, device.value());
   return view;

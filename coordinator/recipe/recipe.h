@@ -27,6 +27,7 @@ struct DeviceView {
   int64_t rank = 0;                   // of its factors; 0: the model's
   std::optional<uint32_t> group;      // whose adapter, where the strategy tries several side by side
   std::vector<uint32_t> layers = {};  // of these the adapter's tensors; empty: of all
+  bool bfloat16 = false;              // rounded (aggregation/rounded_model.h)
   auto operator<=>(const DeviceView&) const = default;
 };
 
@@ -45,6 +46,7 @@ struct Recipe {
   compression::Pipeline upload;  // [compression] upload: how devices make their updates smaller; empty: not at all
   compression::Pipeline later_upload;  // [compression] later_upload: in rounds above upload_rounds
   uint32_t upload_rounds = 0;          // [compression] upload_rounds; 0: all rounds, and there is no other upload
+  bool bfloat16_download = false;      // [compression] download = "bf16": devices start from the model so rounded
   aggregation::AggregatorOptions aggregator;  // [strategy] max_abs, max_norm, max_num_examples, the method's own keys
   v1::TrainPlan train;                        // [train]
   std::string learning_rate_schedule = "constant";  // [train] "constant" or "cosine" over the rounds

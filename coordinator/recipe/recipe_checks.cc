@@ -22,6 +22,8 @@ Status CheckSeeds(const Recipe& recipe) {
     };
     refuse(!recipe.upload.empty() || !recipe.later_upload.empty(), "compression.upload",
            "scalars are small as they are; remove it");
+    refuse(recipe.bfloat16_download, "compression.download",
+           "devices replay the ledger from the same start to the bit; remove it");
     refuse(!recipe.aggregator.kept.empty(), "strategy.kept", "a ledger is of all trained tensors; remove it");
     refuse(zo.estimator() == "forward_gradient", "zo.estimator", "the ledger is of differences; use spsa");
     refuse(!zo.optimizer().empty() && zo.optimizer() != "zo_sgd", "zo.optimizer", "the ledger knows plain steps only");

@@ -165,6 +165,8 @@ class RunCore {
   Result<Sha256Digest> StartOf(const Sha256Digest& parent, const DeviceView& of) const;
   // Its configuration and tensors.
   Result<Checkpoint> MakeView(const Sha256Digest& parent, const DeviceView& of) const;
+  // The same before it is rounded.
+  Result<Checkpoint> MakeFloatView(const Sha256Digest& parent, const DeviceView& of) const;
   void PublishAround(const Sha256Digest& parent, const Sha256Digest& model);
   Result<StateDict> LoadModel(const Sha256Digest& digest) const;
   Result<StateDict> LoadState(const StateDict& model);

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "aggregation/ledger/ledger_model.h"
+#include "aggregation/rounded_model.h"
 #include "common/logging.h"
 #include "common/safetensors.h"
 #include "common/test_hooks.h"
@@ -37,6 +38,12 @@ aggregation::UpdateInfo RunCore::UpdateInfoOf(const AssignmentRecord& assignment
 }
 
 Result<Checkpoint> RunCore::MakeView(const Sha256Digest& parent, const DeviceView& of) const {
+  HEDDLE_ASSIGN_OR_RETURN(Checkpoint view, MakeFloatView(parent, of));
+  if (of.bfloat16) view.tensors = aggregation::RoundedToBfloat16(view.tensors);
+  return view;
+}
+
+Result<Checkpoint> RunCore::MakeFloatView(const Sha256Digest& parent, const DeviceView& of) const {
   HEDDLE_ASSIGN_OR_RETURN(const StateDict whole, LoadModel(parent));
   if (of.group) return GroupAdapter(whole, material_.adapter_config_json, *of.group);
   HEDDLE_ASSIGN_OR_RETURN(const peft::AdapterConfig config,

@@ -1,5 +1,6 @@
 #include "coordinator/service/update_reader.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "aggregation/compression/compressor.h"
@@ -12,6 +13,13 @@ UpdateReader::UpdateReader(const Recipe& recipe, uint32_t round, StateDictSpec m
   if (upload_.empty()) return;
   rules_ = recipe.RulesOf(round);
   model_ = std::move(model);
+  if (rules_.prune_gamma > 0) {
+    int64_t most = 0;
+    for (const auto& [key, spec] : model_) {
+      if (aggregation::IsLoraA(key) && spec.shape.size() == 2) most = std::max(most, spec.shape[0]);
+    }
+    for (int64_t rank = 1; rank <= most; ++rank) pruned_[compression::Compressor::Fingerprint(Expected(rank))] = rank;
+  }
   if (aggregation::UsesSubModels(recipe.strategy)) {
     part_ = [recipe, round](const DeviceId& device) { return recipe.PartFor(device, round); };
   }
@@ -19,14 +27,20 @@ UpdateReader::UpdateReader(const Recipe& recipe, uint32_t round, StateDictSpec m
 
 StateDictSpec UpdateReader::Expected(int64_t rank) const { return aggregation::UpdateSpec(model_, rules_, rank); }
 
+int64_t UpdateReader::SentRank(std::span<const std::byte> bytes, int64_t rank) const {
+  const auto sent = pruned_.find(compression::Compressor(upload_, 0).FingerprintIn(bytes));
+  return sent != pruned_.end() && (rank == 0 || sent->second < rank) ? sent->second : rank;
+}
+
 Result<StateDict> UpdateReader::Read(std::span<const std::byte> bytes, std::shared_ptr<const void> owner,
                                      const DeviceId& device, int64_t rank) const {
   if (upload_.empty()) {
     HEDDLE_ASSIGN_OR_RETURN(SafetensorsFile file, ParseSafetensors(bytes, std::move(owner)));
     return std::move(file.tensors);
   }
+  const StateDictSpec expected = Expected(SentRank(bytes, rank));
   return compression::Compressor(upload_, TaskSeed(run_seed_, round_, device))
-      .Decode(bytes, part_ ? aggregation::SentBy(part_(device), Expected(rank)) : Expected(rank), ExtraBytes(rank));
+      .Decode(bytes, part_ ? aggregation::SentBy(part_(device), expected) : expected, ExtraBytes(rank));
 }
 
 uint64_t UpdateReader::ExtraBytes(int64_t rank) const {

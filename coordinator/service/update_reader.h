@@ -8,8 +8,10 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <span>
+#include <string>
 
 #include "common/state_dict.h"
 #include "common/status.h"
@@ -23,7 +25,8 @@ class UpdateReader {
   UpdateReader(const Recipe& recipe, uint32_t round, StateDictSpec model);
 
   // The update of a device whose factors have `rank` (0: the model's) from its bytes, which `owner` keeps alive: views
-  // into them, or tensors of their own when it was encoded. Errors: kInvalidArgument with what is wrong, also for an
+  // into them, or tensors of their own when it was encoded. Where devices prune their rank (HetLoRA) it may be of fewer
+  // rows of A and columns of B, as its header says. Errors: kInvalidArgument with what is wrong, also for an
   // update in the other of the two forms; kResourceExhausted (memory).
   Result<StateDict> Read(std::span<const std::byte> bytes, std::shared_ptr<const void> owner, const DeviceId& device,
                          int64_t rank) const;
@@ -33,6 +36,8 @@ class UpdateReader {
 
  private:
   StateDictSpec Expected(int64_t rank) const;  // of a device that has the whole model
+  // The rank that such an update is of, where the device may have given up a part of its own.
+  int64_t SentRank(std::span<const std::byte> bytes, int64_t rank) const;
 
   compression::Pipeline upload_;
   uint64_t run_seed_ = 0;
@@ -41,6 +46,8 @@ class UpdateReader {
   aggregation::DeviceRules rules_;
   StateDictSpec model_;
   std::function<aggregation::SubModel(const DeviceId&)> part_;  // of methods that give devices parts
+  // Where devices prune their rank: the ranks that an update may have, by how its header says them.
+  std::map<std::string, int64_t, std::less<>> pruned_;
 };
 
 }  // namespace heddle::coordinator

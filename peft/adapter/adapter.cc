@@ -5,6 +5,7 @@
 
 #include "common/config.h"
 #include "common/file.h"
+#include "common/float_convert.h"
 #include "common/random.h"
 #include "common/safetensors.h"
 
@@ -15,6 +16,14 @@ constexpr std::string_view kPrefix = "base_model.model.";
 constexpr size_t kMaxConfigBytes = size_t{1} << 20;
 
 std::string LastComponent(std::string_view path) { return std::string(path.substr(path.rfind('.') + 1)); }
+
+Tensor Widened(const Tensor& tensor) {
+  std::span<std::byte> bytes;
+  Tensor out = Tensor::Allocate({DType::kF32, tensor.shape()}, &bytes);
+  ConvertToFloat(tensor.dtype(), tensor.bytes().data(), bytes.size() / sizeof(float),
+                 reinterpret_cast<float*>(bytes.data()));
+  return out;
+}
 
 }  // namespace
 
@@ -86,6 +95,9 @@ Result<Adapter> ReadAdapter(const std::filesystem::path& folder) {
   auto config = AdapterConfig::FromJson(text);
   if (!config.ok()) return config.status().Annotate(config_path.string());
   HEDDLE_ASSIGN_OR_RETURN(SafetensorsFile file, ReadSafetensors(folder / "adapter_model.safetensors"));
+  for (auto& [key, tensor] : file.tensors) {
+    if (tensor.dtype() == DType::kBF16) tensor = Widened(tensor);
+  }
   return Adapter{*std::move(config), std::move(file.tensors)};
 }
 

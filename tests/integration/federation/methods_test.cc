@@ -79,8 +79,14 @@ const std::map<std::string, std::string> kPaced = {
     {"warmup_rounds", "1"}, {"infer_devices", "1"}, {"infer_samples", "3"}, {"min_logit", "-1000"}};
 const std::string kPrompt = "[prompt]\npattern = \"{text} it is {mask}\"\nwords = [\"all\", \"no\"]\n";
 
+const std::string kRounded = "[compression]\ndownload = \"bf16\"\n";
+// Devices that give up rank, and send what is left of it in few bytes.
+const std::map<std::string, std::string> kPruned = {{"prune_gamma", "0.5"}, {"prune_lambda", "20.0"}};
+const std::string kSmaller = "[compression]\nupload = [\"top_k:0.2\", \"int8\", \"error_feedback\"]\n";
+
 INSTANTIATE_TEST_SUITE_P(BeyondAMean, Methods,
-                         testing::Values(Method{"FedAdam", {}, {}}, Method{"SCAFFOLD", kDescent, {}},
+                         testing::Values(Method{"FedAdam", {}, {}, {}, kRounded},
+                                         Method{"HetLoRA", {}, {}, kPruned, kSmaller}, Method{"SCAFFOLD", kDescent, {}},
                                          Method{"FedSA-LoRA", {}, {{"device_ranks", "[\"anna:1\"]"}}},
                                          Method{"FedBFPT", {}, {}, kLayers}, Method{"HeteroLayers", {}, {}, kDepths},
                                          Method{"FLoRA", {}, {}}, Method{"FedKSeed", kForward, {}},

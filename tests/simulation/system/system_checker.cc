@@ -111,6 +111,7 @@ void SystemChecker::OnCheckin(const std::string& device, const Network::Answer& 
   const v1::TaskAssignment& task = response->assignment();
   const std::string& id = task.assignment_id();
   if (has_ledger()) models_[initial_].ledger = EmptyLedger(task.plan().train(), initial_);
+  CheckStart(task);
   if (auto before = issued_.find(id); before != issued_.end()) {
     const Issued& old = before->second;
     if (old.device != device || old.round != task.round() || old.attempt != task.attempt()) {
@@ -125,6 +126,22 @@ void SystemChecker::OnCheckin(const std::string& device, const Network::Answer& 
   if (!first && attempt->second != task.deadline_unix_us()) {
     Breach("the deadline of round " + std::to_string(task.round()) + " was moved");
   }
+}
+
+// A task starts from a committed model: from its file, or where downloads are rounded from its rounding and nothing
+// else.
+void SystemChecker::CheckStart(const v1::TaskAssignment& task) {
+  if (has_ledger()) return;
+  const Sha256Digest start = protocol::DigestOf(task.plan().adapter(1)).value();
+  if (!rounds_downloads_) {
+    if (!models_.contains(start)) Breach("a task starts from a model that was never committed");
+    return;
+  }
+  for (const auto& [digest, version] : models_) {
+    if (!roundings_.contains(digest)) roundings_[digest] = RoundedFileOf(model_spec_, version);
+    if (roundings_[digest] == start) return;
+  }
+  Breach("a task starts from what is not the rounding of a committed model");
 }
 
 void SystemChecker::Count(v1::ReportVerdict verdict) {

@@ -39,9 +39,10 @@ struct Counts {
 
 class SystemChecker {
  public:
-  // `cleans`: the coordinator throws away what nothing needs any more.
-  SystemChecker(Timeline& time, CoordinatorHost& host, Method method, bool cleans)
-      : time_(time), host_(host), method_(method), cleans_(cleans) {}
+  // `cleans`: the coordinator throws away what nothing needs any more. `rounds_downloads`: devices get models in
+  // bfloat16.
+  SystemChecker(Timeline& time, CoordinatorHost& host, Method method, bool cleans, bool rounds_downloads)
+      : time_(time), host_(host), method_(method), cleans_(cleans), rounds_downloads_(rounds_downloads) {}
   bool cleans() const { return cleans_; }
 
   const std::optional<std::string>& breach() const { return breach_; }
@@ -120,19 +121,21 @@ class SystemChecker {
                       const std::vector<std::pair<const MadeUpdate*, uint64_t>>& accepted, Version* next);
   const Values& Replayed(const zo::Ledger& ledger);
   void CheckBlob(const Sha256Digest& digest, const std::string& what);
+  void CheckStart(const v1::TaskAssignment& task);
   void Count(v1::ReportVerdict verdict);
 
   Timeline& time_;
   CoordinatorHost& host_;
   Method method_;
-  bool cleans_;
+  bool cleans_, rounds_downloads_;
   std::optional<std::string> breach_;
   std::optional<RunId> run_;
   coordinator::RunSpec spec_;
   StateDictSpec model_spec_;
   Sha256Digest initial_;
-  std::map<Sha256Digest, Version> models_;  // as computed here
-  std::map<std::string, Values> replays_;   // by the ledger's packed form, without its weights
+  std::map<Sha256Digest, Version> models_;          // as computed here
+  std::map<Sha256Digest, Sha256Digest> roundings_;  // of them, where downloads are rounded
+  std::map<std::string, Values> replays_;           // by the ledger's packed form, without its weights
   std::map<Sha256Digest, Known> updates_;
   std::map<std::string, Issued> issued_;
   std::vector<std::pair<std::string, std::string>> issued_list_;

@@ -30,7 +30,7 @@ SystemWorld::SystemWorld(Stage& stage, uint64_t seed)
       time_(seed),
       host_(stage, time_, seed),
       network_(time_, host_),
-      checker_(time_, host_, DrawMethod(seed), DeriveSeed(seed, "cleaning", "") % 3 == 0),
+      checker_(time_, host_, DrawMethod(seed), DeriveSeed(seed, "cleaning", "") % 3 == 0, RoundsDownloads(seed)),
       rogue_(time_, network_, checker_, machines_) {
   DrawWeather();
   DrawMachines();
@@ -119,6 +119,8 @@ Method SystemWorld::DrawMethod(uint64_t seed) {
   return static_cast<Method>(1 + DeriveSeed(seed, "method", "") % (kNumTensorMethods - 1));
 }
 
+bool SystemWorld::RoundsDownloads(uint64_t seed) { return DeriveSeed(seed, "download", "") % 4 == 0; }
+
 std::string SystemWorld::DrawRecipe() {
   const uint32_t cohort = 5 + time_.Below(8);
   const double over = 1 + 0.25 * time_.Below(3);
@@ -132,9 +134,12 @@ std::string SystemWorld::DrawRecipe() {
             "\n[zo]\ndistribution = \"rademacher\"\nzo_eps = " + Text(kEpsilon) +
             "\nclip_projected_grad = " + Text(kMaxScalar) + "\nnum_perturbations = " + std::to_string(1 + seed_ % 3) +
             "\n";
-  } else if (DeriveSeed(seed_, "compression", "") % 4 == 0) {
-    // In some worlds updates are made smaller; by the seed alone, so that the other draws of a world stay.
-    more = "[compression]\nupload = [\"int8\"]\n";
+  } else {
+    // In some worlds updates are made smaller, in some what devices start from; by the seed alone, so that the other
+    // draws of a world stay.
+    if (DeriveSeed(seed_, "compression", "") % 4 == 0) more += "upload = [\"int8\"]\n";
+    if (RoundsDownloads(seed_)) more += "download = \"bf16\"\n";
+    if (!more.empty()) more = "[compression]\n" + more;
   }
   return Stage::Recipe(seed_, {{"num_server_rounds", "10"},
                                {"cohort_size", std::to_string(cohort)},

@@ -36,6 +36,7 @@ class SystemWorld {
   void DrawMachines();
   void DrawTroubles();
   static Method DrawMethod(uint64_t seed);
+  static bool RoundsDownloads(uint64_t seed);
   std::string DrawRecipe();
 
   // ---- the coordinator ----

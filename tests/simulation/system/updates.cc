@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -259,6 +260,38 @@ Version NextVersion(Method method, const Version& parent,
   return next;
 }
 
+namespace {
+
+void AddStateDigest(const std::string& state, StateDict* model) {
+  const Sha256Digest digest = Sha256(state);
+  std::span<std::byte> bytes;
+  Tensor named = Tensor::Allocate({DType::kU8, {32}}, &bytes);
+  std::memcpy(bytes.data(), digest.raw().data(), bytes.size());
+  model->emplace("heddle.state.sha256", std::move(named));
+}
+
+// The upper half of the nearest float with 8 significant bits.
+uint16_t NearestBfloat16(float value) {
+  if (value == 0) return std::signbit(value) ? 0x8000 : 0;
+  const double step = std::ldexp(1.0, std::max(std::ilogb(value), -126) - 7);
+  const auto nearest = static_cast<float>(std::nearbyint(static_cast<double>(value) / step) * step);
+  return static_cast<uint16_t>(std::bit_cast<uint32_t>(nearest) >> 16);
+}
+
+}  // namespace
+
+Sha256Digest RoundedFileOf(const StateDictSpec& spec, const Version& version) {
+  StateDict model;
+  for (const auto& [name, values] : version.model) {
+    std::span<std::byte> bytes;
+    model.emplace(name, Tensor::Allocate({DType::kBF16, spec.at(name).shape}, &bytes));
+    auto* const out = reinterpret_cast<uint16_t*>(bytes.data());
+    for (size_t i = 0; i < values.size(); ++i) out[i] = NearestBfloat16(values[i]);
+  }
+  if (const std::string state = FilesOf(spec, version).state; !state.empty()) AddStateDigest(state, &model);
+  return Sha256(SerializeSafetensors(model));
+}
+
 VersionFiles FilesOf(const StateDictSpec& spec, const Version& version) {
   VersionFiles files;
   StateDict model = ToTensors(spec, version.model);
@@ -268,11 +301,7 @@ VersionFiles FilesOf(const StateDictSpec& spec, const Version& version) {
       state.emplace(name, Tensor::FromFloats(spec.at(name.substr(2)).shape, values));
     }
     files.state = SerializeSafetensors(state);
-    const Sha256Digest digest = Sha256(files.state);
-    std::span<std::byte> bytes;
-    Tensor named = Tensor::Allocate({DType::kU8, {32}}, &bytes);
-    std::memcpy(bytes.data(), digest.raw().data(), bytes.size());
-    model.emplace("heddle.state.sha256", std::move(named));
+    AddStateDigest(files.state, &model);
   }
   files.model = SerializeSafetensors(model);
   return files;

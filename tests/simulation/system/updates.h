@@ -100,4 +100,7 @@ struct VersionFiles {
 };
 VersionFiles FilesOf(const StateDictSpec& spec, const Version& version);
 
+// The digest of what devices get of it where downloads are rounded: bfloat16 by arithmetic, not by bits.
+Sha256Digest RoundedFileOf(const StateDictSpec& spec, const Version& version);
+
 }  // namespace heddle::system_simulation

@@ -90,6 +90,20 @@ TEST_F(UploadTest, WhatIsLeftOfTensorsThatAreNotInThisUpdateWaits) {
   EXPECT_EQ(ValuesOf(output_.personal, "heddle.residual.a"), (std::vector<float>{0, 1, 0}));
 }
 
+TEST_F(UploadTest, WhatIsLeftOfFactorsIsCutToTheRankThatTheDeviceHasPrunedItselfTo) {
+  input_.train.rules.upload = {"top_k:0.1", "error_feedback"};  // one value of each
+  const auto factors = [](int64_t rank, const std::vector<float>& a, const std::vector<float>& b) {
+    return StateDict{{"h.0.lora_A.weight", Tensor::FromFloats({rank, 2}, a)},
+                     {"h.0.lora_B.weight", Tensor::FromFloats({2, rank}, b)}};
+  };
+  Send(factors(3, {1, 2, 3, 4, 5, 9}, {1, 2, 3, 4, 5, 9}));
+  EXPECT_EQ(ValuesOf(output_.personal, "heddle.residual.h.0.lora_A.weight"), (std::vector<float>{1, 2, 3, 4, 5, 0}));
+  Send(factors(2, {0, 0, 0, 10}, {0, 0, 0, 10}));
+  // The first two rows of A and columns of B, with what the second update adds, less what it sends.
+  EXPECT_EQ(ValuesOf(output_.personal, "heddle.residual.h.0.lora_A.weight"), (std::vector<float>{1, 2, 3, 0}));
+  EXPECT_EQ(ValuesOf(output_.personal, "heddle.residual.h.0.lora_B.weight"), (std::vector<float>{1, 2, 4, 0}));
+}
+
 TEST_F(UploadTest, StandsBesideWhatElseTheDeviceKeeps) {
   input_.train.rules.upload = {"top_k:0.5", "error_feedback"};
   output_ = TaskOutput{Tensors({{"a", {2, -3}}}), {}, Tensors({{"own", {9}}})};

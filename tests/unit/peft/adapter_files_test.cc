@@ -1,8 +1,10 @@
 // Adapters as files and as tensors: PEFT's folder layout and key names, and the initial factors.
 #include <gtest/gtest.h>
 
+#include <array>
 #include <bit>
 #include <cmath>
+#include <cstring>
 
 #include "common/digest.h"
 #include "common/safetensors.h"
@@ -149,6 +151,25 @@ TEST(AdapterFolder, ComesBackAsItWasWritten) {
   EXPECT_TRUE(SerializeSafetensors(back->tensors) == SerializeSafetensors(tensors));
   const auto file = ReadSafetensors(folder / "adapter/adapter_model.safetensors");
   EXPECT_EQ(file->metadata.at("format"), "pt");  // transformers asks for it
+}
+
+TEST(AdapterFolder, TensorsInBfloat16AreWidened) {
+  const TempDir folder;
+  const AdapterConfig config = Config();
+  StateDict half;
+  std::span<std::byte> bytes;
+  half.emplace("a", Tensor::Allocate({DType::kBF16, {2, 2}}, &bytes));
+  const std::array<uint16_t, 4> bits = {0x3f80, 0xc000, 0x0001, 0x7f7f};  // 1, -2, the smallest, the largest
+  std::memcpy(bytes.data(), bits.data(), bytes.size());
+  std::span<std::byte> whole;
+  half.emplace("b", Tensor::Allocate({DType::kU8, {3}}, &whole));
+  ASSERT_TRUE(WriteAdapter(folder / "adapter", config, half).ok());
+  const auto back = ReadAdapter(folder / "adapter");
+  ASSERT_TRUE(back.ok()) << back.status();
+  ASSERT_EQ(back->tensors.at("a").spec(), (TensorSpec{DType::kF32, {2, 2}}));
+  const auto values = back->tensors.at("a").values<float>();
+  EXPECT_EQ(std::vector<float>(values.begin(), values.end()), (std::vector<float>{1, -2, 0x1p-133F, 0x1.fep127F}));
+  EXPECT_EQ(back->tensors.at("b").dtype(), DType::kU8);
 }
 
 TEST(AdapterFolder, MistakesNameTheFile) {

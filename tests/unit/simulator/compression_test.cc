@@ -2,11 +2,15 @@
 // do not depend on threads, and go with what else a method asks of devices.
 #include <gtest/gtest.h>
 
+#include <boost/json.hpp>
 #include <map>
 #include <string>
 #include <vector>
 
+#include "common/file.h"
 #include "common/logging.h"
+#include "common/safetensors.h"
+#include "coordinator/store/blob_store.h"
 #include "simulator/world/simulation.h"
 #include "tests/unit/common/temp_dir.h"
 
@@ -17,7 +21,7 @@ namespace fs = std::filesystem;
 
 struct Ran {
   std::string model;
-  uint64_t up = 0;
+  uint64_t up = 0, down = 0;
   std::vector<double> losses;  // of the rounds
 };
 
@@ -70,6 +74,7 @@ seconds_per_step = 1
     if (!result.ok()) return ran;
     ran.model = result->run.model.ToHex();
     ran.up = result->traffic.up;
+    ran.down = result->traffic.down - result->base_model_bytes;
     return ran;
   }
 
@@ -118,6 +123,88 @@ TEST_F(CompressedRun, GoesWithWhatElseAMethodAsksOfDevices) {
     overrides["simulation.threads"] = "3";
     EXPECT_EQ(Run(method + "-again", overrides).model, one.model);
     EXPECT_EQ(one.losses.size(), 3U);
+  }
+}
+
+TEST_F(CompressedRun, DevicesThatPruneTheirRankSendWhatIsLeftOfItSmaller) {
+  const std::map<std::string, std::string> method = {
+      {"strategy.name", "HetLoRA"},
+      {"strategy.prune_gamma", "0.5"},
+      {"strategy.prune_lambda", "20.0"},
+      {"compression.upload", R"(["top_k:0.2", "int8", "error_feedback"])"}};
+  const Ran one = Run("one", method);
+  EXPECT_EQ(one.losses.size(), 5U);
+  std::map<std::string, std::string> threads = method;
+  threads["simulation.threads"] = "3";
+  EXPECT_EQ(Run("again", threads).model, one.model);
+  // Each gave up half of its rank at least once, and what is left of its updates is of the rank that it has.
+  for (int device = 0; device < 3; ++device) {
+    const auto file =
+        ReadSafetensors(folder_ / "one" / "personal" / ("device-" + std::to_string(device) + ".safetensors"));
+    ASSERT_TRUE(file.ok()) << file.status();
+    const auto rank = static_cast<int64_t>(file->tensors.at("heddle.rank").values<float>()[0]);
+    EXPECT_LT(rank, 4);
+    int factors = 0;
+    for (const auto& [name, tensor] : file->tensors) {
+      if (!name.starts_with("heddle.residual.") || !name.ends_with("lora_A.weight")) continue;
+      EXPECT_EQ(tensor.shape()[0], rank) << name;
+      ++factors;
+    }
+    EXPECT_GT(factors, 0);
+  }
+}
+
+// The canonical model stays float32: a round's model is the one before and the mean of what devices sent, which are
+// differences from the rounded start.
+TEST_F(CompressedRun, WithRoundedDownloadsTheModelIsTheOneBeforeAndTheMeanOfDifferencesFromItsRounding) {
+  const Ran plain = Run("plain", {}), rounded = Run("rounded", {{"compression.download", "bf16"}});
+  EXPECT_EQ(Run("again", {{"compression.download", "bf16"}, {"simulation.threads", "3"}}).model, rounded.model);
+  EXPECT_NE(rounded.model, plain.model);
+  EXPECT_EQ(rounded.up, plain.up);
+  EXPECT_LT(rounded.down, 0.55 * static_cast<double>(plain.down));
+  EXPECT_LT(rounded.losses.back(), rounded.losses.front() - 0.1);
+  EXPECT_NEAR(rounded.losses.back(), plain.losses.back(), 0.1);
+
+  const fs::path out = folder_ / "rounded";
+  const auto read = [](const fs::path& file) {
+    auto tensors = ReadSafetensors(file);
+    EXPECT_TRUE(tensors.ok()) << tensors.status();
+    return tensors.ok() ? std::move(tensors->tensors) : StateDict();
+  };
+  const auto history = ReadFile(out / "history.jsonl", size_t{1} << 20);
+  ASSERT_TRUE(history.ok()) << history.status();
+  std::vector<boost::json::value> lines;
+  for (size_t begin = 0, end = 0; (end = history->find('\n', begin)) != std::string::npos; begin = end + 1) {
+    lines.push_back(boost::json::parse(std::string_view(*history).substr(begin, end - begin)));
+  }
+  ASSERT_EQ(lines.size(), 5U);
+  const StateDict before = read(out / "checkpoints" / "round-4" / "adapter_model.safetensors"),
+                  after = read(out / "checkpoints" / "round-5" / "adapter_model.safetensors");
+  std::map<std::string, std::vector<double>> sums;
+  double weight = 0;
+  for (const boost::json::value& device : lines.back().at("devices").as_array()) {
+    const double examples = device.at("num_examples").to_number<double>();
+    weight += examples;
+    const auto digest = Sha256Digest::FromHex(std::string(device.at("update_sha256").as_string()));
+    ASSERT_TRUE(digest.ok());
+    coordinator::BlobStoreOptions options;
+    options.root = out / "state";
+    auto blobs = coordinator::BlobStore::Open(std::move(options));
+    ASSERT_TRUE(blobs.ok()) << blobs.status();
+    for (const auto& [key, tensor] : read((*blobs)->Path(*digest))) {
+      const auto values = tensor.values<float>();
+      std::vector<double>& sum = sums[key];
+      sum.resize(values.size());
+      for (size_t i = 0; i < values.size(); ++i) sum[i] += examples * static_cast<double>(values[i]);
+    }
+  }
+  for (const auto& [key, tensor] : after) {
+    ASSERT_EQ(tensor.dtype(), DType::kF32);
+    const auto start = before.at(key).values<float>(), end = tensor.values<float>();
+    const std::vector<double>& sum = sums.at(key);
+    for (size_t i = 0; i < end.size(); ++i) {
+      ASSERT_NEAR(static_cast<double>(end[i]), static_cast<double>(start[i]) + sum[i] / weight, 1e-6) << key;
+    }
   }
 }
 

@@ -301,8 +301,18 @@ TEST(RecipeText, TellsEveryMistakeOfACompressionAtOnce) {
   EXPECT_THAT(said, HasSubstr("compression.upload: 'top_k' needs the share"));
   EXPECT_THAT(Refusal("[train]\nlocal_task = \"lora_sft\"\n[compression]\nupload = [\"int8\"]\n"),
               HasSubstr("the local task 'lora_sft' does not know it"));
-  EXPECT_THAT(Refusal("[strategy]\nname = \"HetLoRA\"\n[compression]\nupload = [\"int8\"]\n"),
-              HasSubstr("choose the shapes of their updates"));
+}
+
+TEST(RecipeText, ADownloadIsRoundedForEveryDeviceWhereTheRecipeSaysSo) {
+  EXPECT_FALSE(Load("")->ViewFor(DeviceId("anna"), 1).bfloat16);
+  const auto recipe = Load("[compression]\ndownload = \"bf16\"\n");
+  ASSERT_TRUE(recipe.ok()) << recipe.status();
+  EXPECT_TRUE(recipe->ViewFor(DeviceId("anna"), 1).bfloat16);
+  EXPECT_EQ(recipe->local_task, "lora_sft") << "what devices start from is in the file, not in the plan";
+  EXPECT_THAT(Refusal("[compression]\ndownload = \"int8\"\n"), HasSubstr("compression.download"));
+  EXPECT_THAT(Refusal("[train]\nlr_scheduler_type = \"constant\"\n[strategy]\nname = \"FedKSeed\"\n"
+                      "[compression]\ndownload = \"bf16\"\n"),
+              HasSubstr("compression.download: devices replay the ledger from the same start to the bit"));
 }
 
 }  // namespace

@@ -2,6 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
+
+#include "common/safetensors.h"
+#include "protocol/validate.h"
 #include "tests/unit/coordinator/store/temp_folder.h"
 #include "tests/unit/coordinator/upgrade/small_run.h"
 
@@ -51,6 +55,73 @@ TEST_F(RunCoreTest, AnAssignmentGivenOutAndClosedInOneCommitIsNotOpen) {
   const std::vector<AssignmentId> ids = Assigned();
   ASSERT_EQ(ids.size(), 2u);
   for (const AssignmentId& id : ids) EXPECT_FALSE(core().open_assignments()->Find(id).has_value());
+}
+
+// Downloads in bfloat16: what a device starts from is a file of its own; the canonical model stays float32.
+class RoundedDownloads : public ::testing::Test {
+ protected:
+  RoundedDownloads() {
+    EXPECT_TRUE(run_.Open().ok());
+    run_.Create(folder_.path(), {{"compression.download", "bf16"}});
+  }
+  StateDict Read(const Sha256Digest& digest) {
+    auto file = ReadSafetensors(run_.blobs().Path(digest));
+    EXPECT_TRUE(file.ok()) << file.status();
+    return file.ok() ? std::move(file->tensors) : StateDict();
+  }
+
+  testing::TempFolder folder_;
+  testing::SmallRun run_{folder_.path() / "state"};
+};
+
+TEST_F(RoundedDownloads, AreWhatTheAssignmentNamesAndHalfAsLong) {
+  run_.Round();
+  const Sha256Digest model = run_.run().model;
+  run_.CheckinBoth();
+  const StateDict whole = Read(model);
+  for (const char* device : {testing::SmallRun::kFirst, testing::SmallRun::kSecond}) {
+    const v1::TaskAssignment& task = run_.task(device);
+    const v1::BlobRef& given = task.plan().adapter(1);
+    const Sha256Digest start = protocol::DigestOf(given).value();
+    EXPECT_NE(start, model);
+    EXPECT_TRUE(run_.core().IsPublished(start));
+    EXPECT_EQ(run_.core().open_assignments()->Find(AssignmentId(task.assignment_id()))->start, start);
+    const StateDict rounded = Read(start);
+    ASSERT_EQ(rounded.size(), whole.size());
+    for (const auto& [key, tensor] : whole) {
+      ASSERT_EQ(rounded.at(key).spec(), (TensorSpec{DType::kBF16, tensor.shape()})) << key;
+      const auto values = tensor.values<float>();
+      const auto near = rounded.at(key).ToFloats();
+      for (size_t i = 0; i < values.size(); ++i) {
+        EXPECT_LE(std::abs(values[i] - (*near)[i]), std::ldexp(std::abs(values[i]), -8)) << key;
+      }
+    }
+    EXPECT_EQ(TotalBytes(rounded) * 2, TotalBytes(whole));
+    EXPECT_EQ(given.size_bytes(), SerializeSafetensors(rounded).size());
+  }
+}
+
+TEST_F(RoundedDownloads, LeaveTheModelInFloat32AndAddUpWhatDevicesCannotSee) {
+  const StateDict first = Read(run_.run().model);
+  for (int round = 0; round < 3; ++round) run_.Round();
+  // Both devices send 0.01 times the round's number and a little, whatever they start from.
+  const double added = 0.01 * (1 + 2 + 3) + 3 * (0.001 + 0.002) / 2;
+  const StateDict last = Read(run_.run().model);
+  for (const auto& [key, tensor] : first) {
+    ASSERT_EQ(last.at(key).dtype(), DType::kF32);
+    const auto before = tensor.values<float>(), after = last.at(key).values<float>();
+    for (size_t i = 0; i < before.size(); ++i) EXPECT_NEAR(after[i], before[i] + added, 1e-6) << key;
+  }
+}
+
+TEST_F(RoundedDownloads, AreTheSameAfterARestart) {
+  run_.Round();
+  run_.CheckinBoth();
+  const v1::BlobRef before = run_.task(testing::SmallRun::kFirst).plan().adapter(1);
+  run_.Resume();
+  run_.Checkin(testing::SmallRun::kFirst);
+  EXPECT_EQ(run_.task(testing::SmallRun::kFirst).plan().adapter(1).sha256(), before.sha256());
+  EXPECT_TRUE(run_.core().IsPublished(protocol::DigestOf(before).value()));
 }
 
 }  // namespace

@@ -65,9 +65,9 @@ RunCoreOptions SmallRun::Options() {
   return options;
 }
 
-void SmallRun::Create(const fs::path& folder) {
+void SmallRun::Create(const fs::path& folder, const std::map<std::string, std::string>& overrides) {
   model::WriteModelFolder(folder / "base", Base());
-  core_ = Need(RunCore::Create(Options(), {.recipe_text = kRecipe, .folder = folder, .overrides = {}}));
+  core_ = Need(RunCore::Create(Options(), {.recipe_text = kRecipe, .folder = folder, .overrides = overrides}));
 }
 
 void SmallRun::Resume() {

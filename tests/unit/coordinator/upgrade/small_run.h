@@ -26,8 +26,8 @@ class SmallRun {
 
   // Store and blobs. Errors: those of Store::Open and BlobStore::Open.
   Status Open();
-  // Begins the run with a base model that is written to `folder`.
-  void Create(const std::filesystem::path& folder);
+  // Begins the run with a base model that is written to `folder`; `overrides` go over the recipe's keys.
+  void Create(const std::filesystem::path& folder, const std::map<std::string, std::string>& overrides = {});
   // Takes up the run that is running.
   void Resume();
 
@@ -41,6 +41,9 @@ class SmallRun {
   void Round();
 
   Store& store() { return *store_; }
+  BlobStore& blobs() { return *blobs_; }
+  // Of a device that has been given a task and has not reported on it.
+  const v1::TaskAssignment& task(const std::string& device) const { return tasks_.at(device); }
   RunCore& core() { return *core_; }
   bool running() const { return core_->running(); }
   RunRecord run() const { return core_->Progress().run; }
