@@ -75,7 +75,10 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const Compressor compressor(*pipeline, fuzz::kEncodedSeed);
   const std::string_view bytes = input.rest();
   const auto decoded = compressor.Decode(std::as_bytes(std::span(bytes)), fuzz::EncodedSpec(), 1 << 20);
+  const std::string shapes = compressor.FingerprintIn(std::as_bytes(std::span(bytes)));
+  Require(shapes.empty() || shapes.size() == 8, "what names the shapes has 8 bytes, or is not there");
   if (decoded.ok()) {
+    Require(shapes == Compressor::Fingerprint(fuzz::EncodedSpec()), "an update that is decoded names its shapes");
     CheckDecoded(compressor, *decoded, bytes.size());
   } else {
     Require(decoded.status().code() == Code::kInvalidArgument && !decoded.status().message().empty(),

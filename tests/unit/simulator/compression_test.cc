@@ -182,7 +182,8 @@ TEST_F(CompressedRun, WithRoundedDownloadsTheModelIsTheOneBeforeAndTheMeanOfDiff
                   after = read(out / "checkpoints" / "round-5" / "adapter_model.safetensors");
   std::map<std::string, std::vector<double>> sums;
   double weight = 0;
-  for (const boost::json::value& device : lines.back().at("devices").as_array()) {
+  const boost::json::array& devices = lines.back().at("devices").as_array();
+  for (const boost::json::value& device : devices) {
     const double examples = device.at("num_examples").to_number<double>();
     weight += examples;
     const auto digest = Sha256Digest::FromHex(std::string(device.at("update_sha256").as_string()));
