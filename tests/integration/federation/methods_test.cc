@@ -81,8 +81,8 @@ const std::string kPrompt = "[prompt]\npattern = \"{text} it is {mask}\"\nwords 
 
 const std::string kRounded = "[compression]\ndownload = \"bf16\"\n";
 // Devices that give up rank, and send what is left of it in few bytes.
-const std::map<std::string, std::string> kPruned = {{"prune_gamma", "0.5"}, {"prune_lambda", "20.0"}};
-const std::string kSmaller = "[compression]\nupload = [\"top_k:0.2\", \"int8\", \"error_feedback\"]\n";
+const std::map<std::string, std::string> kPruned = {{"prune_gamma", "0.5"}, {"prune_lambda", "1000.0"}};
+const std::string kSmaller = "[compression]\nupload = [\"top_k:0.5\", \"int8\", \"error_feedback\"]\n";
 
 INSTANTIATE_TEST_SUITE_P(BeyondAMean, Methods,
                          testing::Values(Method{"FedAdam", {}, {}, {}, kRounded},

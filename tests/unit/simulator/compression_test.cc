@@ -130,8 +130,8 @@ TEST_F(CompressedRun, DevicesThatPruneTheirRankSendWhatIsLeftOfItSmaller) {
   const std::map<std::string, std::string> method = {
       {"strategy.name", "HetLoRA"},
       {"strategy.prune_gamma", "0.5"},
-      {"strategy.prune_lambda", "20.0"},
-      {"compression.upload", R"(["top_k:0.2", "int8", "error_feedback"])"}};
+      {"strategy.prune_lambda", "1000.0"},
+      {"compression.upload", R"(["top_k:0.5", "int8", "error_feedback"])"}};
   const Ran one = Run("one", method);
   EXPECT_EQ(one.losses.size(), 5U);
   std::map<std::string, std::string> threads = method;
