@@ -15,14 +15,15 @@ Method SpryMethod() {
   return {.name = "SPRY",
           .make =
               [](const StateDict& parent, const AggregatorOptions& options, const StateDict&) {
-                const uint32_t groups = LayerGroupsOf("SPRY", options);
+                const uint32_t groups = LayerGroupsOf("SPRY", options), usable = UsableGroups(parent, groups);
                 return MakeLayerwiseMean(parent, options, [=](const UpdateInfo& info, StateDictSpec whole) {
-                  const uint32_t group = LayerGroupOf(options.seed, options.round, info.device, groups);
-                  std::erase_if(whole, [&](const auto& item) { return !InLayerGroup(item.first, groups, group); });
+                  const uint32_t group = LayerGroupOf(options.seed, options.round, info.device, groups) % usable;
+                  std::erase_if(whole, [&](const auto& item) { return !InLayerGroup(item.first, usable, group); });
                   return whole;
                 });
               },
-          .settings = {{"layer_groups", "groups that the layers are split into; 0: cohort_size", 0, 0, kMostGroups,
+          .settings = {{"layer_groups", "groups that the layers are split into, no more than there are; 0: cohort_size",
+                        0, 0, kMostGroups,
                         /*whole=*/true}}};
 }
 

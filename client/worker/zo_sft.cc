@@ -130,12 +130,11 @@ class ZoSft final : public LocalTask {
     model::Transformer network(base.weights, options.compute);
     HEDDLE_ASSIGN_OR_RETURN(const peft::Tuning tuning, peft::Tuning::Inject(network, adapter.config, adapter.tensors));
     RuledTraining::Parameters parameters;
+    const uint32_t groups = aggregation::UsableGroups(adapter.tensors, train.zo.layer_groups);
+    const uint32_t group = groups == 0 ? 0 : train.zo.layer_group % groups;
     for (const peft::TunedParameter& one : tuning.parameters()) {
-      if (aggregation::InLayerGroup(one.key, train.zo.layer_groups, train.zo.layer_group)) {
-        parameters.emplace_back(one.key, one.tensor);
-      }
+      if (aggregation::InLayerGroup(one.key, groups, group)) parameters.emplace_back(one.key, one.tensor);
     }
-    if (parameters.empty()) return InvalidArgument("the plan's layer_group has no tensor of the adapter to train");
     const RuledTraining::Parameters named = parameters;
     HEDDLE_ASSIGN_OR_RETURN(RuledTraining ruled,
                             RuledTraining::Make(train, std::move(parameters), adapter.tensors, personal));

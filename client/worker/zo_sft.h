@@ -4,14 +4,15 @@
 // one function, without dropout.
 //
 // Memory is that of inference on one batch, and the adapter: no gradients, no kept activations, no copy of the weights.
+// The layers below the first that is trained are computed once for all passes of a step (client/worker/frozen_front.h).
 // With momentum or zo_adam, and for a forward gradient, also as many floats as are trained, once or twice.
 //
 // What a plan may ask beside TrainPlan.zo: frozen and kept tensors, smaller updates. Terms of gradients (FedProx,
 // SCAFFOLD, FedDyn) and HetLoRA's pruning are refused, as is a GPU: directions are made on the CPU.
 //
-// SPRY (Panchal et al., 2405.15551): with layer_groups G this device trains and sends the layers whose number is
-// layer_group modulo G, and what is in no layer (a classifier). aggregation/layer_groups.h says which
-// tensors these are.
+// SPRY (Panchal et al., 2405.15551): with layer_groups G (or as many as there are layers, if fewer) this device trains
+// and sends the layers whose number is layer_group modulo G, and what is in no layer (a classifier).
+// aggregation/layer_groups.h says which tensors these are.
 #pragma once
 
 #include <memory>

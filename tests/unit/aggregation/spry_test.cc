@@ -59,6 +59,34 @@ TEST(LayerGroups, ComeToEveryDeviceAndChangeFromRoundToRound) {
   EXPECT_EQ(LayerGroupOf(1, 1, "phone", 0), 0U);
 }
 
+TEST(LayerGroups, AreNoMoreThanThereAreLayersAndNoneIsEmpty) {
+  const StateDict tensors = RandomUpdate(kLayers, 1);  // layers 0, 1, 2, 10
+  EXPECT_EQ(UsableGroups(tensors, 0), 0U);
+  EXPECT_EQ(UsableGroups(tensors, 1), 1U);
+  EXPECT_EQ(UsableGroups(tensors, 3), 3U);
+  EXPECT_EQ(UsableGroups(tensors, 4), 3U) << "of four, no layer is in the last";
+  EXPECT_EQ(UsableGroups(tensors, 4096), 3U);
+  EXPECT_EQ(UsableGroups(RandomUpdate({{"score.weight", {3, 4}}}, 1), 7), 1U);
+  EXPECT_EQ(UsableGroups({}, 7), 1U);
+}
+
+TEST(Spry, OfMoreDevicesThanLayersTrainsEachLayer) {
+  const StateDict parent = RandomUpdate(kLayers, 1);
+  AggregatorOptions options = Options(0);
+  options.cohort = 12;
+  std::vector<Sent> sent = RandomSent(kLayers, 12, 3);
+  for (Sent& one : sent) {
+    const uint32_t group = LayerGroupOf(5, 2, one.info.device, 12) % 3;
+    std::erase_if(one.update, [&](const auto& item) { return !InLayerGroup(item.first, 3, group); });
+    EXPECT_GE(one.update.size(), 2U) << "a layer and the classifier";
+  }
+  const RoundModel made = RunRound("SPRY", parent, sent, options);
+  for (const auto& [name, before] : parent) {
+    const auto a = before.values<float>(), b = made.model.at(name).values<float>();
+    EXPECT_FALSE(std::equal(a.begin(), a.end(), b.begin())) << name;
+  }
+}
+
 TEST(Spry, AveragesEachLayerOverThoseThatTrainedIt) {
   const StateDict parent = RandomUpdate(kLayers, 1);
   const std::vector<Sent> sent = SplitSent(3, 7);
