@@ -38,6 +38,7 @@ inline constexpr size_t kMaxPatternBytes = 256;
 inline constexpr int kMaxLayers = 4096;                // of a base model
 inline constexpr int kMaxUploadSteps = 8;              // of a compressed update
 inline constexpr uint32_t kMaxPerturbations = 65'536;  // directions of one step, and other counts of ZerothOrder
+inline constexpr uint32_t kMaxKeptFrontMb = 1U << 20;
 inline constexpr size_t kMaxPatchedLedgerBytes = size_t{4} << 20;  // longer ones are fetched whole
 inline constexpr uint32_t kMaxSeedPool = 1u << 20;                 // of shared seeds
 inline constexpr uint64_t kMaxSeedRef = (uint64_t{1} << 48) - 1;

@@ -131,6 +131,7 @@ Status Validate(const v1::ZerothOrder& m) {
   const uint32_t last_group = m.layer_groups() == 0 ? 0 : m.layer_groups() - 1;
   HEDDLE_RETURN_IF_ERROR(CheckRange("zo.layer_group", m.layer_group(), 0, last_group));
   HEDDLE_RETURN_IF_ERROR(CheckRange("zo.intrinsic_dim", m.intrinsic_dim(), 0, kMaxPerturbations));
+  HEDDLE_RETURN_IF_ERROR(CheckRange("zo.kept_front_mb", m.kept_front_mb(), 0, kMaxKeptFrontMb));
   return CheckRange("zo.population", m.population(), 0, kMaxPerturbations);
 }
 

@@ -133,6 +133,7 @@ json::value ToJson(const Report& report) {
                         {"target_modules", std::move(targets)},
                         {"parameters", LoraParameters(report.settings.targets, report.settings.rank)}}},
                       {"memory_bytes", std::move(memory)},
+                      {"kept_front_bytes_per_example", FrontBytes(spec, report.settings)},
                       {"memory_at",
                        {{"batch", report.settings.batch},
                         {"length", report.settings.length},
@@ -177,6 +178,8 @@ void PrintMemory(const Report& report, std::ostream& out) {
     Line(out, "  %-14s %10s %10s %10s %12s %10s", names[i], Bytes(e.weights).c_str(), Bytes(e.gradients).c_str(),
          Bytes(e.optimizer).c_str(), Bytes(e.activations).c_str(), Bytes(e.total()).c_str());
   }
+  Line(out, "  zeroth-order: %s more for each example whose frozen front is kept (zo.kept_front_mb)",
+       Bytes(FrontBytes(report.spec, s)).c_str());
   out << "  LoRA: rank " << s.rank << " on " << s.targets.size() << " layers, "
       << Number(LoraParameters(s.targets, s.rank)) << " parameters. An estimate from the sizes\n"
       << "  (client/model_tool/memory_estimate.h has the formulas), without the program's own 150 MB or so.\n";

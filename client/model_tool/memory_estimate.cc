@@ -97,6 +97,11 @@ std::string_view MemoryUseName(MemoryUse use) {
   return "";
 }
 
+double FrontBytes(const ModelSpec& spec, const MemorySettings& settings) {
+  const Widths w(spec, settings);
+  return (settings.bf16 ? 2 : 4) * w.length * w.hidden;
+}
+
 int64_t LoraParameters(const std::vector<model::LinearSpec>& targets, int64_t rank) {
   int64_t sum = 0;
   for (const model::LinearSpec& linear : targets) sum += rank * (linear.in + linear.out);
@@ -119,7 +124,8 @@ MemoryEstimate EstimateMemory(const ModelSpec& spec, MemoryUse use, const Memory
         for (const int64_t side : tensor.shape) size *= static_cast<double>(side);
         largest = std::max(largest, size);
       }
-      out.activations = ForwardActivations(spec, settings, w);
+      out.activations =
+          ForwardActivations(spec, settings, w) + static_cast<double>(settings.batch) * FrontBytes(spec, settings);
       out.gradients = largest;  // the direction of one tensor at a time
       break;
     }

@@ -17,6 +17,9 @@
 //                token, and of logits: all of a classifier's; of a language model the piece (about 2 MiB) that its loss
 //                works through, in bfloat16 three times.
 //                Without training: 3 H a token, and the larger of what one layer needs at a time and of logits.
+//                With forward passes at moved weights also H a token: what the layers below the trained ones make of
+//                the batch. As much for each example that is kept for later steps (zo.kept_front_mb), which is not
+//                counted.
 //
 // A test holds this against what LibTorch asks its allocator for: within a third, up or down, at widths that are not
 // tiny. The program itself (LibTorch is about 150 MB) and what the allocator keeps are not counted.
@@ -54,6 +57,9 @@ struct MemoryEstimate {
   double total() const { return weights + gradients + optimizer + activations; }
 };
 MemoryEstimate EstimateMemory(const model::ModelSpec& spec, MemoryUse use, const MemorySettings& settings);
+
+// Of what some layers make of one example: its residual stream.
+double FrontBytes(const model::ModelSpec& spec, const MemorySettings& settings);
 
 // Of LoRA on these targets.
 int64_t LoraParameters(const std::vector<model::LinearSpec>& targets, int64_t rank);

@@ -45,7 +45,7 @@ struct ZerothOrderSettings {
   std::string estimator, distribution, optimizer;  // by name; empty: the default
   double zo_eps = 0, clip_projected_grad = 0, max_loss_difference = 0, sparse_fraction = 0, projection_scale = 0;
   uint32_t num_perturbations = 0, anchor_interval = 0, anchor_perturbations = 0, layer_groups = 0, layer_group = 0;
-  uint32_t intrinsic_dim = 0, population = 0;
+  uint32_t intrinsic_dim = 0, population = 0, kept_front_mb = 0;
 };
 
 // As heddle.v1.SharedSeeds.

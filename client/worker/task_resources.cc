@@ -94,6 +94,7 @@ Result<TaskResources::Base> TaskResources::GetBase(const std::filesystem::path& 
     bases_.clear();
     data_.clear();
     examples_.clear();
+    fronts_.Shrink(0);
     kept_tokens_ = 0;
     folder_ = identity;
     ++serial_;

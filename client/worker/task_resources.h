@@ -11,6 +11,7 @@
 #include <mutex>
 #include <string>
 
+#include "client/worker/front_memory.h"
 #include "client/worker/ledger_replay.h"
 #include "client/worker/local_task.h"
 #include "model/data/examples.h"
@@ -55,6 +56,8 @@ class TaskResources {
 
   // Of runs with shared seeds.
   LedgerCache& ledgers() { return ledgers_; }
+  // Of frozen layers; no more than the latest task allows.
+  FrontMemory& fronts() { return fronts_; }
 
  private:
   static constexpr size_t kMaxExamples = 64;
@@ -75,6 +78,7 @@ class TaskResources {
   std::list<std::pair<std::string, std::shared_ptr<const model::Examples>>> examples_;
   uint64_t kept_tokens_ = 0;
   LedgerCache ledgers_;
+  FrontMemory fronts_;
 };
 
 // Identity of a file: path, size, time of change. Empty when there is none.

@@ -107,7 +107,10 @@ uint64_t EstimateTrainingBytes(const model::ModelSpec& spec, const TrainSettings
 }
 
 uint64_t EstimateForwardBytes(const model::ModelSpec& spec, const TrainSettings& train, const TrainOptions& options) {
-  return EstimateBytes(spec, train, options, /*forward_only=*/true);
+  const uint64_t length = spec.TakesImages() ? static_cast<uint64_t>(spec.MaxLength()) : train.sequence_length;
+  const uint64_t fronts = length * train.batch_size * train.gradient_accumulation_steps *
+                          static_cast<uint64_t>(spec.hidden_size) * (train.bf16 ? 2 : 4);
+  return EstimateBytes(spec, train, options, /*forward_only=*/true) + fronts + (uint64_t{train.zo.kept_front_mb} << 20);
 }
 
 Status CheckForwardMemory(const model::ModelSpec& spec, const TaskInput& input, const TrainOptions& options) {

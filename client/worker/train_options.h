@@ -47,7 +47,8 @@ Result<TrainOptions> MakeTrainOptions(const TaskInput& input, const model::Model
 // and one block of logits. The adapter and its optimizer are not counted: they are small.
 uint64_t EstimateTrainingBytes(const model::ModelSpec& spec, const TrainSettings& train, const TrainOptions& options);
 
-// The same of forward passes alone: the base and what one layer computes at a time.
+// The same of forward passes alone: the base, what one layer computes at a time, what the frozen layers make of a
+// step's batches, and what is kept of that for later steps (zo.kept_front_mb).
 uint64_t EstimateForwardBytes(const model::ModelSpec& spec, const TrainSettings& train, const TrainOptions& options);
 // Errors: kResourceExhausted when the input allows less.
 Status CheckForwardMemory(const model::ModelSpec& spec, const TaskInput& input, const TrainOptions& options);

@@ -23,6 +23,7 @@ ZerothOrderSettings ToZerothOrderSettings(const v1::ZerothOrder& zo) {
   out.intrinsic_dim = zo.intrinsic_dim();
   out.population = zo.population();
   out.projection_scale = zo.projection_scale();
+  out.kept_front_mb = zo.kept_front_mb();
   return out;
 }
 
@@ -43,6 +44,7 @@ v1::ZerothOrder ToZerothOrder(const ZerothOrderSettings& settings) {
   zo.set_intrinsic_dim(settings.intrinsic_dim);
   zo.set_population(settings.population);
   zo.set_projection_scale(settings.projection_scale);
+  zo.set_kept_front_mb(settings.kept_front_mb);
   return zo;
 }
 

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "aggregation/ledger/ledger_model.h"
+#include "client/worker/frozen_front.h"
 #include "client/worker/head_data.h"
 #include "client/worker/ledger_replay.h"
 #include "client/worker/library_wall.h"
@@ -171,15 +172,16 @@ class Directions {
 
 class Training {
  public:
-  Training(const Plan& plan, model::Transformer& network, TrainedTensors& tensors,
-           std::vector<zo::Parameter>& parameters, const zo::Ledger& from)
-      : plan_(plan), network_(network), tensors_(tensors), parameters_(parameters) {
+  Training(const Plan& plan, const FrozenFront& front, TrainedTensors& tensors, std::vector<zo::Parameter>& parameters,
+           const zo::Ledger& from)
+      : plan_(plan), front_(front), tensors_(tensors), parameters_(parameters) {
     for (const zo::LedgerEntry& entry : from.entries) scales_[entry.ref] = entry.n;
   }
 
   // One step on this batch along those directions. The mean of the losses at the weights of before, as far as it was
   // computed; not finite when no direction's was.
-  Result<double> Step(const HeadBatch& batch, const std::vector<uint64_t>& refs) {
+  Result<double> Step(HeadBatch taken, const std::vector<uint64_t>& refs) {
+    const FrozenFront::Batch batch = front_.Take(std::move(taken));
     const auto epsilon = static_cast<float>(plan_.head.epsilon);
     const double here = plan_.both_sides ? 0 : Loss(batch);
     std::vector<zo::Scalar> tried;
@@ -230,10 +232,10 @@ class Training {
   uint64_t skipped() const { return scalars_.skipped; }
 
  private:
-  double Loss(const HeadBatch& batch) {
+  double Loss(const FrozenFront::Batch& batch) {
     tensors_.Publish();
     ++forward_passes_;
-    return network_->Loss(batch.input, batch.targets).item<double>();
+    return front_.Loss(batch).item<double>();
   }
   void Move(uint64_t ref, std::initializer_list<zo::Move> moves) {
     const uint64_t seed = zo::SeedOf(plan_.head, ref);
@@ -259,7 +261,7 @@ class Training {
   }
 
   const Plan& plan_;
-  model::Transformer& network_;
+  const FrozenFront& front_;
   TrainedTensors& tensors_;
   std::vector<zo::Parameter>& parameters_;
   uint64_t forward_passes_ = 0;
@@ -293,7 +295,13 @@ class ZoLedger final : public LocalTask {
                             peft::Tuning::Inject(network, start.adapter.config, start.adapter.tensors));
     network->eval();
     std::vector<torch::Tensor> trained;
-    for (const peft::TunedParameter& one : tuning.parameters()) trained.push_back(one.tensor);
+    std::set<std::string> keys;
+    for (const peft::TunedParameter& one : tuning.parameters()) {
+      trained.push_back(one.tensor);
+      keys.insert(one.key);
+    }
+    const FrozenFront front =
+        FrozenFront::Make(network, tuning, start.adapter.tensors, keys, input, base, resources.fronts());
     HEDDLE_ASSIGN_OR_RETURN(TrainedTensors tensors, TrainedTensors::Make(std::move(trained)));
     std::vector<zo::Parameter> parameters;
     for (size_t i = 0; i < tensors.size(); ++i) {
@@ -303,11 +311,12 @@ class ZoLedger final : public LocalTask {
     }
     HEDDLE_ASSIGN_OR_RETURN(const Sha256Digest rebuilt,
                             resources.ledgers().Replay(start.ledger, parameters, std::max(1U, train.threads)));
-    Training training(plan, network, tensors, parameters, start.ledger);
+    Training training(plan, front, tensors, parameters, start.ledger);
     Directions directions(plan, start.ledger.importance, input.seed);
     const LastStep last(plan, start.ledger, parameters);
     TaskOutput output;
     HEDDLE_ASSIGN_OR_RETURN(output.stats, Train(training, directions, last, *batches, input, options, progress));
+    output.stats.estimated_memory_bytes = EstimateForwardBytes(spec, train, options);
     HEDDLE_RETURN_IF_ERROR(training.CheckRange());
     output.update.emplace(std::string(aggregation::kScalarsName),
                           aggregation::ByteTensor(zo::EncodeScalars(training.Finish(rebuilt), plan.format)));

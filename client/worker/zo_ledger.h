@@ -10,6 +10,7 @@
 //   c. The scalars are cut to their bound and rounded as they will travel, and the weights move by the whole numbers of
 //      the ledger that the coordinator will compute from them.
 //
+// The layers below the first that is trained are computed once for all passes of a step (client/worker/frozen_front.h).
 // Perturbations happen in place and lose no bit; memory is that of a forward pass. Without dropout. Base weights may
 // be of any kind; what is trained is float32.
 //

@@ -4,8 +4,10 @@
 
 #include <chrono>
 #include <cmath>
+#include <set>
 
 #include "aggregation/layer_groups.h"
+#include "client/worker/frozen_front.h"
 #include "client/worker/head_data.h"
 #include "client/worker/library_wall.h"
 #include "client/worker/ruled_training.h"
@@ -31,7 +33,8 @@ constexpr double kStepsAlongOne = 16;
 // The loss of the batches of one step, by forward passes.
 class BatchLoss final : public zo::Objective {
  public:
-  BatchLoss(model::Transformer network, TrainedTensors& trained) : network_(std::move(network)), trained_(trained) {}
+  BatchLoss(const FrozenFront& front, const torch::Device& device, TrainedTensors& trained)
+      : front_(front), device_(device), trained_(trained) {}
 
   // The next batches; what they count goes to `stats`. Errors: those of HeadBatches.
   Status Take(HeadBatches& batches, uint32_t parts, TaskStats* stats) {
@@ -41,7 +44,7 @@ class BatchLoss final : public zo::Objective {
       HEDDLE_ASSERT(batch.has_value(), "training data have no end");
       stats->num_examples += batch->rows;
       stats->num_tokens += batch->tokens;
-      batches_.push_back(batch->On(network_->device()));
+      batches_.push_back(front_.Take(batch->On(device_)));
     }
     return OkStatus();
   }
@@ -76,10 +79,10 @@ class BatchLoss final : public zo::Objective {
   double Mean(const std::function<double(const torch::Tensor&)>& take) {
     double sum = 0, counted = 0;
     torch::Tensor whole;
-    for (const HeadBatch& batch : batches_) {
-      const torch::Tensor loss = network_->Loss(batch.input, batch.targets);
+    for (const FrozenFront::Batch& batch : batches_) {
+      const torch::Tensor loss = front_.Loss(batch);
       if (batches_.size() == 1) return take(loss);
-      const auto weight = static_cast<double>(batch.counted);
+      const auto weight = static_cast<double>(batch.head.counted);
       whole = whole.defined() ? whole + loss * weight : loss * weight;
       counted += weight;
     }
@@ -87,9 +90,10 @@ class BatchLoss final : public zo::Objective {
     return take(whole * sum);
   }
 
-  model::Transformer network_;
+  const FrozenFront& front_;
+  const torch::Device device_;
   TrainedTensors& trained_;
-  std::vector<HeadBatch> batches_;
+  std::vector<FrozenFront::Batch> batches_;
 };
 
 Status CheckPlan(const TaskInput& input) {
@@ -118,14 +122,13 @@ class ZoSft final : public LocalTask {
     HEDDLE_ASSIGN_OR_RETURN(const TrainOptions options, MakeTrainOptions(input, config));
     const OwnStream stream(options.weights.device);
     HEDDLE_RETURN_IF_ERROR(CheckPlan(input));
-    HEDDLE_RETURN_IF_ERROR(
-        CheckMemory(input.memory_limit_bytes, EstimateForwardBytes(config, train, options), "a forward pass"));
+    const uint64_t forward = EstimateForwardBytes(config, train, options);
+    HEDDLE_RETURN_IF_ERROR(CheckMemory(input.memory_limit_bytes, forward, "a forward pass"));
     HEDDLE_ASSIGN_OR_RETURN(TaskResources::Base base, resources.GetBase(input.base_model_dir, options.weights));
     HEDDLE_ASSIGN_OR_RETURN(const StateDict personal, ReadPersonal(input.personal_path));
     HEDDLE_ASSIGN_OR_RETURN(const peft::Adapter adapter, peft::ReadAdapter(input.adapter_dir));
-    HEDDLE_RETURN_IF_ERROR(CheckMemory(input.memory_limit_bytes,
-                                       EstimateForwardBytes(config, train, options) + TotalBytes(adapter.tensors),
-                                       "a forward pass"));
+    const uint64_t need = forward + TotalBytes(adapter.tensors);
+    HEDDLE_RETURN_IF_ERROR(CheckMemory(input.memory_limit_bytes, need, "a forward pass"));
     HEDDLE_ASSIGN_OR_RETURN(const std::unique_ptr<HeadBatches> batches, TrainingBatches(input, base, resources));
     model::Transformer network(base.weights, options.compute);
     HEDDLE_ASSIGN_OR_RETURN(const peft::Tuning tuning, peft::Tuning::Inject(network, adapter.config, adapter.tensors));
@@ -141,14 +144,20 @@ class ZoSft final : public LocalTask {
     network->eval();
     HEDDLE_ASSIGN_OR_RETURN(TrainedTensors trained, TrainedTensors::Make(ruled.Trained()));
     std::vector<zo::TrainedTensor> moved;
+    std::set<std::string> keys;
     for (size_t i = 0; i < trained.size(); ++i) {
       for (const auto& [key, value] : named) {
-        if (value.is_same(trained.tensors()[i])) moved.push_back({key, trained.values(i)});
+        if (!value.is_same(trained.tensors()[i])) continue;
+        moved.push_back({key, trained.values(i)});
+        keys.insert(key);
       }
     }
+    const FrozenFront front =
+        FrozenFront::Make(network, tuning, adapter.tensors, keys, input, base, resources.fronts());
     TaskOutput output;
-    BatchLoss loss(network, trained);
+    BatchLoss loss(front, network->device(), trained);
     HEDDLE_ASSIGN_OR_RETURN(output.stats, Train(loss, std::move(moved), *batches, input, options, progress));
+    output.stats.estimated_memory_bytes = need;
     trained.Publish();
     ruled.Finish(adapter.tensors, &output);
     return output;

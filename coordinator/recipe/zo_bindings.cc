@@ -9,11 +9,11 @@
 namespace heddle::coordinator {
 namespace {
 
-constexpr std::array<const char*, 13> kKeys = {
+constexpr std::array<const char*, 14> kKeys = {
     "zo.estimator",         "zo.distribution",         "zo.optimizer",           "zo.zo_eps",
     "zo.num_perturbations", "zo.clip_projected_grad",  "zo.max_loss_difference", "zo.sparse_fraction",
     "zo.anchor_interval",   "zo.anchor_perturbations", "zo.intrinsic_dim",       "zo.population",
-    "zo.projection_scale"};
+    "zo.projection_scale",  "zo.kept_front_mb"};
 
 // The table of the header.
 struct Preset {
@@ -67,6 +67,9 @@ void ZoBindings::Bind(ConfigSchema* schema) {
   number("zo.intrinsic_dim", &intrinsic_dim_, "black-box tuning: coordinates that are searched", 0, kMost);
   number("zo.population", &population_, "black-box tuning: candidates a generation; 0: what the dimension asks for", 0,
          kMost);
+  number("zo.kept_front_mb", &kept_front_mb_,
+         "MiB in which a device keeps what the layers below the trained ones make of its examples; 0: none", 0,
+         protocol::kMaxKeptFrontMb);
   number("zo.projection_scale", &projection_scale_, "black-box tuning: size of the projection's columns", 1e-9, 1e6);
 }
 
@@ -97,8 +100,14 @@ Status ZoBindings::Store(const ConfigSchema& schema, const peft::AdapterConfig& 
   zo.set_max_loss_difference(max_loss_difference_);
   zo.set_optimizer(optimizer_);
   zo.set_sparse_fraction(sparse_fraction_);
+  zo.set_kept_front_mb(static_cast<uint32_t>(kept_front_mb_));
   zo.set_anchor_interval(static_cast<uint32_t>(anchor_interval_));
   if (anchor_interval_ > 0) zo.set_anchor_perturbations(static_cast<uint32_t>(anchor_perturbations_));
+  if (*local_task == "bbpt" && kept_front_mb_ > 0) {
+    return InvalidArgument(
+        "the recipe contradicts itself:\n  zo.kept_front_mb: a prompt stands before all layers, so none can be kept; "
+        "remove it");
+  }
   if (*local_task == "bbpt") {
     zo.set_intrinsic_dim(static_cast<uint32_t>(intrinsic_dim_ == 0 ? 500 : intrinsic_dim_));
     zo.set_population(static_cast<uint32_t>(population_));

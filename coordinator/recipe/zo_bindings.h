@@ -39,7 +39,7 @@ class ZoBindings {
   std::string estimator_ = "spsa", distribution_ = "normal", optimizer_ = "zo_sgd";
   double zo_eps_ = 0, clip_projected_grad_ = 0, max_loss_difference_ = 0, sparse_fraction_ = 0, projection_scale_ = 1;
   uint64_t num_perturbations_ = 1, anchor_interval_ = 0, anchor_perturbations_ = 16, intrinsic_dim_ = 0;
-  uint64_t population_ = 0;
+  uint64_t population_ = 0, kept_front_mb_ = 0;
 };
 
 }  // namespace heddle::coordinator

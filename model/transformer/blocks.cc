@@ -195,20 +195,20 @@ std::array<Tensor, 3> Layer::Project(const Tensor& x, const Pass& pass) {
   Tensor query, key, value;  // [batch, length, heads * head_dim]
   switch (spec_.qkv_layout) {
     case QkvLayout::kSeparate:
-      query = query_->forward(x);
+      query = query_->forward(Given(x, pass));
       key = key_->forward(x);
       value = value_->forward(x);
       break;
     case QkvLayout::kBlocks: {
       const auto parts = qkv_->forward(x).split_with_sizes({heads * dim, kv_heads * dim, kv_heads * dim}, -1);
-      query = parts[0];
+      query = Given(parts[0], pass);
       key = parts[1];
       value = parts[2];
       break;
     }
     case QkvLayout::kPerHead: {
       const Tensor parts = qkv_->forward(x).view({batch, length, heads, 3, dim});
-      query = parts.select(3, 0).reshape({batch, length, heads * dim});
+      query = Given(parts.select(3, 0).reshape({batch, length, heads * dim}), pass);
       key = parts.select(3, 1).reshape({batch, length, heads * dim});
       value = parts.select(3, 2).reshape({batch, length, heads * dim});
       break;
@@ -222,13 +222,16 @@ std::array<Tensor, 3> Layer::Project(const Tensor& x, const Pass& pass) {
     }
   }
   const auto by_head = [&](const Tensor& t, int64_t count) {
-    return t.view({batch, length, count, dim}).transpose(1, 2);
+    return t.view({batch, t.size(1), count, dim}).transpose(1, 2);
   };
   const double scale = 1.0 / std::sqrt(static_cast<double>(dim));
   if (!pass.cos.defined()) return {by_head(query, heads) * scale, by_head(key, kv_heads), by_head(value, kv_heads)};
-  return {RotateHeads(query, pass.cos, pass.sin, heads, scale), RotateHeads(key, pass.cos, pass.sin, kv_heads, 1.0),
-          by_head(value, kv_heads)};
+  const auto table = [&](const Tensor& t) { return pass.rows > 0 ? t.slice(-2, 0, pass.rows) : t; };
+  return {RotateHeads(query, table(pass.cos), table(pass.sin), heads, scale),
+          RotateHeads(key, pass.cos, pass.sin, kv_heads, 1.0), by_head(value, kv_heads)};
 }
+
+Tensor Layer::Given(const Tensor& x, const Pass& pass) { return pass.rows > 0 ? x.slice(1, 0, pass.rows) : x; }
 
 Tensor Layer::Attend(const Tensor& x, const Pass& pass) {
   auto [query, key, value] = Project(x, pass);
@@ -243,7 +246,9 @@ Tensor Layer::Attend(const Tensor& x, const Pass& pass) {
     value = Append(pass.cache->values[layer], value, pass.cache->length);
   }
   const bool windowed = spec_.WindowOf(index_) > 0;
-  const Tensor mixed = Attention(query, key, value, windowed ? pass.window_mask : pass.mask);
+  Tensor mask = windowed ? pass.window_mask : pass.mask;
+  if (pass.rows > 0 && mask.defined() && mask.size(2) > 1) mask = mask.slice(2, 0, pass.rows);
+  const Tensor mixed = Attention(query, key, value, mask);
   const LayerSlots* slots = SlotsOf(pass);
   Tensor y = attention_out_->forward(mixed);
   if (slots != nullptr) {
@@ -270,17 +275,18 @@ Tensor Layer::Mlp(const Tensor& x, const Pass& pass) {
 Tensor Layer::operator()(const Tensor& x, const Pass& pass) {
   switch (spec_.placement) {
     case NormPlacement::kPre: {
-      const Tensor mixed = x + Attend(attention_norm_(x), pass);
+      const Tensor mixed = Given(x, pass) + Attend(attention_norm_(x), pass);
       return mixed + Mlp(mlp_norm_(mixed), pass);
     }
     case NormPlacement::kPost: {
-      const Tensor mixed = attention_norm_(x + Attend(x, pass));
+      const Tensor mixed = attention_norm_(Given(x, pass) + Attend(x, pass));
       return mlp_norm_(mixed + Mlp(mixed, pass));
     }
     case NormPlacement::kParallel:
       break;
   }
-  return x + Attend(attention_norm_(x), pass) + Mlp(mlp_norm_(x), pass);
+  const Tensor rows = Given(x, pass);
+  return rows + Attend(attention_norm_(x), pass) + Mlp(mlp_norm_(rows), pass);
 }
 
 }  // namespace heddle::model

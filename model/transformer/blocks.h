@@ -63,6 +63,7 @@ struct Pass {
   KvCache* cache = nullptr;
   const TuningSlots* slots = nullptr;
   bool with_prefix = false;  // the prefixes are not in the cache yet
+  int64_t rows = 0;          // above 0: a layer gives this many of its first rows only
 };
 
 // Token or patch embeddings with positions and types, normalised.
@@ -99,10 +100,12 @@ class Layer {
 
  private:
   torch::Tensor Attend(const torch::Tensor& x, const Pass& pass);
+  // The rows of x that the layer gives.
+  static torch::Tensor Given(const torch::Tensor& x, const Pass& pass);
   torch::Tensor Mlp(const torch::Tensor& x, const Pass& pass);
   // What is added to this layer; null: nothing.
   const LayerSlots* SlotsOf(const Pass& pass) const;
-  // Query (scaled), key and value as [batch, heads, length, head_dim].
+  // Query (scaled; of the rows that the layer gives), key and value as [batch, heads, length, head_dim].
   std::array<torch::Tensor, 3> Project(const torch::Tensor& x, const Pass& pass);
 
   const ModelSpec& spec_;

@@ -68,15 +68,24 @@ struct TransformerImpl::Body {
   // The mask and the segments of all tokens.
   ModelInput Extended(const ModelInput& input, const Before& before, KvCache* cache) const;
   Pass MakePass(const ModelInput& input, const Tensor& positions, const Tensor& x, const Before& before);
-  Tensor RunLayers(Tensor x, const Pass& pass, std::vector<Tensor>* trace);
+  // Of this part's layers, by their place in it.
+  struct Range {
+    size_t first = 0, end = SIZE_MAX;
+    int64_t rows = 0;  // that the last layer gives; 0: all
+  };
+  Tensor RunLayers(Tensor x, const Pass& pass, std::vector<Tensor>* trace, const Range& range);
   // Of the rows of Run, those of the input's own tokens.
   Tensor Own(const Tensor& hidden, const ModelInput& input) const;
   ModelInput HeadInput(const ModelInput& input) const;
-  // The residual stream after the layers.
-  Tensor Stream(const ModelInput& input, std::vector<Tensor>* trace, KvCache* cache = nullptr);
+  // The residual stream after the layers, or the first `layers` of them.
+  Tensor Stream(const ModelInput& input, std::vector<Tensor>* trace, KvCache* cache = nullptr,
+                size_t layers = SIZE_MAX);
   // The final norm's output.
   Tensor Run(const ModelInput& input, std::vector<Tensor>* trace, KvCache* cache = nullptr);
-  Tensor Middle(const Tensor& x, const ModelInput& input);
+  Tensor Middle(const Tensor& x, const ModelInput& input, size_t after);
+  size_t CountOf(int64_t layers) const;
+  // Of the last layer's rows, so many of the first are all that the head reads; 0: it may read any.
+  int64_t RowsOfHead() const;
   void CheckStream(const Tensor& x) const;
 };
 
@@ -175,9 +184,12 @@ Pass TransformerImpl::Body::MakePass(const ModelInput& input, const Tensor& posi
   return pass;
 }
 
-Tensor TransformerImpl::Body::RunLayers(Tensor x, const Pass& pass, std::vector<Tensor>* trace) {
+Tensor TransformerImpl::Body::RunLayers(Tensor x, const Pass& given, std::vector<Tensor>* trace, const Range& range) {
+  Pass pass = given;
   if (trace != nullptr) trace->push_back(x);
-  for (Layer& layer : layers) {
+  for (size_t i = range.first; i < std::min(range.end, layers.size()); ++i) {
+    Layer& layer = layers[i];
+    pass.rows = i + 1 == layers.size() ? range.rows : 0;
     if (options.checkpoint_layers && pass.cache == nullptr) {
       std::vector<at::Generator> generators;
       for (const Linear& linear : layer.linears()) {
@@ -194,7 +206,8 @@ Tensor TransformerImpl::Body::RunLayers(Tensor x, const Pass& pass, std::vector<
 }
 
 // The residual stream on the way goes to `trace` when given.
-Tensor TransformerImpl::Body::Stream(const ModelInput& given, std::vector<Tensor>* trace, KvCache* cache) {
+Tensor TransformerImpl::Body::Stream(const ModelInput& given, std::vector<Tensor>* trace, KvCache* cache,
+                                     size_t layers_to_run) {
   Before before;
   before.past = cache == nullptr ? 0 : cache->length;
   const int64_t prefixes = slots.PrefixTokens(), prompts = slots.PromptTokens();
@@ -214,7 +227,7 @@ Tensor TransformerImpl::Body::Stream(const ModelInput& given, std::vector<Tensor
   const Tensor x = embeddings(input, virtual_tokens, positions, before.past + before.prefixes, options.type);
   Pass pass = MakePass(input, positions, x, before);
   pass.cache = cache;
-  Tensor hidden = RunLayers(x, pass, trace);
+  Tensor hidden = RunLayers(x, pass, trace, {0, layers_to_run});
   if (cache != nullptr) cache->length += before.prefixes + x.size(1);
   return hidden;
 }
@@ -233,14 +246,26 @@ void TransformerImpl::Body::CheckStream(const Tensor& x) const {
 }
 
 // Virtual tokens are refused on a part (peft/adapter/slots.h), so nothing stands before the tokens.
-Tensor TransformerImpl::Body::Middle(const Tensor& x, const ModelInput& given) {
-  TORCH_CHECK(!spec.part.embeddings, "this part of the model begins with ids");
+Tensor TransformerImpl::Body::Middle(const Tensor& x, const ModelInput& given, size_t after) {
   CheckStream(x);
   ModelInput input = given;
   // The ids are not here: the other side has looked them up. Their shape is needed.
   if (!spec.TakesImages()) input.ids = at::zeros({x.size(0), x.size(1)}, x.options().dtype(at::kLong));
   CheckInput(input, {});
-  return RunLayers(x, MakePass(input, spec.TakesImages() ? Tensor() : Positions(input, {}), x, {}), nullptr);
+  const Pass pass = MakePass(input, spec.TakesImages() ? Tensor() : Positions(input, {}), x, {});
+  return RunLayers(x, pass, nullptr, {after, SIZE_MAX, spec.part.embeddings ? RowsOfHead() : 0});
+}
+
+int64_t TransformerImpl::Body::RowsOfHead() const {
+  if (!spec.part.head || spec.head.pooling != Pooling::kFirst) return 0;
+  return spec.head.second_output.empty() ? 1 : 2;
+}
+
+size_t TransformerImpl::Body::CountOf(int64_t count) const {
+  TORCH_CHECK(count >= 0 && static_cast<size_t>(count) <= layers.size(), "this part of the model has ", layers.size(),
+              " layers, not ", count);
+  TORCH_CHECK(slots.prompts.empty() && slots.prefixes.empty(), "virtual tokens do not cross a cut");
+  return static_cast<size_t>(count);
 }
 
 Tensor TransformerImpl::Body::Own(const Tensor& hidden, const ModelInput& input) const {
@@ -312,7 +337,19 @@ Tensor TransformerImpl::Front(const ModelInput& input) {
   return body_->Stream(input, nullptr);
 }
 
-Tensor TransformerImpl::Middle(const Tensor& x, const ModelInput& input) { return body_->Middle(x, input); }
+Tensor TransformerImpl::Front(const ModelInput& input, int64_t layers) {
+  TORCH_CHECK(body_->spec.part.embeddings, "a front needs the embeddings");
+  return body_->Stream(input, nullptr, nullptr, body_->CountOf(layers));
+}
+
+Tensor TransformerImpl::Middle(const Tensor& x, const ModelInput& input) {
+  TORCH_CHECK(!body_->spec.part.embeddings, "this part of the model begins with ids");
+  return body_->Middle(x, input, 0);
+}
+
+Tensor TransformerImpl::Middle(const Tensor& x, const ModelInput& input, int64_t after) {
+  return body_->Middle(x, input, body_->CountOf(after));
+}
 
 Tensor TransformerImpl::TailLogits(const Tensor& x, const ModelInput& input) {
   TORCH_CHECK(body_->spec.part.head, "this part of the model has no head");

@@ -70,10 +70,15 @@ class TransformerImpl : public torch::nn::Module {
 
   // A model that is cut (ModelSpec::part) computes in these pieces, each of which needs its part; all the above want
   // the whole. What crosses a cut is the residual stream x, [batch, length, hidden] in compute().type; gradients go
-  // back through it as through any tensor. The embeddings and this part's layers:
+  // back through it as through any tensor. None of them takes virtual tokens. The embeddings and this part's layers:
   torch::Tensor Front(const ModelInput& input);
   // This part's layers, of a part without embeddings. Of the input only mask, segments and positions are read.
   torch::Tensor Middle(const torch::Tensor& x, const ModelInput& input);
+  // The same in two halves of one part, for a caller that keeps what is between them: the embeddings and the first
+  // `layers` of its layers; and all of its layers after these. Where the head follows and reads the first rows only (a
+  // classifier's), these are all that the last layer gives.
+  torch::Tensor Front(const ModelInput& input, int64_t layers);
+  torch::Tensor Middle(const torch::Tensor& x, const ModelInput& input, int64_t after);
   // The final norm and the head. Of the input only the mask is read; targets as in Loss.
   torch::Tensor TailLogits(const torch::Tensor& x, const ModelInput& input);
   torch::Tensor TailLoss(const torch::Tensor& x, const ModelInput& input, const torch::Tensor& targets);

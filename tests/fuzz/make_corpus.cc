@@ -319,6 +319,7 @@ v1::TrainPlan Train() {
   plan.mutable_zo()->set_clip_projected_grad(100);
   plan.mutable_zo()->set_layer_groups(3);
   plan.mutable_zo()->set_layer_group(2);
+  plan.mutable_zo()->set_kept_front_mb(64);
   plan.mutable_pseudo_labels()->set_label_now(true);
   plan.mutable_pseudo_labels()->set_samples(5);
   plan.mutable_pseudo_labels()->set_min_logit(0.5);

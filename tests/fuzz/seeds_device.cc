@@ -57,6 +57,7 @@ v1::CheckinResponse Assignment() {
   train->mutable_zo()->set_clip_projected_grad(100);
   train->mutable_zo()->set_layer_groups(3);
   train->mutable_zo()->set_layer_group(2);
+  train->mutable_zo()->set_kept_front_mb(64);
   plan->set_max_update_bytes(1 << 20);
   plan->set_max_num_examples(1000);
   return answer;

@@ -330,7 +330,8 @@ TEST(TrainPlan, ConversionKeepsEveryFieldOfZerothOrder) {
                  .layer_groups = 11,
                  .layer_group = 7,
                  .intrinsic_dim = 13,
-                 .population = 17};
+                 .population = 17,
+                 .kept_front_mb = 19};
   const v1::TrainPlan plan = ToTrainPlan(settings);
   const google::protobuf::Descriptor& descriptor = *plan.zo().GetDescriptor();
   std::vector<const google::protobuf::FieldDescriptor*> set;
@@ -351,6 +352,7 @@ TEST(TrainPlan, ConversionKeepsEveryFieldOfZerothOrder) {
   EXPECT_EQ(back.layer_group, 7u);
   EXPECT_EQ(back.intrinsic_dim, 13u);
   EXPECT_EQ(back.population, 17u);
+  EXPECT_EQ(back.kept_front_mb, 19u);
 }
 
 TEST(TrainPlan, ConversionKeepsEveryFieldOfPseudoLabelsAndPrompts) {

@@ -224,6 +224,8 @@ TEST(Validate, ZerothOrder) {
                      {[](M& m) { m.set_layer_groups(0); }, false, "zo.layer_group"},
                      {[](M& m) { m.set_intrinsic_dim(~0U); }, false, "zo.intrinsic_dim"},
                      {[](M& m) { m.set_population(~0U); }, false, "zo.population"},
+                     {[](M& m) { m.set_kept_front_mb(kMaxKeptFrontMb); }, true},
+                     {[](M& m) { m.set_kept_front_mb(kMaxKeptFrontMb + 1); }, false, "zo.kept_front_mb"},
                  });
 }
 

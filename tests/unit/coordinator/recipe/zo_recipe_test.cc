@@ -57,6 +57,7 @@ clip_projected_grad = 100.0
 max_loss_difference = 10.0
 sparse_fraction = 0.25
 anchor_interval = 5
+kept_front_mb = 24
 )");
   ASSERT_TRUE(recipe.ok()) << recipe.status();
   const v1::ZerothOrder& zo = recipe->train.zo();
@@ -70,6 +71,7 @@ anchor_interval = 5
   EXPECT_EQ(zo.anchor_interval(), 5U);
   EXPECT_EQ(zo.anchor_perturbations(), 16U);
   EXPECT_EQ(zo.intrinsic_dim(), 0U);
+  EXPECT_EQ(zo.kept_front_mb(), 24U);
 }
 
 TEST(ZerothOrderRecipe, OfATaskThatComputesGradientsIsRefused) {
@@ -79,6 +81,8 @@ TEST(ZerothOrderRecipe, OfATaskThatComputesGradientsIsRefused) {
   EXPECT_EQ(Load("[zo]\nestimator = \"adam\"\n").status().code(), Code::kInvalidArgument);
   EXPECT_EQ(Load("[zo]\nnum_perturbations = 0\n").status().code(), Code::kInvalidArgument);
   EXPECT_EQ(Load("[zo]\nsparse_fraction = nan\n").status().code(), Code::kInvalidArgument);
+  EXPECT_EQ(Load("[zo]\nkept_front_mb = 2000000\n").status().code(), Code::kInvalidArgument);
+  EXPECT_EQ(Load("[train]\nlocal_task = \"sft\"\n[zo]\nkept_front_mb = 1\n").status().code(), Code::kInvalidArgument);
 }
 
 TEST(ZerothOrderRecipe, OfSpryGivesEachDeviceAGroupOfLayersAndForwardGradients) {
@@ -117,6 +121,10 @@ TEST(ZerothOrderRecipe, OfFedBptSearchesAPromptAndNothingElse) {
   EXPECT_EQ(recipe->local_task, "bbpt");
   EXPECT_EQ(recipe->train.zo().intrinsic_dim(), 500U);
   EXPECT_THAT(Load("[strategy]\nname = \"FedBPT\"\n").status().message(), HasSubstr("prompt-tuning"));
+  EXPECT_THAT(Load("[strategy]\nname = \"FedBPT\"\n[tuning]\nmethod = \"prompt-tuning\"\n[zo]\nkept_front_mb = 1\n")
+                  .status()
+                  .message(),
+              HasSubstr("kept_front_mb"));
   EXPECT_THAT(Load("[tuning]\nmethod = \"prompt-tuning\"\n[strategy]\nname = \"FedProx\"\n[train]\nlocal_task = "
                    "\"bbpt\"\n")
                   .status()
