@@ -8,6 +8,7 @@
 #include "common/safetensors.h"
 #include "tests/unit/client/breaking_proxy.h"
 #include "tests/unit/client/fake_coordinator.h"
+#include "tests/unit/client/one_device.h"
 #include "tests/unit/model/tiny_model.h"
 
 namespace heddle::client {
@@ -17,21 +18,10 @@ namespace fs = std::filesystem;
 using protocol::TempDir;
 using testing::HasSubstr;
 
-class BasePartTest : public testing::Test {
+class BasePartTest : public OneDevice {
  protected:
-  BasePartTest() {
-    config_.host = "localhost";
-    config_.port = coordinator_.port();
-    config_.state_dir = temp_.path() / "state";
-    config_.data_path = temp_.path() / "data.txt";
-    config_.worker_binary = fs::path(HEDDLE_BINARY_DIR) / "bin" / "fake_worker";
-    config_.backoff_base = Seconds(0.02);
-    config_.backoff_max = Seconds(0.1);
-    config_.nice = 0;
-    config_.eligibility.interval = Seconds(0.02);
-    options_.handle_signals = false;
-    EXPECT_TRUE(WriteFileAtomically(config_.data_path, "ok").ok());
-    EXPECT_TRUE(Enroll(config_, coordinator_.IssueToken("phone-1")).ok());
+  BasePartTest() : OneDevice(HEDDLE_BINARY_DIR) {
+    EnrollDevice();
     spec_.num_hidden_layers = 6;
     config_json_ = model::LlamaConfigJson(spec_);
     weights_ = SerializeSafetensors(model::RandomWeights(spec_, 3));
@@ -47,12 +37,6 @@ class BasePartTest : public testing::Test {
                                         {{"model.safetensors.tree", tree_}}, layers);
     coordinator_.Offer(assignment);
     return assignment;
-  }
-  Status RunTasks(uint64_t tasks) {
-    options_.max_tasks = tasks;
-    auto daemon = Daemon::Open(config_, options_);
-    if (!daemon.ok()) return daemon.status();
-    return (*daemon)->Run();
   }
   v1::ReportRequest LastReport() {
     return coordinator_.reports().empty() ? v1::ReportRequest() : coordinator_.reports().back();
@@ -72,10 +56,6 @@ class BasePartTest : public testing::Test {
     return coordinator_.CountRequests("GET /v1/blobs/" + Sha256(weights_).ToHex() + what);
   }
 
-  TempDir temp_;
-  FakeCoordinator coordinator_;
-  ClientConfig config_;
-  DaemonOptions options_;
   model::ModelSpec spec_ = model::TinyConfig();
   std::string config_json_, weights_, tree_;
 };

@@ -7,6 +7,7 @@
 #include "common/safetensors.h"
 #include "tests/unit/client/breaking_proxy.h"
 #include "tests/unit/client/fake_coordinator.h"
+#include "tests/unit/client/one_device.h"
 
 namespace heddle::client {
 namespace {
@@ -16,37 +17,11 @@ using protocol::Eventually;
 using protocol::TempDir;
 using testing::HasSubstr;
 
-class DaemonTest : public testing::Test {
+class DaemonTest : public OneDevice {
  protected:
-  DaemonTest() {
-    config_.host = "localhost";
-    config_.port = coordinator_.port();
-    config_.state_dir = temp_.path() / "state";
-    config_.data_path = temp_.path() / "data.txt";
-    config_.worker_binary = fs::path(HEDDLE_BINARY_DIR) / "bin" / "fake_worker";
-    config_.backoff_base = Seconds(0.02);
-    config_.backoff_max = Seconds(0.1);
-    config_.nice = 0;
-    config_.inline_update_bytes = 0;
-    config_.eligibility.interval = Seconds(0.02);
-    options_.handle_signals = false;
-    Mode("ok");
-  }
+  DaemonTest() : OneDevice(HEDDLE_BINARY_DIR) { config_.inline_update_bytes = 0; }
   ~DaemonTest() override { (void)Stop(); }
 
-  void Mode(const std::string& mode) { ASSERT_TRUE(WriteFileAtomically(config_.data_path, mode).ok()); }
-  void EnrollDevice() {
-    const auto name = Enroll(config_, coordinator_.IssueToken("phone-1"));
-    ASSERT_TRUE(name.ok()) << name.status();
-    ASSERT_EQ(*name, "phone-1");
-  }
-  // Runs until max_tasks; its end.
-  Status RunTasks(uint64_t tasks) {
-    options_.max_tasks = tasks;
-    auto daemon = Daemon::Open(config_, options_);
-    if (!daemon.ok()) return daemon.status();
-    return (*daemon)->Run();
-  }
   void StartInBackground() {
     auto daemon = Daemon::Open(config_, options_);
     ASSERT_TRUE(daemon.ok()) << daemon.status();
@@ -82,10 +57,6 @@ class DaemonTest : public testing::Test {
               static_cast<float>(1 + assignment.plan().seed() + inputs));
   }
 
-  TempDir temp_;
-  FakeCoordinator coordinator_;
-  ClientConfig config_;
-  DaemonOptions options_;
   std::unique_ptr<Daemon> daemon_;
   std::thread thread_;
   Status end_;

@@ -10,6 +10,7 @@
 #include "peft/tuning/tuning.h"
 #include "tests/unit/common/temp_dir.h"
 #include "tests/unit/model/tiny_model.h"
+#include "tests/unit/peft/model_examples.h"
 
 namespace heddle::peft {
 namespace {
@@ -19,22 +20,6 @@ using model::BaseWeights;
 using model::Cut;
 using model::SplitTopology;
 using torch::Tensor;
-
-// Every committed model whose head has a loss: all architectures.
-std::vector<std::string> Folders() {
-  std::vector<std::string> names;
-  for (const char* room : {"models", "encoders"}) {
-    for (const auto& entry : fs::directory_iterator(fs::path(HEDDLE_SOURCE_DIR) / "tests/data" / room)) {
-      if (!fs::exists(entry.path() / "config.json")) continue;
-      const auto spec = model::ReadModelConfig(entry.path());
-      if (spec.ok() && spec->head.task != model::Task::kNone) {
-        names.push_back(std::string(room) + "/" + entry.path().filename().string());
-      }
-    }
-  }
-  std::sort(names.begin(), names.end());
-  return names;
-}
 
 // The architecture of a committed model with four layers, of random weights; or a part of it.
 std::shared_ptr<const BaseWeights> Deep(const std::string& folder, const model::ModelPart& part = {}) {
@@ -47,30 +32,6 @@ std::shared_ptr<const BaseWeights> Deep(const std::string& folder, const model::
     base->tensors.emplace(name, ToTorchTensor(weights.find(name)->second));
   }
   return base;
-}
-
-struct Example {
-  model::ModelInput input;
-  Tensor targets;
-};
-
-// Two texts, one shorter than the other, or two images.
-Example ExampleFor(const model::ModelSpec& spec) {
-  Example example;
-  auto generator = at::make_generator<at::CPUGeneratorImpl>(uint64_t{11});
-  const bool words = spec.head.task == model::Task::kCausalLm || spec.head.task == model::Task::kMaskedLm;
-  if (spec.TakesImages()) {
-    const model::PatchSpec& p = spec.patches;
-    example.input.pixels = torch::randn({2, p.channels, p.image_size, p.image_size}, generator);
-  } else {
-    const int64_t length = std::min<int64_t>(7, spec.MaxLength());
-    example.input.ids = torch::randint(3, spec.vocab_size, {2, length}, generator, at::kLong);
-    example.input.mask = torch::ones({2, length}, at::kLong);
-    example.input.mask[1].slice(0, length - 2) = 0;
-    if (words) example.targets = example.input.ids.roll(-1, 1).masked_fill(example.input.mask.eq(0), -100);
-  }
-  if (!words) example.targets = spec.num_labels == 1 ? torch::tensor({0.25F, -1.5F}) : torch::tensor({0, 1}, at::kLong);
-  return example;
 }
 
 struct Outcome {
@@ -229,7 +190,7 @@ TEST_P(CutModel, APartHasTheTensorsOfItsOwnAndNoOthers) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(All, CutModel, testing::ValuesIn(Folders()), [](const auto& info) {
+INSTANTIATE_TEST_SUITE_P(All, CutModel, testing::ValuesIn(ModelFolders()), [](const auto& info) {
   std::string name = info.param;
   std::replace_if(
       name.begin(), name.end(), [](char c) { return !std::isalnum(static_cast<unsigned char>(c)); }, '_');

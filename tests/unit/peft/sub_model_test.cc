@@ -11,6 +11,7 @@
 #include "peft/adapter/initial.h"
 #include "peft/tuning/tuning.h"
 #include "tests/unit/model/tiny_model.h"
+#include "tests/unit/peft/model_examples.h"
 
 namespace heddle::peft {
 namespace {
@@ -18,21 +19,6 @@ namespace {
 namespace fs = std::filesystem;
 using model::BaseWeights;
 using torch::Tensor;
-
-std::vector<std::string> Folders() {
-  std::vector<std::string> names;
-  for (const char* room : {"models", "encoders"}) {
-    for (const auto& entry : fs::directory_iterator(fs::path(HEDDLE_SOURCE_DIR) / "tests/data" / room)) {
-      if (!fs::exists(entry.path() / "config.json")) continue;
-      const auto spec = model::ReadModelConfig(entry.path());
-      if (spec.ok() && spec->head.task != model::Task::kNone) {
-        names.push_back(std::string(room) + "/" + entry.path().filename().string());
-      }
-    }
-  }
-  std::sort(names.begin(), names.end());
-  return names;
-}
 
 constexpr int64_t kLayers = 5;
 
@@ -51,27 +37,6 @@ std::shared_ptr<const BaseWeights> Loaded(const model::ModelSpec& spec, const St
   return base;
 }
 
-struct Example {
-  model::ModelInput input;
-  Tensor targets;
-};
-
-Example ExampleFor(const model::ModelSpec& spec) {
-  Example example;
-  auto generator = at::make_generator<at::CPUGeneratorImpl>(uint64_t{11});
-  const bool words = spec.head.task == model::Task::kCausalLm || spec.head.task == model::Task::kMaskedLm;
-  if (spec.TakesImages()) {
-    const model::PatchSpec& p = spec.patches;
-    example.input.pixels = torch::randn({2, p.channels, p.image_size, p.image_size}, generator);
-  } else {
-    const int64_t length = std::min<int64_t>(7, spec.MaxLength());
-    example.input.ids = torch::randint(3, spec.vocab_size, {2, length}, generator, at::kLong);
-    if (words) example.targets = example.input.ids.roll(-1, 1);
-  }
-  if (!words) example.targets = spec.num_labels == 1 ? torch::tensor({0.25F, -1.5F}) : torch::tensor({0, 1}, at::kLong);
-  return example;
-}
-
 AdapterConfig FullOf(std::vector<int64_t> layers) {
   AdapterConfig config;
   config.peft_type = "FULL";
@@ -80,7 +45,7 @@ AdapterConfig FullOf(std::vector<int64_t> layers) {
 }
 
 class SubModelOf : public ::testing::TestWithParam<std::string> {};
-INSTANTIATE_TEST_SUITE_P(Architectures, SubModelOf, ::testing::ValuesIn(Folders()), [](const auto& info) {
+INSTANTIATE_TEST_SUITE_P(Architectures, SubModelOf, ::testing::ValuesIn(ModelFolders()), [](const auto& info) {
   std::string name = info.param;
   for (char& c : name) c = std::isalnum(static_cast<unsigned char>(c)) ? c : '_';
   return name;

@@ -1,4 +1,6 @@
 // Reports: updates that travel inside them, and that a report may only name what its device has shown to have.
+#include <boost/json.hpp>
+
 #include "aggregation/compression/compressor.h"
 #include "common/safetensors.h"
 #include "protocol/limits.h"
@@ -133,6 +135,34 @@ TEST_F(ReportsTest, AnUpdateOfAnotherVersionOfTheModelIsRefused) {
   EXPECT_EQ(VerdictOn("bert", report).verdict(), v1::REPORT_VERDICT_ACCEPTED);
   report.set_parent_sha256("short");
   ExpectRefused(Report("bert", report), v1::REFUSAL_REASON_MALFORMED);
+}
+
+TEST_F(ReportsTest, WhereDownloadsAreRoundedAnUpdateIsOfTheRoundingAndNotOfTheModel) {
+  SubmitRun({{"cohort_size", "2"}, {"over_selection", "1"}}, "[compression]\ndownload = \"bf16\"\n");
+  auto round = NextRound();
+  // Made by a device that widens what it got; its own update is float32.
+  const auto update = [&](const char* device) {
+    StateDict out;
+    for (const auto& [name, tensor] : GoodUpdateBase(round[device])) {
+      EXPECT_EQ(tensor.dtype(), DType::kBF16) << name;
+      const std::vector<float> values(static_cast<size_t>(tensor.numel()), 0.01F);
+      out.emplace(name, Tensor::FromFloats(tensor.shape(), values));
+    }
+    return SerializeSafetensors(out);
+  };
+  const std::string bytes = update("anna");
+  v1::ReportRequest report = InlineReportOf(round["bert"], bytes);
+  const Sha256Digest canonical =
+      Pki::Value(Sha256Digest::FromHex(boost::json::value_to<std::string>(Run().at("adapter_sha256"))));
+  EXPECT_NE(report.parent_sha256(), canonical.raw());
+  report.set_parent_sha256(std::string(canonical.raw()));
+  EXPECT_EQ(protocol::ReasonName(VerdictOn("bert", report).refusal().reason()), "WRONG_BASE");
+  // An update in the dtype of the download is none.
+  StateDict half;
+  for (const auto& [name, tensor] : GoodUpdateBase(round["anna"])) half.emplace(name, tensor);
+  const v1::ReportResponse verdict = VerdictOn("anna", InlineReportOf(round["anna"], SerializeSafetensors(half)));
+  EXPECT_EQ(verdict.verdict(), v1::REPORT_VERDICT_INVALID);
+  EXPECT_EQ(protocol::ReasonName(verdict.refusal().reason()), "WRONG_DTYPE");
 }
 
 // ---- whose update it is ----

@@ -14,7 +14,7 @@
 namespace heddle::coordinator {
 namespace {
 
-using testing::HasSubstr;
+using ::testing::HasSubstr;
 
 const std::string kA = "base_model.model.h.0.lora_A.weight", kB = "base_model.model.h.0.lora_B.weight";
 
@@ -32,7 +32,7 @@ StateDict Update(int64_t rank) {
                                    static_cast<uint64_t>(rank));
 }
 
-class UpdateReaderTest : public testing::Test {
+class UpdateReaderTest : public ::testing::Test {
  protected:
   std::string Encoded(const StateDict& update, const std::string& device = "anna") const {
     const compression::Compressor compressor(recipe_->upload, TaskSeed(5, 2, DeviceId(device)));
