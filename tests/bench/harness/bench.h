@@ -63,5 +63,6 @@ std::vector<Measurement> CompressionMeasurements();  // compression.cc: smaller 
 std::vector<Measurement> MergeMeasurements();        // merges.cc: low-rank merges of many updates
 std::vector<Measurement> PartMeasurements();         // parts.cc: training on a part of a model
 std::vector<Measurement> ZerothOrderMeasurements();  // zeroth_order.cc: training with forward passes only
+std::vector<Measurement> SplitMeasurements();        // split_learning.cc: a model in two halves
 
 }  // namespace heddle::bench

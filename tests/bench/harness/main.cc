@@ -24,10 +24,10 @@ namespace json = boost::json;
 
 std::vector<Measurement> AllMeasurements() {
   std::vector<Measurement> all;
-  for (auto part :
-       {RoundMeasurements(), LoadMeasurements(), IdleMeasurements(), CheckinMeasurements(), CrowdMeasurements(),
-        SoakMeasurements(), ProgramMeasurements(), ModelMeasurements(), TokenizerMeasurements(),
-        CompressionMeasurements(), MergeMeasurements(), ZerothOrderMeasurements(), PartMeasurements()}) {
+  for (auto part : {RoundMeasurements(), LoadMeasurements(), IdleMeasurements(), CheckinMeasurements(),
+                    CrowdMeasurements(), SoakMeasurements(), ProgramMeasurements(), ModelMeasurements(),
+                    TokenizerMeasurements(), CompressionMeasurements(), MergeMeasurements(), ZerothOrderMeasurements(),
+                    PartMeasurements(), SplitMeasurements()}) {
     for (Measurement& one : part) all.push_back(std::move(one));
   }
   return all;
