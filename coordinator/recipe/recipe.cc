@@ -291,6 +291,7 @@ Result<Recipe> Recipe::LoadText(const std::string& text, const fs::path& folder,
   HEDDLE_RETURN_IF_ERROR(CheckRelations(recipe, bindings.SimulationMistakes()).Annotate(name));
   HEDDLE_RETURN_IF_ERROR(ReadTiers(bindings, &recipe).Annotate(name));
   HEDDLE_RETURN_IF_ERROR(CheckStrategy(recipe).Annotate(name));
+  HEDDLE_RETURN_IF_ERROR(CheckPruning(recipe).Annotate(name));
   HEDDLE_RETURN_IF_ERROR(CheckUpload(recipe).Annotate(name));
   HEDDLE_RETURN_IF_ERROR(CheckZerothOrder(recipe).Annotate(name));
   HEDDLE_RETURN_IF_ERROR(CheckParts(&recipe).Annotate(name));

@@ -60,4 +60,11 @@ Status CheckFewShot(const Recipe& recipe) {
   return mistakes.empty() ? OkStatus() : InvalidArgument("the recipe contradicts itself:" + mistakes);
 }
 
+Status CheckPruning(const Recipe& recipe) {
+  if (recipe.lora.rank_pattern.empty() || recipe.RulesOf(1).prune_gamma == 0) return OkStatus();
+  return InvalidArgument(
+      "lora.rank_pattern: devices give up a part of the one rank that all modules have; remove it, or set "
+      "strategy.prune_gamma = 0");
+}
+
 }  // namespace heddle::coordinator

@@ -14,4 +14,7 @@ Status CheckSeeds(const Recipe& recipe);
 // That pseudo-labels and prompts meet the task that knows them. Errors: as CheckSeeds.
 Status CheckFewShot(const Recipe& recipe);
 
+// That devices which prune their rank have one rank to prune. Errors: kInvalidArgument.
+Status CheckPruning(const Recipe& recipe);
+
 }  // namespace heddle::coordinator

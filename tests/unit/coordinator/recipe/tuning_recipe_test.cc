@@ -71,6 +71,9 @@ TEST(TuningKeys, MistakesAreToldWithTheirKeys) {
   refused("[tuning]\nmethd = \"lora\"\n", "tuning.method");
   refused("[lora]\nrank_pattern = { q_proj = \"four\" }\n", "the value of 'q_proj' is no whole number");
   refused("[lora]\nrank_pattern = { q_proj = 0 }\n", "rank_pattern");
+  // HetLoRA's devices cut all modules to one rank; where each has its own, they would cut what they have not pruned.
+  refused("[lora]\nrank_pattern = { q_proj = 4 }\n[strategy]\nname = \"HetLoRA\"\n", "strategy.prune_gamma = 0");
+  EXPECT_TRUE(Load("[lora]\nrank_pattern = { q_proj = 4 }\n[strategy]\nname = \"HetLoRA\"\nprune_gamma = 0\n").ok());
   refused("[lora]\nuse_dora = true\ninit_lora_weights = \"pissa\"\n", "do not go together");
   refused("label_names = [\"no\", \"yes\"]\n", "model.label_names");
   refused("[tuning]\ntarget_modules = [\"a\"]\ntarget_modules_regex = \"b\"\n", "tuning.target_modules_regex");
