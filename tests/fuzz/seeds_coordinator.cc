@@ -75,6 +75,9 @@ void Recipes() {
   Write("fuzz_recipe", "bounds", Replace(Replace(recipe, "max_abs = 4.0", "max_abs = 5e-324"), "600", "1e300"));
   Write("fuzz_recipe", "infinite", Replace(Replace(recipe, "1e-2", "inf"), "1.5", "nan"));
   Write("fuzz_recipe", "twins", Replace(recipe, "[\"a\", \"b\"]", "[\"a\", \"a\"]"));
+  Write("fuzz_recipe", "smaller",
+        Replace(recipe, "FedAvg", "HetLoRA") +
+            "[compression]\nupload = [\"top_k:0.1\", \"int8\", \"error_feedback\"]\ndownload = \"bf16\"\n");
   Write("fuzz_recipe", "unknown", Replace(recipe, "FedAvg", "FedAverage"));
 
   const std::string settings =
