@@ -1,0 +1,122 @@
+// The device's way to the split server, with workers that are a few lines of shell and a listener in this process.
+#include "client/split/relay.h"
+
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <mutex>
+
+#include "tests/unit/protocol/transport_fixture.h"
+
+namespace heddle::client {
+namespace {
+
+using protocol::Eventually;
+
+// A frame of the worker's pipe, of at most 7 bytes, as printf's text: 8 bytes of length, then the bytes.
+std::string Frame(const std::string& text) { return "\\" + std::to_string(text.size()) + R"(\0\0\0\0\0\0\0)" + text; }
+
+class SplitRelay : public testing::Test {
+ protected:
+  SplitRelay() {
+    pki_.Enrol("phone-1");
+    protocol::ListenerOptions options;
+    options.tls = pki_.ServerTls();
+    options.max_in_flight = 4;
+    options.socket.max_frame_bytes = 6;
+    listener_ =
+        std::make_unique<protocol::FrameListener>(server_.io(), server_.io().get_executor(), options,
+                                                  [this](const std::string& /*device*/, std::string frame, auto reply) {
+                                                    std::lock_guard lock(mutex_);
+                                                    taken_.push_back(frame);
+                                                    if (answers_) return reply("answer to " + frame);
+                                                    held_.push_back(std::move(reply));
+                                                  });
+    EXPECT_TRUE(listener_->Start().ok());
+    relay_.server.host = "127.0.0.1";
+    relay_.server.port = listener_->port();
+    relay_.server.tls = pki_.ClientTls("phone-1");
+    relay_.retry_base = relay_.retry_max = Seconds(0.001);
+  }
+  ~SplitRelay() override {
+    listener_->Stop();
+    server_.Join();
+  }
+
+  Status Run(const std::string& script) {
+    relay_.worker = {"/bin/sh", "-c", script};
+    return RelaySplit(relay_);
+  }
+  std::vector<std::string> taken() {
+    std::lock_guard lock(mutex_);
+    return taken_;
+  }
+
+  protocol::Pki pki_;
+  protocol::Threads server_;
+  std::unique_ptr<protocol::FrameListener> listener_;
+  RelayOptions relay_;
+  std::atomic<bool> answers_{true};
+  std::mutex mutex_;
+  std::vector<std::string> taken_;
+  std::vector<protocol::FrameListener::Reply> held_;
+};
+
+// Reads "answer to" five letters.
+const std::string kReads = "head -c 23 > /dev/null";
+
+// Reads the word that there is a new connection, 8 bytes of zeros, and says so back.
+const std::string kGreets = R"([ $(head -c 8 | wc -c) -eq 8 ] && printf '\0\0\0\0\0\0\0\0')";
+
+TEST_F(SplitRelay, CarriesFramesBothWaysAtOnceUntilTheWorkerIsDone) {
+  // Two frames before any answer is read, and a third after the first.
+  const Status status =
+      Run(kGreets + "; printf '" + Frame("hello") + Frame("early") + "'; head -c 23 | grep -aq 'hello$' && printf '" +
+          Frame("later") + "'; " + kReads + "; " + kReads);
+  EXPECT_TRUE(status.ok()) << status;
+  EXPECT_EQ(taken(), (std::vector<std::string>{"hello", "early", "later"}));
+}
+
+TEST_F(SplitRelay, WhatBelongsToAnOldConnectionIsNotSentOnANewOne) {
+  // The server closes on a frame that is too long; on the second connection a frame of the first comes before the
+  // worker has heard of it.
+  const Status status = Run(kGreets + "; printf '" + Frame("hello") + "'; " + kReads + "; printf '" + Frame("toolong") +
+                            "'; head -c 8 > /dev/null; printf '" + Frame("stale") + R"(\0\0\0\0\0\0\0\0)" +
+                            Frame("again") + "'; " + kReads);
+  EXPECT_TRUE(status.ok()) << status;
+  EXPECT_EQ(taken(), (std::vector<std::string>{"hello", "again"}));
+}
+
+TEST_F(SplitRelay, AServerThatDoesNotAnswerIsLeft) {
+  answers_ = false;
+  relay_.answer_timeout = Seconds(0.1);
+  int ended = 0;
+  relay_.go_on = [&ended] { return ++ended < 2; };
+  EXPECT_EQ(Run(kGreets + "; printf '" + Frame("hello") + "'; " + kGreets + "; printf '" + Frame("again") +
+                "'; head -c 8 > /dev/null")
+                .code(),
+            Code::kCancelled);
+  EXPECT_EQ(ended, 2);
+}
+
+TEST_F(SplitRelay, AWorkerThatFailsEndsIt) {
+  const Status status = Run(kGreets + "; printf '" + Frame("hello") + "'; " + kReads + "; exit 3");
+  EXPECT_EQ(status.code(), Code::kInternal);
+  EXPECT_NE(status.message().find("status 3"), std::string::npos) << status;
+  EXPECT_EQ(taken(), std::vector<std::string>{"hello"});
+}
+
+TEST_F(SplitRelay, AServerThatDoesNotKnowTheCertificateEndsIt) {
+  const protocol::Pki others("Another authority");
+  others.Enrol("phone-1");
+  protocol::ClientTlsOptions options;
+  options.ca_pem = pki_.authority().certificate_pem();
+  options.certificate = others.dir() / "phone-1.crt";
+  options.key = others.dir() / "phone-1.key";
+  relay_.server.tls = protocol::Pki::Value(protocol::MakeClientTls(options));
+  EXPECT_EQ(Run("head -c 8 > /dev/null").code(), Code::kUnauthenticated);
+  EXPECT_TRUE(taken().empty());
+}
+
+}  // namespace
+}  // namespace heddle::client
