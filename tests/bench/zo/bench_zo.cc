@@ -3,6 +3,9 @@
 //   --what time      "rademacher", "normal": seconds of a two-sided step to those of two forward passes, in turns
 //   --what forward   "peak_mb": the process's peak memory after two forward passes
 //   --what step      "peak_mb": the same after two two-sided steps
+//   --what front     "classifier": seconds of a whole forward pass of a small encoder to those of one that begins
+//   behind
+//                    its frozen layers, all but the last, and computes the row that its head reads
 #include <torch/torch.h>
 #include <unistd.h>
 
@@ -28,6 +31,11 @@ constexpr const char* kConfig = R"({"architectures": ["LlamaForCausalLM"], "mode
   "intermediate_size": 2048, "num_hidden_layers": 12, "num_attention_heads": 12, "num_key_value_heads": 12,
   "vocab_size": 32000, "max_position_embeddings": 512, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
   "hidden_act": "silu", "tie_word_embeddings": true})";
+
+constexpr const char* kEncoder = R"({"architectures": ["BertForSequenceClassification"], "hidden_size": 384,
+  "intermediate_size": 1536, "num_hidden_layers": 6, "num_attention_heads": 12, "vocab_size": 2000,
+  "max_position_embeddings": 512, "id2label": {"0": "a", "1": "b", "2": "c", "3": "d"}})";
+constexpr int64_t kEncoderRows = 8, kEncoderTokens = 32;
 
 template <typename T>
 T Need(Result<T> result) {
@@ -105,6 +113,35 @@ void PrintTimes(Bench& bench, zo::Objective& loss, int rounds, unsigned threads)
   std::printf("]\n");
 }
 
+void PrintFront(int rounds) {
+  model::Transformer network(Need(model::ParseModelConfig(kEncoder)), 1);
+  network->eval();
+  torch::manual_seed(3);
+  const torch::NoGradGuard no_grad;
+  const model::ModelInput input{.ids = torch::randint(0, 2000, {kEncoderRows, kEncoderTokens}, at::kLong)};
+  const torch::Tensor labels = torch::randint(0, 4, {kEncoderRows}, at::kLong);
+  const int64_t frozen = network->spec().num_hidden_layers - 1;
+  const torch::Tensor stream = network->Front(input, frozen);
+  double sum = 0;  // so that nothing is left out
+  const auto whole = [&] { sum += network->Loss(input, labels).item<double>(); };
+  const auto behind = [&] {
+    sum += network->TailLoss(network->Middle(stream, input, frozen), input, labels).item<double>();
+  };
+  constexpr int kPasses = 20;
+  std::vector<double> ratios;
+  for (int round = -1; round < rounds; ++round) {
+    const double slow = Seconds([&] {
+      for (int i = 0; i < kPasses; ++i) whole();
+    });
+    const double fast = Seconds([&] {
+      for (int i = 0; i < kPasses; ++i) behind();
+    });
+    if (round >= 0) ratios.push_back(slow / fast);
+  }
+  std::printf("[{\"id\":\"classifier\",\"value\":%.4f,\"unit\":\"ratio\",\"loss\":%.4f}]\n", Median(ratios),
+              sum / (2.0 * kPasses * (rounds + 1)));
+}
+
 }  // namespace
 
 int Main(int argc, char** argv) {
@@ -113,13 +150,18 @@ int Main(int argc, char** argv) {
   int rounds = 3;
   unsigned threads = std::max(1U, std::thread::hardware_concurrency());
   CLI::App app("A zeroth-order step beside forward passes");
-  app.add_option("--what", what, "time, forward, step")->check(CLI::IsMember({"time", "forward", "step"}));
+  app.add_option("--what", what, "time, forward, step, front")
+      ->check(CLI::IsMember({"time", "forward", "step", "front"}));
   app.add_option("--batch", batch, "sequences")->check(CLI::Range(1, 4096));
   app.add_option("--length", length, "tokens of each")->check(CLI::Range(1, 512));
   app.add_option("--rounds", rounds, "of each, in turns")->check(CLI::Range(1, 1000));
   app.add_option("--threads", threads, "that compute")->check(CLI::Range(1, 256));
   CLI11_PARSE(app, argc, argv);
   at::set_num_threads(static_cast<int>(threads));
+  if (what == "front") {
+    PrintFront(rounds);
+    return 0;
+  }
   Bench bench;
   FixedBatch loss(bench.network, batch, length);
   if (what == "time") {
