@@ -116,8 +116,8 @@ TEST_P(EveryRecipe, RunsTwoRoundsWithATinyModel) {
                        {"train.warmup_steps", "0"}};
   const auto recipe = coordinator::Recipe::Load(options.recipe);
   ASSERT_TRUE(recipe.ok()) << recipe.status();
+  const bool encoder = recipe->simulation.source == "split" && recipe->head.num_labels > 0;
   if (recipe->simulation.source == "split") {
-    const bool encoder = recipe->head.num_labels > 0;
     const bool masked = recipe->lora.SavesWhole("cls");
     options.overrides["model.base"] = encoder  ? Encoder()
                                       : masked ? Masked()
@@ -136,10 +136,12 @@ TEST_P(EveryRecipe, RunsTwoRoundsWithATinyModel) {
     options.overrides["simulation.num_devices"] = "6";
     options.overrides["simulation.max_test_examples"] = "4";
   }
-  if (!recipe->lora.bias_only_layers.empty()) {  // the small models have two layers
+  // The small models have two layers.
+  const bool biases = !recipe->lora.bias_only_layers.empty();
+  if (biases || (encoder && !recipe->lora.layers_to_transform.empty())) {
     options.overrides["tuning.layers_to_transform"] = "[1]";
-    options.overrides["tuning.bias_only_layers"] = "[0]";
   }
+  if (biases) options.overrides["tuning.bias_only_layers"] = "[0]";
   const auto result = Simulate(options);
   ASSERT_TRUE(result.ok()) << result.status();
   EXPECT_EQ(result->run.committed_rounds, 2U);
