@@ -12,6 +12,7 @@
 #include <sstream>
 
 #include "common/assert.h"
+#include "common/config_words.h"
 #include "common/file.h"
 
 namespace heddle {
@@ -358,6 +359,12 @@ struct ConfigSchema::Impl {
       std::string variable = EnvironmentName(key);
       const char* value = std::getenv(variable.c_str());
       if (value != nullptr) SetText("environment " + variable, key, value, "environment");
+    }
+    // One that is nearly one of ours is a mistake; others that begin with HEDDLE_ belong to other programs.
+    std::vector<std::string> known;
+    for (const auto& [key, k] : keys) known.push_back(EnvironmentName(key));
+    for (const auto& [name, right] : MistypedVariables(known)) {
+      Error("environment", name, "no key is set by it; did you mean '" + right + "'?");
     }
   }
 

@@ -1,9 +1,34 @@
 // The parts of config.h that need no schema: "key=value" texts and names that were nearly right.
+#include "common/config_words.h"
+
+#include <unistd.h>
+
 #include <algorithm>
 
 #include "common/config.h"
 
 namespace heddle {
+namespace {
+
+constexpr size_t kMistypedLetters = 2;
+
+// Levenshtein, one row.
+size_t EditDistance(std::string_view from, std::string_view to) {
+  std::vector<size_t> row(to.size() + 1);
+  for (size_t j = 0; j < row.size(); ++j) row[j] = j;
+  for (size_t i = 1; i <= from.size(); ++i) {
+    size_t diagonal = row[0];
+    row[0] = i;
+    for (size_t j = 1; j < row.size(); ++j) {
+      const size_t above = row[j];
+      row[j] = std::min({row[j] + 1, row[j - 1] + 1, diagonal + (from[i - 1] == to[j - 1] ? 0 : 1)});
+      diagonal = above;
+    }
+  }
+  return row.back();
+}
+
+}  // namespace
 
 Result<std::map<std::string, std::string>> ParseSettings(const std::vector<std::string>& settings) {
   std::map<std::string, std::string> overrides;
@@ -22,24 +47,31 @@ std::optional<std::string> NearestName(std::string_view word, const std::vector<
   std::optional<std::string> best;
   size_t best_distance = word.size() / 3 + 2;
   for (const std::string& candidate : candidates) {
-    // Levenshtein, one row.
-    std::vector<size_t> row(candidate.size() + 1);
-    for (size_t j = 0; j < row.size(); ++j) row[j] = j;
-    for (size_t i = 1; i <= word.size(); ++i) {
-      size_t diagonal = row[0];
-      row[0] = i;
-      for (size_t j = 1; j < row.size(); ++j) {
-        size_t above = row[j];
-        row[j] = std::min({row[j] + 1, row[j - 1] + 1, diagonal + (word[i - 1] == candidate[j - 1] ? 0 : 1)});
-        diagonal = above;
-      }
-    }
-    if (row.back() < best_distance) {
-      best_distance = row.back();
+    const size_t distance = EditDistance(word, candidate);
+    if (distance < best_distance) {
+      best_distance = distance;
       best = candidate;
     }
   }
   return best;
+}
+
+std::map<std::string, std::string> MistypedVariables(const std::vector<std::string>& known) {
+  std::map<std::string, std::string> found;
+  for (char** entry = environ; entry != nullptr && *entry != nullptr; ++entry) {
+    const std::string_view text = *entry;
+    const std::string name(text.substr(0, text.find('=')));
+    if (!name.starts_with("HEDDLE_") || name.size() > 256) continue;
+    for (const std::string& right : known) {
+      const size_t distance = EditDistance(name, right);
+      if (distance == 0) {
+        found.erase(name);
+        break;
+      }
+      if (distance <= kMistypedLetters) found.emplace(name, right);
+    }
+  }
+  return found;
 }
 
 }  // namespace heddle

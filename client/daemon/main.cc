@@ -32,7 +32,16 @@ Status RunEnroll(const ClientConfig& config, const std::string& token) {
   return OkStatus();
 }
 
+// Told now and not by every task.
+Status CheckData(const ClientConfig& config) {
+  std::error_code error;
+  if (std::filesystem::exists(config.data_path, error)) return OkStatus();
+  return NotFound("data.path: there is no " + config.data_path.string() +
+                  (error ? " that can be looked at: " + error.message() : std::string()));
+}
+
 Status RunDaemon(const ClientConfig& config, const DaemonOptions& options) {
+  HEDDLE_RETURN_IF_ERROR(CheckData(config));
   HEDDLE_RETURN_IF_ERROR(InitLogging(config.log));
   HEDDLE_ASSIGN_OR_RETURN(const std::unique_ptr<Daemon> daemon, Daemon::Open(config, options));
   return daemon->Run();
@@ -72,7 +81,8 @@ int Main(int argc, char** argv) {
   if (!config.ok()) return Fail(config.status());
   if (arguments.check_config) {
     std::cout << config->resolved;
-    return 0;
+    const Status data = CheckData(*config);
+    return data.ok() ? 0 : Fail(data);
   }
   const Status status = enroll->parsed() ? RunEnroll(*config, arguments.token) : RunDaemon(*config, arguments.daemon);
   return status.ok() ? 0 : Fail(status);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <boost/json.hpp>
+#include <cmath>
 #include <cstdio>
 
 #include "client/worker/local_task.h"
@@ -24,6 +25,11 @@ Status EvaluateCommand(const EvaluateSettings& settings, std::ostream& out) {
   HEDDLE_ASSIGN_OR_RETURN(const Evaluation found,
                           EvaluateModel(settings.folder, settings.adapter, settings.data, static_cast<uint32_t>(length),
                                         *resources, settings.threads, {settings.device, settings.dtype}));
+  if (!std::isfinite(found.loss)) {
+    return DataLoss("the loss on " + settings.data.string() + " is not finite: the weights of " +
+                    (settings.adapter.empty() ? settings.folder : settings.adapter).string() +
+                    " hold a NaN or are far too large");
+  }
   if (settings.json) {
     json::object metrics;
     for (const auto& [name, value] : found.metrics) metrics[name] = value;

@@ -5,6 +5,7 @@
 #include "client/worker/train_options.h"
 #include "model/config/registry.h"
 #include "model/tokenizer/stream_decoder.h"
+#include "model/tokenizer/unicode.h"
 #include "model/transformer/generate.h"
 #include "peft/adapter/base_model.h"
 #include "peft/tuning/tuning.h"
@@ -13,14 +14,12 @@ namespace heddle::client {
 namespace {
 
 // The prompt with what the tokenizer puts before it.
-std::vector<int64_t> PromptIds(const model::Tokenizer& tokenizer, const std::string& prompt) {
-  std::vector<int64_t> ids;
-  const auto encoding = tokenizer.EncodeText(prompt);
-  if (encoding.ok()) {
-    size_t size = encoding->size();
-    while (size > 0 && encoding->special_mask[size - 1] != 0 && size > (prompt.empty() ? 1U : 0U)) --size;
-    ids.assign(encoding->ids.begin(), encoding->ids.begin() + static_cast<std::ptrdiff_t>(size));
-  }
+Result<std::vector<int64_t>> PromptIds(const model::Tokenizer& tokenizer, const std::string& prompt) {
+  if (!model::IsValidUtf8(prompt)) return InvalidArgument("the prompt is not UTF-8");
+  HEDDLE_ASSIGN_OR_RETURN(const auto encoding, tokenizer.EncodeText(prompt));
+  size_t size = encoding.size();
+  while (size > 0 && encoding.special_mask[size - 1] != 0 && size > (prompt.empty() ? 1U : 0U)) --size;
+  std::vector<int64_t> ids(encoding.ids.begin(), encoding.ids.begin() + static_cast<std::ptrdiff_t>(size));
   if (ids.empty() && tokenizer.bos_id() >= 0) ids.push_back(tokenizer.bos_id());
   return ids;
 }
@@ -50,7 +49,7 @@ Status GenerateThrowing(const GenerateSettings& settings, std::ostream& out) {
   HEDDLE_ASSIGN_OR_RETURN(options.stop, model::ReadEndTokens(settings.folder, base->spec));
   if (tokenizer->eos_id() >= 0) options.stop.push_back(tokenizer->eos_id());
   model::StreamDecoder decoder(*tokenizer);
-  const std::vector<int64_t> prompt = PromptIds(*tokenizer, settings.prompt);
+  HEDDLE_ASSIGN_OR_RETURN(const std::vector<int64_t> prompt, PromptIds(*tokenizer, settings.prompt));
   // Whether a space comes first depends on the token before.
   if (!prompt.empty()) (void)decoder.Add(static_cast<int32_t>(prompt.back()));
   (void)decoder.Finish();

@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <map>
 
+#include "common/safetensors.h"
 #include "model/config/registry.h"
 #include "model/tokenizer/tokenizer.h"
 #include "peft/adapter/adapter.h"
@@ -22,6 +23,7 @@ std::string LastName(const std::string& path) { return path.substr(path.rfind('.
 // All that is printed.
 struct Report {
   model::ModelSpec spec;
+  std::string stored_as;
   std::string tokenizer;  // for people
   int64_t tokenizer_vocab = -1;
   std::vector<TargetGroup> groups;
@@ -42,10 +44,39 @@ Status CheckOptions(const InspectOptions& options, const model::ModelSpec& spec)
   return OkStatus();
 }
 
+// The type of most of the weights, once their files are found to be what the configuration says; without files what the
+// configuration says of it.
+Result<std::string> StoredAs(const std::filesystem::path& folder, const model::ModelSpec& spec) {
+  const auto file = ReadModelSafetensors(folder, Misaligned::kKeep);
+  std::error_code ignored;
+  const bool listed = std::filesystem::exists(folder / "model.safetensors.index.json", ignored);
+  if (file.status().code() == Code::kNotFound && !listed) {
+    return spec.torch_dtype + " by its configuration, no weights here";
+  }
+  if (!file.ok()) return file.status();
+  if (Status status = spec.CheckTensors(SpecOf(file->tensors)); !status.ok()) return status.Annotate(folder.string());
+  std::map<DType, uint64_t> bytes;
+  for (const auto& [name, tensor] : file->tensors) bytes[tensor.dtype()] += tensor.bytes().size();
+  const auto most =
+      std::max_element(bytes.begin(), bytes.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
+  if (most == bytes.end()) return spec.torch_dtype;
+  switch (most->first) {
+    case DType::kF32:
+      return std::string("float32");
+    case DType::kF16:
+      return std::string("float16");
+    case DType::kBF16:
+      return std::string("bfloat16");
+    default:
+      return std::string(DTypeName(most->first));
+  }
+}
+
 Result<Report> Gather(const std::filesystem::path& folder, const InspectOptions& options) {
   Report report;
   HEDDLE_ASSIGN_OR_RETURN(report.spec, model::ReadModelConfig(folder));
   HEDDLE_RETURN_IF_ERROR(CheckOptions(options, report.spec));
+  HEDDLE_ASSIGN_OR_RETURN(report.stored_as, StoredAs(folder, report.spec));
   if (!report.spec.TakesImages()) {
     const auto tokenizer = model::Tokenizer::Read(folder);
     if (!tokenizer.ok() && tokenizer.status().code() != Code::kNotFound) return tokenizer.status();
@@ -124,7 +155,7 @@ json::value ToJson(const Report& report) {
                       {"max_length", spec.MaxLength()},
                       {"labels", spec.num_labels},
                       {"tokenizer_vocab_size", report.tokenizer_vocab},
-                      {"stored_as", spec.torch_dtype},
+                      {"stored_as", report.stored_as},
                       {"unused_dropout", std::move(dropout)},
                       {"linear_layers", std::move(groups)},
                       {"suggested_target_modules", std::move(suggested)},
@@ -188,7 +219,7 @@ void PrintMemory(const Report& report, std::ostream& out) {
 void Print(const Report& report, std::ostream& out) {
   const model::ModelSpec& spec = report.spec;
   out << "architecture   " << spec.architecture << "\n";
-  out << "parameters     " << Number(spec.NumParameters()) << ", stored as " << spec.torch_dtype << "\n";
+  out << "parameters     " << Number(spec.NumParameters()) << ", stored as " << report.stored_as << "\n";
   out << "layers         " << spec.num_hidden_layers << ", " << spec.hidden_size << " wide, MLP "
       << spec.intermediate_size << "\n";
   out << "attention      " << spec.num_attention_heads << " heads of " << spec.head_dim << ", "

@@ -1,5 +1,5 @@
 // `heddle model inspect`: what is in a model's folder, what it takes, and what adapters can be put on. Reads
-// config.json and the tokenizer, loads no weights. Free of LibTorch.
+// config.json, the tokenizer and the heads of the weights' files, loads no weights. Free of LibTorch.
 #pragma once
 
 #include <filesystem>
@@ -34,7 +34,8 @@ struct TargetGroup {
 // 2106.09685), or the one matrix that holds both.
 std::vector<TargetGroup> TargetGroups(const model::ModelSpec& spec);
 
-// Errors: those of ReadModelConfig and Tokenizer::Read (a folder without a tokenizer is said, not refused);
+// Errors: those of ReadModelConfig, Tokenizer::Read and ReadModelSafetensors (a folder without a tokenizer or weights is
+// said, not refused), kInvalidArgument also for weights that are not the configuration's;
 // kInvalidArgument: options out of range, targets that match nothing (the message lists the names).
 Status InspectModel(const std::filesystem::path& folder, const InspectOptions& options, std::ostream& out);
 

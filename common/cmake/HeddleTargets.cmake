@@ -76,7 +76,7 @@ function(heddle_test name)
     # Compiling unit tests costs more than running them: with -O1 a third less. (A precompiled header wants its own level.)
     target_compile_options(${name} PRIVATE -O1)
   endif()
-  gtest_discover_tests(${name} DISCOVERY_MODE PRE_TEST DISCOVERY_TIMEOUT 60
+  gtest_discover_tests(${name} DISCOVERY_MODE PRE_TEST DISCOVERY_TIMEOUT 300
     PROPERTIES LABELS ${ARG_LABEL} TIMEOUT ${ARG_TIMEOUT})
 endfunction()
 

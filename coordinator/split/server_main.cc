@@ -9,6 +9,7 @@
 
 #include "common/file.h"
 #include "common/logging.h"
+#include "coordinator/split/device_gate.h"
 #include "coordinator/split/pump.h"
 #include "coordinator/split/setup.h"
 #include "protocol/transport/frame_socket.h"
@@ -21,10 +22,20 @@ namespace asio = boost::asio;
 namespace fs = std::filesystem;
 
 struct Options {
-  std::string plan, folder, certificates, port_file;
+  std::string plan, folder, certificates, devices, port_file;
   protocol::ListenerOptions listener;
   bool until_done = false;
 };
+
+// The coordinator's database: the one that was named, or the one beside its certificates. Null: there is none.
+Result<std::unique_ptr<DeviceGate>> OpenGate(const Options& options) {
+  if (!options.devices.empty()) return DeviceGate::Open(options.devices);
+  Result<std::unique_ptr<DeviceGate>> gate =
+      DeviceGate::Open(fs::absolute(options.certificates).lexically_normal() / ".." / "coordinator.db");
+  if (gate.status().code() != Code::kNotFound) return gate;
+  Log(Severity::kWarning, "no coordinator's database beside the certificates: revoked devices are not turned away");
+  return std::unique_ptr<DeviceGate>();
+}
 
 Status Run(Options options) {
   HEDDLE_ASSIGN_OR_RETURN(const protocol::SplitPlan plan, protocol::SplitPlan::LoadFile(options.plan));
@@ -34,6 +45,9 @@ Status Run(Options options) {
                                                                          certificates / "server.key", authority}));
   HEDDLE_ASSIGN_OR_RETURN(SplitServerOptions server_options, PrepareSplitServer(plan, options.folder));
   HEDDLE_ASSIGN_OR_RETURN(const auto server, SplitServer::Make(std::move(server_options)));
+
+  HEDDLE_ASSIGN_OR_RETURN(const std::unique_ptr<DeviceGate> gate, OpenGate(options));
+  if (gate) options.listener.admits = [&gate](const protocol::Peer& peer) { return gate->Admits(peer); };
 
   asio::io_context io;
   asio::thread_pool compute(1);  // the server's machine is of one thread
@@ -86,6 +100,9 @@ int Main(int argc, char** argv) {
   app.add_option("--plan", options.plan, "the run's file, the same as the devices'")->required();
   app.add_option("--folder", options.folder, "where the run's state and its rounds' adapters are kept")->required();
   app.add_option("--certificates", options.certificates, "folder of ca.crt, server.crt and server.key")->required();
+  app.add_option("--devices", options.devices,
+                 "the coordinator's database, by which revoked devices are turned away; default: coordinator.db in the "
+                 "folder above --certificates, where there is one");
   app.add_option("--address", options.listener.address, "to listen on");
   app.add_option("--port", options.listener.port, "to listen on; 0: any free one");
   app.add_option("--port-file", options.port_file, "the port is written there");

@@ -40,7 +40,7 @@ std::string Quoted(std::string_view name) { return "\"" + std::string(name) + "\
 // The string member `key`: null when it is not there. Errors: it is no string.
 Result<const json::string*> StringMember(const json::object& object, std::string_view key) {
   const json::value* member = object.if_contains(key);
-  if (member == nullptr) return static_cast<const json::string*>(nullptr);
+  if (member == nullptr || member->is_null()) return static_cast<const json::string*>(nullptr);
   if (!member->is_string()) return InvalidArgument(Quoted(key) + " must be a string");
   return &member->get_string();
 }

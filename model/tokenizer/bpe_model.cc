@@ -158,7 +158,9 @@ Result<BpeMerges> ReadMerges(const json::object& model, const Vocabulary& vocabu
 }
 
 Status CheckSettings(const json::object& model) {
-  if (Member(model, "dropout") != nullptr) return Unimplemented("tokenizer.json: model.dropout is not supported");
+  const json::value* dropout = Member(model, "dropout");
+  const bool none = dropout == nullptr || (dropout->is_number() && dropout->to_number<double>() == 0);
+  if (!none) return Unimplemented("tokenizer.json: model.dropout is not supported");
   for (const char* key : {"continuing_subword_prefix", "end_of_word_suffix"}) {
     const json::value* value = Member(model, key);
     if (value != nullptr && !(value->is_string() && value->get_string().empty()))

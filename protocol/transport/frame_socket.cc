@@ -143,8 +143,11 @@ Awaitable<Result<std::shared_ptr<FrameSocket>>> FrameSocket::Connect(Target targ
   if (untrusted) co_return StatusOfError(untrusted, "shaking hands");
   websocket::response_type response;
   const auto [unwelcome] = co_await impl->stream.async_handshake(response, name, kSplitTarget, kTuple);
-  if (unwelcome == websocket::error::upgrade_declined && response.result() == http::status::unauthorized) {
-    co_return Unauthenticated("the split server does not know this device's certificate");
+  const http::status said = response.result();
+  if (unwelcome == websocket::error::upgrade_declined &&
+      (said == http::status::unauthorized || said == http::status::forbidden)) {
+    co_return Unauthenticated("the split server turns this device away: " +
+                              response.body().substr(0, response.body().find('\n')));
   }
   if (unwelcome) co_return StatusOfError(unwelcome, "asking for a WebSocket");
   co_return std::make_shared<FrameSocket>(std::move(impl));
@@ -167,7 +170,11 @@ struct FrameListener::Impl : std::enable_shared_from_this<FrameListener::Impl> {
   Awaitable<void> ReadFrames(std::shared_ptr<Connection> connection);
   Awaitable<void> WriteAnswers(std::shared_ptr<Connection> connection);
   Awaitable<void> Watch(std::shared_ptr<Connection> connection);
-  Awaitable<std::string> Greet(FrameSocket& socket);
+  Awaitable<std::optional<Peer>> Greet(FrameSocket& socket);
+  Status Admits(const Peer& peer) const {
+    if (!peer.authenticated) return Unauthenticated("a device's certificate is needed");
+    return options.admits ? options.admits(peer) : OkStatus();
+  }
 
   asio::io_context& io;
   const asio::any_io_executor compute;
@@ -184,9 +191,9 @@ struct FrameListener::Impl : std::enable_shared_from_this<FrameListener::Impl> {
 
 // On the connection's strand, but for Answer.
 struct FrameListener::Impl::Connection : std::enable_shared_from_this<Connection> {
-  Connection(std::shared_ptr<FrameSocket> connected, std::string name)
+  Connection(std::shared_ptr<FrameSocket> connected, Peer known)
       : socket(std::move(connected)),
-        device(std::move(name)),
+        peer(std::move(known)),
         executor(socket->impl_->stream.get_executor()),
         to_reader(executor),
         to_writer(executor),
@@ -212,7 +219,7 @@ struct FrameListener::Impl::Connection : std::enable_shared_from_this<Connection
   }
 
   const std::shared_ptr<FrameSocket> socket;
-  const std::string device;
+  const Peer peer;
   const asio::any_io_executor executor;
   asio::steady_timer to_reader, to_writer, to_watch;
   std::deque<std::string> answers;  // to be written
@@ -301,12 +308,12 @@ Awaitable<void> FrameListener::Impl::AcceptLoop() {
   }
 }
 
-// The device's name, once TLS and the upgrade are done; empty: it is turned away.
-Awaitable<std::string> FrameListener::Impl::Greet(FrameSocket& socket) {
+// The device, once TLS and the upgrade are done; nothing: it is turned away.
+Awaitable<std::optional<Peer>> FrameListener::Impl::Greet(FrameSocket& socket) {
   FrameSocket::Impl& impl = *socket.impl_;
   impl.lowest().expires_after(options.socket.handshake_timeout);
   const auto untrusted = co_await impl.stream.next_layer().Handshake(asio::ssl::stream_base::server);
-  if (untrusted) co_return "";
+  if (untrusted) co_return std::nullopt;
   Peer peer;
   internal::ReadPeer(impl.stream.next_layer().native_handle(), &peer);
   http::request<http::string_body> request;
@@ -314,27 +321,31 @@ Awaitable<std::string> FrameListener::Impl::Greet(FrameSocket& socket) {
   parser.header_limit(kMaxHttpHeaderBytes);
   parser.body_limit(0);
   const auto [unread, bytes] = co_await http::async_read(impl.stream.next_layer(), impl.buffer, parser, kTuple);
-  if (unread) co_return "";
+  if (unread) co_return std::nullopt;
   request = parser.release();
   const bool upgrade = websocket::is_upgrade(request) && request.target() == kSplitTarget;
-  if (!upgrade || !peer.authenticated) {
-    http::response<http::string_body> refusal(peer.authenticated ? http::status::not_found : http::status::unauthorized,
-                                              request.version());
-    refusal.body() = peer.authenticated ? "devices ask for a WebSocket here\n" : "a device's certificate is needed\n";
+  const Status admitted = Admits(peer);
+  if (!upgrade || !admitted.ok()) {
+    http::status status = http::status::not_found;
+    if (!admitted.ok()) status = http::status::unauthorized;
+    if (admitted.code() == Code::kPermissionDenied) status = http::status::forbidden;
+    http::response<http::string_body> refusal(status, request.version());
+    refusal.body() = (admitted.ok() ? "devices ask for a WebSocket here" : admitted.message()) + "\n";
     refusal.prepare_payload();
     refusal.keep_alive(false);
     co_await http::async_write(impl.stream.next_layer(), refusal, kTuple);
-    co_return "";
+    co_return std::nullopt;
   }
   const auto [unwilling] = co_await impl.stream.async_accept(request, kTuple);
   impl.buffer.clear();
-  co_return unwilling ? "" : peer.device;
+  if (unwilling) co_return std::nullopt;
+  co_return peer;
 }
 
 Awaitable<void> FrameListener::Impl::Serve(std::shared_ptr<FrameSocket> socket) {
-  std::string device = co_await Greet(*socket);
-  if (device.empty()) co_return;
-  const auto connection = std::make_shared<Connection>(socket, std::move(device));
+  std::optional<Peer> peer = co_await Greet(*socket);
+  if (!peer) co_return;
+  const auto connection = std::make_shared<Connection>(socket, *std::move(peer));
   {
     std::lock_guard lock(mutex);
     if (const auto found = sockets.find(socket); found != sockets.end()) found->second = connection;
@@ -355,11 +366,11 @@ Awaitable<void> FrameListener::Impl::ReadFrames(std::shared_ptr<Connection> conn
       continue;
     }
     Result<std::string> frame = co_await connection->socket->Read(Duration::max());  // Watch has the deadline
-    if (!frame.ok()) co_return;
+    if (!frame.ok() || !Admits(connection->peer).ok()) co_return;
     connection->Touch();
     ++connection->in_flight;
     asio::post(compute, [self = shared_from_this(), connection, frame = *std::move(frame)]() mutable {
-      self->handler(connection->device, std::move(frame),
+      self->handler(connection->peer.device, std::move(frame),
                     [connection](std::string answer) { connection->Answer(std::move(answer)); });
     });
   }

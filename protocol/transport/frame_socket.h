@@ -26,6 +26,8 @@
 
 namespace heddle::protocol {
 
+struct Peer;  // transport/server.h
+
 inline constexpr char kSplitTarget[] = "/v1/split";
 
 struct SocketOptions {
@@ -73,6 +75,9 @@ struct ListenerOptions {
   Duration write_timeout = Seconds(60);
   size_t max_connections = 64;  // further ones are closed at once
   size_t max_in_flight = 1;     // at least 1
+  // Whether a device with a good certificate is heard: asked when it connects and before each of its frames, on the
+  // io_context's threads. Empty: every one is. A refusal's message goes to the device.
+  std::function<Status(const Peer&)> admits;
 };
 
 class FrameListener {

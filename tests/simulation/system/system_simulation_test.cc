@@ -40,8 +40,10 @@ std::optional<uint64_t> FromEnvironment(const char* name) {
 }
 
 std::string Replay(uint64_t seed) {
-  return "HEDDLE_SIM_FIRST=" + std::to_string(seed) +
-         " HEDDLE_SIM_SEEDS=1 build/torch-free/bin/test_system_simulation --gtest_filter='*EveryHostileWorld'";
+  std::error_code error;
+  const std::string self = std::filesystem::read_symlink("/proc/self/exe", error).string();
+  return "HEDDLE_SIM_FIRST=" + std::to_string(seed) + " HEDDLE_SIM_SEEDS=1 " +
+         (error ? "test_system_simulation" : self) + " --gtest_filter='*EveryHostileWorld'";
 }
 
 void Add(const Counts& from, Counts* to) {

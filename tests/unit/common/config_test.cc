@@ -130,6 +130,16 @@ TEST(Config, MistakesInEnvironmentAndFlagsSayWhereTheyAre) {
   EXPECT_THAT(message, HasSubstr("flag: no.such: this key does not exist"));
 }
 
+TEST(Config, AVariableThatIsNearlyOneOfOursIsAMistake) {
+  Environment mistyped("HEDDLE_LISTEN_PROT", "3"), foreign("HEDDLE_SOMETHING_ELSE", "3");
+  Config c;
+  const std::string message = c.Load("", {}, true).message();
+  EXPECT_THAT(message, HasSubstr("HEDDLE_LISTEN_PROT"));
+  EXPECT_THAT(message, HasSubstr("did you mean 'HEDDLE_LISTEN_PORT'?"));
+  EXPECT_THAT(message, Not(HasSubstr("HEDDLE_SOMETHING_ELSE")));
+  EXPECT_TRUE(c.Load("", {}, false).ok()) << "where the environment is not read";
+}
+
 TEST(Config, AllMistakesAreReportedAtOnceWithTheirLines) {
   Config c;
   Status status = c.Load(R"(verbose = 1

@@ -93,6 +93,26 @@ TEST_F(FrameSocketTest, WithoutACertificateOfTheAuthorityNobodyIsHeard) {
   EXPECT_EQ(answered_, 0);
 }
 
+TEST_F(FrameSocketTest, ADeviceThatIsNoLongerAdmittedIsToldSoAndNoFrameOfItIsHeard) {
+  std::atomic<bool> revoked{false};
+  std::string serial = pki_.Enrol("phone-2");
+  options_.admits = [&](const Peer& peer) -> Status {
+    if (peer.device == "phone-2" && peer.serial_hex != serial) return Unauthenticated("an old certificate");
+    return revoked && peer.device == "phone-1" ? PermissionDenied("phone-1 was revoked") : OkStatus();
+  };
+  Listen();
+  const auto first = Connect("phone-1"), other = Connect("phone-2");
+  ASSERT_TRUE(first.ok() && other.ok());
+  EXPECT_TRUE(Exchange(**first, "hello").ok());
+  revoked = true;
+  EXPECT_FALSE(Exchange(**first, "once more").ok());
+  EXPECT_EQ(answered_, 1);
+  const Status refused = Connect("phone-1").status();
+  EXPECT_EQ(refused.code(), Code::kUnauthenticated);
+  EXPECT_NE(refused.message().find("phone-1 was revoked"), std::string::npos) << refused;
+  EXPECT_TRUE(Exchange(**other, "still here").ok());
+}
+
 TEST_F(FrameSocketTest, AServerOfAnotherNameIsNotTrusted) {
   Listen();
   FrameSocket::Target target = TargetFor(pki_.ClientTls("phone-1"));

@@ -126,6 +126,8 @@ TEST_F(CommandsTest, MistakesAreSentences) {
   generate_.temperature = 0;
   generate_.prompt = std::string(5000, 'x');
   EXPECT_EQ(Refusal().code(), Code::kInvalidArgument);  // longer than the model's positions
+  generate_.prompt = "caf\xE9";                         // Latin-1
+  EXPECT_THAT(Refusal().message(), HasSubstr("not UTF-8"));
   generate_.folder = folder_ / "nowhere";
   EXPECT_THAT(Refusal().message(), HasSubstr("nowhere"));
   std::ostringstream out;
@@ -134,6 +136,13 @@ TEST_F(CommandsTest, MistakesAreSentences) {
   evaluate_.length = 32;
   evaluate_.data = folder_ / "none.txt";
   EXPECT_THAT(EvaluateCommand(evaluate_, out).message(), HasSubstr("none.txt"));
+}
+
+TEST_F(CommandsTest, WeightsThatAreNoNumbersGiveASentenceAndNoMetrics) {
+  model::WriteModelFolder(folder_ / "base", model::TinyConfig(), 1, std::nanf(""));
+  std::ostringstream out;
+  EXPECT_THAT(EvaluateCommand(evaluate_, out).message(), HasSubstr("not finite"));
+  EXPECT_EQ(out.str(), "");
 }
 
 TEST_F(CommandsTest, EvaluationIsThatOfTheTasks) {

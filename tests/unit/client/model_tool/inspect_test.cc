@@ -7,6 +7,7 @@
 #include <boost/json.hpp>
 #include <sstream>
 
+#include "common/safetensors.h"
 #include "tests/unit/common/temp_dir.h"
 #include "tests/unit/model/test_data.h"
 #include "tests/unit/model/tiny_model.h"
@@ -106,6 +107,28 @@ TEST_F(InspectTest, DropoutThatIsNotAppliedIsNamed) {
   folder_.Write("config.json", config);
   EXPECT_THAT(text(), HasSubstr("not applied in training, use lora_dropout: attention_dropout resid_pdrop\n"));
   EXPECT_EQ(Json().at("unused_dropout"), (json::array{"attention_dropout", "resid_pdrop"}));
+}
+
+TEST_F(InspectTest, WeightsAreLookedAtByTheirHeads) {
+  const auto stored = [this] { return std::string(Json().at("stored_as").as_string()); };
+  EXPECT_EQ(stored(), "float32");
+  const std::filesystem::path file = folder_.path() / "model.safetensors";
+  StateDict half;
+  const auto weights = ReadSafetensors(file);
+  ASSERT_TRUE(weights.ok()) << weights.status();
+  for (const auto& [name, tensor] : weights->tensors) {
+    std::span<std::byte> bytes;
+    half.emplace(name, Tensor::Allocate({DType::kF16, tensor.shape()}, &bytes));
+  }
+  ASSERT_TRUE(WriteSafetensors(file, half).ok());
+  EXPECT_EQ(stored(), "float16") << "whatever config.json says";
+  half.erase("model.norm.weight");
+  ASSERT_TRUE(WriteSafetensors(file, half).ok());
+  EXPECT_THAT(Refusal({}).message(), HasSubstr("model.norm.weight"));
+  std::filesystem::remove(file);
+  EXPECT_THAT(stored(), HasSubstr("no weights here"));
+  folder_.Write("model.safetensors.index.json", R"({"weight_map": {"model.norm.weight": "absent.safetensors"}})");
+  EXPECT_THAT(Refusal({}).message(), HasSubstr("absent.safetensors"));
 }
 
 TEST_F(InspectTest, WhatIsWrongIsSaid) {

@@ -72,6 +72,10 @@ TEST(TextRecords, OtherFieldsAreReadAsTheyStand) {
   EXPECT_NE(Error("a.txt", "x", options).find("\"who\""), std::string::npos);
 }
 
+TEST(TextRecords, NullIsAsIfItWereAbsent) {
+  EXPECT_EQ(First("a.jsonl", R"({"text": "x", "prompt": null, "completion": null})", {})->text(), "x");
+}
+
 TEST(TextRecords, TsvHasAHeaderAndNoQuotes) {
   const auto example = *First("a.tsv", "label\tsentence\n1\t\"so\" it goes\n", WithLabels(LabelMap::Classes(2)));
   EXPECT_EQ(example.text(), "\"so\" it goes");
@@ -162,6 +166,7 @@ TEST(TextRecords, WhatIsWrongWithARecordIsToldInASentence) {
   expect(Error("a.jsonl", "[1]"), "must be a JSON object");
   expect(Error("a.jsonl", R"({"text": 7})"), "\"text\" must be a string");
   expect(Error("a.jsonl", R"({"prompt": "x"})"), "the object needs");
+  expect(Error("a.jsonl", R"({"text": null})"), "there is no \"text\"");
   expect(Error("a.jsonl", R"({"messages": 1})"), "list of objects");
   expect(Error("a.jsonl", R"({"messages": [{"role": "user"}]})"), "\"content\"");
   expect(Error("a.jsonl", R"({"messages": [{"role": "user", "content": "x"}]})"), "nothing to learn");
