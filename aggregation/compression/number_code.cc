@@ -8,6 +8,7 @@
 #include <limits>
 #include <string>
 
+#include "common/assert.h"
 #include "common/float_convert.h"
 
 namespace heddle::compression {
@@ -32,8 +33,11 @@ unsigned BitsOf(NumberStage stage) {
       return 4;
     case StageKind::kInt2:
       return 2;
-    default:
+    case StageKind::kSign:
       return 1;
+    default:
+      HEDDLE_ASSERT(false, "a stage whose numbers have one size");
+      return 0;
   }
 }
 
@@ -175,8 +179,11 @@ Status CheckFinite(std::span<const float> values, const Kernels& kernels) {
 }  // namespace
 
 NumberStage NumberStageOf(const Pipeline& pipeline) {
-  if (pipeline.empty() || IsSelection(pipeline.stages().back().kind)) return std::nullopt;
-  return pipeline.stages().back().kind;
+  if (pipeline.empty()) return std::nullopt;
+  const StageKind last = pipeline.stages().back().kind;
+  // After what only chooses, the numbers travel as they are.
+  if (IsSelection(last) || last == StageKind::kBlocks) return std::nullopt;
+  return last;
 }
 
 uint64_t ScaleBytes(NumberStage stage, uint64_t count) {
@@ -213,8 +220,10 @@ void EncodeValues(NumberStage stage, std::span<const float> values, uint64_t key
       return EncodeBlocks<2>(values, key, LevelsOf(*stage), out, kernels);
     case StageKind::kSign:
       return EncodeSigns(values, out, kernels);
-    default:
+    case StageKind::kBf16:
       return EncodeBfloat16(values, out.data());
+    default:
+      HEDDLE_ASSERT(false, "a stage whose numbers have one size");
   }
 }
 
@@ -234,9 +243,12 @@ Status DecodeValues(NumberStage stage, std::span<const std::byte> in, std::span<
       return DecodeBlocks<2>(in, LevelsOf(*stage), out, kernels);
     case StageKind::kSign:
       return DecodeSigns(in, out);
-    default:
+    case StageKind::kBf16:
       ConvertToFloat(DType::kBF16, in.data(), out.size(), out.data());
       return CheckFinite(out, kernels);
+    default:
+      HEDDLE_ASSERT(false, "a stage whose numbers have one size");
+      return OkStatus();
   }
 }
 

@@ -233,6 +233,31 @@ TEST(FedObd, WhatIsDroppedIsZeroWhatIsSentIsNearAndTheByteCountHoldsEverything) 
   }
 }
 
+// With nothing that makes numbers smaller behind it, what is sent is sent to the bit.
+TEST(FedObd, BlocksAloneTravelAsFloats) {
+  const Compressor compressor(*Pipeline::Parse(std::vector<std::string>{"blocks:0.5"}), 7);
+  StateDict update;
+  for (int layer = 0; layer < 4; ++layer) {
+    update.emplace("h." + std::to_string(layer) + ".w",
+                   Tensor::FromFloats({37}, Uniform(37, static_cast<uint64_t>(layer), -1, 1)));
+  }
+  const auto encoded = compressor.Encode(update, nullptr);
+  ASSERT_TRUE(encoded.ok()) << encoded.status();
+  const auto decoded = compressor.Decode(Bytes(encoded->bytes), SpecOf(update), kNoLimit);
+  ASSERT_TRUE(decoded.ok()) << decoded.status();
+  int sent = 0;
+  for (const auto& [name, tensor] : *decoded) {
+    const auto got = tensor.values<float>(), had = update.at(name).values<float>();
+    if (got[0] == 0) continue;
+    ++sent;
+    EXPECT_TRUE(std::ranges::equal(got, had)) << name;
+  }
+  EXPECT_GT(sent, 0);
+  EXPECT_LT(sent, 4);
+  EXPECT_GE(encoded->bytes.size(), static_cast<size_t>(sent) * 37 * sizeof(float));
+  EXPECT_EQ(encoded->count.total(), encoded->bytes.size());
+}
+
 TEST(FedObd, ErrorFeedbackKeepsDroppedBlocksUntilTheirTurn) {
   const Compressor compressor(*Pipeline::Parse(std::vector<std::string>{"blocks:0.4", "error_feedback"}), 7);
   const StateDict update = ThreeLayers();
