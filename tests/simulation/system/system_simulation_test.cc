@@ -21,15 +21,12 @@
 #include "common/logging.h"
 #include "common/test_hooks.h"
 #include "tests/simulation/system/system_world.h"
+#include "tests/unit/common/sanitized.h"
 
 namespace heddle::system_simulation {
 namespace {
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr uint64_t kNewSeeds = 60;  // sanitizers are slow, and look for other things
-#else
-constexpr uint64_t kNewSeeds = 500;
-#endif
+constexpr uint64_t kNewSeeds = kSanitized ? 60 : 500;  // sanitizers are slow, and look for other things
 
 using SteadyTime = std::chrono::steady_clock::time_point;
 
