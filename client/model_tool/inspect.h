@@ -34,9 +34,9 @@ struct TargetGroup {
 // 2106.09685), or the one matrix that holds both.
 std::vector<TargetGroup> TargetGroups(const model::ModelSpec& spec);
 
-// Errors: those of ReadModelConfig, Tokenizer::Read and ReadModelSafetensors (a folder without a tokenizer or weights is
-// said, not refused), kInvalidArgument also for weights that are not the configuration's;
-// kInvalidArgument: options out of range, targets that match nothing (the message lists the names).
+// Errors: those of ReadModelConfig, Tokenizer::Read and ReadModelSafetensors (a folder without a tokenizer or weights
+// is said, not refused), kInvalidArgument also for weights that are not the configuration's; kInvalidArgument: options
+// out of range, targets that match nothing (the message lists the names).
 Status InspectModel(const std::filesystem::path& folder, const InspectOptions& options, std::ostream& out);
 
 }  // namespace heddle::client
