@@ -16,6 +16,7 @@
 
 #include "common/status.h"
 #include "model/config/model_spec.h"
+#include "tests/bench/need.h"
 
 namespace heddle::bench {
 
@@ -47,15 +48,6 @@ inline double MedianOf(std::vector<double> values) {
   std::sort(values.begin(), values.end());
   const size_t n = values.size();
   return n % 2 == 1 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
-}
-
-template <typename T>
-T Need(Result<T> result) {
-  if (!result.ok()) throw std::runtime_error(result.status().ToString());
-  return *std::move(result);
-}
-inline void Need(const Status& status) {
-  if (!status.ok()) throw std::runtime_error(status.ToString());
 }
 
 // Six layers of width 768 in Llama's shape: 12 heads, inner width 2048, a vocabulary of 32 000, tied: 67 M parameters.

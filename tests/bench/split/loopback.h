@@ -15,17 +15,9 @@
 #include "client/split/device.h"
 #include "coordinator/split/server.h"
 #include "protocol/transport/frame_socket.h"
+#include "tests/bench/need.h"
 
 namespace heddle::bench {
-
-template <typename T>
-T Need(Result<T> result) {
-  if (!result.ok()) throw std::runtime_error(result.status().ToString());
-  return *std::move(result);
-}
-inline void Need(const Status& status) {
-  if (!status.ok()) throw std::runtime_error(status.ToString());
-}
 
 // Of Llama's shape: `layers` blocks of width 768, 12 heads, inner width 2048, a vocabulary of 32 000, tied.
 model::ModelSpec DecoderOf(int64_t layers);
