@@ -286,10 +286,11 @@ ModelInput TransformerImpl::Body::HeadInput(const ModelInput& input) const {
 
 TransformerImpl::TransformerImpl(std::shared_ptr<const BaseWeights> base, const ComputeOptions& options) {
   WeightSource source;
-  // A detached tensor shares the storage, and keeps autograd's bookkeeping of one module away from the others'.
+  // These share the storage, and keep autograd's bookkeeping of one module away from the others'. A detached tensor
+  // would still share its counter of changes: a task that trains a head would spoil the backward pass of its neighbour.
   source.dense = [&base](const std::string& name) {
     const auto found = base->tensors.find(name);
-    return found == base->tensors.end() ? Tensor() : found->second.detach();
+    return found == base->tensors.end() ? Tensor() : found->second.variable_data();
   };
   source.packed = [&base](const std::string& name) {
     const auto found = base->packed.find(name);

@@ -315,6 +315,25 @@ TEST(Tuning, StackedLoraAddsUpAndOnlyOneOfThemIsTrained) {
   EXPECT_TRUE(torch::equal(run(), plain));
 }
 
+TEST(Tuning, AStepOfAnotherTaskOnTheSameBaseDoesNotSpoilABackwardPass) {
+  for (const char* name : {"lora-classes", "full", "bitfit"}) {  // what replaces parameters of the base
+    const TuningCase c(name);
+    model::Transformer one(c.base), other(c.base);
+    const auto here = Tuning::Inject(one, c.adapter.config, c.adapter.tensors);
+    const auto there = Tuning::Inject(other, c.adapter.config, c.adapter.tensors);
+    ASSERT_TRUE(here.ok() && there.ok()) << name;
+    const torch::Tensor loss = one->Loss(c.Input(), c.Targets());
+    {
+      const torch::NoGradGuard no_gradients;
+      for (const TunedParameter& parameter : there->parameters()) torch::Tensor(parameter.tensor).mul_(0.5);
+    }
+    EXPECT_NO_THROW(loss.backward()) << name;
+    for (const TunedParameter& parameter : here->parameters()) {
+      EXPECT_TRUE(parameter.tensor.grad().defined()) << name << " " << parameter.key;
+    }
+  }
+}
+
 TEST(Tuning, EachOfSeveralKindsMayBeStackedWhereTheyDoNotMeet) {
   const TuningCase houlsby("houlsby"), lora("lora-classes"), prompt("prompt-classes");
   model::Transformer model(houlsby.base, kDouble);
