@@ -4,9 +4,12 @@
 #include <openssl/ec.h>
 #include <openssl/err.h>
 #include <openssl/pem.h>
+#include <sys/stat.h>
 
 #include <algorithm>
 #include <cctype>
+#include <cerrno>
+#include <cstdio>
 
 #include "common/digest.h"
 #include "common/file.h"
@@ -18,6 +21,19 @@ constexpr size_t kMaxPemFileBytes = size_t{1} << 20;
 
 // No pass phrase is ever asked on a terminal: an encrypted key is an error.
 int NoPassword(char*, int, int, void*) { return 0; }
+
+// A group may read a key, as where a secret store mounts it for a service's group; anything more gives it away.
+Status CheckKeyIsPrivate(const std::filesystem::path& path) {
+  struct stat found {};
+  if (::stat(path.c_str(), &found) != 0) return ErrnoStatus(errno, "cannot open " + path.string());
+  const unsigned open_to = found.st_mode & 0777;
+  if ((open_to & 0037) == 0) return OkStatus();
+  char mode[8];
+  std::snprintf(mode, sizeof mode, "0%o", open_to);
+  return PermissionDenied(
+      "the private key " + path.string() + " is open to other users (mode " + mode +
+      "): whoever read it can act in its name; `chmod 600` it, and replace it if it may have been read");
+}
 
 }  // namespace
 
@@ -54,6 +70,7 @@ Result<std::vector<CertPtr>> ParseCertificates(std::string_view pem, std::string
 }
 
 Result<KeyPtr> LoadPrivateKey(const std::filesystem::path& path) {
+  HEDDLE_RETURN_IF_ERROR(CheckKeyIsPrivate(path));
   HEDDLE_ASSIGN_OR_RETURN(std::string pem, ReadFile(path, kMaxPemFileBytes));
   ERR_clear_error();
   BioPtr bio(BIO_new_mem_buf(pem.data(), static_cast<int>(pem.size())));

@@ -39,7 +39,8 @@ Status OpenSslStatus(Code code, std::string_view what);
 // Every certificate of a PEM text. Errors: kInvalidArgument (`what` names the place) when there is none or one is
 // broken.
 Result<std::vector<CertPtr>> ParseCertificates(std::string_view pem, std::string_view what);
-// Errors: kNotFound, kPermissionDenied, kInvalidArgument.
+// Errors: kNotFound; kPermissionDenied, also when others than the owner may use the file (its group may read it);
+// kInvalidArgument.
 Result<KeyPtr> LoadPrivateKey(const std::filesystem::path& path);
 Result<KeyPtr> GenerateEcKey();
 // Writes a new file of mode 0600.

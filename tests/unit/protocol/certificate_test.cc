@@ -49,6 +49,24 @@ TEST(CertificateAuthority, KeysAreForTheirOwnerOnly) {
   EXPECT_EQ(ModeOf(pki.dir() / "phone.key"), 0600);
 }
 
+TEST(CertificateAuthority, AKeyThatOthersMayUseIsRefusedUntilItIsMended) {
+  Pki pki;
+  pki.Enrol("phone");
+  const std::filesystem::path authority_key = pki.dir() / "ca.key", device_key = pki.dir() / "phone.key";
+  for (const unsigned mode : {0604u, 0644u, 0620u, 0610u, 0602u, 0666u}) {
+    std::filesystem::permissions(authority_key, std::filesystem::perms(mode));
+    std::filesystem::permissions(device_key, std::filesystem::perms(mode));
+    const Status authority = CertificateAuthority::Load(pki.dir()).status();
+    EXPECT_EQ(authority.code(), Code::kPermissionDenied) << mode;
+    EXPECT_THAT(authority.message(), AllOf(HasSubstr(authority_key.string()), HasSubstr("chmod 600")));
+    EXPECT_EQ(MakeCsrDer(device_key, "phone").status().code(), Code::kPermissionDenied) << mode;
+  }
+  for (const unsigned mode : {0400u, 0440u, 0640u, 0600u}) {  // a group that was given the key may read it
+    std::filesystem::permissions(authority_key, std::filesystem::perms(mode));
+    EXPECT_TRUE(CertificateAuthority::Load(pki.dir()).ok()) << mode;
+  }
+}
+
 TEST(CertificateAuthority, IsNotMadeTwice) {
   Pki pki;
   const std::string before = ReadAllOf(pki.dir() / "ca.crt");
@@ -73,7 +91,7 @@ TEST(CertificateAuthority, LoadSaysWhatIsWrong) {
   const Status mixed = CertificateAuthority::Load(empty.path()).status();
   EXPECT_EQ(mixed.code(), Code::kInvalidArgument);
   EXPECT_THAT(mixed.message(), HasSubstr("do not belong together"));
-  ASSERT_TRUE(WriteFileAtomically(empty.path() / "ca.key", "rubbish").ok());
+  ASSERT_TRUE(WriteFileAtomically(empty.path() / "ca.key", "rubbish", 0600).ok());
   EXPECT_EQ(CertificateAuthority::Load(empty.path()).status().code(), Code::kInvalidArgument);
   ASSERT_TRUE(WriteFileAtomically(empty.path() / "ca.crt", "rubbish").ok());
   const Status rubbish = CertificateAuthority::Load(empty.path()).status();
@@ -165,7 +183,10 @@ TEST(Tls, ContextsNameTheFileThatIsWrong) {
   options.key = pki.dir() / "server.key";
   options.ca_pem = "rubbish";
   EXPECT_EQ(MakeServerTls(options).status().code(), Code::kInvalidArgument);
-  EXPECT_EQ(MakeCsrDer(pki.dir() / "ca.crt", "x").status().code(), Code::kInvalidArgument) << "a certificate is no key";
+  const std::filesystem::path no_key = pki.dir() / "no.key";
+  std::filesystem::copy(pki.dir() / "ca.crt", no_key);
+  std::filesystem::permissions(no_key, std::filesystem::perms(0600));
+  EXPECT_EQ(MakeCsrDer(no_key, "x").status().code(), Code::kInvalidArgument) << "a certificate is no key";
 }
 
 }  // namespace
