@@ -4,6 +4,7 @@
 #include <functional>
 #include <iostream>
 
+#include "client/model_tool/distil.h"
 #include "client/model_tool/evaluate_command.h"
 #include "client/model_tool/generate.h"
 #include "client/model_tool/inspect.h"
@@ -19,8 +20,8 @@ struct CommandLine {
   InspectOptions inspect;
   EvaluateSettings evaluate;
   GenerateSettings generate;
+  DistilSettings distil;
   std::filesystem::path folder, out, emulator, adapter;
-  int64_t ends = 1, kept = 0;
   std::function<Status()> action;
 
   void Inspect(CLI::App* app);
@@ -96,24 +97,48 @@ void CommandLine::Generate(CLI::App* app) {
   command->callback([this] { action = [this] { return GenerateText(generate, std::cout); }; });
 }
 
+// What there is to say of a new emulator.
+void Describe(const peft::Emulator& made, std::ostream& out) {
+  out << "layers";
+  for (const int64_t layer : made.layers) out << " " << layer;
+  out << " of " << made.num_layers << "\n"
+      << "to tune its ends: layers_to_transform = [";
+  const auto count = static_cast<int64_t>(made.layers.size());
+  for (int64_t i = 0; i < made.ends; ++i) out << (i > 0 ? ", " : "") << i;
+  for (int64_t i = count - made.ends; i < count; ++i) out << ", " << i;
+  out << "]\n";
+}
+
 void CommandLine::Emulator(CLI::App* app) {
   CLI::App* command = app->add_subcommand(
       "emulator", "a smaller model around whose middle devices tune the first and last layers, without the model");
-  command->add_option("DIR", folder, "the model's folder")->required();
-  command->add_option("OUT", out, "a new folder")->required();
-  command->add_option("--ends", ends, "layers at each end that stay, to be tuned")->capture_default_str();
-  command->add_option("--keep", kept, "layers between the ends that stay, evenly spread")->required();
-  command->callback([this] {
-    action = [this]() -> Status {
-      HEDDLE_ASSIGN_OR_RETURN(const peft::Emulator made, peft::MakeEmulator(folder, ends, kept, out));
-      std::cout << "layers";
-      for (const int64_t layer : made.layers) std::cout << " " << layer;
-      std::cout << " of " << made.num_layers << "\n"
-                << "to tune its ends: layers_to_transform = [";
-      const auto count = static_cast<int64_t>(made.layers.size());
-      for (int64_t i = 0; i < ends; ++i) std::cout << (i > 0 ? ", " : "") << i;
-      for (int64_t i = count - ends; i < count; ++i) std::cout << ", " << i;
-      std::cout << "]\n";
+  command->add_option("DIR", distil.folder, "the model's folder")->required();
+  command->add_option("OUT", distil.out, "a new folder")->required();
+  command->add_option("--ends", distil.ends, "layers at each end that stay, to be tuned")->capture_default_str();
+  command->add_option("--keep", distil.kept, "layers between the ends that stay, evenly spread")->required();
+  CLI::Option* data =
+      command->add_option("--distil", distil.data, "data on which these learn to do what all of the model's do there");
+  const auto add = [&](const char* name, auto* value, const char* what) {
+    return command->add_option(name, *value, what)->needs(data);
+  };
+  add("--steps", &distil.steps, "of distillation")->check(CLI::PositiveNumber)->capture_default_str();
+  add("--warmup-steps", &distil.warmup_steps, "of them; default a tenth");
+  add("--batch-size", &distil.batch_size, "rows of a step")->check(CLI::PositiveNumber)->capture_default_str();
+  add("--sequence-length", &distil.sequence_length, "tokens of a row; default 512, or what the model takes");
+  add("--learning-rate", &distil.learning_rate, "at its highest")->capture_default_str();
+  add("--lm-weight", &distil.lm_weight, "of the emulator's own loss")->capture_default_str();
+  add("--kd-weight", &distil.kd_weight, "of the distance to what the model has between its ends")
+      ->capture_default_str();
+  add("--seed", &distil.seed, "of the order of the data")->capture_default_str();
+  add("--device", &distil.device, "cpu or cuda")->default_str("cpu");
+  add("--threads", &distil.threads, "compute threads; 0: as LibTorch chooses");
+  command->callback([this, data] {
+    const bool distils = data->count() > 0;
+    action = [this, distils]() -> Status {
+      HEDDLE_ASSIGN_OR_RETURN(const peft::Emulator made,
+                              distils ? DistilEmulator(distil, std::cerr)
+                                      : peft::MakeEmulator(distil.folder, distil.ends, distil.kept, distil.out));
+      Describe(made, std::cout);
       return OkStatus();
     };
   });

@@ -41,19 +41,73 @@ Result<BaseWeightFiles> WeightFilesOf(const fs::path& folder) {
   return files;
 }
 
+// Calls `on` with the name and the field of each number that a Distillation has.
+template <typename Of, typename On>
+void ForNumbers(Of& how, On on) {
+  on("steps", how.steps);
+  on("warmup_steps", how.warmup_steps);
+  on("batch_size", how.batch_size);
+  on("sequence_length", how.sequence_length);
+  on("seed", how.seed);
+  on("learning_rate", how.learning_rate);
+  on("lm_weight", how.lm_weight);
+  on("kd_weight", how.kd_weight);
+  on("first_lm", how.first_lm);
+  on("first_kd", how.first_kd);
+  on("last_lm", how.last_lm);
+  on("last_kd", how.last_kd);
+}
+
+json::object DistillationJson(const Distillation& how) {
+  json::object out{{"data", how.data}};
+  if (how.sha256) out["sha256"] = how.sha256->ToHex();
+  ForNumbers(how, [&](const char* name, const auto& value) { out[name] = value; });
+  return out;
+}
+
+// Exceptions of the JSON library pass through.
+Result<Distillation> DistillationOf(const json::object& object) {
+  Distillation how;
+  how.data = json::value_to<std::string>(object.at("data"));
+  if (const json::value* digest = object.if_contains("sha256")) {
+    HEDDLE_ASSIGN_OR_RETURN(how.sha256, Sha256Digest::FromHex(json::value_to<std::string>(*digest)));
+  }
+  ForNumbers(how, [&](const char* name, auto& value) {
+    value = object.at(name).to_number<std::remove_reference_t<decltype(value)>>();
+  });
+  return how;
+}
+
 std::string EmulatorJson(const Emulator& emulator) {
   json::array layers, weights;
   for (const int64_t layer : emulator.layers) layers.push_back(layer);
   for (const auto& [name, digest] : emulator.weights) weights.push_back({{"name", name}, {"sha256", digest.ToHex()}});
-  return json::serialize(json::object{{"layers", std::move(layers)},
-                                      {"num_layers", emulator.num_layers},
-                                      {"ends", emulator.ends},
-                                      {"weights", std::move(weights)}}) +
-         "\n";
+  json::object out{{"layers", std::move(layers)},
+                   {"num_layers", emulator.num_layers},
+                   {"ends", emulator.ends},
+                   {"weights", std::move(weights)}};
+  if (emulator.distilled) out["distilled"] = DistillationJson(*emulator.distilled);
+  return json::serialize(out) + "\n";
+}
+
+// Puts the values in the places that their names have among the emulator's layers.
+Status PutValues(const model::ModelSpec& whole, const Emulator& emulator, const StateDict& values, StateDict* tensors) {
+  const std::vector<int64_t> middle = emulator.Middle();
+  for (const auto& [name, value] : values) {
+    const auto renamed = model::NameAmongLayers(whole, name, emulator.layers);
+    const bool learned = std::find(middle.begin(), middle.end(), LayerOf(whole, name)) != middle.end();
+    const auto place = renamed && learned ? tensors->find(*renamed) : tensors->end();
+    if (place == tensors->end() || place->second.spec() != value.spec()) {
+      return InvalidArgument("'" + name + "' " + value.spec().ToString() +
+                             " is not what the model has between its ends; was the model changed meanwhile?");
+    }
+    place->second = value;
+  }
+  return OkStatus();
 }
 
 // One tensor after the other, so that none needs to be in memory.
-Status WriteTensors(const fs::path& path, const StateDict& tensors) {
+Status WriteUnder(const fs::path& path, const StateDict& tensors) {
   UniqueFd fd(::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644));
   const std::string failure = "cannot write " + path.string();
   if (!fd.valid()) return ErrnoStatus(errno, failure);
@@ -64,6 +118,17 @@ Status WriteTensors(const fs::path& path, const StateDict& tensors) {
   }
   if (::fsync(fd.get()) != 0) return ErrnoStatus(errno, failure);
   return OkStatus();
+}
+
+// Whole under its name, or not there.
+Status WriteTensors(const fs::path& path, const StateDict& tensors) {
+  fs::path unfinished = path;
+  unfinished += ".new";
+  Status status = WriteUnder(unfinished, tensors);
+  if (status.ok()) status = RenameDurably(unfinished, path);
+  std::error_code ignored;
+  if (!status.ok()) fs::remove(unfinished, ignored);
+  return status;
 }
 
 Status CopyOtherFiles(const fs::path& from, const fs::path& to) {
@@ -121,21 +186,55 @@ Status MapLayers(const model::ModelSpec& whole, const Emulator& emulator, const 
   return OkStatus();
 }
 
+// What was tuned beside a layer that the whole does not have would be nonsense there.
+Status CheckTunesEndsOnly(const model::ModelSpec& whole, const Emulator& emulator, const Adapter& tuned) {
+  const auto count = static_cast<int64_t>(emulator.layers.size());
+  for (const auto& [key, tensor] : tuned.tensors) {
+    const int64_t layer = LayerOf(whole, std::string_view(key).substr(std::min(kKeyPrefix.size(), key.size())));
+    if (layer < emulator.ends || count - 1 - layer < emulator.ends) continue;
+    return InvalidArgument(
+        "the adapter tunes layer " + std::to_string(layer) +
+        " of the emulator, which was distilled: the model has another in its place; name the first " + "and last " +
+        std::to_string(emulator.ends) + " layers in layers_to_transform");
+  }
+  return OkStatus();
+}
+
 }  // namespace
 
-Result<Emulator> MakeEmulator(const fs::path& model, int64_t ends, int64_t kept, const fs::path& out) {
+std::vector<int64_t> Emulator::Middle() const {
+  const auto count = static_cast<int64_t>(layers.size());
+  if (ends < 0 || count - ends <= ends) return {};
+  return {layers.begin() + ends, layers.end() - ends};
+}
+
+Result<Emulator> PlanEmulator(const fs::path& model, int64_t ends, int64_t kept, const fs::path& out) {
   std::error_code error;
   if (fs::exists(out, error) && !fs::is_empty(out, error)) {
     return AlreadyExists(out.string() + " holds something; name a new folder");
   }
-  HEDDLE_ASSIGN_OR_RETURN(const std::string config, ReadFile(model / "config.json", kMaxTextBytes));
   HEDDLE_ASSIGN_OR_RETURN(const model::ModelSpec spec, model::ReadModelConfig(model));
   Emulator emulator{{}, spec.num_hidden_layers, ends, {}};
   HEDDLE_ASSIGN_OR_RETURN(emulator.layers, model::EmulatorLayers(spec.num_hidden_layers, ends, kept));
+  HEDDLE_ASSIGN_OR_RETURN(const std::string config, ReadFile(model / "config.json", kMaxTextBytes));
+  HEDDLE_RETURN_IF_ERROR(model::ConfigOfLayers(config, emulator.layers).status());
+  return emulator;
+}
+
+Result<Emulator> MakeEmulator(const fs::path& model, int64_t ends, int64_t kept, const fs::path& out,
+                              const Distilled* distilled) {
+  HEDDLE_ASSIGN_OR_RETURN(Emulator emulator, PlanEmulator(model, ends, kept, out));
+  HEDDLE_ASSIGN_OR_RETURN(const std::string config, ReadFile(model / "config.json", kMaxTextBytes));
+  HEDDLE_ASSIGN_OR_RETURN(const model::ModelSpec spec, model::ReadModelConfig(model));
   HEDDLE_ASSIGN_OR_RETURN(const std::string smaller, model::ConfigOfLayers(config, emulator.layers));
   HEDDLE_ASSIGN_OR_RETURN(const SafetensorsFile file, ReadModelSafetensors(model, Misaligned::kKeep));
   auto tensors = model::TensorsOfLayers(spec, file.tensors, emulator.layers);
   if (!tensors.ok()) return tensors.status().Annotate(model.string());
+  if (distilled != nullptr) {
+    const Status put = PutValues(spec, emulator, distilled->values, &*tensors);
+    if (!put.ok()) return put.Annotate(model.string());
+    emulator.distilled = distilled->how;
+  }
   HEDDLE_ASSIGN_OR_RETURN(emulator.weights, WeightFilesOf(model));
   HEDDLE_RETURN_IF_ERROR(MakeDirectories(out));
   HEDDLE_RETURN_IF_ERROR(WriteTensors(out / "model.safetensors", *tensors));
@@ -159,6 +258,11 @@ Result<Emulator> ReadEmulator(const fs::path& folder) {
       auto digest = Sha256Digest::FromHex(json::value_to<std::string>(item.at("sha256")));
       if (!digest.ok()) return digest.status().Annotate(path.string());
       emulator.weights.emplace_back(json::value_to<std::string>(item.at("name")), *digest);
+    }
+    if (const json::value* how = object.if_contains("distilled")) {
+      auto distilled = DistillationOf(how->as_object());
+      if (!distilled.ok()) return distilled.status().Annotate(path.string());
+      emulator.distilled = *std::move(distilled);
     }
     int64_t least = 0;
     for (const int64_t layer : emulator.layers) {
@@ -185,6 +289,7 @@ Result<Adapter> PlugIn(const model::ModelSpec& whole, const Emulator& emulator, 
     return InvalidArgument("the emulator is of a model with " + std::to_string(emulator.num_layers) +
                            " layers; this one has " + std::to_string(whole.num_hidden_layers));
   }
+  if (emulator.distilled) HEDDLE_RETURN_IF_ERROR(CheckTunesEndsOnly(whole, emulator, tuned));
   Adapter out{tuned.config, {}};
   HEDDLE_RETURN_IF_ERROR(MapLayers(whole, emulator, tuned, &out.config.layers_to_transform));
   HEDDLE_RETURN_IF_ERROR(MapPaths(whole, emulator, &out.config.rank_pattern));

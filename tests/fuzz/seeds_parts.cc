@@ -26,16 +26,23 @@ void PartSeeds() {
   one.emplace("scalar", Tensor::FromFloats({}, std::vector<float>{1}));
   one.emplace("empty", Tensor::FromFloats({0, 4}, {}));
   write("scalar-and-empty", one);
-  const auto emulator = [](const std::string& name, const std::string& layers, int num_layers) {
+  const std::string hash = R"("sha256":")" + std::string(64, 'a') + R"(")";
+  const auto emulator = [&](const std::string& name, const std::string& layers, int num_layers,
+                            const std::string& more = "") {
     Write("fuzz_emulator", name,
           R"({"layers":[)" + layers + R"(],"num_layers":)" + std::to_string(num_layers) +
-              R"(,"ends":1,"weights":[{"name":"model.safetensors","sha256":")" + std::string(64, 'a') + R"("}]})" +
-              "\n");
+              R"(,"ends":1,"weights":[{"name":"model.safetensors",)" + hash + "}]" + more + "}\n");
   };
   emulator("of-the-small-model", "1", 2);
   emulator("with-nothing-dropped", "0,1", 2);
   emulator("of-a-larger-one", "0,3,5", 6);
   emulator("falling", "3,0", 6);
+  const std::string how = R"(,"distilled":{"data":"own.txt",)" + hash +
+                          R"(,"steps":9,"warmup_steps":1,"batch_size":4,"sequence_length":64,"seed":1,)"
+                          R"("learning_rate":1E-4,"lm_weight":1E0,"kd_weight":3E1,"first_lm":8E0,"first_kd":5E-1,)"
+                          R"("last_lm":7E0,"last_kd":1E-1})";
+  emulator("distilled", "0,3,5", 6, how);
+  emulator("distilled-of-the-small-model", "0,1", 2, how);
 }
 
 }  // namespace heddle::fuzz

@@ -84,6 +84,53 @@ TEST_F(EmulatorTest, ItHasTheLayersThatItSaysAndTheModelsOtherFiles) {
   EXPECT_EQ(read->weights[0].second, Sha256File(folder_ / "model/model.safetensors").value());
 }
 
+TEST_F(EmulatorTest, DistilledValuesTakeTheirLayersPlacesAndTheRecordSaysHow) {
+  const std::string learned = "model.layers.4.mlp.up_proj.weight";
+  const Tensor value = Tensor::FromFloats(weights_.at(learned).shape(), std::vector<float>(32 * 48, 0.5F));
+  Distilled distilled{{{learned, value}}, {}};
+  distilled.how.data = "own.txt";
+  distilled.how.sha256 = Sha256("own");
+  distilled.how.steps = 7;
+  distilled.how.seed = UINT64_MAX;
+  distilled.how.kd_weight = 30;
+  distilled.how.last_kd = 0.25;
+  const auto made = MakeEmulator(folder_ / "model", 1, 2, folder_ / "out", &distilled);
+  ASSERT_TRUE(made.ok()) << made.status();
+  const StateDict tensors = ReadModelSafetensors(folder_ / "out")->tensors;
+  EXPECT_TRUE(std::ranges::equal(tensors.at("model.layers.2.mlp.up_proj.weight").bytes(), value.bytes()));
+  EXPECT_TRUE(std::ranges::equal(tensors.at("model.layers.2.mlp.down_proj.weight").bytes(),
+                                 weights_.at("model.layers.4.mlp.down_proj.weight").bytes()));
+  const auto read = ReadEmulator(folder_ / "out");
+  ASSERT_TRUE(read.ok()) << read.status();
+  EXPECT_EQ(read->distilled, distilled.how);
+  EXPECT_FALSE(fs::exists(folder_ / "out/model.safetensors.new"));
+}
+
+TEST_F(EmulatorTest, ValuesThatAreNotOfItsMiddleAreRefused) {
+  const auto refused = [this](const std::string& name, const Shape& shape) {
+    const std::vector<float> zeros(static_cast<size_t>(*NumElements(shape)));
+    const Distilled distilled{{{name, Tensor::FromFloats(shape, zeros)}}, {}};
+    const Status status = MakeEmulator(folder_ / "model", 1, 2, folder_ / "out", &distilled).status();
+    EXPECT_EQ(status.code(), Code::kInvalidArgument) << name;
+    EXPECT_THAT(status.message(), HasSubstr(name));
+    EXPECT_FALSE(fs::exists(folder_ / "out"));
+  };
+  const Shape shape = weights_.at("model.layers.0.mlp.up_proj.weight").shape();
+  refused("model.layers.0.mlp.up_proj.weight", shape);  // an end
+  refused("model.layers.2.mlp.up_proj.weight", shape);  // left out
+  refused("model.layers.4.mlp.up_proj.weight", {2, 2});
+  refused("model.layers.4.mlp.other.weight", shape);
+  refused("model.embed_tokens.weight", weights_.at("model.embed_tokens.weight").shape());
+}
+
+TEST_F(EmulatorTest, ALayerThatWasDistilledIsNotPluggedIn) {
+  emulator_.distilled = Distillation{};
+  EXPECT_TRUE(PlugIn(spec_, emulator_, TunedOn(Lora({0, 3}))).ok());
+  for (const std::vector<int64_t>& layers : {std::vector<int64_t>{0, 1}, {2}, {}}) {
+    EXPECT_THAT(PlugIn(spec_, emulator_, TunedOn(Lora(layers))).status().message(), HasSubstr("was distilled"));
+  }
+}
+
 TEST_F(EmulatorTest, AFolderThatHoldsSomethingIsNotWrittenOver) {
   EXPECT_EQ(MakeEmulator(folder_ / "model", 1, 2, folder_ / "model").status().code(), Code::kAlreadyExists);
   EXPECT_EQ(MakeEmulator(folder_ / "model", 3, 2, folder_ / "out").status().code(), Code::kInvalidArgument);
@@ -160,7 +207,9 @@ TEST_F(EmulatorTest, FoldersThatDoNotBelongTogetherAreRefused) {
   fs::remove(folder_ / "tuned/base_model.json");
   for (const char* text : {"", "[]", R"({"layers": [1, 0], "num_layers": 6, "ends": 1, "weights": []})",
                            R"({"layers": [], "num_layers": 6, "ends": 1, "weights": []})",
-                           R"({"layers": [0, 6], "num_layers": 6, "ends": 1, "weights": []})"}) {
+                           R"({"layers": [0, 6], "num_layers": 6, "ends": 1, "weights": []})",
+                           R"({"layers": [0, 1], "num_layers": 6, "ends": 1, "weights": [], "distilled": {}})",
+                           R"({"layers": [0, 1], "num_layers": 6, "ends": 1, "weights": [], "distilled": "yes"})"}) {
     folder_.Write("emulator/emulator.json", text);
     EXPECT_EQ(plug("emulator", "model").code(), Code::kInvalidArgument) << text;
   }
