@@ -49,6 +49,10 @@ int Main(int argc, char** argv) {
     options.go_on = [] { return stop_asked == 0; };
     status = RelaySplit(options);
   }
+  if (status.code() == Code::kCancelled && stop_asked != 0) {
+    Log(Severity::kInfo, "stopped by a signal; the next start goes on from what was answered");
+    return 0;
+  }
   if (status.ok()) return 0;
   std::cerr << "heddle-split-client: " << status.message() << "\n";
   return 1;

@@ -26,6 +26,7 @@ namespace {
 
 constexpr auto kTuple = asio::as_tuple(asio::use_awaitable);
 constexpr auto kNever = std::chrono::steady_clock::time_point::max();
+constexpr auto kLook = std::chrono::milliseconds(100);  // between two questions whether to go on
 
 // What became of a connection.
 enum class End { kBroken, kRefused };
@@ -95,6 +96,8 @@ class Relay {
     writer.join();
     reader.join();
     if (!status.ok() || ended == 0) return status;
+    // Who stops a service signals all of its processes, and the worker may be the first to hear it.
+    if (!options_.go_on()) return Cancelled("the relay was stopped");
     return Internal("the split worker ended with status " + std::to_string(ended));
   }
 
@@ -108,20 +111,51 @@ class Relay {
       if (worker_ended_) return OkStatus();
       io_.restart();  // poll ends it where there is nothing to do
       end_ = End::kBroken;
+      over_ = false;
+      asio::steady_timer tick(io_);
       asio::co_spawn(
           io_, [this]() { return Converse(); },
+          [this, &tick](std::exception_ptr failure) {
+            over_ = true;
+            tick.cancel();
+            if (failure) std::rethrow_exception(failure);
+          });
+      asio::co_spawn(
+          io_, [this, &tick]() { return WatchForStop(tick); },
           [](std::exception_ptr failure) {
             if (failure) std::rethrow_exception(failure);
           });
       io_.run();
       if (worker_ended_) return OkStatus();
+      if (stopped_) return Cancelled("the relay was stopped");
       if (end_ == End::kRefused) return why_;
       if (progress_) wait = options_.retry_base;
       progress_ = false;
-      if (!options_.go_on()) return Cancelled("the relay was stopped");
       Log(Severity::kInfo, "the split connection ended, a new one follows", {{"error", why_.message()}});
-      std::this_thread::sleep_for(wait);
+      const auto until = std::chrono::steady_clock::now() + wait;
+      for (auto now = until - wait; now < until; now = std::chrono::steady_clock::now()) {
+        if (!options_.go_on()) return Cancelled("the relay was stopped");
+        std::this_thread::sleep_for(std::min<std::chrono::nanoseconds>(kLook, until - now));
+      }
       wait = std::min(2 * wait, options_.retry_max);
+    }
+  }
+
+  // Ends the conversation when the relay is to stop.
+  asio::awaitable<void> WatchForStop(asio::steady_timer& tick) {
+    while (!over_) {
+      if (!options_.go_on()) {
+        stopped_ = true;
+        if (wake_ == nullptr) {
+          io_.stop();  // there is no connection yet: what waits for one goes with io_
+        } else {
+          socket_->Close();
+          wake_->cancel();
+        }
+        co_return;
+      }
+      tick.expires_after(kLook);
+      co_await tick.async_wait(kTuple);
     }
   }
 
@@ -154,13 +188,14 @@ class Relay {
     to_worker_.Push("");  // a new connection
     asio::steady_timer wake(io_);
     wake_ = &wake;
+    socket_ = socket->get();
     bool reading = true;
     asio::co_spawn(
         io_, [this, &socket, &reading]() { return ReadAnswers(**socket, &reading); },
         [](std::exception_ptr failure) {
           if (failure) std::rethrow_exception(failure);
         });
-    while (reading && !worker_ended_) {
+    while (reading && !worker_ended_ && !stopped_) {
       if (from_worker_.empty()) {
         const auto due = owed_ > 0 ? answered_ + options_.answer_timeout : kNever;
         if (std::chrono::steady_clock::now() >= due) {
@@ -211,10 +246,13 @@ class Relay {
   End end_ = End::kBroken;
   Status why_;
   bool progress_ = false;
+  bool over_ = false;     // the conversation is
+  bool stopped_ = false;  // by go_on
 
   // On io_.
   std::deque<std::string> from_worker_;
   asio::steady_timer* wake_ = nullptr;              // of the connection
+  FrameSocket* socket_ = nullptr;                   // the connection, as long as there is wake_
   size_t owed_ = 0;                                 // frames that were sent on it and wait for an answer
   std::chrono::steady_clock::time_point answered_;  // the last one was; or that from which it is waited for
   bool worker_ended_ = false;

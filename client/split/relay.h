@@ -21,7 +21,8 @@ struct RelayOptions {
   std::vector<std::string> worker;                              // argv
   Duration answer_timeout = Seconds(600);                       // of the server to what was sent; then a new connection
   Duration retry_base = Seconds(0.5), retry_max = Seconds(60);  // between connections that fail, doubled each time
-  // Asked before each wait for a new connection; false ends the relay with kCancelled.
+  // Asked ten times a second, on the calling thread; false ends the relay with kCancelled, also within a session: the
+  // worker is killed, and what was not answered is done again by the next one.
   std::function<bool()> go_on = [] { return true; };
 };
 

@@ -186,6 +186,27 @@ TEST_P(SplitProcesses, AKilledServerAndAKilledDeviceChangeNothing) {
 INSTANTIATE_TEST_SUITE_P(All, SplitProcesses, testing::Values(kCopies, kParallel),
                          [](const auto& info) { return info.index == 0 ? "Copies" : "Parallel"; });
 
+TEST(SplitStops, ADeviceThatIsToldToStopInTheMiddleEndsAndLaterGoesOn) {
+  Settings settings = kCopies;
+  settings["train.local_steps"] = "20";
+  settings["rounds"] = "1";
+  Processes processes(settings);
+  Subprocess server = processes.StartServer(false);
+  std::optional<Subprocess> first = processes.StartDevice("device-0");
+  // It has taken a step. The run waits for a second device, so the first would not end by itself.
+  ASSERT_TRUE(Eventually([&] { return fs::exists(processes.StateOf("device-0") / "split.state"); }))
+      << processes.Logs();
+  first->Signal(SIGTERM);
+  ASSERT_EQ(first->WaitFor(Seconds(60)), 0) << processes.Logs();
+  first = processes.StartDevice("device-0");
+  Subprocess second = processes.StartDevice("device-1");
+  EXPECT_EQ(first->Wait(), 0) << processes.Logs();
+  EXPECT_EQ(second.Wait(), 0) << processes.Logs();
+  server.Signal(SIGTERM);
+  EXPECT_EQ(server.Wait(), 0) << processes.Logs();
+  ExpectSameBits(processes.Made(), processes.MadeHere());
+}
+
 // SGD: AdamW's first steps make a sign of a gradient, which rounding may turn.
 const Settings kBatched = {{"split.server", "per_device"},    {"split.server_batch", "2"},
                            {"split.server_wait_ms", "60000"}, {"device.optimizer", "SGD"},

@@ -4,6 +4,8 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/ip/tcp.hpp>
 #include <mutex>
 
 #include "tests/unit/protocol/transport_fixture.h"
@@ -90,13 +92,53 @@ TEST_F(SplitRelay, WhatBelongsToAnOldConnectionIsNotSentOnANewOne) {
 TEST_F(SplitRelay, AServerThatDoesNotAnswerIsLeft) {
   answers_ = false;
   relay_.answer_timeout = Seconds(0.1);
-  int ended = 0;
-  relay_.go_on = [&ended] { return ++ended < 2; };
+  relay_.go_on = [this] { return taken().size() < 2; };
   EXPECT_EQ(Run(kGreets + "; printf '" + Frame("hello") + "'; " + kGreets + "; printf '" + Frame("again") +
                 "'; head -c 8 > /dev/null")
                 .code(),
             Code::kCancelled);
-  EXPECT_EQ(ended, 2);
+  EXPECT_EQ(taken(), (std::vector<std::string>{"hello", "again"}));
+}
+
+// Each of these would last ten minutes, or for ever.
+TEST_F(SplitRelay, IsStoppedWhileTheServerComputes) {
+  answers_ = false;
+  relay_.go_on = [this] { return taken().empty(); };
+  EXPECT_EQ(Run(kGreets + "; printf '" + Frame("hello") + "'; exec cat").code(), Code::kCancelled);
+}
+
+TEST_F(SplitRelay, IsStoppedWhileTheWorkerComputes) {
+  std::atomic<int> asked = 0;
+  relay_.go_on = [this, &asked] { return taken().empty() || ++asked < 3; };
+  EXPECT_EQ(Run(kGreets + "; printf '" + Frame("hello") + "'; " + kReads + "; exec sleep 600").code(),
+            Code::kCancelled);
+}
+
+TEST_F(SplitRelay, IsStoppedWhileItConnects) {
+  boost::asio::io_context io;
+  boost::asio::ip::tcp::acceptor silent(io, {boost::asio::ip::address_v4::loopback(), 0});  // shakes no hands
+  relay_.server.port = silent.local_endpoint().port();
+  relay_.socket.handshake_timeout = Seconds(600);
+  int asked = 0;
+  relay_.go_on = [&asked] { return ++asked < 3; };
+  EXPECT_EQ(Run("exec cat").code(), Code::kCancelled);
+}
+
+TEST_F(SplitRelay, IsStoppedBetweenConnections) {
+  boost::asio::io_context io;
+  boost::asio::ip::tcp::socket closed(io);  // has a port, and does not listen
+  closed.open(boost::asio::ip::tcp::v4());
+  closed.bind({boost::asio::ip::address_v4::loopback(), 0});
+  relay_.server.port = closed.local_endpoint().port();
+  relay_.retry_base = relay_.retry_max = Seconds(600);
+  int asked = 0;
+  relay_.go_on = [&asked] { return ++asked < 5; };
+  EXPECT_EQ(Run("exec cat").code(), Code::kCancelled);
+}
+
+TEST_F(SplitRelay, AWorkerThatIsStoppedWithItHasNotFailed) {
+  relay_.go_on = [this] { return taken().empty(); };
+  EXPECT_EQ(Run(kGreets + "; printf '" + Frame("hello") + "'; " + kReads + "; kill -TERM $$").code(), Code::kCancelled);
 }
 
 TEST_F(SplitRelay, AWorkerThatFailsEndsIt) {
