@@ -129,9 +129,10 @@ Result<SimulateOutcome> SimulateOnce(const SimulateSettings& settings) {
   options.overrides = settings.overrides;
   options.out = settings.out;
   options.progress = [&](const coordinator::RunProgress& p) {
-    if (settings.text && p.last_train_loss) {
-      std::fprintf(stderr, "round %u/%u  attempt %u  updates %zu  loss %.4f\n", p.round, p.rounds, p.attempt,
-                   p.accepted, *p.last_train_loss);
+    if (settings.text) {
+      const std::string loss = p.last_train_loss ? Format("  loss %.4f", *p.last_train_loss) : "";
+      std::fprintf(stderr, "round %u/%u  attempt %u  updates %zu%s\n", p.round, p.rounds, p.attempt, p.accepted,
+                   loss.c_str());
     }
     return !Interrupted(settings);
   };
@@ -145,6 +146,7 @@ Result<SimulateOutcome> SimulateOnce(const SimulateSettings& settings) {
   HEDDLE_ASSIGN_OR_RETURN(outcome.result, Simulate(options));
   HEDDLE_ASSIGN_OR_RETURN(const auto recipe, coordinator::Recipe::Load(settings.recipe, settings.overrides));
   HEDDLE_ASSIGN_OR_RETURN(const fs::path base, coordinator::DeviceBaseFolder(recipe, settings.out));
+  outcome.guarantee = recipe.Guarantee();
   if (settings.centralised) {
     HEDDLE_ASSIGN_OR_RETURN(outcome.centralised, Centralised(settings, recipe, base));
   }
@@ -175,6 +177,7 @@ std::string OutcomeText(const SimulateSettings& settings, const SimulateOutcome&
       out += FiguresText("held out", outcome.heldout_final) + FiguresText("base", outcome.heldout_base);
     }
   }
+  if (outcome.guarantee) out += "privacy           " + outcome.guarantee->ToText() + "\n";
   return out + "report            " + (settings.out / "report.html").string() + "\n";
 }
 
@@ -199,6 +202,10 @@ std::string OutcomeJson(const SimulateOutcome& outcome) {
   } else {
     AddMembers("heldout_", outcome.heldout_final, &out);
     AddMembers("heldout_base_", outcome.heldout_base, &out);
+  }
+  if (outcome.guarantee) {
+    out +=
+        Format(",\"epsilon\":%.9g,\"delta\":%.9g", outcome.guarantee->any_data.epsilon_run, outcome.guarantee->delta);
   }
   std::string profiles;
   for (const auto& [name, cost] : result.costs) {

@@ -6,10 +6,12 @@
 #include <cstdint>
 #include <filesystem>
 #include <map>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "aggregation/privacy/accountant.h"
 #include "common/status.h"
 #include "simulator/sweep/sweep.h"
 #include "simulator/world/simulation.h"
@@ -27,8 +29,9 @@ struct SimulateSettings {
 
 struct SimulateOutcome {
   SimulationResult result;
-  Figures heldout_base, heldout_final;  // of --heldout
-  Figures centralised;                  // on the recipe's test data
+  Figures heldout_base, heldout_final;             // of --heldout
+  Figures centralised;                             // on the recipe's test data
+  std::optional<privacy::RunGuarantee> guarantee;  // where devices noise their updates
 };
 
 // One run into settings.out, with report.html and summary.json. Errors: those of Simulate, of the tests and of files.

@@ -22,6 +22,7 @@
 #include "client/daemon/enroll.h"
 #include "client/daemon/journal.h"
 #include "client/daemon/link.h"
+#include "client/daemon/noise_secret.h"
 #include "client/daemon/personal_state.h"
 #include "client/daemon/session.h"
 #include "client/daemon/worker_process.h"
@@ -100,6 +101,12 @@ WorkerOptions WorkerOptionsOf(const ClientConfig& config) {
   options.memory_limit_bytes = config.memory_limit_bytes;
   options.keep_alive = config.worker_keep_alive;
   return options;
+}
+
+CallFailed FailedWith(const Status& status) {
+  CallFailed failed;
+  failed.status = status;
+  return failed;
 }
 
 }  // namespace
@@ -232,16 +239,6 @@ void Daemon::Impl::Do(const Fetch& action) {
   Operation([&] { return FetchNow(action.assignment); });
 }
 
-namespace {
-
-CallFailed FailedWith(const Status& status) {
-  CallFailed failed;
-  failed.status = status;
-  return failed;
-}
-
-}  // namespace
-
 asio::awaitable<Event> Daemon::Impl::FetchNow(v1::TaskAssignment assignment) {
   const v1::TaskPlan& plan = assignment.plan();
   Result<std::vector<CachedBlob>> blobs = WholeBlobs(plan);
@@ -283,6 +280,7 @@ Result<v1::WorkerRun> Daemon::Impl::PrepareRun(const v1::TaskAssignment& assignm
   for (const fs::path& other : others) fs::remove_all(other, error);
   HEDDLE_RETURN_IF_ERROR(cache.Materialise(base, base_dir));
   HEDDLE_RETURN_IF_ERROR(cache.Materialise(adapter, adapter_dir));
+  HEDDLE_RETURN_IF_ERROR(PlaceNoiseSecret(plan, config.state_dir, work));
   HEDDLE_FAILPOINT(kClientBlobsLinked);
   v1::WorkerRun run;
   run.set_local_task(plan.local_task());

@@ -1,7 +1,10 @@
 #include "client/worker/upload.h"
 
+#include <limits>
+
 #include "aggregation/compression/compressor.h"
 #include "aggregation/device_rules.h"
+#include "aggregation/privacy/update_privacy.h"
 #include "common/logging.h"
 #include "common/safetensors.h"
 
@@ -51,20 +54,43 @@ StateDict ResidualOf(const StateDict& update, const StateDict& earlier) {
   return residual;
 }
 
-}  // namespace
-
-Status CheckUpload(const TrainRules& rules) {
-  if (Status known = compression::Pipeline::Parse(rules.upload).status(); !known.ok()) {
-    return known.Annotate("this device cannot make its update smaller as the plan asks");
-  }
-  return OkStatus();
+// What noise hides must not be told beside the update.
+void WithholdLosses(TaskStats* stats) {
+  stats->train_loss = stats->first_loss = stats->last_loss = std::numeric_limits<double>::quiet_NaN();
+  stats->loss_stalled = false;
+  stats->skipped_directions = 0;
 }
 
-Result<std::string> MakeUpload(const TaskInput& input, TaskOutput* output) {
+Result<compression::Pipeline> StagesOf(const privacy::PlannedUpload& planned) {
+  Result<compression::Pipeline> known = compression::Pipeline::Parse(planned.rest);
+  if (known.ok()) return known;
+  return known.status().Annotate("this device cannot make its update smaller as the plan asks");
+}
+
+}  // namespace
+
+Status CheckUpload(const TrainRules& rules, std::string_view noise_secret) {
+  const Result<privacy::PlannedUpload> planned = privacy::ParseUpload(rules.upload);
+  if (!planned.ok()) return planned.status().Annotate("this device cannot do to its update what the plan asks");
+  if (planned->privacy.noise_multiplier > 0 && noise_secret.empty()) {
+    return FailedPrecondition(
+        "the plan asks for noise on the update, and this worker was given no secret to draw it from; its daemon must "
+        "be "
+        "of the same version");
+  }
+  return planned->rest.empty() ? OkStatus() : StagesOf(*planned).status();
+}
+
+Result<std::string> MakeUpload(const TaskInput& input, TaskOutput* output, std::string_view noise_secret) {
   const TrainRules& rules = input.train.rules;
   if (rules.upload.empty()) return SerializeSafetensors(output->update);
-  HEDDLE_RETURN_IF_ERROR(CheckUpload(rules));
-  const compression::Compressor compressor(*compression::Pipeline::Parse(rules.upload), input.seed);
+  HEDDLE_RETURN_IF_ERROR(CheckUpload(rules, noise_secret));
+  HEDDLE_ASSIGN_OR_RETURN(const privacy::PlannedUpload planned, privacy::ParseUpload(rules.upload));
+  HEDDLE_ASSIGN_OR_RETURN(output->update, privacy::MakePrivate(output->update, planned.privacy, noise_secret));
+  if (planned.privacy.noise_multiplier > 0) WithholdLosses(&output->stats);
+  if (planned.rest.empty()) return SerializeSafetensors(output->update);
+  HEDDLE_ASSIGN_OR_RETURN(compression::Pipeline stages, StagesOf(planned));
+  const compression::Compressor compressor(std::move(stages), input.seed);
   if (!compressor.pipeline().error_feedback()) {
     HEDDLE_ASSIGN_OR_RETURN(compression::Encoded encoded, compressor.Encode(output->update, nullptr));
     return std::move(encoded.bytes);

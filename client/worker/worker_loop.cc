@@ -118,6 +118,13 @@ TaskInput ToTaskInput(const v1::WorkerRun& run) {
   return input;
 }
 
+// What the noise on a task's update comes from: a file of the daemon's beside it. None: empty.
+Result<std::string> NoiseSecretBeside(const std::filesystem::path& update) {
+  Result<std::string> secret = ReadFile(update.parent_path() / kNoiseSecretFile, size_t{1} << 10);
+  if (secret.status().code() == Code::kNotFound) return std::string();
+  return secret;
+}
+
 class Loop {
  public:
   Loop(int output_fd, const WorkerBackend& backend, CommandReader& commands)
@@ -156,7 +163,8 @@ class Loop {
     last_progress_ = {};
     Result<TaskOutput> output = Unknown();
     const TaskInput input = ToTaskInput(run);
-    HEDDLE_RETURN_IF_ERROR(CheckUpload(input.train.rules));
+    HEDDLE_ASSIGN_OR_RETURN(const std::string noise_secret, NoiseSecretBeside(run.update_path()));
+    HEDDLE_RETURN_IF_ERROR(CheckUpload(input.train.rules, noise_secret));
     try {
       output = backend_.run(run.local_task(), input, progress);
     } catch (const std::exception& error) {
@@ -164,7 +172,7 @@ class Loop {
     }
     HEDDLE_RETURN_IF_ERROR(output.status());
     if (commands_.stop_requested()) return Cancelled("the task was cancelled after its last step");
-    HEDDLE_ASSIGN_OR_RETURN(const std::string update, MakeUpload(input, &*output));
+    HEDDLE_ASSIGN_OR_RETURN(const std::string update, MakeUpload(input, &*output, noise_secret));
     if (!output->personal.empty() && !run.next_personal_path().empty()) {
       HEDDLE_RETURN_IF_ERROR(WriteSafetensors(run.next_personal_path(), output->personal));
     }

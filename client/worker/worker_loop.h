@@ -24,8 +24,9 @@ struct WorkerBackend {
 };
 
 // Serves until the input ends: ok. The update is written as MakeUpload (upload.h) gives it before the task is said to
-// be done. Errors: kDataLoss, kResourceExhausted or kInvalidArgument when the input is not what a daemon sends;
-// kUnavailable when nobody reads the output. A task that runs then is stopped first. Ignores SIGPIPE.
+// be done; its noise comes from the file kNoiseSecretFile beside it, where there is one. Errors: kDataLoss,
+// kResourceExhausted or kInvalidArgument when the input is not what a daemon sends; kUnavailable when nobody reads the
+// output. A task that runs then is stopped first. Ignores SIGPIPE.
 Status RunWorkerLoop(int input_fd, int output_fd, const WorkerBackend& backend);
 
 // Takes standard output for the protocol: returns a duplicate of it and lets descriptor 1 be standard error, so that

@@ -295,6 +295,7 @@ Status RecipeCheck(const CommandContext& context, const fs::path& recipe,
                << "rounds x devices  " << loaded.spec.rounds << " x " << loaded.spec.cohort_size << "\n"
                << "adapter           " << material.initial_adapter_bytes.size() << " bytes, "
                << material.initial_adapter.size() << " tensors\n";
+  if (const auto guarantee = loaded.Guarantee()) *context.out << "privacy           " << guarantee->ToText() << "\n";
   return OkStatus();
 }
 

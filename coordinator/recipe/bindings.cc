@@ -27,6 +27,7 @@ RecipeBindings::RecipeBindings(Recipe* recipe) : recipe_(recipe) {
   BindStrategy();
   BindMethods();
   BindCompression();
+  BindPrivacy();
   BindTrain();
   BindPrompt();
   zo_.Bind(&schema_);
@@ -87,6 +88,34 @@ void RecipeBindings::BindCompression() {
                {.help = "how devices get the model of a round: float32, or rounded to bf16",
                 .choices = {"float32", "bf16"},
                 .silent_default = true});
+}
+
+void RecipeBindings::BindPrivacy() {
+  schema_.Bind("privacy.update_clip", &recipe_->update_privacy.clip,
+               {.help = "L2 norm that devices clip their updates to, all tensors together; 0: they do not",
+                .min = 0,
+                .max = privacy::kMaxClip,
+                .silent_default = true});
+  schema_.Bind("privacy.noise_multiplier", &recipe_->update_privacy.noise_multiplier,
+               {.help = "deviation of the noise that devices add to each value, in units of update_clip; 0: none",
+                .min = 0,
+                .max = privacy::kMaxNoise,
+                .silent_default = true});
+  schema_.Bind("privacy.delta", &recipe_->privacy_delta,
+               {.help = "for which the guarantee is said", .min = 1e-15, .max = 0.5, .silent_default = true});
+}
+
+Status RecipeBindings::StorePrivacy() const {
+  const auto& [clip, noise] = recipe_->update_privacy;
+  std::string mistakes;
+  if (clip > 0 && clip < privacy::kMinClip) mistakes += "\n  privacy.update_clip: it must be 0, or at least 1e-06";
+  if (noise > 0 && noise < privacy::kMinNoise) {
+    mistakes += "\n  privacy.noise_multiplier: it must be 0, or at least 0.001; less guarantees nothing";
+  }
+  if (noise > 0 && clip == 0) {
+    mistakes += "\n  privacy.noise_multiplier: it is in units of privacy.update_clip, which must be set too";
+  }
+  return mistakes.empty() ? OkStatus() : InvalidArgument("the recipe is wrong:" + mistakes);
 }
 
 Status RecipeBindings::ParseUpload(const char* key, const std::vector<std::string>& words,
@@ -283,6 +312,7 @@ Status RecipeBindings::Store() {
   }
   spec.max_num_examples = recipe_->aggregator.max_num_examples;
   HEDDLE_RETURN_IF_ERROR(StoreCompression());
+  HEDDLE_RETURN_IF_ERROR(StorePrivacy());
   return simulation_.Store(&recipe_->simulation, batch_size_);
 }
 

@@ -36,6 +36,8 @@ class RecipeBindings {
   void BindMethods();
   void BindCompression();
   Status StoreCompression();
+  void BindPrivacy();
+  Status StorePrivacy() const;
   Status ParseUpload(const char* key, const std::vector<std::string>& words, compression::Pipeline* out) const;
   void BindTrain();
   void BindPrompt();

@@ -201,7 +201,7 @@ Status CheckZerothOrder(const Recipe& recipe) {
 std::string DefaultTask(const Recipe& recipe) {
   if (aggregation::ChoosesLayers(recipe.strategy)) return "prefix_sft";
   if (aggregation::LabellingOf(recipe.strategy, recipe.aggregator).on || recipe.train.has_prompt()) return "few_shot";
-  bool plain = recipe.upload.empty() && recipe.later_upload.empty();
+  bool plain = recipe.upload.empty() && recipe.later_upload.empty() && !recipe.update_privacy.on();
   for (uint32_t round = 1; round <= std::min(2U, recipe.spec.rounds); ++round) {
     plain =
         plain && recipe.RulesOf(round) == aggregation::DeviceRules{.mixed_ranks = recipe.RulesOf(round).mixed_ranks};
@@ -298,6 +298,7 @@ Result<Recipe> Recipe::LoadText(const std::string& text, const fs::path& folder,
   if (recipe.local_task.empty()) recipe.local_task = DefaultTask(recipe);
   HEDDLE_RETURN_IF_ERROR(CheckSeeds(recipe).Annotate(name));
   HEDDLE_RETURN_IF_ERROR(CheckFewShot(recipe).Annotate(name));
+  HEDDLE_RETURN_IF_ERROR(CheckPrivacy(recipe).Annotate(name));
   recipe.resolved_json = bindings.schema().ResolvedJson();
   return recipe;
 }
@@ -353,6 +354,12 @@ aggregation::DeviceRules Recipe::RulesOf(uint32_t round) const {
   return *std::move(rules);
 }
 
+std::optional<privacy::RunGuarantee> Recipe::Guarantee() const {
+  if (!update_privacy.on() || update_privacy.noise_multiplier == 0) return std::nullopt;
+  // One report a round: a round that is tried again gets the same bytes.
+  return privacy::GuaranteeOf(update_privacy.noise_multiplier, spec.rounds, privacy_delta);
+}
+
 bool UsesSharedSeeds(const std::string& strategy) {
   const auto rules = aggregation::RulesOf(strategy, {});
   return rules.ok() && rules->seeds.on;
@@ -405,6 +412,7 @@ Result<RunMaterial> PrepareRun(const Recipe& recipe) {
   HEDDLE_ASSIGN_OR_RETURN(material.initial_adapter,
                           FirstModelOf(recipe, config.num_hidden_layers, material.initial_adapter));
   HEDDLE_RETURN_IF_ERROR(CheckStrategyTakes(recipe, adapter, material.initial_adapter));
+  HEDDLE_RETURN_IF_ERROR(CheckNoiseFits(recipe, material.initial_adapter));
   material.initial_adapter_bytes = SerializeSafetensors(material.initial_adapter);
   material.adapter_config_json = adapter.ToJson();
   material.model_config_json = std::move(base.config_json);

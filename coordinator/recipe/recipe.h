@@ -12,6 +12,8 @@
 #include "aggregation/aggregator.h"
 #include "aggregation/compression/pipeline.h"
 #include "aggregation/parts/sub_models.h"
+#include "aggregation/privacy/accountant.h"
+#include "aggregation/privacy/update_privacy.h"
 #include "common/status.h"
 #include "coordinator/engine/types.h"
 #include "coordinator/recipe/device_tiers.h"
@@ -47,6 +49,9 @@ struct Recipe {
   compression::Pipeline later_upload;  // [compression] later_upload: in rounds above upload_rounds
   uint32_t upload_rounds = 0;          // [compression] upload_rounds; 0: all rounds, and there is no other upload
   bool bfloat16_download = false;      // [compression] download = "bf16": devices start from the model so rounded
+  privacy::UpdatePrivacy
+      update_privacy;  // [privacy] update_clip, noise_multiplier: what devices do to their updates first
+  double privacy_delta = privacy::kDefaultDelta;  // [privacy] delta: only for what is said of the guarantee
   aggregation::AggregatorOptions aggregator;  // [strategy] max_abs, max_norm, max_num_examples, the method's own keys
   v1::TrainPlan train;                        // [train]
   std::string learning_rate_schedule = "constant";  // [train] "constant" or "cosine" over the rounds
@@ -65,6 +70,8 @@ struct Recipe {
   const compression::Pipeline& UploadOf(uint32_t round) const {
     return upload_rounds > 0 && round > upload_rounds ? later_upload : upload;
   }
+  // What the noise guarantees a device that takes part in every round; none without noise.
+  std::optional<privacy::RunGuarantee> Guarantee() const;
   // The TrainPlan of a round, with the schedule and the method's rules applied. round in 1 .. num_server_rounds.
   v1::TrainPlan TrainPlanOf(uint32_t round) const;
 

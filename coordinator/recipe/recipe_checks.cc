@@ -1,9 +1,13 @@
 #include "coordinator/recipe/recipe_checks.h"
 
+#include <algorithm>
+#include <cmath>
 #include <string>
 
 #include "aggregation/averaging/few_shot.h"
+#include "aggregation/device_rules.h"
 #include "aggregation/layer_choice.h"
+#include "protocol/limits.h"
 
 namespace heddle::coordinator {
 
@@ -65,6 +69,79 @@ Status CheckPruning(const Recipe& recipe) {
   return InvalidArgument(
       "lora.rank_pattern: devices give up a part of the one rank that all modules have; remove it, or set "
       "strategy.prune_gamma = 0");
+}
+
+Status CheckPrivacy(const Recipe& recipe) {
+  if (!recipe.update_privacy.on()) return OkStatus();
+  const bool noise = recipe.update_privacy.noise_multiplier > 0;
+  std::string mistakes;
+  const auto refuse = [&](bool wrong, const std::string& why) {
+    if (wrong) mistakes += "\n  privacy.update_clip: " + why;
+  };
+  const std::string& strategy = recipe.strategy;
+  refuse(UsesSharedSeeds(strategy),
+         strategy +
+             "'s devices send scalars of shared directions, which are no difference to clip; choose a strategy "
+             "that merges updates, or remove [privacy]");
+  refuse(recipe.local_task == "bbpt",
+         "bbpt sends the mean and the variance of a search, which is no difference to clip; choose another task");
+  refuse(aggregation::ChoosesLayers(strategy),
+         strategy + "'s devices send scores of layers beside their updates; choose another strategy");
+  refuse(aggregation::LabellingOf(strategy, recipe.aggregator).on,
+         strategy +
+             "'s devices remember labels, so that a round that is tried again is another report; choose another "
+             "strategy");
+  refuse(recipe.local_task == "lora_sft", "the local task 'lora_sft' does not know it; remove train.local_task");
+  bool keeps = false;
+  for (uint32_t round = 1; round <= std::min(2U, recipe.spec.rounds); ++round) {
+    keeps = keeps || !recipe.RulesOf(round).kept.empty();
+  }
+  refuse(keeps,
+         "what devices keep moves on with a report, so that a round that is tried again is another one; remove "
+         "strategy.kept, or choose a strategy whose devices send all they train");
+  const aggregation::DeviceRules rules = recipe.RulesOf(1);
+  refuse(rules.correction != aggregation::Correction::kNone,
+         strategy +
+             "'s devices keep corrections that must be what they have sent, without noise; choose another strategy");
+  refuse(rules.prune_gamma > 0, "the shape of a pruned update tells of the data; set strategy.prune_gamma = 0");
+  refuse(
+      noise && rules.groups > 0,
+      strategy + " judges its trials by the devices' losses, which are withheld with noise; choose another strategy");
+  for (const compression::Pipeline* upload : {&recipe.upload, &recipe.later_upload}) {
+    refuse(
+        recipe.update_privacy.Words().size() + upload->Words().size() > static_cast<size_t>(protocol::kMaxUploadSteps),
+        "beside it compression.upload may have " +
+            std::to_string(static_cast<size_t>(protocol::kMaxUploadSteps) - recipe.update_privacy.Words().size()) +
+            " words");
+  }
+  const double largest = recipe.update_privacy.clip + privacy::kMostDeviations * recipe.update_privacy.deviation();
+  if (noise && largest > recipe.aggregator.max_abs) {
+    mistakes += "\n  strategy.max_abs: an element with its noise is up to " + std::to_string(largest) +
+                ", and larger ones than this are refused; raise it, or lower privacy.update_clip";
+  }
+  return mistakes.empty() ? OkStatus() : InvalidArgument("the recipe contradicts itself:" + mistakes);
+}
+
+Status CheckNoiseFits(const Recipe& recipe, const StateDict& initial) {
+  if (!recipe.update_privacy.on() || recipe.update_privacy.noise_multiplier == 0) return OkStatus();
+  double values = 0;
+  const StateDictSpec spec = aggregation::UpdateSpec(SpecOf(initial), recipe.RulesOf(1), /*rank=*/0);
+  for (const auto& [name, tensor] : spec) {
+    const auto elements = NumElements(tensor.shape);
+    values += elements.ok() ? static_cast<double>(*elements) : 0;
+  }
+  // The norm of n standard normal values is beyond sqrt(n) + 6 with a probability of less than e^-18.
+  const double longest = recipe.update_privacy.clip + recipe.update_privacy.deviation() * (std::sqrt(values) + 6);
+  std::string mistakes;
+  const auto check = [&](const char* key, double bound, const char* what) {
+    if (bound == 0 || longest <= bound) return;
+    mistakes += "\n  " + std::string(key) + ": an update of " + std::to_string(static_cast<uint64_t>(values)) +
+                " values with its noise is up to " + std::to_string(longest) + " long, and longer ones than this are " +
+                what + "; raise it or set it to 0";
+  };
+  check("strategy.max_norm", recipe.aggregator.max_norm, "refused");
+  check("strategy.clip_norm", recipe.aggregator.clip_norm, "shortened once more, with what they say");
+  return mistakes.empty() ? OkStatus() : InvalidArgument("the recipe contradicts itself:" + mistakes);
 }
 
 }  // namespace heddle::coordinator

@@ -17,4 +17,11 @@ Status CheckFewShot(const Recipe& recipe);
 // That devices which prune their rank have one rank to prune. Errors: kInvalidArgument.
 Status CheckPruning(const Recipe& recipe);
 
+// That devices which clip their updates, or add noise to them, send updates for which that can be said: the whole
+// difference to what they were given, and nothing that depends on an earlier report. Errors: kInvalidArgument with
+// every mistake.
+Status CheckPrivacy(const Recipe& recipe);
+// That the strategy's bounds leave such updates as they are; `initial` is the first adapter. Errors: as above.
+Status CheckNoiseFits(const Recipe& recipe, const StateDict& initial);
+
 }  // namespace heddle::coordinator

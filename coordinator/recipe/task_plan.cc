@@ -32,8 +32,9 @@ v1::TrainPlan Recipe::TrainPlanOf(uint32_t round) const {
     labels.set_candidates(labelling.candidates);
     labels.set_pool(labelling.pool);
   }
-  if (rules == aggregation::DeviceRules{} && smaller.empty()) return plan;
+  if (rules == aggregation::DeviceRules{} && smaller.empty() && !update_privacy.on()) return plan;
   v1::DeviceRules& out = *plan.mutable_rules();
+  for (std::string& word : update_privacy.Words()) *out.add_upload() = std::move(word);
   for (std::string& word : smaller.Words()) *out.add_upload() = std::move(word);
   out.mutable_frozen()->Assign(rules.frozen.begin(), rules.frozen.end());
   out.mutable_kept()->Assign(rules.kept.begin(), rules.kept.end());

@@ -319,7 +319,7 @@ void RunCore::On(const RoundEndedEffect& effect, std::vector<AddressedAnswer>*, 
   const RoundLosses losses = LossesOf(effect.assignments);
   if (committed) {
     PublishAround(round.parent, round.model);
-    last_train_loss_ = losses.trained() ? std::optional(losses.train_loss) : std::nullopt;
+    last_train_loss_ = losses.told() ? std::optional(losses.train_loss) : std::nullopt;
     Log(Severity::kInfo, "round committed",
         {{"run_id", id().value()},
          {"round", round.round},

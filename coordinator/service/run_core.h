@@ -79,7 +79,7 @@ struct RunProgress {
   size_t waiting = 0, open = 0, accepted = 0;
   uint32_t cohort_size = 0;
   uint64_t max_update_bytes = 0;
-  std::optional<double> last_train_loss;  // of the newest committed round; none where no device took a step
+  std::optional<double> last_train_loss;  // of the newest committed round; none where no device told one
   Traffic traffic;                        // since this program took the run up
 };
 

@@ -11,6 +11,7 @@
 #include "aggregation/device_rules.h"
 #include "aggregation/figures.h"
 #include "aggregation/ledger/ledger_model.h"
+#include "aggregation/privacy/accountant.h"
 #include "common/build_info.h"
 #include "common/file.h"
 #include "common/safetensors.h"
@@ -55,6 +56,30 @@ json::value ParsedOrNull(const std::string& text) {
   json::error_code error;
   json::value value = json::parse(text, error);
   return error ? json::value(nullptr) : value;
+}
+
+json::object BudgetJson(const privacy::Budget& budget) {
+  return {{"rho_of_a_report", budget.rho_report},
+          {"epsilon_of_a_report", budget.epsilon_report},
+          {"rho_of_the_run", budget.rho_run},
+          {"epsilon_of_the_run", budget.epsilon_run}};
+}
+
+// What the noise of a resolved recipe guarantees; null where devices add none.
+json::value GuaranteeJson(const json::value& recipe, uint32_t rounds) {
+  const auto number = [&recipe](const char* pointer, double otherwise) {
+    json::error_code error;
+    const json::value* value = recipe.find_pointer(pointer, error);
+    const auto read = value == nullptr ? otherwise : value->to_number<double>(error);
+    return error ? otherwise : read;
+  };
+  const double noise = number("/privacy/noise_multiplier", 0);
+  if (!(noise > 0)) return nullptr;
+  const auto guarantee = privacy::GuaranteeOf(noise, rounds, number("/privacy/delta", privacy::kDefaultDelta));
+  return json::object{{"reports_of_a_device", guarantee.reports},
+                      {"delta", guarantee.delta},
+                      {"any_data", BudgetJson(guarantee.any_data)},
+                      {"zeros", BudgetJson(guarantee.zeros)}};
 }
 
 // Rounds and attempts that have a line already.
@@ -151,6 +176,8 @@ std::string RunJson(const RunRecord& run, const RunOrigin& origin, const Traffic
   out["version"] = VersionString();
   out["material"] = ParsedOrNull(origin.material_json);
   out["recipe"] = ParsedOrNull(origin.resolved_json);
+  json::value guarantee = GuaranteeJson(out["recipe"], origin.spec.rounds);
+  if (!guarantee.is_null()) out["privacy"] = std::move(guarantee);
   return json::serialize(out) + "\n";
 }
 

@@ -1,13 +1,15 @@
 // The run folder: what a run leaves for people and scripts. All of it is derived from the store and the blobs, so it
 // can be written anew at any time; nothing here decides anything.
 //
-//   run.json                     what was run: resolved recipe, seed, version, base model, state, final digest
+//   run.json                     what was run: resolved recipe, seed, version, base model, state, final digest; where
+//                                devices noise their updates, what that guarantees them
 //   history.jsonl                a line per round attempt
 //   checkpoints/round-<n>/       the model after n rounds in PEFT's layout
 //
 // Thread-safety: one thread a folder.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <filesystem>
 #include <span>
@@ -35,6 +37,8 @@ struct RoundLosses {
   uint64_t num_examples = 0, num_accepted = 0;
   double train_loss = 0, first_loss = 0, last_loss = 0;  // 0 where nobody took a step
   bool trained() const { return num_examples > 0; }
+  // Whether there is a loss: devices that add noise to their updates do not tell theirs, and one may have diverged.
+  bool told() const { return trained() && std::isfinite(train_loss); }
 };
 RoundLosses LossesOf(std::span<const AssignmentRecord> assignments);
 

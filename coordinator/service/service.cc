@@ -156,7 +156,7 @@ void Service::Impl::MakeDriver() {
   driver_options.core.observer.round_ended = [this](const RoundRecord& round, std::span<const AssignmentRecord> all) {
     const RoundLosses losses = LossesOf(all);
     metrics.RoundEnded(round.phase == RoundPhase::kCommitted, ToSeconds(round.ended_at - round.started_at),
-                       losses.trained() ? std::optional(losses.train_loss) : std::nullopt, round.round);
+                       losses.told() ? std::optional(losses.train_loss) : std::nullopt, round.round);
   };
   driver = std::make_unique<RunDriver>(std::move(driver_options));
 }

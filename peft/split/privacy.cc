@@ -1,9 +1,9 @@
 #include "peft/split/privacy.h"
 
 #include <cmath>
-#include <numbers>
 
 #include "common/digest.h"
+#include "common/normals.h"
 #include "common/random.h"
 
 namespace heddle::peft {
@@ -29,12 +29,9 @@ Tensor StandardNormals(at::IntArrayRef sizes, uint64_t key, uint64_t stream) {
   float* values = out.data_ptr<float>();
   const auto count = static_cast<uint64_t>(out.numel());
   for (uint64_t i = 0; i < count; i += 2) {
-    // Two of 64 bits make two normals. The radius has u in (0, 1], so that its logarithm is finite.
-    const double u = (static_cast<double>(random.U64At(i) >> 11U) + 1) * 0x1p-53;
-    const double angle = 2 * std::numbers::pi * (static_cast<double>(random.U64At(i + 1) >> 11U) * 0x1p-53);
-    const double radius = std::sqrt(-2 * std::log(u));
-    values[i] = static_cast<float>(radius * std::cos(angle));
-    if (i + 1 < count) values[i + 1] = static_cast<float>(radius * std::sin(angle));
+    const auto [first, second] = NormalPairAt(random, i / 2);
+    values[i] = static_cast<float>(first);
+    if (i + 1 < count) values[i + 1] = static_cast<float>(second);
   }
   return out;
 }

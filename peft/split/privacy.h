@@ -22,8 +22,7 @@ namespace heddle::peft {
 // packed rows, the tokens of one number in `segments` [rows, length]. clip_norm > 0.
 torch::Tensor ClipSamples(const torch::Tensor& x, const torch::Tensor& segments, double clip_norm);
 
-// Independent N(0, 1) numbers, float32, without gradient: those of `stream` and `key`, by the Box-Muller transform of
-// 53 and 64 bits in double. No value is beyond 8.6.
+// Independent N(0, 1) numbers, float32, without gradient: those of `stream` and `key` (common/normals.h).
 torch::Tensor StandardNormals(at::IntArrayRef sizes, uint64_t key, uint64_t stream);
 
 // x, float, and N(0, deviation^2) noise on each of its numbers. The noise follows from the secret, the place in the

@@ -1,5 +1,8 @@
 #include "simulator/world/devices.h"
 
+#include "aggregation/privacy/update_privacy.h"
+#include "client/worker/upload.h"
+#include "common/digest.h"
 #include "common/random.h"
 #include "simulator/corpus/kjv.h"
 #include "simulator/partition/draws.h"
@@ -66,8 +69,17 @@ void DrawAttackers(const coordinator::Recipe& recipe, std::vector<DeviceSpec>* d
 
 }  // namespace
 
-void AttackAs(const coordinator::SimulatedDevices& simulation, uint64_t seed, StateDict* update) {
-  Attack(simulation.attack, simulation.attack_scale, seed, update);
+Result<std::string> UploadOf(const coordinator::Recipe& recipe, const DeviceSpec& device, const v1::TaskPlan& plan,
+                             client::TaskInput* input, client::TaskOutput* output) {
+  if (device.attacks) {
+    Attack(recipe.simulation.attack, recipe.simulation.attack_scale, input->seed, &output->update);
+    HEDDLE_ASSIGN_OR_RETURN(privacy::PlannedUpload planned, privacy::ParseUpload(input->train.rules.upload));
+    input->train.rules.upload = std::move(planned.rest);
+  }
+  // Of the form that a device's own has.
+  const std::string secret =
+      Sha256("simulated noise secret\n" + std::to_string(recipe.seed) + "\n" + device.id.value()).ToHex();
+  return client::MakeUpload(*input, output, privacy::TaskSecret(secret, plan.SerializeAsString()));
 }
 
 Result<DeviceSet> MakeDevices(const coordinator::Recipe& recipe, const std::string& recipe_name,

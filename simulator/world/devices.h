@@ -5,10 +5,11 @@
 #include <string>
 #include <vector>
 
+#include "client/worker/local_task.h"
 #include "common/ids.h"
-#include "common/state_dict.h"
 #include "common/status.h"
 #include "coordinator/recipe/recipe.h"
+#include "protocol/v1/task.pb.h"
 
 namespace heddle::simulator {
 
@@ -26,8 +27,12 @@ struct DeviceSet {
   std::filesystem::path test;  // held out from all; empty when nothing is
 };
 
-// Puts what an attacker sends in place of what it learnt (attack.h), as the recipe says.
-void AttackAs(const coordinator::SimulatedDevices& simulation, uint64_t seed, StateDict* update);
+// What the device sends of a task that is over, as a worker makes it (client/worker/upload.h). The secret of its noise
+// is the SHA-256, in hex, of "simulated noise secret", the recipe's seed and the device's name, with line ends between,
+// so that runs repeat. An attacker sends something else than it learnt (attack.h), and neither clips nor noises it:
+// `input`, the task's, then says so. Errors: those of MakeUpload.
+Result<std::string> UploadOf(const coordinator::Recipe& recipe, const DeviceSpec& device, const v1::TaskPlan& plan,
+                             client::TaskInput* input, client::TaskOutput* output);
 
 // Writes what has to be written under <folder>. Profiles are dealt by their shares, which device gets which is drawn by
 // the recipe's seed. Errors: kInvalidArgument when the recipe names no devices, or has no file for some; those of

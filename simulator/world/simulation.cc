@@ -10,7 +10,6 @@
 
 #include "client/worker/local_task.h"
 #include "client/worker/train_plan.h"
-#include "client/worker/upload.h"
 #include "common/file.h"
 #include "common/logging.h"
 #include "common/random.h"
@@ -433,8 +432,8 @@ Status World::Finish(size_t index) {
   if (!output.ok()) return output.status().Annotate("device " + device.spec.id.value());
   refusals_in_a_row_ = 0;
   device.output = *std::move(output);
-  if (device.spec.attacks) AttackAs(recipe_.simulation, device.input.seed, &device.output->update);
-  HEDDLE_ASSIGN_OR_RETURN(device.upload, client::MakeUpload(device.input, &*device.output));
+  HEDDLE_ASSIGN_OR_RETURN(device.upload,
+                          UploadOf(recipe_, device.spec, device.assignment->plan(), &device.input, &*device.output));
   const double rate = ProfileOf(device).upload_bytes_per_s;
   if (rate <= 0) return Report(index);
   Plan(Seconds(TransferSeconds(device.upload.size(), rate)), index, Planned::What::kUploaded);

@@ -1,6 +1,6 @@
 // A federated run in one process: the coordinator's own engine, store and aggregation, and the devices' own local
 // tasks, on a virtual clock. With the same recipe and seed it commits the same adapters, bit for bit, as a run over
-// TLS.
+// TLS; but where devices noise their updates, whose noise comes from the seed here and from their own secrets there.
 //
 // Devices check in at the start, take their assignment, train (for real, on a pool of threads, while the virtual clock
 // says how long that would take on such a device), report, and check in again. Whatever the threads do, events happen

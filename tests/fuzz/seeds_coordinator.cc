@@ -78,6 +78,7 @@ void Recipes() {
   Write("fuzz_recipe", "smaller",
         Replace(recipe, "FedAvg", "HetLoRA") +
             "[compression]\nupload = [\"top_k:0.1\", \"int8\", \"error_feedback\"]\ndownload = \"bf16\"\n");
+  Write("fuzz_recipe", "private", recipe + "[privacy]\nupdate_clip = 0.2\nnoise_multiplier = 1.5\ndelta = 1e-6\n");
   Write("fuzz_recipe", "unknown", Replace(recipe, "FedAvg", "FedAverage"));
 
   const std::string settings =

@@ -50,6 +50,8 @@ v1::CheckinResponse Assignment() {
   train->mutable_rules()->add_kept("lora_B");
   train->mutable_rules()->set_correction("scaffold");
   train->mutable_rules()->set_proximal_mu(0.01);
+  train->mutable_rules()->add_upload("clip:0.5");
+  train->mutable_rules()->add_upload("noise:1");
   train->mutable_zo()->set_estimator("spsa");
   train->mutable_zo()->set_zo_eps(1e-3);
   train->mutable_zo()->set_num_perturbations(4);

@@ -26,6 +26,7 @@ void EncodedUpdateSeeds() {
     for (const std::string& word : stages) words += word + "\n";
   }
   Write("fuzz_encoded_update", "words", Number(255, 1) + "random_mask:0.5\ntop_k:0.010\nint4\nerror_feedback");
+  Write("fuzz_encoded_update", "words-private", Number(254, 1) + "clip:0.5\nnoise:1.25\ntop_k:0.010\nint4");
   Write("fuzz_encoded_update", "words-wrong", Number(255, 1) + words);
 }
 

@@ -1,9 +1,11 @@
 // Any bytes as an encoded update: what is decoded has the expected tensors, all finite, no more of them than can have
 // been sent, from a length that is possible, and comes out of another encoding as the definition says; what is refused
-// gets a sentence. The first byte chooses the stages; 255: the lines that follow are a recipe's words.
+// gets a sentence. The first byte chooses the stages; 255: the lines that follow are a recipe's words; 254: a plan's,
+// of which the first may ask for clipping and noise.
 #include <cmath>
 
 #include "aggregation/compression/compressor.h"
+#include "aggregation/privacy/update_privacy.h"
 #include "tests/fuzz/encoded_update.h"
 #include "tests/fuzz/fuzz_input.h"
 
@@ -27,6 +29,27 @@ void CheckWords(fuzz::Input input) {
   const auto again = Pipeline::Parse(pipeline->Words());
   Require(again.ok() && *again == *pipeline, "words are written so that they are read as the same",
           pipeline->ToString());
+}
+
+void CheckPlanned(fuzz::Input input) {
+  std::vector<std::string> words;
+  while (!input.rest().empty()) words.emplace_back(input.TakeLine());
+  const auto planned = privacy::ParseUpload(words);
+  if (!planned.ok()) {
+    Require(planned.status().code() == Code::kInvalidArgument && !planned.status().message().empty(),
+            "what is refused gets a sentence");
+    return;
+  }
+  std::vector<std::string> again = planned->privacy.Words();
+  Require(again.size() + planned->rest.size() == words.size(), "no word is lost");
+  again.insert(again.end(), planned->rest.begin(), planned->rest.end());
+  const auto read = privacy::ParseUpload(again);
+  Require(read.ok() && read->privacy == planned->privacy && read->rest == planned->rest,
+          "words are written so that they are read as the same");
+  const StateDict update = {{"a", Tensor::FromFloats({3}, std::vector<float>{3, -4, 1e30F})}};
+  const auto sent = privacy::MakePrivate(update, planned->privacy, "secret");
+  Require(sent.ok(), "whatever is asked for in range can be done", sent.status().message());
+  for (const float value : sent->at("a").values<float>()) Require(std::isfinite(value), "what is sent is finite");
 }
 
 void CheckDecoded(const Compressor& compressor, const StateDict& decoded, size_t size) {
@@ -67,6 +90,10 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const uint8_t choice = input.TakeByte();
   if (choice == 255) {
     CheckWords(input);
+    return 0;
+  }
+  if (choice == 254) {
+    CheckPlanned(input);
     return 0;
   }
   const auto all = fuzz::EncodedStages();

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "common/digest.h"
 #include "common/file.h"
 #include "tests/integration/federation/federation_world.h"
 
@@ -61,6 +62,35 @@ TEST_P(Methods, CommitTheSimulatorsModelThoughCoordinatorAndDeviceAreKilled) {
   ASSERT_TRUE(end.ok()) << end.status();
   EXPECT_EQ(TextOf(*end, "adapter_sha256"), *simulated);
   EXPECT_EQ(NumberOf(*end, "committed_rounds"), 4);
+  EXPECT_TRUE(world.fleet().Stop().ok());
+}
+
+// With noise too, where the devices' secrets are those that the simulator gives them (simulator/world/devices.h).
+TEST(PrivateFederation, CommitsTheSimulatorsModelThoughADeviceIsKilled) {
+  const std::vector<std::string> devices = {"anna", "bert"};
+  FederationModel model;
+  model.tables = "[privacy]\nupdate_clip = 0.5\nnoise_multiplier = 0.05\n[compression]\nupload = [\"int8\"]\n";
+  FederationWorld world(devices, {{"num_server_rounds", "3"}}, {}, {}, model);
+  const auto simulated = world.SimulatedHash();
+  ASSERT_TRUE(simulated.ok()) << simulated.status();
+  for (const std::string& device : devices) {
+    const std::filesystem::path state = world.fleet().folder() / "devices" / device / "state";
+    ASSERT_TRUE(MakeDirectories(state).ok());
+    const std::string secret = Sha256("simulated noise secret\n7\n" + device).ToHex();
+    ASSERT_TRUE(WriteFileAtomically(state / "noise.secret", secret, 0600).ok());
+  }
+  ASSERT_TRUE(world.Start().ok());
+  const auto run = world.Submit();
+  ASSERT_TRUE(run.ok()) << run.status();
+  const auto at_work = world.WaitUntil(*run, [](const json::object& now) {
+    return NumberOf(now, "committed_rounds") >= 1 && NumberOf(now, "devices_at_work") > 0;
+  });
+  ASSERT_TRUE(at_work.ok()) << at_work.status();
+  EXPECT_FALSE(at_work->contains("train_loss")) << "the devices withhold it";
+  ASSERT_TRUE(world.KillAndRestartDevice(0).ok());
+  const auto end = world.WaitForEnd(*run);
+  ASSERT_TRUE(end.ok()) << end.status();
+  EXPECT_EQ(TextOf(*end, "adapter_sha256"), *simulated);
   EXPECT_TRUE(world.fleet().Stop().ok());
 }
 

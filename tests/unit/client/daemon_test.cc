@@ -3,7 +3,11 @@
 
 #include <gmock/gmock.h>
 
+#include <cmath>
+
+#include "aggregation/privacy/update_privacy.h"
 #include "client/daemon/enroll.h"
+#include "common/file.h"
 #include "common/safetensors.h"
 #include "tests/unit/client/breaking_proxy.h"
 #include "tests/unit/client/fake_coordinator.h"
@@ -363,6 +367,69 @@ TEST_F(DaemonTest, BrokenJournalIsDropped) {
   coordinator_.Offer(assignment);
   EXPECT_TRUE(RunTasks(1).ok());
   ExpectDelivered(assignment);
+}
+
+// ---- noise on updates ----
+
+// The tensors of what was uploaded for the assignment.
+StateDict Uploaded(const FakeCoordinator& coordinator, const v1::TaskAssignment& assignment) {
+  const auto upload = coordinator.Upload(assignment.assignment_id());
+  EXPECT_TRUE(upload);
+  if (!upload) return {};
+  auto owner = std::make_shared<std::string>(*upload);
+  auto file = ParseSafetensors(std::as_bytes(std::span(*owner)), owner);
+  EXPECT_TRUE(file.ok()) << file.status();
+  return file.ok() ? file->tensors : StateDict();
+}
+
+TEST_F(DaemonTest, NoiseComesFromTheDevicesOwnSecretAndATaskDoneAgainSendsTheSameBytes) {
+  EnrollDevice();
+  const auto task = [&](int number, uint32_t round, uint32_t attempt) {
+    v1::TaskAssignment assignment = coordinator_.MakeAssignment(1);  // the same plan
+    assignment.set_assignment_id(std::string(24, 'b') + std::to_string(10'000'000 + number));
+    assignment.set_round(round);
+    // What a plan's next round differs in, though the worker here would not notice.
+    assignment.mutable_plan()->mutable_train()->set_learning_rate(1.0 / round);
+    assignment.set_attempt(attempt);
+    assignment.mutable_plan()->mutable_train()->mutable_rules()->add_upload("clip:1");
+    assignment.mutable_plan()->mutable_train()->mutable_rules()->add_upload("noise:2");
+    return assignment;
+  };
+  v1::TaskAssignment plain = coordinator_.MakeAssignment(1);
+  const std::vector<v1::TaskAssignment> tasks = {task(1, 1, 1), task(2, 1, 2), task(3, 2, 1)};
+  coordinator_.Offer(plain);
+  for (const v1::TaskAssignment& one : tasks) coordinator_.Offer(one);
+  EXPECT_TRUE(RunTasks(2).ok());
+  EXPECT_TRUE(RunTasks(2).ok()) << "another process goes on with the same secret";
+  const auto sent = [&](size_t i) { return *coordinator_.Upload(tasks[i].assignment_id()); };
+  EXPECT_EQ(sent(0), sent(1)) << "another attempt of the round";
+  EXPECT_NE(sent(0), sent(2));
+  EXPECT_TRUE(std::isnan(coordinator_.reports().back().metrics().train_loss()));
+
+  const fs::path file = config_.state_dir / "noise.secret";
+  EXPECT_EQ(fs::status(file).permissions(), fs::perms::owner_read | fs::perms::owner_write);
+  const auto secret = ReadFile(file);
+  ASSERT_TRUE(secret.ok()) << secret.status();
+  for (size_t i : {size_t{0}, size_t{2}}) {
+    const auto expected = privacy::MakePrivate(Uploaded(coordinator_, plain), {.clip = 1, .noise_multiplier = 2},
+                                               privacy::TaskSecret(*secret, tasks[i].plan().SerializeAsString()));
+    ASSERT_TRUE(expected.ok()) << expected.status();
+    EXPECT_EQ(SerializeSafetensors(*expected), sent(i));
+  }
+}
+
+TEST_F(DaemonTest, ASecretThatIsNoneFailsTheTaskInsteadOfSendingItsUpdate) {
+  EnrollDevice();
+  ASSERT_TRUE(WriteFileAtomically(config_.state_dir / "noise.secret", "").ok());
+  v1::TaskAssignment assignment = coordinator_.MakeAssignment(1);
+  assignment.mutable_plan()->mutable_train()->mutable_rules()->add_upload("clip:1");
+  assignment.mutable_plan()->mutable_train()->mutable_rules()->add_upload("noise:2");
+  coordinator_.Offer(assignment);
+  EXPECT_TRUE(RunTasks(1).ok());
+  const v1::ReportRequest report = OnlyReport();
+  EXPECT_EQ(report.outcome(), v1::TASK_OUTCOME_FAILED);
+  EXPECT_THAT(report.message(), HasSubstr("noise.secret is no secret"));
+  EXPECT_EQ(coordinator_.Upload(assignment.assignment_id()), std::nullopt);
 }
 
 // ---- refusals to start ----

@@ -4,7 +4,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
+
 #include "aggregation/compression/compressor.h"
+#include "aggregation/privacy/update_privacy.h"
 #include "common/safetensors.h"
 #include "tests/unit/common/temp_dir.h"
 
@@ -117,6 +120,92 @@ TEST_F(UploadTest, ADamagedFileIsBegunAnew) {
   folder_.Write("personal.safetensors", "no tensors at all");
   const StateDict update = Tensors({{"a", {2, -3}}});
   EXPECT_EQ(ValuesOf(Decode(Send(update), update), "a"), (std::vector<float>{0, -3}));
+}
+
+// ---- clipping and noise ----
+
+TEST_F(UploadTest, IsClippedBeforeItIsMadeSmaller) {
+  input_.train.rules.upload = {"clip:2.5"};
+  EXPECT_EQ(Send(Tensors({{"a", {3}}, {"b", {-4}}})), SerializeSafetensors(Tensors({{"a", {1.5}}, {"b", {-2}}})));
+  input_.train.rules.upload = {"clip:2.5", "top_k:0.5"};
+  const StateDict update = Tensors({{"a", {3, -4}}});
+  const std::string sent = Send(update);
+  input_.train.rules.upload = {"top_k:0.5"};
+  EXPECT_EQ(sent, Send(Tensors({{"a", {1.5, -2}}})));
+}
+
+TEST_F(UploadTest, NoiseIsOfTheTasksSecretAndTheSameEachTimeWhateverMakesItSmaller) {
+  const StateDict update = Tensors({{"a", {3, -4, 5}}, {"b", {1}}});
+  const privacy::UpdatePrivacy how{.clip = 2.5, .noise_multiplier = 0.5};
+  for (const std::vector<std::string>& smaller : {std::vector<std::string>{}, {"int8"}, {"top_k:0.5", "int4"}}) {
+    const auto send = [&](const StateDict& what, std::vector<std::string> words, const std::string& secret) {
+      words.insert(words.end(), smaller.begin(), smaller.end());
+      input_.train.rules.upload = std::move(words);
+      output_ = TaskOutput{what, {}, {}};
+      auto bytes = MakeUpload(input_, &output_, secret);
+      EXPECT_TRUE(bytes.ok()) << bytes.status();
+      return bytes.ok() ? *bytes : "";
+    };
+    const std::string sent = send(update, how.Words(), "secret");
+    EXPECT_EQ(sent, send(update, how.Words(), "secret"));
+    EXPECT_NE(sent, send(update, how.Words(), "another"));
+    const auto noised = privacy::MakePrivate(update, how, "secret");
+    ASSERT_TRUE(noised.ok()) << noised.status();
+    EXPECT_EQ(sent, send(*noised, {}, "")) << "what makes it smaller sees the noised update only";
+  }
+}
+
+TEST_F(UploadTest, WhatErrorFeedbackKeepsHasItsNoise) {
+  input_.train.rules.upload = {"clip:2.5", "noise:0.5", "top_k:0.5", "error_feedback"};
+  const StateDict update = Tensors({{"a", {3, -4}}});
+  const auto noised = privacy::MakePrivate(update, {.clip = 2.5, .noise_multiplier = 0.5}, "secret");
+  ASSERT_TRUE(noised.ok()) << noised.status();
+  output_ = TaskOutput{update, {}, {}};
+  const auto sent = MakeUpload(input_, &output_, "secret");
+  ASSERT_TRUE(sent.ok()) << sent.status();
+  input_.train.rules.upload.erase(input_.train.rules.upload.begin(), input_.train.rules.upload.begin() + 2);
+  const std::vector<float> decoded = ValuesOf(Decode(*sent, update), "a"), whole = ValuesOf(*noised, "a"),
+                           kept = ValuesOf(output_.personal, "heddle.residual.a");
+  for (size_t i = 0; i < 2; ++i) EXPECT_EQ(decoded[i] + kept[i], whole[i]);
+}
+
+TEST_F(UploadTest, WithNoiseTheLossesAreWithheldAndWithClippingAloneTheyAreTold) {
+  const auto told = [&](std::vector<std::string> words) {
+    input_.train.rules.upload = std::move(words);
+    output_ = TaskOutput{Tensors({{"a", {3}}}),
+                         {.num_examples = 8,
+                          .steps = 2,
+                          .train_loss = 3,
+                          .first_loss = 4,
+                          .last_loss = 2,
+                          .skipped_directions = 1,
+                          .loss_stalled = true},
+                         {}};
+    EXPECT_TRUE(MakeUpload(input_, &output_, "secret").ok());
+    return output_.stats;
+  };
+  EXPECT_EQ(told({"clip:1"}).first_loss, 4);
+  const TaskStats withheld = told({"clip:1", "noise:1"});
+  EXPECT_TRUE(std::isnan(withheld.train_loss) && std::isnan(withheld.first_loss) && std::isnan(withheld.last_loss));
+  EXPECT_FALSE(withheld.loss_stalled);
+  EXPECT_EQ(withheld.skipped_directions, 0U);
+  EXPECT_EQ(withheld.num_examples, 8U) << "the weight of the update";
+  EXPECT_EQ(withheld.steps, 2U);
+}
+
+TEST_F(UploadTest, NoiseWithoutASecretIsRefusedBeforeAnythingIsComputed) {
+  input_.train.rules.upload = {"clip:1", "noise:1"};
+  const Status known = CheckUpload(input_.train.rules, "");
+  EXPECT_EQ(known.code(), Code::kFailedPrecondition);
+  EXPECT_THAT(known.message(), HasSubstr("was given no secret"));
+  output_ = TaskOutput{Tensors({{"a", {3}}}), {}, {}};
+  EXPECT_FALSE(MakeUpload(input_, &output_).ok());
+  EXPECT_TRUE(CheckUpload(input_.train.rules, "secret").ok());
+  for (const std::vector<std::string>& words :
+       {std::vector<std::string>{"clip:x"}, {"noise:1"}, {"int8", "clip:1"}, {"clip:1", "clip:1"}}) {
+    input_.train.rules.upload = words;
+    EXPECT_EQ(CheckUpload(input_.train.rules, "secret").code(), Code::kInvalidArgument) << words[0];
+  }
 }
 
 TEST_F(UploadTest, AWordThatThisDeviceDoesNotKnowIsRefused) {

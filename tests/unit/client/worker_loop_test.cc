@@ -6,10 +6,12 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <cmath>
 #include <thread>
 
 #include "client/worker/framing.h"
 #include "client/worker/train_plan.h"
+#include "client/worker/upload.h"
 #include "common/safetensors.h"
 #include "protocol/validate.h"
 #include "tests/unit/protocol/transport_fixture.h"
@@ -129,6 +131,30 @@ TEST_F(WorkerLoopTest, WritesTheUpdateAsSmallAsThePlanAsks) {
   const auto bytes = ReadFile(update_);
   ASSERT_TRUE(bytes.ok()) << bytes.status();
   EXPECT_EQ(bytes->substr(0, 4), "HDCU");
+}
+
+TEST_F(WorkerLoopTest, DrawsTheNoiseThatThePlanAsksForFromTheSecretBesideTheUpdate) {
+  upload_ = {"clip:1", "noise:0.5"};
+  Start();
+  Next();
+  SendRun();
+  const v1::WorkerDone refused = WaitForDone();
+  EXPECT_EQ(refused.code(), static_cast<int>(Code::kFailedPrecondition));
+  EXPECT_THAT(refused.message(), HasSubstr("was given no secret"));
+  EXPECT_FALSE(std::filesystem::exists(update_));
+  ASSERT_TRUE(WriteFileAtomically(temp_.path() / kNoiseSecretFile, "of this round", 0600).ok());
+  SendRun();
+  const v1::WorkerDone done = WaitForDone();
+  EXPECT_EQ(done.code(), 0) << done.message();
+  EXPECT_TRUE(std::isnan(done.metrics().train_loss()) && std::isnan(done.metrics().first_loss()));
+  // What the simulator makes of the same task with the same secret.
+  TaskInput input;
+  input.seed = 5;
+  input.train.rules.upload = upload_;
+  TaskOutput output{{{"w", Tensor::FromFloats({2}, std::vector<float>{1, 2})}}, {}};
+  const auto expected = MakeUpload(input, &output, "of this round");
+  ASSERT_TRUE(expected.ok()) << expected.status();
+  EXPECT_EQ(*ReadFile(update_), *expected);
 }
 
 TEST_F(WorkerLoopTest, RefusesAWayToMakeUpdatesSmallerThatItDoesNotKnowBeforeItTrains) {

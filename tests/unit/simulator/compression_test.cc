@@ -209,5 +209,36 @@ TEST_F(CompressedRun, WithRoundedDownloadsTheModelIsTheOneBeforeAndTheMeanOfDiff
   }
 }
 
+// ---- clipping and noise ----
+
+TEST_F(CompressedRun, ClippedUpdatesLearnAndNoisedOnesAreTheSameEachTimeAndTellNoLosses) {
+  const Ran plain = Run("plain", {}), clipped = Run("clipped", {{"privacy.update_clip", "0.3"}});
+  EXPECT_NE(clipped.model, plain.model);
+  ASSERT_EQ(clipped.losses.size(), 5U);
+  EXPECT_LT(clipped.losses.back(), clipped.losses.front() - 0.1);
+  std::map<std::string, std::string> noise = {
+      {"privacy.update_clip", "0.3"}, {"privacy.noise_multiplier", "0.01"}, {"compression.upload", R"(["int8"])"}};
+  const Ran noised = Run("noised", noise);
+  EXPECT_NE(noised.model, clipped.model);
+  EXPECT_TRUE(noised.losses.empty());
+  const std::string history = Slurp(folder_ / "noised" / "history.jsonl"), run = Slurp(folder_ / "noised" / "run.json");
+  EXPECT_NE(history.find("\"train_loss\":null"), std::string::npos);
+  EXPECT_NE(run.find("\"epsilon_of_the_run\""), std::string::npos);
+  noise["simulation.threads"] = "3";
+  EXPECT_EQ(Run("again", noise).model, noised.model);
+  noise["seed"] = "4";
+  EXPECT_NE(Run("another", noise).model, noised.model);
+}
+
+TEST_F(CompressedRun, AnAttackerNeitherClipsNorNoisesWhatItSends) {
+  const std::map<std::string, std::string> attack = {{"privacy.update_clip", "0.001"},
+                                                     {"simulation.attackers", "1"},
+                                                     {"simulation.attack", "sign_flip"},
+                                                     {"strategy.num_server_rounds", "1"}};
+  std::map<std::string, std::string> open = attack;
+  open["privacy.update_clip"] = "1000.0";
+  EXPECT_EQ(Run("attack", attack).model, Run("open", open).model);
+}
+
 }  // namespace
 }  // namespace heddle::simulator

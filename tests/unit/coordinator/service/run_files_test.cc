@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <boost/json.hpp>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -60,6 +61,45 @@ TEST(RoundLosses, StandInTheHistoryOfDevicesAndRoundsThatTrainedOnly) {
   EXPECT_EQ(devices.at(1).as_object().at("steps").to_number<int>(), 0);
   const json::object nobody = Line({Accepted("bert", kIdle)});
   for (const char* key : {"train_loss", "first_loss", "last_loss"}) EXPECT_FALSE(nobody.contains(key)) << key;
+}
+
+TEST(RoundLosses, ThatDevicesWithholdAreNullAndNoLossOfTheRound) {
+  ReportMetrics withheld = kTrained;
+  withheld.train_loss = withheld.first_loss = withheld.last_loss = std::numeric_limits<double>::quiet_NaN();
+  const RoundLosses losses = LossesOf(std::vector{Accepted("anna", withheld), Accepted("cora", kOther)});
+  EXPECT_EQ(losses.num_examples, 40U);
+  EXPECT_FALSE(losses.told());
+  EXPECT_TRUE(LossesOf(std::vector{Accepted("cora", kOther)}).told());
+  const json::object line = Line({Accepted("anna", withheld)});
+  EXPECT_TRUE(line.at("train_loss").is_null());
+  EXPECT_TRUE(line.at("devices").as_array().at(0).as_object().at("first_loss").is_null());
+}
+
+TEST(RunFile, SaysWhatTheNoiseOfTheDevicesGuarantees) {
+  RunRecord run;
+  run.id = RunId("test-00000001");
+  RunOrigin origin;
+  origin.spec.rounds = 12;
+  const auto text = [&](const std::string& recipe) {
+    origin.resolved_json = recipe;
+    return json::parse(RunJson(run, origin, {})).as_object();
+  };
+  const json::object said = text(R"({"privacy":{"update_clip":0.1,"noise_multiplier":2}})").at("privacy").as_object();
+  EXPECT_EQ(said.at("reports_of_a_device").to_number<int>(), 12);
+  EXPECT_EQ(said.at("delta").to_number<double>(), 1e-5);
+  const json::object& any = said.at("any_data").as_object();
+  EXPECT_DOUBLE_EQ(any.at("rho_of_a_report").to_number<double>(), 0.5);
+  EXPECT_NEAR(any.at("epsilon_of_the_run").to_number<double>(), 21.439605, 1e-5);
+  EXPECT_NEAR(said.at("zeros").as_object().at("epsilon_of_the_run").to_number<double>(), 9.009882, 1e-5);
+  EXPECT_LT(text(R"({"privacy":{"noise_multiplier":2.0,"delta":0.01}})")
+                .at("privacy")
+                .at("any_data")
+                .at("epsilon_of_the_run")
+                .to_number<double>(),
+            21);
+  for (const char* recipe : {"{}", R"({"privacy":{"update_clip":0.1}})", "", "no JSON"}) {
+    EXPECT_FALSE(text(recipe).contains("privacy")) << recipe;
+  }
 }
 
 }  // namespace
