@@ -1,6 +1,7 @@
 #include "tests/simulation/system/machine.h"
 
 #include <charconv>
+#include <limits>
 #include <utility>
 #include <variant>
 
@@ -230,9 +231,11 @@ MadeUpdate Machine::Made(const v1::TaskAssignment& task, uint64_t key, Flaw flaw
     return MakeScalars(task.plan().train(), checker_.ProofFor(task, ledger), key, flaw, most);
   }
   const auto& words = task.plan().train().rules().upload();
-  const auto stages = compression::Pipeline::Parse(std::vector<std::string>(words.begin(), words.end()));
+  const auto planned = privacy::ParseUpload(std::vector<std::string>(words.begin(), words.end()));
+  const auto stages = compression::Pipeline::Parse(planned->rest);
   const compression::Compressor compressor(*stages, task.plan().seed());
-  return MakeUpdate(checker_.model_spec(), key, flaw, most, stages->empty() ? nullptr : &compressor);
+  return MakeUpdate(checker_.model_spec(), key, flaw, most, stages->empty() ? nullptr : &compressor, planned->privacy,
+                    privacy::TaskSecret(device(), task.plan().SerializeAsString()));
 }
 
 void Machine::EndTraining(const v1::TaskAssignment& task) {
@@ -254,7 +257,10 @@ void Machine::EndTraining(const v1::TaskAssignment& task) {
   trained.update = protocol::MakeBlobRef(kept_.update.digest, kept_.update.size_bytes, "update.safetensors");
   trained.metrics.set_num_examples(kept_.update.num_examples);
   trained.metrics.set_steps(8);
-  trained.metrics.set_train_loss(2.5);
+  const auto& words = task.plan().train().rules().upload();
+  const bool told =
+      privacy::ParseUpload(std::vector<std::string>(words.begin(), words.end()))->privacy.noise_multiplier == 0;
+  trained.metrics.set_train_loss(told ? 2.5 : std::numeric_limits<double>::quiet_NaN());
   fresh_ = true;
   Tell(std::move(trained));
 }

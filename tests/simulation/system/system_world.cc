@@ -140,6 +140,8 @@ std::string SystemWorld::DrawRecipe() {
     if (DeriveSeed(seed_, "compression", "") % 4 == 0) more += "upload = [\"int8\"]\n";
     if (RoundsDownloads(seed_)) more += "download = \"bf16\"\n";
     if (!more.empty()) more = "[compression]\n" + more;
+    // In some devices clip their updates and add noise to them, and tell no losses.
+    if (DeriveSeed(seed_, "privacy", "") % 4 == 0) more += "[privacy]\nupdate_clip = 0.5\nnoise_multiplier = 0.1\n";
   }
   return Stage::Recipe(seed_, {{"num_server_rounds", "10"},
                                {"cohort_size", std::to_string(cohort)},

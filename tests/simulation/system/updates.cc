@@ -187,11 +187,19 @@ const char* FlawName(Flaw flaw) { return FlawRows()[static_cast<size_t>(flaw)].n
 const std::set<int>& ReasonsFor(Flaw flaw) { return FlawRows()[static_cast<size_t>(flaw)].reasons; }
 
 MadeUpdate MakeUpdate(const StateDictSpec& model, uint64_t key, Flaw flaw, uint64_t max_update_bytes,
-                      const compression::Compressor* compressor) {
+                      const compression::Compressor* compressor, const privacy::UpdatePrivacy& how,
+                      std::string_view secret) {
   auto values = std::make_shared<Values>(DrawValues(model, key));
   SpoilValues(flaw, key, values.get());
   StateDict dict = ToTensors(model, *values);
   SpoilTensors(flaw, &dict);
+  if (flaw == Flaw::kNone) {
+    dict = *privacy::MakePrivate(dict, how, secret);
+    for (const auto& [name, tensor] : dict) {
+      const auto sent = tensor.values<float>();
+      (*values)[name].assign(sent.begin(), sent.end());
+    }
+  }
   MadeUpdate made = Wrapped(
       compressor == nullptr ? SerializeSafetensors(dict) : Encode(*compressor, model, key, flaw, dict, values.get()),
       key, flaw, max_update_bytes);

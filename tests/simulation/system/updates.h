@@ -9,10 +9,12 @@
 #include <memory>
 #include <set>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
 #include "aggregation/compression/compressor.h"
+#include "aggregation/privacy/update_privacy.h"
 #include "common/digest.h"
 #include "common/state_dict.h"
 #include "common/status.h"
@@ -65,9 +67,11 @@ struct MadeUpdate {
 };
 
 // The update of one device for one task: the same for the same key. With a compressor in its encoded form; `values` are
-// then what the coordinator decodes, and what cannot be encoded is forged.
+// then what the coordinator decodes, and what cannot be encoded is forged. A good one is clipped and noised before, as
+// `how` says.
 MadeUpdate MakeUpdate(const StateDictSpec& model, uint64_t key, Flaw flaw, uint64_t max_update_bytes,
-                      const compression::Compressor* compressor = nullptr);
+                      const compression::Compressor* compressor = nullptr, const privacy::UpdatePrivacy& how = {},
+                      std::string_view secret = {});
 
 // An update of these bytes with the flaws that concern its file and its report; `key` picks the number of examples.
 MadeUpdate Wrapped(std::string bytes, uint64_t key, Flaw flaw, uint64_t max_update_bytes);
