@@ -90,7 +90,8 @@ class Cursor {
     const int fields = std::sscanf(text.c_str(), "%4d-%2u-%2uT%2u:%2u:%2u.%6uZ", &year, &month, &day, &hour, &minute,
                                    &second, &micros);
     const std::chrono::year_month_day date{std::chrono::year(year), std::chrono::month(month), std::chrono::day(day)};
-    if (fields != 7 || !date.ok()) Fail();
+    // A sign is taken too, so that what is below zero comes as a very large number.
+    if (fields != 7 || !date.ok() || hour > 23 || minute > 59 || second > 59 || micros > 999'999) Fail();
     if (!ok_) return {};
     return Time(std::chrono::sys_days(date)) + std::chrono::hours(hour) + std::chrono::minutes(minute) +
            std::chrono::seconds(second) + Duration(micros);

@@ -238,6 +238,9 @@ void Audit() {
     Write("fuzz_audit_record", "line-" + std::string(coordinator::AuditKindName(record.event.kind)),
           coordinator::FormatRecord(&record));
   }
+  std::string early = coordinator::FormatRecord(&record);  // found by fuzzing: an hour that is a very large number
+  early.replace(early.find('T') + 1, 2, "-6");
+  Write("fuzz_audit_record", "line-hour-below-zero", early);
   const std::string slot = coordinator::FormatSlot({.write = 7, .sequence = 9, .hash = record.hash});
   Write("fuzz_audit_record", "head",
         coordinator::FormatSlot({.write = 6, .sequence = 8, .hash = record.previous}) + slot);

@@ -128,13 +128,18 @@ TEST(AuditRecord, InAnotherSpellingIsRefused) {
     return other + ",\"hash\":\"" + Sha256(other).ToHex() + "\"}";
   };
   EXPECT_TRUE(ParseRecord(respelt("phone-17", "phone-18")).ok());  // what a forger can do; the chain finds it
-  for (const auto& [from, to] : std::vector<std::pair<std::string, std::string>>{{"phone", "\\u0070hone"},
-                                                                                 {"\"seq\":1", "\"seq\":01"},
-                                                                                 {"\"seq\":1", "\"seq\": 1"},
-                                                                                 {"\"count\":1", "\"count\":1.0"},
-                                                                                 {"device_revoked", "no_such_kind"},
-                                                                                 {"2025-11-24", "2025-13-24"},
-                                                                                 {"2025-11-24", "2025-11-4 "}}) {
+  for (const auto& [from, to] :
+       std::vector<std::pair<std::string, std::string>>{{"phone", "\\u0070hone"},
+                                                        {"\"seq\":1", "\"seq\":01"},
+                                                        {"\"seq\":1", "\"seq\": 1"},
+                                                        {"\"count\":1", "\"count\":1.0"},
+                                                        {"device_revoked", "no_such_kind"},
+                                                        {"2025-11-24", "2025-13-24"},
+                                                        {"2025-11-24", "2025-11-4 "},
+                                                        {"2025-11-24T", "2025-11-24T-"},
+                                                        {"2025-11-24T16", "2025-11-24T-6"},
+                                                        {"2025-11-24T16:", "2025-11-24T24:"},
+                                                        {"2025-11-24T16:", "2025-11-24T16:-"}}) {
     EXPECT_FALSE(ParseRecord(respelt(from, to)).ok()) << to;
   }
 }
