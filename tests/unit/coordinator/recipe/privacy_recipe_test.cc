@@ -111,7 +111,9 @@ TEST_F(PrivacyRecipe, GoesWithEveryOtherStrategy) {
                             "name = \"Krum\"\ncohort_size = 3\n", "name = \"HetLoRA\"\nprune_gamma = 0.0\n"}) {
     const auto recipe = Load("[strategy]\n" + std::string(lines) + kNoised);
     EXPECT_TRUE(recipe.ok()) << lines << recipe.status();
-    if (recipe.ok()) EXPECT_TRUE(PrepareRun(*recipe).ok()) << lines << PrepareRun(*recipe).status();
+    if (recipe.ok()) {
+      EXPECT_TRUE(PrepareRun(*recipe).ok()) << lines << PrepareRun(*recipe).status();
+    }
   }
 }
 
