@@ -10,14 +10,15 @@
 
 namespace heddle::bench {
 
-// The adapter has factors for q_proj, k_proj, v_proj and o_proj: 32 * hidden * rank * layers bytes.
+// The adapter has factors for q_proj, k_proj, v_proj and o_proj: 32 * hidden * rank * layers bytes. A rank above the width
+// would be refused.
 struct SyntheticShape {
   int64_t hidden = 512;
   int64_t layers = 4;
   int64_t rank = 256;
 };
 inline SyntheticShape ShapeOf16MiB() { return {512, 4, 256}; }
-inline SyntheticShape ShapeOf64MiB() { return {512, 4, 1024}; }
+inline SyntheticShape ShapeOf64MiB() { return {512, 8, 512}; }
 inline SyntheticShape ShapeOf4KiB() { return {16, 1, 8}; }
 inline SyntheticShape ShapeOf1KiB() { return {16, 1, 2}; }
 
