@@ -75,8 +75,7 @@ Status CheckUpload(const TrainRules& rules, std::string_view noise_secret) {
   if (planned->privacy.noise_multiplier > 0 && noise_secret.empty()) {
     return FailedPrecondition(
         "the plan asks for noise on the update, and this worker was given no secret to draw it from; its daemon must "
-        "be "
-        "of the same version");
+        "be of the same version");
   }
   return planned->rest.empty() ? OkStatus() : StagesOf(*planned).status();
 }

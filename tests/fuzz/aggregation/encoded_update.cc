@@ -15,9 +15,13 @@ using namespace heddle::compression;
 
 namespace {
 
-void CheckWords(fuzz::Input input) {
+std::vector<std::string> WordsOf(fuzz::Input input) {
   std::vector<std::string> words;
   while (!input.rest().empty()) words.emplace_back(input.TakeLine());
+  return words;
+}
+
+void CheckWords(const std::vector<std::string>& words) {
   const auto pipeline = Pipeline::Parse(words);
   if (!pipeline.ok()) {
     Require(pipeline.status().code() == Code::kInvalidArgument && !pipeline.status().message().empty(),
@@ -31,9 +35,7 @@ void CheckWords(fuzz::Input input) {
           pipeline->ToString());
 }
 
-void CheckPlanned(fuzz::Input input) {
-  std::vector<std::string> words;
-  while (!input.rest().empty()) words.emplace_back(input.TakeLine());
+void CheckPlanned(const std::vector<std::string>& words) {
   const auto planned = privacy::ParseUpload(words);
   if (!planned.ok()) {
     Require(planned.status().code() == Code::kInvalidArgument && !planned.status().message().empty(),
@@ -89,11 +91,11 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   fuzz::Input input(data, size);
   const uint8_t choice = input.TakeByte();
   if (choice == 255) {
-    CheckWords(input);
+    CheckWords(WordsOf(input));
     return 0;
   }
   if (choice == 254) {
-    CheckPlanned(input);
+    CheckPlanned(WordsOf(input));
     return 0;
   }
   const auto all = fuzz::EncodedStages();

@@ -38,6 +38,13 @@ std::filesystem::path WriteFewLabels(const std::filesystem::path& folder, const 
 
 class Methods : public ::testing::TestWithParam<Method> {};
 
+// In a round after the first.
+Result<json::object> WaitUntilAtWorkAgain(FederationWorld& world, const std::string& run) {
+  return world.WaitUntil(run, [](const json::object& now) {
+    return NumberOf(now, "committed_rounds") >= 1 && NumberOf(now, "devices_at_work") > 0;
+  });
+}
+
 TEST_P(Methods, CommitTheSimulatorsModelThoughCoordinatorAndDeviceAreKilled) {
   const Method& method = GetParam();
   FederationModel model{.base = {}, .data = {}, .lora = method.lora, .tables = method.tables};
@@ -51,9 +58,7 @@ TEST_P(Methods, CommitTheSimulatorsModelThoughCoordinatorAndDeviceAreKilled) {
   const auto run = world.Submit();
   ASSERT_TRUE(run.ok()) << run.status();
   // In the second round there is something to remember.
-  const auto at_work = world.WaitUntil(*run, [](const json::object& now) {
-    return NumberOf(now, "committed_rounds") >= 1 && NumberOf(now, "devices_at_work") > 0;
-  });
+  const auto at_work = WaitUntilAtWorkAgain(world, *run);
   ASSERT_TRUE(at_work.ok()) << at_work.status();
   ASSERT_EQ(TextOf(*at_work, "state"), "running") << "too late to disturb anything";
   ASSERT_TRUE(world.KillAndRestartCoordinator().ok());
@@ -82,9 +87,7 @@ TEST(PrivateFederation, CommitsTheSimulatorsModelThoughADeviceIsKilled) {
   ASSERT_TRUE(world.Start().ok());
   const auto run = world.Submit();
   ASSERT_TRUE(run.ok()) << run.status();
-  const auto at_work = world.WaitUntil(*run, [](const json::object& now) {
-    return NumberOf(now, "committed_rounds") >= 1 && NumberOf(now, "devices_at_work") > 0;
-  });
+  const auto at_work = WaitUntilAtWorkAgain(world, *run);
   ASSERT_TRUE(at_work.ok()) << at_work.status();
   EXPECT_FALSE(at_work->contains("train_loss")) << "the devices withhold it";
   ASSERT_TRUE(world.KillAndRestartDevice(0).ok());
