@@ -10,8 +10,8 @@
 
 namespace heddle::bench {
 
-// The adapter has factors for q_proj, k_proj, v_proj and o_proj: 32 * hidden * rank * layers bytes. A rank above the width
-// would be refused.
+// The adapter has factors for q_proj, k_proj, v_proj and o_proj: 32 * hidden * rank * layers bytes. A rank above the
+// width would be refused.
 struct SyntheticShape {
   int64_t hidden = 512;
   int64_t layers = 4;
