@@ -114,6 +114,9 @@ namespace heddle::test_hooks {
   X(kCountScalarTwice, "counts the second of two scalars of one direction twice")             \
   X(kSkipStateProof, "does not look at the weights that a device has rebuilt")                \
   X(kForgetDirections, "forgets the directions that no device of the round has tried")        \
+  X(kWeighAbsentDevices, "divides a layer's sum by the weight of devices without that layer") \
+  X(kTakeOtherLayers, "accepts tensors of layers that the device was not asked to train")     \
+  X(kGiveAllLayers, "gives a device the adapter of layers that it does not hold")             \
   X(kForgetReferences, "deletes blobs that rows name and the moment does not need")           \
   X(kPatchFromStart, "sends what has changed since the start to a device that has a ledger")
 

@@ -1,5 +1,7 @@
 #include "aggregation/parts/layerwise_mean.h"
 
+#include <algorithm>
+#include <iterator>
 #include <map>
 #include <new>
 #include <optional>
@@ -9,9 +11,18 @@
 #include "aggregation/layer_groups.h"
 #include "aggregation/update_check.h"
 #include "aggregation/weighted_sums.h"
+#include "common/test_hooks.h"
 
 namespace heddle::aggregation {
 namespace {
+
+// Of a planted bug.
+StateDict ZerosOf(const StateDictSpec& specs) {
+  StateDict zeros;
+  std::span<std::byte> bytes;
+  for (const auto& [name, spec] : specs) zeros.emplace(name, Tensor::Allocate(spec, &bytes));
+  return zeros;
+}
 
 class LayerwiseMean final : public Aggregator {
  public:
@@ -29,11 +40,11 @@ class LayerwiseMean final : public Aggregator {
   }
 
   Validity Validate(const StateDict& update, const UpdateInfo& info) const override {
-    return CheckUpdate(update, info, Expected(info), options_);
+    return CheckUpdate(update, info, Expected(update, info), options_);
   }
 
   Status Fold(const StateDict& update, const UpdateInfo& info) override {
-    const Validity validity = CheckUpdateSpec(update, info, Expected(info), options_);
+    const Validity validity = CheckUpdateSpec(update, info, Expected(update, info), options_);
     if (!validity.ok()) return InvalidArgument(validity.message);
     if (num_folded_ >= options_.max_updates) return ResourceExhausted("the round has its most updates");
     for (auto& [layer, sums] : sums_) {
@@ -41,6 +52,7 @@ class LayerwiseMean final : public Aggregator {
       for (const auto& [name, spec] : specs_.at(layer)) {
         if (const auto found = update.find(name); found != update.end()) part.emplace(name, found->second);
       }
+      if (part.empty() && HEDDLE_PLANTED(kWeighAbsentDevices)) part = ZerosOf(specs_.at(layer));
       if (part.empty()) continue;
       if (const Status added = sums.Add(part, info.num_examples); !added.ok()) {
         broken_ = true;  // perhaps some sums have it
@@ -78,7 +90,15 @@ class LayerwiseMean final : public Aggregator {
   }
 
  private:
-  StateDictSpec Expected(const UpdateInfo& info) const { return sent_(info, whole_); }
+  // What `update` must hold.
+  StateDictSpec Expected([[maybe_unused]] const StateDict& update, const UpdateInfo& info) const {
+    StateDictSpec spec = sent_(info, whole_);
+    if (HEDDLE_PLANTED(kTakeOtherLayers)) {
+      std::copy_if(whole_.begin(), whole_.end(), std::inserter(spec, spec.end()),
+                   [&](const auto& item) { return update.contains(item.first); });
+    }
+    return spec;
+  }
 
   StateDict parent_;
   AggregatorOptions options_;

@@ -7,6 +7,7 @@
 #include "aggregation/layer_groups.h"
 #include "aggregation/parts/layerwise_mean.h"
 #include "common/random.h"
+#include "common/test_hooks.h"
 
 namespace heddle::aggregation {
 namespace {
@@ -115,7 +116,7 @@ SubModel SubModelOf(std::string_view method, const AggregatorOptions& options, s
 }
 
 StateDict GivenTo(const SubModel& part, const StateDict& model) {
-  if (part.layers.empty()) return model;
+  if (part.layers.empty() || HEDDLE_PLANTED(kGiveAllLayers)) return model;
   StateDict out;
   for (const auto& [key, tensor] : model) {
     const std::optional<uint32_t> layer = LayerOfKey(key);

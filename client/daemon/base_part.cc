@@ -15,14 +15,9 @@ constexpr size_t kMaxConfigBytes = size_t{1} << 20;
 // Files of a part's folder have names of their own.
 bool IsOfWeights(const std::string& name) { return name.ends_with(kWeights) || name == kIndexFile; }
 
-Result<std::string> ReadCached(const CachedBlob& blob, size_t most, BlobCache* cache) {
-  const auto path = cache->Find(blob);
-  if (!path) return NotFound("the cache has lost " + blob.name);
-  return ReadFile(*path, most);
-}
-
 // By the names of the files they are of.
-Result<std::map<std::string, model::TensorTree, std::less<>>> TreesOf(const v1::TaskPlan& plan, BlobCache* cache) {
+Result<std::map<std::string, model::TensorTree, std::less<>>> TreesOf(const v1::TaskPlan& plan,
+                                                                      const ReadWholeBlob& read) {
   HEDDLE_ASSIGN_OR_RETURN(const std::vector<CachedBlob> trees, BlobsOf(plan.tensor_trees()));
   HEDDLE_ASSIGN_OR_RETURN(const std::vector<CachedBlob> base, BlobsOf(plan.base_model()));
   std::map<std::string, model::TensorTree, std::less<>> out;
@@ -31,7 +26,7 @@ Result<std::map<std::string, model::TensorTree, std::less<>>> TreesOf(const v1::
     const std::string name = file.name + std::string(model::kTensorTreeEnding);
     for (const CachedBlob& blob : trees) {
       if (blob.name != name) continue;
-      HEDDLE_ASSIGN_OR_RETURN(const std::string bytes, ReadCached(blob, model::kMaxTensorTreeBytes, cache));
+      HEDDLE_ASSIGN_OR_RETURN(const std::string bytes, read(blob, model::kMaxTensorTreeBytes));
       auto tree = model::DecodeTensorTree(bytes);
       if (!tree.ok()) return tree.status().Annotate(name);
       if (tree->file != file.digest || tree->file_bytes != file.size_bytes) {
@@ -67,11 +62,19 @@ Result<std::vector<CachedBlob>> WholeBlobs(const v1::TaskPlan& plan) {
 }
 
 Result<BasePart> PartOf(const v1::TaskPlan& plan, BlobCache* cache) {
+  return PartOf(plan, [cache](const CachedBlob& blob, size_t most) -> Result<std::string> {
+    const auto path = cache->Find(blob);
+    if (!path) return NotFound("the cache has lost " + blob.name);
+    return ReadFile(*path, most);
+  });
+}
+
+Result<BasePart> PartOf(const v1::TaskPlan& plan, const ReadWholeBlob& read) {
   HEDDLE_ASSIGN_OR_RETURN(const std::vector<CachedBlob> base, BlobsOf(plan.base_model()));
-  HEDDLE_ASSIGN_OR_RETURN(const auto trees, TreesOf(plan, cache));
+  HEDDLE_ASSIGN_OR_RETURN(const auto trees, TreesOf(plan, read));
   for (const CachedBlob& blob : base) {
     if (blob.name != "config.json") continue;
-    HEDDLE_ASSIGN_OR_RETURN(const std::string text, ReadCached(blob, kMaxConfigBytes, cache));
+    HEDDLE_ASSIGN_OR_RETURN(const std::string text, read(blob, kMaxConfigBytes));
     HEDDLE_ASSIGN_OR_RETURN(model::ModelSpec spec, model::ParseModelConfig(text));
     spec.part.layers.assign(plan.train().layers().begin(), plan.train().layers().end());
     HEDDLE_RETURN_IF_ERROR(spec.Check());

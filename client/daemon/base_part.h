@@ -4,6 +4,7 @@
 // Pure functions over what the cache holds; of the daemon's thread.
 #pragma once
 
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -27,8 +28,12 @@ struct BasePart {
   std::string index_json;  // of a folder with them
   CachedBlob index;
 };
-// Once WholeBlobs are in the cache. Errors: kInvalidArgument when the trees are not of the plan's files, or the model
-// lacks a layer that the plan asks for; kNotFound when the cache has lost a file.
+// Reads one of WholeBlobs, of at most so many bytes. Errors: kNotFound when it is not at hand; those of reading.
+using ReadWholeBlob = std::function<Result<std::string>(const CachedBlob& blob, size_t most)>;
+// Once WholeBlobs can be read. Errors: kInvalidArgument when the trees are not of the plan's files, or the model lacks
+// a layer that the plan asks for; those of `read`.
+Result<BasePart> PartOf(const v1::TaskPlan& plan, const ReadWholeBlob& read);
+// Read from the cache. Errors: kNotFound when it has lost a file, beside the above.
 Result<BasePart> PartOf(const v1::TaskPlan& plan, BlobCache* cache);
 
 // The files of the folder that the worker reads: of a part, those of before without the trees, and its own.

@@ -5,6 +5,7 @@
 #include <utility>
 #include <variant>
 
+#include "client/daemon/base_part.h"
 #include "client/daemon/link.h"
 #include "common/build_info.h"
 #include "protocol/validate.h"
@@ -34,6 +35,17 @@ CallFailed FailureOf(const Network::Answer& answer) {
   response.headers = answer.headers;
   response.body = answer.body;
   return client::FailureOf(response);
+}
+
+// What a device fetches whole, as the daemon has it.
+std::vector<v1::BlobRef> WholeFiles(const v1::TaskPlan& plan) {
+  std::vector<v1::BlobRef> files;
+  const auto of_base = client::WholeBlobs(plan).value();
+  for (const client::CachedBlob& blob : of_base) {
+    files.push_back(protocol::MakeBlobRef(blob.digest, blob.size_bytes, blob.name));
+  }
+  files.insert(files.end(), plan.adapter().begin(), plan.adapter().end());
+  return files;
 }
 
 }  // namespace
@@ -132,6 +144,7 @@ void Machine::Do(const client::ProbeWorker&) {
     client::WorkerProbed probed;
     probed.local_tasks = {"lora_sft", "sft"};
     if (checker_.has_ledger()) probed.local_tasks.emplace_back("zo_ledger");
+    if (checker_.has_layers()) probed.local_tasks.emplace_back("part_sft");
     Tell(std::move(probed));
   });
 }
@@ -158,15 +171,44 @@ void Machine::Do(const client::Fetch& action) {
 }
 
 void Machine::FetchNext(v1::TaskAssignment task) {
-  for (const auto* list : {&task.plan().base_model(), &task.plan().adapter()}) {
-    for (const v1::BlobRef& blob : *list) {
-      if (kept_.cache.contains(blob.sha256())) continue;
-      if (blob.name() == zo::kLedgerFile && !kept_.last_ledger.empty()) return FetchLedger(task, blob);
-      const uint64_t first = blob.size_bytes() > 1 && time_.Chance(nature_.splits) ? blob.size_bytes() / 2 : 0;
-      return FetchRange(task, blob, "", first);
-    }
+  for (const v1::BlobRef& blob : WholeFiles(task.plan())) {
+    if (kept_.cache.contains(blob.sha256())) continue;
+    if (blob.name() == zo::kLedgerFile && !kept_.last_ledger.empty()) return FetchLedger(task, blob);
+    const uint64_t first = blob.size_bytes() > 1 && time_.Chance(nature_.splits) ? blob.size_bytes() / 2 : 0;
+    return FetchRange(task, blob, "", first);
   }
+  if (client::FetchesPart(task.plan())) return FetchPart(task);
   Tell(client::Fetched{});
+}
+
+// The rest of a device that computes with a part of the base model: of its file the tensors that it needs.
+void Machine::FetchPart(const v1::TaskAssignment& task) {
+  auto part = client::PartOf(task.plan(), [this](const client::CachedBlob& blob, size_t) -> Result<std::string> {
+    const auto found = kept_.places.find(std::string(blob.digest.raw()));
+    if (found == kept_.places.end()) return NotFound(blob.name + " is not at hand");
+    return found->second;
+  });
+  if (!part.ok()) return checker_.Breach("a device cannot tell its part: " + part.status().ToString());
+  FetchTensor(task, std::make_shared<const std::vector<model::TensorFile>>(std::move(part->tensors)), 0);
+}
+
+// Each in one range, to be what the tree says.
+void Machine::FetchTensor(const v1::TaskAssignment& task, Tensors tensors, size_t at) {
+  while (at < tensors->size() && kept_.cache.contains(std::string((*tensors)[at].digest.raw()))) ++at;
+  if (at == tensors->size()) return Tell(client::Fetched{});
+  const model::TensorFile& next = (*tensors)[at];
+  Request request{"GET", "/v1/blobs/" + next.source_digest.ToHex(), {}, "", "tensor"};
+  request.headers.emplace_back(
+      "Range", "bytes=" + std::to_string(next.begin) + "-" + std::to_string(next.begin + next.bytes - 1));
+  Call(std::move(request), [this, task, tensors = std::move(tensors), at](Result<Network::Answer> answer) {
+    if (!answer.ok() || answer->status != 206) return Failed(answer);
+    const model::TensorFile& asked = (*tensors)[at];
+    if (Sha256(asked.head + answer->body) != asked.digest)
+      return checker_.Breach("a device was sent other bytes than the tensor that it asked for");
+    ++checker_.counts.tensors;
+    kept_.cache.emplace(asked.digest.raw());
+    FetchTensor(task, tensors, at + 1);
+  });
 }
 
 // Fetches on from `have`, up to `until` (0: to the end).
@@ -189,6 +231,8 @@ void Machine::FetchRange(const v1::TaskAssignment& task, const v1::BlobRef& blob
 
 void Machine::Got(const v1::BlobRef& blob, const std::string& bytes) {
   kept_.cache.insert(blob.sha256());
+  const bool place = blob.name() == "config.json" || blob.name().ends_with(model::kTensorTreeEnding);
+  if (place && checker_.has_layers()) kept_.places[blob.sha256()] = bytes;
   if (blob.name() != zo::kLedgerFile) return;
   kept_.ledgers[blob.sha256()] = bytes;
   kept_.last_ledger = blob.sha256();
@@ -234,7 +278,8 @@ MadeUpdate Machine::Made(const v1::TaskAssignment& task, uint64_t key, Flaw flaw
   const auto planned = privacy::ParseUpload(std::vector<std::string>(words.begin(), words.end()));
   const auto stages = compression::Pipeline::Parse(planned->rest);
   const compression::Compressor compressor(*stages, task.plan().seed());
-  return MakeUpdate(checker_.model_spec(), key, flaw, most, stages->empty() ? nullptr : &compressor, planned->privacy,
+  const StateDictSpec sent = checker_.SentFor(device(), task, key, &flaw);
+  return MakeUpdate(sent, key, flaw, most, stages->empty() ? nullptr : &compressor, planned->privacy,
                     privacy::TaskSecret(device(), task.plan().SerializeAsString()));
 }
 
@@ -248,10 +293,13 @@ void Machine::EndTraining(const v1::TaskAssignment& task) {
   if (time_.Chance(nature_.fails)) return Tell(std::move(trained));
   Flaw flaw = Flaw::kNone;
   // Not one that is too long: the session itself would stop it.
-  if (time_.Chance(nature_.flaws)) flaw = static_cast<Flaw>(1 + time_.Below(kNumFlaws - 2));
+  if (time_.Chance(nature_.flaws)) flaw = static_cast<Flaw>(1 + time_.Below(kNumCommonFlaws - 2));
+  if (flaw != Flaw::kNone && checker_.has_layers() && time_.Chance(0.5)) {
+    flaw = static_cast<Flaw>(kNumCommonFlaws + time_.Below(kNumFlaws - kNumCommonFlaws));
+  }
   kept_.update = Made(task, DeriveSeed(seed_, "train", task.assignment_id()), flaw);
   checker_.Made(device(), task.assignment_id(), kept_.update);
-  if (flaw != Flaw::kNone) time_.Note(device() + " makes an update with the flaw: " + FlawName(flaw));
+  if (flaw != Flaw::kNone) time_.Note(device() + " makes an update with the flaw: " + FlawName(kept_.update.flaw));
   trained.outcome = Trained::Outcome::kCompleted;
   trained.message.clear();
   trained.update = protocol::MakeBlobRef(kept_.update.digest, kept_.update.size_bytes, "update.safetensors");

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "client/daemon/session.h"
+#include "model/parts/tensor_tree.h"
 #include "tests/simulation/system/network.h"
 #include "tests/simulation/system/system_checker.h"
 
@@ -60,6 +61,8 @@ class Machine {
     std::set<std::string> cache;                 // digests, raw
     std::map<std::string, std::string> ledgers;  // of those in the cache, by digest
     std::string last_ledger;                     // digest of the newest
+    // What says where the tensors of a part are, of those in the cache, by digest: configurations and trees.
+    std::map<std::string, std::string> places;
   };
   struct UploadState {
     std::string assignment, location;
@@ -83,6 +86,9 @@ class Machine {
   void FetchNext(v1::TaskAssignment task);
   void FetchRange(const v1::TaskAssignment& task, const v1::BlobRef& blob, std::string have, uint64_t until);
   void FetchLedger(const v1::TaskAssignment& task, const v1::BlobRef& blob);
+  using Tensors = std::shared_ptr<const std::vector<model::TensorFile>>;
+  void FetchPart(const v1::TaskAssignment& task);
+  void FetchTensor(const v1::TaskAssignment& task, Tensors tensors, size_t at);
   void Got(const v1::BlobRef& blob, const std::string& bytes);
   MadeUpdate Made(const v1::TaskAssignment& task, uint64_t key, Flaw flaw);
   void EndTraining(const v1::TaskAssignment& task);

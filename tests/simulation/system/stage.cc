@@ -11,6 +11,7 @@
 #include "coordinator/store/store.h"
 #include "model/architectures/architectures.h"
 #include "tests/simulation/coordinator/memory_disk.h"
+#include "tests/simulation/system/layers.h"
 #include "tests/unit/model/tiny_model.h"
 
 namespace heddle::system_simulation {
@@ -30,20 +31,23 @@ fs::path MakeFolder() {
   return pattern;
 }
 
-// The folder of a small base model, one a process, open under a number that is always the same.
-class BaseModel {
+// The folder of two small base models, one a process, open under a number that is always the same.
+class BaseModels {
  public:
-  BaseModel() : folder_(MakeFolder()) {
-    model::WriteModelFolder(folder_ / "base", model::SmallestConfig(300));
+  BaseModels() : folder_(MakeFolder()) {
+    model::ModelSpec config = model::SmallestConfig(300);
+    model::WriteModelFolder(folder_ / "base", config);
+    config.num_hidden_layers = kLayers;
+    model::WriteModelFolder(folder_ / "deep", config);
     const UniqueFd fd(::open(folder_.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
     if (!fd.valid() || ::dup2(fd.get(), kBaseDescriptor) < 0) throw std::runtime_error("no descriptor is left");
   }
-  ~BaseModel() {
+  ~BaseModels() {
     std::error_code ignored;
     fs::remove_all(folder_, ignored);
   }
-  BaseModel(const BaseModel&) = delete;
-  BaseModel& operator=(const BaseModel&) = delete;
+  BaseModels(const BaseModels&) = delete;
+  BaseModels& operator=(const BaseModels&) = delete;
 
  private:
   fs::path folder_;
@@ -65,7 +69,7 @@ Stage::~Stage() {
 }
 
 fs::path Stage::RecipeFolder() {
-  static const BaseModel base;
+  static const BaseModels bases;
   return "/proc/self/fd/" + std::to_string(kBaseDescriptor);
 }
 
@@ -103,9 +107,11 @@ DeviceId Stage::DeviceName(size_t index) {
 
 std::string Stage::Serial(size_t index) { return "5e" + std::to_string(100 + index); }
 
-std::string Stage::Recipe(uint64_t seed, const std::vector<std::pair<std::string, std::string>>& strategy) {
-  std::string text = "name = \"system\"\nseed = " + std::to_string(seed >> 1) +
-                     "\n[model]\nbase = \"base\"\n[lora]\nr = 1\ntarget_modules = [\"q_proj\"]\n"
+std::string Stage::Recipe(uint64_t seed, const std::vector<std::pair<std::string, std::string>>& strategy,
+                          bool layers) {
+  std::string text = "name = \"system\"\nseed = " + std::to_string(seed >> 1) + "\n[model]\nbase = \"" +
+                     (layers ? "deep" : "base") +
+                     "\"\n[lora]\nr = 1\ntarget_modules = [\"q_proj\"]\n"
                      "[train]\nlocal_steps = 8\nbatch_size = 8\nsequence_length = 32\n[strategy]\n";
   for (const auto& [key, value] : strategy) text += key + " = " + value + "\n";
   return text;

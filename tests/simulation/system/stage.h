@@ -1,5 +1,5 @@
-// What the worlds of one thread have in common and would be slow to make anew for each: a folder in memory, a small
-// base model, the authority, and a database in which the devices are enrolled already.
+// What the worlds of one thread have in common and would be slow to make anew for each: a folder in memory, small base
+// models, the authority, and a database in which the devices are enrolled already.
 //
 // Life cycle: one a thread; worlds use it one after the other. Throws std::runtime_error when it cannot be made.
 #pragma once
@@ -42,8 +42,9 @@ class Stage {
   static DeviceId DeviceName(size_t index);
   static std::string Serial(size_t index);  // of the first certificate
 
-  // The recipe with these settings of [strategy].
-  static std::string Recipe(uint64_t seed, const std::vector<std::pair<std::string, std::string>>& strategy);
+  // The recipe with these settings of [strategy], for the base model of one layer or the one of kLayers (layers.h).
+  static std::string Recipe(uint64_t seed, const std::vector<std::pair<std::string, std::string>>& strategy,
+                            bool layers = false);
 
  private:
   void MakeDatabase();

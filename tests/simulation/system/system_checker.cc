@@ -111,7 +111,7 @@ void SystemChecker::OnCheckin(const std::string& device, const Network::Answer& 
   const v1::TaskAssignment& task = response->assignment();
   const std::string& id = task.assignment_id();
   if (has_ledger()) models_[initial_].ledger = EmptyLedger(task.plan().train(), initial_);
-  CheckStart(task);
+  CheckStart(device, task);
   if (auto before = issued_.find(id); before != issued_.end()) {
     const Issued& old = before->second;
     if (old.device != device || old.round != task.round() || old.attempt != task.attempt()) {
@@ -129,19 +129,39 @@ void SystemChecker::OnCheckin(const std::string& device, const Network::Answer& 
 }
 
 // A task starts from a committed model: from its file, or where downloads are rounded from its rounding and nothing
-// else.
-void SystemChecker::CheckStart(const v1::TaskAssignment& task) {
+// else; with layers of its own, from what the file has of these.
+void SystemChecker::CheckStart(const std::string& device, const v1::TaskAssignment& task) {
   if (has_ledger()) return;
   const Sha256Digest start = protocol::DigestOf(task.plan().adapter(1)).value();
-  if (!rounds_downloads_) {
+  if (!rounds_downloads_ && !has_layers()) {
     if (!models_.contains(start)) Breach("a task starts from a model that was never committed");
     return;
   }
-  for (const auto& [digest, version] : models_) {
-    if (!roundings_.contains(digest)) roundings_[digest] = RoundedFileOf(model_spec_, version);
-    if (roundings_[digest] == start) return;
+  const Share share = ShareFor(device, task);
+  if (has_layers()) {
+    if (const auto mistake = MistakeIn(task.plan(), share)) return Breach(*mistake + ": " + device);
   }
-  Breach("a task starts from what is not the rounding of a committed model");
+  const StateDictSpec spec = has_layers() ? Within(share.held, model_spec_) : model_spec_;
+  for (const auto& [digest, version] : models_) {
+    if (version.model.empty()) continue;  // its rows could not be read
+    const auto [known, first] = starts_.try_emplace({digest, share.held});
+    if (first) {
+      known->second = rounds_downloads_ ? RoundedFileOf(spec, version) : Sha256(FilesOf(spec, version).model);
+    }
+    if (known->second == start) return;
+  }
+  Breach("a task starts from what is not a committed model as its device gets it");
+}
+
+Share SystemChecker::ShareFor(const std::string& device, const v1::TaskAssignment& task) const {
+  return has_layers() ? ShareOf(method_, seed_, device, task.round()) : Share{};
+}
+
+StateDictSpec SystemChecker::SentFor(const std::string& device, const v1::TaskAssignment& task, uint64_t key,
+                                     Flaw* flaw) const {
+  if (!has_layers()) return model_spec_;
+  if (static_cast<uint32_t>(*flaw) < kNumCommonFlaws) return Within(ShareFor(device, task).sent, model_spec_);
+  return Within(WrongLayers(method_, seed_, device, task.round(), key, flaw), model_spec_);
 }
 
 void SystemChecker::Count(v1::ReportVerdict verdict) {

@@ -6,6 +6,7 @@
 //   3      the model of every committed round, and what its method remembers, is computed anew from the accepted rows
 //          and from what the devices really trained, with code of its own, and must have the same digest
 //          A ledger leads to the weights that it names, and a patch to the ledger that was asked for
+//          A device is asked for the layers that are its own, and gets the adapter's tensors of these alone
 //   4      the chain of rounds explains itself from the store and the blobs alone, and everything it names is there
 //   5      what is due is done; deadlines stand; an abandoned attempt says why
 //   6      every refusal is typed and comes with its own HTTP status; each flaw gets its own reason; a good update is
@@ -24,6 +25,7 @@
 
 #include "protocol/v1/device.pb.h"
 #include "tests/simulation/system/coordinator_host.h"
+#include "tests/simulation/system/layers.h"
 #include "tests/simulation/system/ledgers.h"
 #include "tests/simulation/system/network.h"
 #include "tests/simulation/system/updates.h"
@@ -34,15 +36,16 @@ struct Counts {
   uint64_t answers = 0, refusals = 0, accepted = 0, late = 0, invalid = 0, superseded = 0, noted = 0, repeated = 0;
   uint64_t committed = 0, abandoned = 0, restarts = 0, power_cuts = 0, storage_errors = 0, jumps = 0, rogue = 0;
   uint64_t patches = 0;  // of ledgers, to devices that had an earlier one
+  uint64_t tensors = 0;  // of the base model, fetched by themselves
   uint64_t cleaned = 0;  // blobs that were thrown away
 };
 
 class SystemChecker {
  public:
-  // `cleans`: the coordinator throws away what nothing needs any more. `rounds_downloads`: devices get models in
-  // bfloat16.
-  SystemChecker(Timeline& time, CoordinatorHost& host, Method method, bool cleans, bool rounds_downloads)
-      : time_(time), host_(host), method_(method), cleans_(cleans), rounds_downloads_(rounds_downloads) {}
+  // `seed`: of the world. `cleans`: the coordinator throws away what nothing needs any more. `rounds_downloads`:
+  // devices get models in bfloat16.
+  SystemChecker(Timeline& time, CoordinatorHost& host, uint64_t seed, Method method, bool cleans, bool rounds_downloads)
+      : time_(time), host_(host), seed_(seed), method_(method), cleans_(cleans), rounds_downloads_(rounds_downloads) {}
   bool cleans() const { return cleans_; }
 
   const std::optional<std::string>& breach() const { return breach_; }
@@ -76,6 +79,10 @@ class SystemChecker {
   const coordinator::RunSpec& spec() const { return spec_; }
   const StateDictSpec& model_spec() const { return model_spec_; }
   bool has_ledger() const { return HasLedger(method_); }
+  bool has_layers() const { return HasLayers(method_); }
+  // What a device sends for this task: of the model, or of its layers. With a flaw of layers those of another
+  // (layers.h), and *flaw becomes what it is in truth.
+  StateDictSpec SentFor(const std::string& device, const v1::TaskAssignment& task, uint64_t key, Flaw* flaw) const;
   // The proof of a device that starts this task with this ledger; empty: there is none yet. A breach when the ledger
   // does not lead to the weights that it names.
   Sha256Digest ProofFor(const v1::TaskAssignment& task, const std::string& ledger_bytes);
@@ -121,11 +128,13 @@ class SystemChecker {
                       const std::vector<std::pair<const MadeUpdate*, uint64_t>>& accepted, Version* next);
   const Values& Replayed(const zo::Ledger& ledger);
   void CheckBlob(const Sha256Digest& digest, const std::string& what);
-  void CheckStart(const v1::TaskAssignment& task);
+  void CheckStart(const std::string& device, const v1::TaskAssignment& task);
+  Share ShareFor(const std::string& device, const v1::TaskAssignment& task) const;
   void Count(v1::ReportVerdict verdict);
 
   Timeline& time_;
   CoordinatorHost& host_;
+  uint64_t seed_;
   Method method_;
   bool cleans_, rounds_downloads_;
   std::optional<std::string> breach_;
@@ -133,9 +142,10 @@ class SystemChecker {
   coordinator::RunSpec spec_;
   StateDictSpec model_spec_;
   Sha256Digest initial_;
-  std::map<Sha256Digest, Version> models_;          // as computed here
-  std::map<Sha256Digest, Sha256Digest> roundings_;  // of them, where downloads are rounded
-  std::map<std::string, Values> replays_;           // by the ledger's packed form, without its weights
+  std::map<Sha256Digest, Version> models_;  // as computed here
+  // What devices with these layers get of them; without layers: where downloads are rounded.
+  std::map<std::pair<Sha256Digest, Layers>, Sha256Digest> starts_;
+  std::map<std::string, Values> replays_;  // by the ledger's packed form, without its weights
   std::map<Sha256Digest, Known> updates_;
   std::map<std::string, Issued> issued_;
   std::vector<std::pair<std::string, std::string>> issued_list_;

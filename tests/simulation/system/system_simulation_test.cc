@@ -47,7 +47,7 @@ void Add(const Counts& from, Counts* to) {
   for (auto field : {&Counts::answers, &Counts::refusals, &Counts::accepted, &Counts::late, &Counts::invalid,
                      &Counts::superseded, &Counts::noted, &Counts::repeated, &Counts::committed, &Counts::abandoned,
                      &Counts::restarts, &Counts::power_cuts, &Counts::storage_errors, &Counts::jumps, &Counts::rogue,
-                     &Counts::patches, &Counts::cleaned}) {
+                     &Counts::patches, &Counts::tensors, &Counts::cleaned}) {
     to->*field += from.*field;
   }
 }
@@ -98,7 +98,8 @@ void Print(const Played& played, SteadyTime since) {
             << " invalid, " << c.superseded << " superseded, " << c.noted << " noted, " << c.repeated
             << " repeated; attempts: " << c.committed << " committed, " << c.abandoned << " abandoned\n"
             << c.restarts << " restarts, " << c.power_cuts << " power cuts, " << c.jumps << " jumps of the clock, "
-            << c.patches << " patches of ledgers, " << c.cleaned << " blobs thrown away\n";
+            << c.patches << " patches of ledgers, " << c.tensors << " tensors of parts, " << c.cleaned
+            << " blobs thrown away\n";
 }
 
 class SystemSimulation : public ::testing::Test {
@@ -133,6 +134,8 @@ TEST_F(SystemSimulation, KeepsItsContractInEveryHostileWorld) {
     EXPECT_GT(happened, played.worlds / 10);
   }
   EXPECT_GE(c.committed, 9 * played.worlds);
+  // Of few worlds all may have devices with whole models.
+  EXPECT_GE(c.tensors, kSanitized ? 0 : 5 * played.worlds);
 }
 
 TEST_F(SystemSimulation, KeepsItsContractInTheWorldsThatOnceFoundADefect) {

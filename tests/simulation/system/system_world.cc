@@ -30,7 +30,7 @@ SystemWorld::SystemWorld(Stage& stage, uint64_t seed)
       time_(seed),
       host_(stage, time_, seed),
       network_(time_, host_),
-      checker_(time_, host_, DrawMethod(seed), DeriveSeed(seed, "cleaning", "") % 3 == 0, RoundsDownloads(seed)),
+      checker_(time_, host_, seed, DrawMethod(seed), DeriveSeed(seed, "cleaning", "") % 3 == 0, RoundsDownloads(seed)),
       rogue_(time_, network_, checker_, machines_) {
   DrawWeather();
   DrawMachines();
@@ -110,8 +110,12 @@ void SystemWorld::DrawTroubles() {
 }
 
 // Half of the worlds average; the others remember something from round to round, or read their updates again from a
-// file. Of all, one in six has a ledger.
+// file. Of all, one in six has a ledger. Before all that one in eight has devices with parts of the model: of a stream
+// of its own, in which none of the kept seeds is drawn, so that the worlds of these and of seven in eight others stay.
 Method SystemWorld::DrawMethod(uint64_t seed) {
+  if (const uint64_t draw = DeriveSeed(seed, "part of the model", ""); draw % 8 == 0) {
+    return static_cast<Method>(static_cast<uint64_t>(Method::kHeteroLayers) + draw / 8 % 3);
+  }
   if (const uint64_t draw = DeriveSeed(seed, "shared seeds", ""); draw % 6 == 0) {
     return draw % 12 == 0 ? Method::kFedKSeed : Method::kDeComFl;
   }
@@ -127,6 +131,7 @@ std::string SystemWorld::DrawRecipe() {
   const uint32_t min_reports = 1 + time_.Below(cohort);
   const uint32_t available = std::max(min_reports, time_.Below(2) == 0 ? cohort : 3 + time_.Below(10));
   const Method method = DrawMethod(seed_);
+  const bool layers = HasLayers(method);
   std::string more;
   if (method == Method::kFedKSeed) more = "pool_size = " + std::to_string(kPoolSize) + "\n";
   if (HasLedger(method)) {
@@ -140,23 +145,26 @@ std::string SystemWorld::DrawRecipe() {
     if (DeriveSeed(seed_, "compression", "") % 4 == 0) more += "upload = [\"int8\"]\n";
     if (RoundsDownloads(seed_)) more += "download = \"bf16\"\n";
     if (!more.empty()) more = "[compression]\n" + more;
+    if (layers) more = LayerSettings(method, seed_) + more;
     // In some devices clip their updates and add noise to them, and tell no losses.
     if (DeriveSeed(seed_, "privacy", "") % 4 == 0) more += "[privacy]\nupdate_clip = 0.5\nnoise_multiplier = 0.1\n";
   }
-  return Stage::Recipe(seed_, {{"num_server_rounds", "10"},
-                               {"cohort_size", std::to_string(cohort)},
-                               {"over_selection", Text(over)},
-                               {"min_reports", std::to_string(min_reports)},
-                               {"min_available_devices", std::to_string(available)},
-                               {"selection_timeout_s", "40.0"},
-                               {"report_deadline_s", "60.0"},
-                               {"max_poll_hold_s", "25.0"},
-                               {"min_retry_after_s", "1.0"},
-                               {"max_retry_after_s", "5.0"},
-                               {"name", '"' + std::string(MethodName(method)) + '"'},
-                               {"max_abs", Text(kMaxAbs)},
-                               {"max_norm", Text(kMaxNorm)},
-                               {"max_num_examples", std::to_string(kMaxExamples)}}) +
+  return Stage::Recipe(seed_,
+                       {{"num_server_rounds", "10"},
+                        {"cohort_size", std::to_string(cohort)},
+                        {"over_selection", Text(over)},
+                        {"min_reports", std::to_string(min_reports)},
+                        {"min_available_devices", std::to_string(available)},
+                        {"selection_timeout_s", "40.0"},
+                        {"report_deadline_s", "60.0"},
+                        {"max_poll_hold_s", "25.0"},
+                        {"min_retry_after_s", "1.0"},
+                        {"max_retry_after_s", "5.0"},
+                        {"name", '"' + std::string(MethodName(method)) + '"'},
+                        {"max_abs", Text(kMaxAbs)},
+                        {"max_norm", Text(kMaxNorm)},
+                        {"max_num_examples", std::to_string(kMaxExamples)}},
+                       layers) +
          more;
 }
 

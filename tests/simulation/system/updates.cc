@@ -35,7 +35,10 @@ const std::array<FlawRow, kNumFlaws>& FlawRows() {
                                                         {"too many examples", {13}},
                                                         {"wrong size", {2, 10}},
                                                         {"wrong digest", {9}},
-                                                        {"too long", {2}}}};
+                                                        {"too long", {2}},
+                                                        {"one layer more", {10, 20}},
+                                                        {"one layer less", {10, 20}},
+                                                        {"layers of another", {10, 20}}}};
   return kRows;
 }
 
@@ -123,10 +126,12 @@ double GridScale(uint64_t max_updates) {
          (PowerOfTwoAtLeast(kMaxAbs) * PowerOfTwoAtLeast(static_cast<double>(kMaxExamples)) * most);
 }
 
-double StepOfSorted(Method method, const std::vector<std::pair<const Values*, uint64_t>>& accepted,
-                    const std::string& name, size_t i) {
+// What was sent of one tensor, with its weights.
+using Sent = std::vector<std::pair<const std::vector<float>*, uint64_t>>;
+
+double StepOfSorted(Method method, const Sent& sent, size_t i) {
   std::vector<double> column;
-  for (const auto& [values, weight] : accepted) column.push_back(static_cast<double>(values->at(name)[i]));
+  for (const auto& [values, weight] : sent) column.push_back(static_cast<double>((*values)[i]));
   std::sort(column.begin(), column.end());
   const size_t n = column.size();
   if (method == Method::kCoordinateMedian) {
@@ -140,7 +145,7 @@ double StepOfSorted(Method method, const std::vector<std::pair<const Values*, ui
 
 // The moments are float32 from round to round; in the first there are none.
 double StepOfMean(Method method, double mean, const Values& state, const std::string& name, size_t i, Values* next) {
-  if (method == Method::kFedAvg) return mean;
+  if (method != Method::kFedAvgM && method != Method::kFedAdam) return mean;
   const auto old = [&](const std::string& moment, double first) {
     const auto found = state.find(moment + name);
     return found == state.end() ? first : static_cast<double>(found->second[i]);
@@ -237,26 +242,37 @@ Result<Values> ReadValues(const std::string& safetensors, StateDictSpec* spec) {
 
 const char* MethodName(Method method) {
   static constexpr std::array<const char*, kNumMethods> kNames = {
-      "FedAvg", "FedAvgM", "FedAdam", "CoordinateMedian", "TrimmedMean", "FedKSeed", "DeComFL"};
+      "FedAvg",   "FedAvgM", "FedAdam",      "CoordinateMedian", "TrimmedMean",
+      "FedKSeed", "DeComFL", "HeteroLayers", "FedBFPT",          "FreezeLayers"};
   return kNames[static_cast<size_t>(method)];
 }
 
 Version NextVersion(Method method, const Version& parent,
                     const std::vector<std::pair<const Values*, uint64_t>>& accepted, uint64_t max_updates) {
   const double scale = GridScale(max_updates);
-  uint64_t total = 0;
-  for (const auto& [values, weight] : accepted) total += weight;
   Version next;
   for (const auto& [name, base] : parent.model) {
+    Sent sent;
+    uint64_t total = 0;
+    for (const auto& [values, weight] : accepted) {
+      const auto found = values->find(name);
+      if (found == values->end()) continue;
+      sent.emplace_back(&found->second, weight);
+      total += weight;
+    }
     std::vector<float>& out = next.model[name];
+    if (sent.empty()) {
+      out = base;
+      continue;
+    }
     for (size_t i = 0; i < base.size(); ++i) {
       double step = 0;
       if (method == Method::kCoordinateMedian || method == Method::kTrimmedMean) {
-        step = StepOfSorted(method, accepted, name, i);
+        step = StepOfSorted(method, sent, i);
       } else {
         __extension__ __int128 sum = 0;
-        for (const auto& [values, weight] : accepted) {
-          const long double exact = static_cast<long double>(values->at(name)[i]) * static_cast<long double>(weight);
+        for (const auto& [values, weight] : sent) {
+          const long double exact = static_cast<long double>((*values)[i]) * static_cast<long double>(weight);
           sum += static_cast<int64_t>(std::nearbyintl(exact * static_cast<long double>(scale)));
         }
         const double mean = static_cast<double>(sum) / (static_cast<double>(total) * scale);
@@ -290,9 +306,10 @@ uint16_t NearestBfloat16(float value) {
 
 Sha256Digest RoundedFileOf(const StateDictSpec& spec, const Version& version) {
   StateDict model;
-  for (const auto& [name, values] : version.model) {
+  for (const auto& [name, tensor] : spec) {
+    const std::vector<float>& values = version.model.at(name);
     std::span<std::byte> bytes;
-    model.emplace(name, Tensor::Allocate({DType::kBF16, spec.at(name).shape}, &bytes));
+    model.emplace(name, Tensor::Allocate({DType::kBF16, tensor.shape}, &bytes));
     auto* const out = reinterpret_cast<uint16_t*>(bytes.data());
     for (size_t i = 0; i < values.size(); ++i) out[i] = NearestBfloat16(values[i]);
   }

@@ -46,8 +46,13 @@ enum class Flaw {
   kWrongSize,    // the report says another size than the file has
   kWrongDigest,  // the bytes are not those of the declared digest
   kTooLong,      // more bytes than the plan allows
+  // Of devices that have a part of the model (layers.h); behind the others, so that these are drawn as ever.
+  kOneLayerMore,  // than it was asked to train
+  kOneLayerLess,
+  kOtherPart,  // the layers that another device sends, or in another round
 };
-inline constexpr uint32_t kNumFlaws = static_cast<uint32_t>(Flaw::kTooLong) + 1;
+inline constexpr uint32_t kNumCommonFlaws = static_cast<uint32_t>(Flaw::kTooLong) + 1;
+inline constexpr uint32_t kNumFlaws = static_cast<uint32_t>(Flaw::kOtherPart) + 1;
 const char* FlawName(Flaw flaw);
 
 // The reasons with which such an update may be refused, by their number in heddle.v1.RefusalReason.
@@ -80,10 +85,21 @@ MadeUpdate Wrapped(std::string bytes, uint64_t key, Flaw flaw, uint64_t max_upda
 Result<Values> ReadValues(const std::string& safetensors, StateDictSpec* spec);
 
 // The methods of the simulated recipes, with their default settings: without a state, with one, with updates that are
-// read again from a file, and with a ledger in place of tensors (ledgers.h).
-enum class Method { kFedAvg, kFedAvgM, kFedAdam, kCoordinateMedian, kTrimmedMean, kFedKSeed, kDeComFl };
+// read again from a file, with a ledger in place of tensors (ledgers.h), and with parts of the model (layers.h).
+enum class Method {
+  kFedAvg,
+  kFedAvgM,
+  kFedAdam,
+  kCoordinateMedian,
+  kTrimmedMean,
+  kFedKSeed,
+  kDeComFl,
+  kHeteroLayers,
+  kFedBfpt,
+  kFreezeLayers
+};
 inline constexpr uint32_t kNumTensorMethods = static_cast<uint32_t>(Method::kTrimmedMean) + 1;
-inline constexpr uint32_t kNumMethods = static_cast<uint32_t>(Method::kDeComFl) + 1;
+inline constexpr uint32_t kNumMethods = static_cast<uint32_t>(Method::kFreezeLayers) + 1;
 const char* MethodName(Method method);
 
 // A committed version: the adapter's values, and what the method remembers with it; or a ledger and the values that it
@@ -93,8 +109,8 @@ struct Version {
   zo::Ledger ledger = {};
 };
 
-// The next version, from its parent and the accepted updates with their weights, in whatever order. `max_updates` is
-// the cohort's size.
+// The next version, from its parent and the accepted updates with their weights, in whatever order: each tensor from
+// the updates that have it; one that none has stays. `max_updates` is the cohort's size.
 Version NextVersion(Method method, const Version& parent,
                     const std::vector<std::pair<const Values*, uint64_t>>& accepted, uint64_t max_updates);
 
@@ -104,7 +120,8 @@ struct VersionFiles {
 };
 VersionFiles FilesOf(const StateDictSpec& spec, const Version& version);
 
-// The digest of what devices get of it where downloads are rounded: bfloat16 by arithmetic, not by bits.
+// The digest of what devices get of it where downloads are rounded: bfloat16 by arithmetic, not by bits. `spec`: of
+// what they get.
 Sha256Digest RoundedFileOf(const StateDictSpec& spec, const Version& version);
 
 }  // namespace heddle::system_simulation
