@@ -11,6 +11,7 @@
 #include "common/build_info.h"
 #include "common/config.h"
 #include "common/logging.h"
+#include "model/memory/tensor_memory.h"
 #include "model/transformer/blas_check.h"
 #include "simulator/simulate_run.h"
 
@@ -73,6 +74,7 @@ int Main(int argc, char** argv) {
   LogOptions log;
   log.level = "warning";
   if (Status status = InitLogging(log); !status.ok()) return Fail(status);
+  model::UseTensorMemory();
   if (const model::BlasCheck blas = model::CheckLoadedBlas(); blas.slow) Log(Severity::kWarning, blas.Describe());
   ::signal(SIGINT, [](int) { interrupted = true; });
   ::signal(SIGTERM, [](int) { interrupted = true; });

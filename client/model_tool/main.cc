@@ -9,6 +9,7 @@
 #include "client/model_tool/generate.h"
 #include "client/model_tool/inspect.h"
 #include "common/build_info.h"
+#include "model/memory/tensor_memory.h"
 #include "peft/parts/emulator.h"
 
 namespace heddle::client {
@@ -168,6 +169,7 @@ int Main(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? 0 : 2;
   }
+  model::UseTensorMemory();
   const Status status = line.action();
   if (status.ok()) return 0;
   std::cerr << "heddle model: " << status.message() << "\n";

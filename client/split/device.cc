@@ -65,6 +65,7 @@ double TokenCorrelation(const Tensor& embeddings, const Tensor& sent, const Tens
 }  // namespace
 
 Result<std::unique_ptr<SplitDevice>> SplitDevice::Make(SplitDeviceOptions options) {
+  options.compute.checkpoint_layers |= options.plan.device_checkpointing;
   std::unique_ptr<SplitDevice> device(new SplitDevice(std::move(options)));
   device->schedule_ = device->options_.plan.schedule();
   const protocol::SplitPrivacy& privacy = device->options_.plan.privacy;

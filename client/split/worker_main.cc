@@ -10,6 +10,7 @@
 #include "client/split/pipe.h"
 #include "client/split/setup.h"
 #include "client/worker/worker_loop.h"
+#include "model/memory/tensor_memory.h"
 
 namespace heddle::client {
 namespace {
@@ -48,6 +49,7 @@ int Main(int argc, char** argv) {
   app.add_option("--data", data, "the device's own data")->required();
   app.add_option("--state", state, "file that a restart goes on from");
   CLI11_PARSE(app, argc, argv);
+  model::UseTensorMemory();
   auto output = TakeStandardOutput();
   const Status status = output.ok() ? Run(plan, data, state, output->get()) : output.status();
   if (status.ok()) return 0;

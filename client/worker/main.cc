@@ -1,6 +1,5 @@
 // heddle-worker: trains. Started by the daemon, with commands on standard input and events on standard output; it has
 // no network and no keys.
-#include <malloc.h>
 #include <unistd.h>
 
 #include <iostream>
@@ -10,6 +9,7 @@
 #include "client/worker/worker_loop.h"
 #include "common/build_info.h"
 #include "common/logging.h"
+#include "model/memory/tensor_memory.h"
 #include "model/transformer/blas_check.h"
 
 namespace heddle::client {
@@ -32,6 +32,7 @@ int Main(int argc, char** argv) {
     std::cerr << "heddle-worker: " << output.status().message() << "\n";
     return 1;
   }
+  model::UseTensorMemory();
   if (const model::BlasCheck blas = model::CheckLoadedBlas(); blas.slow) Log(Severity::kWarning, blas.Describe());
 
   const std::shared_ptr<TaskResources> resources = MakeTaskResources();
@@ -41,9 +42,7 @@ int Main(int argc, char** argv) {
                     const ProgressCallback& progress) -> Result<TaskOutput> {
     HEDDLE_ASSIGN_OR_RETURN(const auto task, FindLocalTask(name));
     Result<TaskOutput> output_of_task = task->Run(input, *resources, progress);
-#ifdef __GLIBC__
-    ::malloc_trim(0);  // a worker that is kept waits with the model, not with what training it took
-#endif
+    model::ReleaseTensorMemory();  // a worker that is kept waits with the model, not with what training it took
     return output_of_task;
   };
   const Status end = RunWorkerLoop(STDIN_FILENO, output->get(), backend);

@@ -12,6 +12,7 @@
 #include "coordinator/split/device_gate.h"
 #include "coordinator/split/pump.h"
 #include "coordinator/split/setup.h"
+#include "model/memory/tensor_memory.h"
 #include "protocol/transport/frame_socket.h"
 #include "protocol/transport/tls.h"
 
@@ -108,6 +109,7 @@ int Main(int argc, char** argv) {
   app.add_option("--port-file", options.port_file, "the port is written there");
   app.add_flag("--until-done", options.until_done, "end when the run is over and its devices have heard of it");
   CLI11_PARSE(app, argc, argv);
+  model::UseTensorMemory();
   std::signal(SIGPIPE, SIG_IGN);
   Status status = InitLogging({});
   if (status.ok()) status = Run(std::move(options));

@@ -7,6 +7,7 @@
 
 #include "common/file.h"
 #include "common/logging.h"
+#include "model/memory/tensor_memory.h"
 #include "model/pretrain/card.h"
 #include "model/pretrain/corpus.h"
 #include "model/pretrain/train.h"
@@ -62,6 +63,7 @@ struct Command {
   }
 
   Status Train() {
+    UseTensorMemory();
     const BlasCheck blas = CheckLoadedBlas();
     Log(blas.slow ? Severity::kWarning : Severity::kInfo, blas.Describe());
     HEDDLE_ASSIGN_OR_RETURN(const auto tokenizer, LoadTokenizer());

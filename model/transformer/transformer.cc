@@ -383,7 +383,13 @@ Tensor TransformerImpl::Decode(const ModelInput& input, KvCache* cache) {
 
 void TransformerImpl::SeedDropout(uint64_t seed) {
   for (auto& [path, linear] : body_->tree.linears()) {
-    linear->dropout_generator = GeneratorOn(linear->device(), DeriveSeed(seed, "dropout", path));
+    const uint64_t own = DeriveSeed(seed, "dropout", path);
+    if (linear->dropout_generator.defined()) {
+      // The same object: a layer that is computed again sets it back to what it was for that pass.
+      linear->dropout_generator.set_current_seed(own);
+    } else {
+      linear->dropout_generator = GeneratorOn(linear->device(), own);
+    }
   }
 }
 

@@ -87,6 +87,8 @@ void BindAll(ConfigSchema& schema, SplitPlan* plan, Texts* texts) {
               {.help = "rows of a micro-batch", .min = 1, .max = double{kMaxSplitRows}});
   schema.Bind("train.sequence_length", &texts->length, {.help = "tokens of a row", .min = 1, .max = 1 << 20});
   BindSide(schema, "device", &plan->device);
+  schema.Bind("device.gradient_checkpointing", &plan->device_checkpointing,
+              {.help = "a device computes its blocks again on the way back instead of keeping their activations"});
   BindSide(schema, "server", &plan->server);
   schema.Bind("privacy.clip_norm", &plan->privacy.clip_norm,
               {.help = "a longer sample of activations is scaled to this norm; 0: none is", .min = 0, .max = 1e9});

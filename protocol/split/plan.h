@@ -9,7 +9,7 @@
 //                      max_sessions, session_timeout_s, step_timeout_s, server_batch, server_wait_ms
 //   [train]            local_steps, gradient_accumulation_steps, batch_size, sequence_length
 //   [device], [server] peft_type, r, lora_alpha, lora_dropout, target_modules, layers_to_transform, optimizer,
-//                      learning_rate, weight_decay, max_grad_norm
+//                      learning_rate, weight_decay, max_grad_norm; [device] also gradient_checkpointing
 //   [strategy]         name, max_abs
 //   [privacy]          clip_norm, noise_multiplier, label_epsilon, distance_correlation
 #pragma once
@@ -75,6 +75,9 @@ struct SplitPlan {
 
   uint32_t local_steps = 8, gradient_accumulation_steps = 1, batch_size = 8, sequence_length = 64;
   SplitSide device, server;
+  // A device computes its blocks again on the way back instead of keeping what they computed while it waits for the
+  // server: less memory, the same bits.
+  bool device_checkpointing = true;
   SplitPrivacy privacy;
   std::string strategy = "FedAvg";
   double max_abs = 16;  // of an update's elements

@@ -15,6 +15,7 @@
 #include "common/file.h"
 #include "common/logging.h"
 #include "coordinator/recipe/recipe.h"
+#include "model/memory/tensor_memory.h"
 #include "model/transformer/blas_check.h"
 #include "peft/adapter/adapter.h"
 #include "simulator/corpus/kjv.h"
@@ -253,6 +254,7 @@ int Main(int argc, char** argv) {
   LogOptions log;
   log.level = "warning";
   Status status = InitLogging(log);
+  model::UseTensorMemory();
   if (const model::BlasCheck blas = model::CheckLoadedBlas(); blas.slow) Log(Severity::kWarning, blas.Describe());
   if (status.ok()) status = Demo(options).Run();
   if (status.ok()) return 0;

@@ -6,6 +6,7 @@
 
 #include "common/config.h"
 #include "common/file.h"
+#include "model/memory/tensor_memory.h"
 #include "simulator/corpus/kjv.h"
 #include "simulator/split/split_run.h"
 
@@ -50,6 +51,7 @@ int Main(int argc, char** argv) {
   app.add_option("--kjv", arguments.kjv, "folder: the devices are parts of the King James Bible, written there");
   app.add_option("--set", arguments.settings, "key=value of the plan");
   CLI11_PARSE(app, argc, argv);
+  model::UseTensorMemory();
   const auto options = Prepare(arguments);
   Status status = options.status();
   if (status.ok()) {

@@ -94,9 +94,9 @@ bool IsProtobuf(const std::string& path) { return path.ends_with(".pb.h") || pat
 const std::vector<Wall>& Walls() {
   static const std::vector<Wall> kWalls = {
       {TorchHeaders(),
-       {"model/transformer/", "model/weights/", "model/quant/", "model/training/", "model/pretrain/", "peft/",
-        "zo_optim/", "client/worker/", "client/split/", "client/model_tool/", "coordinator/split/", "simulator/",
-        "tests/"},
+       {"model/memory/", "model/transformer/", "model/weights/", "model/quant/", "model/training/", "model/pretrain/",
+        "peft/", "zo_optim/", "client/worker/", "client/split/", "client/model_tool/", "coordinator/split/",
+        "simulator/", "tests/"},
        false,
        "LibTorch stays where training is"},
       {{"boost/asio", "boost/beast", "sys/socket.h", "netinet/", "arpa/", "sys/un.h"},

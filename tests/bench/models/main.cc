@@ -8,6 +8,7 @@
 #include "bench_models.h"
 #include "common/file.h"
 #include "common/subprocess.h"
+#include "model/memory/tensor_memory.h"
 
 namespace heddle::bench {
 
@@ -99,6 +100,7 @@ int Main(int argc, char** argv) {
     TrainOnce(kind, options);
     return 0;
   }
+  if (speed->parsed()) model::UseTensorMemory();  // as in the programs that train
   const bool own = options.work.empty();
   if (own)
     options.work = std::filesystem::temp_directory_path() / ("heddle-bench-models-" + std::to_string(::getpid()));

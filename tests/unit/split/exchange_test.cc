@@ -117,6 +117,19 @@ TEST(SplitRounds, WithACopyForEachDeviceTheOrderOfFramesDoesNotCount) {
   ExpectSameBits(together.Outcome(), apart.Outcome());
 }
 
+TEST(SplitRounds, ADeviceThatKeepsItsActivationsTrainsTheSameBits) {
+  for (const Settings& further :
+       {Settings{{"device.lora_dropout", "0.2"}, {"train.gradient_accumulation_steps", "3"}},
+        Settings{{"device.lora_dropout", "0.2"}, {"split.pipeline", "2"}, {"train.gradient_accumulation_steps", "3"}},
+        Settings{{"device.peft_type", "FULL"}, {"server.peft_type", "FULL"}}}) {
+    SplitWorld again(With({{"split.cut", "2"}}, further));
+    SplitWorld kept(With({{"split.cut", "2"}, {"device.gradient_checkpointing", "false"}}, further));
+    again.OneAfterTheOther();
+    kept.OneAfterTheOther();
+    ExpectSameBits(again.Outcome(), kept.Outcome());
+  }
+}
+
 TEST(SplitRounds, ASharedServerLearnsFromEveryDeviceInTurnAndTheSameOrderGivesTheSameBits) {
   SplitWorld one, two;
   one.OneAfterTheOther();

@@ -59,6 +59,7 @@ TEST(SplitPlan, ItsDigestIsThatOfWhatBothSidesMustAgreeOn) {
   const SplitPlan plan = *Load("");
   EXPECT_EQ(plan.Digest("base"),
             Load("[split]\ncheckpoint_every = 7\nserver_batch = 3\nserver_wait_ms = 1\n")->Digest("base"));
+  EXPECT_EQ(plan.Digest("base"), Load("[device]\ngradient_checkpointing = false")->Digest("base"));
   EXPECT_NE(plan.Digest("base"), plan.Digest("another"));
   for (const char* other :
        {"seed = 2", "[split]\ncut = 0", "[split]\ntopology = \"label_sharing\"", "[split]\nencoding = \"bf16\"",
