@@ -4,6 +4,7 @@
 #include <array>
 #include <cmath>
 
+#include "peft/adapter/prompt_generator.h"
 #include "zo_optim/direction/direction.h"
 
 namespace heddle::peft {
@@ -79,6 +80,17 @@ StateDict PromptProjection::InitialModel(double sigma) const {
 }
 
 Result<StateDict> WithPrompt(StateDict model) {
+  if (PromptGenerator::IsIn(model)) {
+    if (PromptProjection::IsIn(model))
+      return InvalidArgument("the adapter has a prompt's generator and its coordinates");
+    HEDDLE_ASSIGN_OR_RETURN(const PromptGenerator generator, PromptGenerator::Of(model));
+    const std::vector<float> prompt = generator.Prompt(PromptGenerator::WeightsOf(model));
+    for (const std::string_view name : {kPromptGenerator, kGeneratorInput, kGeneratorBias, kGeneratorOutput}) {
+      model.erase(model.find(name));
+    }
+    model.insert_or_assign(std::string(kPrompt), Tensor::FromFloats({generator.tokens, generator.size}, prompt));
+    return model;
+  }
   if (!PromptProjection::IsIn(model)) return model;
   HEDDLE_ASSIGN_OR_RETURN(const PromptProjection projection, PromptProjection::Of(model));
   const std::vector<float> prompt = projection.Prompt(model.find(kPromptCoordinates)->second.values<float>());

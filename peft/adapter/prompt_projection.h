@@ -42,8 +42,9 @@ struct PromptProjection {
   StateDict InitialModel(double sigma) const;
 };
 
-// The same model with prompt_embeddings in place of its coordinates; a model without them as it is. Errors: those of
-// PromptProjection::Of.
+// The same model with prompt_embeddings in place of its coordinates, or of its generator's weights
+// (prompt_generator.h); a model that has neither as it is. Errors: those of PromptProjection::Of and
+// PromptGenerator::Of; kInvalidArgument when it has both.
 Result<StateDict> WithPrompt(StateDict model);
 
 }  // namespace heddle::peft

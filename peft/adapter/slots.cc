@@ -5,6 +5,8 @@
 
 #include "common/config.h"
 #include "common/dotted_name.h"
+#include "peft/adapter/prompt_generator.h"
+#include "peft/adapter/prompt_projection.h"
 
 namespace heddle::peft {
 namespace {
@@ -356,6 +358,12 @@ AdapterConfig Complete(const model::ModelSpec& spec, AdapterConfig config) {
 }
 
 Status CheckFits(const std::vector<Slot>& slots, const StateDict& adapter) {
+  if (PromptGenerator::IsIn(adapter)) {
+    return InvalidArgument("the adapter has a prompt's generator in place of prompt_embeddings; train it with zo_sft");
+  }
+  if (PromptProjection::IsIn(adapter)) {
+    return InvalidArgument("the adapter has a prompt's coordinates in place of prompt_embeddings; train it with bbpt");
+  }
   StateDictSpec expected, actual;
   for (const Slot& slot : slots) expected[slot.key] = {DType::kF32, slot.shape};
   for (const auto& [key, tensor] : adapter) {

@@ -71,7 +71,8 @@ Status CheckTiedHead(const model::ModelSpec& spec, const AdapterConfig& config);
 AdapterConfig Complete(const model::ModelSpec& spec, AdapterConfig config);
 
 // Ok when `adapter` has exactly the tensors of these slots, beside names that begin with "heddle.". Errors:
-// kInvalidArgument with the first difference.
+// kInvalidArgument with the first difference, or with the task that trains what stands for a prompt
+// (prompt_projection.h, prompt_generator.h).
 Status CheckFits(const std::vector<Slot>& slots, const StateDict& adapter);
 
 // The frozen factors among a model's tensors, by module path in order: keys of A and B. Errors: kInvalidArgument when

@@ -13,6 +13,7 @@
 #include "model/config/registry.h"
 #include "model/tokenizer/bpe_trainer.h"
 #include "peft/adapter/adapter.h"
+#include "peft/adapter/prompt_generator.h"
 #include "peft/adapter/prompt_projection.h"
 #include "protocol/refusal.h"
 #include "protocol/validate.h"
@@ -201,6 +202,12 @@ void Prompts() {
   const std::vector<float> form = {4096, 1048576, 1};
   model.insert_or_assign(std::string(peft::kPromptProjection), Tensor::FromFloats({3}, form));
   Write("fuzz_prompt_projection", "huge", SerializeSafetensors(model));
+  StateDict generator = peft::PromptGenerator{3, 4, 2, 2, 0.5}.InitialModel(1);
+  const std::vector<float> output = {0.5F, -1, 2, 0, 3, 1, -0.25F, 30};
+  generator.insert_or_assign(std::string(peft::kGeneratorOutput), Tensor::FromFloats({4, 2}, output));
+  Write("fuzz_prompt_projection", "generator", SerializeSafetensors(generator));
+  generator.insert_or_assign(std::string(peft::kPromptProjection), Tensor::FromFloats({3}, form));
+  Write("fuzz_prompt_projection", "generator_and_form", SerializeSafetensors(generator));
 }
 
 void Coordinator() {
