@@ -14,6 +14,7 @@
 #include "common/random.h"
 #include "model/config/registry.h"
 #include "model/transformer/transformer.h"
+#include "peft/adapter/prompt_generator.h"
 #include "peft/adapter/prompt_projection.h"
 #include "peft/tuning/tuning.h"
 #include "zo_optim/cma/cma.h"
@@ -44,6 +45,10 @@ class Bbpt final : public LocalTask {
     HEDDLE_RETURN_IF_ERROR(
         CheckMemory(input.memory_limit_bytes, EstimateForwardBytes(config, train, options), "a forward pass"));
     HEDDLE_ASSIGN_OR_RETURN(const peft::Adapter given, peft::ReadAdapter(input.adapter_dir));
+    if (peft::PromptGenerator::IsIn(given.tensors)) {
+      return InvalidArgument(
+          "bbpt searches coordinates, and the adapter has a prompt's generator; train it with zo_sft");
+    }
     HEDDLE_ASSIGN_OR_RETURN(const peft::PromptProjection projection, peft::PromptProjection::Of(given.tensors));
     if (train.zo.intrinsic_dim != 0 && train.zo.intrinsic_dim != projection.dimensions) {
       return InvalidArgument("the plan's intrinsic_dim is not the number of the adapter's prompt_coordinates");

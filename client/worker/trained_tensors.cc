@@ -1,8 +1,18 @@
 #include "client/worker/trained_tensors.h"
 
+#include <array>
 #include <utility>
 
+#include "peft/adapter/prompt_projection.h"
+
 namespace heddle::client {
+namespace {
+
+std::span<const float> ValuesOf(const torch::Tensor& tensor) {
+  return {tensor.data_ptr<float>(), static_cast<size_t>(tensor.numel())};
+}
+
+}  // namespace
 
 Result<TrainedTensors> TrainedTensors::Make(std::vector<torch::Tensor> tensors) {
   TrainedTensors made;
@@ -39,6 +49,48 @@ void TrainedTensors::Publish() {
   if (!here_.defined()) return;
   const torch::NoGradGuard no_gradients;
   there_.copy_(here_);
+}
+
+Result<GeneratedPrompt> GeneratedPrompt::Of(const StateDict& model) {
+  GeneratedPrompt made;
+  HEDDLE_ASSIGN_OR_RETURN(made.generator_, peft::PromptGenerator::Of(model));
+  HEDDLE_ASSIGN_OR_RETURN(made.start_, peft::WithPrompt(model));
+  for (const std::string_view key : {peft::kGeneratorInput, peft::kGeneratorBias, peft::kGeneratorOutput}) {
+    made.weights_.emplace_back(key, peft::ToTorchTensor(model.find(key)->second));
+  }
+  return made;
+}
+
+Status GeneratedPrompt::Attach(const peft::Tuning& tuning) {
+  if (tuning.parameters().size() != 1) {
+    return InvalidArgument(
+        "a prompt's generator is trained with nothing beside it; remove modules_to_save and new heads");
+  }
+  prompt_ = tuning.parameters().front().tensor;
+  return OkStatus();
+}
+
+peft::PromptGenerator::Weights GeneratedPrompt::Values() const {
+  return {ValuesOf(weights_[0].second), ValuesOf(weights_[1].second), ValuesOf(weights_[2].second)};
+}
+
+void GeneratedPrompt::Publish() {
+  const torch::NoGradGuard no_gradients;
+  const std::vector<float> values = generator_.Prompt(Values());
+  prompt_.copy_(torch::from_blob(const_cast<float*>(values.data()), prompt_.sizes(), at::kFloat));
+}
+
+torch::Tensor GeneratedPrompt::Along(const std::vector<torch::Tensor>& moved,
+                                     const std::vector<torch::Tensor>& ways) const {
+  std::array<torch::Tensor, 3> all;
+  for (size_t k = 0; k < all.size(); ++k) {
+    all[k] = torch::zeros(weights_[k].second.sizes(), at::kFloat);
+    for (size_t i = 0; i < moved.size(); ++i) {
+      if (moved[i].is_same(weights_[k].second)) all[k] = ways[i];
+    }
+  }
+  const std::vector<float> values = generator_.Along(Values(), {ValuesOf(all[0]), ValuesOf(all[1]), ValuesOf(all[2])});
+  return torch::from_blob(const_cast<float*>(values.data()), prompt_.sizes(), at::kFloat).clone();
 }
 
 }  // namespace heddle::client

@@ -11,9 +11,14 @@
 #include <torch/torch.h>
 
 #include <span>
+#include <string>
+#include <utility>
 #include <vector>
 
+#include "common/state_dict.h"
 #include "common/status.h"
+#include "peft/adapter/prompt_generator.h"
+#include "peft/tuning/tuning.h"
 
 namespace heddle::client {
 
@@ -32,6 +37,36 @@ class TrainedTensors {
   std::vector<torch::Tensor> tensors_;
   std::vector<std::span<float>> values_;
   torch::Tensor here_, there_;  // all of them in a row; undefined on the processor
+};
+
+// The weights of a prompt's generator (peft/adapter/prompt_generator.h), which are trained in the processor's memory
+// while the network reads the prompt that they make.
+//
+// Life cycle: Of what an adapter holds; Attach once an adapter of start() is in a network; Publish as above. One thread
+// at a time.
+class GeneratedPrompt {
+ public:
+  // Errors: those of peft::WithPrompt.
+  static Result<GeneratedPrompt> Of(const StateDict& model);
+  const StateDict& start() const { return start_; }  // the model with the prompt of its generator
+  // Errors: kInvalidArgument when the adapter has more than a prompt.
+  Status Attach(const peft::Tuning& tuning);
+
+  // Leaf tensors by key.
+  const std::vector<std::pair<std::string, torch::Tensor>>& weights() const { return weights_; }
+  const torch::Tensor& prompt() const { return prompt_; }  // the network's
+  // Gives the network the prompt of the weights as they are now.
+  void Publish();
+  // Where the prompt goes as `moved`, tensors of weights(), go along `ways`, on the processor.
+  torch::Tensor Along(const std::vector<torch::Tensor>& moved, const std::vector<torch::Tensor>& ways) const;
+
+ private:
+  peft::PromptGenerator::Weights Values() const;
+
+  peft::PromptGenerator generator_;
+  StateDict start_;
+  std::vector<std::pair<std::string, torch::Tensor>> weights_;  // W1, b1, W2
+  torch::Tensor prompt_;
 };
 
 }  // namespace heddle::client

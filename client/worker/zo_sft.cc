@@ -33,8 +33,9 @@ constexpr double kStepsAlongOne = 16;
 // The loss of the batches of one step, by forward passes.
 class BatchLoss final : public zo::Objective {
  public:
-  BatchLoss(const FrozenFront& front, const torch::Device& device, TrainedTensors& trained)
-      : front_(front), device_(device), trained_(trained) {}
+  // generated: what is trained makes the network's prompt; none: it is the network's own.
+  BatchLoss(const FrozenFront& front, const torch::Device& device, TrainedTensors& trained, GeneratedPrompt* generated)
+      : front_(front), device_(device), trained_(trained), generated_(generated) {}
 
   // The next batches; what they count goes to `stats`. Errors: those of HeadBatches.
   Status Take(HeadBatches& batches, uint32_t parts, TaskStats* stats) {
@@ -51,7 +52,7 @@ class BatchLoss final : public zo::Objective {
 
   Result<double> Loss() override {
     const torch::NoGradGuard no_grad;
-    trained_.Publish();
+    Publish();
     return Mean([](const torch::Tensor& loss) { return loss.item<double>(); });
   }
 
@@ -63,8 +64,13 @@ class BatchLoss final : public zo::Objective {
       weights.FillDirection(seed, i, {tangent.data_ptr<float>(), static_cast<size_t>(tangent.numel())});
       tangents.push_back(tangent.to(tensor.device()));
     }
-    trained_.Publish();
-    return zo::DirectionalDerivative(trained_.tensors(), tangents, [this] {
+    Publish();
+    std::vector<torch::Tensor> read = trained_.tensors();
+    if (generated_ != nullptr) {
+      tangents = {generated_->Along(read, tangents).to(device_)};
+      read = {generated_->prompt()};
+    }
+    return zo::DirectionalDerivative(read, tangents, [this] {
       torch::Tensor sum;
       Mean([&sum](const torch::Tensor& loss) {
         sum = loss;
@@ -75,6 +81,11 @@ class BatchLoss final : public zo::Objective {
   }
 
  private:
+  void Publish() {
+    trained_.Publish();
+    if (generated_ != nullptr) generated_->Publish();
+  }
+
   // The mean over all targets of the batches, of one batch its own.
   double Mean(const std::function<double(const torch::Tensor&)>& take) {
     double sum = 0, counted = 0;
@@ -93,6 +104,7 @@ class BatchLoss final : public zo::Objective {
   const FrozenFront& front_;
   const torch::Device device_;
   TrainedTensors& trained_;
+  GeneratedPrompt* const generated_;
   std::vector<FrozenFront::Batch> batches_;
 };
 
@@ -104,6 +116,18 @@ Status CheckPlan(const TaskInput& input) {
         "choose another strategy or local task");
   }
   return OkStatus();
+}
+
+// Of the adapter's tensors, those of the plan's layers.
+RuledTraining::Parameters InLayerGroup(const peft::Tuning& tuning, const StateDict& adapter,
+                                       const ZerothOrderSettings& zo) {
+  RuledTraining::Parameters parameters;
+  const uint32_t groups = aggregation::UsableGroups(adapter, zo.layer_groups);
+  const uint32_t group = groups == 0 ? 0 : zo.layer_group % groups;
+  for (const peft::TunedParameter& one : tuning.parameters()) {
+    if (aggregation::InLayerGroup(one.key, groups, group)) parameters.emplace_back(one.key, one.tensor);
+  }
+  return parameters;
 }
 
 class ZoSft final : public LocalTask {
@@ -131,13 +155,18 @@ class ZoSft final : public LocalTask {
     HEDDLE_RETURN_IF_ERROR(CheckMemory(input.memory_limit_bytes, need, "a forward pass"));
     HEDDLE_ASSIGN_OR_RETURN(const std::unique_ptr<HeadBatches> batches, TrainingBatches(input, base, resources));
     model::Transformer network(base.weights, options.compute);
-    HEDDLE_ASSIGN_OR_RETURN(const peft::Tuning tuning, peft::Tuning::Inject(network, adapter.config, adapter.tensors));
-    RuledTraining::Parameters parameters;
-    const uint32_t groups = aggregation::UsableGroups(adapter.tensors, train.zo.layer_groups);
-    const uint32_t group = groups == 0 ? 0 : train.zo.layer_group % groups;
-    for (const peft::TunedParameter& one : tuning.parameters()) {
-      if (aggregation::InLayerGroup(one.key, groups, group)) parameters.emplace_back(one.key, one.tensor);
+    std::optional<GeneratedPrompt> generated;
+    if (peft::PromptGenerator::IsIn(adapter.tensors)) {
+      HEDDLE_ASSIGN_OR_RETURN(generated, GeneratedPrompt::Of(adapter.tensors));
     }
+    HEDDLE_ASSIGN_OR_RETURN(
+        const peft::Tuning tuning,
+        peft::Tuning::Inject(network, adapter.config, generated ? generated->start() : adapter.tensors));
+    if (generated) {
+      HEDDLE_RETURN_IF_ERROR(generated->Attach(tuning));
+    }
+    RuledTraining::Parameters parameters =
+        generated ? generated->weights() : InLayerGroup(tuning, adapter.tensors, train.zo);
     const RuledTraining::Parameters named = parameters;
     HEDDLE_ASSIGN_OR_RETURN(RuledTraining ruled,
                             RuledTraining::Make(train, std::move(parameters), adapter.tensors, personal));
@@ -155,7 +184,7 @@ class ZoSft final : public LocalTask {
     const FrozenFront front =
         FrozenFront::Make(network, tuning, adapter.tensors, keys, input, base, resources.fronts());
     TaskOutput output;
-    BatchLoss loss(front, network->device(), trained);
+    BatchLoss loss(front, network->device(), trained, generated ? &*generated : nullptr);
     HEDDLE_ASSIGN_OR_RETURN(output.stats, Train(loss, std::move(moved), *batches, input, options, progress));
     output.stats.estimated_memory_bytes = need;
     trained.Publish();

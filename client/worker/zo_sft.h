@@ -7,8 +7,11 @@
 // The layers below the first that is trained are computed once for all passes of a step (client/worker/frozen_front.h).
 // With momentum or zo_adam, and for a forward gradient, also as many floats as are trained, once or twice.
 //
+// Of an adapter with a prompt's generator (peft/adapter/prompt_generator.h) its weights are trained and sent, with
+// every estimator; the network reads the prompt that they make.
+//
 // What a plan may ask beside TrainPlan.zo: frozen and kept tensors, smaller updates. Terms of gradients (FedProx,
-// SCAFFOLD, FedDyn) and HetLoRA's pruning are refused, as is a GPU: directions are made on the CPU.
+// SCAFFOLD, FedDyn) and HetLoRA's pruning are refused. Directions are made on the processor, wherever losses are.
 //
 // SPRY (Panchal et al., 2405.15551): with layer_groups G (or as many as there are layers, if fewer) this device trains
 // and sends the layers whose number is layer_group modulo G, and what is in no layer (a classifier).
