@@ -23,7 +23,7 @@ RecipeBindings::RecipeBindings(Recipe* recipe) : recipe_(recipe) {
   schema_.Bind("name", &recipe_->name, {.help = "short name of the run: a-z, 0-9, '-'", .required = true});
   schema_.Bind("seed", &recipe_->seed, {.help = "seed of everything random in the run"});
   BindModel();
-  tuning_.Bind(&schema_, &recipe_->lora, &recipe_->head);
+  tuning_.Bind(&schema_, &recipe_->lora, &recipe_->head, &recipe_->generator);
   BindStrategy();
   BindMethods();
   BindCompression();

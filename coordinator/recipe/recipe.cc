@@ -24,6 +24,7 @@
 #include "coordinator/recipe/recipe_checks.h"
 #include "model/config/registry.h"
 #include "model/tokenizer/tokenizer.h"
+#include "peft/adapter/prompt_generator.h"
 #include "peft/adapter/prompt_projection.h"
 #include "protocol/limits.h"
 #include "protocol/validate.h"
@@ -178,6 +179,11 @@ Status CheckZerothOrder(const Recipe& recipe) {
       return InvalidArgument("strategy: " + recipe.strategy +
                              " has rules for devices, which bbpt does not take; choose FedBPT or FedAvg");
     }
+    if (recipe.bfloat16_download) {
+      return InvalidArgument(
+          "compression.download: coordinator and devices make the prompt of the same numbers, which are few; remove "
+          "it");
+    }
     if (recipe.train.zo().intrinsic_dim() > static_cast<uint32_t>(peft::kMostPromptCoordinates)) {
       return InvalidArgument("zo.intrinsic_dim: it must be at most " + std::to_string(peft::kMostPromptCoordinates));
     }
@@ -233,13 +239,22 @@ Status CheckTexts(const Recipe& recipe, const model::ModelSpec& config) {
   return OkStatus();
 }
 
-// In place of a prompt, what black-box tuning searches: its coordinates, from zero and a sigma of 1.
-Result<StateDict> SearchedPrompt(const Recipe& recipe, const StateDict& initial) {
+// In place of a prompt, what stands for it where the recipe asks for that: what black-box tuning searches, its
+// coordinates, from zero and a sigma of 1; or the weights of a generator.
+Result<StateDict> InPlaceOfPrompt(const Recipe& recipe, StateDict initial) {
   constexpr double kPromptDeviation = 0.02;  // of a prompt's own elements (peft/adapter/initial.h)
+  const auto dim = static_cast<int64_t>(recipe.generator.dim);
+  if (recipe.local_task != "bbpt" && dim == 0) return initial;
   if (initial.size() != 1 || initial.begin()->second.shape().size() != 2) {
-    return InvalidArgument("tuning: bbpt searches a prompt and nothing beside it; a new head cannot be searched");
+    return InvalidArgument(
+        dim == 0 ? "tuning: bbpt searches a prompt and nothing beside it; a new head cannot be searched"
+                 : "tuning.generator_dim: a generator is trained with nothing beside it; a new head is not");
   }
   const Shape& shape = initial.begin()->second.shape();
+  if (dim > 0) {
+    const peft::PromptGenerator generator{shape[0], shape[1], dim, dim, recipe.generator.scale};
+    return generator.InitialModel(DeriveSeed(recipe.seed, "prompt generator", ""));
+  }
   const peft::PromptProjection projection{shape[0], shape[1], recipe.train.zo().intrinsic_dim(),
                                           kPromptDeviation * recipe.train.zo().projection_scale()};
   return projection.InitialModel(/*sigma=*/1);
@@ -298,6 +313,7 @@ Result<Recipe> Recipe::LoadText(const std::string& text, const fs::path& folder,
   if (recipe.local_task.empty()) recipe.local_task = DefaultTask(recipe);
   HEDDLE_RETURN_IF_ERROR(CheckSeeds(recipe).Annotate(name));
   HEDDLE_RETURN_IF_ERROR(CheckFewShot(recipe).Annotate(name));
+  HEDDLE_RETURN_IF_ERROR(CheckGenerator(recipe).Annotate(name));
   HEDDLE_RETURN_IF_ERROR(CheckPrivacy(recipe).Annotate(name));
   recipe.resolved_json = bindings.schema().ResolvedJson();
   return recipe;
@@ -406,9 +422,7 @@ Result<RunMaterial> PrepareRun(const Recipe& recipe) {
   HEDDLE_ASSIGN_OR_RETURN(
       material.initial_adapter,
       peft::MakeInitialAdapter(config, adapter, weights.tensors, DeriveSeed(recipe.seed, "initial_adapter", "")));
-  if (recipe.local_task == "bbpt") {
-    HEDDLE_ASSIGN_OR_RETURN(material.initial_adapter, SearchedPrompt(recipe, material.initial_adapter));
-  }
+  HEDDLE_ASSIGN_OR_RETURN(material.initial_adapter, InPlaceOfPrompt(recipe, std::move(material.initial_adapter)));
   HEDDLE_ASSIGN_OR_RETURN(material.initial_adapter,
                           FirstModelOf(recipe, config.num_hidden_layers, material.initial_adapter));
   HEDDLE_RETURN_IF_ERROR(CheckStrategyTakes(recipe, adapter, material.initial_adapter));

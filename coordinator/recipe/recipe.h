@@ -40,6 +40,7 @@ struct Recipe {
   std::string local_task;            // [train] local_task; empty in the text: what the method needs
   peft::AdapterConfig lora;          // [lora], [tuning]; AdapterFor (base_folder.h) fits it to the base model
   NewHead head;                      // [model] num_labels, label_names
+  NewGenerator generator;            // [tuning] generator_dim, generator_scale
   DeviceTiers ranks;                 // [lora] device_ranks, rank_tiers; 0: lora.r
   DeviceTiers depths;                // [strategy] device_layers, layer_tiers: how many layers a device can hold; 0: all
   std::string strategy = "FedAvg";   // [strategy] name

@@ -64,6 +64,30 @@ Status CheckFewShot(const Recipe& recipe) {
   return mistakes.empty() ? OkStatus() : InvalidArgument("the recipe contradicts itself:" + mistakes);
 }
 
+Status CheckGenerator(const Recipe& recipe) {
+  if (recipe.generator.dim == 0) {
+    if (recipe.generator.scale == 1) return OkStatus();
+    return InvalidArgument("tuning.generator_scale: it is of a generator; set generator_dim, or remove it");
+  }
+  std::string mistakes;
+  const auto refuse = [&](bool wrong, const std::string& why) {
+    if (wrong) mistakes += "\n  " + why;
+  };
+  const peft::AdapterConfig& adapter = recipe.lora;
+  refuse(
+      adapter.kind() != peft::TuningKind::kPromptTuning || !adapter.modules_to_save.empty(),
+      "tuning.generator_dim: a generator makes a prompt and nothing beside it; set tuning.method = \"prompt-tuning\", "
+      "without modules_to_save");
+  refuse(adapter.prompt_tuning_init != "RANDOM",
+         "tuning.prompt_tuning_init: a generator's prompt begins with numbers that everybody knows; remove it");
+  refuse(recipe.local_task != "zo_sft", "tuning.generator_dim: the local task '" + recipe.local_task +
+                                            "' does not train a generator; set train.local_task = \"zo_sft\", with a "
+                                            "strategy that merges updates, or remove generator_dim");
+  refuse(recipe.bfloat16_download,
+         "compression.download: coordinator and devices make the prompt of the same numbers; remove it");
+  return mistakes.empty() ? OkStatus() : InvalidArgument("the recipe contradicts itself:" + mistakes);
+}
+
 Status CheckPruning(const Recipe& recipe) {
   if (recipe.lora.rank_pattern.empty() || recipe.RulesOf(1).prune_gamma == 0) return OkStatus();
   return InvalidArgument(

@@ -14,6 +14,9 @@ Status CheckSeeds(const Recipe& recipe);
 // That pseudo-labels and prompts meet the task that knows them. Errors: as CheckSeeds.
 Status CheckFewShot(const Recipe& recipe);
 
+// That a prompt's generator meets a prompt, and the task that trains it. Errors: as CheckSeeds.
+Status CheckGenerator(const Recipe& recipe);
+
 // That devices which prune their rank have one rank to prune. Errors: kInvalidArgument.
 Status CheckPruning(const Recipe& recipe);
 

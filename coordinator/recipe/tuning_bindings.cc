@@ -3,6 +3,8 @@
 #include <array>
 #include <charconv>
 
+#include "peft/adapter/prompt_generator.h"
+
 namespace heddle::coordinator {
 namespace {
 
@@ -45,7 +47,7 @@ std::vector<std::string> TuningMethodNames() {
   return names;
 }
 
-void TuningBindings::Bind(ConfigSchema* schema, peft::AdapterConfig* adapter, NewHead* head) {
+void TuningBindings::Bind(ConfigSchema* schema, peft::AdapterConfig* adapter, NewHead* head, NewGenerator* generator) {
   const auto text = [schema](const char* key, std::string* to, const char* help, std::vector<std::string> choices) {
     schema->Bind(key, to, {.help = help, .choices = std::move(choices), .silent_default = true});
   };
@@ -75,6 +77,14 @@ void TuningBindings::Bind(ConfigSchema* schema, peft::AdapterConfig* adapter, Ne
                {.help = "of prompt-tuning, prefix-tuning and p-tuning", .min = 1, .max = 4096, .silent_default = true});
   text("tuning.prompt_tuning_init", &adapter->prompt_tuning_init, "prompt-tuning: first values",
        {"RANDOM", "SAMPLE_VOCAB"});
+  schema->Bind(
+      "tuning.generator_dim", &generator->dim,
+      {.help = "prompt-tuning: inputs and units of a network that makes the prompt and is trained in its place; "
+               "0: none",
+       .max = static_cast<double>(peft::kMostGeneratorWidth),
+       .silent_default = true});
+  schema->Bind("tuning.generator_scale", &generator->scale,
+               {.help = "what its output is multiplied with", .min = 1e-6, .max = 1e6, .silent_default = true});
   text("tuning.placement", &adapter->placement,
        "bottleneck: behind attention and MLP, behind the MLP, or beside the attention's input",
        {"houlsby", "pfeiffer", "key_value"});

@@ -2,6 +2,7 @@
 // RecipeBindings. All are silent at their defaults.
 #pragma once
 
+#include <cstdint>
 #include <map>
 #include <string>
 #include <vector>
@@ -18,9 +19,15 @@ struct NewHead {
   std::vector<std::string> label_names;  // none, or one for each label
 };
 
+// The network that makes a prompt (peft/adapter/prompt_generator.h).
+struct NewGenerator {
+  uint64_t dim = 0;  // its inputs and units; 0: the prompt itself is trained
+  double scale = 1;
+};
+
 class TuningBindings {
  public:
-  void Bind(ConfigSchema* schema, peft::AdapterConfig* adapter, NewHead* head);
+  void Bind(ConfigSchema* schema, peft::AdapterConfig* adapter, NewHead* head, NewGenerator* generator);
   // After a load, and after [lora] is in `adapter`. Errors: kInvalidArgument, every mistake on a line of its own.
   Status Store(peft::AdapterConfig* adapter, NewHead* head) const;
 

@@ -112,6 +112,11 @@ const std::map<std::string, std::string> kPaced = {
     {"warmup_rounds", "1"}, {"infer_devices", "1"}, {"infer_samples", "3"}, {"min_logit", "-1000"}};
 const std::string kPrompt = "[prompt]\npattern = \"{text} it is {mask}\"\nwords = [\"all\", \"no\"]\n";
 
+// Fed-BBPT: what is averaged is the network that makes the prompt.
+const std::map<std::string, std::string> kQueries = {
+    {"local_task", "\"zo_sft\""}, {"learning_rate", "1e-2"}, {"local_steps", "4"}};
+const std::string kGenerator = "[tuning]\nmethod = \"prompt-tuning\"\nnum_virtual_tokens = 2\ngenerator_dim = 4\n";
+
 const std::string kRounded = "[compression]\ndownload = \"bf16\"\n";
 // Devices that give up rank, and send what is left of it in few bytes.
 const std::map<std::string, std::string> kPruned = {{"prune_gamma", "0.5"}, {"prune_lambda", "1000.0"}};
@@ -119,6 +124,7 @@ const std::string kSmaller = "[compression]\nupload = [\"top_k:0.5\", \"int8\", 
 
 INSTANTIATE_TEST_SUITE_P(BeyondAMean, Methods,
                          testing::Values(Method{"FedAdam", {}, {}, {}, kRounded},
+                                         Method{"FedAvg", kQueries, {}, {}, kGenerator},
                                          Method{"HetLoRA", {}, {}, kPruned, kSmaller}, Method{"SCAFFOLD", kDescent, {}},
                                          Method{"FedSA-LoRA", {}, {{"device_ranks", "[\"anna:1\"]"}}},
                                          Method{"FedBFPT", {}, {}, kLayers}, Method{"HeteroLayers", {}, {}, kDepths},

@@ -174,6 +174,35 @@ TEST_P(Strategies, DevicesOfDifferentRanksShareARunWhereTheMethodTakesThem) {
   EXPECT_NE(mixed.model, Run("same").model);
 }
 
+// Fed-BBPT: a generator's weights are what devices train and send; a checkpoint is the prompt that they make.
+class Generators : public Strategies {};
+
+TEST_P(Generators, ARunCompletesAndItsCheckpointsArePrompts) {
+  const auto run = [&](const std::string& out, const char* threads) {
+    return Run(out, {{"tuning.method", "prompt-tuning"},
+                     {"tuning.num_virtual_tokens", "3"},
+                     {"tuning.generator_dim", "4"},
+                     {"train.local_task", "zo_sft"},
+                     {"train.learning_rate", "0.01"},
+                     {"simulation.threads", threads}});
+  };
+  const coordinator::RunRecord one = run("one", "1");
+  EXPECT_EQ(one.state, coordinator::RunState::kComplete);
+  EXPECT_EQ(one.committed_rounds, 3U);
+  EXPECT_EQ(run("many", "3").model, one.model);
+  std::set<std::string> prompts;
+  for (const char* round : {"round-1", "round-2", "round-3"}) {
+    const auto adapter = peft::ReadAdapter(folder_ / "one" / "checkpoints" / round);
+    ASSERT_TRUE(adapter.ok()) << adapter.status();
+    EXPECT_EQ(SpecOf(adapter->tensors), (StateDictSpec{{"prompt_embeddings", {DType::kF32, {3, 160}}}}));
+    prompts.insert(SerializeSafetensors(adapter->tensors));
+  }
+  EXPECT_EQ(prompts.size(), 3U) << "every round moves the prompt";
+}
+
+INSTANTIATE_TEST_SUITE_P(FedBbpt, Generators, testing::Values("FedAvg", "FedAdam"),
+                         [](const auto& info) { return info.param; });
+
 INSTANTIATE_TEST_SUITE_P(All, Strategies, testing::ValuesIn(aggregation::AggregatorNames()), [](const auto& info) {
   std::string name = info.param;
   std::erase_if(name, [](char c) { return !std::isalnum(static_cast<unsigned char>(c)); });

@@ -6,6 +6,7 @@
 #include "aggregation/layer_groups.h"
 #include "coordinator/recipe/checkpoint.h"
 #include "coordinator/recipe/recipe.h"
+#include "peft/adapter/prompt_generator.h"
 #include "peft/adapter/prompt_projection.h"
 
 namespace heddle::coordinator {
@@ -134,6 +135,50 @@ TEST(ZerothOrderRecipe, OfFedBptSearchesAPromptAndNothingElse) {
                 .status()
                 .code(),
             Code::kInvalidArgument);
+}
+
+TEST(ZerothOrderRecipe, OfAPromptsGeneratorSaysWhatGoesWithIt) {
+  const std::string prompt = "[tuning]\nmethod = \"prompt-tuning\"\n", dim = "generator_dim = 8\n";
+  const auto recipe = Load(prompt + dim + "generator_scale = 0.5\n[zo]\nzo_eps = 0.1\n");
+  ASSERT_TRUE(recipe.ok()) << recipe.status();
+  EXPECT_EQ(recipe->local_task, "zo_sft");
+  EXPECT_EQ(recipe->generator.dim, 8U);
+  EXPECT_EQ(recipe->generator.scale, 0.5);
+  EXPECT_EQ(Load(prompt + "[zo]\nzo_eps = 0.1\n")->generator.dim, 0U);
+  const auto refused = [](const std::string& lines, const char* why) {
+    const auto loaded = Load(lines);
+    ASSERT_EQ(loaded.status().code(), Code::kInvalidArgument) << lines;
+    EXPECT_THAT(loaded.status().message(), HasSubstr(why)) << lines;
+  };
+  const std::string zo = "[train]\nlocal_task = \"zo_sft\"\n";
+  refused("[tuning]\n" + dim + zo, "prompt-tuning");
+  refused("[tuning]\nmethod = \"p-tuning\"\n" + dim + zo, "prompt-tuning");
+  refused(prompt + dim + "modules_to_save = [\"classifier\"]\n" + zo, "modules_to_save");
+  refused(prompt + dim + "prompt_tuning_init = \"SAMPLE_VOCAB\"\n" + zo, "tuning.prompt_tuning_init");
+  refused(prompt + dim, "zo_sft");
+  refused(prompt + dim + "[strategy]\nname = \"FedKSeed\"\n", "zo_sft");
+  refused(prompt + dim + "[strategy]\nname = \"FedBPT\"\n", "zo_sft");
+  refused(prompt + dim + zo + "[compression]\ndownload = \"bf16\"\n", "compression.download");
+  refused(prompt + "generator_scale = 2\n" + zo, "tuning.generator_scale");
+  refused(prompt + "generator_dim = 1025\n" + zo, "tuning.generator_dim");
+  refused(prompt + "[strategy]\nname = \"FedBPT\"\n[compression]\ndownload = \"bf16\"\n", "compression.download");
+}
+
+// What a checkpoint holds of a generator is the prompt that it makes, which PEFT reads.
+TEST(ZerothOrderRecipe, AGeneratorBecomesItsPromptInItsCheckpoint) {
+  StateDict model = peft::PromptGenerator{4, 8, 6, 5, 0.5}.InitialModel(1);
+  const std::vector<float> output(40, 0.25F);
+  model.insert_or_assign(std::string(peft::kGeneratorOutput), Tensor::FromFloats({8, 5}, output));
+  peft::AdapterConfig config;
+  config.peft_type = "PROMPT_TUNING";
+  config.num_virtual_tokens = 4;
+  const auto checkpoint = MakeCheckpoint(model, config.ToJson());
+  ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
+  EXPECT_EQ(checkpoint->adapter_config_json, config.ToJson());
+  ASSERT_EQ(SpecOf(checkpoint->tensors), (StateDictSpec{{"prompt_embeddings", {DType::kF32, {4, 8}}}}));
+  const auto prompt = checkpoint->tensors.at("prompt_embeddings").values<float>();
+  EXPECT_EQ(std::vector<float>(prompt.begin(), prompt.end()),
+            (peft::PromptGenerator{4, 8, 6, 5, 0.5}.Prompt(peft::PromptGenerator::WeightsOf(model))));
 }
 
 // What a checkpoint holds of a search is the prompt it stands for, which PEFT reads.
