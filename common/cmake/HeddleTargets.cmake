@@ -49,8 +49,9 @@ function(heddle_define_folders)
 endfunction()
 
 # heddle_test(NAME [TORCH] LABEL unit|integration|simulation|fuzz|bench|tidy SOURCES … DEPENDS … [TIMEOUT s]): a GoogleTest binary,
-# each of its tests in CTest under the label. In a HEDDLE_FAST_BUILD four sources are one, so two of them may not have nameless things
-# of the same name; else the binary is named in heddle_apart (HeddleDependencies.cmake).
+# each of its tests in CTest under the label. Four sources of a unit or integration test are one in optimised builds, so two of them may not
+# have nameless things of the same name; else the binary is named in heddle_apart (HeddleDependencies.cmake). The presets dev, tsan and
+# coverage compile them one by one, so that each source names what it needs.
 function(heddle_test name)
   cmake_parse_arguments(ARG "TORCH" "LABEL;TIMEOUT" "SOURCES;DEPENDS" ${ARGN})
   if(ARG_TORCH AND NOT HEDDLE_WITH_TORCH)
@@ -74,9 +75,14 @@ function(heddle_test name)
     heddle_speed_up(${name} TEST)
     set(own_level ON)  # that of its precompiled header
   endif()
-  if(ARG_LABEL MATCHES "unit|integration" AND CMAKE_BUILD_TYPE STREQUAL "RelWithDebInfo" AND NOT own_level)
-    # Compiling these costs more than running them: with -O1 a sixth to a third less.
-    target_compile_options(${name} PRIVATE -O1)
+  if(ARG_LABEL MATCHES "unit|integration" AND CMAKE_BUILD_TYPE STREQUAL "RelWithDebInfo")
+    # Compiling these costs more than running them: with -O1 a sixth to a third less, with four sources as one another third.
+    if(NOT own_level)
+      target_compile_options(${name} PRIVATE -O1)
+    endif()
+    if(NOT name IN_LIST heddle_apart)
+      set_target_properties(${name} PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 4)
+    endif()
   endif()
   gtest_discover_tests(${name} DISCOVERY_MODE PRE_TEST DISCOVERY_TIMEOUT 300
     PROPERTIES LABELS ${ARG_LABEL} TIMEOUT ${ARG_TIMEOUT})

@@ -11,6 +11,7 @@
 #include "common/random.h"
 #include "model/transformer/attention.h"
 #include "model/transformer/loss.h"
+#include "tests/unit/model/difference.h"
 #include "tests/unit/model/random_tensor.h"
 
 namespace heddle::model {
@@ -19,11 +20,6 @@ namespace {
 using torch::Tensor;
 using Inputs = std::vector<Tensor>;
 using Forward = std::function<Tensor(const Inputs&)>;
-
-double MaxDifference(const Tensor& a, const Tensor& b) {
-  EXPECT_EQ(a.sizes(), b.sizes());
-  return (a.detach().to(torch::kDouble) - b.detach().to(torch::kDouble)).abs().max().item<double>();
-}
 
 // d sum(weights * reference(inputs)) / d inputs[k], entry by entry.
 Tensor CentralDifferences(const Forward& reference, Inputs inputs, size_t k, const Tensor& weights) {

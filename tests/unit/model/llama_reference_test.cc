@@ -8,6 +8,7 @@
 #include "common/file.h"
 #include "common/safetensors.h"
 #include "model/transformer/transformer.h"
+#include "tests/unit/model/difference.h"
 #include "tests/unit/model/test_data.h"
 
 namespace heddle::model {
@@ -37,11 +38,6 @@ class Reference {
   SafetensorsFile arrays_;
   std::shared_ptr<const BaseWeights> base_;
 };
-
-double MaxDifference(const torch::Tensor& a, const torch::Tensor& b) {
-  EXPECT_EQ(a.sizes(), b.sizes());
-  return (a.to(at::kDouble) - b.to(at::kDouble)).abs().max().item<double>();
-}
 
 // Mean loss over windows of at most `window` targets, each with a context of its own.
 double TextLoss(Transformer& model, const torch::Tensor& ids, int64_t window) {

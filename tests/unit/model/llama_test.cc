@@ -9,6 +9,7 @@
 #include <thread>
 
 #include "common/random.h"
+#include "tests/unit/model/difference.h"
 #include "tests/unit/model/tiny_model.h"
 
 namespace heddle::model {
@@ -148,10 +149,6 @@ std::vector<ModelSpec> Variants() {
   wide.num_key_value_heads = 1;
   wide.norm_eps = 0.01;
   return {tied, biased, wide};
-}
-
-double MaxDifference(const torch::Tensor& a, const torch::Tensor& b) {
-  return (a.to(torch::kDouble) - b.to(torch::kDouble)).abs().max().item<double>();
 }
 
 TEST(Llama, LogitsAndLossMatchPlainFloat64) {

@@ -15,13 +15,9 @@
 
 #include "common/safetensors.h"
 #include "model/transformer/transformer.h"
+#include "tests/unit/model/difference.h"
 
 namespace heddle::model {
-
-inline double MaxDifference(const torch::Tensor& a, const torch::Tensor& b) {
-  EXPECT_EQ(a.sizes(), b.sizes());
-  return (a.detach().to(at::kDouble) - b.detach().to(at::kDouble)).abs().max().item<double>();
-}
 
 // A fixture's tensor (F32, F64, I64) as one of LibTorch's, copied.
 inline torch::Tensor FixtureTensor(const Tensor& tensor) {

@@ -7,11 +7,14 @@
 #include "common/random.h"
 #include "common/safetensors.h"
 #include "tests/unit/common/temp_dir.h"
+#include "tests/unit/model/difference.h"
 #include "tests/unit/model/test_data.h"
 #include "tests/unit/model/tiny_model.h"
 
 namespace heddle::peft {
 namespace {
+
+using model::MaxDifference;
 
 torch::Tensor ToTorch(const Tensor& tensor) {
   return torch::from_blob(const_cast<std::byte*>(tensor.bytes().data()), tensor.shape(), torch::kFloat).clone();
@@ -58,10 +61,6 @@ std::shared_ptr<const model::BaseWeights> WithWeights(const model::BaseWeights& 
   out->spec = base.spec;
   for (const auto& [name, tensor] : weights) out->tensors.emplace(name, ToTorch(tensor));
   return out;
-}
-
-double MaxDifference(const torch::Tensor& a, const torch::Tensor& b) {
-  return (a.to(torch::kDouble) - b.to(torch::kDouble)).abs().max().item<double>();
 }
 
 TEST(InjectLora, TheInitialAdapterChangesNothing) {

@@ -11,11 +11,6 @@ const Settings kFour = {{"devices_per_round", "4"},      {"device.optimizer", "S
                         {"server.optimizer", "SGD"},     {"device.learning_rate", "0.5"},
                         {"server.learning_rate", "0.5"}, {"split.server", "per_device"}};
 
-Settings With(Settings settings, const Settings& more) {
-  for (const auto& [key, value] : more) settings[key] = value;
-  return settings;
-}
-
 class Batching : public testing::TestWithParam<Settings> {};
 
 TEST_P(Batching, GivesEachDeviceWhatItGetsAloneUpToRounding) {

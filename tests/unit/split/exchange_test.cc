@@ -11,11 +11,6 @@
 namespace heddle {
 namespace {
 
-Settings With(Settings settings, const Settings& more) {
-  for (const auto& [key, value] : more) settings[key] = value;
-  return settings;
-}
-
 const Settings kFaster = {
     {"device.learning_rate", "0.06"}, {"server.learning_rate", "0.06"}, {"train.batch_size", "6"}};
 

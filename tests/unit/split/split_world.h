@@ -25,6 +25,11 @@ namespace heddle {
 
 using Settings = std::map<std::string, std::string>;
 
+inline Settings With(Settings settings, const Settings& more) {
+  for (const auto& [key, value] : more) settings[key] = value;
+  return settings;
+}
+
 inline const char kPlan[] = R"(
 base_model = "base"
 seed = 5

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <limits>
 
+#include "tests/unit/model/difference.h"
 #include "tests/unit/model/random_tensor.h"
 
 namespace heddle::model {
@@ -63,10 +64,6 @@ std::vector<torch::Tensor> Gradients(uint64_t step) {
 void SetGradients(std::vector<torch::Tensor>& parameters, const std::vector<torch::Tensor>& gradients) {
   for (size_t k = 0; k < parameters.size(); ++k) parameters[k].mutable_grad() = gradients[k].clone();
 }
-double MaxDifference(const torch::Tensor& a, const torch::Tensor& b) {
-  return (a.detach().to(torch::kDouble) - b.detach().to(torch::kDouble)).abs().max().item<double>();
-}
-
 struct Case {
   OptimizerOptions options;
   double learning_rate;
