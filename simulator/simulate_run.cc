@@ -40,7 +40,8 @@ Result<Figures> Evaluate(const coordinator::Recipe& recipe, const fs::path& base
   return std::move(figures.test);
 }
 
-// One machine with all devices' data: as many steps as the run has, each with the batches of a whole cohort.
+// One machine with all devices' data: as many steps as a device of every round takes, each with the batches of a whole
+// cohort (of cohorts of two sizes: of their mean).
 Result<Figures> Centralised(const SimulateSettings& settings, const coordinator::Recipe& recipe, const fs::path& base) {
   const fs::path folder = settings.out / "centralised", all = settings.out / "data" / "all.jsonl";
   std::error_code error;
@@ -58,7 +59,7 @@ Result<Figures> Centralised(const SimulateSettings& settings, const coordinator:
                                  .base_model = base,
                                  .initial_adapter = folder / "initial",
                                  .data = data,
-                                 .batches = recipe.spec.cohort_size,
+                                 .batches = static_cast<uint32_t>(recipe.StepsOfAllCohorts() / recipe.StepsOfADevice()),
                                  .adapter = folder / "adapter",
                                  .falling_rate = true};
   HEDDLE_RETURN_IF_ERROR(TrainAlone(recipe, training, *resources, [&](uint32_t step, uint32_t steps, double loss) {

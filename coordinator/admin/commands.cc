@@ -12,6 +12,7 @@
 #include "common/file.h"
 #include "coordinator/admin/admin_client.h"
 #include "coordinator/audit/audit_log.h"
+#include "coordinator/engine/engine.h"
 #include "coordinator/recipe/recipe.h"
 #include "coordinator/service/run_files.h"
 #include "coordinator/service/run_json.h"
@@ -282,6 +283,16 @@ Status ConfigShow(const CommandContext& context) {
   return OkStatus();
 }
 
+// "20 x 5", or "15 x 5, then 10 x 20".
+static std::string CohortsOf(const RunSpec& spec) {
+  const auto stage = [&](uint32_t rounds, uint32_t round) {
+    return std::to_string(rounds) + " x " + std::to_string(SizesOf(spec, round).cohort_size);
+  };
+  const uint32_t first = spec.first_stage_rounds;
+  if (first == 0 || first >= spec.rounds) return stage(spec.rounds, 1);
+  return stage(first, 1) + ", then " + stage(spec.rounds - first, first + 1);
+}
+
 Status RecipeCheck(const CommandContext& context, const fs::path& recipe,
                    const std::map<std::string, std::string>& overrides) {
   HEDDLE_ASSIGN_OR_RETURN(const Recipe loaded, Recipe::Load(recipe, overrides));
@@ -292,7 +303,7 @@ Status RecipeCheck(const CommandContext& context, const fs::path& recipe,
   }
   *context.out << "run id            " << material.spec.id.value() << "\n"
                << "method            " << loaded.local_task << " + " << loaded.strategy << "\n"
-               << "rounds x devices  " << loaded.spec.rounds << " x " << loaded.spec.cohort_size << "\n"
+               << "rounds x devices  " << CohortsOf(loaded.spec) << "\n"
                << "adapter           " << material.initial_adapter_bytes.size() << " bytes, "
                << material.initial_adapter.size() << " tensors\n";
   if (const auto guarantee = loaded.Guarantee()) *context.out << "privacy           " << guarantee->ToText() << "\n";

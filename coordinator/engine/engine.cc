@@ -85,25 +85,26 @@ std::optional<Time> Engine::NextDeadline() const {
 void Engine::Advance(Time now, Step* step) {
   if (running() && now >= round_->deadline) {
     if (HEDDLE_PLANTED(kWaitForStragglers) && round_->phase == RoundPhase::kCollecting && !open_.empty()) return;
+    const uint32_t min_reports = sizes().min_reports;
     switch (round_->phase) {
       case RoundPhase::kSelecting:
-        if (waiting_.size() >= spec_.min_reports) {
+        if (waiting_.size() >= min_reports) {
           Select(now, step);
         } else {
           Abandon(now,
                   std::to_string(waiting_.size()) +
                       " devices were waiting when the selection ended, but min_reports is " +
-                      std::to_string(spec_.min_reports),
+                      std::to_string(min_reports),
                   step);
         }
         break;
       case RoundPhase::kCollecting:
-        if (accepted_ >= spec_.min_reports) {
+        if (accepted_ >= min_reports) {
           Close(now, step);
         } else {
           Abandon(now,
                   std::to_string(accepted_) + " updates were accepted before the deadline, but min_reports is " +
-                      std::to_string(spec_.min_reports),
+                      std::to_string(min_reports),
                   step);
         }
         break;
@@ -124,7 +125,7 @@ void Engine::Advance(Time now, Step* step) {
 
 void Engine::Settle(Time now, Step* step) {
   if (!running()) return;
-  if (round_->phase == RoundPhase::kSelecting && waiting_.size() >= spec_.min_available_devices) Select(now, step);
+  if (round_->phase == RoundPhase::kSelecting && waiting_.size() >= sizes().min_available_devices) Select(now, step);
   if (round_->phase == RoundPhase::kCollecting) FillSlots(now, step);
 }
 
@@ -236,7 +237,7 @@ void Engine::Select(Time now, Step* step) {
 }
 
 void Engine::FillSlots(Time now, Step* step) {
-  size_t target = SelectionTarget(spec_);
+  size_t target = SelectionTarget(spec_, round_->round);
   size_t taken = open_.size() + accepted_;
   if (taken >= target || waiting_.empty()) return;
   std::vector<DeviceId> candidates = Candidates();

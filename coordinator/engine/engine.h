@@ -5,7 +5,7 @@
 // When the transaction fails the driver throws the engine away, rebuilds it with Restore() from what is stored, and
 // refuses the affected requests as unavailable: a failing disk is treated like a crash.
 //
-// Life of a round attempt:
+// Life of a round attempt, with the sizes of its round (SizesOf):
 //   selecting  -> collecting   min_available_devices wait, or the selection timeout passed with min_reports waiting
 //   selecting  -> abandoned    the selection timeout passed with fewer
 //   collecting -> committing   cohort_size reports accepted, or the deadline passed with at least min_reports
@@ -178,8 +178,15 @@ struct Snapshot {
   std::vector<AssignmentRecord> assignments;
 };
 
+// The sizes that hold in a round, from 1: a run may have a second stage with others.
+struct RoundSizes {
+  uint32_t cohort_size = 1, min_available_devices = 1, min_reports = 1;
+  friend bool operator==(const RoundSizes&, const RoundSizes&) = default;
+};
+RoundSizes SizesOf(const RunSpec& spec, uint32_t round);
+
 // Devices that get the task of a round: ceil(cohort_size * over_selection).
-uint32_t SelectionTarget(const RunSpec& spec);
+uint32_t SelectionTarget(const RunSpec& spec, uint32_t round);
 
 // Errors: kInvalidArgument when the spec contradicts itself or a number is out of its range, every mistake in one
 // message.
@@ -234,6 +241,7 @@ class Engine {
   explicit Engine(RunSpec spec) : spec_(std::move(spec)) {}
 
   bool running() const { return run_.state == RunState::kRunning; }
+  RoundSizes sizes() const { return SizesOf(spec_, round_->round); }
 
   void HandleReport(Time now, const ReportEvent& event, Step* step);
 

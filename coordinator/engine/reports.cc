@@ -141,7 +141,7 @@ void Engine::DecideOpen(Time now, const ReportEvent& event, AssignmentRecord* as
   open_.erase(event.device);
   step->writes.emplace_back(*assignment);
   step->effects.push_back(VerdictOf(event.token, *assignment));
-  if (accepted_ == spec_.cohort_size) Close(now, step);
+  if (accepted_ == sizes().cohort_size) Close(now, step);
 }
 
 Step Engine::HandleReportWithoutRun(Time now, const ReportEvent& event) {

@@ -92,10 +92,12 @@ Status Engine::RestoreFrom(Snapshot snapshot) {
     }
   }
   if (!running()) return OkStatus();
-  if (accepted_ > spec_.cohort_size || (round_->phase == RoundPhase::kCollecting && accepted_ == spec_.cohort_size)) {
+  const RoundSizes round_sizes = sizes();
+  if (accepted_ > round_sizes.cohort_size ||
+      (round_->phase == RoundPhase::kCollecting && accepted_ == round_sizes.cohort_size)) {
     return Contradiction(spec_, "a full round is still open");
   }
-  if (round_->phase == RoundPhase::kCommitting && accepted_ < spec_.min_reports) {
+  if (round_->phase == RoundPhase::kCommitting && accepted_ < round_sizes.min_reports) {
     return Contradiction(spec_, "a round with too few reports is being committed");
   }
   return OkStatus();

@@ -16,9 +16,9 @@ constexpr Duration kLongestRetry = std::chrono::hours(24);
 class Mistakes {
  public:
   void Add(const std::string& sentence) { text_ += (text_.empty() ? "" : "; ") + sentence; }
-  void Between(const char* name, uint32_t value, uint32_t low, uint32_t high) {
+  void Between(const std::string& name, uint32_t value, uint32_t low, uint32_t high) {
     if (value >= low && value <= high) return;
-    Add(std::string(name) + " is " + std::to_string(value) + " but must be between " + std::to_string(low) + " and " +
+    Add(name + " is " + std::to_string(value) + " but must be between " + std::to_string(low) + " and " +
         std::to_string(high));
   }
   void PositiveTime(const char* name, Duration value, Duration longest) {
@@ -36,11 +36,32 @@ class Mistakes {
   std::string text_;
 };
 
+// `stage` stands before the names: "later_" for those of the second stage.
+void CheckSizes(const RoundSizes& sizes, const std::string& stage, Mistakes* mistakes) {
+  mistakes->Between(stage + "cohort_size", sizes.cohort_size, 1, kMostDevices);
+  mistakes->Between(stage + "min_available_devices", sizes.min_available_devices, 1, kMostDevices);
+  if (sizes.min_reports < 1 || sizes.min_reports > sizes.cohort_size) {
+    mistakes->Add(stage + "min_reports is " + std::to_string(sizes.min_reports) + " but must be between 1 and " +
+                  stage + "cohort_size (" + std::to_string(sizes.cohort_size) + ")");
+  }
+  if (sizes.min_available_devices < sizes.min_reports) {
+    mistakes->Add(stage + "min_available_devices is " + std::to_string(sizes.min_available_devices) +
+                  " but must be at least " + stage + "min_reports (" + std::to_string(sizes.min_reports) + ")");
+  }
+}
+
 }  // namespace
 
-uint32_t SelectionTarget(const RunSpec& spec) {
+RoundSizes SizesOf(const RunSpec& spec, uint32_t round) {
+  if (spec.first_stage_rounds > 0 && round > spec.first_stage_rounds) {
+    return {spec.later_cohort_size, spec.later_min_available_devices, spec.later_min_reports};
+  }
+  return {spec.cohort_size, spec.min_available_devices, spec.min_reports};
+}
+
+uint32_t SelectionTarget(const RunSpec& spec, uint32_t round) {
   // Less than a billionth of a device above a whole number is rounding: 10 * 1.1 means 11 devices.
-  return static_cast<uint32_t>(std::ceil(spec.cohort_size * spec.over_selection - 1e-9));
+  return static_cast<uint32_t>(std::ceil(SizesOf(spec, round).cohort_size * spec.over_selection - 1e-9));
 }
 
 Status CheckRunSpec(const RunSpec& spec) {
@@ -48,8 +69,6 @@ Status CheckRunSpec(const RunSpec& spec) {
   if (spec.id.empty()) mistakes.Add("the run has no id");
   if (spec.local_task.empty()) mistakes.Add("local_task is empty");
   mistakes.Between("num_server_rounds", spec.rounds, 1, kMostRounds);
-  mistakes.Between("cohort_size", spec.cohort_size, 1, kMostDevices);
-  mistakes.Between("min_available_devices", spec.min_available_devices, 1, kMostDevices);
   if (spec.max_abandoned_attempts > kMostRounds) {
     mistakes.Between("max_abandoned_attempts", spec.max_abandoned_attempts, 0, kMostRounds);
   }
@@ -57,13 +76,10 @@ Status CheckRunSpec(const RunSpec& spec) {
   if (!(spec.over_selection >= 1 && spec.over_selection <= kMostOverSelection)) {
     mistakes.Add("over_selection is " + std::to_string(spec.over_selection) + " but must be between 1 and 100");
   }
-  if (spec.min_reports < 1 || spec.min_reports > spec.cohort_size) {
-    mistakes.Add("min_reports is " + std::to_string(spec.min_reports) + " but must be between 1 and cohort_size (" +
-                 std::to_string(spec.cohort_size) + ")");
-  }
-  if (spec.min_available_devices < spec.min_reports) {
-    mistakes.Add("min_available_devices is " + std::to_string(spec.min_available_devices) +
-                 " but must be at least min_reports (" + std::to_string(spec.min_reports) + ")");
+  CheckSizes(SizesOf(spec, 1), "", &mistakes);
+  if (spec.first_stage_rounds > 0) {
+    mistakes.Between("first_stage_rounds", spec.first_stage_rounds, 1, kMostRounds);
+    CheckSizes(SizesOf(spec, spec.first_stage_rounds + 1), "later_", &mistakes);
   }
   mistakes.PositiveTime("selection_timeout", spec.selection_timeout, kLongest);
   mistakes.PositiveTime("report_deadline", spec.report_deadline, kLongest);

@@ -23,6 +23,9 @@ struct RunSpec {
   uint32_t min_available_devices = 1;  // devices waiting before a round selects; >= ceil(cohort_size * over_selection)
                                        // gives a selection that does not depend on the order of arrival
   uint32_t min_reports = 1;            // accepted reports with which a round may commit at its deadline; <= cohort_size
+  // In rounds above this one the three sizes are those that follow (engine.h: SizesOf). 0: there is one stage.
+  uint32_t first_stage_rounds = 0;
+  uint32_t later_cohort_size = 0, later_min_available_devices = 0, later_min_reports = 0;
   Duration selection_timeout =
       Seconds(600);  // after it a round selects from at least min_reports waiting devices, or is abandoned
   Duration report_deadline = Seconds(600);  // from selection to commit or abandon

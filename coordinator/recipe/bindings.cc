@@ -25,6 +25,7 @@ RecipeBindings::RecipeBindings(Recipe* recipe) : recipe_(recipe) {
   BindModel();
   tuning_.Bind(&schema_, &recipe_->lora, &recipe_->head, &recipe_->generator);
   BindStrategy();
+  BindStages();
   BindMethods();
   BindCompression();
   BindPrivacy();
@@ -203,6 +204,38 @@ void RecipeBindings::BindStrategy() {
                {.help = "largest weight of an update; 0: as many as the steps see", .max = 536870912});
 }
 
+void RecipeBindings::BindStages() {
+  schema_.Bind("strategy.first_stage_rounds", &first_stage_rounds_,
+               {.help = "rounds after which later_cohort_size and train.later_local_steps hold; 0: all",
+                .max = 1e6,
+                .silent_default = true});
+  schema_.Bind("strategy.later_cohort_size", &later_cohort_size_,
+               {.help = "cohort_size after first_stage_rounds; 0: as before", .max = 1e5, .silent_default = true});
+  schema_.Bind("train.later_local_steps", &later_local_steps_,
+               {.help = "local_steps after strategy.first_stage_rounds; 0: as before",
+                .max = protocol::kMaxLocalSteps,
+                .silent_default = true});
+}
+
+// Once the first stage is stored. What was said of min_reports and min_available_devices holds in both.
+Status RecipeBindings::StoreStages() {
+  RunSpec& spec = recipe_->spec;
+  spec.first_stage_rounds = static_cast<uint32_t>(first_stage_rounds_);
+  const bool differs = later_cohort_size_ > 0 || later_local_steps_ > 0;
+  if (differs != (first_stage_rounds_ > 0)) {
+    return InvalidArgument(
+        "the recipe is wrong:\n  strategy.first_stage_rounds: it goes with strategy.later_cohort_size or "
+        "train.later_local_steps, and they with it");
+  }
+  if (!differs) return OkStatus();
+  recipe_->later_local_steps = static_cast<uint32_t>(later_local_steps_);
+  spec.later_cohort_size = later_cohort_size_ > 0 ? static_cast<uint32_t>(later_cohort_size_) : spec.cohort_size;
+  spec.later_min_reports = min_reports_ > 0 ? spec.min_reports : spec.later_cohort_size;
+  spec.later_min_available_devices =
+      min_available_ > 0 ? spec.min_available_devices : SelectionTarget(spec, spec.first_stage_rounds + 1);
+  return OkStatus();
+}
+
 void RecipeBindings::BindTrain() {
   schema_.Bind("train.local_task", &recipe_->local_task, {.help = "the devices' half of the method"});
   schema_.Bind("train.optimizer", &optimizer_,
@@ -264,7 +297,7 @@ Status RecipeBindings::Store() {
   spec.seed = recipe_->seed;
   spec.rounds = static_cast<uint32_t>(rounds_);
   spec.cohort_size = static_cast<uint32_t>(cohort_size_);
-  spec.min_available_devices = min_available_ > 0 ? static_cast<uint32_t>(min_available_) : SelectionTarget(spec);
+  spec.min_available_devices = min_available_ > 0 ? static_cast<uint32_t>(min_available_) : SelectionTarget(spec, 1);
   spec.min_reports = static_cast<uint32_t>(min_reports_ > 0 ? min_reports_ : cohort_size_);
   spec.max_abandoned_attempts = static_cast<uint32_t>(max_abandoned_);
   spec.selection_timeout = Seconds(selection_timeout_s_);
@@ -304,13 +337,14 @@ Status RecipeBindings::Store() {
   HEDDLE_RETURN_IF_ERROR(
       zo_.Store(schema_, recipe_->lora, recipe_->strategy, &recipe_->local_task, &learning_rate_, &train));
   // The tighter the bounds, the finer the grid of the sums: devices report exactly so many examples.
-  const uint64_t examples = local_steps_ * batch_size_ * gradient_accumulation_steps_;
+  const uint64_t examples = std::max(local_steps_, later_local_steps_) * batch_size_ * gradient_accumulation_steps_;
   recipe_->aggregator.max_num_examples = max_num_examples_ > 0 ? max_num_examples_ : examples;
   recipe_->aggregator.max_updates = cohort_size_;
   for (const auto& [name, value] : method_settings_) {
     if (value) recipe_->aggregator.method[name] = *value;
   }
   spec.max_num_examples = recipe_->aggregator.max_num_examples;
+  HEDDLE_RETURN_IF_ERROR(StoreStages());
   HEDDLE_RETURN_IF_ERROR(StoreCompression());
   HEDDLE_RETURN_IF_ERROR(StorePrivacy());
   return simulation_.Store(&recipe_->simulation, batch_size_);

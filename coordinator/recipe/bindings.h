@@ -33,6 +33,8 @@ class RecipeBindings {
  private:
   void BindModel();
   void BindStrategy();
+  void BindStages();
+  Status StoreStages();
   void BindMethods();
   void BindCompression();
   Status StoreCompression();
@@ -56,6 +58,7 @@ class RecipeBindings {
   std::vector<int64_t> rank_tiers_, layer_tiers_;
   std::map<std::string, std::optional<double>> method_settings_;  // of all methods; those that were given
   uint64_t rounds_ = 1, cohort_size_ = 1, min_available_ = 0, min_reports_ = 0, max_abandoned_ = 0;
+  uint64_t first_stage_rounds_ = 0, later_cohort_size_ = 0, later_local_steps_ = 0;
   double selection_timeout_s_ = 600, report_deadline_s_ = 600, max_poll_hold_s_ = 300;
   double min_retry_after_s_ = 1, max_retry_after_s_ = 60;
   uint64_t max_num_examples_ = 0;

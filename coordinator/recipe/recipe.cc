@@ -19,6 +19,7 @@
 #include "common/file.h"
 #include "common/random.h"
 #include "common/safetensors.h"
+#include "coordinator/engine/engine.h"
 #include "coordinator/recipe/base_folder.h"
 #include "coordinator/recipe/bindings.h"
 #include "coordinator/recipe/recipe_checks.h"
@@ -50,14 +51,25 @@ Status CheckRelations(const Recipe& recipe, const std::vector<std::string>& simu
   check(IsValidName(recipe.name), "name: it must be 1 to 40 of a-z, 0-9 and '-'");
   check(spec.min_reports <= spec.cohort_size,
         "strategy.min_reports: it must be at most strategy.cohort_size (" + std::to_string(spec.cohort_size) + ")");
+  check(spec.later_min_reports <= spec.later_cohort_size,
+        "strategy.min_reports: it must be at most strategy.later_cohort_size (" +
+            std::to_string(spec.later_cohort_size) + ")");
   const uint64_t batches = std::max(1U, recipe.train.gradient_accumulation_steps());
-  uint64_t most = uint64_t{recipe.train.local_steps()} * recipe.train.batch_size() * batches;
+  const uint64_t steps = std::max(recipe.train.local_steps(), recipe.later_local_steps);
+  uint64_t most = steps * recipe.train.batch_size() * batches;
   check(recipe.aggregator.max_num_examples >= most,
         "strategy.max_num_examples: devices will report " + std::to_string(most) +
             " (local_steps x batch_size x gradient_accumulation_steps), which is more");
   for (const std::string& mistake : simulation_mistakes) check(false, mistake);
   if (Status lora = recipe.lora.Validate(); !lora.ok()) check(false, "lora: " + lora.message());
   if (Status plan = protocol::Validate(recipe.train); !plan.ok()) check(false, plan.message());
+  if (mistakes.empty()) {
+    // What is left of what the engine asks, so that a recipe that is read can be run.
+    RunSpec whole = spec;
+    whole.id = RunId(recipe.name);
+    whole.local_task = "any";
+    if (Status taken = CheckRunSpec(whole); !taken.ok()) check(false, "strategy: " + taken.message());
+  }
   return mistakes.empty() ? OkStatus() : InvalidArgument("the recipe contradicts itself:" + mistakes);
 }
 
@@ -77,8 +89,11 @@ Status CheckStrategy(const Recipe& recipe) {
   const StateDict& parent = *first;
   options.kept.clear();  // of the adapter's own tensors, which CheckStrategyTakes sees
   options.fresh_adapter = [&](uint32_t) -> Result<StateDict> { return parent; };
-  auto aggregator = aggregation::MakeAggregator(recipe.strategy, parent, options);
-  if (!aggregator.ok()) return aggregator.status().Annotate("strategy");
+  for (const uint32_t round : {1U, recipe.spec.first_stage_rounds + 1}) {
+    options.cohort = options.max_updates = SizesOf(recipe.spec, round).cohort_size;
+    const auto aggregator = aggregation::MakeAggregator(recipe.strategy, parent, options);
+    if (!aggregator.ok()) return aggregator.status().Annotate("strategy");
+  }
   const auto rules = aggregation::RulesOf(recipe.strategy, options);
   if (!rules.ok()) return rules.status().Annotate("strategy");
   if (!rules->mixed_ranks && !recipe.ranks.empty()) {
@@ -347,7 +362,7 @@ aggregation::AggregatorOptions Recipe::AggregatorOf(uint32_t round) const {
   if (!lora.rank_pattern.empty() || !lora.alpha_pattern.empty()) {
     options.scaling_of = [config = lora](std::string_view path) { return config.ScalingOf(path); };
   }
-  options.cohort = spec.cohort_size;
+  options.cohort = options.max_updates = SizesOf(spec, round).cohort_size;
   if (!depths.empty()) {
     options.layers_of = [depths = depths, seed = seed](std::string_view device) {
       return static_cast<uint32_t>(depths.Of(DeviceId(std::string(device)), seed, "layers"));
@@ -356,7 +371,7 @@ aggregation::AggregatorOptions Recipe::AggregatorOf(uint32_t round) const {
   const v1::ZerothOrder& zo = train.zo();
   options.zo.learning_rate = LearningRateOf(round);
   options.zo.peak_learning_rate = train.learning_rate();
-  options.zo.local_steps = train.local_steps();
+  options.zo.local_steps = LocalStepsOf(round);
   options.zo.num_perturbations = std::max(1U, zo.num_perturbations());
   if (zo.zo_eps() > 0) options.zo.epsilon = zo.zo_eps();
   if (zo.clip_projected_grad() > 0) options.zo.max_scalar = zo.clip_projected_grad();

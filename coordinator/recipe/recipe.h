@@ -45,7 +45,8 @@ struct Recipe {
   DeviceTiers depths;                // [strategy] device_layers, layer_tiers: how many layers a device can hold; 0: all
   std::string strategy = "FedAvg";   // [strategy] name
   RunSpec spec;  // [strategy] num_server_rounds, cohort_size, over_selection, min_available_devices, min_reports,
-                 //  selection_timeout_s, report_deadline_s, max_abandoned_attempts; `id` is left empty
+                 //  first_stage_rounds, later_cohort_size, selection_timeout_s, report_deadline_s,
+                 //  max_abandoned_attempts; `id` is left empty
   compression::Pipeline upload;  // [compression] upload: how devices make their updates smaller; empty: not at all
   compression::Pipeline later_upload;  // [compression] later_upload: in rounds above upload_rounds
   uint32_t upload_rounds = 0;          // [compression] upload_rounds; 0: all rounds, and there is no other upload
@@ -55,6 +56,7 @@ struct Recipe {
   double privacy_delta = privacy::kDefaultDelta;  // [privacy] delta: only for what is said of the guarantee
   aggregation::AggregatorOptions aggregator;  // [strategy] max_abs, max_norm, max_num_examples, the method's own keys
   v1::TrainPlan train;                        // [train]
+  uint32_t later_local_steps = 0;             // [train] later_local_steps; 0: as in the first stage
   std::string learning_rate_schedule = "constant";  // [train] "constant" or "cosine" over the rounds
   SimulatedDevices simulation;                      // [simulation]
   std::string resolved_json;                        // for run.json
@@ -68,6 +70,10 @@ struct Recipe {
                                  const std::map<std::string, std::string>& overrides = {});
 
   double LearningRateOf(uint32_t round) const;  // with the schedule applied
+  uint32_t LocalStepsOf(uint32_t round) const;
+  // In the whole run, of a device that takes part in every round; and of the devices of all cohorts together.
+  uint64_t StepsOfADevice() const;
+  uint64_t StepsOfAllCohorts() const;
   const compression::Pipeline& UploadOf(uint32_t round) const {
     return upload_rounds > 0 && round > upload_rounds ? later_upload : upload;
   }

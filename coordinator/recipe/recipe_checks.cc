@@ -38,6 +38,7 @@ Status CheckSeeds(const Recipe& recipe) {
     refuse(recipe.train.warmup_steps() != 0, "train.warmup_steps", "steps of a task are of one size");
     const std::string& schedule = recipe.train.lr_scheduler_type();
     refuse(!schedule.empty() && schedule != "constant", "train.lr_scheduler_type", "steps of a task are of one size");
+    refuse(recipe.later_local_steps > 0, "train.later_local_steps", "a ledger's tasks are of one size; remove it");
     refuse(recipe.train.gradient_accumulation_steps() > 1, "train.gradient_accumulation_steps",
            "a step is of one batch; raise batch_size");
   }

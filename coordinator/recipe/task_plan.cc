@@ -1,15 +1,46 @@
 // The half of recipe.h that says what a device is asked to do in a round.
+#include <algorithm>
+#include <utility>
+
 #include "aggregation/averaging/few_shot.h"
 #include "aggregation/layer_groups.h"
 #include "aggregation/parts/sub_models.h"
 #include "common/random.h"
+#include "coordinator/engine/engine.h"
 #include "coordinator/recipe/recipe.h"
 
 namespace heddle::coordinator {
 
+uint32_t Recipe::LocalStepsOf(uint32_t round) const {
+  const bool later = spec.first_stage_rounds > 0 && round > spec.first_stage_rounds;
+  return later && later_local_steps > 0 ? later_local_steps : train.local_steps();
+}
+
+namespace {
+
+// Rounds of the first stage and of the second.
+std::pair<uint32_t, uint32_t> Stages(const RunSpec& spec) {
+  const uint32_t first = spec.first_stage_rounds > 0 ? std::min(spec.first_stage_rounds, spec.rounds) : spec.rounds;
+  return {first, spec.rounds - first};
+}
+
+}  // namespace
+
+uint64_t Recipe::StepsOfADevice() const {
+  const auto [first, second] = Stages(spec);
+  return uint64_t{first} * LocalStepsOf(1) + uint64_t{second} * LocalStepsOf(first + 1);
+}
+
+uint64_t Recipe::StepsOfAllCohorts() const {
+  const auto [first, second] = Stages(spec);
+  return uint64_t{first} * LocalStepsOf(1) * SizesOf(spec, 1).cohort_size +
+         uint64_t{second} * LocalStepsOf(first + 1) * SizesOf(spec, first + 1).cohort_size;
+}
+
 v1::TrainPlan Recipe::TrainPlanOf(uint32_t round) const {
   v1::TrainPlan plan = train;
   plan.set_learning_rate(LearningRateOf(round));
+  plan.set_local_steps(LocalStepsOf(round));
   const aggregation::DeviceRules rules = RulesOf(round);
   if (rules.seeds.on) {
     v1::SharedSeeds& seeds = *plan.mutable_seeds();

@@ -237,8 +237,9 @@ AdminApi::Reply AdminApi::ShowRun(const RunId& id) {
   auto run = context_.store->GetRun(id);
   if (!run.ok()) return Problem(run.status());
   json::object out = RunObject(run->run);
-  out["rounds"] = run->origin.spec.rounds;
-  out["cohort_size"] = run->origin.spec.cohort_size;
+  const RunSpec& spec = run->origin.spec;
+  out["rounds"] = spec.rounds;
+  out["cohort_size"] = SizesOf(spec, std::min(run->run.committed_rounds + 1, spec.rounds)).cohort_size;
   out["folder"] = (context_.config->runs() / id.value()).string();
   return {200, "application/json", json::serialize(out) + "\n"};
 }

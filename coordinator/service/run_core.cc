@@ -364,7 +364,7 @@ bool RunCore::IsOpen(const AssignmentId& id, const DeviceId& device) const {
 RunProgress RunCore::Progress() const {
   RunProgress out;
   out.rounds = origin_.spec.rounds;
-  out.cohort_size = origin_.spec.cohort_size;
+  out.cohort_size = SizesOf(origin_.spec, 1).cohort_size;
   out.max_update_bytes = origin_.spec.max_update_bytes;
   out.last_train_loss = last_train_loss_;
   const Traffic now = TrafficNow();
@@ -381,6 +381,7 @@ RunProgress RunCore::Progress() const {
     out.round = round->round;
     out.attempt = round->attempt;
     out.phase = round->phase;
+    out.cohort_size = SizesOf(origin_.spec, round->round).cohort_size;
   }
   return out;
 }

@@ -77,7 +77,7 @@ struct RunProgress {
   uint32_t round = 0, attempt = 0;  // the present ones
   RoundPhase phase = RoundPhase::kSelecting;
   size_t waiting = 0, open = 0, accepted = 0;
-  uint32_t cohort_size = 0;
+  uint32_t cohort_size = 0;  // of the present round
   uint64_t max_update_bytes = 0;
   std::optional<double> last_train_loss;  // of the newest committed round; none where no device told one
   Traffic traffic;                        // since this program took the run up

@@ -31,6 +31,16 @@ void VisitFields(Spec& spec, Visitor&& visit) {
   visit("max_num_examples", spec.max_num_examples);
 }
 
+constexpr const char* kFirstStage = "first_stage_rounds";
+
+template <typename Spec, typename Visitor>
+void VisitSecondStage(Spec& spec, Visitor&& visit) {
+  visit(kFirstStage, spec.first_stage_rounds);
+  visit("later_cohort_size", spec.later_cohort_size);
+  visit("later_min_available_devices", spec.later_min_available_devices);
+  visit("later_min_reports", spec.later_min_reports);
+}
+
 json::value ToJson(const RunId& id) { return json::value(id.value()); }
 json::value ToJson(const std::string& text) { return json::value(text); }
 json::value ToJson(uint32_t number) { return json::value(uint64_t{number}); }
@@ -59,7 +69,9 @@ void FromJson(const json::value& value, Duration* duration) { *duration = Durati
 
 std::string RunSpecToJson(const RunSpec& spec) {
   json::object object;
-  VisitFields(spec, [&](const char* name, const auto& field) { object[name] = ToJson(field); });
+  const auto write = [&](const char* name, const auto& field) { object[name] = ToJson(field); };
+  VisitFields(spec, write);
+  if (spec.first_stage_rounds > 0) VisitSecondStage(spec, write);
   return json::serialize(object);
 }
 
@@ -69,10 +81,12 @@ Result<RunSpec> RunSpecFromJson(std::string_view text) {
   try {
     json::value value = json::parse(json::string_view(text.data(), text.size()));
     const json::object& object = value.as_object();
-    VisitFields(spec, [&](const char* name, auto& field) {
+    const auto read = [&](const char* name, auto& field) {
       at = name;
       FromJson(object.at(name), &field);
-    });
+    };
+    VisitFields(spec, read);
+    if (object.contains(kFirstStage)) VisitSecondStage(spec, read);
   } catch (const std::exception& error) {
     return DataLoss(std::string("the stored settings of a run are damaged at ") + at + ": " + error.what());
   }

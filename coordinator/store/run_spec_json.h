@@ -11,7 +11,8 @@
 namespace heddle::coordinator {
 
 std::string RunSpecToJson(const RunSpec& spec);
-// Every field must be there with its type; unknown ones are ignored. Errors: kDataLoss.
+// Every field must be there with its type; unknown ones are ignored. Those of a second stage stand only with a run that
+// has one: rows of before there were any have none. Errors: kDataLoss.
 Result<RunSpec> RunSpecFromJson(std::string_view json);
 
 }  // namespace heddle::coordinator

@@ -58,7 +58,7 @@ Status ForEach(size_t count, const std::function<Status(size_t)>& work) {
 Status Runner::Train(const std::vector<Job>& jobs) {
   uint64_t total = 0;
   for (const Job& job : jobs) {
-    total += uint64_t{job.batches} * options_.recipe.train.local_steps() * options_.recipe.spec.rounds;
+    total += uint64_t{job.batches} * options_.recipe.StepsOfADevice();
   }
   std::atomic<uint64_t> done{0};
   return ForEach(jobs.size(), [&](size_t i) { return TrainOne(jobs[i], done, total); });

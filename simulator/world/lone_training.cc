@@ -42,7 +42,7 @@ Status TrainAlone(const coordinator::Recipe& recipe, const LoneTraining& trainin
   HEDDLE_ASSIGN_OR_RETURN(const auto task, client::FindLocalTask(recipe.local_task));
   client::TaskInput input;
   input.train = client::ToTrainSettings(recipe.train);
-  input.train.local_steps *= recipe.spec.rounds;
+  input.train.local_steps = static_cast<uint32_t>(recipe.StepsOfADevice());
   // As several batches and not as a large one, which would need the memory of all of them.
   input.train.gradient_accumulation_steps =
       std::max(1U, input.train.gradient_accumulation_steps) * std::max(1U, training.batches);

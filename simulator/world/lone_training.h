@@ -1,6 +1,6 @@
 // One machine that trains alone, with a recipe's local task and settings: what a federated run is compared with. It
-// takes rounds x local_steps steps; a run on all devices' data with the batches of a whole cohort sees as many examples
-// as all devices of the run together.
+// takes the steps of a device of every round; a run on all devices' data with the batches of a whole cohort sees as
+// many examples as all devices of the run together.
 //
 // Thread-safety: TrainAlone from any thread, with folders of its own.
 #pragma once

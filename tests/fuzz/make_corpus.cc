@@ -229,6 +229,12 @@ void Coordinator() {
   const std::string json = coordinator::RunSpecToJson(spec);
   Write("fuzz_run_spec", "good", json);
   Write("fuzz_run_spec", "infinite", Replace(json, "\"1.3\"", "\"inf\""));
+  spec.first_stage_rounds = 15;
+  spec.later_cohort_size = spec.later_min_available_devices = 20;
+  spec.later_min_reports = 19;
+  Write("fuzz_run_spec", "stages", coordinator::RunSpecToJson(spec));
+  Write("fuzz_run_spec", "half-a-stage",
+        Replace(coordinator::RunSpecToJson(spec), "\"later_cohort_size\"", "\"latter_cohort_size\""));
   Write("fuzz_run_spec", "missing", Replace(json, "\"seed\"", "\"sed\""));
 }
 

@@ -79,6 +79,9 @@ void Recipes() {
         Replace(recipe, "FedAvg", "HetLoRA") +
             "[compression]\nupload = [\"top_k:0.1\", \"int8\", \"error_feedback\"]\ndownload = \"bf16\"\n");
   Write("fuzz_recipe", "private", recipe + "[privacy]\nupdate_clip = 0.2\nnoise_multiplier = 1.5\ndelta = 1e-6\n");
+  Write("fuzz_recipe", "stages",
+        Replace(Replace(recipe, "cohort_size = 2", "cohort_size = 2\nfirst_stage_rounds = 1\nlater_cohort_size = 3"),
+                "local_steps = 6", "local_steps = 6\nlater_local_steps = 1"));
   Write("fuzz_recipe", "unknown", Replace(recipe, "FedAvg", "FedAverage"));
 
   const std::string settings =
@@ -173,6 +176,9 @@ void Databases() {
   Write("fuzz_stored_rows", "negative-examples", set(26, "-1") + set(27, "-1") + set(28, "-1"));
   Write("fuzz_stored_rows", "same-device", set(19, "a"));
   Write("fuzz_stored_rows", "settings", set(5, json));
+  spec.first_stage_rounds = 1;
+  spec.later_cohort_size = spec.later_min_reports = spec.later_min_available_devices = 1;
+  Write("fuzz_stored_rows", "stages", set(5, RunSpecToJson(spec)));
   Write("fuzz_stored_rows", "other-settings", set(5, Replace(json, "lora_sft", "zo_sgd")) + set(6, "name = 1"));
   Write("fuzz_stored_rows", "material",
         set(8, R"({"folder":"/","overrides":{"seed":"2"},"base_model":[],"adapter_config":"{}"})") + set(7, "[[["));

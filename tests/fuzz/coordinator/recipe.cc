@@ -41,7 +41,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const auto read = RunSpecFromJson(written);
   Require(read.ok() && RunSpecToJson(*read) == written, "its settings survive their row", written);
 
-  for (const uint32_t round : {1U, (spec.rounds + 1) / 2, spec.rounds}) {
+  for (const uint32_t round : {1U, (spec.rounds + 1) / 2, spec.rounds, spec.first_stage_rounds + 1}) {
     const v1::TrainPlan plan = recipe->TrainPlanOf(round);
     Require(protocol::Validate(plan).ok(), "a device takes the plan of every round",
             protocol::Validate(plan).message());

@@ -159,8 +159,11 @@ void ContractChecker::OnWrite(const RoundRecord& round) {
   }
   if (round.phase == RoundPhase::kCommitting) {
     size_t accepted = AcceptedOf(key).size();
-    Expect(accepted >= spec_.min_reports, "a round with too few reports is being committed");
-    Expect(accepted <= spec_.cohort_size, "a round has more reports than its cohort");
+    const bool later = IsLater(round.round);
+    Expect(accepted >= (later ? spec_.later_min_reports : spec_.min_reports),
+           "a round with too few reports is being committed");
+    Expect(accepted <= (later ? spec_.later_cohort_size : spec_.cohort_size),
+           "a round has more reports than its cohort");
   }
   Expect((round.phase == RoundPhase::kCommitted) == !round.model.IsZero(),
          "a round has a model when it is committed and not otherwise");
@@ -346,9 +349,11 @@ void ContractChecker::CheckState(const Engine& engine) {
   size_t accepted = AcceptedOf(key).size();
   Expect(open == engine.open() && accepted == engine.accepted(), "the engine miscounts its assignments");
   Expect(open == 0 || round.phase == RoundPhase::kCollecting, "an assignment is open in a closed round");
-  Expect(open + accepted <= SelectionTarget(spec_), "more devices are at work than the round needs");
+  Expect(open + accepted <= SelectionTarget(spec_, round.round), "more devices are at work than the round needs");
   if (round.phase == RoundPhase::kSelecting) {
-    Expect(polls_.size() < spec_.min_available_devices, "enough devices wait and nothing happens");
+    const bool later = IsLater(round.round);
+    Expect(polls_.size() < (later ? spec_.later_min_available_devices : spec_.min_available_devices),
+           "enough devices wait and nothing happens");
   }
 }
 

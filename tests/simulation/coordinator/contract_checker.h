@@ -40,6 +40,8 @@ class ContractChecker {
   using AttemptKey = std::pair<uint32_t, uint32_t>;
 
   void Expect(bool condition, const std::string& sentence);
+  // Of the second stage.
+  bool IsLater(uint32_t round) const { return spec_.first_stage_rounds != 0 && spec_.first_stage_rounds < round; }
 
   void OnWrite(const Record& record);
   void OnWrite(const RunRecord& run);

@@ -29,6 +29,13 @@ RunSpec DrawSpec(PhiloxStream& random, uint64_t seed) {
   spec.max_retry_after = Seconds(5);
   spec.max_update_bytes = 1000;
   spec.max_num_examples = 80;
+  // Some runs have a second stage: of a stream of its own, so that the other worlds stay.
+  if (PhiloxStream stages(DeriveSeed(seed, "second stage", "")); stages.NextBelow(4) == 0) {
+    spec.first_stage_rounds = 1 + stages.NextBelow(2);
+    spec.later_cohort_size = 1 + stages.NextBelow(4);
+    spec.later_min_available_devices = spec.min_available_devices;
+    spec.later_min_reports = 1 + stages.NextBelow(std::min(spec.later_cohort_size, spec.min_available_devices));
+  }
   return spec;
 }
 
@@ -610,7 +617,10 @@ void CoordinatorWorld::CheckEnd() {
       continue;
     }
     if (round.phase != RoundPhase::kCommitted) return Breach("a round is open after the end of the run");
-    if (updates.size() < spec_.min_reports) return Breach("a round was committed with too few updates");
+    const bool later = spec_.first_stage_rounds > 0 && round.round > spec_.first_stage_rounds;
+    if (updates.size() < (later ? spec_.later_min_reports : spec_.min_reports)) {
+      return Breach("a round was committed with too few updates");
+    }
     if (round.model != ModelOf(round.parent, updates)) {
       return Breach("the model of round " + std::to_string(round.round) + " is not made of its accepted updates");
     }

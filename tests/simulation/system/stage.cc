@@ -107,12 +107,13 @@ DeviceId Stage::DeviceName(size_t index) {
 
 std::string Stage::Serial(size_t index) { return "5e" + std::to_string(100 + index); }
 
-std::string Stage::Recipe(uint64_t seed, const std::vector<std::pair<std::string, std::string>>& strategy,
-                          bool layers) {
+std::string Stage::Recipe(uint64_t seed, const std::vector<std::pair<std::string, std::string>>& strategy, bool layers,
+                          const std::string& train) {
   std::string text = "name = \"system\"\nseed = " + std::to_string(seed >> 1) + "\n[model]\nbase = \"" +
                      (layers ? "deep" : "base") +
                      "\"\n[lora]\nr = 1\ntarget_modules = [\"q_proj\"]\n"
-                     "[train]\nlocal_steps = 8\nbatch_size = 8\nsequence_length = 32\n[strategy]\n";
+                     "[train]\nlocal_steps = 8\nbatch_size = 8\nsequence_length = 32\n" +
+                     train + "[strategy]\n";
   for (const auto& [key, value] : strategy) text += key + " = " + value + "\n";
   return text;
 }

@@ -42,9 +42,10 @@ class Stage {
   static DeviceId DeviceName(size_t index);
   static std::string Serial(size_t index);  // of the first certificate
 
-  // The recipe with these settings of [strategy], for the base model of one layer or the one of kLayers (layers.h).
+  // The recipe with these settings of [strategy], for the base model of one layer or the one of kLayers (layers.h),
+  // with these lines more in [train].
   static std::string Recipe(uint64_t seed, const std::vector<std::pair<std::string, std::string>>& strategy,
-                            bool layers = false);
+                            bool layers = false, const std::string& train = "");
 
  private:
   void MakeDatabase();

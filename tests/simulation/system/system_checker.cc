@@ -112,6 +112,9 @@ void SystemChecker::OnCheckin(const std::string& device, const Network::Answer& 
   const std::string& id = task.assignment_id();
   if (has_ledger()) models_[initial_].ledger = EmptyLedger(task.plan().train(), initial_);
   CheckStart(device, task);
+  if (task.plan().train().local_steps() != (IsLater(task.round()) ? second_stage_->local_steps : kLocalSteps)) {
+    return Breach("a task of round " + std::to_string(task.round()) + " has another number of steps");
+  }
   if (auto before = issued_.find(id); before != issued_.end()) {
     const Issued& old = before->second;
     if (old.device != device || old.round != task.round() || old.attempt != task.attempt()) {
@@ -369,7 +372,7 @@ VersionFiles SystemChecker::Follow(const RoundRecord& round, const Version& pare
   }
   std::vector<std::pair<const Values*, uint64_t>> values;
   for (const auto& [update, examples] : accepted) values.emplace_back(update->values.get(), examples);
-  *next = NextVersion(method_, parent, values, spec_.cohort_size);
+  *next = NextVersion(method_, parent, values, CohortOf(round.round));
   return FilesOf(model_spec_, *next);
 }
 
@@ -390,6 +393,7 @@ void SystemChecker::CheckModel(const RoundRecord& round, const Version& parent, 
     accepted.emplace_back(&known->second.update, row.metrics.num_examples);
   }
   if (accepted.size() < spec_.min_reports) return Breach(name + " was committed with too few updates");
+  if (accepted.size() > CohortOf(round.round)) return Breach(name + " was committed with too many updates");
   const VersionFiles files = Follow(round, parent, accepted, next);
   if (Sha256(files.model) != round.model) {
     return Breach("the model of " + name + " is not what " + MethodName(method_) + " makes of its " +

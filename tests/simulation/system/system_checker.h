@@ -40,12 +40,24 @@ struct Counts {
   uint64_t cleaned = 0;  // blobs that were thrown away
 };
 
+// Rounds above `after` have a cohort and steps of their own.
+struct SecondStage {
+  uint32_t after = 0, cohort_size = 0, local_steps = 0;
+};
+
 class SystemChecker {
  public:
   // `seed`: of the world. `cleans`: the coordinator throws away what nothing needs any more. `rounds_downloads`:
   // devices get models in bfloat16.
-  SystemChecker(Timeline& time, CoordinatorHost& host, uint64_t seed, Method method, bool cleans, bool rounds_downloads)
-      : time_(time), host_(host), seed_(seed), method_(method), cleans_(cleans), rounds_downloads_(rounds_downloads) {}
+  SystemChecker(Timeline& time, CoordinatorHost& host, uint64_t seed, Method method, bool cleans, bool rounds_downloads,
+                std::optional<SecondStage> second_stage)
+      : time_(time),
+        host_(host),
+        seed_(seed),
+        method_(method),
+        cleans_(cleans),
+        rounds_downloads_(rounds_downloads),
+        second_stage_(second_stage) {}
   bool cleans() const { return cleans_; }
 
   const std::optional<std::string>& breach() const { return breach_; }
@@ -128,6 +140,8 @@ class SystemChecker {
                       const std::vector<std::pair<const MadeUpdate*, uint64_t>>& accepted, Version* next);
   const Values& Replayed(const zo::Ledger& ledger);
   void CheckBlob(const Sha256Digest& digest, const std::string& what);
+  bool IsLater(uint32_t round) const { return second_stage_ && round > second_stage_->after; }
+  uint32_t CohortOf(uint32_t round) const { return IsLater(round) ? second_stage_->cohort_size : spec_.cohort_size; }
   void CheckStart(const std::string& device, const v1::TaskAssignment& task);
   Share ShareFor(const std::string& device, const v1::TaskAssignment& task) const;
   void Count(v1::ReportVerdict verdict);
@@ -137,6 +151,7 @@ class SystemChecker {
   uint64_t seed_;
   Method method_;
   bool cleans_, rounds_downloads_;
+  std::optional<SecondStage> second_stage_;
   std::optional<std::string> breach_;
   std::optional<RunId> run_;
   coordinator::RunSpec spec_;

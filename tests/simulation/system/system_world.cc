@@ -30,7 +30,8 @@ SystemWorld::SystemWorld(Stage& stage, uint64_t seed)
       time_(seed),
       host_(stage, time_, seed),
       network_(time_, host_),
-      checker_(time_, host_, seed, DrawMethod(seed), DeriveSeed(seed, "cleaning", "") % 3 == 0, RoundsDownloads(seed)),
+      checker_(time_, host_, seed, DrawMethod(seed), DeriveSeed(seed, "cleaning", "") % 3 == 0, RoundsDownloads(seed),
+               DrawSecondStage(seed)),
       rogue_(time_, network_, checker_, machines_) {
   DrawWeather();
   DrawMachines();
@@ -125,10 +126,22 @@ Method SystemWorld::DrawMethod(uint64_t seed) {
 
 bool SystemWorld::RoundsDownloads(uint64_t seed) { return DeriveSeed(seed, "download", "") % 4 == 0; }
 
+// One world in eight; of a stream of its own that draws no kept seed, as the parts of the model.
+std::optional<SecondStage> SystemWorld::DrawSecondStage(uint64_t seed) {
+  const uint64_t draw = DeriveSeed(seed, "second stage", "");
+  if (draw % 8 != 0) return std::nullopt;
+  PhiloxStream random(draw);
+  // The tasks of a ledger are of one size.
+  const uint32_t steps = HasLedger(DrawMethod(seed)) ? kLocalSteps : 1 + random.NextBelow(kLocalSteps);
+  return SecondStage{.after = 1 + random.NextBelow(8), .cohort_size = 2 + random.NextBelow(14), .local_steps = steps};
+}
+
 std::string SystemWorld::DrawRecipe() {
   const uint32_t cohort = 5 + time_.Below(8);
   const double over = 1 + 0.25 * time_.Below(3);
-  const uint32_t min_reports = 1 + time_.Below(cohort);
+  const auto second_stage = DrawSecondStage(seed_);
+  const uint32_t drawn_reports = 1 + time_.Below(cohort);
+  const uint32_t min_reports = second_stage ? std::min(drawn_reports, second_stage->cohort_size) : drawn_reports;
   const uint32_t available = std::max(min_reports, time_.Below(2) == 0 ? cohort : 3 + time_.Below(10));
   const Method method = DrawMethod(seed_);
   const bool layers = HasLayers(method);
@@ -149,6 +162,14 @@ std::string SystemWorld::DrawRecipe() {
     // In some devices clip their updates and add noise to them, and tell no losses.
     if (DeriveSeed(seed_, "privacy", "") % 4 == 0) more += "[privacy]\nupdate_clip = 0.5\nnoise_multiplier = 0.1\n";
   }
+  std::string train;
+  if (second_stage) {
+    more = "first_stage_rounds = " + std::to_string(second_stage->after) +
+           "\nlater_cohort_size = " + std::to_string(second_stage->cohort_size) + "\n" + more;
+    if (second_stage->local_steps != kLocalSteps) {
+      train = "later_local_steps = " + std::to_string(second_stage->local_steps) + "\n";
+    }
+  }
   return Stage::Recipe(seed_,
                        {{"num_server_rounds", "10"},
                         {"cohort_size", std::to_string(cohort)},
@@ -164,7 +185,7 @@ std::string SystemWorld::DrawRecipe() {
                         {"max_abs", Text(kMaxAbs)},
                         {"max_norm", Text(kMaxNorm)},
                         {"max_num_examples", std::to_string(kMaxExamples)}},
-                       layers) +
+                       layers, train) +
          more;
 }
 

@@ -37,6 +37,7 @@ class SystemWorld {
   void DrawTroubles();
   static Method DrawMethod(uint64_t seed);
   static bool RoundsDownloads(uint64_t seed);
+  static std::optional<SecondStage> DrawSecondStage(uint64_t seed);
   std::string DrawRecipe();
 
   // ---- the coordinator ----

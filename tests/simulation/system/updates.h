@@ -26,6 +26,7 @@ namespace heddle::system_simulation {
 inline constexpr double kMaxAbs = 4.0;
 inline constexpr double kMaxNorm = 6.0;
 inline constexpr uint64_t kMaxExamples = 64;
+inline constexpr uint32_t kLocalSteps = 8;  // of a task, before a second stage
 
 // What a device may get wrong, on purpose or not.
 enum class Flaw {

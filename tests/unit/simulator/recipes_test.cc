@@ -136,6 +136,12 @@ TEST_P(EveryRecipe, RunsTwoRoundsWithATinyModel) {
     options.overrides["simulation.num_devices"] = "6";
     options.overrides["simulation.max_test_examples"] = "4";
   }
+  const bool stages = recipe->spec.first_stage_rounds > 0;
+  if (stages) {  // a round of each
+    options.overrides["strategy.first_stage_rounds"] = options.overrides["compression.upload_rounds"] = "1";
+    options.overrides["strategy.later_cohort_size"] = "6";
+    options.overrides["train.later_local_steps"] = "3";
+  }
   // The small models have two layers.
   const bool biases = !recipe->lora.bias_only_layers.empty();
   if (biases || (encoder && !recipe->lora.layers_to_transform.empty())) {
@@ -154,6 +160,13 @@ TEST_P(EveryRecipe, RunsTwoRoundsWithATinyModel) {
   const json::object last = json::parse(second).as_object();
   EXPECT_NE(last.at("adapter_sha256"), last.at("parent_sha256")) << "the second round changed nothing";
   EXPECT_GT(last.at("compute_seconds").to_number<double>(), 0);
+  if (stages) {
+    const json::object before = json::parse(first).as_object();
+    EXPECT_EQ(before.at("num_accepted").to_number<int>(), 2);
+    EXPECT_EQ(before.at("num_examples").to_number<int>(), 2 * 1 * 2);
+    EXPECT_EQ(last.at("num_accepted").to_number<int>(), 6);
+    EXPECT_EQ(last.at("num_examples").to_number<int>(), 6 * 3 * 2);
+  }
   bool power = false;
   for (const auto& profile : recipe->simulation.profiles) power = power || profile.watts > 0;
   EXPECT_EQ(last.contains("tokens_per_joule"), power);

@@ -168,6 +168,13 @@ rc::Gen<RunSpec> AnySpec() {
     spec.over_selection = 1 + *rc::gen::inRange(0, 5) * 0.25;
     spec.min_reports = *rc::gen::inRange<uint32_t>(1, spec.cohort_size + 1);
     spec.min_available_devices = *rc::gen::inRange<uint32_t>(spec.min_reports, spec.min_reports + 5);
+    spec.first_stage_rounds = *rc::gen::inRange<uint32_t>(0, 4);
+    if (spec.first_stage_rounds > 0) {
+      spec.later_cohort_size = *rc::gen::inRange<uint32_t>(1, 5);
+      spec.later_min_reports = *rc::gen::inRange<uint32_t>(1, spec.later_cohort_size + 1);
+      spec.later_min_available_devices =
+          *rc::gen::inRange<uint32_t>(spec.later_min_reports, spec.later_min_reports + 5);
+    }
     spec.max_abandoned_attempts = *rc::gen::inRange<uint32_t>(1, 6);
     return spec;
   });

@@ -48,6 +48,61 @@ TEST(Rounds, ExpireTheOpenAssignmentsWhenTheyClose) {
   EXPECT_EQ(world.engine().open(), 0U);
 }
 
+// A second stage with more devices, of which all must be there and one may be missing at the end.
+RunSpec TwoStages() {
+  RunSpec spec = SmallSpec();
+  spec.rounds = 3;
+  spec.first_stage_rounds = 1;
+  spec.later_cohort_size = 4;
+  spec.later_min_available_devices = 4;
+  spec.later_min_reports = 3;
+  return spec;
+}
+
+void EndFirstStage(World& world) {
+  FillTwo(world);
+  world.Report("a");
+  world.Report("b");
+  world.ModelReady();
+  ASSERT_EQ(world.round().round, 2U);
+}
+
+TEST(Rounds, OfTheSecondStageHaveItsSizesAlsoAfterARestart) {
+  World world(TwoStages());
+  EndFirstStage(world);
+  for (const char* name : {"a", "b", "c"}) {
+    world.Checkin(name);
+    EXPECT_EQ(world.round().phase, RoundPhase::kSelecting);
+  }
+  EXPECT_EQ(World::Assigned(world.Checkin("d")), (std::set<std::string>{"a", "b", "c", "d"}));
+  for (const char* name : {"a", "b", "c"}) world.Report(name);
+  EXPECT_EQ(world.round().phase, RoundPhase::kCollecting);
+  world.Restart();
+  EXPECT_EQ(world.round().phase, RoundPhase::kCollecting);
+  EXPECT_EQ(Only<CommitEffect>(world.Report("d")).accepted.size(), 4U);
+  world.Restart();
+  EXPECT_EQ(world.round().phase, RoundPhase::kCommitting);
+  world.ModelReady();
+  EXPECT_EQ(world.round().round, 3U);
+}
+
+TEST(Rounds, OfTheSecondStageCommitAndAreAbandonedByItsMinReports) {
+  World enough(TwoStages());
+  EndFirstStage(enough);
+  for (const char* name : {"a", "b", "c", "d"}) enough.Checkin(name);
+  for (const char* name : {"a", "b", "c"}) enough.Report(name);
+  EXPECT_EQ(Only<CommitEffect>(enough.TickAtDeadline()).accepted.size(), 3U);
+
+  World few(TwoStages());
+  EndFirstStage(few);
+  for (const char* name : {"a", "b", "c", "d"}) few.Checkin(name);
+  for (const char* name : {"a", "b"}) few.Report(name);
+  few.TickAtDeadline();
+  EXPECT_EQ(few.round().round, 2U);
+  EXPECT_EQ(few.round().attempt, 2U);
+  EXPECT_NE((few.rounds().at({2, 1}).reason.find("min_reports is 3")), std::string::npos);
+}
+
 TEST(Rounds, CommitAtTheirDeadlineWithMinReports) {
   RunSpec spec = SmallSpec();
   spec.min_reports = 1;

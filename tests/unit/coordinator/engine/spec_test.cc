@@ -34,6 +34,17 @@ TEST(RunSpecCheck, FindsEachMistakeAndNamesIt) {
       {"more reports than the cohort", [](RunSpec& s) { s.min_reports = 3; }, "min_reports is 3"},
       {"fewer devices than reports", [](RunSpec& s) { s.min_available_devices = 1; },
        "min_available_devices is 1 but must be at least min_reports (2)"},
+      {"many first rounds", [](RunSpec& s) { s.first_stage_rounds = 1'000'001; }, "first_stage_rounds is 1000001"},
+      {"no later cohort", [](RunSpec& s) { s.first_stage_rounds = 1; },
+       "later_cohort_size is 0 but must be between 1 and 1000000; later_min_available_devices is 0"},
+      {"more later reports than the later cohort",
+       [](RunSpec& s) {
+         s.first_stage_rounds = 1;
+         s.later_cohort_size = s.later_min_available_devices = 4;
+         s.later_min_reports = 5;
+       },
+       "later_min_reports is 5 but must be between 1 and later_cohort_size (4); later_min_available_devices is 4 but "
+       "must be at least later_min_reports (5)"},
       {"selection timeout", [](RunSpec& s) { s.selection_timeout = {}; }, "selection_timeout is 0 s"},
       {"report deadline", [](RunSpec& s) { s.report_deadline = Seconds(-1); }, "report_deadline is -1 s"},
       {"long deadline", [](RunSpec& s) { s.report_deadline = Duration::max(); }, "report_deadline is"},
@@ -87,13 +98,30 @@ TEST(SelectionTarget, RoundsUpButNotForAnErrorOfTheLastBit) {
   auto target = [&](uint32_t cohort, double over) {
     spec.cohort_size = cohort;
     spec.over_selection = over;
-    return SelectionTarget(spec);
+    return SelectionTarget(spec, 1);
   };
   EXPECT_EQ(target(10, 1), 10U);
   EXPECT_EQ(target(10, 1.1), 11U);  // 10 * 1.1 is 11.000000000000002
   EXPECT_EQ(target(10, 1.01), 11U);
   EXPECT_EQ(target(3, 1.5), 5U);
   EXPECT_EQ(target(1, 100), 100U);
+}
+
+TEST(SelectionTarget, IsThatOfTheRoundsStage) {
+  RunSpec spec = SmallSpec();
+  spec.over_selection = 1.5;
+  spec.first_stage_rounds = 3;
+  spec.later_cohort_size = 5;
+  spec.later_min_available_devices = 7;
+  spec.later_min_reports = 4;
+  EXPECT_TRUE(CheckRunSpec(spec).ok()) << CheckRunSpec(spec);
+  EXPECT_EQ(SelectionTarget(spec, 1), 3U);
+  EXPECT_EQ(SelectionTarget(spec, 3), 3U);
+  EXPECT_EQ(SelectionTarget(spec, 4), 8U);
+  EXPECT_EQ(SizesOf(spec, 3), (RoundSizes{2, 2, 2}));
+  EXPECT_EQ(SizesOf(spec, 4), (RoundSizes{5, 7, 4}));
+  spec.first_stage_rounds = 0;
+  EXPECT_EQ(SizesOf(spec, 4), (RoundSizes{2, 2, 2}));
 }
 
 }  // namespace

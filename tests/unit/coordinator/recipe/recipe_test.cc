@@ -77,6 +77,59 @@ TEST(RecipeText, TakesZeroAsTheSizeThatFollowsFromTheOthers) {
   EXPECT_EQ(recipe->aggregator.max_num_examples, 21U);
 }
 
+TEST(RecipeText, ASecondStageHasACohortAndStepsOfItsOwn) {
+  auto recipe = Load(
+      "[strategy]\nnum_server_rounds = 5\nfirst_stage_rounds = 3\ncohort_size = 2\nlater_cohort_size = 6\n"
+      "over_selection = 1.5\n[train]\nlocal_steps = 4\nlater_local_steps = 1\nbatch_size = 8\n");
+  ASSERT_TRUE(recipe.ok()) << recipe.status();
+  EXPECT_EQ(SizesOf(recipe->spec, 3), (RoundSizes{2, 3, 2}));
+  EXPECT_EQ(SizesOf(recipe->spec, 4), (RoundSizes{6, 9, 6}));
+  EXPECT_EQ(recipe->TrainPlanOf(3).local_steps(), 4U);
+  EXPECT_EQ(recipe->TrainPlanOf(4).local_steps(), 1U);
+  EXPECT_EQ(recipe->AggregatorOf(3).max_updates, 2U);
+  EXPECT_EQ(recipe->AggregatorOf(4).max_updates, 6U);
+  EXPECT_EQ(recipe->AggregatorOf(4).cohort, 6U);
+  EXPECT_EQ(recipe->StepsOfADevice(), 3U * 4 + 2U * 1);
+  EXPECT_EQ(recipe->StepsOfAllCohorts(), 2U * 3 * 4 + 6U * 2 * 1);
+  EXPECT_EQ(recipe->spec.max_num_examples, 32U);
+
+  auto longer = Load(
+      "[strategy]\nnum_server_rounds = 2\nfirst_stage_rounds = 3\nmin_reports = 1\nmin_available_devices = 7\n"
+      "[train]\nlater_local_steps = 40\nbatch_size = 8\n");
+  ASSERT_TRUE(longer.ok()) << longer.status();
+  EXPECT_EQ(SizesOf(longer->spec, 4), (RoundSizes{1, 7, 1}));
+  EXPECT_EQ(longer->StepsOfADevice(), 20U) << "the run ends within its first stage";
+  EXPECT_EQ(longer->spec.max_num_examples, 320U);
+  EXPECT_EQ(Load("")->resolved_json.find("stage"), std::string::npos) << "the names of runs of one stage stay";
+}
+
+TEST(RecipeText, RefusesStagesThatDoNotFit) {
+  const std::string alone = "strategy.first_stage_rounds: it goes with";
+  EXPECT_THAT(Refusal("[strategy]\nfirst_stage_rounds = 3\n"), HasSubstr(alone));
+  EXPECT_THAT(Refusal("[strategy]\nlater_cohort_size = 3\n"), HasSubstr(alone));
+  EXPECT_THAT(Refusal("[train]\nlater_local_steps = 3\n"), HasSubstr(alone));
+  const std::string stages = "[strategy]\nfirst_stage_rounds = 3\ncohort_size = 4\nlater_cohort_size = 2\n";
+  EXPECT_THAT(Refusal(stages + "min_reports = 3\n"),
+              HasSubstr("strategy.min_reports: it must be at most strategy.later_cohort_size (2)"));
+  EXPECT_THAT(Refusal(stages + "max_num_examples = 5\n[train]\nlater_local_steps = 20\nbatch_size = 8\n"),
+              HasSubstr("devices will report 160"));
+  // The sums of so many updates would have no precision left.
+  const std::string sums = "[strategy]\nfirst_stage_rounds = 1\ncohort_size = 4\nmax_abs = 3.4e10\n";
+  EXPECT_TRUE(Load(sums + "later_cohort_size = 8\n[train]\nlocal_steps = 32\n").ok());
+  EXPECT_THAT(Refusal(sums + "later_cohort_size = 64\n[train]\nlocal_steps = 32\n"), HasSubstr("strategy"));
+  EXPECT_THAT(Refusal("[strategy]\nname = \"FedKSeed\"\nfirst_stage_rounds = 3\n[train]\nlater_local_steps = 2\n"
+                      "lr_scheduler_type = \"constant\"\n"),
+              HasSubstr("train.later_local_steps: a ledger's tasks are of one size"));
+}
+
+TEST(RecipeText, RefusesSizesThatTheEngineWouldRefuse) {
+  EXPECT_THAT(Refusal("[strategy]\ncohort_size = 4\nmin_available_devices = 2\n"),
+              HasSubstr("min_available_devices is 2 but must be at least min_reports (4)"));
+  EXPECT_THAT(Refusal("[strategy]\ncohort_size = 100000\nover_selection = 100.0\n"),
+              HasSubstr("min_available_devices is 10000000"));
+  EXPECT_THAT(Refusal("[strategy]\nmin_retry_after_s = 0.0\n"), HasSubstr("min_retry_after is 0 s"));
+}
+
 TEST(RecipeText, NamesTheNearestKeyOfAnUnknownOne) {
   EXPECT_THAT(Refusal("[strategy]\ncohort_sise = 3\n"), HasSubstr("strategy.cohort_size"));
   EXPECT_THAT(Refusal("[lora]\nlora_alfa = 3\n"), HasSubstr("lora.lora_alpha"));

@@ -21,6 +21,10 @@ inline RunSpec FullSpec(const std::string& id) {
   spec.over_selection = 1.1;  // no short binary fraction
   spec.min_available_devices = 7;
   spec.min_reports = 4;
+  spec.first_stage_rounds = 3;
+  spec.later_cohort_size = 16;
+  spec.later_min_available_devices = 17;
+  spec.later_min_reports = 14;
   spec.selection_timeout = Duration(1234567);
   spec.report_deadline = Duration(7654321);
   spec.max_abandoned_attempts = 8;

@@ -178,7 +178,7 @@ TEST_F(StoreTest, LoadsASnapshotThatTheEngineTakes) {
         At(0), CheckinEvent{.token = i, .device = DeviceId("d" + std::to_string(i)), .local_tasks = {spec.local_task}});
     ASSERT_TRUE(store_->Apply(step.writes).ok());
   }
-  ASSERT_EQ(engine->open(), SelectionTarget(spec));
+  ASSERT_EQ(engine->open(), SelectionTarget(spec, 1));
   auto stored = store_->GetRun(RunId("run-1"));
   auto restored = Engine::Restore(stored->origin.spec, *store_->LoadSnapshot(RunId("run-1")), At(1), &first);
   ASSERT_TRUE(restored.ok()) << restored.status();
@@ -274,6 +274,22 @@ TEST(RunSpecText, IsReadAsItWasWritten) {
   EXPECT_EQ(spec->over_selection, 1.1);
   EXPECT_EQ(spec->report_deadline, Duration(7654321));
   EXPECT_EQ(spec->max_update_bytes, uint64_t{1} << 40);
+  EXPECT_EQ(spec->first_stage_rounds, 3U);
+  EXPECT_EQ(spec->later_cohort_size, 16U);
+  EXPECT_EQ(spec->later_min_available_devices, 17U);
+  EXPECT_EQ(spec->later_min_reports, 14U);
+}
+
+TEST(RunSpecText, OfOneStageIsThatOfBeforeThereWereTwo) {
+  RunSpec one = FullSpec("run-1");
+  one.first_stage_rounds = 0;
+  const std::string text = RunSpecToJson(one);
+  EXPECT_EQ(text.find("later_"), std::string::npos) << text;
+  EXPECT_EQ(text.find("stage"), std::string::npos) << text;
+  const auto spec = RunSpecFromJson(text);
+  ASSERT_TRUE(spec.ok()) << spec.status();
+  EXPECT_EQ(spec->first_stage_rounds, 0U);
+  EXPECT_EQ(spec->cohort_size, 6U);
 }
 
 TEST(RunSpecText, IsDamagedWhenAFieldIsMissingOrOfAnotherKind) {
@@ -285,10 +301,12 @@ TEST(RunSpecText, IsDamagedWhenAFieldIsMissingOrOfAnotherKind) {
     text.replace(at, from.size(), to);
     return RunSpecFromJson(text).status();
   };
-  for (const Status& status :
-       {broken("\"rounds\"", "\"sounds\""), broken("\"rounds\":5", "\"rounds\":-5"),
-        broken("\"rounds\":5", "\"rounds\":4294967296"), broken("\"rounds\":5", "\"rounds\":\"5\""),
-        broken("\"1.1\"", "\"1.1x\""), broken("\"1.1\"", "1.1"), broken("{", "["), RunSpecFromJson("").status()}) {
+  for (const Status& status : {broken("\"rounds\"", "\"sounds\""), broken("\"rounds\":5", "\"rounds\":-5"),
+                               broken("\"rounds\":5", "\"rounds\":4294967296"),
+                               broken("\"rounds\":5", "\"rounds\":\"5\""), broken("\"1.1\"", "\"1.1x\""),
+                               broken("\"1.1\"", "1.1"), broken("\"later_min_reports\"", "\"later_max_reports\""),
+                               broken("\"later_cohort_size\":16", "\"later_cohort_size\":-1"), broken("{", "["),
+                               RunSpecFromJson("").status()}) {
     EXPECT_EQ(status.code(), Code::kDataLoss);
     EXPECT_THAT(status.message(), HasSubstr("the stored settings of a run are damaged at "));
   }
