@@ -61,15 +61,14 @@ void WithholdLosses(TaskStats* stats) {
   stats->skipped_directions = 0;
 }
 
-Result<compression::Pipeline> StagesOf(const privacy::PlannedUpload& planned) {
-  Result<compression::Pipeline> known = compression::Pipeline::Parse(planned.rest);
-  if (known.ok()) return known;
-  return known.status().Annotate("this device cannot make its update smaller as the plan asks");
-}
+// What a plan asks to be done to an update, in this order.
+struct Asked {
+  privacy::UpdatePrivacy privacy;
+  compression::Pipeline stages;  // empty: it stays as large as it is
+};
 
-}  // namespace
-
-Status CheckUpload(const TrainRules& rules, std::string_view noise_secret) {
+// Errors: those of CheckUpload.
+Result<Asked> ReadWords(const TrainRules& rules, std::string_view noise_secret) {
   const Result<privacy::PlannedUpload> planned = privacy::ParseUpload(rules.upload);
   if (!planned.ok()) return planned.status().Annotate("this device cannot do to its update what the plan asks");
   if (planned->privacy.noise_multiplier > 0 && noise_secret.empty()) {
@@ -77,19 +76,28 @@ Status CheckUpload(const TrainRules& rules, std::string_view noise_secret) {
         "the plan asks for noise on the update, and this worker was given no secret to draw it from; its daemon must "
         "be of the same version");
   }
-  return planned->rest.empty() ? OkStatus() : StagesOf(*planned).status();
+  Asked asked{planned->privacy, {}};
+  if (planned->rest.empty()) return asked;
+  Result<compression::Pipeline> known = compression::Pipeline::Parse(planned->rest);
+  if (!known.ok()) return known.status().Annotate("this device cannot make its update smaller as the plan asks");
+  asked.stages = *std::move(known);
+  return asked;
+}
+
+}  // namespace
+
+Status CheckUpload(const TrainRules& rules, std::string_view noise_secret) {
+  return ReadWords(rules, noise_secret).status();
 }
 
 Result<std::string> MakeUpload(const TaskInput& input, TaskOutput* output, std::string_view noise_secret) {
   const TrainRules& rules = input.train.rules;
   if (rules.upload.empty()) return SerializeSafetensors(output->update);
-  HEDDLE_RETURN_IF_ERROR(CheckUpload(rules, noise_secret));
-  HEDDLE_ASSIGN_OR_RETURN(const privacy::PlannedUpload planned, privacy::ParseUpload(rules.upload));
-  HEDDLE_ASSIGN_OR_RETURN(output->update, privacy::MakePrivate(output->update, planned.privacy, noise_secret));
-  if (planned.privacy.noise_multiplier > 0) WithholdLosses(&output->stats);
-  if (planned.rest.empty()) return SerializeSafetensors(output->update);
-  HEDDLE_ASSIGN_OR_RETURN(compression::Pipeline stages, StagesOf(planned));
-  const compression::Compressor compressor(std::move(stages), input.seed);
+  HEDDLE_ASSIGN_OR_RETURN(Asked asked, ReadWords(rules, noise_secret));
+  HEDDLE_ASSIGN_OR_RETURN(output->update, privacy::MakePrivate(output->update, asked.privacy, noise_secret));
+  if (asked.privacy.noise_multiplier > 0) WithholdLosses(&output->stats);
+  if (asked.stages.empty()) return SerializeSafetensors(output->update);
+  const compression::Compressor compressor(std::move(asked.stages), input.seed);
   if (!compressor.pipeline().error_feedback()) {
     HEDDLE_ASSIGN_OR_RETURN(compression::Encoded encoded, compressor.Encode(output->update, nullptr));
     return std::move(encoded.bytes);

@@ -190,12 +190,7 @@ TEST_P(CutModel, APartHasTheTensorsOfItsOwnAndNoOthers) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(All, CutModel, testing::ValuesIn(ModelFolders()), [](const auto& info) {
-  std::string name = info.param;
-  std::replace_if(
-      name.begin(), name.end(), [](char c) { return !std::isalnum(static_cast<unsigned char>(c)); }, '_');
-  return name;
-});
+INSTANTIATE_TEST_SUITE_P(All, CutModel, testing::ValuesIn(ModelFolders()), NameOfFolder);
 
 const char kLlama[] = "models/llama";
 

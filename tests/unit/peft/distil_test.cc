@@ -20,15 +20,6 @@ using torch::Tensor;
 
 constexpr int64_t kLayers = 6;
 
-std::shared_ptr<const BaseWeights> Loaded(const model::ModelSpec& spec, const StateDict& weights) {
-  auto base = std::make_shared<BaseWeights>();
-  base->spec = spec;
-  for (const auto& [name, tensor] : spec.WeightSpec()) {
-    base->tensors.emplace(name, ToTorchTensor(weights.find(name)->second));
-  }
-  return base;
-}
-
 // A deep model of random weights, and an emulator of it.
 struct World {
   explicit World(const std::string& folder, int64_t kept = 2) {
@@ -82,11 +73,7 @@ double DistanceByLoops(const Tensor& teacher, const Tensor& student, const Tenso
 }
 
 class DistillerOf : public ::testing::TestWithParam<std::string> {};
-INSTANTIATE_TEST_SUITE_P(Architectures, DistillerOf, ::testing::ValuesIn(ModelFolders()), [](const auto& info) {
-  std::string name = info.param;
-  for (char& c : name) c = std::isalnum(static_cast<unsigned char>(c)) ? c : '_';
-  return name;
-});
+INSTANTIATE_TEST_SUITE_P(Architectures, DistillerOf, ::testing::ValuesIn(ModelFolders()), NameOfFolder);
 
 TEST_P(DistillerOf, HasTheLossOfTheEmulatorAloneAndItsDistanceToTheModelsMiddle) {
   const World world(GetParam());

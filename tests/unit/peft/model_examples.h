@@ -1,15 +1,19 @@
 // What tests of parts of models begin with: every committed architecture, and a batch for it.
 #pragma once
 
+#include <gtest/gtest.h>
 #include <torch/torch.h>
 
 #include <algorithm>
+#include <cctype>
 #include <filesystem>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "model/config/registry.h"
 #include "model/transformer/transformer.h"
+#include "peft/tuning/tuning.h"
 
 namespace heddle::peft {
 
@@ -28,6 +32,23 @@ inline std::vector<std::string> ModelFolders() {
   }
   std::sort(names.begin(), names.end());
   return names;
+}
+
+// The name of a test of one of them.
+inline std::string NameOfFolder(const ::testing::TestParamInfo<std::string>& info) {
+  std::string name = info.param;
+  for (char& c : name) c = std::isalnum(static_cast<unsigned char>(c)) != 0 ? c : '_';
+  return name;
+}
+
+// The model with these weights, without a folder.
+inline std::shared_ptr<const model::BaseWeights> Loaded(const model::ModelSpec& spec, const StateDict& weights) {
+  auto base = std::make_shared<model::BaseWeights>();
+  base->spec = spec;
+  for (const auto& [name, tensor] : spec.WeightSpec()) {
+    base->tensors.emplace(name, ToTorchTensor(weights.find(name)->second));
+  }
+  return base;
 }
 
 struct Example {

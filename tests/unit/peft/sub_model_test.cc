@@ -17,7 +17,6 @@ namespace heddle::peft {
 namespace {
 
 namespace fs = std::filesystem;
-using model::BaseWeights;
 using torch::Tensor;
 
 constexpr int64_t kLayers = 5;
@@ -28,15 +27,6 @@ model::ModelSpec DeepSpec(const std::string& folder) {
   return spec;
 }
 
-std::shared_ptr<const BaseWeights> Loaded(const model::ModelSpec& spec, const StateDict& weights) {
-  auto base = std::make_shared<BaseWeights>();
-  base->spec = spec;
-  for (const auto& [name, tensor] : spec.WeightSpec()) {
-    base->tensors.emplace(name, ToTorchTensor(weights.find(name)->second));
-  }
-  return base;
-}
-
 AdapterConfig FullOf(std::vector<int64_t> layers) {
   AdapterConfig config;
   config.peft_type = "FULL";
@@ -45,11 +35,7 @@ AdapterConfig FullOf(std::vector<int64_t> layers) {
 }
 
 class SubModelOf : public ::testing::TestWithParam<std::string> {};
-INSTANTIATE_TEST_SUITE_P(Architectures, SubModelOf, ::testing::ValuesIn(ModelFolders()), [](const auto& info) {
-  std::string name = info.param;
-  for (char& c : name) c = std::isalnum(static_cast<unsigned char>(c)) ? c : '_';
-  return name;
-});
+INSTANTIATE_TEST_SUITE_P(Architectures, SubModelOf, ::testing::ValuesIn(ModelFolders()), NameOfFolder);
 
 TEST_P(SubModelOf, APartWithChosenLayersIsTheModelOfThoseLayersToTheBit) {
   const model::ModelSpec whole = DeepSpec(GetParam());
