@@ -183,13 +183,20 @@ void Machine::FetchNext(v1::TaskAssignment task) {
 
 // The rest of a device that computes with a part of the base model: of its file the tensors that it needs.
 void Machine::FetchPart(const v1::TaskAssignment& task) {
-  auto part = client::PartOf(task.plan(), [this](const client::CachedBlob& blob, size_t) -> Result<std::string> {
-    const auto found = kept_.places.find(std::string(blob.digest.raw()));
-    if (found == kept_.places.end()) return NotFound(blob.name + " is not at hand");
-    return found->second;
-  });
-  if (!part.ok()) return checker_.Breach("a device cannot tell its part: " + part.status().ToString());
-  FetchTensor(task, std::make_shared<const std::vector<model::TensorFile>>(std::move(part->tensors)), 0);
+  std::string which;
+  for (const v1::BlobRef& tree : task.plan().tensor_trees()) which += tree.sha256();
+  for (const uint32_t layer : task.plan().train().layers()) which += ' ' + std::to_string(layer);
+  Tensors& tensors = parts_[which];
+  if (tensors == nullptr) {
+    auto part = client::PartOf(task.plan(), [this](const client::CachedBlob& blob, size_t) -> Result<std::string> {
+      const auto found = kept_.places.find(std::string(blob.digest.raw()));
+      if (found == kept_.places.end()) return NotFound(blob.name + " is not at hand");
+      return found->second;
+    });
+    if (!part.ok()) return checker_.Breach("a device cannot tell its part: " + part.status().ToString());
+    tensors = std::make_shared<const std::vector<model::TensorFile>>(std::move(part->tensors));
+  }
+  FetchTensor(task, tensors, 0);
 }
 
 // Each in one range, to be what the tree says.

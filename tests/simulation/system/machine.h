@@ -118,6 +118,7 @@ class Machine {
   std::optional<UploadState> upload_;
   v1::ReportRequest uploading_;
   Kept kept_, backup_;
+  std::map<std::string, Tensors> parts_;  // by trees and layers, which say all of it
   std::vector<std::string> sent_reports_;
 };
 
