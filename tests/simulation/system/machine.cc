@@ -183,9 +183,11 @@ void Machine::FetchNext(v1::TaskAssignment task) {
 
 // The rest of a device that computes with a part of the base model: of its file the tensors that it needs.
 void Machine::FetchPart(const v1::TaskAssignment& task) {
+  const auto& trees = task.plan().tensor_trees();
+  const auto& layers = task.plan().train().layers();
   std::string which;
-  for (const v1::BlobRef& tree : task.plan().tensor_trees()) which += tree.sha256();
-  for (const uint32_t layer : task.plan().train().layers()) which += ' ' + std::to_string(layer);
+  for (const v1::BlobRef& tree : trees) which += tree.sha256();
+  for (const uint32_t layer : layers) which += ' ' + std::to_string(layer);
   Tensors& tensors = parts_[which];
   if (tensors == nullptr) {
     auto part = client::PartOf(task.plan(), [this](const client::CachedBlob& blob, size_t) -> Result<std::string> {
