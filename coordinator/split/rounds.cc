@@ -32,7 +32,7 @@ Result<std::string> SplitServer::Impl::Update(const std::string& device, const C
   if (!session.log().complete()) return FailedPrecondition("an update came before the last step of its session");
   CountedUpdate one{update.session, update.examples, update.tensors, {}};
   if (!device_adapter.empty()) {
-    HEDDLE_ASSIGN_OR_RETURN(const auto aggregator, MakeAggregator(device_adapter));
+    HEDDLE_ASSIGN_OR_RETURN(const auto aggregator, MakeAggregator(false, device_adapter, device_state));
     const aggregation::Validity validity =
         aggregator->Validate(update.tensors, {.num_examples = update.examples, .device = device});
     if (!validity.ok()) return InvalidArgument("the device's update is refused: " + validity.message);
@@ -41,9 +41,10 @@ Result<std::string> SplitServer::Impl::Update(const std::string& device, const C
   }
   if (per_device() && plan.server.trains()) one.server = peft::Difference(session.half().Adapter(), server_adapter);
   if (in_sequence()) {  // the next device goes on from here
-    HEDDLE_RETURN_IF_ERROR(Merge({{device, one}}, false, &device_adapter));
+    HEDDLE_RETURN_IF_ERROR(Merge({{device, one}}, false, &device_adapter, &device_state));
     one.device.clear();
   }
+  last_sign = now;
   const uint64_t id = session.id();
   sessions.erase(found);
   counted.emplace(device, std::move(one));
@@ -53,42 +54,117 @@ Result<std::string> SplitServer::Impl::Update(const std::string& device, const C
   return status.ok() ? Result<std::string>(answer) : Result<std::string>(NotWritten(status));
 }
 
-Result<std::unique_ptr<aggregation::Aggregator>> SplitServer::Impl::MakeAggregator(const StateDict& parent) const {
-  aggregation::AggregatorOptions aggregator;
-  aggregator.max_abs = plan.max_abs;
-  aggregator.max_updates = plan.devices_per_round;
-  aggregator.max_num_examples = uint64_t{1} << 29;
-  aggregator.seed = plan.seed;
-  aggregator.round = round;
-  aggregator.cohort = plan.devices_per_round;
-  return aggregation::MakeAggregator(plan.strategy, parent, aggregator);
+aggregation::AggregatorOptions SplitServer::Impl::AggregatorOptionsOf(bool server_side) const {
+  const protocol::SplitSide& side = server_side ? plan.server : plan.device;
+  aggregation::AggregatorOptions options;
+  options.max_abs = plan.max_abs;
+  options.max_updates = plan.devices_per_round;
+  options.max_num_examples = uint64_t{1} << 29;
+  options.seed = plan.seed;
+  options.round = round;
+  options.cohort = plan.devices_per_round;
+  if (side.peft_type == "LORA") options.scaling = side.lora_alpha / static_cast<double>(side.r);
+  return options;
+}
+
+Result<std::unique_ptr<aggregation::Aggregator>> SplitServer::Impl::MakeAggregator(bool server_side,
+                                                                                   const StateDict& parent,
+                                                                                   const StateDict& state) const {
+  return aggregation::MakeAggregator(plan.strategy, parent, AggregatorOptionsOf(server_side), state);
+}
+
+// Two rounds of updates that change nothing, the second with as few as may be: a strategy that asks devices for more
+// than their part's change, or makes a model of other tensors, is refused before a device comes.
+Status SplitServer::Impl::CheckStrategy() const {
+  for (const auto& [server_side, adapter] : {std::pair{false, &device_adapter}, {true, &server_adapter}}) {
+    if (adapter->empty() || (server_side && !per_device())) continue;
+    HEDDLE_ASSIGN_OR_RETURN(aggregation::DeviceRules rules,
+                            aggregation::RulesOf(plan.strategy, AggregatorOptionsOf(server_side)));
+    const Status unfit = InvalidArgument("strategy.name: split learning cannot merge by " + plan.strategy +
+                                         ", which asks more of devices than what they have changed");
+    rules.mixed_ranks = false;  // they may have different ones, and have not
+    if (!(rules == aggregation::DeviceRules())) return unfit;
+    StateDict model = *adapter, state;
+    const StateDict nothing = peft::Difference(model, model);
+    for (const uint32_t updates : {plan.devices_per_round, plan.min_devices}) {
+      HEDDLE_ASSIGN_OR_RETURN(auto aggregator, MakeAggregator(server_side, model, state));
+      for (uint32_t device = 0; device < updates; ++device) {
+        HEDDLE_RETURN_IF_ERROR(aggregator->Fold(nothing, {.num_examples = 1, .device = std::to_string(device)}));
+      }
+      auto made = std::move(*aggregator).Finish();
+      if (!made.ok()) {
+        return InvalidArgument("strategy.name: " + plan.strategy + " cannot merge " + std::to_string(updates) +
+                               " updates of split learning: " + made.status().message());
+      }
+      if (SpecOf(made->model) != SpecOf(*adapter)) return unfit;
+      model = std::move(made->model);
+      state = std::move(made->state);
+    }
+  }
+  return OkStatus();
 }
 
 Status SplitServer::Impl::Merge(const std::map<std::string, CountedUpdate>& updates, bool server_side,
-                                StateDict* adapter) const {
+                                StateDict* adapter, StateDict* state) const {
   if (adapter->empty()) return OkStatus();
-  HEDDLE_ASSIGN_OR_RETURN(auto aggregator, MakeAggregator(*adapter));
+  HEDDLE_ASSIGN_OR_RETURN(auto aggregator, MakeAggregator(server_side, *adapter, *state));
   for (const auto& [device, update] : updates) {
     HEDDLE_RETURN_IF_ERROR(aggregator->Fold(server_side ? update.server : update.device,
                                             {.num_examples = update.examples, .device = device}));
   }
   HEDDLE_ASSIGN_OR_RETURN(aggregation::RoundModel merged, std::move(*aggregator).Finish());
   *adapter = std::move(merged.model);
+  *state = std::move(merged.state);
   return OkStatus();
 }
 
 Status SplitServer::Impl::FinishRound() {
-  if (!in_sequence()) HEDDLE_RETURN_IF_ERROR(Merge(counted, false, &device_adapter));
+  if (!in_sequence()) HEDDLE_RETURN_IF_ERROR(Merge(counted, false, &device_adapter, &device_state));
   if (per_device()) {
-    HEDDLE_RETURN_IF_ERROR(Merge(counted, true, &server_adapter));
+    HEDDLE_RETURN_IF_ERROR(Merge(counted, true, &server_adapter, &server_state));
   } else {
     server_adapter = shared->Adapter();
   }
   HEDDLE_RETURN_IF_ERROR(WriteRound());
   counted.clear();
   round_begun = false;
+  round_since.reset();
   ++round;
   return Save();
+}
+
+// When the round ends with the updates that are there: at its deadline, or when nobody is heard of any more, be it a
+// device of the round or one that would take its place. What waits for this server is not silent.
+std::optional<Duration> SplitServer::Impl::RoundIsDue() const {
+  if (over() || counted.size() < plan.min_devices) return std::nullopt;
+  std::optional<Duration> due;
+  bool busy = false;
+  Duration last = last_sign;
+  for (const auto& [device, session] : sessions) {
+    busy = busy || !session->queue.empty() || session->contributed();
+    last = std::max(last, session->seen);
+  }
+  if (!busy && plan.session_timeout_s > 0) due = last + Seconds(plan.session_timeout_s);
+  if (plan.round_timeout_s > 0 && round_since) {
+    const Duration deadline = *round_since + Seconds(plan.round_timeout_s);
+    due = std::min(due.value_or(deadline), deadline);
+  }
+  return due;
+}
+
+// The others begin anew in the next round.
+Status SplitServer::Impl::EndRoundWithout() {
+  Log(Severity::kWarning, "a round ends without some of its devices",
+      {{"round", std::to_string(round)},
+       {"updates", std::to_string(counted.size())},
+       {"devices", std::to_string(plan.devices_per_round)}});
+  const Status why = Aborted("the round has ended without this device");
+  for (auto& [device, session] : sessions) DropQueue(*session, why);
+  for (const auto& [device, one] : later) Say(one.ticket, Refusal(why));
+  later.clear();
+  sessions.clear();
+  Status status = FinishRound();
+  return status.ok() ? status : NotWritten(status);
 }
 
 // Both parts after the round, beside each other; written before the state says that the round is over.

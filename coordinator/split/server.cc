@@ -83,7 +83,9 @@ SplitServer::Turn SplitServer::Advance(Duration now, bool hurry) {
       return turn;
     }
   }
-  if (const auto due = impl_->StepOfAllIsDue(); due && (*due <= now || hurry)) {
+  const auto round_due = impl_->RoundIsDue();
+  const bool round_ends = round_due && *round_due <= now;
+  if (const auto due = impl_->StepOfAllIsDue(); due && (*due <= now || hurry || round_ends)) {
     const Status status = Guarded<bool>([&]() -> Result<bool> {
                             HEDDLE_RETURN_IF_ERROR(impl_->StepOfAll());
                             return true;
@@ -94,6 +96,16 @@ SplitServer::Turn SplitServer::Advance(Duration now, bool hurry) {
   } else {
     turn.wake = due;
   }
+  if (round_ends) {
+    const Status status = Guarded<bool>([&]() -> Result<bool> {
+                            HEDDLE_RETURN_IF_ERROR(impl_->EndRoundWithout());
+                            return true;
+                          }).status();
+    if (!status.ok()) Log(Severity::kError, "a round could not be ended", {{"error", status.message()}});
+    turn.computed = true;
+    return turn;
+  }
+  if (round_due) turn.wake = std::min(turn.wake.value_or(*round_due), *round_due);
   if (const auto batch = impl_->NextBatch(hurry, &turn.wake)) {
     impl_->Compute(*batch);
     turn.computed = true;
@@ -182,6 +194,7 @@ Result<std::string> SplitServer::Impl::Hello(const std::string& device, const Co
   wait.retry_ms = options.retry_ms;
   wait.round = round;
   if (counted.contains(device)) return Serialize(wait);
+  last_sign = now;
   const Status elsewhere = Unavailable("the device has come on another connection");
   if (const auto update = later.find(device); update != later.end()) {
     Say(update->second.ticket, Refusal(elsewhere));
@@ -216,6 +229,7 @@ Result<std::string> SplitServer::Impl::Hello(const std::string& device, const Co
                       1U;
   HEDDLE_ASSIGN_OR_RETURN(auto session, MakeSession(device, id));
   session->seen = now;
+  if (!round_since) round_since = now;
   return Welcome(*sessions.emplace(device, std::move(session)).first->second, true);
 }
 

@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "aggregation/device_rules.h"
 #include "common/safetensors.h"
 #include "coordinator/split/server.h"
 #include "coordinator/split/session.h"
@@ -36,10 +37,16 @@ struct SplitServer::Impl {
 
   // rounds.cc
   Result<std::string> Update(const std::string& device, const protocol::ControlFrame& update);
-  Status Merge(const std::map<std::string, CountedUpdate>& updates, bool server_side, StateDict* adapter) const;
+  Status Merge(const std::map<std::string, CountedUpdate>& updates, bool server_side, StateDict* adapter,
+               StateDict* state) const;
+  Status CheckStrategy() const;
   Status FinishRound();
+  std::optional<Duration> RoundIsDue() const;
+  Status EndRoundWithout();
   Status WriteRound() const;
-  Result<std::unique_ptr<aggregation::Aggregator>> MakeAggregator(const StateDict& parent) const;
+  aggregation::AggregatorOptions AggregatorOptionsOf(bool server_side) const;
+  Result<std::unique_ptr<aggregation::Aggregator>> MakeAggregator(bool server_side, const StateDict& parent,
+                                                                  const StateDict& state) const;
   std::string Counted(uint64_t session) const;
   std::optional<Duration> StepOfAllIsDue() const;
   Status StepOfAll();
@@ -78,6 +85,7 @@ struct SplitServer::Impl {
   uint64_t passes = 0;                       // since the start
   uint64_t attempts = 0;                     // sessions since the start
   StateDict device_adapter, server_adapter;  // that the round starts from
+  StateDict device_state, server_state;      // what the strategy remembers of either
   std::unique_ptr<peft::SplitHalf> shared;   // with one part for all
   model::Transformer together{nullptr};      // for passes over several devices; null without
   std::map<std::string, std::unique_ptr<SplitSession>> sessions;  // by device
@@ -88,7 +96,9 @@ struct SplitServer::Impl {
   };
   std::map<std::string, LaterUpdate> later;  // parallel: updates that came before the step of all
   uint32_t steps_since_save = 0;
-  bool round_begun = false;  // parallel: there has been a step of all in this round
+  bool round_begun = false;             // parallel: there has been a step of all in this round
+  std::optional<Duration> round_since;  // when the round's first device came
+  Duration last_sign{};                 // of a device that is not counted, or an update
   Duration now{};
   std::vector<SplitServer::Reply> replies;
   std::set<std::string> told;  // that the run is over

@@ -75,7 +75,7 @@ Status SplitServer::Impl::Begin() {
     together->train();
   }
   // Finds what does not fit before a device comes.
-  if (!device_adapter.empty()) HEDDLE_RETURN_IF_ERROR(MakeAggregator(device_adapter).status());
+  HEDDLE_RETURN_IF_ERROR(CheckStrategy());
   return peft::SplitHalf::Make(options.part, plan.server, server_adapter, options.compute).status();
 }
 
@@ -90,6 +90,9 @@ Status SplitServer::Impl::Reload() {
   later.clear();
   sessions.clear();
   counted.clear();
+  round_since.reset();
+  device_state.clear();
+  server_state.clear();
   shared.reset();
   HEDDLE_RETURN_IF_ERROR(Begin());
   const fs::path path = options.folder / kStateFile;
@@ -110,6 +113,8 @@ Status SplitServer::Impl::Save() {
       {"plan", options.plan_digest}, {"round", std::to_string(round)}, {"starts", std::to_string(starts)}};
   AddPrefixed(device_adapter, "device/", &tensors);
   AddPrefixed(server_adapter, "server/", &tensors);
+  AddPrefixed(device_state, "method/device/", &tensors);
+  AddPrefixed(server_state, "method/server/", &tensors);
   if (shared) AddPrefixed(shared->Save(), "shared/", &tensors);
   for (const auto& [device, update] : counted) {
     metadata["counted/" + device] = std::to_string(update.session) + " " + std::to_string(update.examples);
@@ -146,6 +151,9 @@ Status SplitServer::Impl::Load(const SafetensorsFile& file) {
   HEDDLE_RETURN_IF_ERROR(CheckSameSpec(SpecOf(server_adapter), SpecOf(server_part)));
   device_adapter = std::move(device_part);
   server_adapter = std::move(server_part);
+  device_state = WithPrefix(file.tensors, "method/device/");
+  server_state = WithPrefix(file.tensors, "method/server/");
+  last_sign = now;
   if (shared) HEDDLE_RETURN_IF_ERROR(shared->Restore(WithPrefix(file.tensors, "shared/")));
   for (const auto& [key, value] : file.metadata) {
     if (key.starts_with("counted/")) {
@@ -172,6 +180,7 @@ Status SplitServer::Impl::Load(const SafetensorsFile& file) {
     session->restored = true;
     sessions.emplace(device, std::move(session));
   }
+  if (!sessions.empty() || !counted.empty()) round_since = now;
   return OkStatus();
 }
 

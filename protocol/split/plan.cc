@@ -40,7 +40,7 @@ void BindSide(ConfigSchema& schema, const std::string& table, SplitSide* side) {
 struct Texts {
   std::string base_model, encoding = "f32", gradient_encoding;
   uint64_t rounds = 1, devices = 2, checkpoint_every = 1, max_sessions = 16;
-  uint64_t local_steps = 8, micros = 1, batch = 8, length = 64, pipeline = 1, server_batch = 1;
+  uint64_t local_steps = 8, micros = 1, batch = 8, length = 64, pipeline = 1, server_batch = 1, min_devices = 1;
 };
 
 void BindAll(ConfigSchema& schema, SplitPlan* plan, Texts* texts) {
@@ -67,6 +67,13 @@ void BindAll(ConfigSchema& schema, SplitPlan* plan, Texts* texts) {
               {.help = "devices at a time; further ones wait", .min = 1, .max = 4096});
   schema.Bind("split.session_timeout_s", &plan->session_timeout_s,
               {.help = "a device that is silent for so long may lose its place to another", .min = 0, .max = 1e6});
+  schema.Bind("split.round_timeout_s", &plan->round_timeout_s,
+              {.help = "so long after its first device a round ends without those that are not done; 0: never",
+               .min = 0,
+               .max = 1e8});
+  schema.Bind(
+      "split.min_devices", &texts->min_devices,
+      {.help = "a round that ends without some of its devices has the updates of so many", .min = 1, .max = 4096});
   schema.Bind(
       "split.pipeline", &texts->pipeline,
       {.help = "micro-batches of a device on the way at a time", .min = 1, .max = double{kMaxSplitMicroBatches}});
@@ -113,6 +120,16 @@ Result<SplitPlan> Finish(SplitPlan plan, const Texts& texts) {
   plan.batch_size = static_cast<uint32_t>(texts.batch);
   plan.pipeline = static_cast<uint32_t>(texts.pipeline);
   plan.server_batch = static_cast<uint32_t>(texts.server_batch);
+  plan.min_devices = static_cast<uint32_t>(texts.min_devices);
+  if (plan.min_devices > plan.devices_per_round) {
+    return InvalidArgument("split.min_devices is " + std::to_string(plan.min_devices) +
+                           ", more than the devices_per_round of a round");
+  }
+  if (plan.server_mode == "sequential" && plan.strategy != "FedAvg") {
+    return InvalidArgument(
+        "split.server = \"sequential\" has nothing to merge: each device goes on from the one before "
+        "it; leave strategy.name out");
+  }
   plan.sequence_length = static_cast<uint32_t>(texts.length);
   HEDDLE_ASSIGN_OR_RETURN(plan.encoding, CutEncodingFromName(texts.encoding));
   HEDDLE_ASSIGN_OR_RETURN(

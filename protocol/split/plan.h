@@ -6,7 +6,8 @@
 //   rounds = 3
 //   devices_per_round = 4
 //   [split]            cut, topology, server, encoding, gradient_encoding, pipeline, checkpoint_every,
-//                      max_sessions, session_timeout_s, step_timeout_s, server_batch, server_wait_ms
+//                      max_sessions, session_timeout_s, step_timeout_s, round_timeout_s, min_devices, server_batch,
+//                      server_wait_ms
 //   [train]            local_steps, gradient_accumulation_steps, batch_size, sequence_length
 //   [device], [server] peft_type, r, lora_alpha, lora_dropout, target_modules, layers_to_transform, optimizer,
 //                      learning_rate, weight_decay, max_grad_norm; [device] also gradient_checkpointing
@@ -65,13 +66,16 @@ struct SplitPlan {
   // of the one before it (split learning as it was first: Gupta and Raskar, 1810.06060).
   std::string server_mode = "shared";
   CutEncoding encoding = CutEncoding::kFloat32, gradient_encoding = CutEncoding::kFloat32;
-  uint32_t pipeline = 1;           // micro-batches of a device on the way at a time
-  uint32_t checkpoint_every = 1;   // steps of the server between two of its checkpoints
-  uint32_t max_sessions = 16;      // at a time
-  double session_timeout_s = 600;  // a device that is silent for so long may lose its place to another
-  double step_timeout_s = 30;      // parallel: so long after the first device a step waits for the last
-  uint32_t server_batch = 1;       // devices whose micro-batches the server computes with in one pass
-  double server_wait_ms = 10;      // for so long the longest waiting of them waits for more
+  uint32_t pipeline = 1;          // micro-batches of a device on the way at a time
+  uint32_t checkpoint_every = 1;  // steps of the server between two of its checkpoints
+  uint32_t max_sessions = 16;     // at a time
+  // A device that is silent for so long may lose its place to another; a round in which everybody is ends without them.
+  double session_timeout_s = 600;
+  double round_timeout_s = 0;  // so long after its first device a round ends without those that are not done; 0: never
+  uint32_t min_devices = 1;    // with fewer updates no round ends early
+  double step_timeout_s = 30;  // parallel: so long after the first device a step waits for the last
+  uint32_t server_batch = 1;   // devices whose micro-batches the server computes with in one pass
+  double server_wait_ms = 10;  // for so long the longest waiting of them waits for more
 
   uint32_t local_steps = 8, gradient_accumulation_steps = 1, batch_size = 8, sequence_length = 64;
   SplitSide device, server;

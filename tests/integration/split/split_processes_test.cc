@@ -240,6 +240,20 @@ TEST(SplitBatches, ADeviceThatIsStoppedHoldsUpNobody) {
   EXPECT_EQ(server.Wait(), 0) << processes.Logs();
 }
 
+TEST(SplitBatches, ARunEndsWithoutADeviceThatIsKilledAndThatNobodyReplaces) {
+  Processes processes({{"split.session_timeout_s", "1"}, {"train.local_steps", "20"}});
+  Subprocess server = processes.StartServer(false);
+  Subprocess killed = processes.StartDevice("device-0");
+  ASSERT_TRUE(Eventually([&] { return fs::exists(processes.run() / "state.safetensors"); })) << processes.Logs();
+  killed.Signal(SIGKILL);
+  killed.Wait();
+  Subprocess other = processes.StartDevice("device-1");
+  EXPECT_EQ(other.Wait(), 0) << processes.Logs();
+  EXPECT_TRUE(fs::exists(processes.run() / "round-2")) << processes.Logs();
+  server.Signal(SIGTERM);
+  EXPECT_EQ(server.Wait(), 0) << processes.Logs();
+}
+
 TEST(SplitPlans, ADeviceWithAnotherPlanIsToldSo) {
   Processes processes(kCopies);
   Subprocess server = processes.StartServer(false);

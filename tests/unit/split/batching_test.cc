@@ -40,7 +40,8 @@ INSTANTIATE_TEST_SUITE_P(All, Batching,
 
 TEST(SplitBatching, ADeviceThatStopsInTheMiddleHoldsUpNobody) {
   // Device 3 sends activations, which go through the server with the others', and is never heard of again.
-  const Settings settings = With(kFour, {{"devices_per_round", "5"}, {"rounds", "1"}, {"split.server_batch", "8"}});
+  const Settings settings = With(
+      kFour, {{"devices_per_round", "5"}, {"rounds", "1"}, {"split.server_batch", "8"}, {"split.min_devices", "5"}});
   SplitWorld world(settings), undisturbed(settings);
   int heard = 0;
   world.AllAtOnce([&heard](const std::string& name) { return name == "device-3" && ++heard > 2; });
@@ -146,7 +147,9 @@ TEST(SplitParallel, OfTwoDevicesWithTheSameDataTheServerLearnsWhatItLearnsOfOne)
 }
 
 TEST(SplitParallel, AStepGoesOnWithoutADeviceThatDoesNotComeInTime) {
-  SplitWorld world(With(kFour, {{"split.server", "parallel"}, {"rounds", "1"}, {"split.step_timeout_s", "5"}}));
+  SplitWorld world(
+      With(kFour,
+           {{"split.server", "parallel"}, {"rounds", "1"}, {"split.step_timeout_s", "5"}, {"split.min_devices", "4"}}));
   int heard = 0;
   world.AllAtOnce([&heard](const std::string& name) { return name == "device-3" && ++heard > 2; });
   EXPECT_EQ(world.now, Seconds(5)) << "it is waited for once";

@@ -68,16 +68,6 @@ StateDict Unsplit(const SplitWorld& world) {
   return out;
 }
 
-double Distance(const StateDict& a, const StateDict& b) {
-  EXPECT_EQ(SpecOf(a), SpecOf(b));
-  double largest = 0;
-  for (const auto& [key, tensor] : a) {
-    const auto left = tensor.values<float>(), right = b.find(key)->second.values<float>();
-    for (size_t i = 0; i < left.size(); ++i) largest = std::max(largest, std::abs(double{left[i]} - right[i]));
-  }
-  return largest;
-}
-
 class Rounds : public testing::TestWithParam<Settings> {};
 
 TEST_P(Rounds, OfOneDeviceAreTheTrainingOfTheWholeModel) {

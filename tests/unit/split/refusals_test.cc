@@ -181,6 +181,110 @@ TEST(SplitLimits, ADeviceThatStaysAwayLosesItsPlaceToAnotherAfterATime) {
   EXPECT_EQ(CodeOf(world.server->Handle("device-1", world.Next("device-1"), Seconds(61))), Code::kOk);
 }
 
+// Device 0 does its round; device 1 says hello, sends a frame, and is not heard of again.
+void OneOfTwo(SplitWorld& world) {
+  world.Turn("device-1");
+  world.Turn("device-1");
+  for (world.waited = false; !world.waited && world.Turn("device-0");) {
+  }
+}
+
+TEST(SplitLimits, ARoundEndsWithoutADeviceThatIsGone) {
+  const Settings settings = {{"split.session_timeout_s", "60"}, {"split.server", "per_device"}, {"rounds", "2"}};
+  SplitWorld world(settings), alone(With(settings, {{"devices_per_round", "1"}, {"rounds", "1"}}));
+  OneOfTwo(world);
+  const auto wake = world.server->Advance(Seconds(59)).wake;
+  ASSERT_TRUE(wake.has_value());
+  EXPECT_EQ(*wake, Seconds(60));
+  EXPECT_EQ(world.server->round(), 1U);
+  EXPECT_TRUE(world.server->Advance(Seconds(60)).computed);
+  EXPECT_EQ(world.server->round(), 2U);
+  alone.Interleaved();
+  // The sums have a place for one update more.
+  EXPECT_LT(Distance(world.server->device_adapter(), alone.server->device_adapter()), 1e-6);
+  EXPECT_LT(Distance(world.server->server_adapter(), alone.server->server_adapter()), 1e-6);
+  // Back again, it is told to begin anew, and has its part in the next round.
+  EXPECT_EQ(CodeOf(world.server->Handle("device-1", world.Next("device-1"), Seconds(61))), Code::kAborted);
+  world.Reconnect("device-1");
+  world.Reconnect("device-0");
+  world.Interleaved();
+  EXPECT_TRUE(world.server->done());
+  EXPECT_EQ(world.devices.at("device-1")->stats().round, 2U);
+}
+
+TEST(SplitLimits, ARoundWaitsForADeviceThatIsHeardOfAndForOneThatWouldTakeAPlace) {
+  SplitWorld world(Settings{{"split.session_timeout_s", "60"}, {"split.server", "per_device"}});
+  OneOfTwo(world);
+  (void)world.server->Handle("device-1", world.Next("device-1"), Seconds(59));
+  EXPECT_FALSE(world.server->Advance(Seconds(100)).computed);
+  // Another one asks; the place of device 1 is free for it from 119 on.
+  world.AddDevice("device-9");
+  world.server->Handle("device-9", world.Next("device-9"), Seconds(118));
+  EXPECT_FALSE(world.server->Advance(Seconds(130)).computed);
+  EXPECT_EQ(world.server->round(), 1U);
+  const std::string answer = world.server->Handle("device-9", world.Next("device-9"), Seconds(131));
+  EXPECT_NE(protocol::ParseControlFrame(answer)->session, 0U);
+}
+
+TEST(SplitLimits, ARoundEndsAtItsDeadlineWithTheUpdatesThatAreThere) {
+  const Settings settings = {{"split.round_timeout_s", "100"}, {"devices_per_round", "3"}, {"rounds", "1"}};
+  for (const char* least : {"1", "2"}) {
+    SplitWorld world(With(settings, {{"split.min_devices", least}}));
+    OneOfTwo(world);
+    (void)world.server->Handle("device-1", world.Next("device-1"), Seconds(99));
+    EXPECT_FALSE(world.server->Advance(Seconds(99)).computed);
+    (void)world.server->Advance(Seconds(101));
+    EXPECT_EQ(world.server->done(), std::string(least) == "1");
+    world.StartServer();  // what ended has ended, what has not goes on
+    EXPECT_EQ(world.server->done(), std::string(least) == "1");
+  }
+  EXPECT_FALSE(protocol::SplitPlan::LoadText(kPlan, "", "plan", {{"split.min_devices", "3"}}).ok());
+}
+
+TEST(SplitStrategies, RememberFromRoundToRoundAlsoThroughARestart) {
+  const Settings momentum = {{"strategy.name", "FedAvgM"}, {"split.server", "per_device"}, {"rounds", "3"}};
+  SplitWorld world(momentum), restarted(momentum), plain(With(momentum, {{"strategy.name", "FedAvg"}}));
+  world.OneAfterTheOther();
+  plain.OneAfterTheOther();
+  uint32_t round = 1;
+  restarted.OneAfterTheOther([&](const std::string&) {
+    if (restarted.server->round() == round) return;
+    round = restarted.server->round();
+    restarted.StartServer();
+    for (const std::string& name : restarted.Names()) restarted.Reconnect(name);
+  });
+  EXPECT_EQ(round, 4U);
+  ExpectSameBits(world.Outcome(), restarted.Outcome());
+  // Momentum is 0.9 of the last step and this one: after three rounds the parts have gone further.
+  const auto length = [](const SplitWorld& one) {
+    double sum = 0;
+    for (const auto& [key, tensor] : one.server->server_adapter()) {
+      if (!key.ends_with("lora_B.weight")) continue;
+      for (const float value : tensor.values<float>()) sum += double{value} * value;
+    }
+    return std::sqrt(sum);
+  };
+  EXPECT_GT(length(world), 1.2 * length(plain));
+}
+
+TEST(SplitStrategies, ThatAskMoreOfDevicesAreRefusedBeforeOneComes) {
+  const auto made = [](const char* name, const Settings& more = {}) {
+    SplitWorld world;
+    auto plan = protocol::SplitPlan::LoadText(kPlan, world.folder(), "plan", With({{"strategy.name", name}}, more));
+    if (!plan.ok()) return plan.status();
+    auto options = coordinator::PrepareSplitServer(*plan, world.folder() / "other");
+    return coordinator::SplitServer::Make(*std::move(options)).status();
+  };
+  for (const char* name :
+       {"NoSuchMethod", "FLoRA", "FFA-LoRA", "FedSA-LoRA", "RoLoRA", "HetLoRA", "SCAFFOLD", "FedKSeed", "MultiKrum"}) {
+    EXPECT_EQ(made(name).code(), Code::kInvalidArgument) << name << ": " << made(name);
+  }
+  for (const char* name : {"FedAvg", "FedAdam", "FedYogi", "CoordinateMedian", "FlexLoRA"}) {
+    EXPECT_TRUE(made(name).ok()) << name << ": " << made(name);
+  }
+  EXPECT_EQ(made("FedAdam", {{"split.server", "sequential"}}).code(), Code::kInvalidArgument);
+}
+
 TEST(SplitLimits, TargetsThatTheHeadDoesNotKnowAreRefused) {
   SplitWorld world(Settings{{"split.topology", "label_sharing"}});
   world.Turn("device-0");

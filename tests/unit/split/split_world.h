@@ -258,4 +258,15 @@ inline double RelativeDistance(const StateDict& a, const StateDict& b) {
   return largest / scale;
 }
 
+// The largest difference of two elements.
+inline double Distance(const StateDict& a, const StateDict& b) {
+  EXPECT_EQ(SpecOf(a), SpecOf(b));
+  double largest = 0;
+  for (const auto& [key, tensor] : a) {
+    const auto left = tensor.values<float>(), right = b.find(key)->second.values<float>();
+    for (size_t i = 0; i < left.size(); ++i) largest = std::max(largest, std::abs(double{left[i]} - right[i]));
+  }
+  return largest;
+}
+
 }  // namespace heddle
