@@ -10,6 +10,7 @@
 #include "client/model_tool/inspect.h"
 #include "common/build_info.h"
 #include "model/memory/tensor_memory.h"
+#include "model/parts/part_folder.h"
 #include "peft/parts/emulator.h"
 
 namespace heddle::client {
@@ -23,12 +24,15 @@ struct CommandLine {
   GenerateSettings generate;
   DistilSettings distil;
   std::filesystem::path folder, out, emulator, adapter;
+  model::Cut cut;
+  std::string topology = "u_shaped";
   std::function<Status()> action;
 
   void Inspect(CLI::App* app);
   void Evaluate(CLI::App* app);
   void Generate(CLI::App* app);
   void Emulator(CLI::App* app);
+  void Part(CLI::App* app);
   void Plug(CLI::App* app);
 };
 
@@ -145,6 +149,21 @@ void CommandLine::Emulator(CLI::App* app) {
   });
 }
 
+void CommandLine::Part(CLI::App* app) {
+  CLI::App* command =
+      app->add_subcommand("part", "what a device of split learning has of a model: the tensors of its part alone");
+  command->add_option("DIR", folder, "the model's folder")->required();
+  command->add_option("OUT", out, "a new folder")->required();
+  command->add_option("--cut", cut.blocks, "split.cut of the run: blocks on the device")->required();
+  command->add_option("--topology", topology, "split.topology of the run")->capture_default_str();
+  command->callback([this] {
+    action = [this]() -> Status {
+      HEDDLE_ASSIGN_OR_RETURN(cut.topology, model::SplitTopologyFromName(topology));
+      return model::WriteDevicePart(folder, cut, out);
+    };
+  });
+}
+
 void CommandLine::Plug(CLI::App* app) {
   CLI::App* command = app->add_subcommand("plug", "an adapter that was tuned on an emulator, for the whole model");
   command->add_option("EMULATOR", emulator, "the emulator's folder")->required();
@@ -163,6 +182,7 @@ int Main(int argc, char** argv) {
   line.Evaluate(&app);
   line.Generate(&app);
   line.Emulator(&app);
+  line.Part(&app);
   line.Plug(&app);
   try {
     app.parse(argc, argv);

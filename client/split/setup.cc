@@ -3,6 +3,7 @@
 #include "client/device_secret.h"
 #include "model/config/cut.h"
 #include "model/config/registry.h"
+#include "model/parts/part_folder.h"
 
 namespace heddle::client {
 
@@ -12,7 +13,7 @@ Result<SplitDeviceOptions> PrepareSplitDevice(const protocol::SplitPlan& plan, c
   HEDDLE_ASSIGN_OR_RETURN(const model::SplitTopology topology, model::SplitTopologyFromName(plan.topology));
   model::WeightOptions weights;
   HEDDLE_ASSIGN_OR_RETURN(weights.part, model::DevicePart(spec, {plan.cut, topology}));
-  HEDDLE_ASSIGN_OR_RETURN(const std::string digest, protocol::BaseModelDigest(plan.base_model));
+  HEDDLE_ASSIGN_OR_RETURN(const std::string digest, model::BaseModelDigest(plan.base_model));
   HEDDLE_ASSIGN_OR_RETURN(const TaskResources::Base base, resources.GetBase(plan.base_model, weights));
   SplitDeviceOptions options;
   options.plan = plan;

@@ -2,6 +2,7 @@
 
 #include "model/config/cut.h"
 #include "model/config/registry.h"
+#include "model/parts/part_folder.h"
 
 namespace heddle::coordinator {
 
@@ -12,7 +13,7 @@ Result<SplitServerOptions> PrepareSplitServer(const protocol::SplitPlan& plan, c
   model::WeightOptions here, there;
   HEDDLE_ASSIGN_OR_RETURN(here.part, model::ServerPart(spec, cut));
   HEDDLE_ASSIGN_OR_RETURN(there.part, model::DevicePart(spec, cut));
-  HEDDLE_ASSIGN_OR_RETURN(const std::string digest, protocol::BaseModelDigest(plan.base_model));
+  HEDDLE_ASSIGN_OR_RETURN(const std::string digest, model::BaseModelDigest(plan.base_model));
   SplitServerOptions options;
   options.plan = plan;
   options.plan_digest = plan.Digest(digest);

@@ -190,7 +190,7 @@ std::string SplitSide::AdapterConfigJson() const {
 }
 
 std::string SplitPlan::Digest(std::string_view base_digest) const {
-  std::string text = "heddle split plan 2\n";
+  std::string text = "heddle split plan 3\n";
   const auto add = [&text](std::string_view name, const std::string& value) {
     text += std::string(name) + " " + std::to_string(value.size()) + " " + value + "\n";
   };
@@ -240,21 +240,6 @@ Result<SplitPlan> SplitPlan::LoadText(std::string_view toml, const fs::path& fol
   schema.SetFolder(folder);
   HEDDLE_RETURN_IF_ERROR(schema.LoadText(toml, name, overrides));
   return Finish(std::move(plan), texts);
-}
-
-Result<std::string> BaseModelDigest(const fs::path& folder) {
-  std::set<fs::path> files = {folder / "config.json"};
-  std::error_code error;
-  for (const fs::directory_entry& entry : fs::directory_iterator(folder, error)) {
-    if (entry.path().extension() == ".safetensors") files.insert(entry.path());
-  }
-  if (error) return NotFound("cannot list the base model's folder " + folder.string() + ": " + error.message());
-  Sha256Hasher all;
-  for (const fs::path& file : files) {
-    HEDDLE_ASSIGN_OR_RETURN(const Sha256Digest digest, Sha256File(file));
-    all.Update(file.filename().string() + " " + digest.ToHex() + "\n");
-  }
-  return all.Finish().ToHex();
 }
 
 }  // namespace heddle::protocol

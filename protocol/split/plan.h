@@ -91,7 +91,7 @@ struct SplitPlan {
     return {.u_shaped = u_shaped(), .micros = gradient_accumulation_steps, .steps = local_steps, .ahead = pipeline};
   }
   // Of what must be the same on both sides: everything but paths and what is the server's alone. `base_digest` is that
-  // of the base model's files (BaseModelDigest). 64 hex digits.
+  // of the base model's files (model/parts/part_folder.h). 64 hex digits.
   std::string Digest(std::string_view base_digest) const;
 
   // Errors: those of ConfigSchema, with every mistake at once; kInvalidArgument for settings that do not fit together.
@@ -100,8 +100,5 @@ struct SplitPlan {
   static Result<SplitPlan> LoadText(std::string_view toml, const std::filesystem::path& folder, std::string_view name,
                                     const std::map<std::string, std::string>& overrides = {});
 };
-
-// Of config.json and the safetensors files of a folder. Errors: those of files.
-Result<std::string> BaseModelDigest(const std::filesystem::path& folder);
 
 }  // namespace heddle::protocol

@@ -2,8 +2,10 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <utility>
 
 #include "common/random.h"
+#include "model/parts/part_folder.h"
 #include "model/training/gradient_accumulator.h"
 #include "peft/adapter/initial.h"
 #include "tests/unit/split/split_world.h"
@@ -100,6 +102,22 @@ TEST(SplitRounds, WithACopyForEachDeviceTheOrderOfFramesDoesNotCount) {
   together.Interleaved();
   apart.OneAfterTheOther();
   ExpectSameBits(together.Outcome(), apart.Outcome());
+}
+
+TEST(SplitRounds, ADeviceNeedsNoMoreOfTheModelThanItsPart) {
+  for (const char* topology : {"u_shaped", "label_sharing"}) {
+    const Settings settings = {{"split.topology", topology}, {"split.server", "per_device"}};
+    SplitWorld whole(settings), parts(settings);
+    const model::Cut cut{parts.plan.cut, *model::SplitTopologyFromName(topology)};
+    const std::filesystem::path folder = parts.folder() / "part";
+    ASSERT_TRUE(model::WriteDevicePart(SplitWorld::BaseFolder(), cut, folder).ok());
+    const std::filesystem::path base = std::exchange(parts.plan.base_model, folder);
+    for (const std::string& name : parts.Names()) parts.AddDevice(name);
+    parts.plan.base_model = base;
+    whole.Interleaved();
+    parts.Interleaved();
+    ExpectSameBits(whole.Outcome(), parts.Outcome());
+  }
 }
 
 TEST(SplitRounds, ADeviceThatKeepsItsActivationsTrainsTheSameBits) {

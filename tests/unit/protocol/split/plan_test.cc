@@ -33,7 +33,7 @@ TEST(SplitPlan, EveryRecipeIsRead) {
     EXPECT_TRUE(plan.ok()) << plan.status();
     if (plan.ok()) {
       EXPECT_EQ(plan->name, entry.path().stem());
-      EXPECT_TRUE(BaseModelDigest(plan->base_model).ok());
+      EXPECT_TRUE(std::filesystem::exists(plan->base_model / "config.json"));
       ++read;
     }
   }
