@@ -18,6 +18,7 @@
 #include "client/worker/train_options.h"
 #include "client/worker/trained_tensors.h"
 #include "common/file.h"
+#include "common/logging.h"
 #include "common/random.h"
 #include "model/config/registry.h"
 #include "model/transformer/transformer.h"
@@ -355,6 +356,12 @@ class ZoLedger final : public LocalTask {
     stats.forward_passes = training.forward_passes();
     stats.skipped_directions = training.skipped();
     stats.loss_stalled = watch.Stalled();
+    if (stats.skipped_directions > 0) {
+      Log(Severity::kWarning,
+          std::to_string(stats.skipped_directions) +
+              " directions were skipped and not sent: their losses were not finite or too far apart");
+    }
+    if (stats.loss_stalled) Log(Severity::kWarning, watch.Sentence());
     stats.train_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
     return stats;
   }

@@ -280,12 +280,7 @@ class ZoSft final : public LocalTask {
       Log(Severity::kWarning, std::to_string(stats.skipped_directions) +
                                   " directions were skipped: their losses were not finite or too far apart");
     }
-    if (stats.loss_stalled) {
-      Log(Severity::kWarning,
-          "the loss does not fall: " + std::to_string(watch.first_half()) + " in the first half of " +
-              std::to_string(counted) + " steps, " + std::to_string(watch.second_half()) +
-              " in the second; a larger learning_rate, more num_perturbations or another zo_eps may help");
-    }
+    if (stats.loss_stalled) Log(Severity::kWarning, watch.Sentence());
     return stats;
   }
 };

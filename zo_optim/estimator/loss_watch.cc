@@ -30,4 +30,10 @@ double LossWatch::first_half() const { return Of(0, losses_.size() / 2).mean; }
 
 double LossWatch::second_half() const { return Of(losses_.size() / 2, losses_.size()).mean; }
 
+std::string LossWatch::Sentence() const {
+  return "the loss does not fall: " + std::to_string(first_half()) + " in the first half of " +
+         std::to_string(losses_.size()) + " steps, " + std::to_string(second_half()) +
+         " in the second; a larger learning_rate, more num_perturbations or another zo_eps may help";
+}
+
 }  // namespace heddle::zo

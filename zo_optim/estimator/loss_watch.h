@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstddef>
+#include <string>
 #include <vector>
 
 namespace heddle::zo {
@@ -19,6 +20,8 @@ class LossWatch {
   // Means of the halves; 0 without losses.
   double first_half() const;
   double second_half() const;
+  // What to tell people of a loss that has stalled.
+  std::string Sentence() const;
 
   static constexpr size_t kEnough = 16;
 

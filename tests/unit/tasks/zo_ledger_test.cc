@@ -5,15 +5,18 @@
 #include <gmock/gmock.h>
 
 #include <cmath>
+#include <limits>
 
 #include "aggregation/ledger/ledger_model.h"
 #include "client/worker/ledger_replay.h"
 #include "client/worker/task_resources.h"
 #include "client/worker/train_options.h"
 #include "common/file.h"
+#include "common/logging.h"
 #include "common/random.h"
 #include "common/safetensors.h"
 #include "model/config/registry.h"
+#include "model/tokenizer/tokenizer.h"
 #include "tests/unit/tasks/task_fixture.h"
 #include "zo_optim/ledger/scalars.h"
 
@@ -196,9 +199,13 @@ TEST_F(ZoLedgerTest, CountsItsPassesAndSaysWhenTheLossDoesNotFall) {
   input_.train.local_steps = 60;
   input_.train.learning_rate = 1e-9;
   input_.train.seeds->resolution_bits = 60;
+  const std::string log = folder_ / "log";
+  ASSERT_TRUE(InitLogging({.file = log}).ok());
   const auto output = RunWith(*resources_);
+  ASSERT_TRUE(InitLogging({}).ok());
   ASSERT_TRUE(output.ok()) << output.status();
   EXPECT_TRUE(output->stats.loss_stalled);
+  EXPECT_THAT(ReadFile(log, 1 << 20).value(), HasSubstr("the loss does not fall: "));
 }
 
 // FwdLLM: of more than a thousand candidates those most like the model's last step, by cosines in float64.
@@ -262,6 +269,61 @@ TEST_F(ZoLedgerTest, DirectionsWhoseLossesAreTooFarApartAreLeftOutAndCounted) {
   EXPECT_EQ(some->skipped + some->steps.size(), 20U);
   input_.train.zo.max_loss_difference = 1e-30;
   EXPECT_THAT(Scalars().status().message(), HasSubstr("no step's loss"));
+}
+
+// A base whose network has no finite loss where a text has a '#'.
+TEST_F(ZoLedgerTest, StepsWithoutAFiniteLossAreSkippedCountedAndNeverSent) {
+  model::ModelSpec spec = model::TinyConfig();
+  spec.tie_word_embeddings = false;
+  model::WriteModelFolder(folder_ / "base", spec);
+  StateDict weights = model::RandomWeights(spec, 1);
+  auto& embedding = weights.at("model.embed_tokens.weight");
+  const auto tokenizer = model::Tokenizer::Read(folder_ / "base");
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  const auto hash = (*tokenizer)->Encode("#");
+  ASSERT_EQ(hash.size(), 1U);
+  const auto given = embedding.values<float>();
+  std::vector<float> values(given.begin(), given.end());
+  values[static_cast<size_t>(hash[0]) * static_cast<size_t>(spec.hidden_size)] = std::numeric_limits<float>::infinity();
+  embedding = Tensor::FromFloats(embedding.shape(), values);
+  const auto write = [&](const std::string& between) {
+    std::string text;
+    for (uint64_t i = 0; i < 100; ++i) text += model::SampleText(200, i) + between;
+    folder_.Write("data.txt", text);
+  };
+  ASSERT_TRUE(WriteSafetensors(folder_ / "base" / "model.safetensors", weights).ok());
+  input_.train.local_steps = 20;
+  write("#\n");
+  const auto output = RunWith(*resources_);
+  ASSERT_TRUE(output.ok()) << output.status();
+  const auto some = ScalarsOf(*output);
+  ASSERT_TRUE(some.ok()) << some.status();
+  EXPECT_GT(some->skipped, 0U);
+  EXPECT_GT(some->steps.size(), 0U);
+  EXPECT_EQ(some->skipped + some->steps.size(), 20U);
+  EXPECT_EQ(output->stats.skipped_directions, some->skipped);
+  EXPECT_TRUE(std::isfinite(output->stats.train_loss));
+  for (const zo::Scalar& step : some->steps) EXPECT_TRUE(std::isfinite(step.gradient)) << step.ref;
+  // Without a finite loss anywhere there is nothing to send.
+  folder_.Write("data.txt", std::string(10'000, '#'));
+  const Status nothing = RunWith(*MakeTaskResources()).status();
+  EXPECT_EQ(nothing.code(), Code::kInternal);
+  EXPECT_THAT(nothing.message(), HasSubstr("no step's loss was finite"));
+}
+
+TEST_F(ZoLedgerTest, DevicesDrawSeedsOfThePoolByTheSeedsOfTheirTasks) {
+  const auto refs = [&](uint64_t seed) {
+    input_.seed = seed;
+    const auto scalars = Scalars();
+    EXPECT_TRUE(scalars.ok()) << scalars.status();
+    std::vector<uint64_t> out;
+    for (const zo::Scalar& step : scalars->steps) out.push_back(step.ref);
+    return out;
+  };
+  const auto one = refs(11), other = refs(12);
+  EXPECT_EQ(one.size(), 8U);
+  EXPECT_NE(one, other);
+  EXPECT_EQ(refs(11), one);
 }
 
 TEST_F(ZoLedgerTest, SeedsAreDrawnByTheirImportance) {

@@ -4,6 +4,7 @@
 
 #include <gmock/gmock.h>
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <limits>
@@ -254,6 +255,29 @@ TEST(TrainedWeights, TrainOnlyTheSmallestWhenTheyAreSparse) {
   EXPECT_NEAR(values[1] - before[1], 0.0625 * z[1], 1e-6);
 }
 
+TEST(TrainedWeights, TwoDevicesWithTheSameStartHaveTheSameMask) {
+  std::vector<float> a(1000), b(333);
+  PhiloxStream random(2);
+  for (std::vector<float>* part : {&a, &b}) {
+    for (float& value : *part) value = 0.01F * static_cast<float>(random.NextBelow(50)) - 0.25F;  // many equals
+  }
+  std::vector<float> other_a = a, other_b = b;
+  TrainedWeights one = *TrainedWeights::Make({{"a", a}, {"b", b}}, Distribution::kRademacher, 1e-2, 0.3);
+  // In another order, with another plan of steps and after others' moves.
+  TrainedWeights other = *TrainedWeights::Make({{"b", other_b}, {"a", other_a}}, Distribution::kRademacher, 3e-2, 0.3);
+  other.SetThreads(3);
+  other.Shift(77, 0, 0.01);
+  EXPECT_EQ(one.num_trained(), 400U);
+  EXPECT_EQ(other.num_trained(), 400U);
+  for (const uint64_t seed : {1U, 2U}) {
+    std::vector<float> z(a.size()), other_z(a.size());
+    one.FillDirection(seed, 0, z);
+    other.FillDirection(seed, 1, other_z);
+    EXPECT_EQ(z, other_z);
+    EXPECT_EQ(std::count(z.begin(), z.end(), 0.0F), 700);
+  }
+}
+
 TEST(TrainedWeights, TakeStepsBackToTheBitAndSayWhenTheyOutgrowTheirGrid) {
   std::vector<float> values(9000);
   PhiloxStream random(1);
@@ -288,6 +312,14 @@ TEST(TrainedWeights, ThreadsAndMasksChangeNoBitOfAMove) {
     }
     EXPECT_EQ(one, other);
   }
+}
+
+TEST(LossWatch, TellsPeopleBothHalvesAndWhatToTry) {
+  LossWatch watch;
+  for (const double loss : {2.0, 2.0, kNan, 3.0, 3.0}) watch.Add(loss);
+  EXPECT_EQ(watch.Sentence(),
+            "the loss does not fall: 2.000000 in the first half of 4 steps, 3.000000 in the second; a larger "
+            "learning_rate, more num_perturbations or another zo_eps may help");
 }
 
 TEST(LossWatch, SaysWhetherALossFalls) {
