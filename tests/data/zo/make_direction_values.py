@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Prints the worked values of tests/unit/zo_optim/direction_test.cc: the definition of zo_optim/direction/direction.h in
 Python's whole numbers, with the table of make_normal_table.py (its output is read, not computed again)."""
+import functools
 import hashlib
 import re
 import struct
@@ -16,6 +17,7 @@ TABLE = [
 assert len(TABLE) == 32
 
 
+@functools.lru_cache(maxsize=64)
 def philox(counter, key):
     c, k = list(counter), list(key)
     for _ in range(10):
@@ -53,7 +55,8 @@ def normal(i):
 
 
 print("normals", [normal(i) for i in indices], "/ 2^13")
-print("sha256 of the first 10 000 signs as bytes 0/1:", end=" ")
-print(hashlib.sha256(bytes(word(seed, stream, i // 32) >> (i % 32) & 1 for i in range(10000))).hexdigest())
-print("sha256 of the first 10 000 normals as float32:", end=" ")
-print(hashlib.sha256(b"".join(struct.pack("<f", normal(i) / 2**13) for i in range(10000))).hexdigest())
+for count in 10_000, 1_000_000:
+    print(f"sha256 of the first {count} signs as bytes 0/1:", end=" ")
+    print(hashlib.sha256(bytes(word(seed, stream, i // 32) >> (i % 32) & 1 for i in range(count))).hexdigest())
+    print(f"sha256 of the first {count} normals as float32:", end=" ")
+    print(hashlib.sha256(b"".join(struct.pack("<f", normal(i) / 2**13) for i in range(count))).hexdigest())

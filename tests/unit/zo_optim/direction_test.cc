@@ -8,7 +8,9 @@
 #include <cstring>
 #include <map>
 #include <numeric>
+#include <span>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "common/digest.h"
@@ -61,6 +63,32 @@ TEST_P(DirectionPath, TenThousandElementsHaveTheDigestOfTheDefinition) {
   FillDirection({Distribution::kNormal, kSeed, kStream}, 0, z, GetParam());
   EXPECT_EQ(Sha256(std::as_bytes(std::span(z))).ToHex(),
             "d90357f5c2f8e11db6608fa1b5977f1a7c5ec6e86085fca115d0619ee3ae32a5");
+}
+
+TEST_P(DirectionPath, AMillionElementsHaveTheDigestOfTheDefinitionWithOneThreadAndWithSixteen) {
+  constexpr size_t kCount = 1'000'000;
+  for (const size_t threads : {1, 16}) {
+    const auto fill = [&](Distribution distribution) {
+      std::vector<float> z(kCount);
+      const size_t share = (kCount + threads - 1) / threads;
+      std::vector<std::jthread> others;
+      for (size_t first = 0; first < kCount; first += share) {
+        const std::span<float> slice = std::span(z).subspan(first, std::min(share, kCount - first));
+        others.emplace_back([slice, distribution, first] {
+          FillDirection({distribution, kSeed, kStream}, first, slice, GetParam());
+        });
+      }
+      others.clear();  // joins
+      return z;
+    };
+    std::string bits;
+    const std::vector<float> signs = fill(Distribution::kRademacher), normals = fill(Distribution::kNormal);
+    for (const float sign : signs) bits.push_back(sign < 0 ? '\1' : '\0');
+    EXPECT_EQ(Sha256(bits).ToHex(), "0028f02f743b3df06d88a9af1ec3ca4f4d51d6f2801e0bc8687966f5f2c0058d") << threads;
+    EXPECT_EQ(Sha256(std::as_bytes(std::span(normals))).ToHex(),
+              "5075f05d214e7740028c3b267c696a047d3e3c4b6f2aaf59f25f5247c0960633")
+        << threads;
+  }
 }
 
 TEST_P(DirectionPath, AnySliceHasTheElementsOfTheDefinition) {

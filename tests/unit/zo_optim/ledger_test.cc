@@ -148,6 +148,26 @@ TEST(Scalars, ComeBackFromTheirBytes) {
   }
 }
 
+// FedKSeed's layout is 4 bytes for each of K scalars down, and 8 for each of tau steps and 4 more up.
+TEST(Scalars, ARoundIsSmallerBothWaysThanThePapersLayout) {
+  constexpr size_t kPool = 4096, kSteps = 200, kPaper = 4 * kPool + 8 * kSteps + 4;
+  static_assert(kPaper == 17'988);
+  PhiloxStream random(1);
+  Scalars up{.steps = {}, .weights = Sha256("w"), .skipped = 0};
+  for (size_t i = 0; i < kSteps; ++i) {
+    up.steps.push_back(
+        {random.NextBelow(kPool), TravellingScalar(50 * (random.NextUniform() - 0.5F), 100, ScalarFormat::kFloat32)});
+  }
+  std::sort(up.steps.begin(), up.steps.end(), [](const auto& a, const auto& b) { return a.ref < b.ref; });
+  // Scales as after 30 rounds of such scalars (a step of 1 is 512 to 1023); each has changed since an earlier ledger.
+  const Ledger earlier = Random(Head(kPool), kPool, 3, 1 << 17), later = Random(Head(kPool), kPool, 4, 1 << 17, 2);
+  const size_t sent = EncodeScalars(up, ScalarFormat::kFloat32).size();
+  for (const std::string& down : {EncodeLedger(later), EncodePatch(earlier, later)}) {
+    RecordProperty("bytes_both_ways", static_cast<int>(down.size() + sent));
+    EXPECT_LT(down.size() + sent, kPaper);
+  }
+}
+
 TEST(Scalars, ANumberThatIsNotFiniteIsRefused) {
   std::string bytes = EncodeScalars({.steps = {{3, 1.0F}}, .weights = {}, .skipped = 0}, ScalarFormat::kFloat32);
   bytes[bytes.size() - 1] = 0x7f;
