@@ -21,9 +21,10 @@ using ::testing::HasSubstr;
 
 class LedgersTest : public ServiceTest {
  protected:
-  explicit LedgersTest(const char* pool_size = "512", const std::string& more = "") {
-    SubmitRun({{"name", "\"FedKSeed\""}, {"pool_size", pool_size}},
-              "[zo]\nzo_eps = 1e-3\ndistribution = \"rademacher\"\n" + more);
+  using Strategy = std::map<std::string, std::string>;
+  explicit LedgersTest(const Strategy& strategy = {{"name", "\"FedKSeed\""}, {"pool_size", "512"}},
+                       const std::string& more = "") {
+    SubmitRun(strategy, "[zo]\nzo_eps = 1e-3\ndistribution = \"rademacher\"\n" + more);
   }
 
   HttpResponse Get(const std::string& target) { return Send(Device("anna"), HttpRequest("GET", target)); }
@@ -61,7 +62,7 @@ class LedgersTest : public ServiceTest {
 // Two steps of 100 directions each.
 class LedgerBytesTest : public LedgersTest {
  protected:
-  LedgerBytesTest() : LedgersTest("4096", "num_perturbations = 100\n") {}
+  LedgerBytesTest() : LedgersTest({{"name", "\"FedKSeed\""}, {"pool_size", "4096"}}, "num_perturbations = 100\n") {}
 };
 
 TEST_F(LedgersTest, DevicesGetTheLedgerBesideTheFirstAdapterAndLaterWhatHasChanged) {
@@ -91,6 +92,67 @@ TEST_F(LedgersTest, DevicesGetTheLedgerBesideTheFirstAdapterAndLaterWhatHasChang
     const zo::Ledger earlier = Pki::Value(zo::DecodeLedger(Bytes(ledgers[from])));
     EXPECT_EQ(zo::EncodeLedger(Pki::Value(zo::ApplyPatch(earlier, Bytes(patch.body)))), ledgers[3]);
   }
+}
+
+// Two steps of three directions each, new ones in each round.
+class DeComFlLedgersTest : public LedgersTest {
+ protected:
+  DeComFlLedgersTest() : LedgersTest({{"name", "\"DeComFL\""}}, "num_perturbations = 3\n") {}
+
+  // What a device keeps between rounds.
+  struct Kept {
+    aggregation::Weights weights;
+    zo::Ledger ledger;
+    std::string digest;  // of the ledger's bytes
+  };
+  // By the patch alone, to the ledger of the assignment. How long the patch was.
+  size_t CatchUp(const v1::TaskAssignment& assignment, Kept* kept) {
+    const std::string digest = HexOf(assignment.plan().adapter(2));
+    const HttpResponse patch = Get("/v1/blobs/" + digest + "/from/" + kept->digest);
+    EXPECT_EQ(patch.status, 200U);
+    const zo::Ledger next = Pki::Value(zo::ApplyPatch(kept->ledger, Bytes(patch.body)));
+    EXPECT_EQ(Sha256(zo::EncodeLedger(next)).ToHex(), digest);
+    Pki::Check(zo::ApplyMoves(next.head.distribution, zo::MovesBetween(kept->ledger, next), kept->weights.parameters));
+    kept->ledger = next;
+    kept->digest = digest;
+    return patch.body.size();
+  }
+};
+
+TEST_F(DeComFlLedgersTest, ADeviceThatSkipsThreeRoundsGetsEveryBitOfTheOthersByOnePatch) {
+  auto round = NextRound();
+  const StateDict start = GoodUpdateBase(round["anna"]);
+  Sha256Digest weights = zo::DigestOfWeights(aggregation::WeightsOf(start, 1e-3)->parameters);
+  const auto tell = [&](const std::string& device, uint64_t number) {
+    std::vector<zo::Scalar> steps;
+    for (uint64_t i = 0; i < 6; ++i) steps.push_back({(number - 1) * 6 + i, 3.7F - static_cast<float>(i + number)});
+    const auto verdict = TellSteps(device, round[device], weights, std::move(steps), zo::ScalarFormat::kFloat32);
+    EXPECT_EQ(verdict.verdict(), v1::REPORT_VERDICT_ACCEPTED) << verdict.refusal().message();
+    round = NextRound();
+  };
+  tell("anna", 1);
+  Kept anna, bert;
+  for (Kept* kept : {&anna, &bert}) {
+    kept->ledger = Pki::Value(zo::DecodeLedger(Bytes(LedgerBytes(round["anna"]))));
+    kept->digest = HexOf(round["anna"].plan().adapter(2));
+    kept->weights = Pki::Value(aggregation::WeightsOf(start, zo::LargestScale(kept->ledger.head)));
+    const zo::Ledger nothing = zo::EmptyLedger(kept->ledger.head);
+    Pki::Check(zo::ApplyMoves(kept->ledger.head.distribution, zo::MovesBetween(nothing, kept->ledger),
+                              kept->weights.parameters));
+  }
+  // Rounds 2, 3 and 4 without bert.
+  for (uint64_t number = 2; number <= 4; ++number) {
+    weights = zo::DigestOfWeights(anna.weights.parameters);
+    tell("anna", number);
+    CatchUp(round["anna"], &anna);
+  }
+  EXPECT_NE(anna.weights.memory, bert.weights.memory);
+  EXPECT_LT(CatchUp(round["bert"], &bert), LedgerBytes(round["bert"]).size());
+  EXPECT_EQ(anna.weights.memory, bert.weights.memory) << "0 ulp";
+  weights = zo::DigestOfWeights(bert.weights.parameters);
+  EXPECT_EQ(weights, bert.ledger.weights);
+  tell("bert", 5);
+  EXPECT_EQ(CommittedRounds(), 5);
 }
 
 // FedKSeed as published: a pool of 4096, 200 directions a device, 20 devices a round; all that crosses the device's
@@ -189,6 +251,7 @@ TEST_F(LedgersTest, ADeviceWithOtherWeightsIsRefusedAndItsScalarsChangeNothing) 
   EXPECT_EQ(protocol::ReasonName(verdict.refusal().reason()), "WRONG_STATE");
   EXPECT_THAT(verdict.refusal().message(), HasSubstr("rebuilt weights"));
   EXPECT_EQ(CommittedRounds(), 0);
+  EXPECT_THAT(Admin("GET", "/metrics").body, HasSubstr("\nheddle_refusals_total{reason=\"WRONG_STATE\"} 1\n"));
   const Sha256Digest weights =
       zo::DigestOfWeights(aggregation::WeightsOf(GoodUpdateBase(round["bert"]), 1e-3)->parameters);
   EXPECT_EQ(Tell("bert", round["bert"], weights, 2000).refusal().reason(), v1::REFUSAL_REASON_OUT_OF_BOUNDS);
