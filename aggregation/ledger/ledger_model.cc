@@ -29,7 +29,13 @@ Result<Weights> WeightsOf(const StateDict& start, double largest_scale) {
   try {
     Weights weights;
     for (const auto& [name, tensor] : start) {
-      if (name.starts_with(kOwnPrefix) || tensor.dtype() != DType::kF32) continue;
+      if (name.starts_with(kOwnPrefix)) continue;
+      // A device trains it as float32 whatever it is kept in, so leaving it out would be another model.
+      if (tensor.dtype() == DType::kF16 || tensor.dtype() == DType::kBF16) {
+        return InvalidArgument("the tensor '" + name + "' is " + std::string(DTypeName(tensor.dtype())) +
+                               "; a ledger of directions is for float32 weights, so convert the adapter to float32");
+      }
+      if (tensor.dtype() != DType::kF32) continue;
       const auto values = tensor.values<float>();
       weights.memory.emplace_back(values.begin(), values.end());
       HEDDLE_ASSIGN_OR_RETURN(zo::Parameter parameter, zo::MakeParameter(name, weights.memory.back(), largest_scale));

@@ -25,7 +25,8 @@ struct Weights {
   std::vector<std::vector<float>> memory;
   std::vector<zo::Parameter> parameters;  // in order of names
 };
-// Errors: kInvalidArgument: a value that no grid takes; kResourceExhausted.
+// Errors: kInvalidArgument: a value that no grid takes, or a tensor of 16-bit floats, whose grid would be too coarse to
+// train on; kResourceExhausted.
 Result<Weights> WeightsOf(const StateDict& start, double largest_scale);
 
 // The adapter that a ledger stands for. Errors: kInvalidArgument when the start is not what the ledger began with, or

@@ -462,6 +462,31 @@ TEST(LedgerMethods, AParentOrSettingsThatDoNotFitAreRefused) {
       Code::kInvalidArgument);
 }
 
+TEST(LedgerMethods, AFirstAdapterOfSixteenBitsIsRefusedByEachMethod) {
+  for (const DType dtype : {DType::kF16, DType::kBF16}) {
+    StateDict start = Start();
+    std::span<std::byte> bytes;
+    start.begin()->second = Tensor::Allocate({dtype, {6, 10}}, &bytes);
+    std::fill(bytes.begin(), bytes.end(), std::byte{0});
+    for (const char* method : {"FedKSeed", "FedKSeed-Pro", "DeComFL", "BAFFLE", "FwdLLM"}) {
+      const std::string_view name = method;
+      const AggregatorOptions options = name == "FwdLLM"               ? FwdOptions(1, 0)
+                                        : name.starts_with("FedKSeed") ? PoolOptions(1)
+                                                                       : Options(1);
+      EXPECT_TRUE(MakeAggregator(method, Start(), options).ok()) << method;
+      const Status status = MakeAggregator(method, start, options).status();
+      EXPECT_EQ(status.code(), Code::kInvalidArgument) << method;
+      EXPECT_THAT(status.message(), HasSubstr("lora_A.weight' is " + std::string(DTypeName(dtype)))) << method;
+    }
+    const auto made =
+        Merge("FedKSeed", PoolOptions(1), {Start(), {}}, StartDigest(), {{"a", 1, Random(9, 0, kPool, 10, false)}});
+    ASSERT_TRUE(made.ok()) << made.status();
+    const Status replayed = ReplayLedger(start, *LedgerOf(made->model), 1).status();
+    EXPECT_EQ(replayed.code(), Code::kInvalidArgument);
+    EXPECT_THAT(replayed.message(), HasSubstr("a ledger of directions is for float32 weights"));
+  }
+}
+
 TEST(LedgerMethods, AStepThatTheGridCannotHoldFailsTheRoundAndSaysWhy) {
   AggregatorOptions options = PoolOptions(1);
   options.zo.learning_rate = 1e-2;

@@ -6,9 +6,11 @@
 #include <torch/torch.h>
 
 #include <cmath>
+#include <set>
 
 #include "aggregation/layer_groups.h"
 #include "client/worker/train_options.h"
+#include "client/worker/trained_tensors.h"
 #include "common/safetensors.h"
 #include "tests/unit/tasks/task_fixture.h"
 
@@ -160,6 +162,42 @@ TEST_F(ZoSftTest, TrainsTheLayersOfItsGroupOnly) {
   ASSERT_TRUE(output.ok()) << output.status();
   for (const auto& [name, tensor] : output->update) EXPECT_TRUE(aggregation::InLayerGroup(name, 2, 1)) << name;
   EXPECT_FALSE(output->update.empty());
+}
+
+// The mask is of the start, so data and seeds of a device do not change it.
+TEST_F(ZoSftTest, TwoDevicesWithOneStartMoveTheSameSparseWeights) {
+  WriteLearntAdapter();
+  input_.train.local_steps = 1;
+  input_.train.zo.sparse_fraction = 0.25;
+  const auto moved = [&] {
+    const auto output = RunZo();
+    EXPECT_TRUE(output.ok()) << output.status();
+    std::set<std::pair<std::string, size_t>> out;
+    for (const auto& [name, tensor] : output->update) {
+      const auto change = tensor.values<float>();
+      size_t count = 0;
+      for (size_t i = 0; i < change.size(); ++i) {
+        if (std::abs(change[i]) <= 0x1p-20F) continue;  // at most rounded to the grid
+        out.emplace(name, i);
+        ++count;
+      }
+      EXPECT_EQ(count, (change.size() + 3) / 4) << name;
+    }
+    return out;
+  };
+  const auto first = moved();
+  folder_.Write("data.txt", model::SampleText(30'000, 4));
+  input_.seed = 12;
+  EXPECT_EQ(moved(), first);
+}
+
+TEST_F(ZoSftTest, WeightsOfSixteenBitsAreNotTrained) {
+  for (const at::ScalarType type : {at::kHalf, at::kBFloat16}) {
+    const auto made = TrainedTensors::Make({torch::zeros({4, 3}), torch::zeros({5}, type)});
+    EXPECT_EQ(made.status().code(), Code::kInternal);
+    EXPECT_THAT(made.status().message(), HasSubstr("what is trained is not float32"));
+  }
+  EXPECT_TRUE(TrainedTensors::Make({torch::zeros({4, 3}), torch::zeros({5})}).ok());
 }
 
 TEST_F(ZoSftTest, FrozenTensorsStayAndSparseOnesMoveInPart) {
