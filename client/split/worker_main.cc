@@ -10,16 +10,30 @@
 #include "client/split/pipe.h"
 #include "client/split/setup.h"
 #include "client/worker/worker_loop.h"
+#include "common/logging.h"
 #include "model/memory/tensor_memory.h"
 
 namespace heddle::client {
 namespace {
+
+// What the device's owner learns of a round.
+void Report(const protocol::SplitPlan& plan, const SplitDevice::Stats& stats) {
+  const std::string correlation =
+      plan.privacy.distance_correlation ? std::to_string(stats.distance_correlation) : "not asked for";
+  Log(Severity::kInfo, "the steps of a round are done",
+      {{"round", std::to_string(stats.round)},
+       {"loss", std::to_string(stats.last_loss)},
+       {"bytes_up", std::to_string(stats.bytes_up)},
+       {"bytes_down", std::to_string(stats.bytes_down)},
+       {"distance_correlation", correlation}});
+}
 
 Status Run(const std::string& plan_file, const std::string& data, const std::string& state, int output) {
   HEDDLE_ASSIGN_OR_RETURN(const protocol::SplitPlan plan, protocol::SplitPlan::LoadFile(plan_file));
   TaskResources resources;
   HEDDLE_ASSIGN_OR_RETURN(SplitDeviceOptions options, PrepareSplitDevice(plan, data, resources, state));
   HEDDLE_ASSIGN_OR_RETURN(const auto device, SplitDevice::Make(std::move(options)));
+  uint32_t reported = 0;  // rounds
   for (;;) {
     HEDDLE_ASSIGN_OR_RETURN(const std::optional<std::string> frame, ReadPipeFrame(STDIN_FILENO));
     if (!frame) return OkStatus();
@@ -34,6 +48,10 @@ Status Run(const std::string& plan_file, const std::string& data, const std::str
       std::this_thread::sleep_for(std::chrono::milliseconds(action.retry_ms));
       HEDDLE_RETURN_IF_ERROR(WritePipeFrame(output, device->Hello()));
       continue;
+    }
+    if (const SplitDevice::Stats& stats = device->stats(); stats.step == plan.local_steps && stats.round > reported) {
+      reported = stats.round;
+      Report(plan, stats);
     }
     while (action.kind == SplitDevice::Action::Kind::kSend) {
       HEDDLE_RETURN_IF_ERROR(WritePipeFrame(output, action.frame));

@@ -250,6 +250,7 @@ TEST(SplitBatches, ARunEndsWithoutADeviceThatIsKilledAndThatNobodyReplaces) {
   Subprocess other = processes.StartDevice("device-1");
   EXPECT_EQ(other.Wait(), 0) << processes.Logs();
   EXPECT_TRUE(fs::exists(processes.run() / "round-2")) << processes.Logs();
+  EXPECT_NE(processes.Logs().find("the steps of a round are done"), std::string::npos) << processes.Logs();
   server.Signal(SIGTERM);
   EXPECT_EQ(server.Wait(), 0) << processes.Logs();
 }

@@ -164,6 +164,22 @@ TEST(SplitRounds, CoarserEncodingsOfTheCutTrainNearlyAsWell) {
   EXPECT_NEAR(losses["int8"], losses["f32"], 0.1);
 }
 
+TEST(SplitRounds, EachSideIsTunedInItsOwnWay) {
+  const std::vector<std::pair<const char*, const char*>> kinds = {
+      {"LORA", "FULL"}, {"FULL", "LORA"}, {"BOTTLENECK", "IA3"}, {"IA3", "BOTTLENECK"}};
+  for (const auto& [device, server] : kinds) {
+    SCOPED_TRACE(std::string(device) + " and " + server);
+    SplitWorld world(With(kFaster, {{"device.peft_type", device}, {"server.peft_type", server}, {"rounds", "2"}}));
+    const StateDict device_start = world.server->device_adapter(), server_start = world.server->server_adapter();
+    world.OneAfterTheOther();
+    // Both parts have moved, and are of their own kind.
+    EXPECT_GT(Distance(device_start, world.server->device_adapter()), 1e-4);
+    EXPECT_GT(Distance(server_start, world.server->server_adapter()), 1e-4);
+    const auto& stats = world.devices.at("device-0")->stats();
+    EXPECT_LT(stats.last_loss, 5.8);  // ln 320 = 5.77 at the start
+  }
+}
+
 TEST(SplitRounds, OneSideMayBeLeftAsItIs) {
   for (const char* side : {"device", "server"}) {
     SplitWorld world(Settings{{std::string(side) + ".peft_type", "NONE"}});
