@@ -36,11 +36,12 @@ double Rebuild(zo::Distribution distribution, uint64_t seeds, zo::Grid grid, std
   std::vector<zo::SeedMove> moves;
   for (uint64_t seed = 0; seed < seeds; ++seed) moves.push_back({seed, {0, 1e-8F * static_cast<float>(seed + 1)}});
   zo::SnapToGrid(grid, weights);
+  const std::span<const zo::SeedMove> first = std::span(moves).first(kInTurn);
   const double at_once = Seconds([&] { zo::MoveManyOnGrid(distribution, 7, moves, 0, grid, weights); });
   std::vector<double> in_turn;
   for (int round = 0; round < 3; ++round) {
     in_turn.push_back(Seconds([&] {
-      for (const zo::SeedMove& one : std::span(moves).first(kInTurn)) {
+      for (const zo::SeedMove& one : first) {
         const zo::Move back{one.move.to, one.move.from};
         zo::MoveOnGrid({distribution, one.seed, 7}, 0, {&back, 1}, grid, weights);
       }
