@@ -74,7 +74,7 @@ int Main(int argc, char** argv) {
   LogOptions log;
   log.level = "warning";
   if (Status status = InitLogging(log); !status.ok()) return Fail(status);
-  model::UseTensorMemory();
+  model::UseTensorMemory(model::kServerSpare);
   if (const model::BlasCheck blas = model::CheckLoadedBlas(); blas.slow) Log(Severity::kWarning, blas.Describe());
   ::signal(SIGINT, [](int) { interrupted = true; });
   ::signal(SIGTERM, [](int) { interrupted = true; });

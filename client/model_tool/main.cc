@@ -189,7 +189,7 @@ int Main(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? 0 : 2;
   }
-  model::UseTensorMemory();
+  model::UseTensorMemory(model::kServerSpare);
   const Status status = line.action();
   if (status.ok()) return 0;
   std::cerr << "heddle model: " << status.message() << "\n";

@@ -67,7 +67,7 @@ int Main(int argc, char** argv) {
   app.add_option("--data", data, "the device's own data")->required();
   app.add_option("--state", state, "file that a restart goes on from");
   CLI11_PARSE(app, argc, argv);
-  model::UseTensorMemory();
+  model::UseTensorMemory(model::kDeviceSpare);
   auto output = TakeStandardOutput();
   const Status status = output.ok() ? Run(plan, data, state, output->get()) : output.status();
   if (status.ok()) return 0;

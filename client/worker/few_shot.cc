@@ -31,6 +31,21 @@ torch::Tensor MeanRow(model::Transformer& network, const HeadBatch& batch) {
   return (hidden * mask).sum(1) / mask.sum(1).clamp_min(1);
 }
 
+// So many places of `sure`, the surest of each class first, then the second of each. The surest of all would be nearly
+// all of the class that the model likes best, and what is trained on them makes it like that class better still.
+std::vector<int64_t> SurestOfEachClassInTurn(std::vector<std::pair<double, int64_t>> sure,
+                                             const std::vector<size_t>& classes, size_t most) {
+  std::sort(sure.begin(), sure.end());
+  std::map<size_t, int64_t> seen;
+  std::vector<std::pair<int64_t, int64_t>> ranked;  // place among its class, place
+  for (const auto& [confidence, place] : sure) ranked.emplace_back(seen[classes[static_cast<size_t>(place)]]++, place);
+  std::stable_sort(ranked.begin(), ranked.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
+  ranked.resize(std::min(ranked.size(), most));
+  std::vector<int64_t> places;
+  for (const auto& [rank, place] : ranked) places.push_back(place);
+  return places;
+}
+
 }  // namespace
 
 FewShotData::FewShotData(const TaskInput& input, const TaskResources::Base& base,
@@ -145,6 +160,7 @@ Status FewShotData::Label(model::Transformer& network, const ProgressCallback& p
   }
   const auto best = [&](int64_t i) -> const std::vector<float>& { return logits[static_cast<size_t>(i)]; };
   std::vector<std::pair<double, int64_t>> sure;  // minus the probability of the choice, place
+  std::vector<size_t> choices(pool.size());      // the likeliest class
   std::vector<std::vector<float>> probabilities(pool.size());
   for (const int64_t i : chosen) {
     const auto top = std::max_element(best(i).begin(), best(i).end());
@@ -153,6 +169,7 @@ Status FewShotData::Label(model::Transformer& network, const ProgressCallback& p
     double sum = 0;
     for (const float value : best(i)) sum += std::exp(static_cast<double>(value) - largest);
     sure.emplace_back(-1 / sum, i);
+    choices[static_cast<size_t>(i)] = static_cast<size_t>(top - best(i).begin());
     std::vector<float>& label = probabilities[static_cast<size_t>(i)];
     label.assign(best(i).size(), 0.0F);
     for (size_t c = 0; c < label.size(); ++c) {
@@ -161,9 +178,7 @@ Status FewShotData::Label(model::Transformer& network, const ProgressCallback& p
                                : (choice ? 1.0F : 0.0F);
     }
   }
-  std::sort(sure.begin(), sure.end());
-  sure.resize(std::min<size_t>(sure.size(), settings.samples));
-  for (const auto& [confidence, i] : sure) {
+  for (const int64_t i : SurestOfEachClassInTurn(std::move(sure), choices, settings.samples)) {
     pseudo_.emplace(pool[static_cast<size_t>(i)], std::move(probabilities[static_cast<size_t>(i)]));
   }
   Order();

@@ -32,7 +32,7 @@ int Main(int argc, char** argv) {
     std::cerr << "heddle-worker: " << output.status().message() << "\n";
     return 1;
   }
-  model::UseTensorMemory();
+  model::UseTensorMemory(model::kDeviceSpare);
   if (const model::BlasCheck blas = model::CheckLoadedBlas(); blas.slow) Log(Severity::kWarning, blas.Describe());
 
   const std::shared_ptr<TaskResources> resources = MakeTaskResources();

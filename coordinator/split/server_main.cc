@@ -109,7 +109,7 @@ int Main(int argc, char** argv) {
   app.add_option("--port-file", options.port_file, "the port is written there");
   app.add_flag("--until-done", options.until_done, "end when the run is over and its devices have heard of it");
   CLI11_PARSE(app, argc, argv);
-  model::UseTensorMemory();
+  model::UseTensorMemory(model::kServerSpare);
   std::signal(SIGPIPE, SIG_IGN);
   Status status = InitLogging({});
   if (status.ok()) status = Run(std::move(options));

@@ -42,7 +42,9 @@ LargeBlocks::Block LargeBlocks::Take(size_t bytes) {
     usage_.peak_live = std::max(usage_.peak_live, usage_.live);
     return Open(block, bytes);
   }
-  while (usage_.live + usage_.kept + wanted > usage_.peak_live && ReleaseOldest()) {
+  const size_t peak = std::max(usage_.peak_live, usage_.live + wanted);
+  const auto most = static_cast<size_t>((1 + spare_) * static_cast<double>(peak));
+  while (usage_.live + usage_.kept + wanted > most && ReleaseOldest()) {
   }
   void* data = Map(wanted);
   while (data == nullptr && ReleaseOldest()) data = Map(wanted);

@@ -1,9 +1,9 @@
 // Memory for large arrays that come and go in the same sizes, as the tensors of a training step do. What is given back
 // is kept for the next array of about its size instead of going back to the system, which would clear fresh pages for
 // it (malloc maps and unmaps each array above its threshold), and no array splits another's place, which would leave
-// holes (malloc below its threshold). What is kept never adds to the peak: live and kept bytes together stay at or
-// below the most that was live at one time since the last Release; where a fresh block would pass that, kept ones go
-// back first, the longest unused before the others.
+// holes (malloc below its threshold). Live and kept bytes together stay at or below (1 + spare) times the most that
+// was live at one time since the last Release; where a fresh block would pass that, kept ones go back first, the
+// longest unused before the others.
 //
 // Thread-safe. Blocks may be given back by another thread than took them, and after others. Blocks that are taken when
 // the object ends stay mapped. Free of LibTorch.
@@ -26,7 +26,8 @@ class LargeBlocks {
   // A kept block serves when it is larger by no more than an eighth. Sizes are rounded up to kGrain.
   static constexpr size_t kGrain = size_t{32} << 10;
 
-  LargeBlocks() = default;
+  // spare: from 0 to 16.
+  explicit LargeBlocks(double spare = 0) : spare_(spare) {}
   ~LargeBlocks() { Release(); }
   LargeBlocks(const LargeBlocks&) = delete;
   LargeBlocks& operator=(const LargeBlocks&) = delete;
@@ -52,6 +53,7 @@ class LargeBlocks {
 
   bool ReleaseOldest();  // false: nothing is kept
 
+  const double spare_;
   mutable std::mutex mutex_;
   std::multimap<size_t, Kept> kept_;  // by size
   Usage usage_;

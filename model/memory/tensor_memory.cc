@@ -22,9 +22,14 @@ struct alignas(64) Head {
   size_t block_bytes = 0;  // 0: from malloc
 };
 
+double& Spare() {
+  static double spare = 0;
+  return spare;
+}
+
 // Lives as long as the process: tensors may be freed while it ends.
 LargeBlocks& Blocks() {
-  static auto& blocks = *new LargeBlocks;
+  static auto& blocks = *new LargeBlocks(Spare());
   return blocks;
 }
 
@@ -72,8 +77,9 @@ struct TensorMemory : at::Allocator {
 
 }  // namespace
 
-void UseTensorMemory() {
-  [[maybe_unused]] static const bool once = [] {
+void UseTensorMemory(double spare) {
+  [[maybe_unused]] static const bool once = [spare] {
+    Spare() = spare;
     at::SetAllocator(at::DeviceType::CPU, new TensorMemory, /*priority=*/1);
     return true;
   }();

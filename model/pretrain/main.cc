@@ -63,7 +63,7 @@ struct Command {
   }
 
   Status Train() {
-    UseTensorMemory();
+    UseTensorMemory(kServerSpare);
     const BlasCheck blas = CheckLoadedBlas();
     Log(blas.slow ? Severity::kWarning : Severity::kInfo, blas.Describe());
     HEDDLE_ASSIGN_OR_RETURN(const auto tokenizer, LoadTokenizer());

@@ -254,7 +254,7 @@ int Main(int argc, char** argv) {
   LogOptions log;
   log.level = "warning";
   Status status = InitLogging(log);
-  model::UseTensorMemory();
+  model::UseTensorMemory(model::kServerSpare);
   if (const model::BlasCheck blas = model::CheckLoadedBlas(); blas.slow) Log(Severity::kWarning, blas.Describe());
   if (status.ok()) status = Demo(options).Run();
   if (status.ok()) return 0;

@@ -51,7 +51,7 @@ int Main(int argc, char** argv) {
   app.add_option("--kjv", arguments.kjv, "folder: the devices are parts of the King James Bible, written there");
   app.add_option("--set", arguments.settings, "key=value of the plan");
   CLI11_PARSE(app, argc, argv);
-  model::UseTensorMemory();
+  model::UseTensorMemory(model::kServerSpare);
   const auto options = Prepare(arguments);
   Status status = options.status();
   if (status.ok()) {

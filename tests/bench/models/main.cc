@@ -100,7 +100,7 @@ int Main(int argc, char** argv) {
     TrainOnce(kind, options);
     return 0;
   }
-  if (speed->parsed()) model::UseTensorMemory();  // as in the programs that train
+  if (speed->parsed()) model::UseTensorMemory(model::kServerSpare);  // as in the programs that train
   const bool own = options.work.empty();
   if (own)
     options.work = std::filesystem::temp_directory_path() / ("heddle-bench-models-" + std::to_string(::getpid()));

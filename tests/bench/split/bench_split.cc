@@ -315,7 +315,7 @@ int Main(int argc, char** argv) {
   app.add_option("--threads", options.threads, "that compute, on either side")->check(CLI::Range(1, 256));
   app.add_flag("--processor-time", options.processor_time, "instead of the wall's, for a machine that is not quiet");
   CLI11_PARSE(app, argc, argv);
-  model::UseTensorMemory();  // as in the programs
+  model::UseTensorMemory(model::kDeviceSpare);  // as in the programs
   LogOptions quiet;
   quiet.level = "error";
   Need(InitLogging(quiet));

@@ -7,6 +7,7 @@
 #include <cstring>
 #include <random>
 #include <thread>
+#include <utility>
 #include <vector>
 
 namespace heddle::model {
@@ -48,6 +49,22 @@ TEST(LargeBlocks, GivesBackTheLongestUnusedFirst) {
   EXPECT_EQ(again.data, a.data);
   blocks.Give(c);
   blocks.Give(again);
+}
+
+TEST(LargeBlocks, KeepsASparePartWhenItMay) {
+  // A step that uses 4 and 4 MiB and then, without them, 2 and 6: with as much to spare all four stay.
+  for (const double spare : {0.0, 1.0}) {
+    LargeBlocks blocks(spare);
+    for (int step = 0; step < 3; ++step) {
+      for (const auto& [one, other] : {std::pair{4, 4}, {2, 6}}) {
+        const auto a = blocks.Take(static_cast<size_t>(one) * kMiB), b = blocks.Take(static_cast<size_t>(other) * kMiB);
+        blocks.Give(a);
+        blocks.Give(b);
+        EXPECT_LE(blocks.usage().kept, static_cast<size_t>((1 + spare) * 8) * kMiB);
+      }
+    }
+    EXPECT_EQ(blocks.usage().mapped, spare > 0 ? 4U : 12U);
+  }
 }
 
 TEST(LargeBlocks, ReleasesAllAndCountsThePeakAnew) {

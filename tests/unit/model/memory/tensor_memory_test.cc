@@ -11,7 +11,7 @@ namespace {
 
 class TensorMemory : public testing::Test {
  protected:
-  void SetUp() override { UseTensorMemory(); }
+  void SetUp() override { UseTensorMemory(0.25); }
 };
 
 TEST_F(TensorMemory, HoldsTensorsOfEverySize) {
