@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <set>
+#include <type_traits>
 
 #include "common/assert.h"
 #include "common/file.h"
@@ -21,9 +22,9 @@ namespace {
 constexpr uint64_t kControlBytes = uint64_t{1} << 30;
 constexpr uint64_t kHandled = ~uint64_t{0};  // the ticket of Handle
 
-// The wall around LibTorch.
-template <typename T, typename Work>
-Result<T> Guarded(Work work) {
+// The wall around LibTorch: a Status or a Result, as `work` gives it.
+template <typename Work>
+std::invoke_result_t<Work> Guarded(Work work) {
   try {
     return work();
   } catch (const c10::Error& error) {
@@ -40,10 +41,7 @@ Result<T> Guarded(Work work) {
 Result<std::unique_ptr<SplitServer>> SplitServer::Make(SplitServerOptions options) {
   auto impl = std::make_unique<Impl>(std::move(options));
   HEDDLE_RETURN_IF_ERROR(MakeDirectories(impl->options.folder));
-  HEDDLE_RETURN_IF_ERROR(Guarded<bool>([&]() -> Result<bool> {
-                           HEDDLE_RETURN_IF_ERROR(impl->Reload());
-                           return true;
-                         }).status());
+  HEDDLE_RETURN_IF_ERROR(Guarded([&] { return impl->Reload(); }));
   return std::unique_ptr<SplitServer>(new SplitServer(std::move(impl)));
 }
 
@@ -62,7 +60,7 @@ std::vector<SplitServer::Reply> SplitServer::TakeReplies() { return std::exchang
 
 void SplitServer::Submit(uint64_t ticket, const std::string& device, std::string_view frame, Duration now) {
   impl_->now = now;
-  auto answer = Guarded<std::optional<std::string>>([&] { return impl_->Take(ticket, device, frame); });
+  auto answer = Guarded([&] { return impl_->Take(ticket, device, frame); });
   if (!answer.ok()) {
     impl_->Say(ticket, impl_->Refusal(answer.status()));
   } else if (*answer) {
@@ -74,10 +72,7 @@ SplitServer::Turn SplitServer::Advance(Duration now, bool hurry) {
   impl_->now = now;
   Turn turn;
   if (impl_->must_reload) {
-    const Status loaded = Guarded<bool>([&]() -> Result<bool> {
-                            HEDDLE_RETURN_IF_ERROR(impl_->EnsureLoaded());
-                            return true;
-                          }).status();
+    const Status loaded = Guarded([&] { return impl_->EnsureLoaded(); });
     if (!loaded.ok()) {
       for (auto& [device, session] : impl_->sessions) impl_->DropQueue(*session, loaded);
       return turn;
@@ -86,10 +81,7 @@ SplitServer::Turn SplitServer::Advance(Duration now, bool hurry) {
   const auto round_due = impl_->RoundIsDue();
   const bool round_ends = round_due && *round_due <= now;
   if (const auto due = impl_->StepOfAllIsDue(); due && (*due <= now || hurry || round_ends)) {
-    const Status status = Guarded<bool>([&]() -> Result<bool> {
-                            HEDDLE_RETURN_IF_ERROR(impl_->StepOfAll());
-                            return true;
-                          }).status();
+    const Status status = Guarded([&] { return impl_->StepOfAll(); });
     if (!status.ok()) Log(Severity::kError, "a step of all devices failed", {{"error", status.message()}});
     turn.computed = true;
     return turn;
@@ -97,10 +89,7 @@ SplitServer::Turn SplitServer::Advance(Duration now, bool hurry) {
     turn.wake = due;
   }
   if (round_ends) {
-    const Status status = Guarded<bool>([&]() -> Result<bool> {
-                            HEDDLE_RETURN_IF_ERROR(impl_->EndRoundWithout());
-                            return true;
-                          }).status();
+    const Status status = Guarded([&] { return impl_->EndRoundWithout(); });
     if (!status.ok()) Log(Severity::kError, "a round could not be ended", {{"error", status.message()}});
     turn.computed = true;
     return turn;
@@ -357,20 +346,20 @@ std::vector<Result<TensorFrame>> SplitServer::Impl::Answers(const Batch& batch) 
   ++passes;
   if (turns.size() > 1) {
     std::vector<Result<TensorFrame>> answers;
-    const auto all = Guarded<bool>([&]() -> Result<bool> {
+    const Status all = Guarded([&] {
       answers = SplitSession::AnswerTogether(together, turns);
-      return true;
+      return OkStatus();
     });
     if (all.ok()) return answers;
     Log(Severity::kWarning, "a pass over several devices failed, and each is computed by itself",
-        {{"error", all.status().message()}});
+        {{"error", all.message()}});
   }
   std::vector<Result<TensorFrame>> answers;
   for (const SplitSession::Turn& turn : turns) {
     if (turn.session->broken()) {
       answers.emplace_back(Aborted("a pass over several devices failed"));
     } else {
-      answers.push_back(Guarded<TensorFrame>([&turn] { return turn.session->Answer(*turn.request); }));
+      answers.push_back(Guarded([&turn] { return turn.session->Answer(*turn.request); }));
     }
   }
   return answers;

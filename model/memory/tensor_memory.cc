@@ -1,7 +1,6 @@
 #include "model/memory/tensor_memory.h"
 
 #include <c10/core/Allocator.h>
-#include <c10/core/CPUAllocator.h>
 #include <c10/util/Exception.h>
 #ifdef __GLIBC__
 #include <malloc.h>
