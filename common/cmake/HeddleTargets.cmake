@@ -40,7 +40,7 @@ endfunction()
 # same object in every folder, and so come from the compiler's cache in a new clone.
 function(heddle_define_folders)
   foreach(source ${ARGN})
-    file(STRINGS ${source} uses REGEX "HEDDLE_(SOURCE|BINARY)_DIR|model/(test_data|reference_case)[.]h" LIMIT_COUNT 1)
+    file(STRINGS ${source} uses REGEX "HEDDLE_(SOURCE|BINARY)_DIR|model/(test_data|reference_case|case_folders)[.]h" LIMIT_COUNT 1)
     if(uses)
       set_property(SOURCE ${source} APPEND PROPERTY COMPILE_DEFINITIONS
         HEDDLE_SOURCE_DIR="${CMAKE_SOURCE_DIR}" HEDDLE_BINARY_DIR="${CMAKE_BINARY_DIR}")

@@ -8,6 +8,7 @@
 #include "common/file.h"
 #include "common/safetensors.h"
 #include "model/transformer/transformer.h"
+#include "tests/unit/model/case_folders.h"
 #include "tests/unit/model/test_data.h"
 
 namespace heddle::model {
@@ -39,9 +40,7 @@ class Fixture {
     EXPECT_TRUE(base.ok()) << base.status();
     base_ = *base;
   }
-  static Fixture Tiny(const std::string& name) {
-    return Fixture(fs::path(HEDDLE_SOURCE_DIR) / "tests/data/encoders" / name);
-  }
+  static Fixture Tiny(const std::string& name) { return Fixture(CaseRoot("encoders") / name); }
 
   bool Has(const std::string& name) const { return arrays_.tensors.contains(name); }
   torch::Tensor Array(const std::string& name) const { return ToTorch(arrays_.tensors.at(name)); }
@@ -74,7 +73,7 @@ torch::Tensor LossOf(Transformer& model, const Fixture& fixture) {
   return model->Pooled(fixture.Input()).pow(2).sum();
 }
 
-class Encoder : public testing::TestWithParam<const char*> {};
+class Encoder : public testing::TestWithParam<std::string> {};
 
 TEST_P(Encoder, EveryOutputIsThatOfTheReference) {
   const Fixture fixture = Fixture::Tiny(GetParam());
@@ -213,14 +212,8 @@ TEST_P(Encoder, CheckpointingGivesTheSameGradientsBitForBit) {
   for (size_t i = 0; i < gradients[0].size(); ++i) EXPECT_TRUE(torch::equal(gradients[0][i], gradients[1][i])) << i;
 }
 
-INSTANTIATE_TEST_SUITE_P(Tiny, Encoder,
-                         testing::Values("bert", "bert-masked", "bert-classes", "bert-grade", "roberta-classes",
-                                         "distilbert-classes", "vit", "vit-wide", "deit", "deit-teacher"),
-                         [](const auto& info) {
-                           std::string name = info.param;
-                           std::replace(name.begin(), name.end(), '-', '_');
-                           return name;
-                         });
+INSTANTIATE_TEST_SUITE_P(Tiny, Encoder, testing::ValuesIn(CaseNames("encoders")),
+                         [](const auto& info) { return CaseTestName(info.param); });
 
 TEST(EncoderLoss, LabelsOutOfRangeAndTargetsOfTheWrongKindAreRefused) {
   const Fixture classes = Fixture::Tiny("bert-classes"), grade = Fixture::Tiny("bert-grade");

@@ -7,7 +7,6 @@
 #include <gtest/gtest.h>
 #include <torch/torch.h>
 
-#include <algorithm>
 #include <filesystem>
 #include <memory>
 #include <string>
@@ -15,6 +14,7 @@
 
 #include "common/safetensors.h"
 #include "model/transformer/transformer.h"
+#include "tests/unit/model/case_folders.h"
 #include "tests/unit/model/difference.h"
 
 namespace heddle::model {
@@ -29,17 +29,8 @@ inline torch::Tensor FixtureTensor(const Tensor& tensor) {
 
 class ReferenceCase {
  public:
-  static std::filesystem::path Root() { return std::filesystem::path(HEDDLE_SOURCE_DIR) / "tests" / "data" / "models"; }
-  // Names of all folders with a config.json whose name does not begin with "curve".
-  static std::vector<std::string> Names() {
-    std::vector<std::string> names;
-    for (const auto& entry : std::filesystem::directory_iterator(Root())) {
-      const std::string name = entry.path().filename();
-      if (std::filesystem::exists(entry.path() / "config.json") && !name.starts_with("curve")) names.push_back(name);
-    }
-    std::sort(names.begin(), names.end());
-    return names;
-  }
+  static std::filesystem::path Root() { return CaseRoot("models"); }
+  static std::vector<std::string> Names() { return CaseNames("models"); }
 
   explicit ReferenceCase(const std::string& name, const WeightOptions& options = {})
       : base_(*BaseWeights::Load(Root() / name, options)),
