@@ -120,6 +120,9 @@ RotaryTable RotaryFrequencies(const ModelSpec& spec, int64_t length) {
 void ReadRotary(ConfigReader& reader, ModelSpec* spec) {
   RotarySpec& r = spec->rotary;
   r.on = true;
+  // Neighbours as pairs, not halves; positions of several dimensions: names and shapes of the weights are the same.
+  reader.Only("rope_interleaved", false);
+  reader.Only("use_mrope", false);
   reader.Positive("rope_theta", &r.theta);
   reader.Positive("partial_rotary_factor", &r.fraction);
   ReadScaling(reader, "rope_scaling", &r);

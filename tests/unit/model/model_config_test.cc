@@ -109,12 +109,15 @@ TEST(ModelConfig, WhatWouldChangeTheNumbersIsUnimplemented) {
                         {"rope_scaling", R"({"type": "longrope", "factor": 2.0})"},
                         {"rope_parameters", R"({"rope_type": "su", "rope_theta": 10000})"},
                         {"partial_rotary_factor", "0.5"},
+                        {"rope_interleaved", "true"},
+                        {"use_mrope", "true"},
                         {"quantization_config", R"({"bits": 4})"}}) {
     const Status status = ParseModelConfig(With(c.key, c.value)).status();
     EXPECT_EQ(status.code(), Code::kUnimplemented) << c.key << ": " << c.value;
     EXPECT_NE(status.message().find(c.key), std::string::npos) << status;
   }
   EXPECT_TRUE(ParseModelConfig(With("rope_parameters", R"({"rope_type": "default", "rope_theta": 5e5})")).ok());
+  EXPECT_TRUE(ParseModelConfig(With("rope_interleaved", "false")).ok());  // as SmolLM has it
 }
 
 TEST(ModelConfig, AnUnknownArchitectureIsToldWhichAreKnown) {
