@@ -75,8 +75,9 @@ class CharacterBpe : public TokenModel {
       if (id >= 0) {
         symbols.push_back(id);
       } else if (!options_.byte_ids.empty()) {
-        for (const char byte : word.substr(position, c.length))
-          symbols.push_back(options_.byte_ids[static_cast<uint8_t>(byte)]);
+        // A byte that is no character is one, U+FFFD, to the SentencePiece library too.
+        const std::string_view text = c.code_point == 0xFFFD ? "\uFFFD" : word.substr(position, c.length);
+        for (const char byte : text) symbols.push_back(options_.byte_ids[static_cast<uint8_t>(byte)]);
       } else if (options_.unknown && !(after_unknown && options_.fuse_unknown)) {
         symbols.push_back(*options_.unknown);
       }
@@ -90,7 +91,6 @@ class CharacterBpe : public TokenModel {
  private:
   int32_t CharacterId(const DecodedChar& c) const {  // -1: none
     if (c.code_point < 0x80) return ascii_[c.code_point];
-    if (c.length == 1) return -1;  // a byte that is no character
     const auto found = characters_.find(c.code_point);
     return found == characters_.end() ? -1 : found->second;
   }

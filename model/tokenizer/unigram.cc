@@ -65,7 +65,8 @@ class Unigram : public TokenModel {
       // The text of the unknown token is a token as others are, and its id fuses with its neighbours.
       const bool unknown = piece.value < 0 || piece.value == unknown_;
       if (piece.value < 0 && !byte_ids_.empty()) {
-        for (const char byte : piece.text) ids->push_back(byte_ids_[static_cast<uint8_t>(byte)]);
+        const std::string_view text = IsValidUtf8(piece.text) ? piece.text : "\uFFFD";
+        for (const char byte : text) ids->push_back(byte_ids_[static_cast<uint8_t>(byte)]);
       } else if (!unknown || !after_unknown) {
         ids->push_back(unknown ? unknown_ : piece.value);
       }

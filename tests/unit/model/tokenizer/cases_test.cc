@@ -4,6 +4,7 @@
 
 #include <boost/json.hpp>
 #include <fstream>
+#include <map>
 #include <thread>
 
 #include "common/file.h"
@@ -225,15 +226,40 @@ TEST(TokenizerConfig, HoldsWhereItContradictsTokenizerJson) {
   EXPECT_NE(status.message().find("<end>"), std::string::npos) << status;
 }
 
-// What single bytes that are no text become: byte-level tokenizers keep them, and so does byte fallback.
+// What single bytes that are no text become. Byte-level tokenizers keep them. To the others each is U+FFFD, as to the
+// SentencePiece library and to who decodes the text for Hugging Face's: of it BERT's normalizer makes nothing, byte
+// fallback the three bytes EF BF BD, Unigram the unknown token.
 TEST(InvalidUtf8, IsEncodedByEveryKind) {
   const std::string bad =
       "n\xff"
       "r\xc3";
-  for (const char* kind : {"wordpiece", "byte-level", "byte-level-split", "byte-fallback", "unigram"}) {
+  // By the order of the vocabularies in the files: wordpiece n, ##r; byte-level by byte; byte-fallback ▁, n, EF, BF,
+  // BD, r, EF, BF, BD; unigram ▁, n, <unk>, r, <unk>.
+  const std::map<std::string, std::vector<int32_t>> expected = {
+      {"wordpiece", {29, 101}},
+      {"byte-level", {'n', 0xff, 'r', 0xc3}},
+      {"byte-level-split", {'n', 0xff, 'r', 0xc3}},
+      {"byte-fallback", {303, 289, 242, 194, 192, 292, 242, 194, 192}},
+      {"unigram", {3, 14, 2, 10, 2}}};
+  for (const auto& [kind, ids] : expected) {
     const auto tokenizer = *Tokenizer::Read(kCases / kind);
-    EXPECT_FALSE(tokenizer->Encode(bad).empty()) << kind;
+    EXPECT_EQ(tokenizer->Encode(bad), ids) << kind;
+    if (kind.starts_with("byte-level")) continue;
+    EXPECT_EQ(tokenizer->Encode("n\uFFFDr\uFFFD"), ids) << kind;
   }
+  json::object with_bytes = JsonOf("unigram");
+  json::array& vocab = with_bytes["model"].as_object()["vocab"].as_array();
+  const auto first = static_cast<int32_t>(vocab.size());
+  for (int byte = 0; byte < 256; ++byte) {
+    constexpr std::string_view kHex = "0123456789ABCDEF";
+    const std::string name = std::string("<0x") + kHex[byte / 16] + kHex[byte % 16] + ">";
+    vocab.push_back(json::array{json::string(name), -20.0});
+  }
+  with_bytes["model"].as_object()["byte_fallback"] = true;
+  const auto unigram = Tokenizer::FromJson(json::serialize(with_bytes));
+  ASSERT_TRUE(unigram.ok()) << unigram.status();
+  EXPECT_EQ((*unigram)->Encode(bad), (std::vector<int32_t>{3, 14, first + 0xEF, first + 0xBF, first + 0xBD, 10,
+                                                           first + 0xEF, first + 0xBF, first + 0xBD}));
   for (const char* kind : {"byte-level", "byte-level-split"}) {
     const auto tokenizer = *Tokenizer::Read(kCases / kind);
     EXPECT_EQ(tokenizer->Decode(tokenizer->Encode(bad)), bad) << kind;

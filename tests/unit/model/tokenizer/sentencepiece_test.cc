@@ -142,6 +142,7 @@ TEST_P(AgainstTheLibrary, TheSameIdsAndTheSameText) {
     all += sentence + "\n ";
   }
   EXPECT_TRUE(same_ids(all));  // a long text, in which sums lose digits
+  EXPECT_TRUE(same_ids("the\xff weaver\xc3"));
   EXPECT_TRUE(rc::check("ids", [&] {
     const std::string text = OddText();
     RC_ASSERT(same_ids(text));
