@@ -167,7 +167,7 @@ TEST_F(BaseWeightsTest, ShardsAreReadThroughTheirIndex) {
   ASSERT_TRUE(base.ok()) << base.status();
   EXPECT_EQ((*base)->tensors.size(), weights_.size());
   std::filesystem::remove(folder_ / "b.safetensors");
-  EXPECT_FALSE(Load().ok());
+  ExpectRefused(Code::kNotFound, "the shard b.safetensors, which is not in the folder");
 }
 
 TEST_F(BaseWeightsTest, AConfigOfAnotherSizeDoesNotFit) {
