@@ -9,6 +9,7 @@
 #include "common/safetensors.h"
 #include "model/transformer/transformer.h"
 #include "tests/unit/model/case_folders.h"
+#include "tests/unit/model/projected_gradient.h"
 #include "tests/unit/model/test_data.h"
 
 namespace heddle::model {
@@ -57,15 +58,6 @@ class Fixture {
   SafetensorsFile arrays_;
   std::shared_ptr<const BaseWeights> base_;
 };
-
-// A trainable model with the weights of a checkpoint, in `type`.
-Transformer TrainableCopy(const BaseWeights& base, at::ScalarType type = at::kFloat) {
-  Transformer model(base.spec, 1, ComputeOptions{.type = type});
-  model->to(type);
-  torch::NoGradGuard no_grad;
-  for (auto& item : model->named_parameters()) item.value().copy_(base.tensors.at(item.key()));
-  return model;
-}
 
 // The model's loss; of one without a head, something that depends on all of its pooled output.
 torch::Tensor LossOf(Transformer& model, const Fixture& fixture) {
@@ -256,25 +248,25 @@ TEST(VitMnist, EveryOutputIsThatOfTheReference) {
 
 // What the losses of the two gradients.json are of.
 struct RealGradients {
-  explicit RealGradients(const std::string& name)
+  explicit RealGradients(const std::string& name, at::ScalarType type = at::kFloat)
       : fixture(TestDataFolder() / name, "reference/reference.safetensors"),
         arrays(*ReadSafetensors(fixture.folder() / "reference/gradients.safetensors")),
         expected(fixture.Json("reference/gradients.json")) {
     if (name == "vit-mnist") {
-      const auto images = fixture.Array("images_u8").to(at::kFloat).unsqueeze(1) / 255;
+      const auto images = fixture.Array("images_u8").to(type).unsqueeze(1) / 255;
       input.pixels = (images - 0.1307) / 0.3081;
       return;
     }
     input = fixture.Input("in2_");
     std::vector<torch::Tensor> rows;
     for (const auto& row : expected.at("head_weight").as_array()) {
-      rows.push_back(torch::tensor(json::value_to<std::vector<double>>(row)));
+      rows.push_back(torch::tensor(json::value_to<std::vector<double>>(row), at::kDouble));
     }
-    head = torch::stack(rows).to(at::kFloat).requires_grad_(true);
+    head = torch::stack(rows).to(type).requires_grad_(true);
   }
   torch::Tensor Loss(Transformer& model) const {
     if (!head.defined()) return model->Loss(input, fixture.Array("labels").to(at::kLong));
-    const auto mask = input.mask.unsqueeze(2).to(at::kFloat);
+    const auto mask = input.mask.unsqueeze(2).to(head.scalar_type());
     const auto mean = (model->Hidden(input) * mask).sum(1) / mask.sum(1);
     return at::cross_entropy_loss(at::linear(mean, head),
                                   torch::tensor(json::value_to<std::vector<int64_t>>(expected.at("labels"))));
@@ -329,6 +321,17 @@ TEST_P(RealEncoder, LoraGradientsMatchCentralDifferences) {
     EXPECT_NEAR(of.grad().flatten()[entry.at(1).to_number<int64_t>()].item<double>(), expected,
                 1e-6 + 1e-3 * std::abs(expected));
   }
+}
+
+TEST_P(RealEncoder, ProjectedGradientsAreThoseOfTheReference) {
+  HEDDLE_NEEDS_TEST_DATA(GetParam());
+  const RealGradients c(GetParam(), at::kDouble);
+  Transformer model = TrainableCopy(*c.fixture.base(), at::kDouble);
+  ExpectProjectedGradient(
+      c.expected.at("spsa"),
+      [&](const std::string& name) { return name == "head.weight" ? c.head : model->named_parameters()[name]; },
+      [&](const std::string& name) { return ToTorch(c.arrays.tensors.at("z:" + name)); },
+      [&] { return c.Loss(model).item<double>(); });
 }
 
 INSTANTIATE_TEST_SUITE_P(Weights, RealEncoder, testing::Values("minilm-l6-v2", "vit-mnist"),

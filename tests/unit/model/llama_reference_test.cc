@@ -7,8 +7,11 @@
 
 #include "common/file.h"
 #include "common/safetensors.h"
+#include "model/tokenizer/tokenizer.h"
+#include "model/transformer/generate.h"
 #include "model/transformer/transformer.h"
 #include "tests/unit/model/difference.h"
+#include "tests/unit/model/projected_gradient.h"
 #include "tests/unit/model/test_data.h"
 
 namespace heddle::model {
@@ -23,6 +26,7 @@ class Reference {
     base_ = *BaseWeights::Load(folder_);
   }
   torch::Tensor Array(const std::string& name) const { return ToTorch(arrays_.tensors.at(name)); }
+  bool Has(const std::string& name) const { return arrays_.tensors.contains(name); }
   static torch::Tensor ToTorch(const Tensor& tensor) {
     const auto type = tensor.dtype() == DType::kI64   ? at::kLong
                       : tensor.dtype() == DType::kF64 ? at::kDouble
@@ -66,6 +70,8 @@ TEST_P(ModelReference, LogitsAndResidualStreamMatchFloat64) {
     EXPECT_LT(MaxDifference(model->forward(ids)[0], reference.Array(input + "logits")), 1e-4) << input;
     const auto hidden = torch::cat(model->HiddenStates(ids));
     EXPECT_LT(MaxDifference(hidden, reference.Array(input + "hidden")), 1e-4) << input;
+    if (!reference.Has(input + "final_norm")) continue;
+    EXPECT_LT(MaxDifference(model->Hidden({.ids = ids})[0], reference.Array(input + "final_norm")), 1e-4) << input;
   }
 }
 
@@ -77,6 +83,59 @@ TEST_P(LlamaReference, TextLossesMatchFloat64) {
   for (const std::string text : {"story", "alice"}) {
     const double expected = losses.at(text).at("mean_nll").to_number<double>();
     EXPECT_NEAR(TextLoss(model, reference.Array(text + "_ids"), 256), expected, 1e-5) << text;
+  }
+}
+
+// The losses of single tokens, whose mean would hide two mistakes that cancel out.
+TEST_P(LlamaReference, EveryTokensLossMatchesFloat64) {
+  HEDDLE_NEEDS_TEST_DATA(GetParam());
+  const Reference reference(GetParam());
+  Transformer model(reference.base());
+  torch::NoGradGuard no_grad;
+  for (const std::string text : {"story", "alice"}) {
+    const auto ids = reference.Array(text + "_ids"), expected = reference.Array(text + "_nll");
+    for (int64_t begin = 0; begin < expected.size(0); begin += 256) {
+      const int64_t end = std::min(begin + 256, expected.size(0));
+      const auto logits = model->forward(ids.slice(0, begin, end).unsqueeze(0))[0].to(at::kDouble);
+      const auto losses =
+          -at::log_softmax(logits, 1).gather(1, ids.slice(0, begin + 1, end + 1).unsqueeze(1)).squeeze(1);
+      EXPECT_LT(MaxDifference(losses, expected.slice(0, begin, end)), 1e-4) << text << " from " << begin;
+    }
+  }
+}
+
+TEST_P(LlamaReference, GreedyTextFromTheFirstTokenIsThatOfFloat64) {
+  HEDDLE_NEEDS_TEST_DATA(GetParam());
+  const Reference reference(GetParam());
+  Transformer model(reference.base());
+  const auto ids =
+      json::value_to<std::vector<int64_t>>(reference.Json("reference.json").at("greedy_from_bos").at("ids"));
+  ASSERT_GT(ids.size(), 50U);
+  const auto text =
+      Generate(model, std::span(ids).first(1), GenerateOptions{.max_new_tokens = static_cast<int64_t>(ids.size()) - 1});
+  ASSERT_TRUE(text.ok()) << text.status();
+  EXPECT_EQ(*text, std::vector<int64_t>(ids.begin() + 1, ids.end()));
+}
+
+// From a text to its loss: tokenizer, windows and model together.
+TEST(Stories15m, TextsHaveTheIdsAndTheLossOfTheReference) {
+  HEDDLE_NEEDS_TEST_DATA("stories15m");
+  const Reference reference("stories15m");
+  const auto tokenizer = Tokenizer::Read(reference.folder());
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  Transformer model(reference.base());
+  const auto losses = reference.Json("reference.json").at("text_loss");
+  for (const std::string text : {"story", "alice"}) {
+    const auto words = ReadFile(reference.folder() / "reference" / ("ref_text_" + text + ".txt"), 1 << 20);
+    ASSERT_TRUE(words.ok()) << words.status();
+    const auto encoding = (*tokenizer)->EncodeText(*words);
+    ASSERT_TRUE(encoding.ok()) << encoding.status();
+    // The reference stops after this many.
+    const auto tokens = losses.at(text).at("tokens_with_bos").to_number<int64_t>();
+    ASSERT_GE(static_cast<int64_t>(encoding->ids.size()), tokens);
+    const auto ids = torch::tensor(encoding->ids, at::kInt).to(at::kLong).slice(0, 0, tokens);
+    EXPECT_TRUE(torch::equal(ids, reference.Array(text + "_ids"))) << text;
+    EXPECT_NEAR(TextLoss(model, ids, 256), losses.at(text).at("mean_nll").to_number<double>(), 1e-5) << text;
   }
 }
 
@@ -94,14 +153,6 @@ TEST_P(LlamaReference, ABatchGivesTheSameAsItsRows) {
 
 INSTANTIATE_TEST_SUITE_P(Models, LlamaReference, testing::Values("stories260k", "stories15m"));
 INSTANTIATE_TEST_SUITE_P(Models, ModelReference, testing::Values("stories260k", "stories15m", "gpt2-fixture"));
-
-// A trainable model with the weights of a checkpoint.
-Transformer TrainableCopy(const BaseWeights& base) {
-  Transformer model(base.spec, 1);
-  torch::NoGradGuard no_grad;
-  for (auto& item : model->named_parameters()) item.value().copy_(base.tensors.at(item.key()));
-  return model;
-}
 
 struct GradientCase {
   Reference reference;
@@ -161,6 +212,17 @@ TEST_P(ModelGradients, LoraGradientsMatchCentralDifferences) {
   for (const auto& parameter : model->parameters()) {
     EXPECT_FALSE(parameter.grad().defined()) << "a frozen weight has a gradient";
   }
+}
+
+TEST_P(ModelGradients, ProjectedGradientsAreThoseOfTheReference) {
+  HEDDLE_NEEDS_TEST_DATA(GetParam());
+  const GradientCase c(GetParam());
+  Transformer model = TrainableCopy(*c.reference.base(), at::kDouble);
+  const auto arrays = *ReadSafetensors(c.reference.folder() / "reference" / "gradients.safetensors");
+  ExpectProjectedGradient(
+      c.json.at("spsa"), [&](const std::string& name) { return model->named_parameters()[name]; },
+      [&](const std::string& name) { return Reference::ToTorch(arrays.tensors.at("z:" + name)); },
+      [&] { return model->Loss(c.x, c.y).item<double>(); });
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, ModelGradients, testing::Values("stories260k", "gpt2-fixture"));
