@@ -137,6 +137,59 @@ INSTANTIATE_TEST_SUITE_P(
                                   }}),
     [](const auto& info) { return std::string(info.param.method) + std::to_string(info.index); });
 
+// One device; devices that agree; a round in which nobody moved, after one in which all did.
+TEST_P(ServerOptimizerFormulas, HoldAtTheirEdges) {
+  const OptimizerCase& c = GetParam();
+  AggregatorOptions options;
+  options.method = c.settings;
+  for (const size_t devices : {size_t{1}, size_t{4}}) {
+    StateDict model = RandomUpdate(kShapes, 3, 2.0F), state;
+    const size_t count = Flat(model).size();
+    std::vector<double> m(count, 0.0), v(count, c.tau * c.tau);
+    for (uint32_t round = 1; round <= 4; ++round) {
+      SCOPED_TRACE(std::to_string(devices) + " devices, round " + std::to_string(round));
+      options.round = round;
+      auto sent = RandomSent(kShapes, devices, round, 0.1F);
+      const bool still = round == 1 || round == 3;
+      for (Sent& item : sent) item.update = RandomUpdate(kShapes, round, still ? 0.0F : 0.1F);
+      const std::vector<double> all = Flat(sent[0].update), before = Flat(model);
+      std::vector<double> expected = before;
+      for (size_t i = 0; i < count; ++i) {
+        expected[i] += c.formula(all[i], &m[i], &v[i]);
+        m[i] = AsFloat(m[i]);
+        v[i] = AsFloat(v[i]);
+      }
+      RoundModel made = RunRound(c.method, model, sent, options, state);
+      ExpectRoundedFrom(expected, made.model, 1e-9);
+      if (round == 1) {
+        EXPECT_EQ(Flat(made.model), before) << "nobody has moved yet";
+      }
+      model = std::move(made.model);
+      state = std::move(made.state);
+    }
+  }
+}
+
+// sign(0) = 0: neither towards the square nor away.
+TEST(FedYogi, AMomentThatIsTheSquareAlreadyStays) {
+  AggregatorOptions options;
+  const double tau = 0x1p-10;  // of which the square is exact
+  options.method = {{"tau", tau}, {"beta_2", 0.75}, {"server_learning_rate", 1}};
+  const auto d = static_cast<float>(tau);
+  const StateDict model = Single({0, 0, 0, 0});
+  const Sent sent{Single({d, -d, 2 * d, d / 2}), {.num_examples = 3, .device = "anna"}};
+  const RoundModel made = RunRound("FedYogi", model, {sent}, options);
+  std::vector<double> moments, expected_model;
+  const std::vector<double> expected = {tau * tau, tau * tau, tau * tau * (1 + 0.25 * 4), tau * tau * (1 - 0.25 / 4)};
+  for (const auto& [name, tensor] : made.state) {
+    if (name.starts_with("v.")) moments = Flat({{name, tensor}});
+  }
+  EXPECT_EQ(moments, expected);
+  const std::vector<double> moved = Flat(sent.update);
+  for (size_t i = 0; i < 4; ++i) expected_model.push_back(0.1 * moved[i] / (std::sqrt(expected[i]) + tau));
+  ExpectRoundedFrom(expected_model, made.model);
+}
+
 TEST(ServerOptimizers, AStateOfAnotherModelOrMethodIsRefused) {
   const StateDict model = RandomUpdate(kShapes, 1);
   const auto sent = RandomSent(kShapes, 3, 1);

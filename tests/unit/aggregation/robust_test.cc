@@ -308,6 +308,53 @@ TEST(RobustEdges, OfUpdatesThatAreEquallyGoodKrumTakesThatOfTheFirstName) {
   EXPECT_EQ(Flat(RunRound("Krum", Single({0, 0}), sent).model), expected);
 }
 
+// Of whole numbers, so that distances are equal to the bit: neighbours, scores and values near the median all have
+// ties.
+TEST(RobustEdges, AmongEqualsTheFirstNameAndTheSmallerValueCount) {
+  const std::vector<std::vector<float>> points = {{1, 0}, {0, 1}, {-1, 0}, {0, -1}, {0, 0}, {0, 0}, {2, 2}};
+  for (size_t turn = 0; turn < points.size(); ++turn) {
+    SCOPED_TRACE(turn);
+    std::vector<Sent> sent;
+    for (size_t k = 0; k < points.size(); ++k) {
+      sent.push_back({Single(points[(k + turn) % points.size()]),
+                      {.num_examples = 1 + k, .device = "device-" + std::to_string(k)}});
+    }
+    const Rows rows = FlatRows(sent);
+    std::vector<Sent> backwards(sent.rbegin(), sent.rend());
+    const auto expect = [&](const char* method, const Settings& settings, const std::vector<double>& step) {
+      SCOPED_TRACE(method);
+      ExpectRoundedFrom(step, RunRound(method, Single({0, 0}), sent, With(settings)).model);
+      ExpectRoundedFrom(step, RunRound(method, Single({0, 0}), backwards, With(settings)).model);
+    };
+    for (const size_t f : {size_t{0}, size_t{1}, size_t{2}}) {
+      const auto attackers = static_cast<double>(f);
+      expect("Krum", {{"num_attackers", attackers}}, MultiKrumOf(rows, f, 1));
+      expect("MultiKrum", {{"num_attackers", attackers}}, MultiKrumOf(rows, f, rows.size() - f));
+      expect("MultiKrum", {{"num_attackers", attackers}, {"num_selected", 3}}, MultiKrumOf(rows, f, 3));
+      if (f < 2) expect("Bulyan", {{"num_attackers", attackers}}, BulyanOf(rows, f));
+    }
+  }
+}
+
+// Their likeness is mutual, so whatever it is short of one both are trusted in full.
+TEST(RobustEdges, OfTwoFoolsGoldTrustsBothUnlessTheyAreOne) {
+  const StateDict parent = Single({1, 2, 3});
+  const std::vector<float> one = {1, 2, -1};
+  for (const std::vector<float>& other :
+       std::vector<std::vector<float>>{{-1, -2, 1}, {2, 0, 2}, {1, 2, -0.5F}, {0, 0, 0}, {3, -1, 0}}) {
+    const std::vector<Sent> sent = {{Single(one), {.num_examples = 5, .device = "anna"}},
+                                    {Single(other), {.num_examples = 1, .device = "bert"}}};
+    const Rows rows = FlatRows(sent);
+    const bool still = other == std::vector<float>{0, 0, 0};  // no direction: like nobody
+    const std::vector<double> weights = still ? std::vector<double>{1, 1} : FoolsGoldWeightsOf(rows);
+    EXPECT_EQ(weights, (std::vector<double>{1, 1}));
+    ExpectRoundedFrom(Plus(Flat(parent), WeightedMeanOf(rows, weights)), RunRound("FoolsGold", parent, sent).model);
+  }
+  const std::vector<Sent> same = {{Single(one), {.num_examples = 5, .device = "anna"}},
+                                  {Single(one), {.num_examples = 1, .device = "bert"}}};
+  EXPECT_EQ(Flat(RunRound("FoolsGold", parent, same).model), Flat(parent));
+}
+
 TEST(RobustEdges, FewerUpdatesThanTheBoundAreRefusedAndTheBoundItselfIsNot) {
   struct Case {
     const char* method;
