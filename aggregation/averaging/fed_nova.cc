@@ -62,7 +62,7 @@ Result<std::unique_ptr<Aggregator>> Make(const StateDict& parent, const Aggregat
 Method FedNovaMethod() {
   return {.name = "FedNova",
           .make = Make,
-          .settings = {{"local_momentum", "that devices' optimizers use (rho)", 0, 0, 0.9999},
+          .settings = {{"local_momentum", "that devices' optimizers use (rho); a recipe gets its own", 0, 0, 0.999999},
                        {"max_local_steps", "more steps than that nobody takes: a bound on what is believed", 100000, 1,
                         1e6, true}}};
 }

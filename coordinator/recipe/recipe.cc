@@ -320,6 +320,7 @@ Result<Recipe> Recipe::LoadText(const std::string& text, const fs::path& folder,
   HEDDLE_RETURN_IF_ERROR(bindings.Store().Annotate(name));
   HEDDLE_RETURN_IF_ERROR(CheckRelations(recipe, bindings.SimulationMistakes()).Annotate(name));
   HEDDLE_RETURN_IF_ERROR(ReadTiers(bindings, &recipe).Annotate(name));
+  HEDDLE_RETURN_IF_ERROR(TieLocalMomentum(&recipe).Annotate(name));
   HEDDLE_RETURN_IF_ERROR(CheckStrategy(recipe).Annotate(name));
   HEDDLE_RETURN_IF_ERROR(CheckPruning(recipe).Annotate(name));
   HEDDLE_RETURN_IF_ERROR(CheckUpload(recipe).Annotate(name));

@@ -89,6 +89,30 @@ Status CheckGenerator(const Recipe& recipe) {
   return mistakes.empty() ? OkStatus() : InvalidArgument("the recipe contradicts itself:" + mistakes);
 }
 
+Status TieLocalMomentum(Recipe* recipe) {
+  if (recipe->strategy != "FedNova") return OkStatus();
+  const v1::TrainPlan& train = recipe->train;
+  std::string mistakes;
+  const auto refuse = [&](bool wrong, const std::string& sentence) {
+    if (wrong) mistakes += "\n  " + sentence;
+  };
+  if (recipe->local_task == "zo_sft") {
+    refuse(!train.zo().optimizer().empty() && train.zo().optimizer() != "zo_sgd",
+           "zo.optimizer: FedNova counts steps of zo_sgd, not of " + train.zo().optimizer());
+  } else {
+    refuse(recipe->local_task == "bbpt", "strategy.name: bbpt takes no steps that FedNova could count; choose FedBPT");
+    refuse(train.optimizer() != "SGD",
+           "train.optimizer: FedNova counts what steps of SGD add up to, not those of other optimizers; set \"SGD\"");
+  }
+  const std::string& schedule = train.lr_scheduler_type();
+  refuse(train.warmup_steps() > 0 || schedule == "linear" || schedule == "cosine",
+         "train.lr_scheduler_type: FedNova counts steps of one size; set \"constant\", and warmup_steps = 0");
+  const auto [said, derived] = recipe->aggregator.method.emplace("local_momentum", train.momentum());
+  refuse(said->second != train.momentum(), "strategy.local_momentum: the devices' is train.momentum = " +
+                                               std::to_string(train.momentum()) + "; remove it");
+  return mistakes.empty() ? OkStatus() : InvalidArgument("the recipe contradicts itself:" + mistakes);
+}
+
 Status CheckPruning(const Recipe& recipe) {
   if (recipe.lora.rank_pattern.empty() || recipe.RulesOf(1).prune_gamma == 0) return OkStatus();
   return InvalidArgument(

@@ -17,6 +17,11 @@ Status CheckFewShot(const Recipe& recipe);
 // That a prompt's generator meets a prompt, and the task that trains it. Errors: as CheckSeeds.
 Status CheckGenerator(const Recipe& recipe);
 
+// FedNova divides updates by what their devices' steps add up to, which it knows of plain steps and of momentum: sets
+// its local_momentum to the devices' own. Errors: kInvalidArgument with every mistake where the recipe says another, or
+// steps of another kind.
+Status TieLocalMomentum(Recipe* recipe);
+
 // That devices which prune their rank have one rank to prune. Errors: kInvalidArgument.
 Status CheckPruning(const Recipe& recipe);
 

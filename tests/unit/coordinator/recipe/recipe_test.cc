@@ -368,5 +368,26 @@ TEST(RecipeText, ADownloadIsRoundedForEveryDeviceWhereTheRecipeSaysSo) {
               HasSubstr("compression.download: devices replay the ledger from the same start to the bit"));
 }
 
+TEST(FedNovaRecipes, TheDevicesMomentumIsTheOneThatIsCounted) {
+  const std::string nova = "[strategy]\nname = \"FedNova\"\n", sgd = "[train]\noptimizer = \"SGD\"\n";
+  const auto counted = [&](const std::string& lines) {
+    const auto recipe = Load(nova + lines);
+    EXPECT_TRUE(recipe.ok()) << recipe.status();
+    return recipe.ok() ? recipe->AggregatorOf(1).method.at("local_momentum") : -1;
+  };
+  EXPECT_EQ(counted(sgd), 0);
+  EXPECT_EQ(counted(sgd + "momentum = 0.9\n"), 0.9);
+  EXPECT_EQ(counted("local_momentum = 0.9\n" + sgd + "momentum = 0.9\n"), 0.9);
+  EXPECT_EQ(counted("[train]\nlocal_task = \"zo_sft\"\nmomentum = 0.5\n"), 0.5);
+  EXPECT_THAT(Refusal(nova), HasSubstr("train.optimizer: FedNova counts"));
+  EXPECT_THAT(Refusal(nova + "[train]\noptimizer = \"AdamW8bit\"\n"), HasSubstr("train.optimizer: FedNova counts"));
+  EXPECT_THAT(Refusal(nova + "local_momentum = 0.5\n" + sgd + "momentum = 0.9\n"),
+              HasSubstr("strategy.local_momentum"));
+  EXPECT_THAT(Refusal(nova + "local_momentum = 0.9\n" + sgd), HasSubstr("strategy.local_momentum"));
+  EXPECT_THAT(Refusal(nova + sgd + "warmup_steps = 3\n"), HasSubstr("steps of one size"));
+  EXPECT_THAT(Refusal(nova + sgd + "lr_scheduler_type = \"cosine\"\n"), HasSubstr("steps of one size"));
+  EXPECT_THAT(Refusal(nova + "[zo]\noptimizer = \"zo_adam\"\n"), HasSubstr("zo.optimizer: FedNova counts"));
+}
+
 }  // namespace
 }  // namespace heddle::coordinator
