@@ -67,6 +67,45 @@ TEST_P(ExactMerge, RoundAfterRoundAddsToTheSameBase) {
   }
 }
 
+// What every download carries. It grows by the devices' columns until the layer's smaller side, where it is more than
+// the layer, and stays; max_base_rank is how to have less, at the price of what does not fit.
+TEST_P(ExactMerge, TheBaseGrowsToMoreThanTheLayerAndNoFurtherUnlessItIsBounded) {
+  const std::vector<Layer> layers = {{"h.0.q_proj", 24, 24, 4}, {"h.0.up", 40, 24, 4}};
+  for (const int64_t bound : {int64_t{0}, int64_t{11}}) {
+    StateDict model = Model(layers, 14);
+    for (uint32_t round = 1; round <= 8; ++round) {
+      std::vector<Device> devices;
+      for (uint64_t c = 0; c < 2; ++c) {
+        devices.push_back(MakeDevice(model, "device-" + std::to_string(c), 100 * round + c, 0.3F, 1 + c));
+      }
+      AggregatorOptions options = Options(model);
+      options.round = round;
+      options.method["max_base_rank"] = static_cast<double>(bound);
+      const StateDict next = Merged(GetParam().method, model, devices, options);
+      for (const Layer& layer : layers) {
+        SCOPED_TRACE(layer.path + " in round " + std::to_string(round));
+        const int64_t side = std::min(layer.d, layer.k), rank = BaseRank(next, layer);
+        EXPECT_LE(rank, bound > 0 ? bound : side);
+        if (round < 8) continue;
+        EXPECT_EQ(rank, bound > 0 ? bound : side);
+        const size_t bytes =
+            next.at(BaseDeltaA(layer.path)).bytes().size() + next.at(BaseDeltaB(layer.path)).bytes().size();
+        const auto dense = static_cast<size_t>(layer.d * layer.k) * sizeof(float);
+        EXPECT_EQ(bytes, static_cast<size_t>((layer.d + layer.k) * rank) * sizeof(float));
+        EXPECT_EQ(bytes > dense, bound == 0);
+        EXPECT_LE(bytes, 2 * dense);
+      }
+      const double error = WorstError(next, model, devices, layers, kScaling);
+      if (bound == 0) {
+        EXPECT_LE(error, kExact);
+      } else if (round == 8) {
+        EXPECT_GT(error, kExact) << "of full rank, and cut";
+      }
+      model = next;
+    }
+  }
+}
+
 TEST_P(ExactMerge, ASingleDeviceGetsItsOwnModel) {
   const auto layers = Layers();
   const StateDict model = Model(layers, 5, 0.2F);
