@@ -10,6 +10,7 @@
 #include "client/model_tool/inspect.h"
 #include "common/build_info.h"
 #include "model/memory/tensor_memory.h"
+#include "model/parts/masked_model.h"
 #include "model/parts/part_folder.h"
 #include "peft/parts/emulator.h"
 
@@ -26,6 +27,7 @@ struct CommandLine {
   std::filesystem::path folder, out, emulator, adapter;
   model::Cut cut;
   std::string topology = "u_shaped";
+  uint64_t head_seed = 1;
   std::function<Status()> action;
 
   void Inspect(CLI::App* app);
@@ -34,6 +36,7 @@ struct CommandLine {
   void Emulator(CLI::App* app);
   void Part(CLI::App* app);
   void Plug(CLI::App* app);
+  void Masked(CLI::App* app);
 };
 
 void AddFormat(CLI::App* app, std::string* format) {
@@ -173,6 +176,21 @@ void CommandLine::Plug(CLI::App* app) {
   command->callback([this] { action = [this] { return peft::PlugInFolder(emulator, adapter, folder, out); }; });
 }
 
+void CommandLine::Masked(CLI::App* app) {
+  CLI::App* command =
+      app->add_subcommand("masked", "a BERT without a head for masked words as one with it, to be pre-trained further");
+  command->add_option("DIR", folder, "the model's folder")->required();
+  command->add_option("OUT", out, "a new folder")->required();
+  command->add_option("--seed", head_seed, "of what the head lacks")->capture_default_str();
+  command->callback([this] {
+    action = [this]() -> Status {
+      HEDDLE_ASSIGN_OR_RETURN(const std::vector<std::string> made, model::WriteMaskedModel(folder, head_seed, out));
+      for (const std::string& name : made) std::cout << "new: " << name << "\n";
+      return OkStatus();
+    };
+  });
+}
+
 int Main(int argc, char** argv) {
   CLI::App app("Looks at a model's folder, evaluates it, completes a prompt.", "heddle model");
   app.require_subcommand(1);
@@ -184,6 +202,7 @@ int Main(int argc, char** argv) {
   line.Emulator(&app);
   line.Part(&app);
   line.Plug(&app);
+  line.Masked(&app);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

@@ -28,6 +28,18 @@ std::string TextOf(const json::object& config, std::string_view key) {
   return value != nullptr && value->is_string() ? std::string(value->as_string()) : "";
 }
 
+Result<json::object> ObjectOf(std::string_view text) {
+  json::error_code error;
+  json::value root = json::parse(text, error);
+  if (error || !root.is_object()) return InvalidArgument("config.json must hold a JSON object");
+  return std::move(root.as_object());
+}
+
+// How a sentence names the model.
+std::string KindOf(const std::string& architecture, const std::string& type) {
+  return architecture.empty() ? "a model of type '" + type.substr(0, 60) + "'" : architecture.substr(0, 60);
+}
+
 }  // namespace
 
 Result<std::string> ConfigWithNewHead(std::string_view text, int64_t num_labels,
@@ -40,10 +52,7 @@ Result<std::string> ConfigWithNewHead(std::string_view text, int64_t num_labels,
     return InvalidArgument("there are " + std::to_string(names.size()) + " names for " + std::to_string(num_labels) +
                            " labels");
   }
-  json::error_code error;
-  json::value root = json::parse(text, error);
-  if (error || !root.is_object()) return InvalidArgument("config.json must hold a JSON object");
-  json::object& config = root.as_object();
+  HEDDLE_ASSIGN_OR_RETURN(json::object config, ObjectOf(text));
   const std::string architecture = TextOf(config, "architectures"), type = TextOf(config, "model_type");
   const auto family = std::find_if(kFamilies.begin(), kFamilies.end(), [&](const Family& one) {
     return architecture.empty() ? type == one.model_type : architecture.starts_with(one.beginning);
@@ -51,10 +60,8 @@ Result<std::string> ConfigWithNewHead(std::string_view text, int64_t num_labels,
   if (family == kFamilies.end()) {
     std::string known;
     for (const Family& one : kFamilies) known += (known.empty() ? "" : ", ") + std::string(one.model_type);
-    return Unimplemented(
-        "there is no classifier for " +
-        (architecture.empty() ? "a model of type '" + type.substr(0, 60) + "'" : architecture.substr(0, 60)) +
-        "; a new head can be made for models of the types " + known);
+    return Unimplemented("there is no classifier for " + KindOf(architecture, type) +
+                         "; a new head can be made for models of the types " + known);
   }
   config["architectures"] = json::array{json::string(family->classifier)};
   json::object labels, ids;
@@ -68,6 +75,21 @@ Result<std::string> ConfigWithNewHead(std::string_view text, int64_t num_labels,
   config.erase("num_labels");
   config["problem_type"] = num_labels == 1 ? "regression" : "single_label_classification";
   config[kNewHeadKey] = true;
+  return json::serialize(config) + "\n";
+}
+
+Result<std::string> ConfigWithMaskedHead(std::string_view text) {
+  HEDDLE_ASSIGN_OR_RETURN(json::object config, ObjectOf(text));
+  const std::string architecture = TextOf(config, "architectures"), type = TextOf(config, "model_type");
+  if (architecture.empty() ? type != "bert" : !architecture.starts_with("Bert")) {
+    return Unimplemented("there is no head for masked words for " + KindOf(architecture, type) +
+                         "; it can be made for models of the type bert");
+  }
+  config["architectures"] = json::array{json::string("BertForMaskedLM")};
+  for (const std::string_view key : {"id2label", "label2id", "num_labels", "problem_type", "tie_word_embeddings"}) {
+    config.erase(key);
+  }
+  config.erase(kNewHeadKey);
   return json::serialize(config) + "\n";
 }
 

@@ -1,5 +1,6 @@
 // A pretrained model's config.json turned into that of the same model with a new head: what makes a classifier of a
-// folder that has none, or of one with other classes. Free of LibTorch. Thread-safety: pure functions.
+// folder that has none, or of one with other classes, or a masked language model. Free of LibTorch. Thread-safety: pure
+// functions.
 #pragma once
 
 #include <cstdint>
@@ -23,6 +24,12 @@ inline constexpr std::string_view kNewHeadKey = "heddle_new_head";
 // are not as many; kUnimplemented for a model that has no classifier here, with those that have.
 Result<std::string> ConfigWithNewHead(std::string_view config_json, int64_t num_labels,
                                       const std::vector<std::string>& names = {});
+
+// The text of config.json for pre-training on masked words: BertModel, BertForPreTraining and
+// BertForSequenceClassification become BertForMaskedLM, without what was said of classes. Its head is none of the new
+// ones above: the weights must have it (model/parts/masked_model.h makes it). Errors: kInvalidArgument for a text that
+// is no configuration, kUnimplemented for another model.
+Result<std::string> ConfigWithMaskedHead(std::string_view config_json);
 
 // The parameters of a model's head that these tensors lack, or have in another shape: what must come with the adapter.
 // In name order; those of a spec without a new head are none.

@@ -10,6 +10,7 @@
 #include "common/safetensors.h"
 #include "common/safetensors_head.h"
 #include "model/config/registry.h"
+#include "model/parts/masked_model.h"
 #include "model/parts/sub_model.h"
 
 namespace heddle::peft {
@@ -20,12 +21,6 @@ namespace json = boost::json;
 
 constexpr size_t kMaxTextBytes = size_t{1} << 20;
 constexpr std::string_view kKeyPrefix = "base_model.model.";
-
-bool IsOfWeights(const fs::path& file) {
-  const std::string name = file.filename().string(), ending = file.extension().string();
-  return ending == ".safetensors" || ending == ".bin" || ending == ".pt" || ending == ".pth" ||
-         name == "model.safetensors.index.json";
-}
 
 Result<BaseWeightFiles> WeightFilesOf(const fs::path& folder) {
   BaseWeightFiles files;
@@ -131,19 +126,6 @@ Status WriteTensors(const fs::path& path, const StateDict& tensors) {
   return status;
 }
 
-Status CopyOtherFiles(const fs::path& from, const fs::path& to) {
-  std::error_code error;
-  fs::directory_iterator entries(from, error);
-  for (; !error && entries != fs::directory_iterator(); entries.increment(error)) {
-    const fs::path& file = entries->path();
-    if (!entries->is_regular_file(error) || IsOfWeights(file) || file.filename() == "config.json") continue;
-    if (file.filename() == kEmulatorFile) continue;
-    fs::copy_file(file, to / file.filename(), error);
-    if (error) break;
-  }
-  return error ? ErrnoStatus(error.value(), "cannot copy the files of " + from.string()) : OkStatus();
-}
-
 // Of a key or module path, in the whole. Errors: kInvalidArgument.
 Result<std::string> Mapped(const model::ModelSpec& whole, const Emulator& emulator, std::string_view name) {
   auto mapped = model::NameInWhole(whole, name, emulator.layers);
@@ -238,7 +220,7 @@ Result<Emulator> MakeEmulator(const fs::path& model, int64_t ends, int64_t kept,
   HEDDLE_ASSIGN_OR_RETURN(emulator.weights, WeightFilesOf(model));
   HEDDLE_RETURN_IF_ERROR(MakeDirectories(out));
   HEDDLE_RETURN_IF_ERROR(WriteTensors(out / "model.safetensors", *tensors));
-  HEDDLE_RETURN_IF_ERROR(CopyOtherFiles(model, out));
+  HEDDLE_RETURN_IF_ERROR(model::CopyAllButTheModel(model, out, {kEmulatorFile}));
   HEDDLE_RETURN_IF_ERROR(WriteFileAtomically(out / kEmulatorFile, EmulatorJson(emulator)));
   HEDDLE_RETURN_IF_ERROR(WriteFileAtomically(out / "config.json", smaller));  // last: with it the folder is a model
   return emulator;

@@ -46,6 +46,18 @@ void CheckNames(const ModelSpec& spec) {
 
 namespace {
 
+// For masked words it has a head whose parameters the weights must have, or there is none for it.
+void CheckMaskedHead(std::string_view text) {
+  const auto changed = heddle::model::ConfigWithMaskedHead(text);
+  if (!changed.ok()) return;
+  const auto spec = heddle::model::ParseModelConfig(*changed);
+  if (!spec.ok()) return;  // the rest may still be wrong
+  Require(spec->head.task == heddle::model::Task::kMaskedLm && spec->fresh.empty(), "its head is whole", *changed);
+  Require(heddle::model::HeadParameters(*spec).size() == 5, "a dense layer, a norm and a bias", *changed);
+  const auto again = heddle::model::ConfigWithMaskedHead(*changed);
+  Require(again.ok() && *again == *changed, "and is the same when it is made twice", *changed);
+}
+
 // With a new head it is a classifier whose head may be absent from the weights, or there is none for it.
 void CheckNewHead(std::string_view text) {
   const auto changed = heddle::model::ConfigWithNewHead(text, 3);
@@ -66,6 +78,7 @@ void CheckNewHead(std::string_view text) {
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   CheckNewHead({reinterpret_cast<const char*>(data), size});
+  CheckMaskedHead({reinterpret_cast<const char*>(data), size});
   const auto spec = heddle::model::ParseModelConfig({reinterpret_cast<const char*>(data), size});
   if (!spec.ok()) {
     Require(!spec.status().message().empty(), "a refusal says why");

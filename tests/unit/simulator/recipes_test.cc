@@ -14,7 +14,7 @@
 #include "model/config/registry.h"
 #include "simulator/world/simulation.h"
 #include "tests/unit/common/temp_dir.h"
-#include "tests/unit/model/tiny_model.h"
+#include "tests/unit/model/tiny_encoder.h"
 
 namespace heddle::simulator {
 namespace {
@@ -59,32 +59,7 @@ class EveryRecipe : public ::testing::TestWithParam<std::string> {
 
   // A masked language model of a few words.
   std::string Masked() {
-    const std::string config = R"({"architectures": ["BertForMaskedLM"], "model_type": "bert", "hidden_size": 12,
-      "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 20, "vocab_size": 20,
-      "max_position_embeddings": 64, "pad_token_id": 0})";
-    json::object vocabulary;
-    json::array added;
-    const std::vector<std::string> words = {"[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "number",
-                                            "went",  "up",    "the",   "hill",  "1",      "##1"};
-    for (size_t id = 0; id < words.size(); ++id) {
-      vocabulary[words[id]] = id;
-      if (id < 5) added.push_back(json::object{{"id", id}, {"content", words[id]}, {"special", true}});
-    }
-    json::object tokenizer = json::parse(R"({"normalizer": {"type": "BertNormalizer", "lowercase": true},
-      "pre_tokenizer": {"type": "BertPreTokenizer"}, "decoder": {"type": "WordPiece"},
-      "post_processor": {"type": "BertProcessing", "sep": ["[SEP]", 3], "cls": ["[CLS]", 2]},
-      "model": {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##",
-                "max_input_chars_per_word": 100}})")
-                                 .as_object();
-    tokenizer["added_tokens"] = std::move(added);
-    tokenizer["model"].as_object()["vocab"] = std::move(vocabulary);
-    fs::create_directories(folder_ / "base");
-    folder_.Write("base/config.json", config);
-    folder_.Write("base/tokenizer.json", json::serialize(tokenizer));
-    folder_.Write("base/tokenizer_config.json", R"({"cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]",
-      "pad_token": "[PAD]", "unk_token": "[UNK]"})");
-    const auto weights = model::RandomWeights(*model::ParseModelConfig(config), 1);
-    EXPECT_TRUE(WriteSafetensors(folder_ / "base/model.safetensors", weights).ok());
+    model::WriteMaskedFolder(folder_ / "base", {"number", "went", "up", "hill", "1", "##1"});
     return (folder_ / "base").string();
   }
 

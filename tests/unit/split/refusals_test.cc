@@ -135,7 +135,7 @@ TEST_F(Refusals, UpdatesBeforeTheirTimeOrThatNobodyCanHaveTrained) {
   bad = good;
   auto& [key, tensor] = *bad.tensors.begin();
   std::vector<float> values(static_cast<size_t>(tensor.numel()), 1e9F);
-  tensor = Tensor::FromFloats(tensor.shape(), values);
+  tensor = heddle::Tensor::FromFloats(tensor.shape(), values);
   EXPECT_EQ(CodeOf(world_.server->Handle("device-0", Serialize(bad))), Code::kInvalidArgument);
 }
 
