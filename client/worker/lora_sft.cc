@@ -9,6 +9,7 @@
 
 #include "aggregation/layer_choice.h"
 #include "client/worker/few_shot.h"
+#include "client/worker/given_adapter.h"
 #include "client/worker/head_data.h"
 #include "client/worker/library_wall.h"
 #include "client/worker/ruled_training.h"
@@ -48,7 +49,7 @@ class LoraSft final : public LocalTask {
         CheckMemory(input.memory_limit_bytes, EstimateTrainingBytes(config, train, options), "the training step"));
     HEDDLE_ASSIGN_OR_RETURN(TaskResources::Base base, resources.GetBase(input.base_model_dir, options.weights));
     HEDDLE_ASSIGN_OR_RETURN(const StateDict personal, ReadPersonal(input.personal_path));
-    HEDDLE_ASSIGN_OR_RETURN(peft::Adapter given, peft::ReadAdapter(input.adapter_dir));
+    HEDDLE_ASSIGN_OR_RETURN(peft::Adapter given, ReadGivenAdapter(input.adapter_dir));
     const peft::Adapter adapter = RuledTraining::OwnPart(train.rules, personal, std::move(given));
     // What is trained, its gradient and two moments: not little where whole layers are.
     const uint64_t need = EstimateTrainingBytes(config, train, options) + 4 * TotalBytes(adapter.tensors);

@@ -8,6 +8,7 @@
 
 #include "aggregation/layer_groups.h"
 #include "client/worker/frozen_front.h"
+#include "client/worker/given_adapter.h"
 #include "client/worker/head_data.h"
 #include "client/worker/library_wall.h"
 #include "client/worker/ruled_training.h"
@@ -150,7 +151,7 @@ class ZoSft final : public LocalTask {
     HEDDLE_RETURN_IF_ERROR(CheckMemory(input.memory_limit_bytes, forward, "a forward pass"));
     HEDDLE_ASSIGN_OR_RETURN(TaskResources::Base base, resources.GetBase(input.base_model_dir, options.weights));
     HEDDLE_ASSIGN_OR_RETURN(const StateDict personal, ReadPersonal(input.personal_path));
-    HEDDLE_ASSIGN_OR_RETURN(const peft::Adapter adapter, peft::ReadAdapter(input.adapter_dir));
+    HEDDLE_ASSIGN_OR_RETURN(const peft::Adapter adapter, ReadGivenAdapter(input.adapter_dir));
     const uint64_t need = forward + TotalBytes(adapter.tensors);
     HEDDLE_RETURN_IF_ERROR(CheckMemory(input.memory_limit_bytes, need, "a forward pass"));
     HEDDLE_ASSIGN_OR_RETURN(const std::unique_ptr<HeadBatches> batches, TrainingBatches(input, base, resources));

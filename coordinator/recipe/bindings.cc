@@ -85,10 +85,9 @@ void RecipeBindings::BindCompression() {
                {.help = "as upload, for the rounds after upload_rounds",
                 .max = static_cast<double>(compression::Pipeline::kMaxWords),
                 .silent_default = true});
-  schema_.Bind("compression.download", &download_,
-               {.help = "how devices get the model of a round: float32, or rounded to bf16",
-                .choices = {"float32", "bf16"},
-                .silent_default = true});
+  schema_.Bind(
+      "compression.download", &download_,
+      {.help = "how devices get the model of a round: float32, or rounded by bf16 or nnadq:W", .silent_default = true});
 }
 
 void RecipeBindings::BindPrivacy() {
@@ -137,7 +136,16 @@ Status RecipeBindings::StoreCompression() {
   HEDDLE_RETURN_IF_ERROR(ParseUpload("compression.upload", upload_, &recipe_->upload));
   HEDDLE_RETURN_IF_ERROR(ParseUpload("compression.later_upload", later_upload_, &recipe_->later_upload));
   recipe_->upload_rounds = static_cast<uint32_t>(upload_rounds_);
-  recipe_->bfloat16_download = download_ == "bf16";
+  if (download_ != "float32") {
+    HEDDLE_RETURN_IF_ERROR(ParseUpload("compression.download", {download_}, &recipe_->download));
+    const auto stages = recipe_->download.stages();
+    const bool known = stages.size() == 1 && (stages[0].kind == compression::StageKind::kBf16 ||
+                                              stages[0].kind == compression::StageKind::kAdaptive);
+    if (!known) {
+      return InvalidArgument(
+          "the recipe is wrong:\n  compression.download: it must be float32, bf16 or nnadq:W, not '" + download_ + "'");
+    }
+  }
   const bool feedback = recipe_->upload.error_feedback() || recipe_->later_upload.error_feedback();
   if (upload_rounds_ > 0 && feedback) {
     return InvalidArgument(

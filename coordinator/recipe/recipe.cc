@@ -194,7 +194,7 @@ Status CheckZerothOrder(const Recipe& recipe) {
       return InvalidArgument("strategy: " + recipe.strategy +
                              " has rules for devices, which bbpt does not take; choose FedBPT or FedAvg");
     }
-    if (recipe.bfloat16_download) {
+    if (!recipe.download.empty()) {
       return InvalidArgument(
           "compression.download: coordinator and devices make the prompt of the same numbers, which are few; remove "
           "it");
@@ -348,8 +348,11 @@ int64_t Recipe::RankOf(const DeviceId& device) const {
 }
 
 DeviceView Recipe::ViewFor(const DeviceId& device, uint32_t round) const {
-  DeviceView view{
-      .rank = RankOf(device), .group = {}, .layers = PartFor(device, round).given, .bfloat16 = bfloat16_download};
+  DeviceView view{.rank = RankOf(device), .group = {}, .layers = PartFor(device, round).given};
+  for (const compression::Stage& stage : download.stages()) {
+    view.bfloat16 = stage.kind == compression::StageKind::kBf16;
+    view.nnadq = stage.millionths;
+  }
   const aggregation::DeviceRules rules = RulesOf(round);
   if (rules.groups > 0) view.group = aggregation::GroupOf(rules, seed, device.value());
   return view;

@@ -30,6 +30,7 @@ struct DeviceView {
   std::optional<uint32_t> group;      // whose adapter, where the strategy tries several side by side
   std::vector<uint32_t> layers = {};  // of these the adapter's tensors; empty: of all
   bool bfloat16 = false;              // rounded (aggregation/rounded_model.h)
+  uint32_t nnadq = 0;                 // in adaptive levels of this weight (aggregation/compression/coded_model.h)
   auto operator<=>(const DeviceView&) const = default;
 };
 
@@ -50,7 +51,7 @@ struct Recipe {
   compression::Pipeline upload;  // [compression] upload: how devices make their updates smaller; empty: not at all
   compression::Pipeline later_upload;  // [compression] later_upload: in rounds above upload_rounds
   uint32_t upload_rounds = 0;          // [compression] upload_rounds; 0: all rounds, and there is no other upload
-  bool bfloat16_download = false;      // [compression] download = "bf16": devices start from the model so rounded
+  compression::Pipeline download;      // [compression] download: bf16 or nnadq, devices start from the model so rounded
   privacy::UpdatePrivacy
       update_privacy;  // [privacy] update_clip, noise_multiplier: what devices do to their updates first
   double privacy_delta = privacy::kDefaultDelta;  // [privacy] delta: only for what is said of the guarantee

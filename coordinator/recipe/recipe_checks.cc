@@ -26,7 +26,7 @@ Status CheckSeeds(const Recipe& recipe) {
     };
     refuse(!recipe.upload.empty() || !recipe.later_upload.empty(), "compression.upload",
            "scalars are small as they are; remove it");
-    refuse(recipe.bfloat16_download, "compression.download",
+    refuse(!recipe.download.empty(), "compression.download",
            "devices replay the ledger from the same start to the bit; remove it");
     refuse(!recipe.aggregator.kept.empty(), "strategy.kept", "a ledger is of all trained tensors; remove it");
     refuse(zo.estimator() == "forward_gradient", "zo.estimator", "the ledger is of differences; use spsa");
@@ -84,7 +84,7 @@ Status CheckGenerator(const Recipe& recipe) {
   refuse(recipe.local_task != "zo_sft", "tuning.generator_dim: the local task '" + recipe.local_task +
                                             "' does not train a generator; set train.local_task = \"zo_sft\", with a "
                                             "strategy that merges updates, or remove generator_dim");
-  refuse(recipe.bfloat16_download,
+  refuse(!recipe.download.empty(),
          "compression.download: coordinator and devices make the prompt of the same numbers; remove it");
   return mistakes.empty() ? OkStatus() : InvalidArgument("the recipe contradicts itself:" + mistakes);
 }

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <utility>
 
+#include "aggregation/compression/coded_model.h"
 #include "aggregation/ledger/ledger_model.h"
 #include "aggregation/rounded_model.h"
 #include "common/logging.h"
@@ -40,6 +41,7 @@ aggregation::UpdateInfo RunCore::UpdateInfoOf(const AssignmentRecord& assignment
 Result<Checkpoint> RunCore::MakeView(const Sha256Digest& parent, const DeviceView& of) const {
   HEDDLE_ASSIGN_OR_RETURN(Checkpoint view, MakeFloatView(parent, of));
   if (of.bfloat16) view.tensors = aggregation::RoundedToBfloat16(view.tensors);
+  if (of.nnadq > 0) view.tensors = compression::CodedModel(view.tensors, of.nnadq);
   return view;
 }
 

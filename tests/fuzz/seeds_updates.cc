@@ -1,6 +1,8 @@
 // Seeds of encoded updates.
+#include "aggregation/compression/coded_model.h"
 #include "aggregation/compression/compressor.h"
 #include "common/random.h"
+#include "common/safetensors.h"
 #include "tests/fuzz/encoded_update.h"
 #include "tests/fuzz/seeds.h"
 
@@ -25,6 +27,7 @@ void EncodedUpdateSeeds() {
     ++choice;
     for (const std::string& word : stages) words += word + "\n";
   }
+  Write("fuzz_encoded_update", "model", Number(253, 1) + SerializeSafetensors(compression::CodedModel(update, 1000)));
   Write("fuzz_encoded_update", "words", Number(255, 1) + "random_mask:0.5\ntop_k:0.010\nint4\nerror_feedback");
   Write("fuzz_encoded_update", "words-private", Number(254, 1) + "clip:0.5\nnoise:1.25\ntop_k:0.010\nint4");
   Write("fuzz_encoded_update", "words-wrong", Number(255, 1) + words);

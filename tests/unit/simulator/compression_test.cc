@@ -156,12 +156,15 @@ TEST_F(CompressedRun, DevicesThatPruneTheirRankSendWhatIsLeftOfItSmaller) {
 
 // The canonical model stays float32: a round's model is the one before and the mean of what devices sent, which are
 // differences from the rounded start.
-TEST_F(CompressedRun, WithRoundedDownloadsTheModelIsTheOneBeforeAndTheMeanOfDifferencesFromItsRounding) {
-  const Ran plain = Run("plain", {}), rounded = Run("rounded", {{"compression.download", "bf16"}});
-  EXPECT_EQ(Run("again", {{"compression.download", "bf16"}, {"simulation.threads", "3"}}).model, rounded.model);
+class RoundedRun : public CompressedRun, public ::testing::WithParamInterface<std::pair<const char*, double>> {};
+
+TEST_P(RoundedRun, TheModelIsTheOneBeforeAndTheMeanOfDifferencesFromItsRounding) {
+  const auto& [word, share] = GetParam();
+  const Ran plain = Run("plain", {}), rounded = Run("rounded", {{"compression.download", word}});
+  EXPECT_EQ(Run("again", {{"compression.download", word}, {"simulation.threads", "3"}}).model, rounded.model);
   EXPECT_NE(rounded.model, plain.model);
   EXPECT_EQ(rounded.up, plain.up);
-  EXPECT_LT(rounded.down, 0.55 * static_cast<double>(plain.down));
+  EXPECT_LT(rounded.down, share * static_cast<double>(plain.down));
   EXPECT_LT(rounded.losses.back(), rounded.losses.front() - 0.1);
   EXPECT_NEAR(rounded.losses.back(), plain.losses.back(), 0.1);
 
@@ -208,6 +211,9 @@ TEST_F(CompressedRun, WithRoundedDownloadsTheModelIsTheOneBeforeAndTheMeanOfDiff
     }
   }
 }
+
+INSTANTIATE_TEST_SUITE_P(All, RoundedRun, testing::Values(std::pair{"bf16", 0.55}, std::pair{"nnadq:0.001", 0.4}),
+                         [](const auto& info) { return std::string(info.param.first).substr(0, 4); });
 
 // ---- clipping and noise ----
 

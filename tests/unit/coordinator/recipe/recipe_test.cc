@@ -362,7 +362,15 @@ TEST(RecipeText, ADownloadIsRoundedForEveryDeviceWhereTheRecipeSaysSo) {
   ASSERT_TRUE(recipe.ok()) << recipe.status();
   EXPECT_TRUE(recipe->ViewFor(DeviceId("anna"), 1).bfloat16);
   EXPECT_EQ(recipe->local_task, "lora_sft") << "what devices start from is in the file, not in the plan";
-  EXPECT_THAT(Refusal("[compression]\ndownload = \"int8\"\n"), HasSubstr("compression.download"));
+  EXPECT_EQ(recipe->ViewFor(DeviceId("anna"), 1).nnadq, 0U);
+  const auto levels = Load("[compression]\ndownload = \"nnadq:0.001\"\n");
+  ASSERT_TRUE(levels.ok()) << levels.status();
+  EXPECT_EQ(levels->ViewFor(DeviceId("anna"), 1).nnadq, 1000U);
+  EXPECT_FALSE(levels->ViewFor(DeviceId("anna"), 1).bfloat16);
+  for (const char* word : {"int8", "top_k:0.1", "error_feedback", "nnadq", "bf61", ""}) {
+    EXPECT_THAT(Refusal("[compression]\ndownload = \"" + std::string(word) + "\"\n"), HasSubstr("compression.download"))
+        << word;
+  }
   EXPECT_THAT(Refusal("[train]\nlr_scheduler_type = \"constant\"\n[strategy]\nname = \"FedKSeed\"\n"
                       "[compression]\ndownload = \"bf16\"\n"),
               HasSubstr("compression.download: devices replay the ledger from the same start to the bit"));

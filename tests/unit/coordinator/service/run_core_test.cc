@@ -2,8 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 
+#include "aggregation/compression/coded_model.h"
 #include "common/safetensors.h"
 #include "protocol/validate.h"
 #include "tests/unit/coordinator/store/temp_folder.h"
@@ -122,6 +124,39 @@ TEST_F(RoundedDownloads, AreTheSameAfterARestart) {
   run_.Checkin(testing::SmallRun::kFirst);
   EXPECT_EQ(run_.task(testing::SmallRun::kFirst).plan().adapter(1).sha256(), before.sha256());
   EXPECT_TRUE(run_.core().IsPublished(protocol::DigestOf(before).value()));
+}
+
+// In adaptive levels, as FedOBD's server sends them.
+TEST(CodedDownloads, AreTheLevelsOfTheModelAndTheSameAfterARestart) {
+  testing::TempFolder folder;
+  testing::SmallRun run(folder.path() / "state");
+  ASSERT_TRUE(run.Open().ok());
+  run.Create(folder.path(), {{"compression.download", "nnadq:0.001"}});
+  const auto read = [&run](const Sha256Digest& digest) {
+    auto file = ReadSafetensors(run.blobs().Path(digest));
+    EXPECT_TRUE(file.ok()) << file.status();
+    return file.ok() ? std::move(file->tensors) : StateDict();
+  };
+  const StateDict model = read(run.run().model);
+  run.CheckinBoth();
+  const v1::BlobRef given = run.task(testing::SmallRun::kFirst).plan().adapter(1);
+  const StateDict sent = read(protocol::DigestOf(given).value());
+  const auto decoded = compression::DecodedModel(sent);
+  ASSERT_TRUE(decoded.ok()) << decoded.status();
+  ASSERT_EQ(SpecOf(*decoded), SpecOf(model));
+  size_t coded = 0;
+  for (const auto& [key, tensor] : sent) coded += key.ends_with(compression::kCodedEnding) ? 1 : 0;
+  EXPECT_GT(coded, 0U);
+  for (const auto& [key, tensor] : model) {
+    const auto values = tensor.values<float>(), near = decoded->at(key).values<float>();
+    const auto [least, most] = std::minmax_element(values.begin(), values.end());
+    const double half = (double{*most} - *least) / 2;
+    const double levels = std::max(1.0, std::floor(std::sqrt(32 * half * std::log(4.0) / 0.001)));
+    for (size_t i = 0; i < values.size(); ++i) EXPECT_NEAR(values[i], near[i], half / levels * 0.501 + 1e-7) << key;
+  }
+  run.Resume();
+  run.Checkin(testing::SmallRun::kFirst);
+  EXPECT_EQ(run.task(testing::SmallRun::kFirst).plan().adapter(1).sha256(), given.sha256());
 }
 
 }  // namespace
