@@ -40,8 +40,8 @@ protocol::Headers OffsetHeaders(const Upload& upload) {
 
 // Streams the body into the upload and answers. What arrived before a break stays, for the device to go on from.
 Awaitable<void> DeviceApi::ReceiveInto(Exchange& exchange, Upload& upload, unsigned status, protocol::Headers headers) {
-  const size_t piece = static_cast<size_t>(
-      std::clamp<uint64_t>(exchange.content_length().value_or(protocol::kIoBufferBytes), 1, protocol::kIoBufferBytes));
+  const size_t piece = static_cast<size_t>(std::clamp<uint64_t>(
+      exchange.content_length().value_or(protocol::kServerIoBufferBytes), 1, protocol::kServerIoBufferBytes));
   const auto storage = std::make_unique_for_overwrite<std::byte[]>(piece);
   const std::span<std::byte> buffer(storage.get(), piece);
   // This body's own place in the file: a device that came back over another connection may be writing to the same

@@ -77,9 +77,9 @@ class Upload {
   // The blob is in the store: there is nothing left to send.
   bool finished() const;
 
-  // Adds `data` at `offset`, best in pieces of 256 KiB. Errors: kOutOfRange when `offset` is not the present one or the
-  // data goes beyond the declared size (nothing is written); kNotFound when the upload was discarded. After an error of
-  // the disk offset() says what was kept.
+  // Adds `data` at `offset`, best in pieces of 64 KiB or more. Errors: kOutOfRange when `offset` is not the present one
+  // or the data goes beyond the declared size (nothing is written); kNotFound when the upload was discarded. After an
+  // error of the disk offset() says what was kept.
   Status Append(uint64_t offset, std::span<const std::byte> data);
 
   // Checks the hash of the whole and moves the file into the blobs. Ok again when already finished. Errors:

@@ -157,7 +157,7 @@ Awaitable<Status> HttpExchange::RespondFile(unsigned status, std::string content
 }
 
 Awaitable<Status> HttpExchange::SendBody(int fd, uint64_t offset, uint64_t length) {
-  const size_t piece = static_cast<size_t>(std::min<uint64_t>(length, kIoBufferBytes));
+  const size_t piece = static_cast<size_t>(std::min<uint64_t>(length, kServerIoBufferBytes));
   const auto buffer = std::make_unique_for_overwrite<std::byte[]>(piece);
   while (length > 0) {
     const size_t want = static_cast<size_t>(std::min<uint64_t>(length, piece));

@@ -32,6 +32,9 @@ namespace heddle::protocol {
 template <typename T>
 using Awaitable = boost::asio::awaitable<T>;
 
+// Pieces in which a server moves bodies. Smaller than a client's: it has many under way at once, each with a buffer.
+inline constexpr size_t kServerIoBufferBytes = size_t{64} << 10;
+
 // Who is at the other end, as TLS says it.
 struct Peer {
   bool authenticated = false;  // a client certificate of our authority, in its time
