@@ -60,8 +60,7 @@ Result<Figures> Centralised(const SimulateSettings& settings, const coordinator:
                                  .initial_adapter = folder / "initial",
                                  .data = data,
                                  .batches = static_cast<uint32_t>(recipe.StepsOfAllCohorts() / recipe.StepsOfADevice()),
-                                 .adapter = folder / "adapter",
-                                 .falling_rate = true};
+                                 .adapter = folder / "adapter"};
   HEDDLE_RETURN_IF_ERROR(TrainAlone(recipe, training, *resources, [&](uint32_t step, uint32_t steps, double loss) {
     if (settings.text && step % 50 == 0) std::fprintf(stderr, "centralised step %u/%u  loss %.4f\n", step, steps, loss);
     return !Interrupted(settings);

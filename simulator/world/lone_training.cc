@@ -46,7 +46,7 @@ Status TrainAlone(const coordinator::Recipe& recipe, const LoneTraining& trainin
   // As several batches and not as a large one, which would need the memory of all of them.
   input.train.gradient_accumulation_steps =
       std::max(1U, input.train.gradient_accumulation_steps) * std::max(1U, training.batches);
-  if (training.falling_rate && recipe.learning_rate_schedule == "cosine") input.train.lr_scheduler_type = "cosine";
+  if (recipe.learning_rate_schedule == "cosine") input.train.lr_scheduler_type = "cosine";
   input.train.rules.frozen = {"heddle.dense"};  // the sparse part of a first stage: one machine has no stages
   input.seed = DeriveSeed(recipe.seed, "baseline", training.name);
   input.base_model_dir = training.base_model;
