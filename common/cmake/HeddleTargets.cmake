@@ -49,9 +49,9 @@ function(heddle_define_folders)
 endfunction()
 
 # heddle_test(NAME [TORCH] LABEL unit|integration|simulation|fuzz|bench|tidy SOURCES … DEPENDS … [TIMEOUT s]): a GoogleTest binary,
-# each of its tests in CTest under the label. Four sources of a unit or integration test are one in optimised builds, so two of them may not
-# have nameless things of the same name; else the binary is named in heddle_apart (HeddleDependencies.cmake). The presets dev, tsan and
-# coverage compile them one by one, so that each source names what it needs.
+# each of its tests in CTest under the label (heddle_discover_batches says where several are one). Four sources of a unit or integration test
+# are one in optimised builds, so two of them may not have nameless things of the same name; else the binary is named in heddle_apart
+# (HeddleDependencies.cmake). The presets dev, tsan and coverage compile them one by one, so that each source names what it needs.
 function(heddle_test name)
   cmake_parse_arguments(ARG "TORCH" "LABEL;TIMEOUT" "SOURCES;DEPENDS" ${ARGN})
   if(ARG_TORCH AND NOT HEDDLE_WITH_TORCH)
@@ -84,8 +84,26 @@ function(heddle_test name)
       set_target_properties(${name} PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 4)
     endif()
   endif()
-  gtest_discover_tests(${name} DISCOVERY_MODE PRE_TEST DISCOVERY_TIMEOUT 300
-    PROPERTIES LABELS ${ARG_LABEL} TIMEOUT ${ARG_TIMEOUT})
+  if(ARG_TORCH AND ARG_LABEL STREQUAL "unit")
+    heddle_discover_batches(${name} ${ARG_LABEL} ${ARG_TIMEOUT})
+  else()
+    gtest_discover_tests(${name} DISCOVERY_MODE PRE_TEST DISCOVERY_TIMEOUT 300
+      PROPERTIES LABELS ${ARG_LABEL} TIMEOUT ${ARG_TIMEOUT})
+  endif()
+endfunction()
+
+# heddle_discover_batches(NAME LABEL TIMEOUT): as gtest_discover_tests, but several tests share a process (DiscoverBatches.cmake): loading
+# LibTorch takes a third of a second of the processor, more than most of its tests.
+function(heddle_discover_batches name label timeout)
+  set(list ${CMAKE_CURRENT_BINARY_DIR}/${name}_batches.cmake)
+  file(GENERATE OUTPUT ${list} CONTENT "set(HEDDLE_NAME ${name})
+set(HEDDLE_BINARY \"$<TARGET_FILE:${name}>\")
+set(HEDDLE_LISTING \"${CMAKE_CURRENT_BINARY_DIR}/${name}_tests.txt\")
+set(HEDDLE_LABEL ${label})
+set(HEDDLE_TIMEOUT ${timeout})
+include(\"${CMAKE_SOURCE_DIR}/common/cmake/DiscoverBatches.cmake\")
+")
+  set_property(DIRECTORY APPEND PROPERTY TEST_INCLUDE_FILES ${list})
 endfunction()
 
 # heddle_fuzz_target(NAME SOURCE DEPENDS …): with HEDDLE_FUZZ a libFuzzer binary, whose committed seeds are run once as a test;
