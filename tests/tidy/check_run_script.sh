@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# check_run_script.sh ROOT: ./run on a machine that is not Debian's says what to install and how to go on; what it does not know it refuses.
+set -euo pipefail
+tools=$(mktemp -d)
+trap 'rm -rf "$tools"' EXIT
+for tool in bash env dirname nproc sed cat; do ln -s "$(command -v "$tool")" "$tools/$tool"; done
+
+# expect STATUS WORDS… -- ARGUMENTS OF run…: it ends so and says all these.
+expect() {
+  local status=$1 words=() said got=0 word
+  shift
+  while [ "$1" != -- ]; do words+=("$1"); shift; done
+  shift
+  said=$(env -i PATH="$tools" HOME="$tools" "$root/run" "$@" 2>&1) || got=$?
+  [ "$got" = "$status" ] || { echo "./run $* ended with $got, not $status: $said"; exit 1; }
+  for word in "${words[@]}"; do
+    [[ $said == *"$word"* ]] || { echo "./run $* does not say '$word': $said"; exit 1; }
+  done
+}
+
+root=$1
+for command in demo test bench build fuzz; do
+  expect 1 "no apt-get" libtorch-dev libopenblas0-openmp protobuf-compiler "HEDDLE_SKIP_SETUP=1 ./run $command" -- "$command"
+done
+expect 1 "--out needs a folder" -- demo --out
+expect 1 "must be a number" -- fuzz fuzz_text many
+expect 2 "no command 'dmo'" "./run demo" -- dmo
+expect 0 "./run demo" "./run test" "./run bench" -- help
