@@ -51,7 +51,7 @@ DeviceLimitOptions LimitsOf(const CoordinatorConfig& config) {
 uint64_t BytesInMemory(const Exchange& exchange) {
   const bool streamed = exchange.path().starts_with("/v1/uploads");
   return std::min<uint64_t>(exchange.content_length().value_or(0),
-                            streamed ? protocol::kIoBufferBytes : protocol::kMaxMessageBytes);
+                            streamed ? protocol::kServerIoBufferBytes : protocol::kMaxMessageBytes);
 }
 
 }  // namespace
@@ -169,7 +169,8 @@ void DeviceApi::CountRefused(const Exchange& exchange, v1::RefusalReason reason,
 }
 
 Awaitable<void> DeviceApi::Refuse(Exchange& exchange, Refused refused) {
-  const v1::Refusal message = protocol::MakeRefusal(refused.reason, refused.message, refused.retry_after);
+  const v1::Refusal message =
+      protocol::MakeRefusal(refused.reason, refused.message, retry_spread_.From(refused.retry_after));
   const unsigned status = protocol::HttpStatusOf(refused.reason);
   CountRefused(exchange, refused.reason, refused.message);
   context_.metrics->CountRequest(EndpointOf(exchange.path()), status);
@@ -254,7 +255,8 @@ Awaitable<void> DeviceApi::Checkin(Exchange& exchange, DeviceId device) {
     if (!exchange.stopping()) co_return;  // nobody is there to hear an answer
     v1::CheckinResponse response;
     response.mutable_rejection()->set_reason(v1::REJECTION_REASON_SHUTTING_DOWN);
-    response.mutable_rejection()->set_retry_after_ms(2000);
+    const auto after = std::chrono::ceil<std::chrono::milliseconds>(retry_spread_.From(Seconds(2))).count();
+    response.mutable_rejection()->set_retry_after_ms(static_cast<uint32_t>(after));
     co_return co_await Answer(exchange, 200, response.SerializeAsString());
   }
   if (const auto* refused = std::get_if<Status>(&*pending->answer)) co_return co_await RefuseDevice(exchange, *refused);

@@ -16,6 +16,7 @@
 #include "coordinator/service/device_directory.h"
 #include "coordinator/service/device_limits.h"
 #include "coordinator/service/metrics.h"
+#include "coordinator/service/retry_spread.h"
 #include "coordinator/service/run_driver.h"
 #include "coordinator/store/blob_store.h"
 #include "coordinator/store/store.h"
@@ -120,6 +121,7 @@ class DeviceApi {
   Awaitable<void> Answer(Exchange& exchange, unsigned status, std::string body);
 
   DeviceApiContext context_;
+  RetrySpread retry_spread_{"device api"};
   ByteBudget validation_;
   DeviceLimits limits_;
 };

@@ -20,12 +20,6 @@ v1::CheckinResponse Rejected(v1::RejectionReason reason, Duration retry_after) {
 // Of one transaction: what waits for the disk together. Bounds its memory and the time until the first is answered.
 constexpr size_t kMaxEventsPerCommit = 512;
 
-// What a device hears while the coordinator goes down.
-Answer StoppedAnswer(bool report) {
-  if (report) return Unavailable("the coordinator is shutting down; send the report again");
-  return Rejected(v1::REJECTION_REASON_SHUTTING_DOWN, Seconds(2));
-}
-
 // A run that cannot be taken up ends as failed, so that it does not keep the next one, or the coordinator, from
 // starting.
 Status EndAsFailed(Store& store, RunRecord run, const std::string& reason, Time now) {
@@ -47,6 +41,11 @@ bool IsPermanent(Code code) {
 RunDriver::RunDriver(RunDriverOptions options) : options_(std::move(options)) {}
 
 RunDriver::~RunDriver() { Stop(); }
+
+Answer RunDriver::StoppedAnswer(bool report) {
+  if (report) return Unavailable("the coordinator is shutting down; send the report again");
+  return Rejected(v1::REJECTION_REASON_SHUTTING_DOWN, retry_spread_.From(Seconds(2)));
+}
 
 Status RunDriver::Start() {
   HEDDLE_ASSIGN_OR_RETURN(const std::optional<RunId> active, options_.core.store->ActiveRun());
@@ -80,7 +79,7 @@ void RunDriver::Stop() {
   if (!started_ || std::exchange(ended_, true)) return;
   Post([this] {
     Flush();
-    AnswerAll([](const Poll& poll) { return StoppedAnswer(poll.report); });
+    AnswerAll([this](const Poll& poll) { return StoppedAnswer(poll.report); });
   });
   {
     std::lock_guard lock(mutex_);
@@ -93,7 +92,7 @@ void RunDriver::Stop() {
     RunPending();
   }
   // What came in after the answers and before the end of the queue.
-  AnswerAll([](const Poll& poll) { return StoppedAnswer(poll.report); });
+  AnswerAll([this](const Poll& poll) { return StoppedAnswer(poll.report); });
   {
     std::lock_guard lock(shared_mutex_);
     ++version_;
@@ -241,7 +240,7 @@ PollToken RunDriver::Checkin(DeviceId device, std::vector<std::string> local_tas
                                         .report = false,
                                         .lobby_until = {}}]() mutable {
     if (polls_.size() >= options_.max_waiting) {
-      poll.answer(Rejected(v1::REJECTION_REASON_NOT_NEEDED, Seconds(60)));
+      poll.answer(Rejected(v1::REJECTION_REASON_NOT_NEEDED, retry_spread_.From(Seconds(60))));
       return;
     }
     polls_.emplace(token, std::move(poll));

@@ -25,6 +25,7 @@
 #include <string>
 #include <thread>
 
+#include "coordinator/service/retry_spread.h"
 #include "coordinator/service/run_core.h"
 
 namespace heddle::coordinator {
@@ -32,11 +33,10 @@ namespace heddle::coordinator {
 using AnswerCallback = std::function<void(Answer)>;
 
 struct RunDriverOptions {
-  RunCoreOptions core;                        // observer included
-  Duration lobby_hold = Seconds(300);         // a check-in without a run is answered POLL_AGAIN after this, less jitter
-  Duration retry_after_storage = Seconds(5);  // what devices are told when the disk failed
-  size_t max_waiting = 100'000;               // polls that may wait; beyond it they are told to come back
-  bool own_thread = true;                     // false: the owner calls RunPending
+  RunCoreOptions core;                 // observer included
+  Duration lobby_hold = Seconds(300);  // a check-in without a run is answered POLL_AGAIN after this, less jitter
+  size_t max_waiting = 100'000;        // polls that may wait; beyond it they are told to come back
+  bool own_thread = true;              // false: the owner calls RunPending
 };
 
 class RunDriver {
@@ -117,6 +117,8 @@ class RunDriver {
   void Flush();
   void Deliver(Result<std::vector<AddressedAnswer>> answers);
   void AnswerAll(const std::function<Answer(const Poll&)>& answer);
+  // What a device hears while the coordinator goes down.
+  Answer StoppedAnswer(bool report);
   void AnswerOne(PollToken token, Answer answer);
   void EnterLobby(PollToken token, Poll& poll);
   void LeaveLobby(PollToken token, Poll& poll);
@@ -131,6 +133,7 @@ class RunDriver {
   uint64_t jitter_ = 0;                                 // driver thread
   size_t fed_ = 0;                                      // driver thread: events since the last Flush
 
+  RetrySpread retry_spread_{"run driver"};
   std::atomic<PollToken> next_token_{1};
   std::atomic<bool> busy_{false};
   std::atomic<size_t> waiting_{0};

@@ -1,9 +1,13 @@
 // What devices may not do, each with its typed refusal, and that nothing else is disturbed by it.
+#include <algorithm>
 #include <boost/json.hpp>
 #include <cmath>
 #include <limits>
+#include <numeric>
+#include <set>
 
 #include "common/safetensors.h"
+#include "coordinator/service/retry_spread.h"
 #include "protocol/limits.h"
 #include "protocol/validate.h"
 #include "tests/unit/coordinator/service/service_fixture.h"
@@ -93,6 +97,47 @@ TEST_F(DeviceApiTest, ARevokedDevicesPollEndsAtOnceAndItIsToldWhyWhenItComesBack
   ExpectRefused(Send(Device("anna"), HttpRequest("GET", "/v1/blobs/" + std::string(64, 'a'))),
                 v1::REFUSAL_REASON_REVOKED);
   EXPECT_TRUE(protocol::Eventually([&] { return Run().at("devices_waiting").to_number<int>() == 0; }));
+}
+
+TEST_F(DeviceApiTest, DevicesThatWaitAreToldToComeBackEachAtATimeOfItsOwn) {
+  SubmitRun({{"min_available_devices", "10"}});
+  std::vector<Asked> polls;
+  for (const char* name : {"anna", "bert", "carl", "dora"}) polls.push_back(Ask(Device(name), CheckinRequestOf()));
+  ASSERT_TRUE(protocol::Eventually([&] { return Run().at("devices_waiting").to_number<int>() == 4; }));
+  service_->Stop();
+  std::set<uint32_t> times;
+  for (Asked& poll : polls) {
+    ASSERT_EQ(poll.done.wait_for(std::chrono::seconds(10)), std::future_status::ready);
+    ASSERT_TRUE(poll.answer->has_value() && (*poll.answer)->ok());
+    const auto response = Pki::Value(protocol::ParseMessage<v1::CheckinResponse>((*poll.answer)->value().body));
+    EXPECT_EQ(response.rejection().reason(), v1::REJECTION_REASON_SHUTTING_DOWN);
+    EXPECT_GE(response.rejection().retry_after_ms(), 2000U);
+    EXPECT_LE(response.rejection().retry_after_ms(), 3000U);
+    times.insert(response.rejection().retry_after_ms());
+  }
+  EXPECT_EQ(times.size(), 4U);
+}
+
+TEST(RetrySpread, KeepsTheLeastAndSpreadsOverHalfAsMuchAgain) {
+  RetrySpread spread("test");
+  std::vector<double> drawn;
+  for (int i = 0; i < 1000; ++i) drawn.push_back(ToSeconds(spread.From(Seconds(10))));
+  const auto [least, most] = std::minmax_element(drawn.begin(), drawn.end());
+  EXPECT_GE(*least, 10);
+  EXPECT_LT(*least, 10.1);
+  EXPECT_GT(*most, 14.9);
+  EXPECT_LT(*most, 15);
+  EXPECT_NEAR(std::accumulate(drawn.begin(), drawn.end(), 0.0) / 1000, 12.5, 0.3);  // 6 standard errors
+  EXPECT_EQ(spread.From(Duration(0)), Duration(0));
+}
+
+TEST_F(DeviceApiTest, PlainTcpIsForLoopbackOnly) {
+  service_->Stop();
+  config_.listen_address = "0.0.0.0";
+  const auto started = Service::Start(config_, {.insecure = true});
+  ASSERT_FALSE(started.ok());
+  EXPECT_EQ(started.status().code(), Code::kInvalidArgument);
+  EXPECT_NE(started.status().message().find("0.0.0.0"), std::string::npos) << started.status().message();
 }
 
 // ---- what they may say ----
