@@ -42,6 +42,7 @@ json::object ProgressObject(const RunProgress& p) {
   out["devices_at_work"] = p.open;
   out["reports_accepted"] = p.accepted;
   if (p.last_train_loss) out["train_loss"] = *p.last_train_loss;
+  out["loss_stalled"] = p.loss_stalled;
   out["bytes_down"] = p.traffic.down;
   out["bytes_up"] = p.traffic.up;
   return out;
@@ -367,7 +368,10 @@ AdminApi::Reply AdminApi::MetricsText() {
     gauges.audit_failures = audit.failures;
     gauges.audit_last_sequence = audit.last_sequence;
   }
-  if (auto progress = context_.driver->Progress()) gauges.round = progress->round;
+  if (auto progress = context_.driver->Progress()) {
+    gauges.round = progress->round;
+    gauges.loss_stalled = progress->loss_stalled;
+  }
   return {200, "text/plain; version=0.0.4", context_.metrics->Text(gauges)};
 }
 

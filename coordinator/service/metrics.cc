@@ -91,6 +91,8 @@ struct Metrics::Impl {
   Gauge& run_active = OneGauge("heddle_run_active", "1 while a run is active.");
   Gauge& train_loss =
       OneGauge("heddle_round_train_loss", "Mean training loss of the newest committed round, nats a token.");
+  Gauge& loss_stalled = OneGauge("heddle_round_train_loss_stalled",
+                                 "1 while the training loss of the run's last committed rounds does not fall.");
   Gauge& connected = OneGauge("heddle_clients_connected", "Open connections of devices.");
   Gauge& waiting = OneGauge("heddle_clients_waiting", "Check-ins that wait for work.");
   Gauge& enrolled = OneGauge("heddle_clients_enrolled", "Enrolled devices, without revoked ones.");
@@ -194,6 +196,7 @@ std::string Metrics::Text(const Gauges& gauges) {
   m.ShowConnections(gauges.server);
   m.round.Set(gauges.run_active ? gauges.round : 0);
   m.run_active.Set(gauges.run_active ? 1 : 0);
+  m.loss_stalled.Set(gauges.run_active && gauges.loss_stalled ? 1 : 0);
   m.connected.Set(static_cast<double>(gauges.server.connections_open));
   m.handshakes_failed.Set(static_cast<double>(gauges.server.handshakes_failed));
   m.waiting.Set(static_cast<double>(gauges.polls_waiting));

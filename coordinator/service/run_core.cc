@@ -110,6 +110,7 @@ Result<std::unique_ptr<RunCore>> RunCore::Resume(RunCoreOptions options, const R
   HEDDLE_FAILPOINT(kRecoveryRunRepaired);
   std::vector<AddressedAnswer> none;
   HEDDLE_RETURN_IF_ERROR(core->Rebuild(&none));
+  HEDDLE_RETURN_IF_ERROR(core->RecallLosses());
   HEDDLE_FAILPOINT(kRecoveryRunRebuilt);
   return core;
 }
@@ -157,6 +158,22 @@ Status RunCore::Rebuild(std::vector<AddressedAnswer>* answers) {
   if (Status status = Execute({std::move(first)}, answers); !status.ok()) {
     engine_.reset();
     return status;
+  }
+  return OkStatus();
+}
+
+// What the losses of the rounds before a restart were, so that a stall that was told is not told again.
+Status RunCore::RecallLosses() {
+  HEDDLE_ASSIGN_OR_RETURN(std::vector<RoundRecord> rounds, options_.store->ListRounds(id()));
+  std::erase_if(rounds, [](const RoundRecord& round) { return round.phase != RoundPhase::kCommitted; });
+  constexpr size_t kEvery = RoundLossWatch::kEvery, kKeep = RoundLossWatch::kRounds + kEvery;
+  const size_t skipped = rounds.size() > kKeep ? (rounds.size() - kKeep) / kEvery * kEvery : 0;
+  loss_watch_ = {};
+  for (size_t i = skipped; i < rounds.size(); ++i) {
+    HEDDLE_ASSIGN_OR_RETURN(const auto assignments,
+                            options_.store->ListAssignments(id(), rounds[i].round, rounds[i].attempt));
+    const RoundLosses losses = LossesOf(assignments);
+    if (losses.told()) loss_watch_.Add(losses.train_loss);
   }
   return OkStatus();
 }
@@ -328,6 +345,10 @@ void RunCore::On(const RoundEndedEffect& effect, std::vector<AddressedAnswer>*, 
          {"train_loss", losses.train_loss},
          {"seconds", ToSeconds(round.ended_at - round.started_at)},
          {"adapter_sha256", round.model.ToHex()}});
+    if (losses.told() && loss_watch_.Add(losses.train_loss)) {
+      Log(Severity::kWarning, loss_watch_.Sentence(recipe_.train.has_zo()),
+          {{"run_id", id().value()}, {"round", round.round}});
+    }
   } else {
     Log(Severity::kWarning, "round abandoned",
         {{"run_id", id().value()}, {"round", round.round}, {"attempt", round.attempt}, {"reason", round.reason}});
@@ -367,6 +388,7 @@ RunProgress RunCore::Progress() const {
   out.cohort_size = SizesOf(origin_.spec, 1).cohort_size;
   out.max_update_bytes = origin_.spec.max_update_bytes;
   out.last_train_loss = last_train_loss_;
+  out.loss_stalled = loss_watch_.stalled();
   const Traffic now = TrafficNow();
   out.traffic = {now.down - start_traffic_.down, now.up - start_traffic_.up};
   if (!engine_) {

@@ -30,6 +30,7 @@
 #include "coordinator/recipe/checkpoint.h"
 #include "coordinator/recipe/recipe.h"
 #include "coordinator/service/open_assignments.h"
+#include "coordinator/service/round_loss_watch.h"
 #include "coordinator/service/run_files.h"
 #include "coordinator/service/update_reader.h"
 #include "coordinator/store/blob_store.h"
@@ -80,6 +81,7 @@ struct RunProgress {
   uint32_t cohort_size = 0;  // of the present round
   uint64_t max_update_bytes = 0;
   std::optional<double> last_train_loss;  // of the newest committed round; none where no device told one
+  bool loss_stalled = false;              // round_loss_watch.h
   Traffic traffic;                        // since this program took the run up
 };
 
@@ -143,6 +145,7 @@ class RunCore {
   Status Prepare(const Submission& submission, RunMaterial* material);
   Status TakeUp(const StoredRun& stored);
   Status Rebuild(std::vector<AddressedAnswer>* answers);
+  Status RecallLosses();
   Status Execute(std::vector<Step> steps, std::vector<AddressedAnswer>* answers);
   Status Write(const std::vector<Step>& steps);
   // Errors: the model cannot be read. Then what was noted before stays; what was not is noted without a start.
@@ -201,6 +204,7 @@ class RunCore {
   std::map<std::pair<Sha256Digest, DeviceView>, AdapterBlobs> views_;
   std::set<Sha256Digest> states_;  // of the present round's model and the one before
   std::optional<double> last_train_loss_;
+  RoundLossWatch loss_watch_;
   Traffic start_traffic_, round_traffic_;
 };
 

@@ -35,7 +35,7 @@ struct Asked {
   std::future<void> done;
 };
 
-class ServiceTest : public testing::Test {
+class ServiceTest : public ::testing::Test {
  protected:
   // `adjust` may change the configuration before the coordinator starts.
   explicit ServiceTest(const std::function<void(CoordinatorConfig&)>& adjust = {});
