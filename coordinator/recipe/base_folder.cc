@@ -84,8 +84,7 @@ peft::AdapterConfig AdapterFor(const Recipe& recipe, const model::ModelSpec& spe
     // Said one by one, so that a device's part of them can be.
     for (int64_t i = 0; i < spec.num_hidden_layers; ++i) config.layers_to_transform.push_back(i);
   }
-  // Adapters of before say CAUSAL_LM, whatever the model.
-  if (config.kind() == peft::TuningKind::kLora && config.modules_to_save.empty()) return config;
+  // Of images and masked words PEFT has no task.
   const bool classes = spec.head.task == model::Task::kSequenceClassification;
   config.task_type = spec.head.task == model::Task::kCausalLm ? "CAUSAL_LM" : classes ? "SEQ_CLS" : "";
   return config;

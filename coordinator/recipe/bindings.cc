@@ -56,6 +56,8 @@ void RecipeBindings::BindModel() {
       "lora.rank_tiers", &rank_tiers_,
       {.help = "ranks of which each other device gets one, drawn by seed and name", .max = 64, .silent_default = true});
   schema_.Bind("lora.exclude_modules", &recipe_->lora.exclude_modules, {.help = "names that get no factors"});
+  schema_.Bind("lora.exclude_modules_regex", &recipe_->lora.exclude_modules_regex,
+               {.help = "the same as an expression of the whole path", .silent_default = true});
 }
 
 // Settings of all methods; that a method has one is checked when it is made.

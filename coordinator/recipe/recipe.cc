@@ -438,6 +438,7 @@ Result<RunMaterial> PrepareRun(const Recipe& recipe) {
   if (recipe.local_task == "part_sft") HEDDLE_RETURN_IF_ERROR(AddTensorTrees(&material));
 
   const peft::AdapterConfig adapter = AdapterFor(recipe, config, SpecOf(weights.tensors));
+  HEDDLE_RETURN_IF_ERROR(peft::CheckNames(config, adapter));
   HEDDLE_ASSIGN_OR_RETURN(
       material.initial_adapter,
       peft::MakeInitialAdapter(config, adapter, weights.tensors, DeriveSeed(recipe.seed, "initial_adapter", "")));

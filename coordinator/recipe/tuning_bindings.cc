@@ -67,6 +67,8 @@ void TuningBindings::Bind(ConfigSchema* schema, peft::AdapterConfig* adapter, Ne
        {});
   list("tuning.modules_to_save", &adapter->modules_to_save, "names of modules that are trained whole");
   list("tuning.feedforward_modules", &adapter->feedforward_modules, "ia3: targets whose input is scaled");
+  text("tuning.feedforward_modules_regex", &adapter->feedforward_modules_regex,
+       "the same as an expression of the whole path", {});
   schema->Bind("tuning.layers_to_transform", &layers_,
                {.help = "only these layers, counted from 0: of lora, bottleneck, bitfit and full",
                 .max = 4096,

@@ -54,15 +54,6 @@ bool Compiles(const std::string& expression, std::string* why) {
   }
 }
 
-bool FullyMatches(std::string_view path, const std::string& expression) {
-  try {
-    return path.size() <= kMaxPathBytes &&
-           std::regex_match(path.begin(), path.end(), std::regex(expression, kRegexFlags));
-  } catch (const std::regex_error&) {
-    return false;  // too complex to match: Validate has refused what does not compile
-  }
-}
-
 // Names of modules, which need no expression's machinery: there may be thousands, one for each module of a model.
 bool IsName(std::string_view pattern) {
   return std::all_of(pattern.begin(), pattern.end(), [](char c) {
@@ -81,11 +72,18 @@ bool NameFits(std::string_view path, std::string_view name) {
   return true;
 }
 
+// By a list of names or ends of names, or by the expression that may stand in its place.
+bool Named(std::string_view path, const std::vector<std::string>& names, const std::string& expression) {
+  return std::any_of(names.begin(), names.end(),
+                     [path](const std::string& name) { return EndsInComponents(path, name); }) ||
+         (!expression.empty() && MatchesWhole(path, expression));
+}
+
 // The value of the first pattern that fits the path, as PEFT looks for it.
 template <typename T>
 T FromPattern(const std::map<std::string, T>& patterns, std::string_view path, T otherwise) {
   for (const auto& [pattern, value] : patterns) {
-    if (IsName(pattern) ? NameFits(path, pattern) : FullyMatches(path, "(.*\\.)?(" + pattern + ")")) return value;
+    if (FitsPattern(path, pattern)) return value;
   }
   return otherwise;
 }
@@ -107,13 +105,20 @@ class Checks {
   std::string mistakes;
 };
 
-void CheckNames(const AdapterConfig& config, Checks* checks) {
-  checks->Check(config.target_modules_regex.size() <= kMaxRegexBytes, "target_modules is longer than 512 characters");
+void CheckExpression(const std::string& key, const std::string& expression, bool has_list, Checks* checks) {
   std::string why;
-  if (checks->mistakes.empty() && !config.target_modules_regex.empty() && config.target_modules_regex != "all-linear" &&
-      !Compiles(config.target_modules_regex, &why)) {
-    checks->Check(false, "target_modules is not a regular expression: " + why);
+  if (expression.size() > kMaxRegexBytes) {
+    checks->Check(false, key + " is longer than 512 characters");
+  } else if (!expression.empty() && !Compiles(expression, &why)) {
+    checks->Check(false, key + " is not a regular expression: " + why);
   }
+  checks->Check(expression.empty() || !has_list, key + " is a list and an expression; leave one of them out");
+}
+
+void CheckNames(const AdapterConfig& config, Checks* checks) {
+  CheckExpression("target_modules", config.target_modules_regex, !config.target_modules.empty(), checks);
+  CheckExpression("exclude_modules", config.exclude_modules_regex, !config.exclude_modules.empty(), checks);
+  CheckExpression("feedforward_modules", config.feedforward_modules_regex, !config.feedforward_modules.empty(), checks);
   const bool layered = !config.layers_to_transform.empty();
   checks->Check(config.layers_to_transform.size() <= kMaxLayersListed, "layers_to_transform lists too many layers");
   for (const int64_t layer : config.layers_to_transform) {
@@ -209,6 +214,19 @@ bool EndsInComponents(std::string_view path, std::string_view name) {
   return path.size() > name.size() && path.ends_with(name) && path[path.size() - name.size() - 1] == '.';
 }
 
+bool MatchesWhole(std::string_view path, const std::string& expression) {
+  try {
+    return path.size() <= kMaxPathBytes &&
+           std::regex_match(path.begin(), path.end(), std::regex(expression, kRegexFlags));
+  } catch (const std::regex_error&) {
+    return false;  // too complex to match: Validate has refused what does not compile
+  }
+}
+
+bool FitsPattern(std::string_view path, const std::string& pattern) {
+  return IsName(pattern) ? NameFits(path, pattern) : MatchesWhole(path, "(.*\\.)?(" + pattern + ")");
+}
+
 TuningKind AdapterConfig::kind() const { return KindOf(peft_type).value_or(TuningKind::kLora); }
 
 double AdapterConfig::scaling() const {
@@ -265,16 +283,18 @@ Status AdapterConfig::Validate() const {
   return checks.mistakes.empty() ? OkStatus() : InvalidArgument("the adapter configuration: " + checks.mistakes);
 }
 
+bool AdapterConfig::Excludes(std::string_view path) const {
+  return Named(path, exclude_modules, exclude_modules_regex);
+}
+
 bool AdapterConfig::Targets(std::string_view path) const {
-  for (const std::string& name : exclude_modules) {
-    if (EndsInComponents(path, name)) return false;
-  }
+  if (Excludes(path)) return false;
   for (const std::string& name : target_modules) {
     if (name == "all-linear" ? !IsOutputLayer(path) : EndsInComponents(path, name)) return true;
   }
   if (target_modules_regex.empty()) return false;
   if (target_modules_regex == "all-linear") return !IsOutputLayer(path);
-  return FullyMatches(path, target_modules_regex);
+  return MatchesWhole(path, target_modules_regex);
 }
 
 bool AdapterConfig::SavesWhole(std::string_view path) const {
@@ -283,8 +303,7 @@ bool AdapterConfig::SavesWhole(std::string_view path) const {
 }
 
 bool AdapterConfig::IsFeedforward(std::string_view path) const {
-  return std::any_of(feedforward_modules.begin(), feedforward_modules.end(),
-                     [path](const std::string& name) { return EndsInComponents(path, name); });
+  return Named(path, feedforward_modules, feedforward_modules_regex);
 }
 
 }  // namespace heddle::peft

@@ -25,7 +25,7 @@ bool IsPromptLearning(TuningKind kind);
 // A plain value. What is not of its kind is not looked at and not written.
 struct AdapterConfig {
   std::string peft_type = "LORA";
-  std::string task_type = "CAUSAL_LM";
+  std::string task_type = "CAUSAL_LM";  // one that PEFT knows, or empty: no task; what else was read is not written
   std::string base_model_name_or_path;
   bool inference_mode = true;
 
@@ -34,6 +34,7 @@ struct AdapterConfig {
   std::vector<std::string> target_modules;
   std::string target_modules_regex;  // when given as one text: full match; "all-linear" is legal too
   std::vector<std::string> exclude_modules;
+  std::string exclude_modules_regex;  // when given as one text: full match
   // LORA, BOTTLENECK, BITFIT, FULL: only in these layers, counted from 0; none: in all.
   std::vector<int64_t> layers_to_transform;
   // FULL: of these layers only the biases, whether or not layers_to_transform names them (FeS: frozen layers below,
@@ -59,6 +60,7 @@ struct AdapterConfig {
 
   // IA3: those of the targets whose input is scaled, and not their output.
   std::vector<std::string> feedforward_modules;
+  std::string feedforward_modules_regex;  // when given as one text: full match
 
   // PROMPT_TUNING, PREFIX_TUNING, P_TUNING. Sizes that PEFT writes down; 0: not known yet, see Complete in slots.h.
   int64_t num_virtual_tokens = 20;
@@ -90,6 +92,8 @@ struct AdapterConfig {
   Status Validate() const;
   // True when a linear module of this path is a target; modules_to_save are not asked.
   bool Targets(std::string_view module_path) const;
+  // True when the path is one of exclude_modules.
+  bool Excludes(std::string_view module_path) const;
   // True when the path, or a module above it, is among modules_to_save.
   bool SavesWhole(std::string_view path) const;
   // True when the target's input is scaled (IA3).
@@ -103,5 +107,9 @@ struct AdapterConfig {
 
 // Equal, or the path's last components.
 bool EndsInComponents(std::string_view path, std::string_view name);
+// The whole path is matched by the expression; false where it does not compile.
+bool MatchesWhole(std::string_view path, const std::string& expression);
+// The path, or the end of it behind a dot, is matched by a key of rank_pattern or alpha_pattern.
+bool FitsPattern(std::string_view path, const std::string& pattern);
 
 }  // namespace heddle::peft

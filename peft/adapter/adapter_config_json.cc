@@ -197,11 +197,29 @@ std::string TargetsText(const AdapterConfig& config) {
   return ListText(targets);
 }
 
+std::string ExcludedText(const AdapterConfig& config) {
+  return config.exclude_modules_regex.empty() ? OrNull(config.exclude_modules) : Quoted(config.exclude_modules_regex);
+}
+
+std::string FeedforwardText(const AdapterConfig& config) {
+  return config.feedforward_modules_regex.empty() ? ListText(config.feedforward_modules)
+                                                  : Quoted(config.feedforward_modules_regex);
+}
+
+// PEFT refuses a configuration with any other text.
+std::string TaskText(const std::string& task) {
+  for (const char* known :
+       {"CAUSAL_LM", "FEATURE_EXTRACTION", "QUESTION_ANS", "SEQ_2_SEQ_LM", "SEQ_CLS", "TOKEN_CLS"}) {
+    if (task == known) return Quoted(task);
+  }
+  return "null";
+}
+
 void LoraFields(const AdapterConfig& config, Fields* fields) {
   const std::string& init = config.init_lora_weights;
   *fields = {{"alpha_pattern", PatternText(config.alpha_pattern)},
              {"bias", Quoted(config.bias)},
-             {"exclude_modules", OrNull(config.exclude_modules)},
+             {"exclude_modules", ExcludedText(config)},
              {"fan_in_fan_out", Truth(config.fan_in_fan_out)},
              {"init_lora_weights", init == "true" || init == "false" ? init : Quoted(init)},
              {"layers_pattern", "null"},
@@ -250,12 +268,9 @@ Fields FieldsOf(const AdapterConfig& config) {
       LoraFields(config, &fields);
       break;
     case TuningKind::kIa3:
-      fields = {{"exclude_modules", OrNull(config.exclude_modules)},
-                {"fan_in_fan_out", Truth(config.fan_in_fan_out)},
-                {"feedforward_modules", ListText(config.feedforward_modules)},
-                {"init_ia3_weights", "true"},
-                {"modules_to_save", OrNull(config.modules_to_save)},
-                {"target_modules", TargetsText(config)}};
+      fields = {{"exclude_modules", ExcludedText(config)},           {"fan_in_fan_out", Truth(config.fan_in_fan_out)},
+                {"feedforward_modules", FeedforwardText(config)},    {"init_ia3_weights", "true"},
+                {"modules_to_save", OrNull(config.modules_to_save)}, {"target_modules", TargetsText(config)}};
       break;
     case TuningKind::kPromptTuning:
     case TuningKind::kPrefixTuning:
@@ -271,7 +286,7 @@ Fields FieldsOf(const AdapterConfig& config) {
                 {"placement", Quoted(config.placement)}};
       break;
     case TuningKind::kBitFit:
-      fields = {{"exclude_modules", OrNull(config.exclude_modules)},
+      fields = {{"exclude_modules", ExcludedText(config)},
                 {"layers_to_transform", LayersText(config.layers_to_transform)},
                 {"modules_to_save", OrNull(config.modules_to_save)},
                 {"target_modules", TargetsText(config)}};
@@ -287,7 +302,7 @@ Fields FieldsOf(const AdapterConfig& config) {
   fields.emplace("inference_mode", Truth(config.inference_mode));
   fields.emplace("peft_type", Quoted(config.peft_type));
   fields.emplace("revision", "null");
-  fields.emplace("task_type", OrNull(config.task_type));
+  fields.emplace("task_type", TaskText(config.task_type));
   return fields;
 }
 
@@ -353,13 +368,13 @@ Result<AdapterConfig> AdapterConfig::FromJson(std::string_view text, std::vector
   reader.Flag("inference_mode", &config.inference_mode);
   reader.Flag("fan_in_fan_out", &config.fan_in_fan_out);
   reader.List("target_modules", &config.target_modules, &config.target_modules_regex);
-  reader.List("exclude_modules", &config.exclude_modules, nullptr);
+  reader.List("exclude_modules", &config.exclude_modules, &config.exclude_modules_regex);
   reader.List("modules_to_save", &config.modules_to_save, nullptr);
   reader.Layers("layers_to_transform", &config.layers_to_transform);
   reader.Layers("bias_only_layers", &config.bias_only_layers);
   reader.Ignore({"auto_mapping", "revision", "peft_version", "init_ia3_weights"});
   ReadLora(&reader, &config);
-  reader.List("feedforward_modules", &config.feedforward_modules, nullptr);
+  reader.List("feedforward_modules", &config.feedforward_modules, &config.feedforward_modules_regex);
   ReadPrompt(&reader, &config);
   reader.Text("placement", &config.placement);
   reader.Whole("bottleneck_size", &config.bottleneck_size);

@@ -38,6 +38,13 @@ std::set<int64_t> LayersOf(const AdapterConfig& config) {
   return {config.layers_to_transform.begin(), config.layers_to_transform.end()};
 }
 
+// More could hold nothing that so many do not.
+Status CheckRank(const model::LinearSpec& linear, int64_t rank) {
+  if (rank <= std::min(linear.in, linear.out)) return OkStatus();
+  return InvalidArgument("the rank " + std::to_string(rank) + " is above the width of " + linear.path + " (" +
+                         std::to_string(linear.in) + " to " + std::to_string(linear.out) + ")");
+}
+
 class Lister {
  public:
   Lister(const model::ModelSpec& spec, const AdapterConfig& config)
@@ -168,10 +175,7 @@ class Lister {
     for (const model::LinearSpec& linear : linears) {
       const int64_t rank = config_.RankOf(linear.path);
       // A pattern that is a module's whole path is that of stacked factors, which may be more than the layer is wide.
-      if (rank > std::max(linear.in, linear.out) && !config_.rank_pattern.contains(linear.path)) {
-        return InvalidArgument("the rank " + std::to_string(rank) + " is above the width of " + linear.path + " (" +
-                               std::to_string(linear.in) + " to " + std::to_string(linear.out) + ")");
-      }
+      if (!config_.rank_pattern.contains(linear.path)) HEDDLE_RETURN_IF_ERROR(CheckRank(linear, rank));
       Add(linear.path, kAEnding, SlotRole::kLoraA, {rank, linear.in});
       Add(linear.path, kBEnding, SlotRole::kLoraB, {linear.out, rank});
       if (config_.use_dora) Add(linear.path, ".lora_magnitude_vector", SlotRole::kMagnitude, {linear.out});
@@ -269,9 +273,7 @@ class Lister {
       if (!name.ends_with(".bias")) continue;
       const std::string module = name.substr(0, name.size() - 5);
       names.insert(LastName(module));
-      const bool excluded = std::any_of(config_.exclude_modules.begin(), config_.exclude_modules.end(),
-                                        [&module](const std::string& one) { return EndsInComponents(module, one); });
-      if (excluded || config_.SavesWhole(module) || !InLayers(name)) continue;
+      if (config_.Excludes(module) || config_.SavesWhole(module) || !InLayers(name)) continue;
       if (all || config_.Targets(module)) Add(name, "", SlotRole::kParameter, tensor.shape);
     }
     if (slots_.size() > before) return OkStatus();
@@ -295,7 +297,78 @@ class Lister {
   std::vector<Slot> slots_;
 };
 
+// What stands for nothing on a model, said with the key that says it.
+class Unused {
+ public:
+  // `paths` are those that the key is about.
+  Unused(std::string key, const std::set<std::string>& paths) : key_(std::move(key)), paths_(paths) {
+    for (const std::string& path : paths_) names_.insert(LastName(path));
+  }
+  void Name(const std::string& name) {
+    Check(name, [&](const std::string& path) { return EndsInComponents(path, name); });
+  }
+  void Expression(const std::string& expression) {
+    if (expression.empty()) return;
+    Check(expression, [&](const std::string& path) { return MatchesWhole(path, expression); });
+  }
+  void Pattern(const std::string& pattern) {
+    Check(pattern, [&](const std::string& path) { return FitsPattern(path, pattern); });
+  }
+  const std::string& mistakes() const { return mistakes_; }
+
+ private:
+  template <typename Fits>
+  void Check(const std::string& asked, const Fits& fits) {
+    if (std::any_of(paths_.begin(), paths_.end(), fits)) return;
+    mistakes_ += (mistakes_.empty() ? "" : "; ") + key_ + ": '" + asked + "' is none of " + Listed(names_) +
+                 DidYouMean({asked}, names_);
+  }
+
+  std::string key_, mistakes_;
+  const std::set<std::string>& paths_;
+  std::set<std::string> names_;
+};
+
 }  // namespace
+
+Status CheckNames(const model::ModelSpec& spec, const AdapterConfig& config) {
+  HEDDLE_ASSIGN_OR_RETURN(const std::vector<Slot> slots, ListSlots(spec, config));
+  const AdapterConfig complete = Complete(spec, config);
+  const TuningKind kind = config.kind();
+  if (kind != TuningKind::kLora && kind != TuningKind::kIa3 && kind != TuningKind::kBitFit) return OkStatus();
+  std::set<std::string> modules = {spec.head.output}, possible, targets;
+  std::map<std::string, model::LinearSpec> linears;
+  for (const auto& [name, tensor] : spec.WeightSpec()) {
+    const std::string module = name.substr(0, name.rfind('.'));
+    modules.insert(module);
+    if (kind == TuningKind::kBitFit && name.ends_with(".bias")) possible.insert(module);
+  }
+  for (model::LinearSpec& linear : spec.LinearModules()) {
+    if (kind != TuningKind::kBitFit) possible.insert(linear.path);
+    linears.emplace(linear.path, linear);
+  }
+  Unused target("target_modules", possible), excluded("exclude_modules", modules);
+  for (const std::string& name : complete.target_modules) {
+    if (name != "all-linear") target.Name(name);
+  }
+  for (const std::string& name : complete.exclude_modules) excluded.Name(name);
+  excluded.Expression(complete.exclude_modules_regex);
+  for (const Slot& slot : slots) {
+    if (slot.role != SlotRole::kParameter) targets.insert(slot.path);
+    if (slot.role != SlotRole::kLoraA) continue;
+    HEDDLE_RETURN_IF_ERROR(CheckRank(linears.find(slot.path)->second, slot.shape[0]));
+  }
+  Unused forward("feedforward_modules", targets), rank("rank_pattern", targets), alpha("alpha_pattern", targets);
+  if (kind == TuningKind::kIa3) forward.Expression(complete.feedforward_modules_regex);
+  if (kind == TuningKind::kLora) {
+    for (const auto& [pattern, value] : config.rank_pattern) rank.Pattern(pattern);
+    for (const auto& [pattern, value] : config.alpha_pattern) alpha.Pattern(pattern);
+  }
+  for (const Unused* one : {&target, &excluded, &forward, &rank, &alpha}) {
+    if (!one->mistakes().empty()) return InvalidArgument(one->mistakes());
+  }
+  return OkStatus();
+}
 
 int64_t LayerOf(const model::ModelSpec& spec, std::string_view path) {
   const std::string& pattern = spec.layer.path;
@@ -341,7 +414,14 @@ AdapterConfig Complete(const model::ModelSpec& spec, AdapterConfig config) {
     config.target_modules.push_back(names.down);
     config.feedforward_modules = {names.down};
     // Of BERT "output.dense" is the end of the attention's path too; a name that only the MLP has is longer.
-    if (EndsInComponents(names.attention_out, names.down)) config.exclude_modules.push_back(names.attention_out);
+    if (EndsInComponents(names.attention_out, names.down)) {
+      std::string& expression = config.exclude_modules_regex;
+      if (expression.empty()) {
+        config.exclude_modules.push_back(names.attention_out);
+      } else {
+        expression = "(" + expression + ")|(.*\\.)?" + names.attention_out;
+      }
+    }
   }
   if (!IsPromptLearning(config.kind())) return config;
   const bool prefix = config.kind() == TuningKind::kPrefixTuning;

@@ -60,6 +60,12 @@ struct Slot {
 // are kUnimplemented and a token embedding that both parts use is kInvalidArgument.
 Result<std::vector<Slot>> ListSlots(const model::ModelSpec& spec, const AdapterConfig& config);
 
+// For a configuration that a person wrote, as in a recipe, more strictly than for one in a file: every name, expression
+// and pattern stands for a module of the model, those of rank_pattern, alpha_pattern and feedforward_modules for a
+// target, and no rank is above the narrower side of its layer. Errors: kInvalidArgument with the key, what stands for
+// nothing, and the nearest name; those of ListSlots.
+Status CheckNames(const model::ModelSpec& spec, const AdapterConfig& config);
+
 // Names, F32 and shapes. Errors: those of ListSlots.
 Result<StateDictSpec> AdapterSpec(const model::ModelSpec& spec, const AdapterConfig& config);
 

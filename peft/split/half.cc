@@ -46,6 +46,7 @@ Result<AdapterConfig> SideConfig(const protocol::SplitSide& side) {
 Result<StateDict> InitialSide(const model::BaseWeights& base, const protocol::SplitSide& side, uint64_t seed) {
   if (!side.trains()) return StateDict();
   HEDDLE_ASSIGN_OR_RETURN(const AdapterConfig config, SideConfig(side));
+  HEDDLE_RETURN_IF_ERROR(CheckNames(base.spec.Whole(), config));
   StateDict weights;
   if (config.kind() == TuningKind::kFull || config.kind() == TuningKind::kBitFit) {
     for (const auto& [name, tensor] : base.tensors) weights.emplace(name, ToStateTensor(tensor));

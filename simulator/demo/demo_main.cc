@@ -97,7 +97,8 @@ Status Demo::Prepare() {
   HEDDLE_ASSIGN_OR_RETURN(const coordinator::RunMaterial material, coordinator::PrepareRun(recipe_));
   const fs::path initial = options_.out / "baselines" / "initial";
   HEDDLE_RETURN_IF_ERROR(MakeDirectories(initial));
-  return peft::WriteAdapter(initial, recipe_.lora, material.initial_adapter);
+  HEDDLE_ASSIGN_OR_RETURN(const auto config, peft::AdapterConfig::FromJson(material.adapter_config_json));
+  return peft::WriteAdapter(initial, config, material.initial_adapter);
 }
 
 Status Demo::StartFleet() {

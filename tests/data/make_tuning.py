@@ -495,7 +495,7 @@ def main(folder):
     case.virtual(12)
     case.whole(["classifier.weight", "classifier.bias"], "base_model.")
     finish(case, folder)
-    case = Case("prompt-vit", "encoders/vit", PROMPT, num_virtual_tokens=3, token_dim=12, num_attention_heads=3, num_layers=2, task_type="IMAGE_CLS")
+    case = Case("prompt-vit", "encoders/vit", PROMPT, num_virtual_tokens=3, token_dim=12, num_attention_heads=3, num_layers=2, task_type=None)
     case.virtual(12)
     finish(case, folder)
     case = Case("prefix", "models/llama", PREFIX, num_virtual_tokens=4, token_dim=8, num_attention_heads=2, num_layers=2, encoder_hidden_size=8, task_type="CAUSAL_LM")
@@ -507,7 +507,7 @@ def main(folder):
     case = Case("prefix-classes", "encoders/bert-classes", PREFIX, num_virtual_tokens=4, token_dim=12, num_attention_heads=3, num_layers=2, encoder_hidden_size=12, task_type="SEQ_CLS")
     case.virtual(2 * 2 * 12, True)
     finish(case, folder)
-    case = Case("prefix-vit", "encoders/vit", PREFIX, num_virtual_tokens=5, token_dim=12, num_attention_heads=3, num_layers=2, encoder_hidden_size=12, task_type="IMAGE_CLS")
+    case = Case("prefix-vit", "encoders/vit", PREFIX, num_virtual_tokens=5, token_dim=12, num_attention_heads=3, num_layers=2, encoder_hidden_size=12, task_type=None)
     case.virtual(2 * 2 * 12, True)
     finish(case, folder)
     # Networks beside the layers.
@@ -519,7 +519,7 @@ def main(folder):
     case = Case("pfeiffer", "models/llama", BOTTLENECK, placement="pfeiffer", layers_to_transform=[1], adapter_scaling=0.5, task_type="CAUSAL_LM")
     case.network(1, "mlp", "model.layers.1.", 16)
     finish(case, folder)
-    case = Case("key-value", "encoders/vit", BOTTLENECK, placement="key_value", non_linearity="tanh", adapter_scaling=0.8, task_type="IMAGE_CLS")
+    case = Case("key-value", "encoders/vit", BOTTLENECK, placement="key_value", non_linearity="tanh", adapter_scaling=0.8, task_type=None)
     for layer in range(2):
         case.network(layer, "key_value", "vit.encoder.layer.%d." % layer, 24)
     finish(case, folder)

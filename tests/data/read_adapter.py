@@ -4,8 +4,8 @@
     python3 tests/data/read_adapter.py ADAPTER BASE       one folder, on the base model in the folder BASE
     python3 tests/data/read_adapter.py --cases FOLDER     every case below FOLDER of a kind that PEFT has
 
-Of adapter_config.json it takes peft_type, target_modules (a list of names or endings of names, an expression of the whole
-path, "all-linear"), exclude_modules, layers_to_transform, r, rank_pattern, modules_to_save, num_virtual_tokens and the
+Of adapter_config.json it takes peft_type, task_type, target_modules (a list of names or endings of names, an expression of
+the whole path, "all-linear"), exclude_modules and feedforward_modules (likewise), layers_to_transform, r, rank_pattern, modules_to_save, num_virtual_tokens and the
 sizes of prompts. From these and the base's own tensors it says which keys of which shapes adapter_model.safetensors must
 have, and compares: one key more or less, or another shape, ends it with status 1. The scaling of LoRA and the norm of
 what it adds to each module are printed, so that two adapters can be told apart.
@@ -17,6 +17,7 @@ import re
 import struct
 import sys
 
+TASK_TYPES = {None, "CAUSAL_LM", "FEATURE_EXTRACTION", "QUESTION_ANS", "SEQ_2_SEQ_LM", "SEQ_CLS", "TOKEN_CLS"}
 PEFT_KINDS = {"LORA", "IA3", "PROMPT_TUNING", "PREFIX_TUNING", "P_TUNING"}
 
 
@@ -39,6 +40,8 @@ def base_shapes(folder):
 
 
 def is_named(path, names):
+    if isinstance(names, str):
+        return re.fullmatch(names, path) is not None
     return any(path == n or path.endswith("." + n) for n in names)
 
 
@@ -55,10 +58,7 @@ def targets(config, modules, heads):
     for path in sorted(modules):
         if is_named(path, excluded) or is_named(path, config.get("modules_to_save") or []):
             continue
-        if isinstance(wanted, str):
-            fits = path not in heads if wanted == "all-linear" else re.fullmatch(wanted, path)
-        else:
-            fits = is_named(path, wanted)
+        fits = path not in heads if wanted == "all-linear" else is_named(path, wanted)
         if fits and (not layers or layer_of(path) in layers):
             out.append(path)
     return out
@@ -99,6 +99,8 @@ def read(folder, base):
     model = json.load(open(os.path.join(base, "config.json")))
     if kind not in PEFT_KINDS:
         raise SystemExit("%s: PEFT has no %s" % (folder, kind))
+    if config["task_type"] not in TASK_TYPES:
+        raise SystemExit("%s: PEFT has no task_type %s" % (folder, config["task_type"]))
     transposed = model.get("model_type") == "gpt2" or "GPT2" in (model.get("architectures") or [""])[0]
     modules = {}
     for name, shape in shapes.items():

@@ -190,6 +190,9 @@ void Models() {
   Write(
       "fuzz_adapter_config", "ia3-layers",
       R"({"peft_type":"IA3","target_modules":["down_proj","k_proj"],"layers_to_transform":[0],"task_type":"CAUSAL_LM"})");
+  Write(
+      "fuzz_adapter_config", "expressions",
+      R"({"peft_type":"IA3","target_modules":["down_proj","k_proj"],"exclude_modules":".*0.*k_proj","feedforward_modules":".*(down|up)_proj","task_type":"IMAGE_CLS"})");
   Write("fuzz_adapter_config", "unsupported",
         R"({"peft_type":"LORA","r":8,"target_modules":["q"],"use_dora":true,"rank_pattern":{"q":4}})");
 }

@@ -34,6 +34,9 @@ void CheckSlots(const AdapterConfig& first, const AdapterConfig& second) {
     const auto slots = heddle::peft::ListSlots(spec, first);
     const auto again = heddle::peft::ListSlots(spec, second);
     Require(slots.ok() == again.ok(), "both fit a model, or none");
+    const heddle::Status strictly = heddle::peft::CheckNames(spec, first);
+    Require(slots.ok() || !strictly.ok(), "what a file may not say a recipe may not");
+    Require(strictly.ok() == heddle::peft::CheckNames(spec, second).ok(), "a recipe may say both, or none");
     if (!slots.ok()) {
       Require(!slots.status().message().empty(), "a refusal says why");
       continue;

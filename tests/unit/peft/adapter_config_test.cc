@@ -42,6 +42,39 @@ TEST(AdapterConfigJson, ComesBackAsItWas) {
   EXPECT_EQ(back->ToJson(), config.ToJson());
 }
 
+TEST(AdapterConfigJson, AnExpressionInPlaceOfAListIsKept) {
+  const auto config = AdapterConfig::FromJson(R"({"peft_type": "IA3", "target_modules": ["k_proj", "down_proj"],
+    "exclude_modules": ".*\\.1\\..*", "feedforward_modules": ".*down_proj"})");
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_FALSE(config->Targets("layers.1.k_proj"));
+  EXPECT_TRUE(config->Targets("layers.2.k_proj"));
+  EXPECT_TRUE(config->IsFeedforward("layers.2.down_proj"));
+  EXPECT_FALSE(config->IsFeedforward("layers.2.down_proj.more"));
+  const json::value written = json::parse(config->ToJson());
+  EXPECT_EQ(written.at("exclude_modules"), ".*\\.1\\..*");
+  EXPECT_EQ(written.at("feedforward_modules"), ".*down_proj");
+  EXPECT_EQ(AdapterConfig::FromJson(config->ToJson())->ToJson(), config->ToJson());
+  for (const char* key : {"exclude_modules", "feedforward_modules"}) {
+    const auto wrong = AdapterConfig::FromJson(R"({"peft_type": "IA3", ")" + std::string(key) + R"(": "(q"})");
+    EXPECT_NE(wrong.status().message().find(std::string(key) + " is not a regular expression"), std::string::npos);
+  }
+  AdapterConfig both = *config;
+  both.exclude_modules = {"q_proj"};
+  EXPECT_NE(both.Validate().message().find("exclude_modules is a list and an expression"), std::string::npos);
+}
+
+TEST(AdapterConfigJson, OnlyTasksThatPeftKnowsAreWritten) {
+  AdapterConfig config = Config({"q_proj"});
+  for (const char* task : {"CAUSAL_LM", "FEATURE_EXTRACTION", "QUESTION_ANS", "SEQ_2_SEQ_LM", "SEQ_CLS", "TOKEN_CLS"}) {
+    config.task_type = task;
+    EXPECT_EQ(json::parse(config.ToJson()).at("task_type"), task);
+  }
+  for (const char* task : {"", "IMAGE_CLS", "causal_lm"}) {
+    config.task_type = task;
+    EXPECT_TRUE(json::parse(config.ToJson()).at("task_type").is_null()) << task;
+  }
+}
+
 TEST(AdapterConfigJson, IsLaidOutAsPeftLaysItOut) {
   // json.dumps(..., indent=2, sort_keys=True) of a LoraConfig.
   AdapterConfig config = Config({"q_proj"});

@@ -137,7 +137,7 @@ TEST(InitialTensors, OfPissaTakeOffTheBaseWhatTheyPutOn) {
     EXPECT_GT(norm, 0.1);
   }
   EXPECT_TRUE(FindBaseDeltas(model::TinyConfig(), adapter).ok());
-  config.r = 33;
+  config.rank_pattern = {{"model.layers.0.mlp.up_proj", 33}};
   EXPECT_THAT(MakeInitialAdapter(model::TinyConfig(), config, model::RandomWeights(model::TinyConfig(), 1), 1)
                   .status()
                   .message(),

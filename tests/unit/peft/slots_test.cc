@@ -133,6 +133,13 @@ TEST(Slots, WhatDoesNotFitTheModelIsRefusedInASentence) {
   ia3.target_modules = {"k_proj"};
   ia3.feedforward_modules = {"down_proj"};
   EXPECT_THAT(Refusal(model::TinyConfig(), ia3), HasSubstr("'down_proj' is none of the targets"));
+  // From 32 to 16: of 17 columns one is of no use.
+  lora = Of(TuningKind::kLora);
+  lora.target_modules = {"v_proj"};
+  lora.r = 17;
+  EXPECT_THAT(Refusal(model::TinyConfig(), lora), HasSubstr("the rank 17 is above the width"));
+  lora.r = 16;
+  EXPECT_FALSE(SpecFor(model::TinyConfig(), lora).empty());
   EXPECT_THAT(Refusal(model::TinyConfig(), Of(TuningKind::kBitFit)), HasSubstr("has none"));
   AdapterConfig bitfit = Of(TuningKind::kBitFit);
   bitfit.target_modules = {"LayerNrom"};
@@ -146,6 +153,78 @@ TEST(Slots, WhatDoesNotFitTheModelIsRefusedInASentence) {
   model::ModelSpec narrow = model::TinyConfig();
   narrow.embedding_size = 16;
   EXPECT_THAT(Refusal(narrow, Of(TuningKind::kPromptTuning)), HasSubstr("PREFIX_TUNING can"));
+}
+
+TEST(CheckNames, EveryNameOfARecipeStandsForSomething) {
+  const auto refused = [](const model::ModelSpec& spec, const AdapterConfig& config, const char* said) {
+    EXPECT_TRUE(ListSlots(spec, config).ok()) << "a file may say it";
+    const Status status = CheckNames(spec, config);
+    EXPECT_EQ(status.code(), Code::kInvalidArgument) << said;
+    EXPECT_THAT(status.message(), HasSubstr(said));
+  };
+  const model::ModelSpec llama = model::TinyConfig();
+  AdapterConfig good = Of(TuningKind::kLora);
+  good.target_modules = {"q_proj", "v_proj"};
+  good.exclude_modules = {"layers.1.self_attn.q_proj"};
+  good.rank_pattern = {{"q_proj", 4}, {"layers.[01].self_attn.v_proj", 2}};
+  good.alpha_pattern = {{"v_proj", 3}};
+  EXPECT_TRUE(CheckNames(llama, good).ok()) << CheckNames(llama, good);
+  AdapterConfig wrong = good;
+  wrong.target_modules = {"q_proj", "v_porj"};
+  wrong.rank_pattern.erase("layers.[01].self_attn.v_proj");
+  wrong.alpha_pattern.clear();
+  refused(llama, wrong, "target_modules: 'v_porj' is none of");
+  refused(llama, wrong, "did you mean 'v_proj'?");
+  wrong = good;
+  wrong.exclude_modules = {"layers.2.self_attn.q_proj"};
+  refused(llama, wrong, "exclude_modules: 'layers.2.self_attn.q_proj'");
+  wrong.exclude_modules.clear();
+  wrong.exclude_modules_regex = ".*k_porj";
+  refused(llama, wrong, "exclude_modules: '.*k_porj'");
+  wrong = good;
+  wrong.rank_pattern = {{"k_proj", 4}};  // of the model, but no target
+  refused(llama, wrong, "rank_pattern: 'k_proj' is none of q_proj, v_proj");
+  wrong = good;
+  wrong.alpha_pattern = {{"(q|v)_porj", 4}};
+  refused(llama, wrong, "alpha_pattern: '(q|v)_porj'");
+  wrong = good;
+  wrong.rank_pattern = {{"model.layers.0.self_attn.q_proj", 64}};  // in a file they are factors that were stacked
+  refused(llama, wrong, "the rank 64 is above the width of model.layers.0.self_attn.q_proj (32 to 32)");
+  AdapterConfig ia3 = Of(TuningKind::kIa3);
+  ia3.target_modules = {"k_proj", "down_proj"};
+  ia3.feedforward_modules_regex = ".*down_proj";
+  EXPECT_TRUE(CheckNames(llama, ia3).ok());
+  ia3.feedforward_modules_regex = "down_proj";
+  refused(llama, ia3, "feedforward_modules: 'down_proj' is none of down_proj, k_proj");
+  AdapterConfig bitfit = Of(TuningKind::kBitFit);
+  bitfit.target_modules = {"LayerNorm", "qeury"};
+  refused(Bert(), bitfit, "did you mean 'query'?");
+  for (const TuningKind kind : {TuningKind::kIa3, TuningKind::kBitFit, TuningKind::kFull, TuningKind::kPrefixTuning}) {
+    EXPECT_TRUE(CheckNames(Bert(), Of(kind)).ok()) << PeftTypeOf(kind);
+  }
+}
+
+TEST(Slots, AnExpressionExcludesAndTellsWhichInputsAreScaled) {
+  AdapterConfig config = Of(TuningKind::kLora);
+  config.target_modules = {"q_proj", "v_proj"};
+  config.exclude_modules_regex = R"(.*\.0\..*\.(q|k)_proj)";
+  const StateDictSpec spec = SpecFor(model::TinyConfig(), config);
+  EXPECT_EQ(spec.size(), 2U * 3);
+  EXPECT_FALSE(spec.contains("base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"));
+  AdapterConfig ia3 = Of(TuningKind::kIa3);
+  ia3.target_modules = {"k_proj", "down_proj"};
+  ia3.feedforward_modules_regex = R"(.*\.1\..*down_proj)";
+  const StateDictSpec scales = SpecFor(model::TinyConfig(), ia3);
+  EXPECT_EQ(scales.at("base_model.model.model.layers.0.mlp.down_proj.ia3_l").shape, (Shape{32, 1}));
+  EXPECT_EQ(scales.at("base_model.model.model.layers.1.mlp.down_proj.ia3_l").shape, (Shape{1, 48}));
+  // What is left out of itself joins the expression.
+  AdapterConfig bert = Of(TuningKind::kIa3);
+  bert.exclude_modules_regex = R"(.*layer\.0\..*)";
+  EXPECT_EQ(SpecFor(Bert(), bert).size(), 3U);
+  EXPECT_EQ(SpecFor(Bert(), Complete(Bert(), bert)).size(), 3U);
+  AdapterConfig biases = Of(TuningKind::kBitFit);
+  biases.exclude_modules_regex = R"((?!.*pooler).*)";
+  EXPECT_EQ(SpecFor(Bert(), biases).size(), 1U);
 }
 
 TEST(Slots, BitFitTakesTheBiasesThatAreNamed) {

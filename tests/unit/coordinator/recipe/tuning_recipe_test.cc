@@ -169,6 +169,57 @@ TEST_F(NewHeadTest, GoesWithEveryMethod) {
   }
 }
 
+TEST_F(NewHeadTest, TheTaskIsThatOfTheModelAndOneThatPeftKnows) {
+  const auto task = [this](const std::string& lines, const char* what) {
+    const auto material = Prepare(lines);
+    EXPECT_TRUE(material.ok()) << what << ": " << material.status();
+    return material.ok() ? peft::AdapterConfig::FromJson(material->adapter_config_json)->task_type : "none";
+  };
+  const std::string query = "[lora]\ntarget_modules = [\"query\"]\n";
+  WriteBase("BertModel", true, "");
+  // Heads of their own, with nothing to store whole.
+  for (const auto& [architecture, expected] :
+       {std::pair("BertForMaskedLM", ""), std::pair("BertForSequenceClassification", "SEQ_CLS")}) {
+    const std::string config = R"({"architectures": [")" + std::string(architecture) + R"("], "model_type": "bert",
+      "hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 20, "vocab_size": 400,
+      "max_position_embeddings": 64})";
+    const auto spec = model::ParseModelConfig(config);
+    ASSERT_TRUE(spec.ok()) << spec.status();
+    ASSERT_TRUE(WriteFileAtomically(base() / "config.json", config).ok());
+    ASSERT_TRUE(WriteSafetensors(base() / "model.safetensors", model::RandomWeights(*spec, 1)).ok());
+    EXPECT_EQ(task(query, architecture), expected);
+  }
+  fs::remove_all(base());
+  model::WriteModelFolder(base(), model::TinyConfig());
+  EXPECT_EQ(task("", "a language model"), "CAUSAL_LM");
+  fs::remove_all(base());
+  fs::copy(fs::path(HEDDLE_SOURCE_DIR) / "tests/data/encoders/vit", base());
+  EXPECT_EQ(task(query, "images"), "");
+  EXPECT_EQ(task("[tuning]\nmethod = \"full\"\n", "images"), "");
+}
+
+TEST_F(NewHeadTest, ANameThatStandsForNothingIsRefusedWithTheNearest) {
+  WriteBase("BertModel", true, "");
+  const auto refused = [this](const std::string& lines, const char* said) {
+    const Status status = Prepare(kThree + lines).status();
+    EXPECT_EQ(status.code(), Code::kInvalidArgument) << lines;
+    EXPECT_THAT(status.message(), HasSubstr(said));
+  };
+  refused("[lora]\ntarget_modules = [\"query\", \"vlaue\"]\n", "'vlaue' is none of");
+  refused("[lora]\ntarget_modules = [\"query\", \"vlaue\"]\n", "did you mean 'value'?");
+  const std::string query = "[lora]\ntarget_modules = [\"query\"]\nr = 4\n";
+  refused(query + "exclude_modules = [\"layer.7.attention.self.query\"]\n", "exclude_modules: ");
+  refused(query + "exclude_modules_regex = \".*qeury\"\n", "exclude_modules: '.*qeury'");
+  refused(query + "rank_pattern = { value = 2 }\n", "rank_pattern: 'value' is none of query");
+  refused(query + "alpha_pattern = { value = 2 }\n", "alpha_pattern: 'value' is none of query");
+  refused("[lora]\ntarget_modules = [\"query\"]\nr = 13\n", "the rank 13 is above the width");
+  refused(query + "[lora.rank_pattern]\n\"bert.encoder.layer.0.attention.self.query\" = 13\n",
+          "the rank 13 is above the width");
+  refused("[tuning]\nmethod = \"ia3\"\ntarget_modules = [\"key\"]\nfeedforward_modules_regex = \".*output.dense\"\n",
+          "feedforward_modules: '.*output.dense' is none of key");
+  EXPECT_TRUE(Prepare(kThree + query + "exclude_modules_regex = \".*layer.0.*\"\n").ok());
+}
+
 TEST_F(NewHeadTest, AModelThatHasNoClassifierHereIsRefused) {
   model::WriteModelFolder(base(), model::TinyConfig());
   const auto material = Prepare("num_labels = 2\n");
