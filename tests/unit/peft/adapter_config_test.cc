@@ -57,6 +57,8 @@ TEST(AdapterConfigJson, AnExpressionInPlaceOfAListIsKept) {
   for (const char* key : {"exclude_modules", "feedforward_modules"}) {
     const auto wrong = AdapterConfig::FromJson(R"({"peft_type": "IA3", ")" + std::string(key) + R"(": "(q"})");
     EXPECT_NE(wrong.status().message().find(std::string(key) + " is not a regular expression"), std::string::npos);
+    const auto back = AdapterConfig::FromJson(R"({"peft_type": "IA3", ")" + std::string(key) + R"(": "(q)\\1"})");
+    EXPECT_EQ(back.status().code(), Code::kInvalidArgument) << "a back-reference";
   }
   AdapterConfig both = *config;
   both.exclude_modules = {"q_proj"};

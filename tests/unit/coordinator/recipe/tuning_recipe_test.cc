@@ -52,6 +52,7 @@ TEST(TuningKeys, AreSilentAtTheirDefaults) {
   const std::string json = Load("")->resolved_json;
   EXPECT_THAT(json, Not(HasSubstr("tuning")));
   EXPECT_THAT(json, Not(HasSubstr("pattern")));
+  EXPECT_THAT(json, Not(HasSubstr("regex")));
   EXPECT_THAT(json, Not(HasSubstr("num_labels")));
   EXPECT_THAT(json, Not(HasSubstr("use_dora")));
   EXPECT_EQ(Load("[tuning]\nmethod = \"lora\"\nplacement = \"houlsby\"\n[lora]\nuse_dora = false\n")->resolved_json,
