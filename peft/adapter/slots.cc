@@ -42,7 +42,8 @@ std::set<int64_t> LayersOf(const AdapterConfig& config) {
 Status CheckRank(const model::LinearSpec& linear, int64_t rank) {
   if (rank <= std::min(linear.in, linear.out)) return OkStatus();
   return InvalidArgument("the rank " + std::to_string(rank) + " is above the width of " + linear.path + " (" +
-                         std::to_string(linear.in) + " to " + std::to_string(linear.out) + ")");
+                         std::to_string(linear.in) + " to " + std::to_string(linear.out) +
+                         "): lower it, or leave the layer out with exclude_modules");
 }
 
 class Lister {
