@@ -102,6 +102,23 @@ TEST(Slots, FullTuningIsEveryParameterOnce) {
   EXPECT_TRUE(some.contains("base_model.model.classifier.weight"));
 }
 
+// FedBFPT's paper (Wang et al., IJCAI 2023) has devices send 7.04 % of BERT-base: one layer of twelve and the output
+// layer.
+TEST(Slots, OneLayerOfBertBaseAndItsHeadAreTheShareThatFedBfptReports) {
+  const auto bert = model::ParseModelConfig(R"({"architectures": ["BertForMaskedLM"], "hidden_size": 768,
+    "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072, "vocab_size": 30522})");
+  ASSERT_TRUE(bert.ok()) << bert.status();
+  AdapterConfig config = Of(TuningKind::kFull);
+  config.layers_to_transform = {5};
+  config.modules_to_save = {"cls"};
+  int64_t sent = 0;
+  for (const auto& [key, tensor] : SpecFor(*bert, config)) sent += NumElements(tensor.shape).value();
+  // By hand: four projections of attention, two of the MLP, two norms; then the head's dense layer, norm and bias.
+  EXPECT_EQ(sent,
+            4 * (768 * 768 + 768) + (2 * 768 * 3072 + 3072 + 768) + 4 * 768 + (768 * 768 + 768) + 2 * 768 + 30522);
+  EXPECT_NEAR(100.0 * static_cast<double>(sent) / static_cast<double>(bert->NumParameters()), 7.04, 0.005);
+}
+
 TEST(Slots, APrefixIsAsWideAsTheKeysOfAllLayers) {
   // Two heads of keys of eight, two layers; four heads of queries.
   EXPECT_EQ(SpecFor(model::TinyConfig(), Of(TuningKind::kPrefixTuning)).at("prompt_embeddings").shape,
