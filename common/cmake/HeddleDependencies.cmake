@@ -84,7 +84,7 @@ endif()
 
 # Whose sources are compiled one by one: they have nameless functions and constants of the same names.
 set(heddle_apart heddle_aggregation heddle_light_crowd heddle_model_data heddle_model_files heddle_peft_files heddle_tokenizer
-  heddle_bench heddle_bench_transport test_aggregation test_client test_compression test_engine test_low_rank test_model_tokenizer test_peft_files test_recipe
+  heddle_bench_transport test_aggregation test_client test_compression test_engine test_low_rank test_model_tokenizer test_peft_files test_recipe
   test_simulator)
 
 # heddle_speed_up(TARGET [TEST]): TARGET takes part in HEDDLE_FAST_BUILD.

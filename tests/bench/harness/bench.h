@@ -13,6 +13,8 @@
 
 namespace heddle::bench {
 
+inline constexpr double kMb = 1e6;  // bytes
+
 struct Context {
   std::filesystem::path bin;     // folder of the programs
   std::filesystem::path work;    // scratch, on the disk that is measured; emptied after each measurement

@@ -9,7 +9,7 @@
 namespace heddle::bench {
 namespace {
 
-constexpr int kRounds = 9;
+constexpr int kPasses = 9;
 
 // An adapter of rank 16 for 24 layers of width 1024, q and v: 6.3 MB.
 StateDict Update() {
@@ -54,7 +54,7 @@ Result<Findings> Compression(const Context&) {
     StateDict residual;
     size_t size = 0;
     Status status;
-    for (int round = 0; round <= kRounds && status.ok(); ++round) {
+    for (int round = 0; round <= kPasses && status.ok(); ++round) {
       const double copy_seconds = Seconds([&] {
         std::byte* to = copy.data();
         for (const auto& [name, tensor] : update) {
@@ -77,7 +77,7 @@ Result<Findings> Compression(const Context&) {
     }
     HEDDLE_RETURN_IF_ERROR(status);
     char note[120];
-    std::snprintf(note, sizeof note, "median of %d on one core; memcpy %.1f GB/s; %zu bytes for %.1f MB", kRounds,
+    std::snprintf(note, sizeof note, "median of %d on one core; memcpy %.1f GB/s; %zu bytes for %.1f MB", kPasses,
                   gigabytes / Median(copied), size, gigabytes * 1e3);
     found.values[std::string("encode-") + one.id] = {gigabytes / Median(encode), note};
     found.values[std::string("decode-") + one.id] = {gigabytes / Median(decode), note};

@@ -20,8 +20,6 @@ namespace {
 namespace json = boost::json;
 namespace fs = std::filesystem;
 
-constexpr double kMb = 1e6;
-
 Result<double> ResidentMb(pid_t pid) {
   HEDDLE_ASSIGN_OR_RETURN(const ProcessMemory memory, ReadProcessMemory(pid));
   return static_cast<double>(memory.rss_bytes) / kMb;

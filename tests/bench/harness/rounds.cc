@@ -13,8 +13,6 @@
 namespace heddle::bench {
 namespace {
 
-constexpr double kMb = 1e6;
-
 std::string MedianNote(size_t count, const std::string& of) { return "median of " + std::to_string(count) + " " + of; }
 
 Result<double> PeakMb(LightDevices& devices) {

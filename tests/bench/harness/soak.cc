@@ -10,7 +10,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr uint32_t kRounds = 1000, kSettled = 100, kEvery = 50;
+constexpr uint32_t kSoakRounds = 1000, kSettled = 100, kEvery = 50;
 constexpr int kDevices = 4;
 
 struct Sample {
@@ -35,9 +35,9 @@ Result<Sample> Look(LightDevices& devices) {
 Result<Findings> Soak(const Context& context) {
   LightDevices devices(context, context.work / "soak", kDevices);
   HEDDLE_RETURN_IF_ERROR(devices.StartCoordinator());
-  HEDDLE_RETURN_IF_ERROR(devices.Submit(ShapeOf1KiB(), kRounds));
+  HEDDLE_RETURN_IF_ERROR(devices.Submit(ShapeOf1KiB(), kSoakRounds));
   Sample settled, most;
-  for (uint32_t round = 1; round <= kRounds; ++round) {
+  for (uint32_t round = 1; round <= kSoakRounds; ++round) {
     HEDDLE_RETURN_IF_ERROR(devices.Round().status());
     if (round < kSettled || round % kEvery != 0) continue;
     HEDDLE_ASSIGN_OR_RETURN(const Sample now, Look(devices));
@@ -49,7 +49,7 @@ Result<Findings> Soak(const Context& context) {
   HEDDLE_RETURN_IF_ERROR(devices.Stop());
   char text[96];
   std::snprintf(text, sizeof text, "%.1f MB after round %u, at most %.1f MB up to round %u", settled.resident / 1e6,
-                kSettled, most.resident / 1e6, kRounds);
+                kSettled, most.resident / 1e6, kSoakRounds);
   Findings found;
   found.values["soak-memory"] = {100 * (most.resident / settled.resident - 1), text};
   found.values["soak-descriptors"] = {most.descriptors - settled.descriptors,

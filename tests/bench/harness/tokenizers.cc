@@ -20,7 +20,7 @@ namespace json = boost::json;
 using model::Tokenizer;
 
 constexpr size_t kTextBytes = 10'000'000, kDocumentBytes = 20'000;
-constexpr int kRounds = 5;
+constexpr int kReadings = 5;
 
 // The King James Bible, again and again, in documents of 20 KB.
 Result<std::vector<std::string>> Documents(const Context& context) {
@@ -81,7 +81,7 @@ double Megabytes(const std::vector<std::string>& documents) {
 // MB/s on this thread. Each round has a tokenizer of its own, whose cache of words is empty.
 Result<double> Speed(const std::string& tokenizer_json, const std::vector<std::string>& documents, size_t* tokens) {
   std::vector<double> speeds;
-  for (int round = 0; round < kRounds; ++round) {
+  for (int round = 0; round < kReadings; ++round) {
     HEDDLE_ASSIGN_OR_RETURN(const auto tokenizer, Tokenizer::FromJson(tokenizer_json));
     *tokens = 0;
     const auto start = std::chrono::steady_clock::now();
@@ -121,7 +121,7 @@ Result<Findings> Tokenize(const Context& context) {
     HEDDLE_ASSIGN_OR_RETURN(const double speed, Speed(text, *documents, &tokens));
     HEDDLE_ASSIGN_OR_RETURN(const double cold, Speed(text, NewWords(), &ignored));
     char note[120];
-    std::snprintf(note, sizeof note, "median of %d; %.2f bytes a token; %.1f MB/s where no word comes twice", kRounds,
+    std::snprintf(note, sizeof note, "median of %d; %.2f bytes a token; %.1f MB/s where no word comes twice", kReadings,
                   static_cast<double>(kTextBytes) / static_cast<double>(tokens), cold);
     found.values[id] = {speed, note};
   }
