@@ -16,6 +16,7 @@ inline constexpr size_t kMaxEnrollMessageBytes = size_t{32} << 10;  // EnrollReq
 inline constexpr size_t kMaxWorkerMessageBytes = size_t{1} << 20;
 inline constexpr size_t kMaxReportMessageBytes = 512;
 inline constexpr size_t kMaxInlineUpdateBytes = size_t{64} << 10;  // an update that travels inside its report
+inline constexpr size_t kMaxInlinePatchBytes = size_t{64} << 10;   // of a ledger, inside an assignment
 inline constexpr size_t kMaxBlobNameBytes = 128;
 inline constexpr size_t kMaxBlobsPerFolder = 256;
 inline constexpr size_t kMaxLocalTasks = 64;

@@ -94,6 +94,8 @@ Status Validate(const v1::CheckinRequest& m) {
                               " but this coordinator speaks version " + std::to_string(kProtocolVersion) +
                               "; install a client of the same major version");
   HEDDLE_RETURN_IF_ERROR(CheckName("software_version", m.software_version(), 0, kMaxNameBytes));
+  if (!m.ledger_sha256().empty() && m.ledger_sha256().size() != Sha256Digest::kSize)
+    return Bad("ledger_sha256", "must be 32 bytes or empty");
   return ValidateLocalTasks(m.local_tasks(), 1);
 }
 
@@ -104,7 +106,11 @@ Status Validate(const v1::Rejection& m) {
 Status Validate(const v1::CheckinResponse& m) {
   switch (m.answer_case()) {
     case v1::CheckinResponse::kAssignment:
-      return Validate(m.assignment());
+      // Of the short form there is more to see once it is whole (short_form.h).
+      if (m.assignment().lasting_key() == 0) return Validate(m.assignment());
+      if (!IsValidAssignmentId(m.assignment().assignment_id()))
+        return Bad("assignment_id", "must be 32 lower-case hex digits");
+      return CheckBytes("ledger_patch", m.assignment().ledger_patch(), 0, kMaxInlinePatchBytes);
     case v1::CheckinResponse::kRejection:
       return Validate(m.rejection());
     case v1::CheckinResponse::ANSWER_NOT_SET:
@@ -118,16 +124,19 @@ Status Validate(const v1::ReportRequest& m) {
   if (m.outcome() < v1::TASK_OUTCOME_COMPLETED || m.outcome() > v1::TASK_OUTCOME_FAILED)
     return Bad("outcome", "must be completed, interrupted or failed");
   const bool completed = m.outcome() == v1::TASK_OUTCOME_COMPLETED;
-  if (completed != m.has_update()) return Bad("update", completed ? "is missing" : "goes with a completed task only");
-  if (completed) {
-    HEDDLE_RETURN_IF_ERROR(Validate(m.update()).Annotate("update"));
-    if (!m.has_metrics()) return Bad("metrics", "is missing");
-  }
+  const bool here = !m.inline_update().empty() || !m.scalars().empty();
+  if (completed && !m.has_update() && !here) return Bad("update", "is missing");
+  if (!completed && m.has_update()) return Bad("update", "goes with a completed task only");
+  if (m.has_update()) HEDDLE_RETURN_IF_ERROR(Validate(m.update()).Annotate("update"));
+  if (completed && !m.has_metrics()) return Bad("metrics", "is missing");
   if (m.has_metrics()) HEDDLE_RETURN_IF_ERROR(Validate(m.metrics()));
-  if (!m.inline_update().empty()) {
+  if (here) {
     if (!completed) return Bad("inline_update", "goes with a completed task only");
-    HEDDLE_RETURN_IF_ERROR(CheckBytes("inline_update", m.inline_update(), 1, kMaxInlineUpdateBytes));
-    if (m.inline_update().size() != m.update().size_bytes())
+    HEDDLE_RETURN_IF_ERROR(CheckBytes("inline_update", m.inline_update(), 0, kMaxInlineUpdateBytes));
+    HEDDLE_RETURN_IF_ERROR(CheckBytes("scalars", m.scalars(), 0, kMaxInlineUpdateBytes));
+    if (!m.scalars().empty() && (!m.inline_update().empty() || m.has_update()))
+      return Bad("scalars", "stand for the whole update, so nothing else may");
+    if (m.has_update() && m.inline_update().size() != m.update().size_bytes())
       return Bad("inline_update", "has not the number of bytes that update.size_bytes says");
   }
   if (!m.parent_sha256().empty() && m.parent_sha256().size() != Sha256Digest::kSize)

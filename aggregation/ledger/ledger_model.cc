@@ -18,13 +18,6 @@ Result<zo::Ledger> LedgerOf(const StateDict& model) {
   return ledger;
 }
 
-Tensor ByteTensor(std::string_view bytes) {
-  std::span<std::byte> place;
-  Tensor tensor = Tensor::Allocate({DType::kU8, {static_cast<int64_t>(bytes.size())}}, &place);
-  if (!bytes.empty()) std::memcpy(place.data(), bytes.data(), bytes.size());
-  return tensor;
-}
-
 Result<Weights> WeightsOf(const StateDict& start, double largest_scale) {
   try {
     Weights weights;

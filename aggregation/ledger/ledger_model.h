@@ -7,17 +7,17 @@
 
 #include "aggregation/aggregator.h"
 #include "zo_optim/ledger/ledger.h"
+#include "zo_optim/ledger/scalars.h"
 
 namespace heddle::aggregation {
 
 inline constexpr std::string_view kLedgerName = "heddle.ledger";
-inline constexpr std::string_view kScalarsName = "heddle.scalars";  // in an update, U8: zo_optim/ledger/scalars.h
+using zo::ByteTensor;
+using zo::kScalarsName;
 
 bool HoldsLedger(const StateDict& model);
 // Errors: kInvalidArgument: there is none, or it is not one.
 Result<zo::Ledger> LedgerOf(const StateDict& model);
-// The tensor that holds these bytes.
-Tensor ByteTensor(std::string_view bytes);
 
 // The trained tensors of a start (those that are F32 and not under kOwnPrefix) on their grids, which are views of
 // `tensors`: `values` of each is writable and lives as long as `memory`.

@@ -232,7 +232,7 @@ asio::awaitable<Event> Daemon::Impl::ProbeWorkerNow() {
 }
 
 void Daemon::Impl::Do(const CheckIn& action) {
-  Operation([&] { return link.CheckIn(action.local_tasks, config.memory_limit_bytes); });
+  Operation([&] { return link.CheckIn(action.local_tasks, config.memory_limit_bytes, &cache); });
 }
 
 void Daemon::Impl::Do(const Fetch& action) {

@@ -4,7 +4,6 @@
 
 #include <charconv>
 
-#include "common/build_info.h"
 #include "common/file.h"
 #include "common/logging.h"
 #include "common/test_hooks.h"
@@ -66,23 +65,54 @@ CallFailed FailureOf(const HttpResponse& response) {
 CoordinatorLink::CoordinatorLink(asio::any_io_executor executor, protocol::ClientOptions options)
     : client_(std::move(executor), std::move(options)) {}
 
-asio::awaitable<Event> CoordinatorLink::CheckIn(std::vector<std::string> local_tasks, uint64_t memory_bytes) {
-  v1::CheckinRequest message;
-  message.set_protocol_version(protocol::kProtocolVersion);
-  message.set_software_version(std::string(VersionString()));
-  for (std::string& name : local_tasks) message.add_local_tasks(std::move(name));
-  message.set_memory_bytes(memory_bytes);
-  HttpRequest request("POST", "/v1/checkin", message.SerializeAsString());
-  request.answer_timeout = kPollLimit;
-  const Result<HttpResponse> answer = co_await client_.Send(std::move(request));
-  if (!answer.ok()) co_return Failure(answer.status());
-  if (answer->status != 200) co_return FailureOf(*answer);
-  Result<v1::CheckinResponse> parsed = protocol::ParseMessage<v1::CheckinResponse>(answer->body);
-  if (!parsed.ok()) co_return Failure(parsed.status().Annotate("the answer to the check-in"));
-  if (parsed->has_assignment()) HEDDLE_FAILPOINT(kClientAssigned);
-  CheckinAnswered event;
-  event.response = *std::move(parsed);
-  co_return event;
+v1::CheckinRequest CoordinatorLink::CheckinMessage(const std::vector<std::string>& local_tasks, uint64_t memory_bytes,
+                                                   BlobCache* cache) const {
+  std::optional<Sha256Digest> newest;
+  if (forms_.WantsLedger()) {
+    const std::optional<CachedBlob> ledger = cache->Recall(std::string(zo::kLedgerFile));
+    if (ledger && cache->Find(*ledger)) newest = ledger->digest;
+  }
+  return forms_.Checkin(local_tasks, memory_bytes, newest);
+}
+
+Result<v1::TaskAssignment> CoordinatorLink::TakeAssignment(v1::TaskAssignment sent, BlobCache* cache) {
+  std::string patch;
+  HEDDLE_ASSIGN_OR_RETURN(v1::TaskAssignment whole, forms_.Take(std::move(sent), &patch));
+  for (const v1::BlobRef& file : whole.plan().adapter()) {
+    if (patch.empty() || file.name() != zo::kLedgerFile) continue;
+    HEDDLE_ASSIGN_OR_RETURN(const Sha256Digest digest, protocol::DigestOf(file));
+    const CachedBlob blob{digest, file.size_bytes(), file.name()};
+    if (!cache->Find(blob)) TakePatch(blob, patch, cache);  // without it the ledger is fetched
+  }
+  return whole;
+}
+
+asio::awaitable<Event> CoordinatorLink::CheckIn(std::vector<std::string> local_tasks, uint64_t memory_bytes,
+                                                BlobCache* cache) {
+  for (;;) {
+    const bool brief = forms_.on();
+    HttpRequest request("POST", "/v1/checkin", CheckinMessage(local_tasks, memory_bytes, cache).SerializeAsString());
+    request.answer_timeout = kPollLimit;
+    if (brief) request.content_type.clear();
+    const Result<HttpResponse> answer = co_await client_.Send(std::move(request));
+    if (!answer.ok()) co_return Failure(answer.status());
+    if (answer->status != 200) co_return FailureOf(*answer);
+    Result<v1::CheckinResponse> parsed = protocol::ParseMessage<v1::CheckinResponse>(answer->body);
+    if (!parsed.ok()) co_return Failure(parsed.status().Annotate("the answer to the check-in"));
+    if (brief && parsed->rejection().reason() == v1::REJECTION_REASON_UNSUPPORTED_TASK) {
+      forms_.Forget();  // another run, whose task was not among what was said
+      continue;
+    }
+    if (parsed->has_assignment()) {
+      Result<v1::TaskAssignment> whole = TakeAssignment(std::move(*parsed->mutable_assignment()), cache);
+      if (!whole.ok()) co_return Failure(whole.status().Annotate("the answer to the check-in"));
+      *parsed->mutable_assignment() = *std::move(whole);
+      HEDDLE_FAILPOINT(kClientAssigned);
+    }
+    CheckinAnswered event;
+    event.response = *std::move(parsed);
+    co_return event;
+  }
 }
 
 asio::awaitable<Event> CoordinatorLink::Fetch(std::vector<CachedBlob> blobs, BlobCache* cache) {
@@ -115,24 +145,30 @@ Result<std::string> Patched(const std::filesystem::path& from, std::string_view 
 
 }  // namespace
 
-asio::awaitable<bool> CoordinatorLink::FetchPatch(const CachedBlob& blob, BlobCache* cache) {
+bool CoordinatorLink::TakePatch(const CachedBlob& blob, std::string_view patch, BlobCache* cache) {
   const std::optional<CachedBlob> have = cache->Recall(blob.name);
-  if (!have) co_return false;
-  const auto from = cache->Find(*have);
-  if (!from) co_return false;
-  HttpRequest request("GET", BlobTarget(blob) + "/from/" + have->digest.ToHex());
-  const Result<HttpResponse> answer = co_await client_.Send(std::move(request));
-  if (!answer.ok() || answer->status != 200) co_return false;  // whoever fetches it whole will tell why
-  const auto made = Patched(*from, answer->body, blob.digest);
+  const auto from = have ? cache->Find(*have) : std::nullopt;
+  if (!from) return false;
+  const auto made = Patched(*from, patch, blob.digest);
   Status status = made.status();
   if (status.ok()) status = cache->Put(blob, *made).status();
   if (!status.ok()) {
     Log(Severity::kWarning, "a ledger could not be patched and is fetched whole", {{"error", status.message()}});
-    co_return false;
+    return false;
   }
-  Log(Severity::kInfo, "patched a file", {{"name", blob.name}, {"bytes", answer->body.size()}});
+  Log(Severity::kInfo, "patched a file", {{"name", blob.name}, {"bytes", patch.size()}});
   cache->Remember(blob);
-  co_return true;
+  return true;
+}
+
+asio::awaitable<bool> CoordinatorLink::FetchPatch(const CachedBlob& blob, BlobCache* cache) {
+  const std::optional<CachedBlob> have = cache->Recall(blob.name);
+  if (!have) co_return false;
+  if (!cache->Find(*have)) co_return false;
+  HttpRequest request("GET", BlobTarget(blob) + "/from/" + have->digest.ToHex());
+  const Result<HttpResponse> answer = co_await client_.Send(std::move(request));
+  if (!answer.ok() || answer->status != 200) co_return false;  // whoever fetches it whole will tell why
+  co_return TakePatch(blob, answer->body, cache);
 }
 
 asio::awaitable<std::optional<CallFailed>> CoordinatorLink::FetchOne(const CachedBlob& blob, BlobCache* cache) {
@@ -271,9 +307,10 @@ asio::awaitable<Event> CoordinatorLink::Report(v1::ReportRequest report, std::fi
   if (!update.empty()) {
     Result<std::string> bytes = ReadFile(update, protocol::kMaxInlineUpdateBytes);
     if (!bytes.ok()) co_return Failure(bytes.status());
-    report.set_inline_update(*std::move(bytes));
+    forms_.AddUpdate(*std::move(bytes), &report);
   }
   HttpRequest request("POST", "/v1/reports", report.SerializeAsString());
+  if (forms_.on()) request.content_type.clear();
   request.answer_timeout = kReportLimit;
   HEDDLE_FAILPOINT(kClientReportUnsent);
   const Result<HttpResponse> answer = co_await client_.Send(std::move(request));

@@ -13,6 +13,7 @@
 
 #include "client/daemon/blob_cache.h"
 #include "client/daemon/session.h"
+#include "client/daemon/short_forms.h"
 #include "model/parts/tensor_tree.h"
 #include "protocol/transport/client.h"
 
@@ -32,7 +33,9 @@ class CoordinatorLink {
  public:
   CoordinatorLink(boost::asio::any_io_executor executor, protocol::ClientOptions options);
 
-  boost::asio::awaitable<Event> CheckIn(std::vector<std::string> local_tasks, uint64_t memory_bytes);
+  // In the short form (protocol/short_form.h) once it has had an assignment. A patch of the ledger that comes along
+  // goes into the cache.
+  boost::asio::awaitable<Event> CheckIn(std::vector<std::string> local_tasks, uint64_t memory_bytes, BlobCache* cache);
   // Fetches what the cache does not have. Resumes, verifies, and tries once more when bytes were not what they should.
   boost::asio::awaitable<Event> Fetch(std::vector<CachedBlob> blobs, BlobCache* cache);
   // Fetches those tensors of larger blobs that the cache does not have, each verified by itself; as Fetch.
@@ -46,10 +49,16 @@ class CoordinatorLink {
   void ForgetUpload() { upload_.reset(); }
   void Cancel() { client_.Cancel(); }
   void Close() { client_.Close(); }
+  uint64_t socket_bytes() const { return client_.socket_bytes(); }  // both ways, TLS included
 
  private:
+  v1::CheckinRequest CheckinMessage(const std::vector<std::string>& local_tasks, uint64_t memory_bytes,
+                                    BlobCache* cache) const;
+  // Makes an assignment whole, and puts the ledger that its patch leads to into the cache.
+  Result<v1::TaskAssignment> TakeAssignment(v1::TaskAssignment sent, BlobCache* cache);
   // Makes the blob from the ledger that the cache holds and what has changed since. False: fetch it whole.
   boost::asio::awaitable<bool> FetchPatch(const CachedBlob& blob, BlobCache* cache);
+  static bool TakePatch(const CachedBlob& blob, std::string_view patch, BlobCache* cache);
   boost::asio::awaitable<std::optional<CallFailed>> FetchOne(const CachedBlob& blob, BlobCache* cache);
   boost::asio::awaitable<std::optional<CallFailed>> FetchTensor(const model::TensorFile& tensor, BlobCache* cache);
   boost::asio::awaitable<Result<protocol::HttpResponse>> BeginUpload(const v1::ReportRequest& report,
@@ -59,6 +68,7 @@ class CoordinatorLink {
 
   protocol::HttpClient client_;
   std::optional<UploadState> upload_;
+  ShortForms forms_;
 };
 
 }  // namespace heddle::client

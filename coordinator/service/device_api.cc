@@ -11,6 +11,7 @@
 #include "common/logging.h"
 #include "common/test_hooks.h"
 #include "coordinator/service/pending_answer.h"
+#include "protocol/short_form.h"
 #include "protocol/transport/blocking.h"
 #include "protocol/validate.h"
 #include "zo_optim/ledger/ledger.h"
@@ -25,6 +26,9 @@ using asio::experimental::awaitable_operators::operator||;
 
 // Until some of a device's bodies may have arrived.
 const Duration kRetryFlight = Seconds(1);
+
+// A ledger that may be read while a connection's thread waits: a millisecond's work.
+constexpr uint64_t kMostLedgerAtOnce = uint64_t{256} << 10;
 
 // A fixed set, so that labels do not grow with what strangers ask for.
 std::string_view EndpointOf(std::string_view path) {
@@ -146,7 +150,9 @@ Awaitable<void> DeviceApi::Route(Exchange& exchange, DeviceId device) {
 
 Awaitable<void> DeviceApi::Answer(Exchange& exchange, unsigned status, std::string body) {
   context_.metrics->CountRequest(EndpointOf(exchange.path()), status);
-  std::string type(protocol::kProtobufContentType);
+  // Who names no type knows what comes.
+  const bool brief = exchange.content_length().value_or(0) > 0 && !exchange.Header("Content-Type");
+  std::string type(brief ? "" : protocol::kProtobufContentType);
   auto ignored = co_await exchange.Respond(status, std::move(type), std::move(body));
 }
 
@@ -260,11 +266,35 @@ Awaitable<void> DeviceApi::Checkin(Exchange& exchange, DeviceId device) {
     co_return co_await Answer(exchange, 200, response.SerializeAsString());
   }
   if (const auto* refused = std::get_if<Status>(&*pending->answer)) co_return co_await RefuseDevice(exchange, *refused);
-  const auto& response = std::get<v1::CheckinResponse>(*pending->answer);
+  auto& response = std::get<v1::CheckinResponse>(*pending->answer);
   context_.metrics->CountCheckin(response.has_assignment());
+  if (response.has_assignment() && (request->short_forms() || request->lasting_key() != 0)) {
+    co_await Shorten(*request, response.mutable_assignment());
+  }
   if (response.has_assignment()) HEDDLE_FAILPOINT(kAssignmentUnsent);
   co_await Answer(exchange, 200, response.SerializeAsString());
   if (response.has_assignment()) HEDDLE_FAILPOINT(kAssignmentAnswered);
+}
+
+// Without ever waiting, on the thread of the connection: were the answer to wait, the verdict on another connection's
+// report could be heard before the assignment that it is on.
+Awaitable<void> DeviceApi::Shorten(const v1::CheckinRequest& request, v1::TaskAssignment* assignment) {
+  assignment->set_short_forms(true);
+  const auto& adapter = assignment->plan().adapter();
+  const auto from = Sha256Digest::FromBytes(request.ledger_sha256());
+  const bool known = from.ok() && !adapter.empty() && adapter.rbegin()->name() == zo::kLedgerFile;
+  std::string patch;
+  if (known && adapter.rbegin()->size_bytes() <= kMostLedgerAtOnce) {
+    const Sha256Digest to = protocol::DigestOf(*adapter.rbegin()).value();
+    const Result<uint64_t> size = context_.blobs->Size(*from);
+    Result<std::string> made = NotFound("");
+    if (size.ok() && *size <= kMostLedgerAtOnce) made = MakePatch(*from, to);
+    // Without one the device fetches the ledger.
+    if (made.ok() && made->size() <= protocol::kMaxInlinePatchBytes) patch = *std::move(made);
+  }
+  protocol::Shorten(request.lasting_key(), assignment);
+  if (!patch.empty()) assignment->set_ledger_patch(std::move(patch));
+  co_return;
 }
 
 // ---- blobs ----

@@ -89,6 +89,8 @@ class DeviceApi {
   Status Redeem(const Sha256Digest& token, const DeviceRecord& record, const std::string& from, std::string* replaced);
   Awaitable<void> Enroll(Exchange& exchange);
   Awaitable<void> Checkin(Exchange& exchange, DeviceId device);
+  // What the device said that it has is left out, and what changes its ledger put in.
+  Awaitable<void> Shorten(const v1::CheckinRequest& request, v1::TaskAssignment* assignment);
   Awaitable<void> GetBlob(Exchange& exchange, std::string_view hex);
   Awaitable<void> GetPatch(Exchange& exchange, std::string_view hex, std::string_view from_hex);
   Result<std::string> MakePatch(const Sha256Digest& from, const Sha256Digest& to) const;

@@ -11,12 +11,15 @@
 #include "coordinator/service/pending_answer.h"
 #include "protocol/transport/blocking.h"
 #include "protocol/validate.h"
+#include "zo_optim/ledger/scalars.h"
 
 namespace heddle::coordinator {
 namespace {
 
 namespace asio = boost::asio;
 using protocol::Awaitable;
+
+constexpr std::string_view kUpdateName = "update.safetensors";  // of an update that came without one
 
 std::string_view VerdictName(v1::ReportVerdict verdict) {
   switch (verdict) {
@@ -117,6 +120,11 @@ Awaitable<void> DeviceApi::Report(Exchange& exchange, DeviceId device) {
   event.metrics = MetricsOf(request->metrics());
   event.message = request->message();
   if (event.completed) {
+    if (!request->scalars().empty()) request->set_inline_update(zo::UpdateOfScalars(request->scalars()));
+    if (!request->has_update()) {
+      const std::string& update = request->inline_update();
+      *request->mutable_update() = protocol::MakeBlobRef(Sha256(update), update.size(), kUpdateName);
+    }
     event.update = protocol::DigestOf(request->update()).value();  // validated with the message
     event.update_bytes = request->update().size_bytes();
     if (!request->inline_update().empty()) {

@@ -75,6 +75,7 @@ struct HttpClient::Impl {
     if (SessionPtr fresh = stream->TakeSession()) session = std::move(fresh);
     old_in += stream->bytes_in();
     old_out += stream->bytes_out();
+    old_socket += stream->socket_bytes();
     stream->Close();
     stream.reset();
     input.clear();
@@ -90,7 +91,7 @@ struct HttpClient::Impl {
   tcp::socket* connecting = nullptr;
   bool in_call = false;
   bool cancelled = false;
-  uint64_t old_in = 0, old_out = 0;  // of connections that are gone
+  uint64_t old_in = 0, old_out = 0, old_socket = 0;  // of connections that are gone
 };
 
 std::string HttpClient::Impl::HostHeader() const {
@@ -495,6 +496,9 @@ void HttpClient::Close() {
 }
 
 uint64_t HttpClient::bytes_in() const { return impl_->old_in + (impl_->stream ? impl_->stream->bytes_in() : 0); }
+uint64_t HttpClient::socket_bytes() const {
+  return impl_->old_socket + (impl_->stream ? impl_->stream->socket_bytes() : 0);
+}
 uint64_t HttpClient::bytes_out() const { return impl_->old_out + (impl_->stream ? impl_->stream->bytes_out() : 0); }
 
 }  // namespace heddle::protocol

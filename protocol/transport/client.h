@@ -90,6 +90,7 @@ class HttpClient {
   void Close();
   uint64_t bytes_in() const;  // of bodies and heads, before TLS
   uint64_t bytes_out() const;
+  uint64_t socket_bytes() const;  // both ways, TLS and its handshakes included
 
  private:
   struct Impl;

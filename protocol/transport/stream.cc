@@ -43,7 +43,10 @@ struct SocketBio {
     BIO_clear_retry_flags(bio);
     if (stream->fd_ < 0 || size <= 0) return -1;
     const ssize_t n = ::recv(stream->fd_, data, static_cast<size_t>(size), 0);
-    if (n > 0) return static_cast<int>(n);
+    if (n > 0) {
+      stream->socket_bytes_ += static_cast<uint64_t>(n);
+      return static_cast<int>(n);
+    }
     if (n == 0) {
       stream->socket_end_ = true;
       return 0;
@@ -69,6 +72,7 @@ struct SocketBio {
       gathered.reserve(kGatherBytes + 2 * size_t{SSL3_RT_MAX_PACKET_SIZE});
     const auto* bytes = reinterpret_cast<const std::byte*>(data);
     gathered.insert(gathered.end(), bytes, bytes + size);
+    stream->socket_bytes_ += static_cast<uint64_t>(size);
     if (gathered.size() - stream->gathered_sent_ >= kGatherBytes) stream->SendGathered();
     return size;
   }

@@ -89,6 +89,8 @@ class Stream : public std::enable_shared_from_this<Stream> {
 
   uint64_t bytes_in() const { return bytes_in_; }
   uint64_t bytes_out() const { return bytes_out_; }
+  // On the socket, both ways: with handshakes and the overhead of records where there is TLS.
+  uint64_t socket_bytes() const { return ssl_ ? socket_bytes_ : bytes_in_ + bytes_out_; }
   const boost::asio::any_io_executor& executor() const { return executor_; }
 
  private:
@@ -114,9 +116,10 @@ class Stream : public std::enable_shared_from_this<Stream> {
   boost::asio::ip::tcp::socket socket_;
   std::shared_ptr<boost::asio::ssl::context> tls_;
   std::unique_ptr<SSL, OpenSslDeleter<SSL_free>> ssl_;
-  int fd_ = -1;              // of the socket; -1 once closed, so that OpenSSL cannot touch a number used anew
-  bool socket_end_ = false;  // recv() said 0
-  int socket_error_ = 0;     // the errno that broke the socket
+  int fd_ = -1;                // of the socket; -1 once closed, so that OpenSSL cannot touch a number used anew
+  uint64_t socket_bytes_ = 0;  // of TLS
+  bool socket_end_ = false;    // recv() said 0
+  int socket_error_ = 0;       // the errno that broke the socket
   Want tls_want_ = Want::kRead;
   bool waiting_gone_ = false;
   bool wake_ = false;

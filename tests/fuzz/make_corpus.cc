@@ -16,6 +16,7 @@
 #include "peft/adapter/prompt_generator.h"
 #include "peft/adapter/prompt_projection.h"
 #include "protocol/refusal.h"
+#include "protocol/short_form.h"
 #include "protocol/validate.h"
 #include "tests/fuzz/seeds.h"
 
@@ -390,6 +391,8 @@ void Messages() {
   add("assignment", 8, *assignment);
   add("plan", 9, *plan);
   add("train", 10, Train());
+  protocol::Shorten(protocol::LastingKey(protocol::LastingPart(*assignment)), assignment);
+  add("checkin-short", 1, answer);
   v1::Rejection rejection;
   rejection.set_reason(v1::REJECTION_REASON_POLL_AGAIN);
   rejection.set_retry_after_ms(1500);

@@ -193,8 +193,8 @@ void Databases() {
 }
 
 // Requests of fuzz_device_api. `body`: 0 the part alone, 1 the update, 2 a check-in, 3 a report, 4 an enrolment, 5 a
-// changed update, 6 a report with the update in it. `happens`: 1 the connection breaks, 2 a minute passes before, 6
-// eleven do.
+// changed update, 6 a report with the update in it, 7 a check-in in the short form, or with an r before it a report.
+// `happens`: 1 the connection breaks, 2 a minute passes before, 6 eleven do.
 std::string Ask(int device, int body, const std::string& head, const std::string& part = "", int happens = 0) {
   return Number(static_cast<uint64_t>(device + 4 * body), 1) + Number(static_cast<uint64_t>(happens), 1) +
          Number(head.size(), 2) + head + Number(part.size(), 2) + part;
@@ -212,6 +212,9 @@ void DeviceRequests() {
   Write("fuzz_device_api", "rounds", task(1) + work(1) + Ask(1, 2, checkin, "", 6) + work(1) + Ask(1, 3, report));
   Write("fuzz_device_api", "inline",
         task(1) + Ask(1, 6, report) + Ask(1, 6, report) + task(2) + Ask(2, 6, report, "\x32\x01x") + Ask(2, 6, report));
+  Write("fuzz_device_api", "short-forms",
+        Ask(1, 2, checkin, "\x28\x01") + Ask(1, 7, report, "r") + Ask(1, 7, checkin, "", 6) + Ask(1, 7, report, "r") +
+            Ask(1, 7, checkin, "\x3a\x20" + std::string(32, 'x'), 6) + Ask(1, 7, report, "r\x42\x04HDZS"));
   Write("fuzz_device_api", "late",
         task(1) + Ask(1, 1, upload) + Ask(1, 3, report, "", 6) + task(2) + Ask(1, 3, report));
   Write("fuzz_device_api", "broken-upload",

@@ -7,6 +7,7 @@
 
 #include "common/assert.h"
 #include "common/float_convert.h"
+#include "common/safetensors.h"
 #include "zo_optim/ledger/bits.h"
 
 namespace heddle::zo {
@@ -100,6 +101,25 @@ Result<Scalars> DecodeScalars(std::span<const std::byte> bytes, size_t max_steps
   }
   if (!reader.AtEnd()) return InvalidArgument("there are bytes behind the scalars");
   return out;
+}
+
+Tensor ByteTensor(std::string_view bytes) {
+  std::span<std::byte> place;
+  Tensor tensor = Tensor::Allocate({DType::kU8, {static_cast<int64_t>(bytes.size())}}, &place);
+  if (!bytes.empty()) std::memcpy(place.data(), bytes.data(), bytes.size());
+  return tensor;
+}
+
+std::string UpdateOfScalars(std::string_view packed) {
+  return SerializeSafetensors({{std::string(kScalarsName), ByteTensor(packed)}});
+}
+
+std::string ScalarsOfUpdate(std::string_view update) {
+  const auto file = ParseSafetensors(std::as_bytes(std::span(update)), nullptr);
+  if (!file.ok() || file->tensors.size() != 1 || file->tensors.begin()->first != kScalarsName) return {};
+  const std::span<const std::byte> bytes = file->tensors.begin()->second.bytes();
+  std::string packed(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+  return UpdateOfScalars(packed) == update ? packed : std::string();
 }
 
 }  // namespace heddle::zo

@@ -9,9 +9,11 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "common/digest.h"
+#include "common/state_dict.h"
 #include "common/status.h"
 #include "zo_optim/ledger/ledger.h"
 
@@ -48,5 +50,16 @@ std::string EncodeScalars(const Scalars& scalars, ScalarFormat format);
 // Errors: kInvalidArgument, one sentence: bytes that EncodeScalars did not write, another version of the format or of
 // the directions, more than `max_steps` steps, a ref above `max_ref`, a value that is not finite.
 Result<Scalars> DecodeScalars(std::span<const std::byte> bytes, size_t max_steps, uint64_t max_ref);
+
+// ---- as an update ----
+
+inline constexpr std::string_view kScalarsName = "heddle.scalars";  // the update's one tensor, U8
+
+// The tensor that holds these bytes.
+Tensor ByteTensor(std::string_view bytes);
+// The update that holds packed scalars and nothing else, as a safetensors file.
+std::string UpdateOfScalars(std::string_view packed);
+// The packed scalars of an update that UpdateOfScalars makes, byte by byte; empty for any other.
+std::string ScalarsOfUpdate(std::string_view update);
 
 }  // namespace heddle::zo

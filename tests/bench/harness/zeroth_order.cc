@@ -54,27 +54,55 @@ Result<Findings> Steps(const Context& context) {
   return found;
 }
 
+Result<Findings> Bytes(const Context& context) {
+  Findings found;
+  const auto run = [&](const std::string& method, int devices, int rounds) {
+    const std::filesystem::path folder = context.work / ("bytes-" + method);
+    std::filesystem::create_directories(folder);
+    return RunForJson({(context.bin / "heddle_bench_ledger_bytes").string(), "--folder", folder.string(), "--base",
+                       (context.source / "model/pretrained/heddle-tiny").string(), "--method", method, "--devices",
+                       std::to_string(devices), "--rounds", std::to_string(rounds)},
+                      context.work / "zo.log");
+  };
+  HEDDLE_ASSIGN_OR_RETURN(const boost::json::value pool, run("FedKSeed", 20, 5));
+  HEDDLE_ASSIGN_OR_RETURN(const double round, ValueOf(pool, "round"));
+  found.values["zo-fedkseed-bytes"] = {round, "the fifth round, check-in and TLS included"};
+  HEDDLE_ASSIGN_OR_RETURN(const boost::json::value log, run("DeComFL", 2, 1000));
+  HEDDLE_ASSIGN_OR_RETURN(const double all, ValueOf(log, "run"));
+  HEDDLE_ASSIGN_OR_RETURN(const double last, ValueOf(log, "round"));
+  found.values["zo-decomfl-bytes"] = {
+      all, "ten directions a round; the last round " + std::to_string(static_cast<int>(last)) + " bytes"};
+  return found;
+}
+
 }  // namespace
 
 std::vector<Measurement> ZerothOrderMeasurements() {
-  return {{"zo",
-           {{"zo-direction-rademacher", "making and adding a Rademacher direction: rate kept of memcpy", "ratio", 0.5,
-             true},
-            {"zo-direction-normal", "the same, normal", "ratio", 0.15, true},
-            {"zo-direction-rademacher-grid", "flipping a Rademacher direction on the grid: rate kept of memcpy",
-             "ratio", std::nullopt, true},
-            {"zo-direction-normal-grid", "the same, normal", "ratio", std::nullopt, true},
-            {"zo-rebuild-rademacher", "weights rebuilt from many seeds in one pass: times faster than seed by seed",
-             "ratio", 3.0, true},
-            {"zo-rebuild-normal", "the same, normal: making the directions is the work", "ratio", 3.0, true}},
-           Directions},
-          {"zo",
-           {{"zo-step-memory", "memory of a two-sided step, to inference of the same batch", "ratio", 1.05, false},
-            {"zo-step-time-rademacher", "time of a two-sided step, to two forward passes", "ratio", 1.10, false},
-            {"zo-step-time-normal", "the same with normal directions", "ratio", 1.20, false},
-            {"zo-front", "a forward pass behind frozen layers: times faster than a whole one", "ratio", std::nullopt,
-             true}},
-           Steps}};
+  return {
+      {"zo",
+       {{"zo-direction-rademacher", "making and adding a Rademacher direction: rate kept of memcpy", "ratio", 0.5,
+         true},
+        {"zo-direction-normal", "the same, normal", "ratio", 0.15, true},
+        {"zo-direction-rademacher-grid", "flipping a Rademacher direction on the grid: rate kept of memcpy", "ratio",
+         std::nullopt, true},
+        {"zo-direction-normal-grid", "the same, normal", "ratio", std::nullopt, true},
+        {"zo-rebuild-rademacher", "weights rebuilt from many seeds in one pass: times faster than seed by seed",
+         "ratio", 3.0, true},
+        {"zo-rebuild-normal", "the same, normal: making the directions is the work", "ratio", 3.0, true}},
+       Directions},
+      {"zo",
+       {{"zo-fedkseed-bytes", "all on a device's socket in a round of FedKSeed, K = 4 096, 200 directions, 20 devices",
+         "B", 6000, false},
+        {"zo-decomfl-bytes", "all on a device's socket in 1 000 rounds of DeComFL, the first adapter included", "B",
+         1e6, false}},
+       Bytes},
+      {"zo",
+       {{"zo-step-memory", "memory of a two-sided step, to inference of the same batch", "ratio", 1.05, false},
+        {"zo-step-time-rademacher", "time of a two-sided step, to two forward passes", "ratio", 1.10, false},
+        {"zo-step-time-normal", "the same with normal directions", "ratio", 1.20, false},
+        {"zo-front", "a forward pass behind frozen layers: times faster than a whole one", "ratio", std::nullopt,
+         true}},
+       Steps}};
 }
 
 }  // namespace heddle::bench

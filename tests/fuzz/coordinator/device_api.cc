@@ -9,6 +9,7 @@
 
 #include "common/safetensors.h"
 #include "protocol/refusal.h"
+#include "protocol/short_form.h"
 #include "protocol/validate.h"
 #include "tests/fuzz/coordinator/service_world.h"
 #include "tests/fuzz/fuzz_input.h"
@@ -23,7 +24,7 @@ namespace {
 constexpr size_t kMostRequests = 24;
 
 struct DeviceState {
-  v1::TaskAssignment assignment;
+  v1::TaskAssignment assignment, lasting;
   std::string update;
   std::string upload;  // its path
 };
@@ -111,6 +112,22 @@ class Conversation {
       case 5:  // the update with a part of it changed
         return state.update.substr(0, state.update.size() - std::min(part.size(), state.update.size())) +
                std::string(part);
+      case 7: {  // short forms: a report without the update's digest, or a check-in
+        if (part.starts_with("r")) {
+          v1::ReportRequest report;
+          report.set_assignment_id(state.assignment.assignment_id());
+          report.set_outcome(v1::TASK_OUTCOME_COMPLETED);
+          report.mutable_metrics()->set_num_examples(4);
+          report.mutable_metrics()->set_steps(2);
+          report.set_inline_update(state.update);
+          return Merged(report, part.substr(1));
+        }
+        v1::CheckinRequest checkin;
+        checkin.set_protocol_version(protocol::kProtocolVersion);
+        checkin.add_local_tasks("lora_sft");
+        checkin.set_lasting_key(protocol::LastingKey(state.lasting));
+        return Merged(checkin, part);
+      }
       default:
         return std::string(part);
     }
@@ -126,6 +143,13 @@ class Conversation {
     if (asked.exchange->path() != "/v1/checkin" || answer->status != 200) return;
     if (!response.ParseFromString(answer->body) || !response.has_assignment()) return;
     state.assignment = response.assignment();
+    if (state.assignment.lasting_key() != 0) {
+      // Asked for with this key, unless the input wrote another over it.
+      const auto whole = protocol::Completed(state.lasting, state.assignment);
+      if (!whole.ok()) return void(state.assignment.Clear());
+      state.assignment = *whole;
+    }
+    state.lasting = protocol::LastingPart(state.assignment);
     const auto& adapter = state.assignment.plan().adapter();
     const Sha256Digest model = protocol::DigestOf(adapter.Get(adapter.size() - 1)).value();
     const auto mapped = world_.blobs().Map(model).value();

@@ -7,7 +7,6 @@
 
 #include "client/daemon/base_part.h"
 #include "client/daemon/link.h"
-#include "common/build_info.h"
 #include "protocol/validate.h"
 
 namespace heddle::system_simulation {
@@ -77,6 +76,7 @@ void Machine::Start(Memory memory) {
   stopped_.reset();
   pending_.clear();
   upload_.reset();
+  forms_ = {};
   call_ = 0;
   training_ = waiting_ = fresh_ = false;
   client::Started started;
@@ -151,14 +151,24 @@ void Machine::Do(const client::ProbeWorker&) {
 
 void Machine::Do(const client::CheckIn& action) {
   ++operation_;
-  v1::CheckinRequest message;
-  message.set_protocol_version(protocol::kProtocolVersion);
-  message.set_software_version(std::string(VersionString()));
-  for (const std::string& name : action.local_tasks) message.add_local_tasks(name);
+  std::optional<Sha256Digest> ledger;
+  if (!kept_.last_ledger.empty()) ledger = Sha256Digest::FromBytes(kept_.last_ledger).value();
+  v1::CheckinRequest message = forms_.Checkin(action.local_tasks, 0, ledger);
+  if (number_ % 2 == 1) message.clear_short_forms();  // one of before
   Call({"POST", "/v1/checkin", {}, message.SerializeAsString(), "check-in"}, [this](Result<Network::Answer> answer) {
     if (!answer.ok() || answer->status != 200) return Failed(answer);
     auto parsed = protocol::ParseMessage<v1::CheckinResponse>(answer->body);
     if (!parsed.ok()) return Failed(parsed.status());
+    if (parsed->rejection().reason() == v1::REJECTION_REASON_UNSUPPORTED_TASK) forms_.Forget();
+    if (parsed->has_assignment()) {
+      std::string patch;
+      auto whole = forms_.Take(std::move(*parsed->mutable_assignment()), &patch);
+      if (!whole.ok()) return Failed(whole.status());
+      for (const v1::BlobRef& blob : whole->plan().adapter()) {
+        if (blob.name() == zo::kLedgerFile && !patch.empty()) TakePatch(blob, patch);
+      }
+      *parsed->mutable_assignment() = *std::move(whole);
+    }
     client::CheckinAnswered event;
     event.response = *std::move(parsed);
     Tell(std::move(event));
@@ -254,15 +264,19 @@ void Machine::FetchLedger(const v1::TaskAssignment& task, const v1::BlobRef& blo
   Call(std::move(request), [this, task, blob](Result<Network::Answer> answer) {
     if (!answer.ok()) return Failed(answer);
     if (answer->status != 200) return FetchRange(task, blob, "", 0);
-    ++checker_.counts.patches;
-    const auto earlier = zo::DecodeLedger(std::as_bytes(std::span(kept_.ledgers[kept_.last_ledger])));
-    const auto later = zo::ApplyPatch(*earlier, std::as_bytes(std::span(answer->body)));
-    const std::string made = later.ok() ? zo::EncodeLedger(*later) : "";
-    if (Sha256(made).raw() != blob.sha256())
-      return checker_.Breach("a patch leads to another ledger than was asked for");
-    Got(blob, made);
+    TakePatch(blob, answer->body);
     FetchNext(task);
   });
+}
+
+void Machine::TakePatch(const v1::BlobRef& blob, const std::string& patch) {
+  if (kept_.cache.contains(blob.sha256())) return;
+  ++checker_.counts.patches;
+  const auto earlier = zo::DecodeLedger(std::as_bytes(std::span(kept_.ledgers[kept_.last_ledger])));
+  const auto later = zo::ApplyPatch(*earlier, std::as_bytes(std::span(patch)));
+  const std::string made = later.ok() ? zo::EncodeLedger(*later) : "";
+  if (Sha256(made).raw() != blob.sha256()) return checker_.Breach("a patch leads to another ledger than was asked for");
+  Got(blob, made);
 }
 
 void Machine::Do(const client::Train& action) {
@@ -380,7 +394,7 @@ void Machine::UploadAnswered(Result<Network::Answer> answer, int patches) {
 void Machine::Do(const client::Report& action) {
   ++operation_;
   v1::ReportRequest report = action.report;
-  if (action.with_update) report.set_inline_update(kept_.update.bytes);
+  if (action.with_update) forms_.AddUpdate(kept_.update.bytes, &report);
   std::string body = report.SerializeAsString();
   if (sent_reports_.empty() || sent_reports_.back() != body) sent_reports_.push_back(body);
   Call({"POST", "/v1/reports", {}, std::move(body), "report"}, [this](Result<Network::Answer> answer) {

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "client/daemon/session.h"
+#include "client/daemon/short_forms.h"
 #include "model/parts/tensor_tree.h"
 #include "tests/simulation/system/network.h"
 #include "tests/simulation/system/system_checker.h"
@@ -90,6 +91,7 @@ class Machine {
   void FetchPart(const v1::TaskAssignment& task);
   void FetchTensor(const v1::TaskAssignment& task, Tensors tensors, size_t at);
   void Got(const v1::BlobRef& blob, const std::string& bytes);
+  void TakePatch(const v1::BlobRef& blob, const std::string& patch);
   MadeUpdate Made(const v1::TaskAssignment& task, uint64_t key, Flaw flaw);
   void EndTraining(const v1::TaskAssignment& task);
   void BeginUpload(bool whole);
@@ -116,6 +118,7 @@ class Machine {
   std::deque<client::Event> pending_;
   std::optional<Status> stopped_;
   std::optional<UploadState> upload_;
+  client::ShortForms forms_;  // of every other machine
   v1::ReportRequest uploading_;
   Kept kept_, backup_;
   std::map<std::string, Tensors> parts_;  // by trees and layers, which say all of it

@@ -5,7 +5,9 @@
 
 #include "common/file.h"
 #include "protocol/refusal.h"
+#include "protocol/short_form.h"
 #include "protocol/validate.h"
+#include "zo_optim/ledger/scalars.h"
 
 namespace heddle::system_simulation {
 
@@ -108,7 +110,15 @@ void SystemChecker::OnCheckin(const std::string& device, const Network::Answer& 
   const auto response = protocol::ParseMessage<v1::CheckinResponse>(answer.body);
   if (!response.ok()) return Breach("an answer to a check-in cannot be read: " + response.status().message());
   if (!response->has_assignment()) return;
-  const v1::TaskAssignment& task = response->assignment();
+  v1::TaskAssignment task = response->assignment();
+  if (task.lasting_key() != 0) {
+    const auto whole = protocol::Completed(lasting_[task.lasting_key()], task);
+    if (!whole.ok()) return Breach("a short assignment leaves out what nobody was told: " + whole.status().message());
+    ++counts.short_forms;
+    task = *whole;
+  }
+  const v1::TaskAssignment part = protocol::LastingPart(task);
+  lasting_[protocol::LastingKey(part)] = part;
   const std::string& id = task.assignment_id();
   if (has_ledger()) models_[initial_].ledger = EmptyLedger(task.plan().train(), initial_);
   CheckStart(device, task);
@@ -188,8 +198,13 @@ void SystemChecker::Count(v1::ReportVerdict verdict) {
 
 void SystemChecker::OnReport(const std::string& device, const Request& request, const Network::Answer& answer) {
   const auto response = protocol::ParseMessage<v1::ReportResponse>(answer.body);
-  const auto report = protocol::ParseMessage<v1::ReportRequest>(request.body);
+  auto report = protocol::ParseMessage<v1::ReportRequest>(request.body);
   if (!response.ok() || !report.ok()) return Breach("a report or its answer cannot be read, and it was answered 200");
+  if (!report->has_update() && report->outcome() == v1::TASK_OUTCOME_COMPLETED) {  // the short form
+    const std::string update =
+        report->scalars().empty() ? report->inline_update() : zo::UpdateOfScalars(report->scalars());
+    *report->mutable_update() = protocol::MakeBlobRef(Sha256(update), update.size(), "update.safetensors");
+  }
   const std::string& id = report->assignment_id();
   auto issued = issued_.find(id);
   // An assignment whose answer was lost with its process may still be reported on by nobody but its device.

@@ -35,9 +35,10 @@ namespace heddle::system_simulation {
 struct Counts {
   uint64_t answers = 0, refusals = 0, accepted = 0, late = 0, invalid = 0, superseded = 0, noted = 0, repeated = 0;
   uint64_t committed = 0, abandoned = 0, restarts = 0, power_cuts = 0, storage_errors = 0, jumps = 0, rogue = 0;
-  uint64_t patches = 0;  // of ledgers, to devices that had an earlier one
-  uint64_t tensors = 0;  // of the base model, fetched by themselves
-  uint64_t cleaned = 0;  // blobs that were thrown away
+  uint64_t patches = 0;      // of ledgers, to devices that had an earlier one
+  uint64_t short_forms = 0;  // of assignments
+  uint64_t tensors = 0;      // of the base model, fetched by themselves
+  uint64_t cleaned = 0;      // blobs that were thrown away
 };
 
 // Rounds above `after` have a cohort and steps of their own.
@@ -163,6 +164,7 @@ class SystemChecker {
   std::map<std::string, Values> replays_;  // by the ledger's packed form, without its weights
   std::map<Sha256Digest, Known> updates_;
   std::map<std::string, Issued> issued_;
+  std::map<uint64_t, v1::TaskAssignment> lasting_;  // parts of assignments by their keys
   std::vector<std::pair<std::string, std::string>> issued_list_;
   std::map<std::pair<uint32_t, uint32_t>, int64_t> deadlines_;  // of attempts, as devices were told
   std::map<std::string, Verdict> verdicts_;                     // by assignment

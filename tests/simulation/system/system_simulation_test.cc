@@ -47,7 +47,7 @@ void Add(const Counts& from, Counts* to) {
   for (auto field : {&Counts::answers, &Counts::refusals, &Counts::accepted, &Counts::late, &Counts::invalid,
                      &Counts::superseded, &Counts::noted, &Counts::repeated, &Counts::committed, &Counts::abandoned,
                      &Counts::restarts, &Counts::power_cuts, &Counts::storage_errors, &Counts::jumps, &Counts::rogue,
-                     &Counts::patches, &Counts::tensors, &Counts::cleaned}) {
+                     &Counts::patches, &Counts::short_forms, &Counts::tensors, &Counts::cleaned}) {
     to->*field += from.*field;
   }
 }
@@ -98,8 +98,8 @@ void Print(const Played& played, SteadyTime since) {
             << " invalid, " << c.superseded << " superseded, " << c.noted << " noted, " << c.repeated
             << " repeated; attempts: " << c.committed << " committed, " << c.abandoned << " abandoned\n"
             << c.restarts << " restarts, " << c.power_cuts << " power cuts, " << c.jumps << " jumps of the clock, "
-            << c.patches << " patches of ledgers, " << c.tensors << " tensors of parts, " << c.cleaned
-            << " blobs thrown away\n";
+            << c.short_forms << " short assignments, " << c.patches << " patches of ledgers, " << c.tensors
+            << " tensors of parts, " << c.cleaned << " blobs thrown away\n";
 }
 
 class SystemSimulation : public ::testing::Test {
@@ -129,8 +129,9 @@ TEST_F(SystemSimulation, KeepsItsContractInEveryHostileWorld) {
   if (played.worlds < kNewSeeds) return;
   // Worlds in which nothing happens prove nothing.
   const Counts& c = played.counts;
-  for (const uint64_t happened : {c.refusals, c.late, c.invalid, c.noted, c.repeated, c.abandoned, c.restarts,
-                                  c.power_cuts, c.storage_errors, c.jumps, c.rogue, c.patches, c.cleaned}) {
+  for (const uint64_t happened :
+       {c.refusals, c.late, c.invalid, c.noted, c.repeated, c.abandoned, c.restarts, c.power_cuts, c.storage_errors,
+        c.jumps, c.rogue, c.patches, c.short_forms, c.cleaned}) {
     EXPECT_GT(happened, played.worlds / 10);
   }
   EXPECT_GE(c.committed, 9 * played.worlds);

@@ -301,6 +301,28 @@ TEST(Validate, ReportRequest) {
                {[](M& m) { m.set_outcome(v1::TASK_OUTCOME_UNSPECIFIED); }, false, "outcome"},
                {[](M& m) { m.set_outcome(static_cast<v1::TaskOutcome>(4)); }, false, "outcome"},
                {[](M& m) { m.clear_update(); }, false, "update"},
+               {[](M& m) {
+                  m.clear_update();
+                  m.set_inline_update("x");
+                },
+                true},
+               {[](M& m) {
+                  m.clear_update();
+                  m.set_scalars("x");
+                },
+                true},
+               {[](M& m) { m.set_scalars("x"); }, false, "scalars"},
+               {[](M& m) {
+                  m.clear_update();
+                  m.set_inline_update("x");
+                  m.set_scalars("x");
+                },
+                false, "scalars"},
+               {[](M& m) {
+                  m.clear_update();
+                  m.set_scalars(std::string(kMaxInlineUpdateBytes + 1, 'x'));
+                },
+                false, "scalars"},
                {[](M& m) { m.mutable_update()->set_name(".."); }, false, "update"},
                {[](M& m) { m.clear_metrics(); }, false, "metrics"},
                {[](M& m) { m.mutable_metrics()->set_train_seconds(-1); }, false, "train_seconds"},
@@ -335,6 +357,8 @@ TEST(Validate, CheckinAndEnrolment) {
                                },
                                false, "local_tasks"},
                               {[](C& m) { m.set_software_version("\x1b[31m"); }, false, "software_version"},
+                              {[](C& m) { m.set_ledger_sha256(std::string(32, 'x')); }, true},
+                              {[](C& m) { m.set_ledger_sha256("x"); }, false, "ledger_sha256"},
                           });
   C other = GoodCheckin();
   other.set_protocol_version(kProtocolVersion + 1);

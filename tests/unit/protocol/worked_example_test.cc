@@ -123,6 +123,8 @@ TEST(ProtocolPage, HasTheLimits) {
                                                      {"kMaxEnrollMessageBytes", kMaxEnrollMessageBytes},
                                                      {"kMaxWorkerMessageBytes", kMaxWorkerMessageBytes},
                                                      {"kMaxReportMessageBytes", kMaxReportMessageBytes},
+                                                     {"kMaxInlineUpdateBytes", kMaxInlineUpdateBytes},
+                                                     {"kMaxInlinePatchBytes", kMaxInlinePatchBytes},
                                                      {"kMaxBlobNameBytes", kMaxBlobNameBytes},
                                                      {"kMaxBlobsPerFolder", kMaxBlobsPerFolder},
                                                      {"kMaxLocalTasks", kMaxLocalTasks},

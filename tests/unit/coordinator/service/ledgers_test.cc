@@ -3,13 +3,12 @@
 #include <gmock/gmock.h>
 
 #include <algorithm>
-#include <cmath>
 #include <map>
 
 #include "aggregation/ledger/ledger_model.h"
-#include "common/random.h"
 #include "common/safetensors.h"
 #include "protocol/validate.h"
+#include "tests/support/ledger_device.h"
 #include "tests/unit/coordinator/service/service_fixture.h"
 #include "zo_optim/ledger/scalars.h"
 
@@ -57,12 +56,6 @@ class LedgersTest : public ServiceTest {
     EXPECT_TRUE(response.ParseFromString(answer.body));
     return response;
   }
-};
-
-// Two steps of 100 directions each.
-class LedgerBytesTest : public LedgersTest {
- protected:
-  LedgerBytesTest() : LedgersTest({{"name", "\"FedKSeed\""}, {"pool_size", "4096"}}, "num_perturbations = 100\n") {}
 };
 
 TEST_F(LedgersTest, DevicesGetTheLedgerBesideTheFirstAdapterAndLaterWhatHasChanged) {
@@ -155,73 +148,67 @@ TEST_F(DeComFlLedgersTest, ADeviceThatSkipsThreeRoundsGetsEveryBitOfTheOthersByO
   EXPECT_EQ(CommittedRounds(), 5);
 }
 
-// FedKSeed as published: a pool of 4096, 200 directions a device, 20 devices a round; all that crosses the device's
-// connection for a round, heads and bodies of its HTTP messages. The paper's layout is 4 K + 8 tau + 4 = 17 988 bytes
-// of payload.
-TEST_F(LedgerBytesTest, ARoundCostsADeviceLessThanSixKilobytes) {
-  auto round = NextRound();
-  const StateDict start = GoodUpdateBase(round["anna"]);
-  Sha256Digest weights = zo::DigestOfWeights(aggregation::WeightsOf(start, 1e-3)->parameters);
-  PhiloxStream random(1);
-  const auto scalars = [&] {
-    std::vector<zo::Scalar> steps;
-    for (int i = 0; i < 200; ++i) {
-      const float gradient = 3 * (random.NextUniform() + random.NextUniform() + random.NextUniform() - 1.5F);
-      steps.push_back({random.NextBelow(4096),
-                       zo::TravellingScalar(static_cast<double>(gradient), 100, zo::ScalarFormat::kBfloat16)});
+// What crosses a device's socket: TLS, heads and bodies of HTTP, from the check-in to the answered report.
+class LedgerBytes : public ServiceTest {
+ protected:
+  // So many devices that each take part in each round.
+  void Begin(int count, std::map<std::string, std::string> strategy, const std::string& tables) {
+    strategy["cohort_size"] = std::to_string(count);
+    strategy["over_selection"] = "1";
+    strategy["bf16_scalars"] = "1";
+    SubmitRun(strategy, "[zo]\ndistribution = \"rademacher\"\n" + tables);
+    for (int i = 0; i < count; ++i) {
+      const std::string name = "device-" + std::to_string(i);
+      Device(name);  // enrols it
+      protocol::ClientTlsOptions tls;
+      tls.ca_pem = Pki::Value(ReadFile(config_.pki() / "ca.crt"));
+      tls.certificate = temp_.path() / (name + ".crt");
+      tls.key = temp_.path() / (name + ".key");
+      protocol::ClientOptions options;
+      options.host = "127.0.0.1";
+      options.port = service_->device_port();
+      options.tls = Pki::Value(protocol::MakeClientTls(tls));
+      devices_.push_back(std::make_unique<wire::LedgerDevice>(threads_.io().get_executor(), options,
+                                                              temp_.path() / name, static_cast<uint64_t>(i)));
     }
-    std::sort(steps.begin(), steps.end(), [](const auto& a, const auto& b) { return a.ref < b.ref; });
-    return steps;
-  };
-  std::string have;
-  for (int i = 0; i < 3; ++i) {
-    HttpClient& anna = Device("anna");
-    const uint64_t before = anna.bytes_in() + anna.bytes_out();
-    // What the device fetches, sends and hears after its check-in was answered.
-    uint64_t payload_down = 0;
-    if (!have.empty()) {
-      const std::string target = "/v1/blobs/" + HexOf(round["anna"].plan().adapter(2)) + "/from/" + have;
-      const HttpResponse patch = Get(target);
-      ASSERT_EQ(patch.status, 200U);
-      payload_down = patch.body.size();
-    }
-    const auto verdict = TellSteps("anna", round["anna"], weights, scalars(), zo::ScalarFormat::kBfloat16);
-    ASSERT_EQ(verdict.verdict(), v1::REPORT_VERDICT_ACCEPTED) << verdict.refusal().message();
-    const uint64_t spent = anna.bytes_in() + anna.bytes_out() - before + round["anna"].ByteSizeLong();
-    if (!have.empty()) {
-      // This round changed the entries of one device; the mean of twenty changes more of them, by less.
-      zo::Ledger of_twenty = Pki::Value(zo::DecodeLedger(Bytes(LedgerBytes(round["anna"]))));
-      const zo::Ledger earlier = of_twenty;
-      const uint8_t bits = earlier.head.resolution_bits;
-      const double rate = std::ldexp(768, -bits);  // of the 512 to 1023 that a scalar of 1 is
-      std::map<uint64_t, int64_t> sums;
-      for (int device = 0; device < 20; ++device) {
-        for (const zo::Scalar& one : scalars()) {
-          sums[one.ref] += Pki::Value(zo::StepOf(rate, one.gradient, bits));
-        }
-      }
-      for (zo::LedgerEntry& entry : of_twenty.entries) sums[entry.ref] += 20 * entry.n;
-      of_twenty.entries.clear();
-      for (const auto& [ref, sum] : sums) {
-        if (sum / 20 != 0) of_twenty.entries.push_back({ref, sum / 20});
-      }
-      const uint64_t patch = zo::EncodePatch(earlier, of_twenty).size();
-      const uint64_t total = spent - payload_down + patch;
-      RecordProperty("bytes_on_the_connection", std::to_string(total));
-      RecordProperty("patch_bytes", std::to_string(patch));
-      EXPECT_LT(total, 6000U) << "of them " << patch << " of the patch";
-      EXPECT_GT(of_twenty.entries.size(), 2000U);
-    }
-    round = NextRound();
-    have = HexOf(round["anna"].plan().adapter(2));
-    const std::string ledger = LedgerBytes(round["anna"]);
-    weights = Pki::Value(zo::DecodeLedger(Bytes(ledger))).weights;
-    // The next round's ledger is patched from this one.
-    ASSERT_EQ(TellSteps("bert", round["bert"], weights, scalars(), zo::ScalarFormat::kBfloat16).verdict(),
-              v1::REPORT_VERDICT_ACCEPTED);
-    round = NextRound();
-    weights = Pki::Value(zo::DecodeLedger(Bytes(LedgerBytes(round["anna"])))).weights;
   }
+  // One round of all; the bytes of the first device.
+  uint64_t Round() {
+    const uint64_t before = devices_[0]->socket_bytes();
+    std::vector<std::future<Status>> done;
+    for (auto& device : devices_) {
+      done.push_back(boost::asio::co_spawn(threads_.io(), device->Round(), boost::asio::use_future));
+    }
+    for (std::future<Status>& one : done) Pki::Check(one.get());
+    return devices_[0]->socket_bytes() - before;
+  }
+
+  std::vector<std::unique_ptr<wire::LedgerDevice>> devices_;
+};
+
+// FedKSeed as published: a pool of 4096, 200 directions a device, 20 devices a round. The paper's layout is
+// 4 K + 8 tau + 4 = 17 988 bytes of payload.
+TEST_F(LedgerBytes, ARoundOfFedKSeedCostsADeviceLessThanSixKilobytes) {
+  Begin(20, {{"name", "\"FedKSeed\""}, {"pool_size", "4096"}}, "num_perturbations = 100\n");
+  for (int round = 1; round <= 4; ++round) {
+    const uint64_t bytes = Round();
+    RecordProperty("bytes_of_round_" + std::to_string(round), std::to_string(bytes));
+    if (round == 1) continue;  // the handshake and the first adapter
+    EXPECT_LT(bytes, 6000U) << round;
+  }
+  EXPECT_EQ(CommittedRounds(), 4);
+}
+
+// Of ten directions a round; a thousand such rounds are below a megabyte, the first adapter and the handshake included.
+TEST_F(LedgerBytes, ARoundOfDeComFlCostsADeviceLessThanNineHundredBytes) {
+  Begin(5, {{"name", "\"DeComFL\""}}, "estimator = \"spsa_one_sided\"\nnum_perturbations = 5\n");
+  for (int round = 1; round <= 20; ++round) {
+    const uint64_t bytes = Round();
+    RecordProperty("bytes_of_round_" + std::to_string(round), std::to_string(bytes));
+    if (round <= 2) continue;  // the handshake, the first adapter and ledger
+    EXPECT_LT(bytes, 900U) << round;
+  }
+  EXPECT_EQ(CommittedRounds(), 20);
 }
 
 TEST_F(LedgersTest, ThereIsNoPatchButBetweenLedgersOfTheRun) {
