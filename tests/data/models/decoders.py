@@ -1,5 +1,6 @@
 """Decoders in float64 by the formulas of their papers, on autodiff.py. Weights: a dictionary of Var by the names of the
-Hub. Each function returns logits [batch, length, vocab]."""
+Hub. Each function returns logits [batch, length, vocab], and calls `stream` with the residual stream after the embeddings
+and after each layer."""
 import numpy as np
 
 from autodiff import concatenate, gelu, gelu_tanh, relu, silu, softmax
@@ -85,12 +86,13 @@ def attend(q, k, v, mask, window=None):
     return out.reshape(out.shape[0], out.shape[1], -1)
 
 
-def llama(config, w, ids, mask):
+def llama(config, w, ids, mask, stream):
     """LlamaForCausalLM; MistralForCausalLM with sliding_window, Qwen2ForCausalLM with biases."""
     heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
     head_dim = config.get("head_dim") or config["hidden_size"] // heads
     eps = config["rms_norm_eps"]
     x = w["model.embed_tokens.weight"][ids]
+    stream(x)
     for i in range(config["num_hidden_layers"]):
         layer = f"model.layers.{i}."
         h = rms_norm(w, layer + "input_layernorm", x, eps)
@@ -104,13 +106,15 @@ def llama(config, w, ids, mask):
         h = rms_norm(w, layer + "post_attention_layernorm", x, eps)
         gated = silu(linear(w, layer + "mlp.gate_proj", h)) * linear(w, layer + "mlp.up_proj", h)
         x = x + linear(w, layer + "mlp.down_proj", gated)
+        stream(x)
     x = rms_norm(w, "model.norm", x, eps)
     return linear(w, "model.embed_tokens" if config["tie_word_embeddings"] else "lm_head", x)
 
 
-def gpt2(config, w, ids, mask):
+def gpt2(config, w, ids, mask, stream):
     eps, width = config["layer_norm_epsilon"], config["n_embd"]
     x = w["transformer.wte.weight"][ids] + w["transformer.wpe.weight"][np.arange(ids.shape[1])]
+    stream(x)
     for i in range(config["n_layer"]):
         layer = f"transformer.h.{i}."
         qkv = linear(w, layer + "attn.c_attn", layer_norm(w, layer + "ln_1", x, eps), transposed=True)
@@ -118,11 +122,12 @@ def gpt2(config, w, ids, mask):
         x = x + linear(w, layer + "attn.c_proj", attend(q, k, v, mask), transposed=True)
         h = gelu_tanh(linear(w, layer + "mlp.c_fc", layer_norm(w, layer + "ln_2", x, eps), transposed=True))
         x = x + linear(w, layer + "mlp.c_proj", h, transposed=True)
+        stream(x)
     output = "transformer.wte" if config.get("tie_word_embeddings", True) else "lm_head"
     return linear(w, output, layer_norm(w, "transformer.ln_f", x, eps))
 
 
-def opt(config, w, ids, mask):
+def opt(config, w, ids, mask, stream):
     body, heads, before = "model.decoder.", config["num_attention_heads"], config["do_layer_norm_before"]
     positions = np.cumsum(mask, 1) * mask - 1 + 2
     x = w[body + "embed_tokens.weight"][ids]
@@ -130,6 +135,7 @@ def opt(config, w, ids, mask):
     if projected:
         x = linear(w, body + "project_in", x)
     x = x + w[body + "embed_positions.weight"][positions]
+    stream(x)
     for i in range(config["num_hidden_layers"]):
         layer = f"{body}layers.{i}."
         h = layer_norm(w, layer + "self_attn_layer_norm", x, 1e-5) if before else x
@@ -141,6 +147,7 @@ def opt(config, w, ids, mask):
         x = x + linear(w, layer + "fc2", relu(linear(w, layer + "fc1", h)))
         if not before:
             x = layer_norm(w, layer + "final_layer_norm", x, 1e-5)
+        stream(x)
     if before:
         x = layer_norm(w, body + "final_layer_norm", x, 1e-5)
     if projected:
@@ -148,10 +155,11 @@ def opt(config, w, ids, mask):
     return linear(w, body + "embed_tokens", x)
 
 
-def gpt_neox(config, w, ids, mask):
+def gpt_neox(config, w, ids, mask, stream):
     body, heads, eps = "gpt_neox.", config["num_attention_heads"], config["layer_norm_eps"]
     head_dim = config["hidden_size"] // heads
     x = w[body + "embed_in.weight"][ids]
+    stream(x)
     for i in range(config["num_hidden_layers"]):
         layer = f"{body}layers.{i}."
 
@@ -172,4 +180,5 @@ def gpt_neox(config, w, ids, mask):
         else:
             x = x + attention(first)
             x = x + mlp(layer_norm(w, layer + "post_attention_layernorm", x, eps))
+        stream(x)
     return linear(w, "embed_out", layer_norm(w, body + "final_layer_norm", x, eps))

@@ -6,6 +6,7 @@
 Needs numpy. For each case a folder with config.json, model.safetensors (float32) and reference.safetensors:
   ids, mask        [2, length]; the second row is padded at its beginning
   targets          the ids shifted, -100 where there is no next token
+  hidden           [layers + 1, 2, length, width], float64: the residual stream after the embeddings and after each layer
   logits, loss     float64
   lora_A:<path>, lora_B:<path>, lora_loss, grad_A:<path>, grad_B:<path>   with LoRA on every linear layer, scale 2
   curve            of `curve` cases: the losses of 50 steps of AdamW on the factors (all its settings are in curve.json)
@@ -201,6 +202,10 @@ def as_variables(weights, factors=None):
     return w
 
 
+def ignore(x):
+    """Who does not want the residual stream."""
+
+
 def make_case(folder, forward, config, shapes, linears, seed):
     folder.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(seed)
@@ -212,11 +217,13 @@ def make_case(folder, forward, config, shapes, linears, seed):
     targets[:, :-1] = ids[:, 1:]
     targets[mask == 0] = -100
     out = {"ids": ids, "mask": mask, "targets": targets}
-    logits = forward(config, as_variables(weights), ids, mask)
+    hidden = []
+    logits = forward(config, as_variables(weights), ids, mask, lambda x: hidden.append(x.value))
+    out["hidden"] = np.stack(hidden)
     out["logits"] = logits.value
     out["loss"] = cross_entropy(logits, targets).value
     w = as_variables(weights, factors)
-    loss = cross_entropy(forward(config, w, ids, mask), targets)
+    loss = cross_entropy(forward(config, w, ids, mask, ignore), targets)
     loss.backward()
     out["lora_loss"] = loss.value
     for name, values in factors.items():
@@ -246,7 +253,7 @@ def make_curve(folder, forward, config, shapes, linears):
     for step in range(1, settings["steps"] + 1):
         w = as_variables(weights, values)
         inputs, targets = ids[step - 1, :, :-1], ids[step - 1, :, 1:]
-        loss = cross_entropy(forward(config, w, inputs, np.ones_like(inputs)), targets)
+        loss = cross_entropy(forward(config, w, inputs, np.ones_like(inputs), ignore), targets)
         loss.backward()
         losses.append(float(loss.value))
         norm = np.sqrt(sum((w[name].grad**2).sum() for name in values))
@@ -280,7 +287,7 @@ def check_gradients():
 
         def loss_of(vs):
             w = as_variables(weights, vs)
-            loss = cross_entropy(forward(config, w, ids[:, :-1], np.ones((1, 5), int)), ids[:, 1:])
+            loss = cross_entropy(forward(config, w, ids[:, :-1], np.ones((1, 5), int), ignore), ids[:, 1:])
             return loss, w
 
         loss, w = loss_of(values)

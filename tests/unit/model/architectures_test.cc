@@ -34,6 +34,19 @@ TEST_P(Architecture, LogitsAndLossMatchFloat64) {
               1e-5);
 }
 
+// Where the numbers are wrong first, if they are.
+TEST_P(Architecture, TheResidualStreamMatchesFloat64AfterEveryLayer) {
+  torch::NoGradGuard no_grad;
+  const auto expected = case_.Array("hidden");
+  ASSERT_EQ(expected.size(0), case_.base()->spec.num_hidden_layers + 1);
+  for (const auto type : {at::kFloat, at::kDouble}) {
+    Transformer model(case_.base(), ComputeOptions{.type = type});
+    const auto hidden = torch::stack(model->HiddenStates(case_.Input()));
+    EXPECT_LT(MaxDifference(hidden, expected),
+              type == at::kDouble ? 1e-11 : 1e-4 * expected.abs().max().item<double>());
+  }
+}
+
 TEST_P(Architecture, InFloat64NothingButRoundingIsLeft) {
   Transformer model(case_.base(), ComputeOptions{.type = at::kDouble});
   torch::NoGradGuard no_grad;
