@@ -101,10 +101,12 @@ std::vector<Row> MeasureMemory(const ModelsOptions& options, const std::filesyst
   const double activations = of["full"].at(3);
   const std::vector<double>& lora = of["lora"];
   const double beyond_base = lora.at(1) + lora.at(2) + lora.at(4);
-  char note[160];
+  const double checkpointed = of["full-checkpointed"].at(3);
+  char note[240];
   std::snprintf(note, sizeof note,
-                "base %.0f MiB + adapter %.1f + optimizer %.1f + step %.1f; full fine-tuning's activations %.0f MiB",
-                lora.at(0), lora.at(1), lora.at(2), lora.at(4), activations);
+                "base %.0f MiB + adapter %.1f + optimizer %.1f + step %.1f; full fine-tuning's activations %.0f MiB "
+                "(with checkpointing %.1f, to which the ratio is %.2f)",
+                lora.at(0), lora.at(1), lora.at(2), lora.at(4), activations, checkpointed, beyond_base / checkpointed);
   return {{"lora-memory", beyond_base / activations, note, false}};
 }
 
