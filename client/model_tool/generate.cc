@@ -2,6 +2,8 @@
 
 #include <torch/torch.h>
 
+#include <boost/json.hpp>
+
 #include "client/worker/train_options.h"
 #include "model/config/registry.h"
 #include "model/tokenizer/stream_decoder.h"
@@ -22,6 +24,17 @@ Result<std::vector<int64_t>> PromptIds(const model::Tokenizer& tokenizer, const 
   std::vector<int64_t> ids(encoding.ids.begin(), encoding.ids.begin() + static_cast<std::ptrdiff_t>(size));
   if (ids.empty() && tokenizer.bos_id() >= 0) ids.push_back(tokenizer.bos_id());
   return ids;
+}
+
+// As JSON takes it: U+FFFD for each byte that is no UTF-8.
+std::string ValidUtf8(std::string_view text) {
+  std::string valid;
+  for (size_t position = 0; position < text.size();) {
+    const model::DecodedChar c = model::DecodeUtf8(text, position);
+    model::AppendUtf8(c.code_point, &valid);
+    position += c.length;
+  }
+  return valid;
 }
 
 Status GenerateThrowing(const GenerateSettings& settings, std::ostream& out) {
@@ -53,13 +66,24 @@ Status GenerateThrowing(const GenerateSettings& settings, std::ostream& out) {
   // Whether a space comes first depends on the token before.
   if (!prompt.empty()) (void)decoder.Add(static_cast<int32_t>(prompt.back()));
   (void)decoder.Finish();
+  std::string text;  // of JSON
   options.on_token = [&](int64_t id) {
-    out << decoder.Add(static_cast<int32_t>(id)) << std::flush;
+    const std::string piece = decoder.Add(static_cast<int32_t>(id));
+    if (settings.json) {
+      text += piece;
+    } else {
+      out << piece << std::flush;
+    }
     return out.good();
   };
-  const auto ids = model::Generate(network, prompt, options);
-  if (!ids.ok()) return ids.status();
-  out << decoder.Finish() << "\n" << std::flush;
+  HEDDLE_ASSIGN_OR_RETURN(const std::vector<int64_t> ids, model::Generate(network, prompt, options));
+  if (settings.json) {
+    text += decoder.Finish();
+    out << boost::json::serialize(boost::json::object{{"text", ValidUtf8(text)}, {"tokens", ids.size()}});
+  } else {
+    out << decoder.Finish();
+  }
+  out << "\n" << std::flush;
   return OkStatus();
 }
 

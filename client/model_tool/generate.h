@@ -22,9 +22,11 @@ struct GenerateSettings {
   std::string device;    // "cpu" (also when empty) or "cuda"
   std::string dtype;     // of the frozen weights, by WeightTypeName; bfloat16 is also computed in
   unsigned threads = 0;  // 0: LibTorch's own number
+  bool json = false;     // one object at the end: {"text", "tokens"}
 };
 
-// Writes the text to `out` as it comes, without the prompt, and ends it with a newline. What the tokenizer puts before
+// Writes the text to `out` as it comes, without the prompt, and ends it with a newline; as JSON, with U+FFFD for each
+// byte that is no UTF-8. What the tokenizer puts before
 // a text is put before the prompt, what it puts behind is not. Errors: kNotFound, kInvalidArgument: one sentence about
 // the model, the adapter, the tokenizer or a setting; kFailedPrecondition: no such device; kInternal: LibTorch failed.
 Status GenerateText(const GenerateSettings& settings, std::ostream& out);

@@ -102,19 +102,35 @@ void CommandLine::Generate(CLI::App* app) {
       ->capture_default_str();
   command->add_option("--seed", generate.seed, "of the draws")->capture_default_str();
   AddCompute(command, &generate.device, &generate.dtype, &generate.threads);
-  command->callback([this] { action = [this] { return GenerateText(generate, std::cout); }; });
+  AddFormat(command, &format);
+  command->callback([this] {
+    action = [this] {
+      generate.json = format == "json";
+      return GenerateText(generate, std::cout);
+    };
+  });
+}
+
+std::string Joined(const std::vector<int64_t>& numbers) {
+  std::string text;
+  for (const int64_t number : numbers) text += (text.empty() ? "" : ", ") + std::to_string(number);
+  return text;
 }
 
 // What there is to say of a new emulator.
-void Describe(const peft::Emulator& made, std::ostream& out) {
-  out << "layers";
-  for (const int64_t layer : made.layers) out << " " << layer;
-  out << " of " << made.num_layers << "\n"
-      << "to tune its ends: layers_to_transform = [";
+void Describe(const peft::Emulator& made, bool json, std::ostream& out) {
+  std::vector<int64_t> ends;
   const auto count = static_cast<int64_t>(made.layers.size());
-  for (int64_t i = 0; i < made.ends; ++i) out << (i > 0 ? ", " : "") << i;
-  for (int64_t i = count - made.ends; i < count; ++i) out << ", " << i;
-  out << "]\n";
+  for (int64_t i = 0; i < count; ++i) {
+    if (i < made.ends || i >= count - made.ends) ends.push_back(i);
+  }
+  if (json) {
+    out << "{\"layers\": [" << Joined(made.layers) << "], \"num_layers\": " << made.num_layers
+        << ", \"layers_to_transform\": [" << Joined(ends) << "]}\n";
+  } else {
+    out << "layers " << Joined(made.layers) << " of " << made.num_layers
+        << "\nto tune its ends: layers_to_transform = [" << Joined(ends) << "]\n";
+  }
 }
 
 void CommandLine::Emulator(CLI::App* app) {
@@ -140,13 +156,14 @@ void CommandLine::Emulator(CLI::App* app) {
   add("--seed", &distil.seed, "of the order of the data")->capture_default_str();
   add("--device", &distil.device, "cpu or cuda")->default_str("cpu");
   add("--threads", &distil.threads, "compute threads; 0: as LibTorch chooses");
+  AddFormat(command, &format);
   command->callback([this, data] {
     const bool distils = data->count() > 0;
     action = [this, distils]() -> Status {
       HEDDLE_ASSIGN_OR_RETURN(const peft::Emulator made,
                               distils ? DistilEmulator(distil, std::cerr)
                                       : peft::MakeEmulator(distil.folder, distil.ends, distil.kept, distil.out));
-      Describe(made, std::cout);
+      Describe(made, format == "json", std::cout);
       return OkStatus();
     };
   });

@@ -97,6 +97,19 @@ TEST_F(CommandsTest, ASeedDrawsTheSameTextAgain) {
   EXPECT_EQ(Text(), likeliest);
 }
 
+TEST_F(CommandsTest, AsJsonTheTextIsOneObject) {
+  const std::string plain = Text();
+  generate_.json = true;
+  const json::object printed = json::parse(Text()).as_object();
+  const std::string text(printed.at("text").as_string());
+  EXPECT_TRUE(model::IsValidUtf8(text));
+  const json::object again = json::parse(Text()).as_object();
+  EXPECT_EQ(printed, again);
+  EXPECT_TRUE(!model::IsValidUtf8(plain) || text + "\n" == plain) << text;
+  EXPECT_GT(printed.at("tokens").to_number<int64_t>(), 0);
+  EXPECT_LE(printed.at("tokens").to_number<int64_t>(), generate_.max_new_tokens);
+}
+
 TEST_F(CommandsTest, AnAdapterChangesWhatIsSaid) {
   WriteLoudAdapter();
   const std::string text = Text();
