@@ -16,7 +16,8 @@ namespace {
 namespace json = boost::json;
 
 constexpr int64_t kDefaultLength = 512, kMaxBatch = 1 << 20, kMaxRank = 1 << 16;
-constexpr MemoryUse kUses[] = {MemoryUse::kInference, MemoryUse::kLora, MemoryUse::kZerothOrder, MemoryUse::kFull};
+constexpr model::MemoryUse kUses[] = {model::MemoryUse::kInference, model::MemoryUse::kLora,
+                                      model::MemoryUse::kZerothOrder, model::MemoryUse::kFull};
 
 std::string LastName(const std::string& path) { return path.substr(path.rfind('.') + 1); }
 
@@ -28,8 +29,8 @@ struct Report {
   int64_t tokenizer_vocab = -1;
   std::vector<TargetGroup> groups;
   std::vector<std::string> targets;  // names in use
-  MemorySettings settings;
-  std::vector<std::pair<MemoryUse, MemoryEstimate>> memory;
+  model::MemorySettings settings;
+  std::vector<std::pair<model::MemoryUse, model::MemoryEstimate>> memory;
 };
 
 Status CheckOptions(const InspectOptions& options, const model::ModelSpec& spec) {
@@ -102,7 +103,7 @@ Result<Report> Gather(const std::filesystem::path& folder, const InspectOptions&
   report.targets = adapter.target_modules_regex.empty() ? adapter.target_modules : options.target_modules;
   const std::vector<model::LinearSpec> linears = report.spec.LinearModules();
   HEDDLE_ASSIGN_OR_RETURN(const auto found, peft::FindTargets(report.spec, adapter));
-  MemorySettings& settings = report.settings;
+  model::MemorySettings& settings = report.settings;
   for (const peft::TargetModule& target : found) {
     for (const model::LinearSpec& linear : linears) {
       if (linear.path == target.path) settings.targets.push_back(linear);
@@ -115,7 +116,8 @@ Result<Report> Gather(const std::filesystem::path& folder, const InspectOptions&
   settings.bf16 = options.bf16;
   settings.checkpoint = options.checkpoint;
   HEDDLE_ASSIGN_OR_RETURN(settings.base, model::WeightTypeFromName(options.base_dtype));
-  for (const MemoryUse use : kUses) report.memory.emplace_back(use, EstimateMemory(report.spec, use, settings));
+  for (const model::MemoryUse use : kUses)
+    report.memory.emplace_back(use, model::EstimateMemory(report.spec, use, settings));
   return report;
 }
 
@@ -123,11 +125,11 @@ json::value ToJson(const Report& report) {
   const model::ModelSpec& spec = report.spec;
   json::object memory;
   for (const auto& [use, estimate] : report.memory) {
-    memory[MemoryUseName(use)] = json::object{{"weights", estimate.weights},
-                                              {"gradients", estimate.gradients},
-                                              {"optimizer", estimate.optimizer},
-                                              {"activations", estimate.activations},
-                                              {"total", estimate.total()}};
+    memory[model::MemoryUseName(use)] = json::object{{"weights", estimate.weights},
+                                                     {"gradients", estimate.gradients},
+                                                     {"optimizer", estimate.optimizer},
+                                                     {"activations", estimate.activations},
+                                                     {"total", estimate.total()}};
   }
   json::array groups, suggested;
   for (const TargetGroup& group : report.groups) {
@@ -162,9 +164,9 @@ json::value ToJson(const Report& report) {
                       {"lora",
                        {{"rank", report.settings.rank},
                         {"target_modules", std::move(targets)},
-                        {"parameters", LoraParameters(report.settings.targets, report.settings.rank)}}},
+                        {"parameters", model::LoraParameters(report.settings.targets, report.settings.rank)}}},
                       {"memory_bytes", std::move(memory)},
-                      {"kept_front_bytes_per_example", FrontBytes(spec, report.settings)},
+                      {"kept_front_bytes_per_example", model::FrontBytes(spec, report.settings)},
                       {"memory_at",
                        {{"batch", report.settings.batch},
                         {"length", report.settings.length},
@@ -199,21 +201,21 @@ void Line(std::ostream& out, const char* format, Values... values) {
 }
 
 void PrintMemory(const Report& report, std::ostream& out) {
-  const MemorySettings& s = report.settings;
+  const model::MemorySettings& s = report.settings;
   out << "\nMemory at batch " << s.batch << " x " << s.length << " tokens, base in " << model::WeightTypeName(s.base)
       << ", activations in " << (s.bf16 ? "bfloat16" : "float32") << (s.checkpoint ? ", checkpointed" : "") << "\n";
   Line(out, "  %-14s %10s %10s %10s %12s %10s", "", "weights", "gradients", "optimizer", "activations", "total");
   const char* names[] = {"inference", "LoRA", "zeroth-order", "full training"};
   for (size_t i = 0; i < report.memory.size(); ++i) {
-    const MemoryEstimate& e = report.memory[i].second;
+    const model::MemoryEstimate& e = report.memory[i].second;
     Line(out, "  %-14s %10s %10s %10s %12s %10s", names[i], Bytes(e.weights).c_str(), Bytes(e.gradients).c_str(),
          Bytes(e.optimizer).c_str(), Bytes(e.activations).c_str(), Bytes(e.total()).c_str());
   }
   Line(out, "  zeroth-order: %s more for each example whose frozen front is kept (zo.kept_front_mb)",
-       Bytes(FrontBytes(report.spec, s)).c_str());
+       Bytes(model::FrontBytes(report.spec, s)).c_str());
   out << "  LoRA: rank " << s.rank << " on " << s.targets.size() << " layers, "
-      << Number(LoraParameters(s.targets, s.rank)) << " parameters. An estimate from the sizes\n"
-      << "  (client/model_tool/memory_estimate.h has the formulas), without the program's own 150 MB or so.\n";
+      << Number(model::LoraParameters(s.targets, s.rank)) << " parameters. An estimate from the sizes\n"
+      << "  (model/config/memory_estimate.h has the formulas), without the program's own 150 MB or so.\n";
 }
 
 void Print(const Report& report, std::ostream& out) {

@@ -7,8 +7,8 @@
 #include <string>
 #include <vector>
 
-#include "client/model_tool/memory_estimate.h"
 #include "common/status.h"
+#include "model/config/memory_estimate.h"
 
 namespace heddle::client {
 

@@ -12,6 +12,7 @@
 #include "client/worker/given_adapter.h"
 #include "client/worker/head_data.h"
 #include "client/worker/library_wall.h"
+#include "client/worker/memory_need.h"
 #include "client/worker/ruled_training.h"
 #include "client/worker/task_resources.h"
 #include "client/worker/train_options.h"
@@ -52,7 +53,7 @@ class LoraSft final : public LocalTask {
     HEDDLE_ASSIGN_OR_RETURN(peft::Adapter given, ReadGivenAdapter(input.adapter_dir));
     const peft::Adapter adapter = RuledTraining::OwnPart(train.rules, personal, std::move(given));
     // What is trained, its gradient and two moments: not little where whole layers are.
-    const uint64_t need = EstimateTrainingBytes(config, train, options) + 4 * TotalBytes(adapter.tensors);
+    const uint64_t need = EstimateTrainingBytes(config, train, options, adapter.tensors);
     HEDDLE_RETURN_IF_ERROR(CheckMemory(input.memory_limit_bytes, need, "the training step"));
     std::unique_ptr<HeadBatches> batches;
     FewShotData* few_shot = nullptr;

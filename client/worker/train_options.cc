@@ -5,6 +5,9 @@
 #include <cmath>
 #include <set>
 
+#include "client/worker/memory_need.h"
+#include "model/config/memory_estimate.h"
+
 namespace heddle::client {
 namespace {
 
@@ -79,38 +82,51 @@ Result<TrainOptions> MakeTrainOptions(const TaskInput& input, const model::Model
 
 namespace {
 
-uint64_t EstimateBytes(const model::ModelSpec& spec, const TrainSettings& train, const TrainOptions& options,
-                       bool forward_only) {
-  double packed = 0;  // weights in matrices of the layers
-  for (const model::LinearSpec& linear : spec.LinearModules()) {
-    if (!linear.output) packed += static_cast<double>(linear.in) * static_cast<double>(linear.out);
-  }
-  const double others = static_cast<double>(spec.NumParameters()) - packed;
-  const bool narrow = options.weights.type == model::WeightType::kBfloat16;
-  const double base = packed * model::BytesPerWeight(options.weights.type) + others * (narrow ? 2 : 4);
-  const int64_t length = spec.TakesImages() ? spec.MaxLength() : int64_t{train.sequence_length};
-  const double layer =
-      static_cast<double>(8 * spec.hidden_size + 4 * spec.intermediate_size + spec.num_attention_heads * length);
-  const auto layers = static_cast<double>(spec.Layers().size());
-  const double kept = forward_only                   ? static_cast<double>(spec.hidden_size) + layer
-                      : train.gradient_checkpointing ? layers * static_cast<double>(spec.hidden_size) + layer
-                                                     : layers * layer;
-  const double tokens = static_cast<double>(train.batch_size) * static_cast<double>(length);
-  const double activations = tokens * kept * (train.bf16 ? 2 : 4);
-  return static_cast<uint64_t>(base + activations + 4 * tokens * static_cast<double>(spec.vocab_size));
+model::MemorySettings MemorySettingsOf(const TrainSettings& train, const TrainOptions& options) {
+  model::MemorySettings settings;
+  settings.batch = train.batch_size;
+  settings.length = train.sequence_length;
+  settings.base = options.weights.type;
+  settings.bf16 = train.bf16;
+  settings.checkpoint = train.gradient_checkpointing;
+  settings.rank = 0;
+  return settings;
+}
+
+// The linear layers for which an adapter has more than a bias.
+std::vector<model::LinearSpec> TrainedLinears(const model::ModelSpec& spec, const StateDict& adapter) {
+  std::vector<model::LinearSpec> trained = spec.LinearModules();
+  std::erase_if(trained, [&](const model::LinearSpec& linear) {
+    const std::string path = "base_model.model." + linear.path + ".";
+    for (auto at = adapter.lower_bound(path); at != adapter.end() && at->first.starts_with(path); ++at) {
+      if (at->first != path + "bias") return false;
+    }
+    return true;
+  });
+  return trained;
 }
 
 }  // namespace
 
+uint64_t EstimateTrainingBytes(const model::ModelSpec& spec, const TrainSettings& train, const TrainOptions& options,
+                               const StateDict& adapter) {
+  model::MemorySettings settings = MemorySettingsOf(train, options);
+  settings.targets = TrainedLinears(spec, adapter);
+  return static_cast<uint64_t>(EstimateMemory(spec, model::MemoryUse::kLora, settings).total()) +
+         4 * TotalBytes(adapter);
+}
+
 uint64_t EstimateTrainingBytes(const model::ModelSpec& spec, const TrainSettings& train, const TrainOptions& options) {
-  return EstimateBytes(spec, train, options, /*forward_only=*/false);
+  return EstimateTrainingBytes(spec, train, options, {});
 }
 
 uint64_t EstimateForwardBytes(const model::ModelSpec& spec, const TrainSettings& train, const TrainOptions& options) {
-  const uint64_t length = spec.TakesImages() ? static_cast<uint64_t>(spec.MaxLength()) : train.sequence_length;
-  const uint64_t fronts = length * train.batch_size * train.gradient_accumulation_steps *
-                          static_cast<uint64_t>(spec.hidden_size) * (train.bf16 ? 2 : 4);
-  return EstimateBytes(spec, train, options, /*forward_only=*/true) + fronts + (uint64_t{train.zo.kept_front_mb} << 20);
+  model::MemorySettings settings = MemorySettingsOf(train, options);
+  settings.tangents = train.zo.estimator == "forward_gradient";
+  const double pass = EstimateMemory(spec, model::MemoryUse::kInference, settings).total();
+  const double fronts =
+      static_cast<double>(train.batch_size) * train.gradient_accumulation_steps * FrontBytes(spec, settings);
+  return static_cast<uint64_t>(pass + fronts) + (uint64_t{train.zo.kept_front_mb} << 20);
 }
 
 Status CheckForwardMemory(const model::ModelSpec& spec, const TaskInput& input, const TrainOptions& options) {

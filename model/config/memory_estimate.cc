@@ -51,9 +51,9 @@ double TrainedInputs(const ModelSpec& spec, const std::vector<LinearSpec>& train
          (down_input ? w.mlp : 0);
 }
 
-// Of the head. The cases are those of Head::WordLoss and LinearCrossEntropy.
-double LogitBytes(const ModelSpec& spec, const std::vector<LinearSpec>& trained, bool backward, const Widths& w,
-                  const MemorySettings& settings) {
+// Of the head. The cases are those of Head::WordLoss and LinearCrossEntropy. `copies`: of the rows where the loss does
+// not work in pieces; `adapted`: the output layer has factors.
+double LogitBytes(const ModelSpec& spec, double copies, bool adapted, const Widths& w, const MemorySettings& settings) {
   const Task task = spec.head.task;
   if (task != Task::kCausalLm && task != Task::kMaskedLm)
     return 4 * static_cast<double>(settings.batch * std::max<int64_t>(spec.num_labels, 1));
@@ -61,30 +61,28 @@ double LogitBytes(const ModelSpec& spec, const std::vector<LinearSpec>& trained,
   const double rows = task == Task::kMaskedLm ? kMasked * w.tokens : w.tokens;
   const int64_t vocab = std::max<int64_t>(spec.vocab_size, 1);
   const double row = 4 * static_cast<double>(vocab);
-  const bool own_forward = spec.head.output_bias || std::any_of(trained.begin(), trained.end(),
-                                                                [](const LinearSpec& linear) { return linear.output; });
-  if (own_forward) return (backward ? 3 : 2) * row * rows;
+  if (spec.head.output_bias || adapted || settings.tangents) return copies * row * rows;
   return (settings.bf16 ? 1.5 : 1) * row * std::min(rows, static_cast<double>(LossRows(vocab)));
 }
 
 // Bytes. What is kept, and on top the larger of two things that are never there together.
-double TrainingActivations(const ModelSpec& spec, const std::vector<LinearSpec>& trained, int64_t rank,
+double TrainingActivations(const ModelSpec& spec, const std::vector<LinearSpec>& trained, int64_t rank, bool adapted,
                            const MemorySettings& settings, const Widths& w) {
   const double of_mlp = !spec.gated_mlp ? w.mlp : spec.activation == Activation::kSilu ? 2 * w.mlp : 3 * w.mlp;
   const double layer = 2 * w.hidden + w.query + 2 * w.key + w.scores + of_mlp + TrainedInputs(spec, trained, rank, w);
-  const double backward = std::max(2 * w.scores + 2 * w.query + 2 * w.key, 3 * w.mlp) + 2 * w.hidden;
-  const double kept = settings.checkpoint ? w.layers * w.hidden + layer : w.layers * layer;
+  double backward = std::max(2 * w.scores + 2 * w.query + 2 * w.key, 3 * w.mlp) + 2 * w.hidden;
+  if (settings.checkpoint) backward += layer;  // which is computed again, when the logits are gone
+  const double kept = w.layers * (settings.checkpoint ? w.hidden : layer);
   const double a = settings.bf16 ? 2 : 4;
   return a * w.tokens * (kept + 3 * w.hidden) +
-         std::max(a * w.tokens * backward, LogitBytes(spec, trained, true, w, settings));
+         std::max(a * w.tokens * backward, LogitBytes(spec, 3, adapted, w, settings));
 }
 
 double ForwardActivations(const ModelSpec& spec, const MemorySettings& settings, const Widths& w) {
   const double attention = 2 * (w.query + w.key) + w.key + 2 * w.scores + w.query;
-  const double a = settings.bf16 ? 2 : 4;
-  const double values = a * w.tokens * 3 * w.hidden + std::max(a * w.tokens * std::max(attention, 3 * w.mlp),
-                                                               LogitBytes(spec, {}, false, w, settings));
-  return settings.tangents ? 2 * values : values;
+  const double a = settings.bf16 ? 2 : 4, both = settings.tangents ? 2 : 1;
+  return both * a * w.tokens * 3 * w.hidden + std::max(both * a * w.tokens * std::max(attention, 3 * w.mlp),
+                                                       LogitBytes(spec, both == 2 ? 5 : 2, false, w, settings));
 }
 
 }  // namespace
@@ -138,14 +136,16 @@ MemoryEstimate EstimateMemory(const ModelSpec& spec, MemoryUse use, const Memory
       out.gradients = 4 * trained;
       out.optimizer = 8 * trained;
       out.weights += 4 * trained;
-      out.activations = TrainingActivations(spec, settings.targets, settings.rank, settings, w);
+      const bool adapted = std::any_of(settings.targets.begin(), settings.targets.end(),
+                                       [](const LinearSpec& linear) { return linear.output; });
+      out.activations = TrainingActivations(spec, settings.targets, settings.rank, adapted, settings, w);
       break;
     }
     case MemoryUse::kFull: {
       const auto trained = static_cast<double>(spec.NumParameters());
       out.gradients = 4 * trained;
       out.optimizer = 8 * trained;
-      out.activations = TrainingActivations(spec, spec.LinearModules(), 0, settings, w);
+      out.activations = TrainingActivations(spec, spec.LinearModules(), 0, false, settings, w);
       break;
     }
   }

@@ -11,15 +11,15 @@
 //                  2 H (inputs of the norms) + Q + 2 K (heads) + heads * T (probabilities of attention)
 //                  + 2 I with a gated MLP (3 I unless its activation is SiLU), else I
 //                  + the input of each linear layer that is trained, where it is not one of these; LoRA's r for each
-//                with checkpointing H for each layer, and the above of one layer;
 //                + 3 H a token around the loss,
 //                + the larger of what the backward pass of one layer needs, max(2 heads * T + 2 Q + 2 K, 3 I) + 2 H a
 //                token, and of logits in 4 bytes: a classifier's are few; a language model's loss works through pieces
-//                of at most 64 MiB (LossRows), in bfloat16 half as much again; where the output layer has a bias or is
-//                trained itself, its loss holds those of all tokens (of a masked model of 15 % of them) twice, and in
-//                training three times.
-//                Without training: 3 H a token, and the larger of what one layer needs at a time and of logits. With
-//                forward-mode differentiation each value has a tangent beside it, and logits are those of all tokens.
+//                of at most 64 MiB (LossRows), in bfloat16 half as much again; where the output layer has a bias or
+//                factors, it holds those of all tokens (of a masked model of 15 % of them) three times.
+//                With checkpointing H for each layer, and the above of one layer with its backward pass.
+//                Without training: 3 H a token, and the larger of what one layer needs at a time and of logits, which
+//                are there twice where they are not in pieces. With forward-mode differentiation each value has a
+//                tangent beside it, and logits are those of all tokens, five times in all.
 //                With forward passes at moved weights also H a token: what the layers below the trained ones make of
 //                the batch. As much for each example that is kept for later steps (zo.kept_front_mb), which is not
 //                counted.

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "model/config/memory_estimate.h"
 #include "model/transformer/functions.h"
 
 namespace heddle::model {
@@ -12,17 +13,6 @@ using torch::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::Function;
 using torch::autograd::tensor_list;
-
-constexpr int64_t kLogitsPerPiece = int64_t{1} << 19;  // 2 MiB of float: stays in the cache of a core or two
-// With a large vocabulary the product counts for more than the cache: each piece reads (and packs) all output weights
-// anew, so with 32 rows it runs at half the speed of 256. But no more than 64 MiB of logits.
-constexpr int64_t kRowsForSpeed = 256;
-constexpr int64_t kMostLogits = int64_t{1} << 24;
-
-int64_t RowsOfPiece(int64_t vocab) {
-  const int64_t least = std::max<int64_t>(32, std::min(kRowsForSpeed, kMostLogits / vocab));
-  return std::clamp<int64_t>(kLogitsPerPiece / vocab, least, 4096);
-}
 
 // Turns a piece of float32 logits on the CPU into d(sum of losses)/d(logits) in place, and returns the sum of the
 // losses of the rows.
@@ -79,7 +69,7 @@ struct LinearCrossEntropyFunction : Function<LinearCrossEntropyFunction> {
     Tensor grad_hidden, grad_weight;
     if (to_hidden) grad_hidden = at::empty_like(hidden);
     if (to_weight) grad_weight = at::zeros_like(weight);
-    const int64_t piece = RowsOfPiece(vocab);
+    const int64_t piece = LossRows(vocab);
     double loss = 0;
     for (int64_t begin = 0; begin < rows; begin += piece) {
       const Tensor part = hidden.slice(0, begin, std::min(rows, begin + piece));

@@ -6,6 +6,7 @@
 
 #include <cmath>
 
+#include "client/worker/memory_need.h"
 #include "client/worker/task_resources.h"
 #include "common/safetensors.h"
 #include "model/config/registry.h"
@@ -203,7 +204,49 @@ TEST_F(TrainOptionsTest, TheEstimateFallsWithTheBitsOfTheBaseAndWithCheckpointin
   EXPECT_GT(plain, narrow);
   EXPECT_GT(plain, packed);
   EXPECT_GT(packed, checkpointed);
-  EXPECT_GT(checkpointed, 64U * 16 * 320 * 4);  // the logits alone
+}
+
+// A causal loss works through logits piece by piece, and a classifier has none of the vocabulary: what a large one adds
+// is its rows in the embedding, and at most one piece.
+TEST_F(TrainOptionsTest, TheEstimateHasNoLogitsOfAllTokens) {
+  input_.train.batch_size = 64;  // 1 024 tokens
+  const auto estimate = [&](model::ModelSpec spec, int64_t vocab) {
+    spec.vocab_size = vocab;
+    const auto options = MakeTrainOptions(input_, spec);
+    EXPECT_TRUE(options.ok()) << options.status();
+    const auto weights = static_cast<uint64_t>(4 * spec.NumParameters());
+    return std::pair(EstimateTrainingBytes(spec, input_.train, *options) - weights,
+                     EstimateForwardBytes(spec, input_.train, *options) - weights);
+  };
+  const model::ModelSpec causal = *model::ReadModelConfig(input_.base_model_dir);
+  constexpr uint64_t kAll = uint64_t{4} * 64 * 16 * (1 << 17);  // 512 MiB
+  EXPECT_LT(estimate(causal, 1 << 17).first, kAll / 4);
+  EXPECT_LT(estimate(causal, 1 << 17).second, kAll / 4);
+  const auto classes = model::ParseModelConfig(
+      R"({"architectures": ["BertForSequenceClassification"], "hidden_size": 32, "num_hidden_layers": 2,
+          "num_attention_heads": 4, "intermediate_size": 48, "vocab_size": 320, "max_position_embeddings": 64})");
+  ASSERT_TRUE(classes.ok()) << classes.status();
+  EXPECT_EQ(estimate(*classes, 1 << 17), estimate(*classes, 320));
+  // Forward-mode differentiation does hold them, each with its tangent.
+  input_.train.zo.estimator = "forward_gradient";
+  EXPECT_GT(estimate(causal, 1 << 17).second, 2 * kAll);
+}
+
+TEST_F(TrainOptionsTest, TheEstimateGrowsWithTheLayersThatAnAdapterTrains) {
+  const auto spec = *model::ReadModelConfig(input_.base_model_dir);
+  const auto options = MakeTrainOptions(input_, spec);
+  ASSERT_TRUE(options.ok()) << options.status();
+  const auto beyond = [&](const std::string& key, Shape shape) {
+    StateDict adapter;
+    adapter.emplace(key, Tensor::FromFloats(shape, std::vector<float>(*NumElements(shape), 1)));
+    return EstimateTrainingBytes(spec, input_.train, *options, adapter) - 4 * TotalBytes(adapter) -
+           EstimateTrainingBytes(spec, input_.train, *options);
+  };
+  // Four bytes of the input of one layer's down_proj, 48 wide, for each token; in both layers it is counted.
+  const uint64_t tokens = uint64_t{input_.train.batch_size} * input_.train.sequence_length;
+  EXPECT_EQ(beyond("base_model.model.model.layers.0.mlp.down_proj.lora_A.weight", {4, 48}), 2 * 4 * tokens * 48);
+  EXPECT_EQ(beyond("base_model.model.model.layers.0.mlp.down_proj.bias", {32}), 0U);
+  EXPECT_EQ(beyond("base_model.prompt_embeddings", {4, 32}), 0U);
 }
 
 }  // namespace
