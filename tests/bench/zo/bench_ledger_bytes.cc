@@ -65,7 +65,11 @@ coordinator::CoordinatorConfig ConfigOf(const Options& options) {
   config.listen_port = config.admin_port = 0;
   config.admin_port_file = (options.folder / "admin.port").string();
   config.state_dir = (options.folder / "state").string();
-  config.device_requests_per_s = 1e6;
+  config.threads = 2;
+  config.aggregation_threads = 1;
+  config.max_upload_bytes = 1 << 20;
+  config.shutdown_grace_s = 2;
+  config.device_requests_per_s = config.device_request_burst = 1e6;
   config.log.level = "error";
   return config;
 }
