@@ -28,12 +28,16 @@ std::optional<uint64_t> ParseNumber(std::optional<std::string_view> text) {
   return value;
 }
 
-protocol::Headers OffsetHeaders(const Upload& upload) {
-  protocol::Headers headers = {{"Upload-Offset", std::to_string(upload.offset())},
-                               {"Upload-Length", std::to_string(upload.spec().size_bytes)},
+protocol::Headers OffsetHeaders(const UploadSpec& spec, uint64_t offset, bool finished) {
+  protocol::Headers headers = {{"Upload-Offset", std::to_string(offset)},
+                               {"Upload-Length", std::to_string(spec.size_bytes)},
                                {"Cache-Control", "no-store"}};
-  if (upload.finished()) headers.emplace_back("Upload-Complete", "1");
+  if (finished) headers.emplace_back("Upload-Complete", "1");
   return headers;
+}
+
+protocol::Headers OffsetHeaders(const Upload& upload) {
+  return OffsetHeaders(upload.spec(), upload.offset(), upload.finished());
 }
 
 }  // namespace
@@ -76,12 +80,16 @@ Awaitable<void> DeviceApi::ReceiveInto(Exchange& exchange, Upload& upload, unsig
   if (upload.offset() == upload.spec().size_bytes) {
     auto finish = [&]() -> Status {
       HEDDLE_RETURN_IF_ERROR(upload.Finish());
-      HEDDLE_ASSIGN_OR_RETURN(const auto replaced,
+      HEDDLE_ASSIGN_OR_RETURN(const RecordedUpload recorded,
                               context_.store->RecordUpload(upload.spec().assignment, upload.spec().digest,
                                                            upload.spec().size_bytes, context_.clock->Now()));
       HEDDLE_FAILPOINT(kUploadRecorded);
-      // A device that sends one update after the other for the same task keeps one on the disk.
-      return replaced ? context_.blobs->Delete(*replaced) : OkStatus();
+      // A device that sends one update after the other, for one task or for many, keeps one on the disk. What it sent
+      // may be a file of the run, which stays.
+      for (const Sha256Digest& digest : recorded.unneeded) {
+        if (!context_.driver->IsNeeded(digest)) HEDDLE_RETURN_IF_ERROR(context_.blobs->Delete(digest));
+      }
+      return OkStatus();
     };
     Status finished = co_await protocol::RunBlocking(context_.disk, finish);
     if (finished.code() == Code::kDataLoss) {
@@ -129,6 +137,7 @@ Awaitable<void> DeviceApi::BeginUpload(Exchange& exchange, DeviceId device) {
     if (assignment->device != spec.device) return NotFound("");
     if (progress && progress->run.id == assignment->run) limit = std::min(limit, progress->max_update_bytes);
     if (spec.size_bytes > limit) return OutOfRange("");
+    if (assignment->state != AssignmentState::kOpen) return OkStatus();
     begun_before = context_.blobs->FindUpload(UploadId(spec)).ok();
     HEDDLE_ASSIGN_OR_RETURN(const auto uploaded, context_.store->FindUpload(spec.assignment));
     HEDDLE_ASSIGN_OR_RETURN(upload, context_.blobs->BeginUpload(spec, uploaded == spec.digest));
@@ -152,6 +161,13 @@ Awaitable<void> DeviceApi::BeginUpload(Exchange& exchange, DeviceId device) {
       co_return co_await RefuseStatus(exchange, begun);
     }
     co_return co_await Refuse(exchange, std::move(refused));
+  }
+  if (upload == nullptr) {  // nobody needs it any more; the report will hear what became of the task
+    context_.metrics->CountRequest("/v1/uploads", 200);
+    std::string type = "application/octet-stream", empty;
+    auto ignored = co_await exchange.Respond(200, std::move(type), std::move(empty),
+                                             OffsetHeaders(spec, spec.size_bytes, /*finished=*/true));
+    co_return;
   }
   protocol::Headers headers = {{"Location", "/v1/uploads/" + upload->id()}};
   const unsigned status = begun_before ? 200 : 201;

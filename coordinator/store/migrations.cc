@@ -6,7 +6,7 @@ namespace heddle::coordinator {
 namespace {
 
 // Times are microseconds since the Unix epoch, digests 32 raw bytes (zero: none), states the numbers of engine/types.h.
-constexpr std::array<Migration, 4> kMigrations = {{
+constexpr std::array<Migration, 5> kMigrations = {{
     {"runs, rounds and assignments", R"sql(
 CREATE TABLE meta (
   key TEXT PRIMARY KEY NOT NULL,
@@ -108,6 +108,18 @@ INSERT INTO uploads (assignment, sha256, bytes, finished_at)
   SELECT id, update_sha256, update_bytes, reported_at FROM assignments WHERE state = 1;
 
 CREATE INDEX assignments_by_update ON assignments (update_sha256);
+)sql"},
+    {"uploads by device that no committed round keeps", R"sql(
+CREATE TABLE loose_uploads (
+  device TEXT NOT NULL,
+  assignment TEXT NOT NULL REFERENCES assignments (id),
+  PRIMARY KEY (device, assignment)
+) STRICT, WITHOUT ROWID;
+
+INSERT INTO loose_uploads (device, assignment)
+  SELECT a.device, a.id FROM uploads u JOIN assignments a ON a.id = u.assignment
+  JOIN rounds r USING (run, round, attempt)
+  WHERE a.state != 1 OR r.phase != 3 OR u.sha256 != a.update_sha256;
 )sql"},
 }};
 

@@ -70,8 +70,8 @@ class SqliteStore final : public Store {
   Status CreateRun(const RunOrigin& origin, std::span<const Record> writes) override;
   Status Apply(std::span<const Record> writes, std::span<const SmallUpdate> updates) override;
   Result<std::string> GetSmallUpdate(const AssignmentId& id) override;
-  Result<std::optional<Sha256Digest>> RecordUpload(const AssignmentId& assignment, const Sha256Digest& digest,
-                                                   uint64_t bytes, Time now) override;
+  Result<RecordedUpload> RecordUpload(const AssignmentId& assignment, const Sha256Digest& digest, uint64_t bytes,
+                                      Time now) override;
   Result<std::optional<Sha256Digest>> FindUpload(const AssignmentId& assignment) override;
   Result<StoredRun> GetRun(const RunId& id) override;
   Result<std::vector<RunRecord>> ListRuns() override;
@@ -136,6 +136,7 @@ class SqliteStore final : public Store {
   Status Write(const RoundRecord& round);
   Status Write(const AssignmentRecord& assignment);
   bool IsReferenced(const Sha256Digest& digest);
+  std::vector<std::pair<std::string, Sha256Digest>> ForgottenUploads(const std::string& device, const std::string& but);
   std::vector<AssignmentRecord> Assignments(const RunId& id, uint32_t round, uint32_t attempt);
   Result<DeviceId> UsableToken(const Sha256Digest& token_hash, Time now);
 

@@ -60,6 +60,11 @@ struct SmallUpdate {
   std::shared_ptr<const std::string> content;
 };
 
+struct RecordedUpload {
+  bool open = false;                   // false: the assignment was closed before, and nothing was noted
+  std::vector<Sha256Digest> unneeded;  // blobs that no row names any more, perhaps the uploaded one: to be deleted
+};
+
 class Store {
  public:
   // Makes the file when absent and brings an older schema up to date, each migration in a transaction of its own.
@@ -96,10 +101,12 @@ class Store {
 
   // ---- uploads: a report may name only what was uploaded for its assignment ----
 
-  // What was uploaded for this assignment is now this; an upload of before is forgotten, and its blob returned when no
-  // row names it any more. Errors: kFailedPrecondition when there is no such assignment.
-  virtual Result<std::optional<Sha256Digest>> RecordUpload(const AssignmentId& assignment, const Sha256Digest& digest,
-                                                           uint64_t bytes, Time now) = 0;
+  // What was uploaded for this assignment is now this, if it is open; else nothing is noted. Forgotten are an upload of
+  // before for the same assignment, and those of the device's other assignments that no round asks for any more (closed
+  // and not accepted, of an abandoned attempt, or not what was accepted): beside what rounds keep, a device has one.
+  // Errors: kFailedPrecondition when there is no such assignment.
+  virtual Result<RecordedUpload> RecordUpload(const AssignmentId& assignment, const Sha256Digest& digest,
+                                              uint64_t bytes, Time now) = 0;
   // Nothing when nothing was uploaded.
   virtual Result<std::optional<Sha256Digest>> FindUpload(const AssignmentId& assignment) = 0;
 

@@ -312,31 +312,76 @@ Result<size_t> SqliteStore::DeleteSmallUpdates(uint32_t keep_rounds) {
 bool SqliteStore::IsReferenced(const Sha256Digest& digest) {
   Query query = Prepared(
       "SELECT EXISTS (SELECT 1 FROM uploads WHERE sha256 = ?1) OR "
-      "EXISTS (SELECT 1 FROM assignments WHERE update_sha256 = ?1) OR "
+      "EXISTS (SELECT 1 FROM assignments WHERE update_sha256 = ?1 AND state = 1) OR "
       "EXISTS (SELECT 1 FROM runs WHERE model = ?1) OR EXISTS (SELECT 1 FROM rounds WHERE model = ?1 OR parent = ?1)");
   query.Bind(digest);
   return query.Next() && query.Int(0) != 0;
 }
 
-Result<std::optional<Sha256Digest>> SqliteStore::RecordUpload(const AssignmentId& assignment,
-                                                              const Sha256Digest& digest, uint64_t bytes, Time now) {
-  return InTransaction([&]() -> Result<std::optional<Sha256Digest>> {
-    std::optional<Sha256Digest> before;
+// Of the device's uploads those that no round will ask for again. What a committed round has counted is no longer
+// loose.
+std::vector<std::pair<std::string, Sha256Digest>> SqliteStore::ForgottenUploads(const std::string& device,
+                                                                                const std::string& but) {
+  Prepared(
+      "DELETE FROM loose_uploads WHERE device = ? AND EXISTS (SELECT 1 FROM assignments a JOIN uploads u ON "
+      "u.assignment = a.id JOIN rounds r USING (run, round, attempt) WHERE a.id = loose_uploads.assignment AND "
+      "a.state = 1 AND r.phase = 3 AND u.sha256 = a.update_sha256)")
+      .Bind(device)
+      .Execute();
+  std::vector<std::pair<std::string, Sha256Digest>> forgotten;
+  Query query = Prepared(
+      "SELECT u.assignment, u.sha256 FROM loose_uploads l JOIN assignments a ON a.id = l.assignment JOIN uploads u ON "
+      "u.assignment = a.id JOIN rounds r USING (run, round, attempt) WHERE l.device = ? AND a.id != ? AND "
+      "a.state != 0 AND (a.state != 1 OR r.phase = 4 OR u.sha256 != a.update_sha256)");
+  query.Bind(device).Bind(but);
+  while (query.Next()) forgotten.emplace_back(query.Text(0), query.Digest(1));
+  return forgotten;
+}
+
+Result<RecordedUpload> SqliteStore::RecordUpload(const AssignmentId& assignment, const Sha256Digest& digest,
+                                                 uint64_t bytes, Time now) {
+  return InTransaction([&]() -> Result<RecordedUpload> {
+    std::string device;
+    RecordedUpload recorded;
+    std::vector<Sha256Digest> left;
     {
-      Query query = Prepared("SELECT sha256 FROM uploads WHERE assignment = ?");
+      Query query = Prepared("SELECT device, state FROM assignments WHERE id = ?");
       query.Bind(assignment.value());
-      if (query.Next()) before = query.Digest(0);
+      if (!query.Next()) return FailedPrecondition("there is no assignment " + assignment.value() + " in " + path_);
+      device = query.Text(0);
+      recorded.open = query.Int(1) == 0;
     }
-    Prepared(
-        "INSERT INTO uploads (assignment, sha256, bytes, finished_at) VALUES (?, ?, ?, ?) ON CONFLICT (assignment) "
-        "DO UPDATE SET sha256 = excluded.sha256, bytes = excluded.bytes, finished_at = excluded.finished_at")
-        .Bind(assignment.value())
-        .Bind(digest)
-        .Bind(bytes)
-        .Bind(now)
-        .Execute();
-    if (!before || *before == digest || IsReferenced(*before)) return std::optional<Sha256Digest>();
-    return before;
+    if (!recorded.open) {
+      left.push_back(digest);
+    } else {
+      {
+        Query query = Prepared("SELECT sha256 FROM uploads WHERE assignment = ?");
+        query.Bind(assignment.value());
+        if (query.Next()) left.push_back(query.Digest(0));
+      }
+      Prepared(
+          "INSERT INTO uploads (assignment, sha256, bytes, finished_at) VALUES (?, ?, ?, ?) ON CONFLICT (assignment) "
+          "DO UPDATE SET sha256 = excluded.sha256, bytes = excluded.bytes, finished_at = excluded.finished_at")
+          .Bind(assignment.value())
+          .Bind(digest)
+          .Bind(bytes)
+          .Bind(now)
+          .Execute();
+      Prepared("INSERT OR IGNORE INTO loose_uploads (device, assignment) VALUES (?, ?)")
+          .Bind(device)
+          .Bind(assignment.value())
+          .Execute();
+      const auto forgotten = ForgottenUploads(device, assignment.value());
+      for (const auto& [of, what] : forgotten) {
+        Prepared("DELETE FROM loose_uploads WHERE device = ? AND assignment = ?").Bind(device).Bind(of).Execute();
+        Prepared("DELETE FROM uploads WHERE assignment = ?").Bind(of).Execute();
+        left.push_back(what);
+      }
+    }
+    for (const Sha256Digest& one : left) {
+      if (!IsReferenced(one)) recorded.unneeded.push_back(one);
+    }
+    return recorded;
   });
 }
 

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <boost/json.hpp>
-#include <sstream>
 #include <thread>
 
 #include "common/safetensors.h"
@@ -163,14 +162,6 @@ Result<HttpResponse> AttackWorld::TrySendAs(const std::string& device, HttpReque
 
 HttpResponse AttackWorld::SendAs(const std::string& device, HttpRequest request) {
   return Send(*clients_.at(device), std::move(request));
-}
-
-double AttackWorld::Metric(const std::string& name_and_labels) {
-  std::istringstream lines(Admin("GET", "/metrics").body);
-  for (std::string line; std::getline(lines, line);) {
-    if (line.starts_with(name_and_labels + " ")) return std::stod(line.substr(name_and_labels.size() + 1));
-  }
-  return 0;
 }
 
 }  // namespace heddle::coordinator

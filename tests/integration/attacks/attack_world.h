@@ -47,8 +47,6 @@ class AttackWorld : public ServiceTest {
   const std::map<std::string, v1::TaskAssignment>& last_tasks() const { return last_tasks_; }
   // The update that `device` sends in the open round.
   std::string UpdateOf(const std::string& device);
-  // The value of one line of /metrics; 0 where it is missing.
-  double Metric(const std::string& name_and_labels);
   // A connection of its own: for attacks from other threads, which may not share one.
   std::unique_ptr<HttpClient> ClientOf(const std::string& device);
 
@@ -59,6 +57,7 @@ class AttackWorld : public ServiceTest {
   using ServiceTest::config_;
   using ServiceTest::Device;
   using ServiceTest::Enroll;
+  using ServiceTest::Metric;
   using ServiceTest::ReportOf;
   using ServiceTest::Run;
   using ServiceTest::run_id_;

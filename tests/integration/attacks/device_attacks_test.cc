@@ -2,7 +2,9 @@
 // before, with messages that are none, and too often.
 #include <gmock/gmock.h>
 
+#include <algorithm>
 #include <atomic>
+#include <filesystem>
 #include <random>
 #include <thread>
 
@@ -315,6 +317,33 @@ TEST(Attacks, ADeviceHoldsOnlyItsShareOfMemoryAndDisk) {
              [&] { return world.Metric(R"(heddle_limited_requests_total{limit="unfinished_uploads"})") >= 3; }));
        }},
   });
+}
+
+// Round for round it uploads for the open task and for the last one, and reports nothing.
+TEST(Attacks, FinishedUploadsOfOneDeviceDoNotFillTheDisk) {
+  AttackWorld world;
+  std::vector<std::string> sent;
+  const auto heap_up = [&] {
+    for (int i = 0; i < 4; ++i) {
+      const std::string open = protocol::MakeBytes(50'000, 300 + sent.size());
+      EXPECT_EQ(world.SendAs("mallory", world.UploadRequest(world.TaskOf("mallory").assignment_id(), open))
+                    .Header("Upload-Complete"),
+                "1");
+      sent.push_back(Sha256(open).ToHex());
+      if (world.last_tasks().empty()) continue;
+      const std::string late = protocol::MakeBytes(50'000, 300 + sent.size());
+      const std::string& closed = world.last_tasks().at("mallory").assignment_id();
+      EXPECT_EQ(world.SendAs("mallory", world.UploadRequest(closed, late)).status, 200U);
+      sent.push_back(Sha256(late).ToHex());
+    }
+    const auto on_disk = std::count_if(sent.begin(), sent.end(), [&world](const std::string& hex) {
+      return std::filesystem::exists(std::filesystem::path(world.config_.state_dir) / "blobs" / hex.substr(0, 2) / hex);
+    });
+    EXPECT_EQ(on_disk, 1) << "of " << sent.size();
+  };
+  std::vector<Attack> attacks;
+  for (int round = 0; round < kRounds; ++round) attacks.push_back({"finished uploads that nobody reports", heap_up});
+  world.Withstand(attacks);
 }
 
 // ---- messages that are none ----

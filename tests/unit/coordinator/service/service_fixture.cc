@@ -250,6 +250,14 @@ HttpResponse ServiceTest::Admin(const std::string& method, const std::string& ta
   return response;
 }
 
+double ServiceTest::Metric(const std::string& name_and_labels) {
+  std::istringstream lines(Admin("GET", "/metrics").body);
+  for (std::string line; std::getline(lines, line);) {
+    if (line.starts_with(name_and_labels + " ")) return std::stod(line.substr(name_and_labels.size() + 1));
+  }
+  return 0;
+}
+
 std::string ServiceTest::AdminToken() {
   std::string token = Pki::Value(ReadFile(config_.admin_token()));
   while (!token.empty() && token.back() == '\n') token.pop_back();

@@ -79,6 +79,8 @@ class ServiceTest : public ::testing::Test {
   // Straight to the loopback listener; empty token: no Authorization header.
   HttpResponse Admin(const std::string& method, const std::string& target, const std::string& body = "",
                      const std::string& authorization = "");
+  // The value of one line of /metrics; 0 where it is missing.
+  double Metric(const std::string& name_and_labels);
   std::string AdminToken();
 
   protocol::TempDir temp_;

@@ -1,4 +1,5 @@
 // Resumable uploads: what is refused, and that an upload goes on where it was afterwards.
+#include "protocol/validate.h"
 #include "tests/unit/coordinator/service/service_fixture.h"
 
 namespace heddle::coordinator {
@@ -134,6 +135,45 @@ TEST_F(UploadsTest, AnotherAssignmentsUploadIsRefused) {
     ExpectRefused(Patch("anna", "/v1/uploads/" + unknown, "0", "x"), v1::REFUSAL_REASON_NOT_FOUND);
   }
   EXPECT_EQ(Patch("anna", location, "1000", bytes_.substr(1000)).Header("Upload-Complete"), "1");
+  CommitRound("bert", round_now_["bert"]);
+}
+
+TEST_F(UploadsTest, ForAClosedAssignmentNothingIsKept) {
+  const std::string begun_while_open = Begin(1000);
+  CommitRound("bert", round_now_["bert"]);  // closes anna's
+  const auto before = Metric("heddle_blob_bytes");
+  // Begun anew with its bytes, or asked for without: there is nothing left to send, and the report says what became of
+  // it.
+  const std::string other = protocol::MakeBytes(6000, 2);
+  HttpRequest asked = UploadRequest(assignment_, other);
+  asked.body.clear();
+  for (const HttpRequest& request : {UploadRequest(assignment_, other), asked}) {
+    const HttpResponse answer = Send(Device("anna"), request);
+    EXPECT_EQ(answer.status, 200U);
+    EXPECT_EQ(answer.Header("Upload-Complete"), "1");
+    EXPECT_EQ(answer.Header("Upload-Offset"), "6000");
+  }
+  // What was under way may come to its end.
+  EXPECT_EQ(Patch("anna", begun_while_open, "1000", bytes_.substr(1000)).Header("Upload-Complete"), "1");
+  EXPECT_EQ(Metric("heddle_blob_bytes"), before);
+  EXPECT_EQ(Metric("heddle_uploads_unfinished"), 0);
+  v1::ReportResponse verdict;
+  ASSERT_TRUE(verdict.ParseFromString(Report("anna", ReportOf(round_now_["anna"], bytes_)).body));
+  EXPECT_EQ(verdict.verdict(), v1::REPORT_VERDICT_LATE);
+}
+
+TEST_F(UploadsTest, AnUpdateThatIsAFileOfTheRunDoesNotTakeItAwayWithIt) {
+  const v1::TaskAssignment task = round_now_["anna"];
+  for (const v1::BlobRef& file : task.plan().base_model()) {
+    if (file.size_bytes() > 100'000) continue;
+    SCOPED_TRACE(file.name());
+    const HttpRequest fetch("GET", "/v1/blobs/" + protocol::DigestOf(file).value().ToHex());
+    const HttpResponse fetched = Send(Device("anna"), fetch);
+    ASSERT_EQ(fetched.status, 200U);
+    EXPECT_EQ(Upload("anna", assignment_, fetched.body).Header("Upload-Complete"), "1");
+    EXPECT_EQ(Upload("anna", assignment_, bytes_).Header("Upload-Complete"), "1");
+    EXPECT_EQ(Send(Device("bert"), fetch).status, 200U);
+  }
   CommitRound("bert", round_now_["bert"]);
 }
 

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 
 #include <cmath>
+#include <map>
 
 #include "coordinator/store/run_spec_json.h"
 #include "tests/unit/coordinator/store/rows.h"
@@ -13,6 +14,7 @@ namespace {
 
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using ::testing::IsEmpty;
 
 class StoreTest : public ::testing::Test {
  protected:
@@ -29,6 +31,14 @@ class StoreTest : public ::testing::Test {
     return store_->CreateRun(AnOrigin(id), writes);
   }
   Status Apply(std::vector<Record> writes) { return store_->Apply(writes); }
+  // Records the upload; the blobs that this made superfluous.
+  std::vector<Sha256Digest> Unneeded(const AssignmentRecord& of, const Sha256Digest& digest, bool open = true) {
+    const auto recorded = store_->RecordUpload(of.id, digest, 5, At(1));
+    EXPECT_TRUE(recorded.ok()) << recorded.status();
+    if (!recorded.ok()) return {};
+    EXPECT_EQ(recorded->open, open);
+    return recorded->unneeded;
+  }
 
   TempFolder folder_;
   std::unique_ptr<Store> store_;
@@ -251,18 +261,72 @@ TEST_F(StoreTest, RemembersWhatWasUploadedForAnAssignmentAndNamesWhatThatReplace
   ASSERT_TRUE(Apply({ARound("run-1", 1, 1), a, b}).ok());
   const Sha256Digest first = Sha256("first"), second = Sha256("second");
   EXPECT_EQ(*store_->FindUpload(a.id), std::nullopt);
-  EXPECT_EQ(*store_->RecordUpload(a.id, first, 5, At(1)), std::nullopt);
+  EXPECT_THAT(Unneeded(a, first), IsEmpty());
   EXPECT_EQ(*store_->FindUpload(a.id), first);
   EXPECT_EQ(*store_->FindUpload(b.id), std::nullopt);
-  EXPECT_EQ(*store_->RecordUpload(a.id, first, 5, At(2)), std::nullopt);  // the same again
-  EXPECT_EQ(*store_->RecordUpload(b.id, first, 5, At(3)), std::nullopt);
-  EXPECT_EQ(*store_->RecordUpload(a.id, second, 6, At(4)), std::nullopt);  // b needs the first
-  EXPECT_EQ(*store_->RecordUpload(b.id, second, 6, At(5)), first);         // now nobody does
+  EXPECT_THAT(Unneeded(a, first), IsEmpty());  // the same again
+  EXPECT_THAT(Unneeded(b, first), IsEmpty());
+  EXPECT_THAT(Unneeded(a, second), IsEmpty());           // b needs the first
+  EXPECT_THAT(Unneeded(b, second), ElementsAre(first));  // now nobody does
   const auto blobs = store_->ReferencedBlobs();
   ASSERT_TRUE(blobs.ok());
   EXPECT_EQ(std::count(blobs->begin(), blobs->end(), second), 1);
   EXPECT_EQ(std::count(blobs->begin(), blobs->end(), first), 0);
   EXPECT_EQ(store_->RecordUpload(AssignmentId("nobody's"), first, 5, At(6)).status().code(), Code::kFailedPrecondition);
+}
+
+TEST_F(StoreTest, NotesNoUploadForAnAssignmentThatIsClosed) {
+  ASSERT_TRUE(Create("run-1").ok());
+  const AssignmentRecord a = AnAssignment("run-1", 1, 1, "a", AssignmentState::kExpired);
+  AssignmentRecord b = AnAssignment("run-1", 1, 1, "b", AssignmentState::kAccepted);
+  b.update = Sha256("what was accepted");
+  ASSERT_TRUE(Apply({ARound("run-1", 1, 1), a, b}).ok());
+  for (const AssignmentRecord& closed : {a, b}) {
+    EXPECT_THAT(Unneeded(closed, Sha256("late"), /*open=*/false), ElementsAre(Sha256("late")));
+    EXPECT_EQ(*store_->FindUpload(closed.id), std::nullopt);
+  }
+  EXPECT_THAT(Unneeded(a, b.update, /*open=*/false), IsEmpty()) << "the round needs it";
+}
+
+// One device from round to round, in every way that a task can end.
+TEST_F(StoreTest, ForgetsADevicesUploadsThatNoRoundAsksForWithItsNext) {
+  ASSERT_TRUE(Create("run-1").ok());
+  std::vector<AssignmentRecord> tasks;
+  std::map<Sha256Digest, size_t> round_of;
+  // The device's next task, its upload, and how task and attempt end; of which rounds the upload made blobs
+  // superfluous.
+  const auto next = [&](AssignmentState state, RoundPhase phase, bool another = false) {
+    const auto round = static_cast<uint32_t>(tasks.size() + 1);
+    AssignmentRecord a = AnAssignment("run-1", round, 1, "mallory", AssignmentState::kOpen);
+    const Sha256Digest sent = a.update;
+    round_of[sent] = round;
+    EXPECT_TRUE(Apply({ARound("run-1", round, 1), a}).ok());
+    std::vector<size_t> rounds;
+    for (const Sha256Digest& digest : Unneeded(a, sent)) rounds.push_back(round_of.at(digest));
+    a.state = state;
+    if (another) a.update = Sha256("inline");
+    EXPECT_TRUE(Apply({ARound("run-1", round, 1, phase), a}).ok());
+    tasks.push_back(a);
+    return rounds;
+  };
+  EXPECT_THAT(next(AssignmentState::kExpired, RoundPhase::kCommitted), IsEmpty());
+  EXPECT_THAT(next(AssignmentState::kInvalid, RoundPhase::kCommitted), ElementsAre(1));
+  EXPECT_THAT(next(AssignmentState::kLate, RoundPhase::kCommitted), ElementsAre(2));
+  EXPECT_THAT(next(AssignmentState::kFailed, RoundPhase::kCommitted), ElementsAre(3));
+  EXPECT_THAT(next(AssignmentState::kSuperseded, RoundPhase::kAbandoned), ElementsAre(4));
+  EXPECT_THAT(next(AssignmentState::kAccepted, RoundPhase::kCommitted, /*another=*/true), ElementsAre(5));
+  EXPECT_THAT(next(AssignmentState::kAccepted, RoundPhase::kCommitted), ElementsAre(6)) << "it had reported another";
+  EXPECT_THAT(next(AssignmentState::kAccepted, RoundPhase::kCommitting), IsEmpty()) << "a round has counted it";
+  EXPECT_THAT(next(AssignmentState::kOpen, RoundPhase::kCollecting), IsEmpty()) << "a round will count it";
+  EXPECT_THAT(next(AssignmentState::kExpired, RoundPhase::kCommitted), IsEmpty()) << "the device is at work on it";
+  for (size_t i = 0; i < tasks.size(); ++i) {
+    EXPECT_EQ(store_->FindUpload(tasks[i].id)->has_value(), i >= 6) << "round " << i + 1;
+  }
+  // What another device sends is its own matter.
+  const AssignmentRecord other = AnAssignment("run-1", 10, 1, "b", AssignmentState::kOpen);
+  ASSERT_TRUE(Apply({other}).ok());
+  EXPECT_THAT(Unneeded(other, other.update), IsEmpty());
+  EXPECT_TRUE(*store_->FindUpload(tasks.back().id));
 }
 
 // ---- the spec as text ----
