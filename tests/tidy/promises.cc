@@ -66,17 +66,25 @@ Violations CheckPromises(const Tree& tree) {
   if (page == tree.end()) return {std::string(kPage) + ": it does not exist"};
   const std::set<std::string> known = TestNames(tree);
   Violations out;
-  size_t number = 0, promises = 0;
+  size_t promises = 0;
   bool in_table = false;
-  std::istringstream lines(page->second);
-  for (std::string line; std::getline(lines, line);) {
-    ++number;
+  std::vector<std::string> lines(1);  // the first is number 1
+  std::istringstream text(page->second);
+  for (std::string line; std::getline(text, line);) lines.push_back(line);
+  for (size_t number = 1; number < lines.size(); ++number) {
+    const std::string& line = lines[number];
     const std::string at = std::string(kPage) + ":" + std::to_string(number) + ": ";
+    const bool row = line.starts_with("|");
+    // A blank line ends a table: what follows would be no promise, and nobody would see that it is none.
+    const bool begins = row && !lines[number - 1].starts_with("|");
+    if (begins && (number + 1 == lines.size() || !lines[number + 1].starts_with("|---"))) {
+      out.push_back(at + "a row outside any table");
+    }
     if (line == kHeader) {
       in_table = true;
       continue;
     }
-    in_table = in_table && line.starts_with("|");
+    in_table = in_table && row;
     if (!in_table || line.starts_with("|---")) continue;
     ++promises;
     const size_t end = line.rfind('|');

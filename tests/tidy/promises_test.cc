@@ -26,9 +26,10 @@ Tree Sources(const std::string& table) {
 
 TEST(Promises, NameTestsOfEveryKind) {
   EXPECT_THAT(TestNames(Sources("")), ElementsAre("Fixture.HoldsToo", "Property.IsKept", "Suite.Holds", "fuzz_thing"));
-  EXPECT_THAT(CheckPromises(Sources("| promise | test |\n|---|---|\n| `x` | `Suite.Holds`, `Fixture.HoldsToo` |\n"
-                                    "| y | `fuzz_thing`, `Property.IsKept` |\n\n| z | none |\n")),
-              IsEmpty());
+  EXPECT_THAT(
+      CheckPromises(Sources("| promise | test |\n|---|---|\n| `x` | `Suite.Holds`, `Fixture.HoldsToo` |\n"
+                            "| y | `fuzz_thing`, `Property.IsKept` |\n\n| who | what |\n|---|---|\n| z | none |\n")),
+      IsEmpty());
 }
 
 TEST(Promises, WithoutATestOrWithOneThatIsGoneAreFound) {
@@ -38,6 +39,8 @@ TEST(Promises, WithoutATestOrWithOneThatIsGoneAreFound) {
                           "docs/threat-model.md:10: there is no test Suite.Held",
                           "docs/threat-model.md:10: there is no test Not.InTheTests",
                           "docs/threat-model.md:11: a promise without a test"));
+  EXPECT_THAT(CheckPromises(Sources("| promise | test |\n|---|---|\n| x | `Suite.Holds` |\n\n| y | `Suite.Holds` |\n")),
+              ElementsAre("docs/threat-model.md:11: a row outside any table"));
   EXPECT_THAT(CheckPromises(Sources("")), ElementsAre(HasSubstr("it has no table")));
   EXPECT_THAT(CheckPromises({}), ElementsAre(HasSubstr("does not exist")));
 }
