@@ -67,6 +67,11 @@ struct Metrics::Impl {
       Counters("heddle_connections_refused_total", "Connections of devices that were not let in, by the limit.");
   Family<Counter>& connections_timed_out =
       Counters("heddle_connections_timed_out_total", "Connections of devices ended for being slow, by what was slow.");
+  Family<Counter>& heads_refused =
+      Counters("heddle_heads_refused_total", "Requests refused by their head, before any handler, by reason.");
+  Counter& failures =
+      Counters("heddle_request_failures_total", "Requests that ended by a fault of the coordinator's own code.")
+          .Add({});
   Family<Counter>& rounds = Counters("heddle_rounds_total", "Ended round attempts by outcome.");
   Counter& skipped_directions =
       Counters("heddle_zeroth_order_skipped_directions_total",
@@ -177,9 +182,11 @@ void Metrics::ObserveUpdateBytes(uint64_t bytes) { impl_->update_bytes.Observe(s
 Traffic Metrics::traffic() const { return {.down = impl_->down, .up = impl_->up}; }
 
 void Metrics::Impl::ShowConnections(const protocol::ServerStats& server) {
-  const auto show = [](Family<Counter>& family, const char* label, const char* value, uint64_t count) {
-    Counter& counter = family.Add({{label, value}});
+  const auto raise = [](Counter& counter, uint64_t count) {
     counter.Increment(std::max(0.0, static_cast<double>(count) - counter.Value()));
+  };
+  const auto show = [&raise](Family<Counter>& family, const char* label, const char* value, uint64_t count) {
+    raise(family.Add({{label, value}}), count);
   };
   std::lock_guard lock(showing);
   show(connections_refused, "limit", "connections", server.refused_full);
@@ -189,6 +196,9 @@ void Metrics::Impl::ShowConnections(const protocol::ServerStats& server) {
   show(connections_timed_out, "phase", "header", server.late_heads);
   show(connections_timed_out, "phase", "body", server.late_bodies);
   show(connections_timed_out, "phase", "idle", server.idle_ended);
+  show(heads_refused, "reason", "MALFORMED", server.malformed_heads);
+  show(heads_refused, "reason", "TOO_LARGE", server.large_heads);
+  raise(failures, server.failures);
 }
 
 std::string Metrics::Text(const Gauges& gauges) {

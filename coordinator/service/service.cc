@@ -101,6 +101,7 @@ struct Service::Impl {
   Result<std::shared_ptr<asio::ssl::context>> Tls() const;
   void MakeDriver();
   Status OpenListeners();
+  protocol::ServerStats Stats() const;
   void ArmHousekeeping();
   void ArmAudit();
   void FlushAudit(AuditTrail::What what);
@@ -186,7 +187,7 @@ Status Service::Impl::OpenListeners() {
                                                          .audit = audit.get(),
                                                          .disk = disk.get_executor(),
                                                          .watch = watch.get_executor(),
-                                                         .server_stats = [this] { return devices->stats(); },
+                                                         .server_stats = [this] { return Stats(); },
                                                          .close_connections = close_connections,
                                                          .ready = &ready,
                                                          .token = std::move(token)});
@@ -214,6 +215,16 @@ Status Service::Impl::OpenListeners() {
     HEDDLE_RETURN_IF_ERROR(WriteFileAtomically(config.admin_port_file, std::to_string(admin->port()) + "\n"));
   }
   return OkStatus();
+}
+
+// Those of the devices' listener; heads that are refused and failures are told of both.
+protocol::ServerStats Service::Impl::Stats() const {
+  protocol::ServerStats stats = devices ? devices->stats() : protocol::ServerStats{};
+  const protocol::ServerStats of_admin = admin ? admin->stats() : protocol::ServerStats{};
+  stats.malformed_heads += of_admin.malformed_heads;
+  stats.large_heads += of_admin.large_heads;
+  stats.failures += of_admin.failures;
+  return stats;
 }
 
 void Service::Impl::ArmHousekeeping() {
@@ -246,8 +257,11 @@ void Service::Impl::FlushAudit(AuditTrail::What what) {
       {"HANDSHAKE_FAILED", &ServerStats::handshakes_failed},
       {"SLOW_HANDSHAKE", &ServerStats::late_handshakes},
       {"SLOW_HEAD", &ServerStats::late_heads},
-      {"SLOW_BODY", &ServerStats::late_bodies}};
-  const ServerStats now = devices ? devices->stats() : ServerStats{};
+      {"SLOW_BODY", &ServerStats::late_bodies},
+      {"MALFORMED_HEAD", &ServerStats::malformed_heads},
+      {"LARGE_HEAD", &ServerStats::large_heads},
+      {"REQUEST_FAILED", &ServerStats::failures}};
+  const ServerStats now = Stats();
   for (const auto& [reason, count] : kCounts) {
     if (now.*count > audited.*count) audit->Refused(reason, "", "", "connection", "", now.*count - audited.*count);
   }

@@ -184,4 +184,24 @@ Awaitable<bool> HttpExchange::Finish() {
   co_return true;
 }
 
+ServerStats Counters::Read() const {
+  ServerStats stats;
+  stats.connections_accepted = accepted;
+  stats.handshakes_failed = handshakes_failed;
+  stats.requests = requests;
+  stats.refused_full = refused_full;
+  stats.refused_address = refused_address;
+  stats.refused_handshakes = refused_handshakes;
+  stats.late_handshakes = late_handshakes;
+  stats.late_heads = late_heads;
+  stats.late_bodies = late_bodies;
+  stats.idle_ended = idle_ended;
+  stats.malformed_heads = malformed_heads;
+  stats.large_heads = large_heads;
+  stats.failures = failures;
+  stats.bytes_in = bytes_in;
+  stats.bytes_out = bytes_out;
+  return stats;
+}
+
 }  // namespace heddle::protocol::internal

@@ -26,7 +26,9 @@ struct Counters {
   Counter accepted{0}, handshakes_failed{0}, requests{0}, bytes_in{0}, bytes_out{0};
   Counter refused_full{0}, refused_address{0}, refused_handshakes{0};
   Counter late_handshakes{0}, late_heads{0}, late_bodies{0}, idle_ended{0};
+  Counter malformed_heads{0}, large_heads{0}, failures{0};
 
+  ServerStats Read() const;  // without the open connections
   static void Add(Counter& counter, uint64_t n = 1) { counter.fetch_add(n, std::memory_order_relaxed); }
 };
 

@@ -253,6 +253,10 @@ void Server::Impl::Count(Connection& connection) {
 }
 
 Awaitable<void> Server::Impl::Serve(std::shared_ptr<Connection> connection) {
+  const auto failed = [&](const std::exception& error) {
+    Counters::Add(counters.failures);
+    Log(Severity::kError, "a connection failed", {{"error", error.what()}, {"peer", connection->peer.address}});
+  };
   try {
     if (!co_await Greet(*connection)) co_return;
     for (;;) {
@@ -263,10 +267,9 @@ Awaitable<void> Server::Impl::Serve(std::shared_ptr<Connection> connection) {
     connection->stream->Shutdown();
   } catch (const boost::system::system_error& error) {
     // The hard end of Stop or CloseBySerial; anything else would be a fault of a library.
-    if (error.code() != asio::error::operation_aborted)
-      Log(Severity::kError, "a connection failed", {{"error", error.what()}, {"peer", connection->peer.address}});
+    if (error.code() != asio::error::operation_aborted) failed(error);
   } catch (const std::exception& error) {
-    Log(Severity::kError, "a connection failed", {{"error", error.what()}, {"peer", connection->peer.address}});
+    failed(error);
   }
 }
 
@@ -335,6 +338,7 @@ Awaitable<std::optional<RequestHead>> Server::Impl::ReadHead(Connection& connect
 Awaitable<void> Server::Impl::RefuseHead(Connection& connection, const HeadError& error) {
   Counters::Add(counters.requests);
   const bool large = error.status == 413 || error.status == 414 || error.status == 431;
+  Counters::Add(large ? counters.large_heads : counters.malformed_heads);
   const std::string body =
       SerializeRefusal(MakeRefusal(large ? v1::REFUSAL_REASON_TOO_LARGE : v1::REFUSAL_REASON_MALFORMED, error.message));
   const std::string answer =
@@ -359,6 +363,7 @@ Awaitable<bool> Server::Impl::Answer(Connection& connection, RequestHead head) {
     failure = error.what();
   }
   if (!failure.empty()) {
+    Counters::Add(counters.failures);
     Log(Severity::kError, "a request failed", {{"path", exchange.path()}, {"error", failure}});
     if (exchange.answered()) co_return false;  // part of an answer may have gone out
     const std::string body =
@@ -478,19 +483,7 @@ void Server::ReplaceTls(std::shared_ptr<asio::ssl::context> tls) {
 }
 
 ServerStats Server::stats() const {
-  ServerStats stats;
-  stats.connections_accepted = impl_->counters.accepted;
-  stats.handshakes_failed = impl_->counters.handshakes_failed;
-  stats.requests = impl_->counters.requests;
-  stats.refused_full = impl_->counters.refused_full;
-  stats.refused_address = impl_->counters.refused_address;
-  stats.refused_handshakes = impl_->counters.refused_handshakes;
-  stats.late_handshakes = impl_->counters.late_handshakes;
-  stats.late_heads = impl_->counters.late_heads;
-  stats.late_bodies = impl_->counters.late_bodies;
-  stats.idle_ended = impl_->counters.idle_ended;
-  stats.bytes_in = impl_->counters.bytes_in;
-  stats.bytes_out = impl_->counters.bytes_out;
+  ServerStats stats = impl_->counters.Read();
   std::lock_guard lock(impl_->mutex);
   stats.connections_open = impl_->connections.size();
   return stats;

@@ -107,6 +107,10 @@ struct ServerStats {
   uint64_t refused_full = 0, refused_address = 0, refused_handshakes = 0;
   // Ended for taking too long over a handshake, a head, a body (either way), or between requests.
   uint64_t late_handshakes = 0, late_heads = 0, late_bodies = 0, idle_ended = 0;
+  // Requests refused by their head, before any handler: as malformed (400, 411, 417), as too large (413, 414, 431).
+  uint64_t malformed_heads = 0, large_heads = 0;
+  // Handlers that threw or gave no answer, and connections that ended by an exception: each is a fault of ours.
+  uint64_t failures = 0;
 };
 
 class Server {

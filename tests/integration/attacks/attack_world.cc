@@ -118,6 +118,7 @@ void AttackWorld::Withstand(const std::vector<Attack>& attacks) {
   const std::string metrics = Admin("GET", "/metrics").body;
   EXPECT_EQ(metrics.find("reason=\"INTERNAL\""), std::string::npos) << metrics;
   EXPECT_EQ(metrics.find("status=\"5"), std::string::npos) << metrics;
+  EXPECT_EQ(Metric("heddle_request_failures_total"), 0);
   clients_.clear();
   EXPECT_TRUE(Eventually([this] { return Metric("heddle_clients_connected") == 0; }));
 }

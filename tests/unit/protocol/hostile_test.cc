@@ -67,6 +67,7 @@ std::vector<BadRequest> BadRequests() {
 
 TEST_F(Hostile, BadHeadsGetTheirStatusATypedRefusalAndTheEndOfTheConnection) {
   Serve({}, /*tls=*/false);
+  uint64_t malformed = 0, too_large = 0;
   for (const BadRequest& bad : BadRequests()) {
     SCOPED_TRACE(bad.what);
     RawPeer peer(server_->port());
@@ -78,10 +79,16 @@ TEST_F(Hostile, BadHeadsGetTheirStatusATypedRefusalAndTheEndOfTheConnection) {
     const auto refusal = ParseMessage<v1::Refusal>(answer.substr(answer.find("\r\n\r\n") + 4));
     ASSERT_TRUE(refusal.ok());
     const bool large = bad.status == 413 || bad.status == 414 || bad.status == 431;
+    ++(large ? too_large : malformed);
     EXPECT_EQ(refusal->reason(), large ? v1::REFUSAL_REASON_TOO_LARGE : v1::REFUSAL_REASON_MALFORMED);
     EXPECT_FALSE(refusal->message().empty());
     EXPECT_TRUE(peer.ReadToEnd());
   }
+  EXPECT_GT(malformed, 0U);
+  EXPECT_GT(too_large, 0U);
+  EXPECT_EQ(server_->stats().malformed_heads, malformed);
+  EXPECT_EQ(server_->stats().large_heads, too_large);
+  EXPECT_EQ(server_->stats().failures, 0U);
   ExpectStillServing();
 }
 

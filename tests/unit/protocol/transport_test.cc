@@ -213,6 +213,7 @@ TEST_F(Transport, HandlerThatThrowsOrForgetsIsAnsweredWithInternal) {
     EXPECT_EQ(refusal->reason(), v1::REFUSAL_REASON_INTERNAL);
     EXPECT_THAT(refusal->message(), Not(HasSubstr("boom"))) << "insides do not go to peers";
   }
+  EXPECT_EQ(server_->stats().failures, 2u);
 }
 
 TEST_F(Transport, SecondAnswerToOneRequestIsRefused) {

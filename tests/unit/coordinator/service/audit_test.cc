@@ -13,6 +13,7 @@
 #include "coordinator/audit/audit_head.h"
 #include "coordinator/audit/audit_log.h"
 #include "tests/unit/coordinator/service/service_fixture.h"
+#include "tests/unit/protocol/raw_peer.h"
 
 namespace heddle::coordinator {
 namespace {
@@ -117,6 +118,17 @@ TEST_F(ServiceAuditTest, GathersRefusalsOfStrangersDevicesAndTheAdminApi) {
   }
   EXPECT_EQ(Enroll("bert", "no such token").status, 403U);
   EXPECT_EQ(Admin("POST", "/v1/clients/anna:revoke", "", "Bearer wrong").status, 401U);
+  // Refused before any handler: who it was is not looked at.
+  for (const char* head : {"GET / HTTP/1.1\r\n\r\n", "GET / HTTP/2.0\r\nHost: x\r\n\r\n"}) {
+    protocol::RawPeer peer(service_->admin_port());
+    peer.Send(head);
+    EXPECT_EQ(peer.ReadStatus(), 400);
+  }
+  protocol::RawPeer long_winded(service_->admin_port());
+  long_winded.Send("GET / HTTP/1.1\r\nHost: x\r\nX: " + std::string(100'000, 'a') + "\r\n\r\n");
+  EXPECT_EQ(long_winded.ReadStatus(), 431);
+  EXPECT_EQ(Metric(R"(heddle_heads_refused_total{reason="MALFORMED"})"), 2);
+  EXPECT_EQ(Metric(R"(heddle_heads_refused_total{reason="TOO_LARGE"})"), 1);
   // A bad update is refused inside of an answer of status 200.
   SubmitRun();
   auto assignments = NextRound();
@@ -129,8 +141,12 @@ TEST_F(ServiceAuditTest, GathersRefusalsOfStrangersDevicesAndTheAdminApi) {
   EXPECT_EQ(Refusals("NOT_FOUND", "anna"), 3U);
   EXPECT_EQ(Refusals("BAD_TOKEN"), 1U);
   EXPECT_EQ(Refusals("BAD_UPDATE", "anna"), 1U);
+  EXPECT_EQ(Refusals("MALFORMED_HEAD"), 2U);
+  EXPECT_EQ(Refusals("LARGE_HEAD"), 1U);
+  EXPECT_EQ(Refusals("REQUEST_FAILED"), 0U);
   for (const AuditRecord& record : Records()) {
-    EXPECT_EQ(record.event.kind == AuditKind::kRefusal, record.event.from == "127.0.0.0/24");
+    const bool named = record.event.kind == AuditKind::kRefusal && record.event.object != "connection";
+    EXPECT_EQ(named, record.event.from == "127.0.0.0/24");
   }
   EXPECT_FALSE(Pki::Value(CheckAudit(config_.audit())).fault);
 }
