@@ -77,9 +77,10 @@ Status ReadAdaptive(uint32_t weight, std::span<const std::byte>* in, std::span<f
   std::memcpy(&range.middle, in->data(), sizeof range.middle);
   std::memcpy(&range.half, in->data() + sizeof range.middle, sizeof range.half);
   *in = in->subspan(kHeadBytes);
-  if (!std::isfinite(range.middle) || !std::isfinite(range.half) || std::signbit(range.half)) {
-    return InvalidArgument("the range of its values is negative or not finite");
+  if (!std::isfinite(range.middle) || !std::isfinite(range.half)) {
+    return OutOfRange("the range of its values is not finite");
   }
+  if (std::signbit(range.half)) return InvalidArgument("the range of its values is negative");
   const unsigned bits = AdaptiveBits(range.half, weight);
   const uint32_t levels = bits == 0 ? 1 : LevelsOf(range.half, weight);
   const uint64_t bytes = (out.size() * bits + 7) / 8;

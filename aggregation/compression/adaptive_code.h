@@ -26,8 +26,8 @@ unsigned AdaptiveBits(float half_range, uint32_t weight);
 
 // Values are finite.
 void AppendAdaptive(std::span<const float> values, uint32_t weight, std::string* out);
-// Reads out.size() values from the front of `in`, which is shortened by what was read. Errors: kInvalidArgument for
-// what AppendAdaptive cannot have written.
+// Reads out.size() values from the front of `in`, which is shortened by what was read. Errors, of
+// what AppendAdaptive cannot have written: kOutOfRange for a range that is not finite, else kInvalidArgument.
 Status ReadAdaptive(uint32_t weight, std::span<const std::byte>* in, std::span<float> out);
 
 // Of `count` values, at least and at most.

@@ -59,8 +59,8 @@ class Compressor {
 
   // F32 tensors of `expected`'s names and shapes, zero where nothing was sent, all finite. Memory: `expected`'s, which
   // may be `max_decoded_bytes` at most. Errors: kInvalidArgument, one sentence with the tensor: bytes that Encode
-  // cannot have written for this pipeline, seed and spec; an expected tensor that is not F32. kResourceExhausted: too
-  // large.
+  // cannot have written for this pipeline, seed and spec; an expected tensor that is not F32. kOutOfRange: likewise, a
+  // number or a scale of numbers that is not finite. kResourceExhausted: too large.
   Result<StateDict> Decode(std::span<const std::byte> bytes, const StateDictSpec& expected,
                            uint64_t max_decoded_bytes) const;
 

@@ -107,10 +107,9 @@ Status DecodeBlocks(std::span<const std::byte> in, int levels, std::span<float> 
   for (size_t first = 0; first < out.size(); first += kScaleBlock) {
     const size_t count = std::min(kScaleBlock, out.size() - first);
     const float scale = GetFloat(in.data() + first / kScaleBlock * sizeof(float));
-    if (std::signbit(scale) || !(scale <= largest_scale)) {
-      return InvalidArgument("the scale of block " + std::to_string(first / kScaleBlock) +
-                             " is negative, not finite or too large");
-    }
+    const auto of_block = [&] { return "the scale of block " + std::to_string(first / kScaleBlock); };
+    if (!std::isfinite(scale)) return OutOfRange(of_block() + " is not finite");
+    if (std::signbit(scale) || scale > largest_scale) return InvalidArgument(of_block() + " is negative or too large");
     Unpack<kBits>(codes, count, block.data());
     codes += count * kBits / 8;
     if (kernels.max_code(block.data(), count) > 2 * levels) {
@@ -148,7 +147,8 @@ void EncodeSigns(std::span<const float> values, std::span<std::byte> out, const 
 Status DecodeSigns(std::span<const std::byte> in, std::span<float> out) {
   if (out.empty()) return OkStatus();
   const float scale = GetFloat(in.data());
-  if (std::signbit(scale) || !(scale <= kLargest)) return InvalidArgument("the scale is negative or not finite");
+  if (!std::isfinite(scale)) return OutOfRange("the scale is not finite");
+  if (std::signbit(scale) || scale > kLargest) return InvalidArgument("the scale is negative or too large");
   if (const size_t used = out.size() % 8; used != 0 && static_cast<unsigned>(in.back()) >> used != 0) {
     return InvalidArgument("there are bits set behind the last value");
   }
@@ -173,7 +173,7 @@ void EncodeBfloat16(std::span<const float> values, std::byte* out) {
 
 Status CheckFinite(std::span<const float> values, const Kernels& kernels) {
   if (std::isfinite(std::bit_cast<float>(kernels.max_abs_bits(values.data(), values.size())))) return OkStatus();
-  return InvalidArgument("a value is not finite");
+  return OutOfRange("a value is not finite");
 }
 
 }  // namespace

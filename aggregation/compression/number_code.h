@@ -41,8 +41,9 @@ float ScaleOf(float largest, int levels);
 void EncodeValues(NumberStage stage, std::span<const float> values, uint64_t key, std::span<std::byte> out,
                   const Kernels& kernels = BestKernels());
 
-// The other way; `in` has ScaleBytes + CodeBytes of out.size() values. Errors: kInvalidArgument for what EncodeValues
-// cannot have written: values or scales that are not finite or too large, codes out of range, bits behind the end.
+// The other way; `in` has ScaleBytes + CodeBytes of out.size() values. Errors, of what EncodeValues cannot have
+// written: kOutOfRange for values or scales that are not finite; kInvalidArgument for scales that are negative or too
+// large, codes out of range, bits behind the end.
 Status DecodeValues(NumberStage stage, std::span<const std::byte> in, std::span<float> out,
                     const Kernels& kernels = BestKernels());
 

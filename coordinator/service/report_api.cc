@@ -92,6 +92,9 @@ Awaitable<Status> DeviceApi::CheckUpdate(const v1::ReportRequest& request, Inlin
     if (update.status().code() == Code::kInvalidArgument || update.status().code() == Code::kDataLoss) {
       return invalid(v1::REFUSAL_REASON_BAD_UPDATE, update.status().message());
     }
+    if (update.status().code() == Code::kOutOfRange) {  // of an encoded one, a number or a scale
+      return invalid(v1::REFUSAL_REASON_NOT_FINITE, update.status().message());
+    }
     HEDDLE_RETURN_IF_ERROR(update.status());
     const auto validity =
         expected->validator->Validate(*update, UpdateInfoOf(expected->view, event->device, event->metrics));

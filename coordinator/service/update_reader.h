@@ -27,7 +27,8 @@ class UpdateReader {
   // The update of a device whose factors have `rank` (0: the model's) from its bytes, which `owner` keeps alive: views
   // into them, or tensors of their own when it was encoded. Where devices prune their rank (HetLoRA) it may be of fewer
   // rows of A and columns of B, as its header says. Errors: kInvalidArgument with what is wrong, also for an
-  // update in the other of the two forms; kResourceExhausted (memory).
+  // update in the other of the two forms; kOutOfRange for a number or a scale of an encoded one that is not finite;
+  // kResourceExhausted (memory).
   Result<StateDict> Read(std::span<const std::byte> bytes, std::shared_ptr<const void> owner, const DeviceId& device,
                          int64_t rank) const;
 

@@ -1,5 +1,7 @@
 // Reports: updates that travel inside them, and that a report may only name what its device has shown to have.
 #include <boost/json.hpp>
+#include <cstring>
+#include <limits>
 
 #include "aggregation/compression/compressor.h"
 #include "common/safetensors.h"
@@ -131,7 +133,7 @@ TEST_F(ReportsTest, AnUpdateOfAnotherVersionOfTheModelIsRefused) {
   EXPECT_EQ(verdict.verdict(), v1::REPORT_VERDICT_INVALID);
   EXPECT_EQ(protocol::ReasonName(verdict.refusal().reason()), "WRONG_BASE");
   report = InlineReportOf(next["bert"], Good(next["bert"]));
-  report.set_parent_sha256(next["bert"].plan().adapter(1).sha256());
+  report.clear_parent_sha256();  // of a device that does not say: its assignment stands for it
   EXPECT_EQ(VerdictOn("bert", report).verdict(), v1::REPORT_VERDICT_ACCEPTED);
   report.set_parent_sha256("short");
   ExpectRefused(Report("bert", report), v1::REFUSAL_REASON_MALFORMED);
@@ -286,6 +288,14 @@ TEST_F(ReportsTest, BytesThatNoDeviceCanHaveEncodedForItsTaskAreRefused) {
          return whole.substr(0, whole.size() - 1);
        },
        v1::REFUSAL_REASON_BAD_UPDATE},
+      {"a scale that is no number",
+       [](Assignments& round, const StateDict& update) {
+         auto encoded = CompressorOf(round["anna"].plan()).Encode(update, nullptr);
+         const float scale = std::numeric_limits<float>::quiet_NaN();
+         std::memcpy(encoded->bytes.data() + encoded->count.header, &scale, sizeof scale);
+         return encoded->bytes;
+       },
+       v1::REFUSAL_REASON_NOT_FINITE},
       {"too large once it is decoded",
        [](Assignments& round, const StateDict& update) {
          StateDict large;
