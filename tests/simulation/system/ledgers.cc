@@ -130,7 +130,7 @@ const std::set<int>& LedgerReasonsFor(Flaw flaw) {
     case Flaw::kWrongShape:
       return kState;
     default:
-      return ReasonsFor(flaw);
+      return ReasonsFor(flaw, /*encoded=*/false);
   }
 }
 

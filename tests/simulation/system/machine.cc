@@ -315,12 +315,18 @@ void Machine::EndTraining(const v1::TaskAssignment& task) {
   }
   if (time_.Chance(nature_.fails)) return Tell(std::move(trained));
   Flaw flaw = Flaw::kNone;
-  // Not one that is too long: the session itself would stop it.
   if (time_.Chance(nature_.flaws)) flaw = static_cast<Flaw>(1 + time_.Below(kNumCommonFlaws - 2));
   if (flaw != Flaw::kNone && checker_.has_layers() && time_.Chance(0.5)) {
-    flaw = static_cast<Flaw>(kNumCommonFlaws + time_.Below(kNumFlaws - kNumCommonFlaws));
+    flaw = static_cast<Flaw>(kNumCommonFlaws + time_.Below(kNumLayerFlaws));
   }
-  kept_.update = Made(task, DeriveSeed(seed_, "train", task.assignment_id()), flaw);
+  // One that is too long the session itself stops, and reports that the task failed.
+  if (const uint64_t draw = DeriveSeed(seed_, "rare flaw", task.assignment_id());
+      flaw != Flaw::kNone && MakesRareFlaws(seed_) && draw % 2 == 0) {
+    flaw = draw % 4 == 0 ? Flaw::kTooLong : Flaw::kWrongBase;
+  }
+  // Of a wrong base it is another update than the task's good one: their reports tell of different digests.
+  kept_.update =
+      Made(task, DeriveSeed(seed_, flaw == Flaw::kWrongBase ? "stale" : "train", task.assignment_id()), flaw);
   checker_.Made(device(), task.assignment_id(), kept_.update);
   if (flaw != Flaw::kNone) time_.Note(device() + " makes an update with the flaw: " + FlawName(kept_.update.flaw));
   trained.outcome = Trained::Outcome::kCompleted;
@@ -394,7 +400,11 @@ void Machine::UploadAnswered(Result<Network::Answer> answer, int patches) {
 void Machine::Do(const client::Report& action) {
   ++operation_;
   v1::ReportRequest report = action.report;
-  if (action.with_update) forms_.AddUpdate(kept_.update.bytes, &report);
+  const bool wrong_base = kept_.update.flaw == Flaw::kWrongBase && report.has_update();
+  if (wrong_base) report.set_parent_sha256(std::string(Sha256("another adapter").raw()));
+  // A short form names no base: its proof does.
+  if (action.with_update && wrong_base) report.set_inline_update(kept_.update.bytes);
+  if (action.with_update && !wrong_base) forms_.AddUpdate(kept_.update.bytes, &report);
   std::string body = report.SerializeAsString();
   if (sent_reports_.empty() || sent_reports_.back() != body) sent_reports_.push_back(body);
   Call({"POST", "/v1/reports", {}, std::move(body), "report"}, [this](Result<Network::Answer> answer) {

@@ -14,6 +14,7 @@ uint64_t Network::Send(size_t machine, protocol::Peer peer, Request request, Hea
   call->heard = std::move(heard);
   calls_[id] = call;
   if (time_.Chance(weather.duplicates)) {
+    ++happened["duplicate"];
     // Somebody sends the same again, after a while: a proxy, or the device's own library.
     auto again = std::make_shared<Call>(*call);
     again->heard = nullptr;
@@ -24,6 +25,7 @@ uint64_t Network::Send(size_t machine, protocol::Peer peer, Request request, Hea
   if (cut_.contains(machine)) {
     Fail(id, time_.Between(3, 20), DeadlineExceeded("no way to the coordinator"));
   } else if (time_.Chance(weather.loses_request)) {
+    ++happened["lost request"];
     Fail(id, time_.Skewed(0.05, 10), Unavailable("the connection broke before the request arrived"));
   } else {
     time_.After(time_.Skewed(0.002, 1.5), [this, id, call] { Arrive(id, call); });
@@ -54,6 +56,8 @@ void Network::Deliver(uint64_t id, const CallPtr& call) {
   delivered_.push_back(call);
   const bool truncated = time_.Chance(weather.truncates);
   const bool slow = !body.empty() && time_.Chance(weather.slow);
+  if (truncated) ++happened["truncation"];
+  if (slow) ++happened["slow link"];
   const size_t until = truncated ? time_.Below(static_cast<uint32_t>(body.size() + 1)) : body.size();
   if (!slow) call->exchange->Receive(std::string_view(body).substr(0, until));
   if (truncated && !slow) {
@@ -98,9 +102,11 @@ void Network::BreakLater(uint64_t id, const CallPtr& call) {
   time_.After(time_.Skewed(0.001, 40), [this, id, call] {
     if (call->exchange == nullptr || !calls_.contains(id)) return;
     if (time_.Chance(weather.goes_silent)) {
+      ++happened["half-open connection"];
       Vanish(id);
       return;
     }
+    ++happened["break"];
     call->exchange->Break();
     Fail(id, time_.Skewed(0.01, 5), Unavailable("the connection broke"));
     host_.Pump();
@@ -117,6 +123,7 @@ void Network::Answered(uint64_t id, const CallPtr& call, const Answer& answer) {
   }
   if (cut_.contains(call->machine) || call->silent) return Fail(id, time_.Between(5, 60), DeadlineExceeded("silence"));
   if (time_.Chance(weather.loses_answer)) {
+    ++happened["lost answer"];
     return Fail(id, time_.Skewed(0.05, 10), Unavailable("the connection broke before the answer arrived"));
   }
   Answer arrives = answer;

@@ -38,6 +38,7 @@ class Network {
   Network(Timeline& time, CoordinatorHost& host) : time_(time), host_(host) {}
 
   Weather weather;
+  std::map<std::string, uint64_t> happened;  // how often each kind of weather did something
   // Sees every answer when the coordinator gives it. `device`: whose certificate the request bore.
   std::function<void(const std::string& device, const Request&, const Answer&)> witness;
 

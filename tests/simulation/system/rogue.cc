@@ -89,10 +89,15 @@ Rogue::Attempt Rogue::LongUpload(const Machine& machine) {
   if (issued.empty()) return WrongPlace();
   const auto& [assignment, owner] = issued[time_.Below(static_cast<uint32_t>(issued.size()))];
   Request request{"POST", "/v1/uploads", {}, "", "an upload that is too long"};
-  request.headers = {{"Heddle-Assignment", assignment}, {"Heddle-Digest", HexOf(time_.Bits())}};
+  const uint64_t bits = time_.Bits();
+  request.headers = {{"Heddle-Assignment", assignment}, {"Heddle-Digest", HexOf(bits)}};
   if (time_.Chance(0.5)) {
-    request.headers.emplace_back("Upload-Length", std::to_string(uint64_t{1} << 40));
-    return {request, owner == machine.device() ? std::set<unsigned>{413} : std::set<unsigned>{403}};
+    // Longer than anything, or than the run's updates by a byte; once the run is over that is a closed task's.
+    const bool by_a_byte = bits % 2 == 0;
+    const uint64_t length = by_a_byte ? checker_.spec().max_update_bytes + 1 : uint64_t{1} << 40;
+    request.headers.emplace_back("Upload-Length", std::to_string(length));
+    if (owner != machine.device()) return {request, {403}};
+    return {request, by_a_byte ? std::set<unsigned>{413, 200} : std::set<unsigned>{413}};
   }
   static constexpr const char* kNoLengths[] = {"", "0", "-5", "18446744073709551616", "0x10", "1e3"};
   request.headers.emplace_back("Upload-Length", kNoLengths[time_.Below(6)]);

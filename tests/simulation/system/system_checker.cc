@@ -58,6 +58,7 @@ void SystemChecker::RunBegan(const RunId& run) {
 
 void SystemChecker::Made(const std::string& device, const std::string& assignment, const MadeUpdate& update) {
   Known& known = updates_[update.digest];
+  ++counts.happened[FlawName(update.flaw)];
   const bool wrong = update.flaw == Flaw::kWrongDigest;
   (wrong ? known.wrong_copy : known.right_copy) = true;
   // The right one stays known beside those of the same bytes that are told wrongly.
@@ -173,7 +174,7 @@ Share SystemChecker::ShareFor(const std::string& device, const v1::TaskAssignmen
 StateDictSpec SystemChecker::SentFor(const std::string& device, const v1::TaskAssignment& task, uint64_t key,
                                      Flaw* flaw) const {
   if (!has_layers()) return model_spec_;
-  if (static_cast<uint32_t>(*flaw) < kNumCommonFlaws) return Within(ShareFor(device, task).sent, model_spec_);
+  if (*flaw < Flaw::kOneLayerMore || *flaw > Flaw::kOtherPart) return Within(ShareFor(device, task).sent, model_spec_);
   return Within(WrongLayers(method_, seed_, device, task.round(), key, flaw), model_spec_);
 }
 
@@ -247,7 +248,8 @@ void SystemChecker::OnFirstVerdict(const std::string& device, const v1::ReportRe
   if (update.flaw == Flaw::kNone) {
     return Breach("a good update of " + device + " was called invalid: " + response.refusal().message());
   }
-  if (!(has_ledger() ? LedgerReasonsFor(update.flaw) : ReasonsFor(update.flaw)).contains(reason)) {
+  if (!(has_ledger() ? LedgerReasonsFor(update.flaw) : ReasonsFor(update.flaw, EncodesUploads(seed_)))
+           .contains(reason)) {
     Breach(std::string("an update with the flaw '") + FlawName(update.flaw) + "' was refused as " +
            std::string(protocol::ReasonName(response.refusal().reason())));
   }
@@ -312,9 +314,17 @@ void SystemChecker::OnUpload(const Request& request, const Network::Answer& answ
   const bool torn = power_cut_at_ && *power_cut_at_ >= known->second.made_at;
   if (!known->second.wrong_copy && answer.status == 422 && !torn)
     return Breach("an upload of the right bytes was refused as wrong ones");
-  if (!known->second.right_copy && answer.status < 300 && answer.Header("Upload-Complete") == "1") {
-    Breach("an upload with the wrong bytes was taken as complete");
+  if (known->second.right_copy || answer.status >= 300 || answer.Header("Upload-Complete") != "1") return;
+  // For a closed assignment nothing is left to send, whatever the bytes are, and nothing is kept.
+  if (const auto id = protocol::FindHeader(request.headers, "Heddle-Assignment")) {
+    const auto row = host_.store().FindAssignment(AssignmentId(std::string(*id)));
+    if (!row.ok()) return;
+    if (*row && (*row)->state != coordinator::AssignmentState::kOpen) {
+      if (host_.blobs().Has(*declared)) Breach("an upload with the wrong bytes is a blob");
+      return;
+    }
   }
+  Breach("an upload with the wrong bytes was taken as complete");
 }
 
 // ---- the store ----

@@ -35,10 +35,11 @@ namespace heddle::system_simulation {
 struct Counts {
   uint64_t answers = 0, refusals = 0, accepted = 0, late = 0, invalid = 0, superseded = 0, noted = 0, repeated = 0;
   uint64_t committed = 0, abandoned = 0, restarts = 0, power_cuts = 0, storage_errors = 0, jumps = 0, rogue = 0;
-  uint64_t patches = 0;      // of ledgers, to devices that had an earlier one
-  uint64_t short_forms = 0;  // of assignments
-  uint64_t tensors = 0;      // of the base model, fetched by themselves
-  uint64_t cleaned = 0;      // blobs that were thrown away
+  uint64_t patches = 0;                      // of ledgers, to devices that had an earlier one
+  uint64_t short_forms = 0;                  // of assignments
+  uint64_t tensors = 0;                      // of the base model, fetched by themselves
+  uint64_t cleaned = 0;                      // blobs that were thrown away
+  std::map<std::string, uint64_t> happened;  // of each kind of flaw, weather and trouble
 };
 
 // Rounds above `after` have a cohort and steps of their own.

@@ -7,6 +7,7 @@
 //   HEDDLE_SIM_MINUTES=<m>     plays for so long
 #include <gtest/gtest.h>
 
+#include <array>
 #include <atomic>
 #include <chrono>
 #include <cstdlib>
@@ -50,6 +51,7 @@ void Add(const Counts& from, Counts* to) {
                      &Counts::patches, &Counts::short_forms, &Counts::tensors, &Counts::cleaned}) {
     to->*field += from.*field;
   }
+  for (const auto& [what, times] : from.happened) to->happened[what] += times;
 }
 
 // What a number of worlds had in common.
@@ -100,6 +102,26 @@ void Print(const Played& played, SteadyTime since) {
             << c.restarts << " restarts, " << c.power_cuts << " power cuts, " << c.jumps << " jumps of the clock, "
             << c.short_forms << " short assignments, " << c.patches << " patches of ledgers, " << c.tensors
             << " tensors of parts, " << c.cleaned << " blobs thrown away\n";
+  for (const auto& [what, times] : c.happened) std::cout << what << ": " << times << "; ";
+  std::cout << std::endl;
+}
+
+// Of each flaw and each kind of weather and trouble.
+constexpr std::array kKinds = {
+    "lost request",  "lost answer",    "break",        "half-open connection", "duplicate",         "truncation",
+    "slow link",     "partition",      "twin",         "revocation",           "vanished device",   "backup",
+    "owner at work", "kill",           "orderly stop", "armed crash",          "failing operation", "full disk",
+    "read error",    "locked database"};
+
+void ExpectEveryKind(const Counts& counts) {
+  const auto times = [&counts](const std::string& what) {
+    const auto found = counts.happened.find(what);
+    return found == counts.happened.end() ? 0 : found->second;
+  };
+  for (const char* what : kKinds) EXPECT_GT(times(what), 0U) << what;
+  for (uint32_t flaw = 1; flaw < kNumFlaws; ++flaw) {
+    EXPECT_GT(times(FlawName(static_cast<Flaw>(flaw))), 0U) << "the flaw: " << FlawName(static_cast<Flaw>(flaw));
+  }
 }
 
 class SystemSimulation : public ::testing::Test {
@@ -129,6 +151,8 @@ TEST_F(SystemSimulation, KeepsItsContractInEveryHostileWorld) {
   if (played.worlds < kNewSeeds) return;
   // Worlds in which nothing happens prove nothing.
   const Counts& c = played.counts;
+  ExpectEveryKind(c);
+  EXPECT_GT(c.superseded, 0U);
   for (const uint64_t happened :
        {c.refusals, c.late, c.invalid, c.noted, c.repeated, c.abandoned, c.restarts, c.power_cuts, c.storage_errors,
         c.jumps, c.rogue, c.patches, c.short_forms, c.cleaned}) {

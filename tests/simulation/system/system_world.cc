@@ -85,6 +85,7 @@ void SystemWorld::DrawMachines() {
   if (!time_.Chance(0.3)) return;
   // Somebody has copied a device's identity.
   for (size_t twin = 0; twin < 1 + time_.Below(kMostTwins); ++twin) {
+    ++checker_.counts.happened["twin"];
     machines_.push_back(
         std::make_unique<Machine>(kDevices + twin, time_.Below(kDevices), time_, network_, checker_, Nature{}, seed_));
   }
@@ -155,7 +156,7 @@ std::string SystemWorld::DrawRecipe() {
   } else {
     // In some worlds updates are made smaller, in some what devices start from; by the seed alone, so that the other
     // draws of a world stay.
-    if (DeriveSeed(seed_, "compression", "") % 4 == 0) more += "upload = [\"int8\"]\n";
+    if (EncodesUploads(seed_)) more += "upload = [\"int8\"]\n";
     if (RoundsDownloads(seed_)) more += "download = \"bf16\"\n";
     if (!more.empty()) more = "[compression]\n" + more;
     if (layers) more = LayerSettings(method, seed_) + more;
@@ -221,6 +222,12 @@ std::optional<std::string> SystemWorld::Run() {
   return checker_.breach();
 }
 
+Counts SystemWorld::counts() const {
+  Counts all = checker_.counts;
+  all.happened.insert(network_.happened.begin(), network_.happened.end());
+  return all;
+}
+
 void SystemWorld::CleanUpNowAndThen() {
   time_.After(kCleaning, [this] {
     if (host_.up()) checker_.counts.cleaned += host_.CleanUp(kGarbageAge);
@@ -282,6 +289,7 @@ void SystemWorld::RestartLater() {
 void SystemWorld::CoordinatorDies(bool power_cut) {
   if (!host_.up()) return;
   time_.Note(power_cut ? "power cut" : "killed");
+  if (!power_cut) ++checker_.counts.happened["kill"];
   if (power_cut) checker_.PowerWasCut();
   checker_.Disturbed();
   host_.Die(power_cut);
@@ -302,6 +310,7 @@ void SystemWorld::DieInOperation() {
   const uint64_t n = 1 + time_.Below(time_.Chance(0.5) ? 12 : 150);
   const bool power_cut = time_.Chance(0.5);
   time_.Note("will die in operation " + std::to_string(n));
+  ++checker_.counts.happened["armed crash"];
   host_.ArmCrash(n, power_cut);
   disk_trouble_ = true;
   HealLater(time_.Between(10, 60));
@@ -310,6 +319,7 @@ void SystemWorld::DieInOperation() {
 void SystemWorld::StopOrderly() {
   if (!host_.up() || disk_trouble_) return;
   time_.Note("orderly stop");
+  ++checker_.counts.happened["orderly stop"];
   checker_.Disturbed();
   network_.CoordinatorStops();
   host_.Stop();
@@ -329,6 +339,7 @@ void SystemWorld::HealLater(Duration after) {
 void SystemWorld::FailOnce() {
   if (disk_trouble_) return;
   time_.Note("a disk operation will fail");
+  ++checker_.counts.happened["failing operation"];
   checker_.Disturbed();
   host_.FailOnce();
   disk_trouble_ = true;
@@ -338,6 +349,7 @@ void SystemWorld::FailOnce() {
 void SystemWorld::FillDisk() {
   if (disk_trouble_) return;
   time_.Note("the disk is full");
+  ++checker_.counts.happened["full disk"];
   checker_.Disturbed();
   host_.FillDisk();
   disk_trouble_ = true;
@@ -347,6 +359,7 @@ void SystemWorld::FillDisk() {
 void SystemWorld::FailReads() {
   if (disk_trouble_) return;
   time_.Note("the disk cannot be read");
+  ++checker_.counts.happened["read error"];
   checker_.Disturbed();
   host_.FailReads();
   disk_trouble_ = true;
@@ -356,6 +369,7 @@ void SystemWorld::FailReads() {
 void SystemWorld::LockDatabase() {
   if (disk_trouble_) return;
   time_.Note("the database is locked by another process");
+  ++checker_.counts.happened["locked database"];
   checker_.Disturbed();
   host_.LockDatabase();
   disk_trouble_ = true;
@@ -366,6 +380,7 @@ void SystemWorld::Partition() {
   const double share = time_.Chance(0.3) ? 1 : ToSeconds(time_.Between(0, 1));
   const Duration length = time_.Skewed(1, 90);
   time_.Note("partition of " + std::to_string(share));
+  ++checker_.counts.happened["partition"];
   for (auto& machine : machines_) {
     if (!time_.Chance(share)) continue;
     network_.SetPartition(machine->number(), true);
@@ -377,6 +392,7 @@ void SystemWorld::MachineVanishes() {
   Machine& machine = AnyMachine();
   if (!machine.alive()) return;
   time_.Note(machine.device() + " vanishes");
+  ++checker_.counts.happened["vanished device"];
   machine.Vanish();
   Machine::Memory memory = Machine::Memory::kKept;
   if (time_.Chance(0.3)) memory = time_.Chance(0.5) ? Machine::Memory::kLost : Machine::Memory::kBackup;
@@ -387,7 +403,10 @@ void SystemWorld::MachineVanishes() {
   });
 }
 
-void SystemWorld::TakeBackup() { AnyMachine().TakeBackup(); }
+void SystemWorld::TakeBackup() {
+  ++checker_.counts.happened["backup"];
+  AnyMachine().TakeBackup();
+}
 
 void SystemWorld::SetClock() {
   const bool back = time_.Chance(0.5);
@@ -402,6 +421,7 @@ void SystemWorld::SetClock() {
 
 void SystemWorld::OwnerUsesDevice() {
   Machine& machine = AnyMachine();
+  ++checker_.counts.happened["owner at work"];
   machine.SetEligible(false);
   time_.After(time_.Skewed(0.1, 60), [&machine] { machine.SetEligible(true); });
 }
@@ -411,6 +431,7 @@ void SystemWorld::RevokeDevice() {
   ++revoked_;
   const size_t device = time_.Below(kDevices);
   time_.Note("revoke " + machines_[device]->device());
+  ++checker_.counts.happened["revocation"];
   host_.Revoke(Stage::DeviceName(device));
   host_.Pump();
   // It gets a new token, some time; its old certificate is worth nothing any more, its twin's neither.

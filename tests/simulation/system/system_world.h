@@ -23,7 +23,7 @@ class SystemWorld {
 
   std::optional<std::string> Run();
 
-  const Counts& counts() const { return checker_.counts; }
+  Counts counts() const;
   uint64_t steps() const { return time_.steps(); }
   uint64_t fingerprint() const { return time_.fingerprint(); }
   std::string Trace() const { return time_.Trace(); }

@@ -15,30 +15,31 @@ namespace {
 
 struct FlawRow {
   const char* name;
-  std::set<int> reasons;
+  std::set<int> reasons, of_encoded;
 };
 
 const std::array<FlawRow, kNumFlaws>& FlawRows() {
-  static const std::array<FlawRow, kNumFlaws> kRows = {{{"none", {}},
-                                                        {"truncated file", {10}},
-                                                        {"no safetensors", {10}},
-                                                        {"NaN", {10, 11}},
-                                                        {"infinity", {10, 11}},
-                                                        {"element too large", {12}},
-                                                        {"norm too large", {12, 24}},
-                                                        {"wrong shape", {10, 21}},
-                                                        {"wrong rank", {10, 23}},
-                                                        {"wrong dtype", {10, 22}},
-                                                        {"missing tensor", {10, 20}},
-                                                        {"extra tensor", {10, 20}},
-                                                        {"no examples", {13}},
-                                                        {"too many examples", {13}},
-                                                        {"wrong size", {2, 10}},
-                                                        {"wrong digest", {9}},
-                                                        {"too long", {2}},
-                                                        {"one layer more", {10, 20}},
-                                                        {"one layer less", {10, 20}},
-                                                        {"layers of another", {10, 20}}}};
+  static const std::array<FlawRow, kNumFlaws> kRows = {{{"none", {}, {}},
+                                                        {"truncated file", {10}, {10}},
+                                                        {"no safetensors", {10}, {10}},
+                                                        {"NaN", {11}, {11}},
+                                                        {"infinity", {11}, {11}},
+                                                        {"element too large", {12}, {12}},
+                                                        {"norm too large", {24}, {12, 24}},
+                                                        {"wrong shape", {21}, {10}},
+                                                        {"wrong rank", {23}, {10}},
+                                                        {"wrong dtype", {22}, {10}},
+                                                        {"missing tensor", {20}, {10}},
+                                                        {"extra tensor", {20}, {10}},
+                                                        {"no examples", {13}, {13}},
+                                                        {"too many examples", {13}, {13}},
+                                                        {"wrong size", {10}, {10}},
+                                                        {"wrong digest", {9}, {9}},
+                                                        {"too long", {2}, {2}},
+                                                        {"one layer more", {20}, {10}},
+                                                        {"one layer less", {20}, {10}},
+                                                        {"layers of another", {20}, {10}},
+                                                        {"wrong base", {25}, {25}}}};
   return kRows;
 }
 
@@ -189,7 +190,14 @@ std::string Encode(const compression::Compressor& compressor, const StateDictSpe
 }  // namespace
 
 const char* FlawName(Flaw flaw) { return FlawRows()[static_cast<size_t>(flaw)].name; }
-const std::set<int>& ReasonsFor(Flaw flaw) { return FlawRows()[static_cast<size_t>(flaw)].reasons; }
+
+const std::set<int>& ReasonsFor(Flaw flaw, bool encoded) {
+  const FlawRow& row = FlawRows()[static_cast<size_t>(flaw)];
+  return encoded ? row.of_encoded : row.reasons;
+}
+
+bool EncodesUploads(uint64_t seed) { return DeriveSeed(seed, "compression", "") % 4 == 0; }
+bool MakesRareFlaws(uint64_t seed) { return DeriveSeed(seed, "other flaws", "") % 8 == 0; }
 
 MadeUpdate MakeUpdate(const StateDictSpec& model, uint64_t key, Flaw flaw, uint64_t max_update_bytes,
                       const compression::Compressor* compressor, const privacy::UpdatePrivacy& how,

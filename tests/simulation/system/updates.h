@@ -51,13 +51,23 @@ enum class Flaw {
   kOneLayerMore,  // than it was asked to train
   kOneLayerLess,
   kOtherPart,  // the layers that another device sends, or in another round
+  // Of the worlds that MakesRareFlaws names.
+  kWrongBase,  // a good one, whose report names another adapter than the task's
 };
 inline constexpr uint32_t kNumCommonFlaws = static_cast<uint32_t>(Flaw::kTooLong) + 1;
-inline constexpr uint32_t kNumFlaws = static_cast<uint32_t>(Flaw::kOtherPart) + 1;
+inline constexpr uint32_t kNumLayerFlaws = static_cast<uint32_t>(Flaw::kOtherPart) + 1 - kNumCommonFlaws;
+inline constexpr uint32_t kNumFlaws = static_cast<uint32_t>(Flaw::kWrongBase) + 1;
 const char* FlawName(Flaw flaw);
 
-// The reasons with which such an update may be refused, by their number in heddle.v1.RefusalReason.
-const std::set<int>& ReasonsFor(Flaw flaw);
+// The reasons with which such an update may be refused, by their number in heddle.v1.RefusalReason. `encoded`: the
+// world's updates are made smaller, so that the bytes of other tensors are none of the task's.
+const std::set<int>& ReasonsFor(Flaw flaw, bool encoded);
+
+// What the seed alone decides of a world, each from a stream in which no kept seed is drawn or that was there before
+// them. Its devices make their updates smaller, where these are tensors.
+bool EncodesUploads(uint64_t seed);
+// One in eight: its devices make kTooLong and kWrongBase too.
+bool MakesRareFlaws(uint64_t seed);
 
 using Values = std::map<std::string, std::vector<float>>;
 
