@@ -7,6 +7,7 @@
 #include <atomic>
 #include <set>
 
+#include "tests/unit/protocol/raw_peer.h"
 #include "tests/unit/protocol/transport_fixture.h"
 
 namespace heddle::protocol {
@@ -130,6 +131,21 @@ TEST_F(FrameSocketTest, AFrameThatIsTooLargeEndsTheConnectionAndNoOther) {
   EXPECT_FALSE(Exchange(**large, MakeBytes(1001)).ok());
   EXPECT_TRUE(Exchange(**small, MakeBytes(1000)).ok());
   EXPECT_EQ(answered_, 1);
+}
+
+// Nothing of it is waited for, so nothing is kept: what a device announces takes no memory.
+TEST_F(FrameSocketTest, AFrameThatIsTooLargeIsRefusedByItsHeader) {
+  options_.socket.max_frame_bytes = 1000;
+  Listen();
+  RawPeer peer(listener_->port(), pki_.ClientTls("phone-1").get());
+  ASSERT_TRUE(
+      peer.Send("GET /v1/split HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+                "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"));
+  EXPECT_EQ(peer.ReadStatus(), 101);
+  // RFC 6455, 5.2: the end of a binary message, masked, of 2^40 bytes, of which none comes.
+  ASSERT_TRUE(peer.Send(std::string("\x82\xff\x00\x00\x01\x00\x00\x00\x00\x00mask", 14)));
+  EXPECT_TRUE(peer.ReadToEnd());
+  EXPECT_EQ(answered_, 0);
 }
 
 TEST_F(FrameSocketTest, AnAnswerThatIsTooLargeIsRefusedByTheClient) {
