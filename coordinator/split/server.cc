@@ -52,6 +52,7 @@ uint32_t SplitServer::round() const { return impl_->round; }
 size_t SplitServer::told() const { return impl_->told.size(); }
 size_t SplitServer::sessions() const { return impl_->sessions.size(); }
 size_t SplitServer::passes() const { return impl_->passes; }
+const SplitMemory& SplitServer::memory() const { return impl_->memory; }
 const StateDict& SplitServer::device_adapter() const { return impl_->device_adapter; }
 StateDict SplitServer::server_adapter() const {
   return impl_->shared ? impl_->shared->Adapter() : impl_->server_adapter;
@@ -120,15 +121,20 @@ std::string SplitServer::Handle(const std::string& device, std::string_view fram
 // ---- frames ----
 
 std::string SplitServer::Impl::Refusal(const Status& status) const {
-  const bool later_on = status.code() == Code::kUnavailable || status.code() == Code::kAborted ||
-                        (status.code() == Code::kResourceExhausted && sessions.size() >= plan.max_sessions);
+  const bool later_on = status.code() == Code::kUnavailable || status.code() == Code::kAborted;
   return protocol::RefusalFrame(status, later_on ? options.retry_ms : 0);
+}
+
+// There may be room for the device another time.
+std::string SplitServer::Impl::Full(const std::string& why) const {
+  return protocol::RefusalFrame(ResourceExhausted(why + "; ask again later"), options.retry_ms);
 }
 
 protocol::FrameLimits SplitServer::Impl::Limits(FrameKind kind) const {
   protocol::FrameLimits limits;
   limits.rows = plan.batch_size;
   limits.length = static_cast<uint32_t>(options.part->spec.MaxLength());
+  if (!options.part->spec.TakesImages()) limits.length = std::min(limits.length, plan.sequence_length);
   limits.width = static_cast<uint32_t>(options.part->spec.hidden_size);
   limits.encoding = kind == FrameKind::kActivations ? plan.encoding : plan.gradient_encoding;
   limits.any_encoding = false;
@@ -203,14 +209,20 @@ Result<std::string> SplitServer::Impl::Hello(const std::string& device, const Co
   }
   const auto full = [this] {
     return sessions.size() + counted.size() >= plan.devices_per_round || sessions.size() >= plan.max_sessions ||
-           (in_sequence() && !sessions.empty());
+           MemoryIsFull() || (in_sequence() && !sessions.empty());
   };
   if (full()) DropSilent();
   if (in_sequence() && !sessions.empty()) return Serialize(wait);
   if (sessions.size() + counted.size() >= plan.devices_per_round) return Serialize(wait);
   if (sessions.size() >= plan.max_sessions) {
-    return ResourceExhausted("the split server has " + std::to_string(sessions.size()) +
-                             " devices already, as many as the plan lets it have; ask again later");
+    return Full("the split server has " + std::to_string(sessions.size()) +
+                " devices already, as many as the plan lets it have");
+  }
+  if (MemoryIsFull()) {
+    return Full("the split server's " + std::to_string(sessions.size()) + " devices take about " +
+                std::to_string(MemoryInUse() >> 20) + " MiB, another takes " +
+                std::to_string((memory.session >> 20) + 1) + " MiB, and split.memory_limit_mb is " +
+                std::to_string(MemoryLimit() >> 20));
   }
   const uint64_t id = DeriveSeed(plan.seed, "split session number",
                                  std::to_string(round) + "/" + device + "/" + std::to_string(starts) + "/" +

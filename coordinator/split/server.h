@@ -36,6 +36,7 @@
 #include "aggregation/aggregator.h"
 #include "common/clock.h"
 #include "common/status.h"
+#include "coordinator/split/memory.h"
 #include "peft/split/half.h"
 #include "protocol/split/frame.h"
 #include "protocol/split/plan.h"
@@ -56,15 +57,16 @@ struct SplitServerOptions {
 
 class SplitServer {
  public:
-  // Errors: kInvalidArgument when plan, part and adapter do not fit together; kDataLoss for a state file that is
-  // damaged, kFailedPrecondition for one of another plan; those of the disk.
+  // Errors: kInvalidArgument when plan, part and adapter do not fit together, or not into the memory limit; kDataLoss
+  // for a state file that is damaged, kFailedPrecondition for one of another plan; those of the disk.
   static Result<std::unique_ptr<SplitServer>> Make(SplitServerOptions options);
   ~SplitServer();
 
   // A device's frame that came `now`, by a clock that only goes forward. Its answer, one for each ticket, comes out of
   // TakeReplies at once or after an Advance; it may be a refusal: kInvalidArgument for a frame that is none, is not the
   // device's turn or holds a value that is not finite; kResourceExhausted for one that is larger than the plan, when
-  // more of a device's requests wait than the plan lets it have on the way, or when there are max_sessions devices;
+  // more of a device's requests wait than the plan lets it have on the way, or when there are max_sessions devices or
+  // another would go beyond memory_limit_mb (both with the time to come back);
   // kFailedPrecondition for a device with another plan or base model, and for a frame out of order; kAborted for one of
   // a session that is not (the device starts over); kUnavailable when the disk does not take the state (as if the
   // server had been restarted), or when the device has come on another connection meanwhile. A refusal changes nothing
@@ -93,6 +95,7 @@ class SplitServer {
   uint32_t round() const;  // in hand, from 1; rounds + 1 when all are done
   size_t sessions() const;
   size_t passes() const;  // computed since the start, for reports
+  const SplitMemory& memory() const;
   // After the last finished round.
   const StateDict& device_adapter() const;
   StateDict server_adapter() const;

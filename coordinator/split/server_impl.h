@@ -13,6 +13,7 @@
 
 #include "aggregation/device_rules.h"
 #include "common/safetensors.h"
+#include "coordinator/split/memory.h"
 #include "coordinator/split/server.h"
 #include "coordinator/split/session.h"
 
@@ -29,6 +30,7 @@ struct SplitServer::Impl {
 
   // state.cc
   Status Begin();
+  Status CheckMemory();
   Status Load(const SafetensorsFile& file);
   Status Save();
   Status Reload();
@@ -62,6 +64,7 @@ struct SplitServer::Impl {
   void DropSilent();
   void DropIfBroken(const std::string& device);
   std::string Refusal(const Status& status) const;
+  std::string Full(const std::string& why) const;
   void Say(uint64_t ticket, std::string frame) { replies.push_back({ticket, std::move(frame)}); }
 
   using Batch = std::vector<std::string>;  // devices
@@ -75,6 +78,10 @@ struct SplitServer::Impl {
   bool in_parallel() const { return plan.server_mode == "parallel"; }
   bool in_sequence() const { return plan.server_mode == "sequential"; }
   bool over() const { return round > plan.rounds; }
+  uint64_t MemoryLimit() const { return static_cast<uint64_t>(plan.memory_limit_mb * (1 << 20)); }
+  uint64_t MemoryInUse() const { return memory.With(sessions.size(), counted.size()); }
+  // Whether one device more goes beyond the memory limit.
+  bool MemoryIsFull() const { return MemoryLimit() > 0 && MemoryInUse() + memory.session > MemoryLimit(); }
 
   const SplitServerOptions options;
   const protocol::SplitPlan& plan;
@@ -88,6 +95,7 @@ struct SplitServer::Impl {
   StateDict device_state, server_state;      // what the strategy remembers of either
   std::unique_ptr<peft::SplitHalf> shared;   // with one part for all
   model::Transformer together{nullptr};      // for passes over several devices; null without
+  SplitMemory memory;
   std::map<std::string, std::unique_ptr<SplitSession>> sessions;  // by device
   std::map<std::string, CountedUpdate> counted;                   // of this round, by device
   struct LaterUpdate {

@@ -7,6 +7,7 @@
 #include <csignal>
 #include <iostream>
 
+#include "common/build_info.h"
 #include "common/file.h"
 #include "common/logging.h"
 #include "coordinator/split/device_gate.h"
@@ -67,7 +68,10 @@ Status Run(Options options) {
   if (!options.port_file.empty()) {
     HEDDLE_RETURN_IF_ERROR(WriteFileAtomically(options.port_file, std::to_string(listener.port()) + "\n"));
   }
-  Log(Severity::kInfo, "the split server listens", {{"port", static_cast<int64_t>(listener.port())}});
+  Log(Severity::kInfo, "the split server listens",
+      {{"port", static_cast<int64_t>(listener.port())},
+       {"memory_bytes", static_cast<int64_t>(server->memory().With(0, 0))},
+       {"memory_bytes_per_device", static_cast<int64_t>(server->memory().session)}});
   asio::signal_set signals(io, SIGTERM, SIGINT);
   asio::steady_timer goodbye(io);
   const auto stop = [&] {
@@ -108,7 +112,12 @@ int Main(int argc, char** argv) {
   app.add_option("--port", options.listener.port, "to listen on; 0: any free one");
   app.add_option("--port-file", options.port_file, "the port is written there");
   app.add_flag("--until-done", options.until_done, "end when the run is over and its devices have heard of it");
-  CLI11_PARSE(app, argc, argv);
+  app.set_version_flag("--version", std::string(VersionString()));
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : 2;
+  }
   model::UseTensorMemory(model::kServerSpare);
   std::signal(SIGPIPE, SIG_IGN);
   Status status = InitLogging({});

@@ -56,9 +56,21 @@ Result<std::vector<uint64_t>> NumbersOf(const std::map<std::string, std::string>
 
 }  // namespace
 
+// A run whose last device could never be let in is refused before the first comes.
+Status SplitServer::Impl::CheckMemory() {
+  memory = EstimateSplitMemory(plan, options.part->spec, TotalBytes(device_adapter), TotalBytes(server_adapter),
+                               options.compute.checkpoint_layers);
+  const uint64_t needed = memory.With(1, plan.devices_per_round - 1);
+  if (MemoryLimit() == 0 || needed <= MemoryLimit()) return OkStatus();
+  return InvalidArgument("split.memory_limit_mb is " + std::to_string(MemoryLimit() >> 20) + ", but one device at a " +
+                         "time, with the others' updates, needs about " + std::to_string((needed >> 20) + 1) +
+                         " MiB; allow more, or choose a smaller batch, pipeline or adapter");
+}
+
 Status SplitServer::Impl::Begin() {
   device_adapter = options.device_start;
   HEDDLE_ASSIGN_OR_RETURN(server_adapter, peft::InitialSide(*options.part, plan.server, plan.seed));
+  HEDDLE_RETURN_IF_ERROR(CheckMemory());
   if (!per_device()) {
     HEDDLE_ASSIGN_OR_RETURN(shared, peft::SplitHalf::Make(options.part, plan.server, server_adapter, options.compute));
   }

@@ -65,6 +65,10 @@ void BindAll(ConfigSchema& schema, SplitPlan* plan, Texts* texts) {
               {.help = "steps between two checkpoints of the server", .min = 1, .max = 10'000});
   schema.Bind("split.max_sessions", &texts->max_sessions,
               {.help = "devices at a time; further ones wait", .min = 1, .max = 4096});
+  schema.Bind("split.memory_limit_mb", &plan->memory_limit_mb,
+              {.help = "what the server may need in MiB, by its own estimate; devices beyond it wait; 0: no limit",
+               .min = 0,
+               .max = 1e9});
   schema.Bind("split.session_timeout_s", &plan->session_timeout_s,
               {.help = "a device that is silent for so long may lose its place to another", .min = 0, .max = 1e6});
   schema.Bind("split.round_timeout_s", &plan->round_timeout_s,

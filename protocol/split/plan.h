@@ -6,8 +6,8 @@
 //   rounds = 3
 //   devices_per_round = 4
 //   [split]            cut, topology, server, encoding, gradient_encoding, pipeline, checkpoint_every,
-//                      max_sessions, session_timeout_s, step_timeout_s, round_timeout_s, min_devices, server_batch,
-//                      server_wait_ms
+//                      max_sessions, memory_limit_mb, session_timeout_s, step_timeout_s, round_timeout_s, min_devices,
+//                      server_batch, server_wait_ms
 //   [train]            local_steps, gradient_accumulation_steps, batch_size, sequence_length
 //   [device], [server] peft_type, r, lora_alpha, lora_dropout, target_modules, layers_to_transform, optimizer,
 //                      learning_rate, weight_decay, max_grad_norm; [device] also gradient_checkpointing
@@ -69,6 +69,9 @@ struct SplitPlan {
   uint32_t pipeline = 1;          // micro-batches of a device on the way at a time
   uint32_t checkpoint_every = 1;  // steps of the server between two of its checkpoints
   uint32_t max_sessions = 16;     // at a time
+  // What the server may need for all it holds, in MiB, as coordinator/split/memory.h works it out; a device that would
+  // go beyond it waits. 0: no limit.
+  double memory_limit_mb = 0;
   // A device that is silent for so long may lose its place to another; a round in which everybody is ends without them.
   double session_timeout_s = 600;
   double round_timeout_s = 0;  // so long after its first device a round ends without those that are not done; 0: never

@@ -5,33 +5,12 @@
 #include <fstream>
 
 #include "common/random.h"
-#include "tests/unit/split/split_world.h"
+#include "tests/unit/split/ways.h"
 
 namespace heddle {
 namespace {
 
 namespace fs = std::filesystem;
-// A copy of the server's part for each device, so that the order in which devices come back does not count; and one for
-// all, with one device after the other.
-struct Way {
-  const char* name;
-  Settings settings;
-  bool interleaved;
-};
-const std::vector<Way> kWays = {
-    {"per device", {{"split.server", "per_device"}}, true},
-    {"shared", {}, false},
-    {"label sharing", {{"split.server", "per_device"}, {"split.topology", "label_sharing"}}, true},
-    {"micro-batches", {{"split.server", "per_device"}, {"train.gradient_accumulation_steps", "2"}}, true},
-    {"pipeline",
-     {{"split.server", "per_device"}, {"train.gradient_accumulation_steps", "3"}, {"split.pipeline", "2"}},
-     true},
-    {"seldom written", {{"split.server", "per_device"}, {"split.checkpoint_every", "4"}}, true},
-    {"shared, seldom written", {{"split.checkpoint_every", "2"}}, false}};
-
-void Drive(SplitWorld& world, const Way& way, const std::function<void(const std::string&)>& after = {}) {
-  way.interleaved ? world.Interleaved(after) : world.OneAfterTheOther(after);
-}
 
 class Failures : public testing::TestWithParam<size_t> {
  protected:
@@ -39,7 +18,7 @@ class Failures : public testing::TestWithParam<size_t> {
   static bool Every() { return std::getenv("HEDDLE_SPLIT_EVERY_FRAME") != nullptr; }
   static int Stride() { return Every() ? 1 : 13; }
   static int First() { return Every() ? 1 : 2 + 3 * static_cast<int>(GetParam()); }
-  const Way& way_ = kWays[GetParam()];
+  const Way& way_ = Ways()[GetParam()];
   StateDict Undisturbed(int* frames) {
     SplitWorld world(way_.settings);
     Drive(world, way_);
@@ -142,12 +121,8 @@ TEST_P(Failures, BothKilledAtOnceChangeNothing) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Ways, Failures, testing::Range(size_t{0}, kWays.size()), [](const auto& info) {
-  std::string name = kWays[info.param].name;
-  std::replace_if(
-      name.begin(), name.end(), [](char c) { return !std::isalnum(static_cast<unsigned char>(c)); }, '_');
-  return name;
-});
+INSTANTIATE_TEST_SUITE_P(Ways, Failures, testing::Range(size_t{0}, Ways().size()),
+                         [](const auto& info) { return WayName(info.param); });
 
 TEST(SplitFailures, ADeviceThatLosesItsStateBeginsTheRoundAnew) {
   SplitWorld world(Settings{{"split.server", "per_device"}});

@@ -71,8 +71,8 @@ TEST_F(Refusals, TensorsThatAreNotThePlans) {
             }),
             Code::kResourceExhausted);
   EXPECT_EQ(With([](TensorFrame& f) {
-              f.width /= 2;
-              f.length *= 2;
+              f.width *= 2;
+              f.length /= 2;
             }),
             Code::kInvalidArgument);
   EXPECT_EQ(With([](TensorFrame& f) {

@@ -12,6 +12,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -79,6 +80,7 @@ class SplitWorld {
   }
 
   void StartServer() {
+    ++lives_;
     server.reset();
     auto options = coordinator::PrepareSplitServer(plan, folder() / "run");
     ASSERT_TRUE(options.ok()) << options.status();
@@ -137,6 +139,7 @@ class SplitWorld {
     return true;
   }
   bool Stop(const std::string& name) {
+    over_.insert(name);
     next_[name].clear();
     return false;
   }
@@ -144,38 +147,80 @@ class SplitWorld {
   bool Done(const std::string& name) { return next_[name].empty(); }
 
   // All devices at once: what they have is submitted, and what waits for others waits until nobody else can come.
-  // `silent` says of whom no frame comes any more. Until nothing happens.
-  void AllAtOnce(const std::function<bool(const std::string&)>& silent = {}) {
-    std::map<uint64_t, std::string> owners;
-    uint64_t ticket = 0;
-    for (int guard = 0, idle = 0; guard < 20'000 && idle < 50; ++guard) {
-      bool moved = false, skipped = false;
-      for (const std::string& name : Names()) {
-        if (silent && silent(name)) {
-          skipped = true;
-          continue;
-        }
-        while (!next_[name].empty()) {
-          ++frames;
-          owners[++ticket] = name;
-          server->Submit(ticket, name, next_[name].front(), now);
-          next_[name].pop_front();
-        }
-      }
+  // `silent` says of whom no frame comes any more. Until nothing happens. `after` is called after each answer; it and
+  // the hooks may start the server anew.
+  void AllAtOnce(const std::function<bool(const std::string&)>& silent = {},
+                 const std::function<void(const std::string&)>& after = {}) {
+    on_the_way_.clear();
+    for (int guard = 0, idle = 0, calm = 0; guard < 20'000 && idle < 50; ++guard) {
+      const bool skipped = SubmitAll(silent, &calm);
       auto turn = server->Advance(now);
-      if (!turn.computed && turn.wake && time_passes && (!skipped || idle >= 5)) {
-        now = std::max(now, *turn.wake);  // nobody else is there
+      // Time passes when nobody else is there; who was cut off is soon back.
+      if (!turn.computed && turn.wake && time_passes && calm == 0 && (!skipped || idle >= 5)) {
+        now = std::max(now, *turn.wake);
         turn = server->Advance(now);
       }
-      moved = turn.computed;
-      for (auto& reply : server->TakeReplies()) {
-        const auto kind = protocol::KindOf(reply.frame);
-        // Devices that only ask again and again do not count.
-        moved = moved || (kind.ok() && *kind != protocol::FrameKind::kWelcome);
-        Deliver(owners.at(reply.ticket), reply.frame);
-      }
-      idle = moved ? 0 : idle + 1;
+      calm = std::max(0, calm - 1);
+      const bool answered = DeliverAll(after, &calm);
+      idle = turn.computed || answered ? 0 : idle + 1;
     }
+  }
+
+  // All that the devices have to send. Whether one of them is silent.
+  bool SubmitAll(const std::function<bool(const std::string&)>& silent, int* calm) {
+    bool skipped = false;
+    for (const std::string& name : Names()) {
+      if (silent && silent(name)) {
+        skipped = true;
+        continue;
+      }
+      while (!next_[name].empty()) {
+        const std::string frame = next_[name].front();
+        next_[name].pop_front();
+        sent = name + " " + frame;
+        ++frames;
+        if (loses_request && loses_request(frames)) {
+          *calm = kCalm;
+          Reconnect(name);
+          break;
+        }
+        on_the_way_[++ticket_] = {name, sent, frames};
+        server->Submit(ticket_, name, frame, now);
+      }
+    }
+    return skipped;
+  }
+  // Whether there was an answer of more than politeness.
+  bool DeliverAll(const std::function<void(const std::string&)>& after, int* calm) {
+    bool moved = false;
+    const auto replies = server->TakeReplies();
+    const int life = lives_;
+    std::set<std::string> gone;  // their connections broke
+    for (const auto& reply : replies) {
+      const auto kind = protocol::KindOf(reply.frame);
+      // Devices that only ask again and again do not count.
+      moved = moved || (kind.ok() && *kind != protocol::FrameKind::kWelcome);
+      const OnTheWay request = on_the_way_.at(reply.ticket);
+      on_the_way_.erase(reply.ticket);
+      if (gone.contains(request.device)) continue;
+      sent = request.sent;
+      if (loses_answer && loses_answer(request.frame)) {
+        gone.insert(request.device);
+        *calm = kCalm;
+        Reconnect(request.device);
+      } else {
+        Deliver(request.device, reply.frame);
+        if (after) after(request.device);
+      }
+      if (lives_ == life) continue;
+      *calm = kCalm;  // the server has begun anew, and all connections are gone
+      on_the_way_.clear();
+      for (const std::string& name : Names()) {
+        if (!over_.contains(name)) Reconnect(name);
+      }
+      return true;
+    }
+    return moved;
   }
 
   // Turns of all devices, one frame each in their order, until all are done; with `after` called after each.
@@ -230,7 +275,17 @@ class SplitWorld {
   bool keeps_state = false;
 
  private:
+  struct OnTheWay {
+    std::string device, sent;
+    int frame = 0;
+  };
+  static constexpr int kCalm = 5;
+
   TempDir dir_;
+  int lives_ = 0;  // of the server
+  uint64_t ticket_ = 0;
+  std::map<uint64_t, OnTheWay> on_the_way_;  // AllAtOnce: by ticket
+  std::set<std::string> over_;               // who has heard that the run is over
   client::TaskResources resources_;
   std::map<std::string, std::deque<std::string>> next_;  // what a device has made; empty: done
 };
