@@ -5,6 +5,7 @@
 #include <iostream>
 
 #include "client/split/relay.h"
+#include "common/build_info.h"
 #include "common/file.h"
 #include "common/logging.h"
 #include "protocol/transport/tls.h"
@@ -28,7 +29,12 @@ int Main(int argc, char** argv) {
   app.add_option("--port", options.server.port, "of the split server")->required();
   app.add_option("--server-name", options.server.server_name, "in its certificate; the host unless given");
   app.add_option("--worker", worker, "heddle-split-worker, beside this program unless given");
-  CLI11_PARSE(app, argc, argv);
+  app.set_version_flag("--version", std::string(VersionString()));
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : 2;
+  }
   const fs::path folder = state_dir;
   protocol::ClientTlsOptions tls;
   const auto authority = ReadFile(folder / "ca.crt");

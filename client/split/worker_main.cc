@@ -10,6 +10,7 @@
 #include "client/split/pipe.h"
 #include "client/split/setup.h"
 #include "client/worker/worker_loop.h"
+#include "common/build_info.h"
 #include "common/logging.h"
 #include "model/memory/tensor_memory.h"
 
@@ -66,7 +67,12 @@ int Main(int argc, char** argv) {
   app.add_option("--plan", plan, "the run's file")->required();
   app.add_option("--data", data, "the device's own data")->required();
   app.add_option("--state", state, "file that a restart goes on from");
-  CLI11_PARSE(app, argc, argv);
+  app.set_version_flag("--version", std::string(VersionString()));
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : 2;
+  }
   model::UseTensorMemory(model::kDeviceSpare);
   auto output = TakeStandardOutput();
   const Status status = output.ok() ? Run(plan, data, state, output->get()) : output.status();

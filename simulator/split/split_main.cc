@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <iostream>
 
+#include "common/build_info.h"
 #include "common/config.h"
 #include "common/file.h"
 #include "model/memory/tensor_memory.h"
@@ -20,17 +21,28 @@ struct Arguments {
   std::vector<std::string> devices, settings;
 };
 
-Result<SplitRunOptions> Prepare(const Arguments& arguments) {
-  SplitRunOptions options;
-  HEDDLE_ASSIGN_OR_RETURN(const auto overrides, ParseSettings(arguments.settings));
-  HEDDLE_ASSIGN_OR_RETURN(options.plan, protocol::SplitPlan::LoadFile(arguments.plan, overrides));
-  options.folder = arguments.folder;
-  options.test_data = arguments.test;
-  for (const std::string& device : arguments.devices) {
+int Fail(const Status& status, int exit) {
+  std::cerr << "heddle-simulate-split: " << status.message() << "\n";
+  return exit;
+}
+
+Result<std::map<std::string, fs::path>> Devices(const std::vector<std::string>& arguments) {
+  std::map<std::string, fs::path> devices;
+  for (const std::string& device : arguments) {
     const size_t equals = device.find('=');
     if (equals == std::string::npos || equals == 0) return InvalidArgument("--device takes NAME=FILE, not " + device);
-    options.devices[device.substr(0, equals)] = device.substr(equals + 1);
+    devices[device.substr(0, equals)] = device.substr(equals + 1);
   }
+  return devices;
+}
+
+Result<SplitRunOptions> Prepare(const Arguments& arguments, std::map<std::string, fs::path> devices,
+                                const std::map<std::string, std::string>& settings) {
+  SplitRunOptions options;
+  HEDDLE_ASSIGN_OR_RETURN(options.plan, protocol::SplitPlan::LoadFile(arguments.plan, settings));
+  options.folder = arguments.folder;
+  options.test_data = arguments.test;
+  options.devices = std::move(devices);
   if (arguments.kjv.empty()) return options;
   std::vector<std::string> names;
   for (const KjvPart& part : KjvParts()) names.push_back(part.name);
@@ -50,9 +62,18 @@ int Main(int argc, char** argv) {
   app.add_option("--test", arguments.test, "held-out data");
   app.add_option("--kjv", arguments.kjv, "folder: the devices are parts of the King James Bible, written there");
   app.add_option("--set", arguments.settings, "key=value of the plan");
-  CLI11_PARSE(app, argc, argv);
+  app.set_version_flag("--version", std::string(VersionString()));
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : 2;
+  }
+  auto devices = Devices(arguments.devices);
+  if (!devices.ok()) return Fail(devices.status(), 2);
+  const auto settings = ParseSettings(arguments.settings);
+  if (!settings.ok()) return Fail(settings.status(), 2);
   model::UseTensorMemory(model::kServerSpare);
-  const auto options = Prepare(arguments);
+  const auto options = Prepare(arguments, *std::move(devices), *settings);
   Status status = options.status();
   if (status.ok()) {
     status = RunSplit(*options, [](const SplitRound& round) {
@@ -66,9 +87,7 @@ int Main(int argc, char** argv) {
                std::fflush(stdout);
              }).status();
   }
-  if (status.ok()) return 0;
-  std::cerr << "heddle-simulate-split: " << status.message() << "\n";
-  return 1;
+  return status.ok() ? 0 : Fail(status, 1);
 }
 
 }  // namespace

@@ -183,6 +183,13 @@ TEST_F(Programs, EndWithTwoForWrongUsage) {
       {"heddle-worker", "--knit"},
       {"heddle-simulate"},
       {"heddle-simulate", "x.toml", "--set", "=1"},
+      {"heddle-simulate-split"},
+      {"heddle-simulate-split", "x.toml"},
+      {"heddle-simulate-split", "x.toml", "--folder", "x", "--set", "novalue"},
+      {"heddle-simulate-split", "x.toml", "--folder", "x", "--device", "nameless"},
+      {"heddle-split-server", "--plan", "x.toml"},
+      {"heddle-split-client", "--plan", "x.toml"},
+      {"heddle-split-worker", "--knit"},
   };
   for (const std::vector<std::string>& call : calls) {
     std::string line;
@@ -192,7 +199,9 @@ TEST_F(Programs, EndWithTwoForWrongUsage) {
     EXPECT_EQ(ended.status, 2) << ended.said;
     EXPECT_FALSE(ended.said.empty());
   }
-  for (const char* program : {"heddle", "heddle-coordinator", "heddle-client", "heddle-worker", "heddle-simulate"}) {
+  for (const char* program :
+       {"heddle", "heddle-coordinator", "heddle-client", "heddle-worker", "heddle-simulate", "heddle-simulate-split",
+        "heddle-split-server", "heddle-split-client", "heddle-split-worker"}) {
     SCOPED_TRACE(program);
     EXPECT_EQ(Run({program, "--help"}).status, 0);
     EXPECT_EQ(Run({program, "--version"}).status, 0);

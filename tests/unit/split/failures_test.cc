@@ -87,14 +87,14 @@ TEST_P(Failures, ADeviceThatIsKilledAfterAnyFrameChangesNothing) {
     SplitWorld world(way_.settings);
     world.keeps_state = true;
     for (const std::string& name : world.Names()) world.AddDevice(name);
-    std::string last;
     bool killed = false;
-    world.loses_answer = [&](int frame) { return frame == victim && !killed; };
-    Drive(world, way_, [&](const std::string& name) {
-      if (world.frames != victim || killed) return;
+    world.loses_answer = [&](int frame) {
+      if (frame != victim || killed) return false;
       killed = true;
-      world.AddDevice(name);
-    });
+      world.AddDevice(world.sent.substr(0, world.sent.find(' ')));
+      return true;
+    };
+    Drive(world, way_);
     ASSERT_TRUE(killed);
     ExpectSameBits(world.Outcome(), expected);
   }
