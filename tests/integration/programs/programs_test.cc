@@ -3,10 +3,12 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <boost/json.hpp>
 #include <filesystem>
 #include <string>
 #include <vector>
 
+#include "common/safetensors.h"
 #include "common/subprocess.h"
 #include "tests/unit/common/temp_dir.h"
 
@@ -33,6 +35,7 @@ class Programs : public testing::Test {
   Ended Run(std::vector<std::string> arguments) {
     const fs::path log = temp_ / "stderr", out = temp_ / "stdout";
     fs::remove(log);
+    fs::remove(out);
     SubprocessOptions options;
     arguments[0] = (fs::path(HEDDLE_BINARY_DIR) / "bin" / arguments[0]).string();
     options.argv = std::move(arguments);
@@ -226,6 +229,64 @@ TEST_F(Programs, HeddleModelIsAProgramBesideHeddle) {
   const Ended alone = Run({Path("heddle"), "model", "inspect", Path("base")});
   EXPECT_EQ(alone.status, 1);
   EXPECT_NE(alone.said.find("not installed"), std::string::npos) << alone.said;
+}
+
+// That each option reaches what it is for; what it does there is commands_test's.
+TEST_F(Programs, HeddleModelTakesTheOptionsOfEvalAndGenerate) {
+  fs::create_directories(temp_ / "adapter");
+  temp_.Write("adapter/adapter_config.json",
+              R"({"peft_type": "LORA", "r": 1, "lora_alpha": 8, "target_modules": ["down_proj"]})");
+  StateDict adapter;
+  for (int layer = 0; layer < 4; ++layer) {
+    const std::string path = "base_model.model.model.layers." + std::to_string(layer) + ".mlp.down_proj.lora_";
+    adapter.emplace(path + "A.weight", Tensor::FromFloats({1, 432}, std::vector<float>(432, 0.2F)));
+    adapter.emplace(path + "B.weight", Tensor::FromFloats({160, 1}, std::vector<float>(160, 0.2F)));
+  }
+  ASSERT_TRUE(WriteSafetensors(temp_ / "adapter/adapter_model.safetensors", adapter).ok());
+  std::string words;
+  for (int i = 0; i < 200; ++i) words += "In the beginning God created the heaven and the earth. ";
+  temp_.Write("words.txt", words);
+
+  const auto printed = [&](std::vector<std::string> arguments, const std::vector<std::string>& more) {
+    arguments.insert(arguments.begin(), {"heddle", "model"});
+    arguments.insert(arguments.end(), {"--format", "json"});
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    const Ended ended = Run(arguments);
+    EXPECT_EQ(ended.status, 0) << ended.said;
+    boost::json::error_code error;
+    const auto value = boost::json::parse(Slurp(temp_ / "stdout"), error);
+    EXPECT_TRUE(!error && value.is_object()) << Slurp(temp_ / "stdout");
+    return value.is_object() ? value.get_object() : boost::json::object();
+  };
+  const auto eval = [&](const std::vector<std::string>& more) {
+    return printed({"eval", Path("base"), Path("words.txt"), "--length", "32", "--threads", "1"}, more);
+  };
+  const boost::json::object plain = eval({}), narrow = eval({"--dtype", "nf4"}),
+                            tuned = eval({"--adapter", Path("adapter")});
+  EXPECT_EQ(plain.at("length").to_number<int>(), 32);
+  EXPECT_EQ(plain.at("tokens"), narrow.at("tokens"));
+  const double loss = plain.at("loss").to_number<double>();
+  EXPECT_NE(narrow.at("loss").to_number<double>(), loss);
+  EXPECT_NEAR(narrow.at("loss").to_number<double>(), loss, 0.5);
+  EXPECT_GT(tuned.at("loss").to_number<double>(), loss + 0.1);
+
+  const auto text = [&](const std::vector<std::string>& more) {
+    const auto object =
+        printed({"generate", Path("base"), "In the beginning", "--max-tokens", "8", "--threads", "1"}, more);
+    EXPECT_LE(object.at("tokens").to_number<int>(), 8);
+    return std::string(object.at("text").as_string());
+  };
+  const std::vector<std::string> hot = {"--temperature", "20", "--seed", "5"};
+  const std::string likeliest = text({});
+  EXPECT_NE(text(hot), likeliest);
+  EXPECT_EQ(text({"--temperature", "20", "--seed", "5", "--top-k", "1"}), likeliest);
+  EXPECT_NE(text({"--adapter", Path("adapter")}), likeliest);
+  EXPECT_EQ(Run({"heddle", "model", "generate", Path("base"), "a", "--format", "xml"}).status, 2);
+
+  const auto made = printed({"emulator", Path("base"), Path("smaller"), "--keep", "1"}, {});
+  EXPECT_EQ(made.at("num_layers").to_number<int>(), 4);
+  EXPECT_EQ(made.at("layers").as_array().size(), 3U);
+  EXPECT_EQ(boost::json::value_to<std::vector<int>>(made.at("layers_to_transform")), (std::vector<int>{0, 2}));
 }
 
 }  // namespace
