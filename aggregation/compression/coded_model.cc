@@ -52,7 +52,8 @@ Status DecodeTensor(std::span<const std::byte> in, Tensor* out) {
   std::span<std::byte> room;
   *out = Tensor::Allocate({DType::kF32, std::move(shape)}, &room);
   const std::span values(reinterpret_cast<float*>(room.data()), static_cast<size_t>(count));
-  HEDDLE_RETURN_IF_ERROR(ReadAdaptive(weight, &in, values));
+  // Of a model every mistake is of one kind; of an update numbers that are not finite are told apart.
+  if (const Status read = ReadAdaptive(weight, &in, values); !read.ok()) return InvalidArgument(read.message());
   return in.empty() ? OkStatus() : InvalidArgument("there are bytes behind its last value");
 }
 
