@@ -105,6 +105,9 @@ Awaitable<Result<tcp::socket>> HttpClient::Impl::ConnectTcp() {
   boost::system::error_code error;
   if (const asio::ip::address address = asio::ip::make_address(options.host, error); !error) {
     endpoints.emplace_back(address, options.port);  // no resolver, no thread of it
+  } else if (options.host == "localhost") {         // this machine, whatever a resolver says (RFC 6761, 6.3)
+    endpoints.emplace_back(asio::ip::address_v4::loopback(), options.port);
+    endpoints.emplace_back(asio::ip::address_v6::loopback(), options.port);
   } else {
     auto [failed, results] = co_await resolver.async_resolve(options.host, std::to_string(options.port), kTuple);
     if (cancelled) co_return Cancelled("the call was cancelled");

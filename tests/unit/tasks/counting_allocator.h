@@ -1,7 +1,7 @@
 // What LibTorch asks of memory, counted: for tests and benchmarks of what a training step allocates.
 //
-// Install once a process, before tensors are made; from then on all counts are for the whole process and thread-safe.
-// Include only from translation units of targets with TORCH.
+// Install once a process; from then on all counts are for the whole process, of what was asked for since, and
+// thread-safe. Include only from translation units of targets with TORCH.
 #pragma once
 
 #include <c10/core/CPUAllocator.h>
@@ -67,6 +67,8 @@ class CountingAllocator final : public at::Allocator {
     {
       std::lock_guard lock(one.mutex_);
       const auto found = one.held_.find(place);
+      // Memory of before Install, which LibTorch gives back to whoever is there now.
+      if (found == one.held_.end()) return one.inner_->raw_deleter()(place);
       held = found->second;
       one.held_.erase(found);
     }
