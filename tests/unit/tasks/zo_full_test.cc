@@ -98,8 +98,8 @@ TEST_F(ZoFull, ALedgersScalarIsTheGradientOfTheWholeModelAlongItsDirection) {
 }
 
 TEST_F(ZoFull, TheLossOfAllWeightsFalls) {
-  input_.train.local_steps = 150;
-  input_.train.learning_rate = 2e-4;
+  input_.train.local_steps = 600;
+  input_.train.learning_rate = 5e-4;
   const auto output = RunTask("zo_sft", input_);
   ASSERT_TRUE(output.ok()) << output.status();
   const auto loss = [&](const StateDict& weights) {
