@@ -52,6 +52,13 @@ const ReasonRow* FindReason(v1::RefusalReason reason) {
   return nullptr;
 }
 
+// Rounded up; none for times that have passed.
+uint32_t BoundedMilliseconds(Duration time) {
+  const int64_t us = std::max<int64_t>(time.count(), 0);
+  const int64_t ms = us / 1000 + (us % 1000 != 0 ? 1 : 0);
+  return static_cast<uint32_t>(std::min<int64_t>(ms, kMaxRetryAfterMs));
+}
+
 }  // namespace
 
 unsigned HttpStatusOf(v1::RefusalReason reason) {
@@ -138,10 +145,15 @@ v1::Refusal MakeRefusal(v1::RefusalReason reason, std::string_view message, Dura
   v1::Refusal refusal;
   refusal.set_reason(reason);
   refusal.set_message(CleanText(message, kMaxRefusalMessageBytes));
-  const int64_t us = std::max<int64_t>(retry_after.count(), 0);
-  const int64_t ms = us / 1000 + (us % 1000 != 0 ? 1 : 0);
-  refusal.set_retry_after_ms(static_cast<uint32_t>(std::min<int64_t>(ms, kMaxRetryAfterMs)));
+  refusal.set_retry_after_ms(BoundedMilliseconds(retry_after));
   return refusal;
+}
+
+v1::CheckinResponse MakeRejection(v1::RejectionReason reason, Duration retry_after) {
+  v1::CheckinResponse response;
+  response.mutable_rejection()->set_reason(reason);
+  response.mutable_rejection()->set_retry_after_ms(BoundedMilliseconds(retry_after));
+  return response;
 }
 
 std::string SerializeRefusal(const v1::Refusal& refusal) { return refusal.SerializeAsString(); }

@@ -30,7 +30,10 @@ v1::RefusalReason ReasonOfHttpStatus(unsigned http_status);
 // The message is cleaned and cut to its limit (CleanText); retry_after is rounded up to milliseconds and bounded.
 v1::Refusal MakeRefusal(v1::RefusalReason reason, std::string_view message, Duration retry_after = Duration(0));
 
-// The same, serialised; and the value of Retry-After in whole seconds, rounded up; empty when there is none.
+// A check-in's answer that has no work; retry_after as above.
+v1::CheckinResponse MakeRejection(v1::RejectionReason reason, Duration retry_after);
+
+// The refusal, serialised; and the value of Retry-After in whole seconds, rounded up; empty when there is none.
 std::string SerializeRefusal(const v1::Refusal& refusal);
 std::string RetryAfterValue(const v1::Refusal& refusal);
 

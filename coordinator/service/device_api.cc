@@ -259,26 +259,24 @@ Awaitable<void> DeviceApi::Checkin(Exchange& exchange, DeviceId device) {
   if (!pending->answer) {
     context_.driver->PollGone(token);
     if (!exchange.stopping()) co_return;  // nobody is there to hear an answer
-    v1::CheckinResponse response;
-    response.mutable_rejection()->set_reason(v1::REJECTION_REASON_SHUTTING_DOWN);
-    const auto after = std::chrono::ceil<std::chrono::milliseconds>(retry_spread_.From(Seconds(2))).count();
-    response.mutable_rejection()->set_retry_after_ms(static_cast<uint32_t>(after));
+    const v1::CheckinResponse response =
+        protocol::MakeRejection(v1::REJECTION_REASON_SHUTTING_DOWN, retry_spread_.From(Seconds(2)));
     co_return co_await Answer(exchange, 200, response.SerializeAsString());
   }
   if (const auto* refused = std::get_if<Status>(&*pending->answer)) co_return co_await RefuseDevice(exchange, *refused);
   auto& response = std::get<v1::CheckinResponse>(*pending->answer);
   context_.metrics->CountCheckin(response.has_assignment());
   if (response.has_assignment() && (request->short_forms() || request->lasting_key() != 0)) {
-    co_await Shorten(*request, response.mutable_assignment());
+    Shorten(*request, response.mutable_assignment());
   }
   if (response.has_assignment()) HEDDLE_FAILPOINT(kAssignmentUnsent);
   co_await Answer(exchange, 200, response.SerializeAsString());
   if (response.has_assignment()) HEDDLE_FAILPOINT(kAssignmentAnswered);
 }
 
-// Without ever waiting, on the thread of the connection: were the answer to wait, the verdict on another connection's
+// No coroutine, since it must not wait: were the answer to wait, the verdict on another connection's
 // report could be heard before the assignment that it is on.
-Awaitable<void> DeviceApi::Shorten(const v1::CheckinRequest& request, v1::TaskAssignment* assignment) {
+void DeviceApi::Shorten(const v1::CheckinRequest& request, v1::TaskAssignment* assignment) {
   assignment->set_short_forms(true);
   const auto& adapter = assignment->plan().adapter();
   const auto from = Sha256Digest::FromBytes(request.ledger_sha256());
@@ -294,7 +292,6 @@ Awaitable<void> DeviceApi::Shorten(const v1::CheckinRequest& request, v1::TaskAs
   }
   protocol::Shorten(request.lasting_key(), assignment);
   if (!patch.empty()) assignment->set_ledger_patch(std::move(patch));
-  co_return;
 }
 
 // ---- blobs ----

@@ -90,7 +90,7 @@ class DeviceApi {
   Awaitable<void> Enroll(Exchange& exchange);
   Awaitable<void> Checkin(Exchange& exchange, DeviceId device);
   // What the device said that it has is left out, and what changes its ledger put in.
-  Awaitable<void> Shorten(const v1::CheckinRequest& request, v1::TaskAssignment* assignment);
+  void Shorten(const v1::CheckinRequest& request, v1::TaskAssignment* assignment);
   Awaitable<void> GetBlob(Exchange& exchange, std::string_view hex);
   Awaitable<void> GetPatch(Exchange& exchange, std::string_view hex, std::string_view from_hex);
   Result<std::string> MakePatch(const Sha256Digest& from, const Sha256Digest& to) const;

@@ -301,12 +301,7 @@ void RunCore::On(const AssignEffect& effect, std::vector<AddressedAnswer>* answe
 }
 
 void RunCore::On(const RejectEffect& effect, std::vector<AddressedAnswer>* answers, std::vector<Event>*) {
-  v1::CheckinResponse response;
-  response.mutable_rejection()->set_reason(ReasonOf(effect.reason));
-  const auto milliseconds = std::chrono::ceil<std::chrono::milliseconds>(effect.retry_after).count();
-  response.mutable_rejection()->set_retry_after_ms(
-      static_cast<uint32_t>(std::clamp<int64_t>(milliseconds, 0, protocol::kMaxRetryAfterMs)));
-  answers->push_back({effect.token, std::move(response)});
+  answers->push_back({effect.token, protocol::MakeRejection(ReasonOf(effect.reason), effect.retry_after)});
 }
 
 void RunCore::On(const VerdictEffect& effect, std::vector<AddressedAnswer>* answers, std::vector<Event>*) {

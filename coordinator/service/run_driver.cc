@@ -5,17 +5,10 @@
 
 #include "common/logging.h"
 #include "common/random.h"
+#include "protocol/refusal.h"
 
 namespace heddle::coordinator {
 namespace {
-
-v1::CheckinResponse Rejected(v1::RejectionReason reason, Duration retry_after) {
-  v1::CheckinResponse response;
-  response.mutable_rejection()->set_reason(reason);
-  response.mutable_rejection()->set_retry_after_ms(
-      static_cast<uint32_t>(std::chrono::ceil<std::chrono::milliseconds>(retry_after).count()));
-  return response;
-}
 
 // Of one transaction: what waits for the disk together. Bounds its memory and the time until the first is answered.
 constexpr size_t kMaxEventsPerCommit = 512;
@@ -44,7 +37,7 @@ RunDriver::~RunDriver() { Stop(); }
 
 Answer RunDriver::StoppedAnswer(bool report) {
   if (report) return Unavailable("the coordinator is shutting down; send the report again");
-  return Rejected(v1::REJECTION_REASON_SHUTTING_DOWN, retry_spread_.From(Seconds(2)));
+  return protocol::MakeRejection(v1::REJECTION_REASON_SHUTTING_DOWN, retry_spread_.From(Seconds(2)));
 }
 
 Status RunDriver::Start() {
@@ -197,7 +190,7 @@ void RunDriver::Tick() {
   }
   while (!lobby_by_time_.empty() && lobby_by_time_.begin()->first <= now) {
     const PollToken token = lobby_by_time_.begin()->second;
-    AnswerOne(token, Rejected(v1::REJECTION_REASON_POLL_AGAIN, Duration(0)));
+    AnswerOne(token, protocol::MakeRejection(v1::REJECTION_REASON_POLL_AGAIN, Duration(0)));
   }
 }
 
@@ -240,7 +233,7 @@ PollToken RunDriver::Checkin(DeviceId device, std::vector<std::string> local_tas
                                         .report = false,
                                         .lobby_until = {}}]() mutable {
     if (polls_.size() >= options_.max_waiting) {
-      poll.answer(Rejected(v1::REJECTION_REASON_NOT_NEEDED, retry_spread_.From(Seconds(60))));
+      poll.answer(protocol::MakeRejection(v1::REJECTION_REASON_NOT_NEEDED, retry_spread_.From(Seconds(60))));
       return;
     }
     polls_.emplace(token, std::move(poll));
@@ -261,7 +254,7 @@ void RunDriver::OnCheckin(PollToken token) {
 
 void RunDriver::EnterLobby(PollToken token, Poll& poll) {
   if (auto old = lobby_.find(poll.device); old != lobby_.end()) {
-    AnswerOne(PollToken(old->second), Rejected(v1::REJECTION_REASON_REPLACED, Seconds(1)));
+    AnswerOne(PollToken(old->second), protocol::MakeRejection(v1::REJECTION_REASON_REPLACED, Seconds(1)));
   }
   const double jitter = PhiloxStream(DeriveSeed(0, "lobby", poll.device.value())).UniformAt(jitter_++);
   poll.lobby_until =

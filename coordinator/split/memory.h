@@ -4,9 +4,8 @@
 // In bytes of float32, with t the parameters that are trained on the server and m the optimizer's moments (AdamW 2,
 // SGD 0):
 //
-//   fixed    the part's weights; both adapters as they are sent, thrice (in use, merged, written); with one part for
-//   all
-//            also t (1 parameters + 1 gradient + m, and 1 + m while they are written)
+//   fixed    the part's weights; both adapters as they are sent, thrice (in use, merged, written); with one part
+//            for all also t (1 parameters + 1 gradient + m, and 1 + m while they are written)
 //   pass     what a pass takes above what is kept: a layer's activations once more and, with the head here, three times
 //            the logits
 //   session  t (1 + 1), or with a copy of its own t (1 + 1 + m, and 1 + m while they are written); for each micro-batch

@@ -39,6 +39,11 @@ TEST(Refusal, RetryAfterIsRoundedUpAndBounded) {
   EXPECT_EQ(with(Duration(1)).retry_after_ms(), 1u);
   EXPECT_EQ(with(Seconds(1.5)).retry_after_ms(), 1500u);
   EXPECT_EQ(with(Duration::max()).retry_after_ms(), kMaxRetryAfterMs);
+  for (const Duration time : {Duration(0), Duration(-5), Duration(1), Seconds(1.5), Duration::max()}) {
+    const v1::CheckinResponse response = MakeRejection(v1::REJECTION_REASON_SHUTTING_DOWN, time);
+    EXPECT_EQ(response.rejection().retry_after_ms(), with(time).retry_after_ms());
+    EXPECT_EQ(response.rejection().reason(), v1::REJECTION_REASON_SHUTTING_DOWN);
+  }
   EXPECT_EQ(RetryAfterValue(with(Duration(0))), "");
   EXPECT_EQ(RetryAfterValue(with(Duration(1))), "1");
   EXPECT_EQ(RetryAfterValue(with(Seconds(1.0))), "1");
