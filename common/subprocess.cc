@@ -42,7 +42,7 @@ Result<Pipe> MakePipe() {
 struct ChildPlan {
   std::vector<char*> argv, environment;
   int stdin_fd = -1, stdout_fd = -1, stderr_fd = -1, error_fd = -1;
-  bool die_with_parent = true;
+  bool die_with_parent = true, own_group = false;
   pid_t parent = 0;
 };
 
@@ -57,6 +57,7 @@ struct ChildPlan {
     ::prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (::getppid() != plan.parent) ::_exit(127);  // the parent died before prctl
   }
+  if (plan.own_group) ::setpgid(0, 0);
   sigset_t none;
   sigemptyset(&none);
   ::sigprocmask(SIG_SETMASK, &none, nullptr);
@@ -107,6 +108,7 @@ Result<Subprocess> Subprocess::Start(const SubprocessOptions& options) {
   plan.argv.push_back(nullptr);
   plan.environment.push_back(nullptr);
   plan.die_with_parent = options.die_with_parent;
+  plan.own_group = options.own_group;
   plan.parent = ::getpid();
 
   HEDDLE_ASSIGN_OR_RETURN(Pipe error_pipe, MakePipe());
@@ -144,6 +146,7 @@ Result<Subprocess> Subprocess::Start(const SubprocessOptions& options) {
   } while (n < 0 && errno == EINTR);
   Subprocess process;
   process.pid_ = pid;
+  process.own_group_ = options.own_group;
   process.stdin_ = std::move(in.write_end);
   process.stdout_ = std::move(out.read_end);
   if (n == sizeof child_error) {
@@ -155,6 +158,7 @@ Result<Subprocess> Subprocess::Start(const SubprocessOptions& options) {
 
 Subprocess::Subprocess(Subprocess&& other) noexcept
     : pid_(std::exchange(other.pid_, -1)),
+      own_group_(other.own_group_),
       exit_(other.exit_),
       stdin_(std::move(other.stdin_)),
       stdout_(std::move(other.stdout_)) {}
@@ -168,14 +172,12 @@ Subprocess& Subprocess::operator=(Subprocess&& other) noexcept {
 }
 
 Subprocess::~Subprocess() {
-  if (pid_ > 0 && !exit_) {
-    ::kill(pid_, SIGKILL);
-    Wait();
-  }
+  Signal(SIGKILL);
+  Wait();
 }
 
 void Subprocess::Signal(int signal_number) {
-  if (pid_ > 0 && !exit_) ::kill(pid_, signal_number);
+  if (pid_ > 0 && !exit_) ::kill(own_group_ ? -pid_ : pid_, signal_number);
 }
 
 std::optional<int> Subprocess::Poll() {

@@ -25,6 +25,9 @@ struct SubprocessOptions {
   // PR_SET_PDEATHSIG(SIGKILL): no orphans. Linux means the parent *thread*: a child started on a thread that ends dies
   // with it, so start it on one that lives as long.
   bool die_with_parent = true;
+  // A process group of its own, which Signal and the destructor reach whole: for a shell, whose children would else
+  // live on.
+  bool own_group = false;
 };
 
 // Owns the child: the destructor kills (SIGKILL) and reaps one that still runs. Not thread-safe. Movable.
@@ -55,6 +58,7 @@ class Subprocess {
  private:
   Subprocess() = default;
   pid_t pid_ = -1;
+  bool own_group_ = false;
   std::optional<int> exit_;
   UniqueFd stdin_, stdout_;
 };

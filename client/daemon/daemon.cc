@@ -154,6 +154,8 @@ struct Daemon::Impl {
   asio::awaitable<Event> ProbeWorkerNow();
   asio::awaitable<Event> FetchNow(v1::TaskAssignment assignment);
   asio::awaitable<Event> TrainNow(v1::TaskAssignment assignment);
+  fs::path BaseFolder(const std::vector<CachedBlob>& base) const { return work / ("base-" + FolderKey(base)); }
+  void ClearWork(const fs::path& but);
   Result<v1::WorkerRun> PrepareRun(const v1::TaskAssignment& assignment);
   Status FillUpdate(Trained* trained);
   void LogProgress(const v1::WorkerProgress& progress);
@@ -202,9 +204,7 @@ asio::awaitable<void> Daemon::Impl::Guarded(asio::awaitable<Event> operation) {
   try {
     event = co_await std::move(operation);
   } catch (const std::exception& error) {
-    CallFailed failed;
-    failed.status = Internal(error.what());
-    event = failed;
+    event = FailedWith(Internal(error.what()));
   }
   Dispatch(event);
 }
@@ -221,11 +221,7 @@ void Daemon::Impl::Do(const ProbeWorker&) {
 asio::awaitable<Event> Daemon::Impl::ProbeWorkerNow() {
   Result<std::vector<std::string>> names = co_await worker.Probe();
   worker.Rest();
-  if (!names.ok()) {
-    CallFailed failed;
-    failed.status = names.status();
-    co_return failed;
-  }
+  if (!names.ok()) co_return FailedWith(names.status());
   WorkerProbed probed;
   probed.local_tasks = *std::move(names);
   co_return probed;
@@ -239,6 +235,16 @@ void Daemon::Impl::Do(const Fetch& action) {
   Operation([&] { return FetchNow(action.assignment); });
 }
 
+// Links keep deleted blobs on the disk: folders of other models go before anything is fetched.
+void Daemon::Impl::ClearWork(const fs::path& but) {
+  std::error_code error;
+  std::vector<fs::path> others;
+  for (const fs::directory_entry& entry : fs::directory_iterator(work, error)) {
+    if (entry.path() != but) others.push_back(entry.path());
+  }
+  for (const fs::path& other : others) fs::remove_all(other, error);
+}
+
 asio::awaitable<Event> Daemon::Impl::FetchNow(v1::TaskAssignment assignment) {
   const v1::TaskPlan& plan = assignment.plan();
   Result<std::vector<CachedBlob>> blobs = WholeBlobs(plan);
@@ -249,10 +255,12 @@ asio::awaitable<Event> Daemon::Impl::FetchNow(v1::TaskAssignment assignment) {
     status = cache.Pin(*blobs);
   }
   if (!status.ok()) co_return FailedWith(status);
+  if (!FetchesPart(plan)) ClearWork(BaseFolder(*BlobsOf(plan.base_model())));  // its blobs are read above
   Event event = co_await link.Fetch(*blobs, &cache);
   if (!FetchesPart(plan) || !std::holds_alternative<Fetched>(event)) co_return event;
   Result<BasePart> part = PartOf(plan, &cache);
   if (!part.ok()) co_return FailedWith(part.status());
+  if (const auto folder = FolderBlobs(plan, &cache); folder.ok()) ClearWork(BaseFolder(*folder));
   for (const model::TensorFile& tensor : part->tensors) blobs->push_back({tensor.digest, tensor.size(), tensor.name});
   blobs->push_back(part->index);
   status = cache.Pin(*blobs);
@@ -270,14 +278,7 @@ Result<v1::WorkerRun> Daemon::Impl::PrepareRun(const v1::TaskAssignment& assignm
   const v1::TaskPlan& plan = assignment.plan();
   HEDDLE_ASSIGN_OR_RETURN(const std::vector<CachedBlob> base, FolderBlobs(plan, &cache));
   HEDDLE_ASSIGN_OR_RETURN(const std::vector<CachedBlob> adapter, BlobsOf(plan.adapter()));
-  const fs::path base_dir = work / ("base-" + FolderKey(base)), adapter_dir = work / "adapter";
-  // Links keep deleted blobs on the disk: folders of other models go first.
-  std::error_code error;
-  std::vector<fs::path> others;
-  for (const fs::directory_entry& entry : fs::directory_iterator(work, error)) {
-    if (entry.path() != base_dir && entry.path() != adapter_dir) others.push_back(entry.path());
-  }
-  for (const fs::path& other : others) fs::remove_all(other, error);
+  const fs::path base_dir = BaseFolder(base), adapter_dir = work / "adapter";
   HEDDLE_RETURN_IF_ERROR(cache.Materialise(base, base_dir));
   HEDDLE_RETURN_IF_ERROR(cache.Materialise(adapter, adapter_dir));
   HEDDLE_RETURN_IF_ERROR(PlaceNoiseSecret(plan, config.state_dir, work));

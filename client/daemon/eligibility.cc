@@ -29,6 +29,7 @@ boost::asio::awaitable<Eligible> CheckEligibility(EligibilityOptions options) {
   SubprocessOptions shell;
   shell.argv = {"/bin/sh", "-c", options.command};
   shell.stdout_file = "/dev/null";
+  shell.own_group = true;
   Result<Subprocess> process = Subprocess::Start(shell);
   result.eligible = false;
   if (!process.ok()) {

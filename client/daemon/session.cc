@@ -258,9 +258,10 @@ void Session::On(const Started& event) {
 }
 
 void Session::On(const EligibilityChanged& event) {
-  if (eligible_ == event.eligible) return;
-  eligible_ = event.eligible;
+  const bool changed = std::exchange(eligible_, event.eligible) != event.eligible;
   if (!started_) return;
+  const bool first = !std::exchange(eligibility_told_, true);  // a device that may not train says so from the start
+  if (!changed && !first) return;
   Say(false, eligible_ ? "the device may train" : "the device may not train: " + event.reason);
   if (eligible_) {
     if (state_ == SessionState::kNotEligible) Idle();

@@ -191,7 +191,7 @@ class Session {
   SessionState state_ = SessionState::kNotEligible;
   std::vector<Action> out_;
 
-  bool started_ = false, eligible_ = false, shutdown_ = false;
+  bool started_ = false, eligible_ = false, eligibility_told_ = false, shutdown_ = false;
   bool busy_ = false;        // an operation is under way
   bool waiting_ = false;     // it is a Wait, before the operation of state_
   bool cancelling_ = false;  // it was asked to end

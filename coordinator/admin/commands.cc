@@ -18,6 +18,7 @@
 #include "coordinator/service/run_json.h"
 #include "coordinator/service/secret.h"
 #include "coordinator/service/service.h"
+#include "coordinator/store/state_lock.h"
 #include "coordinator/store/store.h"
 #include "protocol/transport/tls.h"
 
@@ -153,18 +154,20 @@ Status DeviceList(const CommandContext& context) {
   return OkStatus();
 }
 
+// At once: through the coordinator where one runs. Whether one does is told by its lock, not by what answers on a port.
 Status DeviceRevoke(const CommandContext& context, const std::string& device) {
-  Status status = Unavailable("");
-  auto client = AdminClient::Make(context.config);
-  if (client.ok()) status = (*client)->Post("/v1/clients/" + device + ":revoke", "").status();
-  bool running = true;
-  if (status.code() == Code::kUnavailable) {
-    running = false;
-    HEDDLE_ASSIGN_OR_RETURN(const auto store, OpenStore(context));
-    status = Act(context, AuditKind::kDeviceRevoked, device, "no coordinator was running",
-                 [&](AuditEvent&) { return store->RevokeDevice(DeviceId(device), SystemClock().Now()); });
+  HEDDLE_ASSIGN_OR_RETURN(const auto store, OpenStore(context));
+  const Result<UniqueFd> alone = LockState(context.config.state_dir);
+  const bool running = !alone.ok();
+  if (running) {
+    auto client = AdminClient::Make(context.config);
+    Status status = client.ok() ? (*client)->Post("/v1/clients/" + device + ":revoke", "").status() : client.status();
+    HEDDLE_RETURN_IF_ERROR(status.Annotate(device + " is not revoked"));
+  } else {
+    HEDDLE_RETURN_IF_ERROR(
+        Act(context, AuditKind::kDeviceRevoked, device, "no coordinator was running",
+            [&](AuditEvent&) { return store->RevokeDevice(DeviceId(device), SystemClock().Now()); }));
   }
-  HEDDLE_RETURN_IF_ERROR(status);
   if (context.json) {
     PrintJson(context, json::object{{"device", device}, {"coordinator_running", running}});
   } else {

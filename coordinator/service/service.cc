@@ -1,7 +1,5 @@
 #include "coordinator/service/service.h"
 
-#include <fcntl.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 
 #include <algorithm>
@@ -24,6 +22,7 @@
 #include "coordinator/service/device_api.h"
 #include "coordinator/service/metrics.h"
 #include "coordinator/service/secret.h"
+#include "coordinator/store/state_lock.h"
 #include "protocol/transport/tls.h"
 
 namespace heddle::coordinator {
@@ -36,18 +35,6 @@ const Duration kHousekeeping = Seconds(600);
 const Duration kAuditFlush = Seconds(5);
 // Blobs that no row names are kept this long: an upload that waits for its report is one.
 const Duration kGarbageAge = Seconds(24 * 3600);
-
-Result<UniqueFd> LockState(const fs::path& state_dir) {
-  const fs::path path = state_dir / "lock";
-  UniqueFd fd(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
-  if (!fd.valid()) return ErrnoStatus(errno, "cannot open " + path.string());
-  if (::flock(fd.get(), LOCK_EX | LOCK_NB) != 0) {
-    return FailedPrecondition("another coordinator uses " + state_dir.string() +
-                              "; stop it, or give this one its own "
-                              "storage.state_dir");
-  }
-  return fd;
-}
 
 void SetLimits(const CoordinatorConfig& config, protocol::ServerOptions* options) {
   options->max_connections = config.max_connections;
@@ -204,10 +191,11 @@ Status Service::Impl::OpenListeners() {
   admin_options.max_connections = 256;
   admin = std::make_unique<protocol::Server>(
       io, admin_options, [this](protocol::Exchange& exchange) { return admin_api->Handle(exchange); });
-  HEDDLE_RETURN_IF_ERROR(admin->Start().Annotate("admin.address and admin.port"));
-  HEDDLE_RETURN_IF_ERROR(devices->Start().Annotate("listen.address and listen.port"));
+  // Threads first: a listener that has begun is stopped by them when the next one cannot begin.
   work.emplace(asio::make_work_guard(io));
   for (uint64_t i = 0; i < config.threads; ++i) threads.emplace_back([this] { io.run(); });
+  HEDDLE_RETURN_IF_ERROR(admin->Start().Annotate("admin.address and admin.port"));
+  HEDDLE_RETURN_IF_ERROR(devices->Start().Annotate("listen.address and listen.port"));
   if (!config.listen_port_file.empty()) {
     HEDDLE_RETURN_IF_ERROR(WriteFileAtomically(config.listen_port_file, std::to_string(devices->port()) + "\n"));
   }
@@ -303,6 +291,7 @@ void Service::Impl::Stop() {
   for (std::thread& thread : threads) thread.join();
   threads.clear();
   if (audit) FlushAudit(AuditTrail::What::kAll);
+  lock.Reset();
 }
 
 Service::Service(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}

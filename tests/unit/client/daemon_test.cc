@@ -254,6 +254,23 @@ TEST_F(DaemonTest, TaskLargerThanTheCacheIsReportedAsFailed) {
   EXPECT_EQ(coordinator_.CountRequests("GET /v1/blobs/"), 0u);
 }
 
+// The links to a model's files would keep what the cache has deleted on the disk.
+TEST_F(DaemonTest, AnotherModelIsFetchedWithinTheLimitOfTheDisk) {
+  EnrollDevice();
+  config_.cache_max_bytes = 15'000;
+  coordinator_.Offer(coordinator_.MakeAssignment(1, 10'000));
+  EXPECT_TRUE(RunTasks(1).ok());
+  EXPECT_EQ(OnlyReport().outcome(), v1::TASK_OUTCOME_COMPLETED) << OnlyReport().message();
+  const v1::TaskAssignment other = coordinator_.MakeAssignment(2, 10'001);
+  coordinator_.Corrupt(other.plan().base_model(1), protocol::MakeBytes(10'001, 5));  // so that it gets no further
+  coordinator_.Offer(other);
+  EXPECT_TRUE(RunTasks(1).ok());
+  EXPECT_EQ(coordinator_.reports().back().outcome(), v1::TASK_OUTCOME_FAILED);
+  for (const auto& entry : fs::directory_iterator(config_.state_dir / "work")) {
+    EXPECT_FALSE(entry.path().filename().string().starts_with("base-")) << "still holds the first model";
+  }
+}
+
 // ---- workers that go wrong ----
 
 TEST_F(DaemonTest, EndsOfTheWorkerAreReportedWithTheirReason) {

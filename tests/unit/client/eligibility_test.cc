@@ -6,6 +6,8 @@
 #include <boost/asio/bind_cancellation_slot.hpp>
 #include <boost/asio/cancellation_signal.hpp>
 #include <boost/asio/co_spawn.hpp>
+#include <fstream>
+#include <thread>
 
 #include "tests/unit/protocol/transport_fixture.h"
 
@@ -21,6 +23,14 @@ Eligible Check(const EligibilityOptions& options) {
   asio::co_spawn(io, CheckEligibility(options), [&](std::exception_ptr, Eligible found) { result = found; });
   io.run();
   return result;
+}
+
+// As /proc tells it; 0: there is no such process.
+char StateOf(int pid) {
+  std::ifstream status("/proc/" + std::to_string(pid) + "/stat");
+  std::string number, name;
+  char state = 0;
+  return status >> number >> name >> state ? state : char{0};
 }
 
 TEST(Eligibility, WithoutAHookTheDeviceMayAlwaysTrain) { EXPECT_TRUE(Check({}).eligible); }
@@ -39,6 +49,19 @@ TEST(Eligibility, CommandThatHangsCountsAsNo) {
   const Eligible no = Check({.command = "exec sleep 1000", .time_limit = Seconds(0.05)});
   EXPECT_FALSE(no.eligible);
   EXPECT_THAT(no.reason, testing::HasSubstr("time limit"));
+}
+
+// What it started is ended with it: a hook that hangs at each check would fill the device's process table.
+TEST(Eligibility, CommandThatHangsLeavesNoProcessBehind) {
+  TempDir temp;
+  const std::string child = (temp.path() / "child").string();
+  EXPECT_FALSE(Check({.command = "sleep 1000 & echo $! > " + child + "; wait", .time_limit = Seconds(0.2)}).eligible);
+  int pid = 0;
+  ASSERT_TRUE(std::ifstream(child) >> pid);
+  // The system's first process reaps it: until then it is there as a zombie.
+  for (int i = 0; i < 500 && StateOf(pid) != 'Z' && StateOf(pid) != 0; ++i)
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  EXPECT_THAT(StateOf(pid), testing::AnyOf('Z', 0));
 }
 
 TEST(Eligibility, FileSpeaksThroughItsExistence) {

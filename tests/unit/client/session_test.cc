@@ -568,6 +568,14 @@ TEST_F(SessionTest, WorkerThatDoesNotStartStopsTheDaemonAfterSomeTries) {
 
 // ---- no longer eligible ----
 
+TEST_F(SessionTest, ADeviceThatMayNotTrainFromTheStartSaysSoOnce) {
+  Tell(Started{});
+  Tell(Eligibility(false));
+  EXPECT_THAT(Notes(), HasSubstr("may not train: on battery"));
+  Tell(Eligibility(false));
+  EXPECT_TRUE(DidNothing());
+}
+
 TEST_F(SessionTest, CheckinIsCancelledWhenTheDeviceMayNoLongerTrain) {
   GoToCheckin();
   Tell(Eligibility(false));

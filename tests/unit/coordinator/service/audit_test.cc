@@ -12,6 +12,7 @@
 #include "coordinator/audit/audit_check.h"
 #include "coordinator/audit/audit_head.h"
 #include "coordinator/audit/audit_log.h"
+#include "coordinator/store/store.h"
 #include "tests/unit/coordinator/service/service_fixture.h"
 #include "tests/unit/protocol/raw_peer.h"
 
@@ -101,8 +102,16 @@ TEST_F(ServiceAuditTest, HasEveryActOfAnAdministratorWithItsOutcome) {
 
 TEST_F(ServiceAuditTest, HasARevocationThatWasMadeWhileNoCoordinatorRan) {
   Device("anna");
+  // While one runs it is the one that revokes, and where it cannot be found nothing is done behind its back.
+  CommandContext lost = Context();
+  lost.config.admin_port = 0;
+  lost.config.admin_port_file = (temp_.path() / "nowhere").string();
+  const Status refused = DeviceRevoke(lost, "anna");
+  EXPECT_EQ(refused.code(), Code::kUnavailable);
+  EXPECT_THAT(refused.message(), HasSubstr("anna is not revoked"));
+  EXPECT_FALSE(Pki::Value(Store::Open(config_.database()))->ListDevices()->at(0).revoked_at);
   service_->Stop();
-  EXPECT_TRUE(DeviceRevoke(Context(), "anna").ok());
+  EXPECT_TRUE(DeviceRevoke(lost, "anna").ok());
   const auto acts = Acts();
   EXPECT_EQ(acts.back(), "device_revoked done anna");
   EXPECT_EQ(Records().back().event.actor, ProcessActor());
