@@ -12,6 +12,8 @@
 #include <functional>
 #include <system_error>
 
+#include "common/test_hooks.h"
+
 namespace heddle {
 namespace fs = std::filesystem;
 
@@ -133,7 +135,9 @@ Status SyncDirectory(const fs::path& directory) {
   const fs::path& target = directory.empty() ? fs::path(".") : directory;
   UniqueFd fd(::open(target.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (!fd.valid()) return ErrnoStatus(errno, "cannot open the folder " + target.string());
+  HEDDLE_FAILPOINT(kFolderUnsynced);
   if (::fsync(fd.get()) != 0) return ErrnoStatus(errno, "cannot fsync the folder " + target.string());
+  HEDDLE_FAILPOINT(kFolderSynced);
   return OkStatus();
 }
 
@@ -169,7 +173,9 @@ Status WriteTemporary(const fs::path& temporary, std::string_view content, int m
   if (::fchmod(fd.get(), static_cast<mode_t>(mode)) != 0)
     return ErrnoStatus(errno, "cannot chmod " + temporary.string());
   HEDDLE_RETURN_IF_ERROR(WriteAll(fd.get(), content, "cannot write " + temporary.string()));
+  HEDDLE_FAILPOINT(kFileUnsynced);
   if (::fsync(fd.get()) != 0) return ErrnoStatus(errno, "cannot fsync " + temporary.string());
+  HEDDLE_FAILPOINT(kFileSynced);
   return OkStatus();
 }
 
@@ -186,9 +192,11 @@ Status WriteFileAtomically(const fs::path& path, std::string_view content, int m
 }
 
 Status RenameDurably(const fs::path& from, const fs::path& to) {
+  HEDDLE_FAILPOINT(kUnrenamed);
   if (::rename(from.c_str(), to.c_str()) != 0) {
     return ErrnoStatus(errno, "cannot rename " + from.string() + " to " + to.string());
   }
+  HEDDLE_FAILPOINT(kRenamed);
   return SyncDirectory(to.parent_path());
 }
 

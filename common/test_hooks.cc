@@ -24,7 +24,9 @@ struct Order {
   Order() {
     const char* text = std::getenv("HEDDLE_FAILPOINT");
     if (text == nullptr) return;
-    std::string_view name = text;
+    const std::string copy = text;
+    ::unsetenv("HEDDLE_FAILPOINT");  // a worker does not die of its daemon's
+    std::string_view name = copy;
     int passes = 1;
     if (const size_t colon = name.find(':'); colon != std::string_view::npos) {
       std::from_chars(name.data() + colon + 1, name.data() + name.size(), passes);
@@ -36,6 +38,9 @@ struct Order {
     }
   }
 };
+
+// Before main, while no other thread reads the environment.
+Order order;
 
 std::atomic<PlantedBug> planted{PlantedBug::kNone};
 
@@ -52,7 +57,6 @@ bool Enabled() {
 std::span<const std::string_view> FailpointNames() { return std::span(kFailpointNames).subspan(1); }
 
 void Reach(Failpoint point) {
-  static Order order;
   if (order.point != point || point == Failpoint::kNone) return;
   if (order.passes_left.fetch_sub(1) == 1) ::raise(SIGKILL);
 }

@@ -17,10 +17,22 @@
 
 namespace heddle::test_hooks {
 
-// X(kName, "name-in-the-environment"). Of the coordinator; of its start on what is there (recovery-); of the device's
-// daemon (client-) and of its enrolment (enroll-).
+// X(kName, "name-in-the-environment"). Of every program, where something becomes durable or is said; of the
+// coordinator; of its start on what is there (recovery-); of the device's daemon (client-) and of its enrolment
+// (enroll-).
 #define HEDDLE_FAILPOINTS(X)                                                                   \
   X(kNone, "")                                                                                 \
+  /* Before and after each fsync, rename, commit and HTTP answer: a source rule. */            \
+  X(kFileUnsynced, "file-unsynced")                                                            \
+  X(kFileSynced, "file-synced")                                                                \
+  X(kUnrenamed, "unrenamed")                                                                   \
+  X(kRenamed, "renamed")                                                                       \
+  X(kFolderUnsynced, "folder-unsynced")                                                        \
+  X(kFolderSynced, "folder-synced")                                                            \
+  X(kUncommitted, "uncommitted")                                                               \
+  X(kCommitted, "committed")                                                                   \
+  X(kUnanswered, "unanswered")                                                                 \
+  X(kAnswered, "answered")                                                                     \
   /* A blob: written, fsynced, renamed, its folder fsynced. */                                 \
   X(kBlobWritten, "blob-written")                                                              \
   X(kBlobSynced, "blob-synced")                                                                \

@@ -6,6 +6,8 @@
 #include <unistd.h>
 #include <cerrno>
 
+#include "common/test_hooks.h"
+
 namespace heddle::coordinator {
 namespace {
 
@@ -42,13 +44,19 @@ Status FileOps::Truncate(const UniqueFd& fd, uint64_t size, const std::filesyste
 
 Status FileOps::Sync(const UniqueFd& fd, const std::filesystem::path& path) {
   // fdatasync also writes the size, which is all of the metadata that a reader needs.
-  if (::fdatasync(fd.get()) == 0) return OkStatus();
-  return DiskStatus(errno, "cannot fsync " + path.string());
+  HEDDLE_FAILPOINT(kFileUnsynced);
+  if (::fdatasync(fd.get()) != 0) return DiskStatus(errno, "cannot fsync " + path.string());
+  HEDDLE_FAILPOINT(kFileSynced);
+  return OkStatus();
 }
 
 Status FileOps::Rename(const std::filesystem::path& from, const std::filesystem::path& to) {
-  if (::rename(from.c_str(), to.c_str()) == 0) return OkStatus();
-  return DiskStatus(errno, "cannot rename " + from.string() + " to " + to.string());
+  HEDDLE_FAILPOINT(kUnrenamed);
+  if (::rename(from.c_str(), to.c_str()) != 0) {
+    return DiskStatus(errno, "cannot rename " + from.string() + " to " + to.string());
+  }
+  HEDDLE_FAILPOINT(kRenamed);
+  return OkStatus();
 }
 
 Status FileOps::SyncFolder(const std::filesystem::path& folder) { return AsOfDisk(SyncDirectory(folder)); }

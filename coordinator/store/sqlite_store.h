@@ -10,6 +10,7 @@
 #include <string_view>
 #include <vector>
 
+#include "common/test_hooks.h"
 #include "coordinator/store/store.h"
 
 namespace heddle::coordinator {
@@ -117,7 +118,10 @@ class SqliteStore final : public Store {
     return Guarded([&]() -> decltype(body()) {
       SQLite::Transaction transaction(*database_, SQLite::TransactionBehavior::IMMEDIATE);
       auto result = body();
-      if (result.ok()) transaction.commit();
+      if (!result.ok()) return result;
+      HEDDLE_FAILPOINT(kUncommitted);
+      transaction.commit();
+      HEDDLE_FAILPOINT(kCommitted);
       return result;
     });
   }

@@ -242,7 +242,7 @@ Result<std::optional<std::string>> SqliteStore::GetMeta(const std::string& key) 
 }
 
 Status SqliteStore::SetMeta(const std::string& key, const std::string& value) {
-  return Guarded([&]() -> Status {
+  return InTransaction([&]() -> Status {
     Prepared("INSERT INTO meta (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value")
         .Bind(key)
         .Bind(value)

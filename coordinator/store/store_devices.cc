@@ -76,7 +76,7 @@ Status SqliteStore::RedeemToken(const Sha256Digest& token_hash, Time now, const 
 }
 
 Result<size_t> SqliteStore::DeleteExpiredTokens(Time before) {
-  return Guarded([&]() -> Result<size_t> {
+  return InTransaction([&]() -> Result<size_t> {
     return static_cast<size_t>(Prepared("DELETE FROM tokens WHERE expires_at < ?").Bind(before).Execute());
   });
 }
@@ -102,7 +102,7 @@ Result<std::optional<DeviceRecord>> SqliteStore::GetDevice(const DeviceId& devic
 }
 
 Status SqliteStore::RevokeDevice(const DeviceId& device, Time now) {
-  return Guarded([&]() -> Status {
+  return InTransaction([&]() -> Status {
     int changed = Prepared("UPDATE devices SET revoked_at = coalesce(revoked_at, ?) WHERE name = ?")
                       .Bind(now)
                       .Bind(device.value())

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "common/file.h"
+#include "common/test_hooks.h"
 #include "protocol/limits.h"
 
 namespace heddle::protocol::internal {
@@ -132,8 +133,10 @@ Awaitable<Status> HttpExchange::Respond(unsigned status, std::string content_typ
     bytes_out_ += body.size();
     answer += body;
   }
+  HEDDLE_FAILPOINT(kUnanswered);
   Status sent = co_await stream_.Write(answer, /*more=*/false);
   EndAnswer(sent);
+  HEDDLE_FAILPOINT(kAnswered);
   co_return sent;
 }
 
@@ -150,9 +153,11 @@ Awaitable<Status> HttpExchange::RespondFile(unsigned status, std::string content
   const std::string answer = BeginAnswer(status, content_type, length, headers);
   const bool body = head_.method != "HEAD" && length > 0;
   stream_.SetPace(options_.body_idle_timeout, options_.body_idle_timeout, options_.min_body_bytes_per_s);
+  HEDDLE_FAILPOINT(kUnanswered);
   Status sent = co_await stream_.Write(answer, /*more=*/body);
   if (sent.ok() && body) sent = co_await SendBody(fd.get(), offset, length);
   EndAnswer(sent);
+  HEDDLE_FAILPOINT(kAnswered);
   co_return sent;
 }
 

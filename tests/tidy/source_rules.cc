@@ -5,6 +5,7 @@
 #include <fstream>
 #include <functional>
 #include <optional>
+#include <regex>
 #include <set>
 #include <sstream>
 #include <string_view>
@@ -365,6 +366,43 @@ Violations CheckMarkers(const Tree& tree) {
         if (starts && ends) out.push_back(At(path, i + 1, "unfinished work: " + Trim(lines[i])));
       }
     }
+  }
+  return out;
+}
+
+Violations CheckFailpoints(const Tree& tree) {
+  static const std::regex kDurable(
+      R"((::fsync|::fdatasync|::rename|::renameat2?|fs::rename|filesystem::rename|\.commit)\(|stream_\.Write\(answer)");
+  static const std::regex kPoint(R"(HEDDLE_FAILPOINT\((k\w+)\))");
+  static const std::regex kListed(R"(X\((k\w+), "[a-z-]+"\))");
+  static const std::vector<std::string> kMortal = {"common/", "protocol/", "coordinator/", "client/"};
+  constexpr size_t kNear = 3;
+  Violations out;
+  std::set<std::string> placed;
+  for (const auto& [path, text] : tree) {
+    if (!Under(path, kMortal) || !IsCode(path) || path == "common/test_hooks.h") continue;
+    const std::vector<std::string> lines = LinesOf(text);
+    std::vector<bool> points;
+    for (const std::string& line : lines) {
+      std::smatch point;
+      points.push_back(std::regex_search(line, point, kPoint));
+      if (points.back()) placed.insert(point[1]);
+    }
+    for (size_t i = 0; i < lines.size(); ++i) {
+      if (!std::regex_search(lines[i], kDurable) || Trim(lines[i]).starts_with("//")) continue;
+      const auto here = points.begin() + static_cast<ptrdiff_t>(i);
+      const bool before = std::find(here - static_cast<ptrdiff_t>(std::min(i, kNear)), here, true) != here;
+      const auto end = here + static_cast<ptrdiff_t>(std::min(points.size() - i, kNear + 1));
+      const bool after = std::find(here, end, true) != end;
+      if (!before || !after) out.push_back(At(path, i + 1, "no failpoint before and after: " + Trim(lines[i])));
+    }
+  }
+  const auto hooks = tree.find("common/test_hooks.h");
+  if (hooks == tree.end()) return out;
+  const size_t begin = hooks->second.find("#define HEDDLE_FAILPOINTS");
+  const std::string list = hooks->second.substr(begin, hooks->second.find("#define HEDDLE_PLANTED_BUGS") - begin);
+  for (std::sregex_iterator it(list.begin(), list.end(), kListed), end; it != end; ++it) {
+    if (!placed.contains((*it)[1])) out.push_back("common/test_hooks.h: no code passes " + (*it)[1].str());
   }
   return out;
 }

@@ -37,5 +37,9 @@ Violations CheckLength(const Tree& tree, const std::string& reasons);
 Violations CheckReadmes(const Tree& tree);
 // No marker of unfinished work.
 Violations CheckMarkers(const Tree& tree);
+// In the rooms that coordinator and daemon are made of, every fsync, rename, transaction's commit and sent answer has a
+// failpoint within the three lines before it and the three after it: the tests of kills walk the failpoints. And each
+// failpoint of common/test_hooks.h stands in the code.
+Violations CheckFailpoints(const Tree& tree);
 
 }  // namespace heddle::tidy

@@ -43,6 +43,7 @@ TEST(SourceTree, EveryProtoFieldHasAComment) { EXPECT_KEPT(CheckProtoComments(So
 TEST(SourceTree, EveryHeaderSaysItsPurpose) { EXPECT_KEPT(CheckHeaderComments(Sources())); }
 TEST(SourceTree, EveryRoomHasAShortReadme) { EXPECT_KEPT(CheckReadmes(Sources())); }
 TEST(SourceTree, NothingIsMarkedAsUnfinished) { EXPECT_KEPT(CheckMarkers(Sources())); }
+TEST(SourceTree, WhatBecomesDurableOrIsSaidHasFailpoints) { EXPECT_KEPT(CheckFailpoints(Sources())); }
 TEST(SourceTree, LongFilesHaveAReason) {
   std::ifstream in(HEDDLE_SOURCE_DIR "/tests/tidy/long_files.txt");
   ASSERT_TRUE(in.good());
@@ -159,6 +160,30 @@ TEST(CheckMarkers, FindsWholeWordsOnly) {
   std::string marker = std::string("TO") + "DO";
   Tree tree = {{"common/a.cc", "x;\n// " + marker + ": later\n"}, {"common/b.cc", "int " + marker + "S = 1;\n"}};
   EXPECT_THAT(CheckMarkers(tree), ElementsAre(HasSubstr("common/a.cc:2: unfinished work")));
+}
+
+TEST(CheckFailpoints, FindsAnFsyncThatNoKillSurrounds) {
+  const std::string before = "HEDDLE_FAILPOINT(kOne);\n", after = "HEDDLE_FAILPOINT(kTwo);\n", sync = "::fsync(fd);\n";
+  const std::string far = "a;\nb;\nc;\n";
+  Tree tree = {{"common/a.cc", before + sync + after},
+               {"client/b.cc", before + sync},
+               {"client/c.cc", sync + after},
+               {"coordinator/d.cc", before + far + sync + after},
+               {"coordinator/e.cc", "// ::fsync( is a word here\n"},
+               {"protocol/f.cc", "transaction.commit();\nco_await stream_.Write(answer, false);\n"},
+               {"model/g.cc", sync}};
+  EXPECT_THAT(CheckFailpoints(tree),
+              ElementsAre(HasSubstr("client/b.cc:2: "), HasSubstr("client/c.cc:1: "), HasSubstr("coordinator/d.cc:5: "),
+                          HasSubstr("protocol/f.cc:1: "), HasSubstr("protocol/f.cc:2: ")));
+}
+
+TEST(CheckFailpoints, FindsOneThatIsListedOnly) {
+  Tree tree = {{"common/test_hooks.h",
+                "// X(kName, \"name\")\n"
+                "#define HEDDLE_FAILPOINTS(X) X(kNone, \"\") X(kOne, \"one\") X(kTwo, \"two\")\n"
+                "#define HEDDLE_PLANTED_BUGS(X) X(kBug, \"bug\")\n"},
+               {"client/a.cc", "HEDDLE_FAILPOINT(kTwo);\n"}};
+  EXPECT_THAT(CheckFailpoints(tree), ElementsAre(HasSubstr("no code passes kOne")));
 }
 
 }  // namespace

@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cstdlib>
 #include <random>
+#include <set>
 #include <thread>
 
 #include "common/random.h"
@@ -32,18 +33,34 @@ TEST(Kills, AnUndisturbedRunCommitsWhatArithmeticSays) {
 
 // In front of a point: the updates travel inside their reports, and there are no uploads.
 constexpr std::string_view kInline = "inline-updates-";
+// In front of a point of every program: the one that dies of it. Else it is the coordinator.
+constexpr std::string_view kOfDaemon = "daemon-", kOfEnrolment = "enrolling-";
+
+bool TakePrefix(std::string_view prefix, std::string* point) {
+  if (!point->starts_with(prefix)) return false;
+  point->erase(0, prefix.size());
+  return true;
+}
+
+// The points where something becomes durable or is said, whatever it is: of files, of all.
+const std::set<std::string> kFilePoints = {"file-unsynced", "file-synced",     "unrenamed",
+                                           "renamed",       "folder-unsynced", "folder-synced"};
+const std::set<std::string> kOtherPoints = {"uncommitted", "committed", "unanswered", "answered"};
+// Lives of a coordinator that end at such a point, each one passing later than the one before.
+constexpr int kKillsAtEveryKind = 9;
 
 class Failpoint : public testing::TestWithParam<std::string> {};
 
 TEST_P(Failpoint, IsReachedAndTheRunCommitsTheSame) {
   std::string point = GetParam();
   KeeperOptions options;
-  if (point.starts_with(kInline)) {
-    options.inline_updates = true;
-    point.erase(0, kInline.size());
-  }
+  options.inline_updates = TakePrefix(kInline, &point);
   const bool recovery = point.starts_with("recovery-");
-  const bool enrol = point.starts_with("enroll-"), device = point.starts_with("client-");
+  const bool enrol = TakePrefix(kOfEnrolment, &point) || point.starts_with("enroll-");
+  const bool device = TakePrefix(kOfDaemon, &point) || point.starts_with("client-");
+  const std::string name = point.substr(0, point.find(':'));
+  const bool of_all = kFilePoints.contains(name) || kOtherPoints.contains(name);
+  if (of_all && !enrol && !device) options.kills = kKillsAtEveryKind;
   if (enrol) {
     options.enrol_point = point;
   } else if (device) {
@@ -62,6 +79,7 @@ TEST_P(Failpoint, IsReachedAndTheRunCommitsTheSame) {
   ASSERT_OK(keeper.Finish());
   const int deaths = enrol ? keeper.enrol_deaths() : device ? keeper.device_deaths() : keeper.coordinator_deaths();
   EXPECT_GE(deaths, 1) << "nothing was killed: is " << point << " never passed?";
+  RecordProperty("deaths", deaths);
   // It stays so after one more kill.
   keeper.KillCoordinator();
   ASSERT_OK(keeper.Finish());
@@ -77,6 +95,15 @@ std::vector<std::string> Points() {
   // the steps: tasks given out, two reports, the commit.
   points.insert(points.end(), {"blob-synced:6", "blob-renamed:7", "blob-durable:6", "blob-synced:8", "blob-renamed:8",
                                "blob-durable:8", "step-written:4", "step-committed:3", "step-committed:4"});
+  // The passings after those, of what a life does after its start.
+  for (const char* point : {"file-unsynced:10", "file-synced:10", "renamed:10", "folder-synced:10", "uncommitted:10",
+                            "committed:10", "unanswered:10", "answered:10", "unanswered:19", "answered:19"}) {
+    points.emplace_back(point);
+  }
+  for (const std::string& point : kFilePoints) {
+    points.push_back(std::string(kOfDaemon) + point);
+    points.push_back(std::string(kOfEnrolment) + point);
+  }
   for (const char* point :
        {"step-written:2", "step-committed:2", "step-committed:4", "update-folded", "model-stored", "verdict-unsent",
         "verdict-answered", "client-journal-written", "client-report-unsent", "client-report-answered"}) {
