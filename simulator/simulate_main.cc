@@ -75,7 +75,7 @@ int Main(int argc, char** argv) {
   log.level = "warning";
   if (Status status = InitLogging(log); !status.ok()) return Fail(status);
   model::UseTensorMemory(model::kServerSpare);
-  if (const model::BlasCheck blas = model::CheckLoadedBlas(); blas.slow) Log(Severity::kWarning, blas.Describe());
+  model::WarnOfSlowBlas();
   ::signal(SIGINT, [](int) { interrupted = true; });
   ::signal(SIGTERM, [](int) { interrupted = true; });
   if (!vary.empty() || !seeds.empty()) return RunSweep(settings, vary, seeds);

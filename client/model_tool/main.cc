@@ -12,6 +12,7 @@
 #include "model/memory/tensor_memory.h"
 #include "model/parts/masked_model.h"
 #include "model/parts/part_folder.h"
+#include "model/transformer/blas_check.h"
 #include "peft/parts/emulator.h"
 
 namespace heddle::client {
@@ -226,6 +227,7 @@ int Main(int argc, char** argv) {
     return app.exit(error) == 0 ? 0 : 2;
   }
   model::UseTensorMemory(model::kServerSpare);
+  model::WarnOfSlowBlas();
   const Status status = line.action();
   if (status.ok()) return 0;
   std::cerr << "heddle model: " << status.message() << "\n";

@@ -13,6 +13,7 @@
 #include "common/build_info.h"
 #include "common/logging.h"
 #include "model/memory/tensor_memory.h"
+#include "model/transformer/blas_check.h"
 
 namespace heddle::client {
 namespace {
@@ -74,6 +75,7 @@ int Main(int argc, char** argv) {
     return app.exit(error) == 0 ? 0 : 2;
   }
   model::UseTensorMemory(model::kDeviceSpare);
+  model::WarnOfSlowBlas();
   auto output = TakeStandardOutput();
   const Status status = output.ok() ? Run(plan, data, state, output->get()) : output.status();
   if (status.ok()) return 0;

@@ -33,7 +33,7 @@ int Main(int argc, char** argv) {
     return 1;
   }
   model::UseTensorMemory(model::kDeviceSpare);
-  if (const model::BlasCheck blas = model::CheckLoadedBlas(); blas.slow) Log(Severity::kWarning, blas.Describe());
+  model::WarnOfSlowBlas();
 
   const std::shared_ptr<TaskResources> resources = MakeTaskResources();
   WorkerBackend backend;

@@ -14,6 +14,7 @@
 #include "coordinator/split/pump.h"
 #include "coordinator/split/setup.h"
 #include "model/memory/tensor_memory.h"
+#include "model/transformer/blas_check.h"
 #include "protocol/transport/frame_socket.h"
 #include "protocol/transport/tls.h"
 
@@ -121,6 +122,7 @@ int Main(int argc, char** argv) {
   model::UseTensorMemory(model::kServerSpare);
   std::signal(SIGPIPE, SIG_IGN);
   Status status = InitLogging({});
+  model::WarnOfSlowBlas();
   if (status.ok()) status = Run(std::move(options));
   if (status.ok()) return 0;
   std::cerr << "heddle-split-server: " << status.message() << "\n";

@@ -64,8 +64,7 @@ struct Command {
 
   Status Train() {
     UseTensorMemory(kServerSpare);
-    const BlasCheck blas = CheckLoadedBlas();
-    Log(blas.slow ? Severity::kWarning : Severity::kInfo, blas.Describe());
+    WarnOfSlowBlas();
     HEDDLE_ASSIGN_OR_RETURN(const auto tokenizer, LoadTokenizer());
     HEDDLE_ASSIGN_OR_RETURN(const TextDataset data, Data("train.txt", *tokenizer));
     Log(Severity::kInfo, "training text", {{"tokens", data.num_tokens()}, {"sequences", data.num_sequences()}});

@@ -5,6 +5,8 @@
 #include <fstream>
 #include <iterator>
 
+#include "common/logging.h"
+
 namespace heddle::model {
 namespace {
 
@@ -43,6 +45,10 @@ BlasCheck CheckLoadedBlas() {
   std::ifstream in("/proc/self/maps");
   const std::string maps{std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};
   return CheckBlas(maps, at::show_config());
+}
+
+void WarnOfSlowBlas() {
+  if (const BlasCheck blas = CheckLoadedBlas(); blas.slow) Log(Severity::kWarning, blas.Describe());
 }
 
 std::string BlasCheck::Describe() const {

@@ -1,6 +1,6 @@
 // Which BLAS does LibTorch's matrix products? The distribution's reference BLAS is some fifty times slower than
-// OpenBLAS, and which of them is loaded is decided outside the program, so programs that train look at start-up and say
-// so.
+// OpenBLAS, and which of them is loaded is decided outside the program, so every program that links LibTorch looks at
+// start-up and says so.
 #pragma once
 
 #include <string>
@@ -19,5 +19,7 @@ struct BlasCheck {
 BlasCheck CheckBlas(std::string_view process_maps, std::string_view torch_config);
 // Of this process. Thread-safe.
 BlasCheck CheckLoadedBlas();
+// Logs a warning with the cure when this process has the reference BLAS. For the start of a program.
+void WarnOfSlowBlas();
 
 }  // namespace heddle::model

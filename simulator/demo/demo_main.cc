@@ -256,7 +256,7 @@ int Main(int argc, char** argv) {
   log.level = "warning";
   Status status = InitLogging(log);
   model::UseTensorMemory(model::kServerSpare);
-  if (const model::BlasCheck blas = model::CheckLoadedBlas(); blas.slow) Log(Severity::kWarning, blas.Describe());
+  model::WarnOfSlowBlas();
   if (status.ok()) status = Demo(options).Run();
   if (status.ok()) return 0;
   std::cerr << "heddle-demo: " << status.message() << "\n";

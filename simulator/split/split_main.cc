@@ -8,6 +8,7 @@
 #include "common/config.h"
 #include "common/file.h"
 #include "model/memory/tensor_memory.h"
+#include "model/transformer/blas_check.h"
 #include "simulator/corpus/kjv.h"
 #include "simulator/split/split_run.h"
 
@@ -73,6 +74,7 @@ int Main(int argc, char** argv) {
   const auto settings = ParseSettings(arguments.settings);
   if (!settings.ok()) return Fail(settings.status(), 2);
   model::UseTensorMemory(model::kServerSpare);
+  model::WarnOfSlowBlas();
   const auto options = Prepare(arguments, *std::move(devices), *settings);
   Status status = options.status();
   if (status.ok()) {

@@ -123,8 +123,9 @@ const std::vector<Wall>& Walls() {
 // One heddle_library(…), heddle_executable(…) or heddle_test(…) of a CMake file.
 struct Target {
   std::string name;
-  bool torch = false;
-  std::vector<std::string> files;  // relative to the root
+  bool torch = false, executable = false;
+  std::vector<std::string> depends;  // libraries of ours, without heddle::
+  std::vector<std::string> files;    // relative to the root
 };
 
 std::vector<Target> TargetsOf(const std::string& cmake_path, const std::string& raw_text) {
@@ -138,6 +139,7 @@ std::vector<Target> TargetsOf(const std::string& cmake_path, const std::string& 
       std::istringstream words(text.substr(begin, text.find(')', begin) - begin));
       Target target;
       words >> target.name;
+      target.executable = function == std::string_view("heddle_executable(");
       std::string section;
       for (std::string word; words >> word;) {
         if (word == "TORCH") {
@@ -146,6 +148,8 @@ std::vector<Target> TargetsOf(const std::string& cmake_path, const std::string& 
           section = word;
         } else if (std::all_of(word.begin(), word.end(), [](unsigned char c) { return std::isupper(c) || c == '_'; })) {
           section.clear();
+        } else if (word.starts_with("heddle::")) {
+          target.depends.push_back(word.substr(8));
         } else if (!section.empty()) {
           target.files.push_back(folder + word);
         }
@@ -276,6 +280,36 @@ Violations CheckTorch(const Tree& tree) {
     if (torch && !sees.protobuf.empty()) {
       out.push_back(path + ":1: LibTorch and Protobuf in one translation unit: " +
                     (sees.torch.empty() ? "the precompiled header" : sees.torch) + " and " + sees.protobuf);
+    }
+  }
+  return out;
+}
+
+Violations CheckBlasAtStart(const Tree& tree) {
+  std::vector<Target> targets;
+  for (const auto& [path, text] : tree) {
+    if (!path.ends_with("CMakeLists.txt")) continue;
+    const std::vector<Target> here = TargetsOf(path, text);
+    targets.insert(targets.end(), here.begin(), here.end());
+  }
+  std::set<std::string> torch;
+  for (bool more = true; more;) {  // until nothing new is found to link what links it
+    more = false;
+    for (const Target& target : targets) {
+      const bool links = target.torch || std::any_of(target.depends.begin(), target.depends.end(),
+                                                     [&](const std::string& name) { return torch.contains(name); });
+      if (links && torch.insert(target.name).second) more = true;
+    }
+  }
+  Violations out;
+  for (const Target& target : targets) {
+    if (!target.executable || !torch.contains(target.name)) continue;
+    for (const std::string& file : target.files) {
+      const auto source = tree.find(file);
+      if (source == tree.end() || source->second.find("int main(") == std::string::npos) continue;
+      if (source->second.find("WarnOfSlowBlas()") == std::string::npos) {
+        out.push_back(At(file, 1, target.name + " links LibTorch: its start calls model::WarnOfSlowBlas()"));
+      }
     }
   }
   return out;

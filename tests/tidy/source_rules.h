@@ -27,6 +27,8 @@ Violations CheckLevels(const Tree& tree);
 Violations CheckWalls(const Tree& tree);
 // No translation unit sees LibTorch and Protobuf both; targets without TORCH, and their headers, see no LibTorch.
 Violations CheckTorch(const Tree& tree);
+// Every program that links LibTorch, itself or through a library, says at its start when the BLAS is a slow one.
+Violations CheckBlasAtStart(const Tree& tree);
 // Every message, enum, field and value of a .proto has a comment above it or behind it.
 Violations CheckProtoComments(const Tree& tree);
 // Every header starts with a comment about its purpose and has #pragma once.

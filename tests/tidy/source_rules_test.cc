@@ -39,6 +39,7 @@ TEST(SourceTree, WasFound) {
 TEST(SourceTree, RoomsIncludeOnlyLowerLevels) { EXPECT_KEPT(CheckLevels(Sources())); }
 TEST(SourceTree, LibrariesStayInsideTheirWalls) { EXPECT_KEPT(CheckWalls(Sources())); }
 TEST(SourceTree, LibTorchStaysInItsTargetsAndApartFromProtobuf) { EXPECT_KEPT(CheckTorch(Sources())); }
+TEST(SourceTree, EveryProgramWithLibTorchLooksAtItsBlas) { EXPECT_KEPT(CheckBlasAtStart(Sources())); }
 TEST(SourceTree, EveryProtoFieldHasAComment) { EXPECT_KEPT(CheckProtoComments(Sources())); }
 TEST(SourceTree, EveryHeaderSaysItsPurpose) { EXPECT_KEPT(CheckHeaderComments(Sources())); }
 TEST(SourceTree, EveryRoomHasAShortReadme) { EXPECT_KEPT(CheckReadmes(Sources())); }
@@ -116,6 +117,23 @@ TEST(CheckTorch, KnowsTheTargetsOfCMake) {
       CheckTorch(tree),
       ElementsAre(HasSubstr("peft/files.h:1: the target files is free of LibTorch, but peft/files.h > peft/lora.h"),
                   HasSubstr("peft/wire.cc:1: LibTorch and Protobuf in one translation unit: the precompiled")));
+}
+
+TEST(CheckBlasAtStart, FindsProgramsThatDoNot) {
+  const std::string silent = "int main() {}\n", looks = "int main() { model::WarnOfSlowBlas(); }\n";
+  Tree tree = {{"model/CMakeLists.txt",
+                "heddle_library(model TORCH SOURCES m.cc)\nheddle_library(loop SOURCES l.cc DEPENDS heddle::model)\n"
+                "heddle_executable(a TORCH SOURCES a.cc)\nheddle_executable(b TORCH SOURCES b.cc more.cc)\n"},
+               {"client/CMakeLists.txt",
+                "heddle_executable(c SOURCES c.cc DEPENDS heddle::last CLI11::CLI11)\n"
+                "heddle_executable(d SOURCES d.cc DEPENDS heddle::files)\n"
+                "heddle_library(last SOURCES e.cc DEPENDS x PRIVATE_DEPENDS heddle::loop)\n"},
+               {"model/a.cc", silent},
+               {"model/b.cc", looks},
+               {"model/more.cc", ""},
+               {"client/c.cc", silent},
+               {"client/d.cc", silent}};
+  EXPECT_THAT(CheckBlasAtStart(tree), ElementsAre(HasSubstr("client/c.cc:1: c links"), HasSubstr("model/a.cc:1: a")));
 }
 
 TEST(CheckProtoComments, FindsWhatNobodyExplained) {
