@@ -2,7 +2,10 @@
 #include <gtest/gtest.h>
 
 #include <fstream>
+#include <map>
+#include <regex>
 #include <sstream>
+#include <string>
 
 #include "protocol/refusal.h"
 #include "protocol/validate.h"
@@ -115,37 +118,57 @@ TEST(ProtocolPage, HasEveryReasonWithItsStatus) {
   }
 }
 
+// The bounds as protocol/limits.h has them, so that a new one is missed on the page. What is written there is computed
+// from left to right: numbers, digits' separators, suffixes, `type{n}`, earlier bounds, + - * <<.
+std::map<std::string, uint64_t> LimitsOfTheHeader() {
+  std::map<std::string, uint64_t> limits;
+  std::ifstream in(std::string(HEDDLE_SOURCE_DIR) + "/protocol/limits.h");
+  const std::regex definition(R"(inline constexpr \w+ (kMax\w+) = ([^;]+);)");
+  const std::regex part(R"((\+|-|\*|<<) *|(?:\w+\{)?\b([\d']+)[uU]?\}?|(kMax\w+))");
+  for (std::string line; std::getline(in, line);) {
+    std::smatch found;
+    if (!std::regex_search(line, found, definition)) {
+      EXPECT_EQ(line.find(" kMax"), std::string::npos) << "the test does not understand: " << line;
+      continue;
+    }
+    const std::string text = found[2];
+    uint64_t value = 0;
+    std::string sign = "+";
+    for (std::sregex_iterator it(text.begin(), text.end(), part), end; it != end; ++it) {
+      if ((*it)[1].matched) {
+        sign = (*it)[1];
+        continue;
+      }
+      std::string digits = (*it)[2];
+      std::erase(digits, '\'');
+      const uint64_t next = digits.empty() ? limits.at((*it)[3]) : std::stoull(digits);
+      if (sign == "+") value += next;
+      if (sign == "-") value -= next;
+      if (sign == "*") value *= next;
+      if (sign == "<<") value <<= next;
+    }
+    limits[found[1]] = value;
+  }
+  return limits;
+}
+
 TEST(ProtocolPage, HasTheLimits) {
-  const std::string page = Page();
-  const std::pair<const char*, uint64_t> limits[] = {{"kMaxHttpHeaderBytes", kMaxHttpHeaderBytes},
-                                                     {"kMaxTargetBytes", kMaxTargetBytes},
-                                                     {"kMaxMessageBytes", kMaxMessageBytes},
-                                                     {"kMaxEnrollMessageBytes", kMaxEnrollMessageBytes},
-                                                     {"kMaxWorkerMessageBytes", kMaxWorkerMessageBytes},
-                                                     {"kMaxReportMessageBytes", kMaxReportMessageBytes},
-                                                     {"kMaxInlineUpdateBytes", kMaxInlineUpdateBytes},
-                                                     {"kMaxInlinePatchBytes", kMaxInlinePatchBytes},
-                                                     {"kMaxBlobNameBytes", kMaxBlobNameBytes},
-                                                     {"kMaxBlobsPerFolder", kMaxBlobsPerFolder},
-                                                     {"kMaxLocalTasks", kMaxLocalTasks},
-                                                     {"kMaxCsrBytes", kMaxCsrBytes},
-                                                     {"kMaxTokenBytes", kMaxTokenBytes},
-                                                     {"kMaxCertificateBytes", kMaxCertificateBytes},
-                                                     {"kMaxNameBytes", kMaxNameBytes},
-                                                     {"kMaxPathBytes", kMaxPathBytes},
-                                                     {"kMaxRefusalMessageBytes", kMaxRefusalMessageBytes},
-                                                     {"kMaxWorkerErrorBytes", kMaxWorkerErrorBytes},
-                                                     {"kMaxBlobBytes", kMaxBlobBytes},
-                                                     {"kMaxRetryAfterMs", kMaxRetryAfterMs},
-                                                     {"kMaxLocalSteps", kMaxLocalSteps},
-                                                     {"kMaxRounds", kMaxRounds},
-                                                     {"kMaxBatchSize", kMaxBatchSize},
-                                                     {"kMaxSequenceLength", kMaxSequenceLength},
-                                                     {"kMaxThreads", kMaxThreads},
-                                                     {"kMaxNumExamples", kMaxNumExamples}};
+  std::map<std::string, uint64_t> limits = LimitsOfTheHeader();
+  EXPECT_EQ(limits["kMaxTargetBytes"], kMaxTargetBytes);  // each way of writing one is understood
+  EXPECT_EQ(limits["kMaxBlobBytes"], kMaxBlobBytes);
+  EXPECT_EQ(limits["kMaxRetryAfterMs"], kMaxRetryAfterMs);
+  EXPECT_EQ(limits["kMaxRounds"], kMaxRounds);
+  EXPECT_EQ(limits["kMaxKeptFrontMb"], kMaxKeptFrontMb);
+  EXPECT_EQ(limits["kMaxSeedRef"], kMaxSeedRef);
+  std::string page = Page();
+  page = page.substr(page.find("## Limits"), page.find("## A worked example") - page.find("## Limits"));
   for (const auto& [name, value] : limits) {
-    const std::string row = "| `" + std::string(name) + "` | " + std::to_string(value) + " | ";
+    const std::string row = "| `" + name + "` | " + std::to_string(value) + " | ";
     EXPECT_NE(page.find(row), std::string::npos) << row;
+  }
+  for (size_t at = page.find("| `k"); at != std::string::npos; at = page.find("| `k", at + 1)) {
+    const std::string name = page.substr(at + 3, page.find('`', at + 3) - at - 3);
+    EXPECT_TRUE(limits.contains(name)) << "protocol/limits.h has no " << name;
   }
 }
 
