@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
-# check_run_script.sh ROOT: ./run on a machine that is not Debian's says what to install and how to go on; what it does not know it refuses.
+# check_run_script.sh ROOT: ./run on a machine that is not Debian's says what to install and how to go on; what it does not know it refuses;
+# where everything is installed it needs no network.
 set -euo pipefail
 tools=$(mktemp -d)
 trap 'rm -rf "$tools"' EXIT
 for tool in bash env dirname nproc sed cat; do ln -s "$(command -v "$tool")" "$tools/$tool"; done
 
-# expect STATUS WORDS… -- ARGUMENTS OF run…: it ends so and says all these.
+# expect STATUS WORDS… -- ARGUMENTS OF run…: it ends so and says all these, and what else is in $said.
 expect() {
-  local status=$1 words=() said got=0 word
+  local status=$1 words=() got=0 word
   shift
   while [ "$1" != -- ]; do words+=("$1"); shift; done
   shift
@@ -26,3 +27,17 @@ expect 1 "--out needs a folder" -- demo --out
 expect 1 "must be a number" -- fuzz fuzz_text many
 expect 2 "no command 'dmo'" "./run demo" -- dmo
 expect 0 "./run demo" "./run test" "./run bench" -- help
+
+# A Debian where all packages are there but those named in the file "missing"; its apt-get has no network.
+for tool in grep touch; do ln -s "$(command -v "$tool")" "$tools/$tool"; done
+fake() { printf '#!/usr/bin/env bash\n%s\n' "$2" > "$tools/$1"; chmod +x "$tools/$1"; }
+: > "$tools/missing"
+fake dpkg-query 'grep -qxF -- "${!#}" "$HOME/missing" && exit 1; printf installed'
+fake apt-get 'touch "$HOME/called"; exit 100'
+fake id 'echo 0'
+expect 0 "Set up." -- setup
+[ "$said" = "Set up." ] || { echo "./run setup with nothing to install says: $said"; exit 1; }
+[ ! -e "$tools/called" ] || { echo "./run setup with nothing to install calls apt-get"; exit 1; }
+echo bible-kjv > "$tools/missing"
+expect 1 "Installing 1 packages: bible-kjv" "is there a network?" -- setup
+[ -e "$tools/called" ] || { echo "./run setup does not install what is missing"; exit 1; }
