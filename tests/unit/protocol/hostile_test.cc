@@ -3,6 +3,8 @@
 
 #include <random>
 
+#include "common/file.h"
+#include "protocol/refusal.h"
 #include "protocol/validate.h"
 #include "raw_peer.h"
 #include "transport_fixture.h"
@@ -67,6 +69,8 @@ std::vector<BadRequest> BadRequests() {
 
 TEST_F(Hostile, BadHeadsGetTheirStatusATypedRefusalAndTheEndOfTheConnection) {
   Serve({}, /*tls=*/false);
+  const auto page = ReadFile(HEDDLE_SOURCE_DIR "/docs/protocol.md");
+  ASSERT_TRUE(page.ok()) << page.status();
   uint64_t malformed = 0, too_large = 0;
   for (const BadRequest& bad : BadRequests()) {
     SCOPED_TRACE(bad.what);
@@ -82,6 +86,8 @@ TEST_F(Hostile, BadHeadsGetTheirStatusATypedRefusalAndTheEndOfTheConnection) {
     ++(large ? too_large : malformed);
     EXPECT_EQ(refusal->reason(), large ? v1::REFUSAL_REASON_TOO_LARGE : v1::REFUSAL_REASON_MALFORMED);
     EXPECT_FALSE(refusal->message().empty());
+    EXPECT_THAT(*page, HasSubstr("\n| " + std::to_string(bad.status) + " | `" +
+                                 std::string(ReasonName(refusal->reason())) + "` | "));
     EXPECT_TRUE(peer.ReadToEnd());
   }
   EXPECT_GT(malformed, 0U);
