@@ -22,6 +22,7 @@ struct Method {
   std::map<std::string, std::string> strategy = {};
   std::string tables = {};  // more of the recipe
   bool few_labels = false;  // the first device's texts have labels, the others label their own
+  std::string label = {};   // of the test, where the method has another
 };
 
 // A few sentences; of the first device some have labels.
@@ -117,6 +118,11 @@ const std::map<std::string, std::string> kQueries = {
     {"local_task", "\"zo_sft\""}, {"learning_rate", "1e-2"}, {"local_steps", "4"}};
 const std::string kGenerator = "[tuning]\nmethod = \"prompt-tuning\"\nnum_virtual_tokens = 2\ngenerator_dim = 4\n";
 
+// FedOBD: blocks in adaptive levels, both ways; then all of the model after fewer steps.
+const std::map<std::string, std::string> kStages = {{"first_stage_rounds", "2"}}, kFewer = {{"later_local_steps", "1"}};
+const std::string kLevels =
+    "[compression]\nupload = [\"blocks:0.5\", \"nnadq:0.01\"]\nupload_rounds = 2\nlater_upload = [\"nnadq:0.01\"]\n"
+    "download = \"nnadq:0.01\"\n";
 const std::string kRounded = "[compression]\ndownload = \"bf16\"\n";
 // Devices that give up rank, and send what is left of it in few bytes.
 const std::map<std::string, std::string> kPruned = {{"prune_gamma", "0.5"}, {"prune_lambda", "1000.0"}};
@@ -125,6 +131,7 @@ const std::string kSmaller = "[compression]\nupload = [\"top_k:0.5\", \"int8\", 
 INSTANTIATE_TEST_SUITE_P(BeyondAMean, Methods,
                          testing::Values(Method{"FedAdam", {}, {}, {}, kRounded},
                                          Method{"FedAvg", kQueries, {}, {}, kGenerator},
+                                         Method{"FedAvg", kFewer, {}, kStages, kLevels, false, "FedOBD"},
                                          Method{"HetLoRA", {}, {}, kPruned, kSmaller}, Method{"SCAFFOLD", kDescent, {}},
                                          Method{"FedSA-LoRA", {}, {{"device_ranks", "[\"anna:1\"]"}}},
                                          Method{"FedBFPT", {}, {}, kLayers}, Method{"HeteroLayers", {}, {}, kDepths},
@@ -137,7 +144,7 @@ INSTANTIATE_TEST_SUITE_P(BeyondAMean, Methods,
                                          Method{"FeS", {}, {}, kPaced, kPrompt, true},
                                          Method{"LP-FL", {}, {}, {{"warmup_rounds", "1"}}, kPrompt, true}),
                          [](const auto& info) {
-                           std::string name = info.param.name;
+                           std::string name = info.param.label.empty() ? info.param.name : info.param.label;
                            std::erase(name, '-');
                            return name;
                          });
