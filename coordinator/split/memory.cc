@@ -1,7 +1,9 @@
 #include "coordinator/split/memory.h"
 
 #include <algorithm>
+#include <cmath>
 
+#include "model/config/memory_estimate.h"
 #include "protocol/split/tensor_code.h"
 
 namespace heddle::coordinator {
@@ -16,18 +18,21 @@ uint64_t Length(const protocol::SplitPlan& plan, const model::ModelSpec& part) {
   return part.TakesImages() ? most : std::min(most, uint64_t{plan.sequence_length});
 }
 
-// Elements that one of the part's layers keeps of a token for the way back.
+// Elements that one of the part's layers keeps of a token for the way back, with any of its linear layers trained.
 uint64_t KeptOfALayer(const protocol::SplitPlan& plan, const model::ModelSpec& part, uint64_t layers) {
-  uint64_t factors = 0;
+  model::MemorySettings settings;
+  settings.length = static_cast<int64_t>(Length(plan, part));
+  settings.targets = part.LinearModules();
+  settings.rank = 0;
+  double dropped = 0;
   if (plan.server.peft_type == "LORA") {
-    for (const model::LinearSpec& linear : part.LinearModules()) {
-      if (linear.output) continue;
-      factors += static_cast<uint64_t>(plan.server.r);
-      if (plan.server.lora_dropout > 0) factors += 2 * static_cast<uint64_t>(linear.in);
+    settings.rank = plan.server.r;
+    for (const model::LinearSpec& linear : settings.targets) {
+      if (!linear.output && plan.server.lora_dropout > 0) dropped += 2 * static_cast<double>(linear.in);
     }
   }
-  return static_cast<uint64_t>(8 * part.hidden_size + 4 * part.intermediate_size) +
-         static_cast<uint64_t>(part.num_attention_heads) * Length(plan, part) + factors / std::max(uint64_t{1}, layers);
+  const double of_dropout = dropped / static_cast<double>(std::max(uint64_t{1}, layers));
+  return static_cast<uint64_t>(std::ceil(model::KeptOfALayer(part, settings) + of_dropout));
 }
 
 }  // namespace

@@ -9,8 +9,8 @@
 //   pass     what a pass takes above what is kept: a layer's activations once more and, with the head here, three times
 //            the logits
 //   session  t (1 + 1), or with a copy of its own t (1 + 1 + m, and 1 + m while they are written); for each micro-batch
-//            that waits for its tail's gradient what its layers keep, tokens x layers x k elements with
-//              k = 8 hidden + 4 intermediate + heads x length, and of LoRA r a module, and 2 in a module with dropout;
+//            that waits for its tail's gradient what its layers keep: what model/config/memory_estimate.h says of them
+//            with all their linear layers trained, and twice the input of each where LoRA's has dropout;
 //            the requests that may wait and the answers of two steps as they travel
 //   update   what a counted device has changed, of either side, until the round ends
 //

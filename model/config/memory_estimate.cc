@@ -65,11 +65,16 @@ double LogitBytes(const ModelSpec& spec, double copies, bool adapted, const Widt
   return (settings.bf16 ? 1.5 : 1) * row * std::min(rows, static_cast<double>(LossRows(vocab)));
 }
 
+// Elements of a token.
+double Kept(const ModelSpec& spec, const std::vector<LinearSpec>& trained, int64_t rank, const Widths& w) {
+  const double of_mlp = !spec.gated_mlp ? w.mlp : spec.activation == Activation::kSilu ? 2 * w.mlp : 3 * w.mlp;
+  return 2 * w.hidden + w.query + 2 * w.key + w.scores + of_mlp + TrainedInputs(spec, trained, rank, w);
+}
+
 // Bytes. What is kept, and on top the larger of two things that are never there together.
 double TrainingActivations(const ModelSpec& spec, const std::vector<LinearSpec>& trained, int64_t rank, bool adapted,
                            const MemorySettings& settings, const Widths& w) {
-  const double of_mlp = !spec.gated_mlp ? w.mlp : spec.activation == Activation::kSilu ? 2 * w.mlp : 3 * w.mlp;
-  const double layer = 2 * w.hidden + w.query + 2 * w.key + w.scores + of_mlp + TrainedInputs(spec, trained, rank, w);
+  const double layer = Kept(spec, trained, rank, w);
   double backward = std::max(2 * w.scores + 2 * w.query + 2 * w.key, 3 * w.mlp) + 2 * w.hidden;
   if (settings.checkpoint) backward += layer;  // which is computed again, when the logits are gone
   const double kept = w.layers * (settings.checkpoint ? w.hidden : layer);
@@ -99,6 +104,10 @@ std::string_view MemoryUseName(MemoryUse use) {
       return "full";
   }
   return "";
+}
+
+double KeptOfALayer(const ModelSpec& spec, const MemorySettings& settings) {
+  return Kept(spec, settings.targets, settings.rank, Widths(spec, settings));
 }
 
 double FrontBytes(const ModelSpec& spec, const MemorySettings& settings) {

@@ -62,6 +62,10 @@ struct MemoryEstimate {
 };
 MemoryEstimate EstimateMemory(const ModelSpec& spec, MemoryUse use, const MemorySettings& settings);
 
+// Elements, not bytes, that one layer keeps of a token for the backward pass without checkpointing: what `activations`
+// lists for each token and layer.
+double KeptOfALayer(const ModelSpec& spec, const MemorySettings& settings);
+
 // Of what some layers make of one example: its residual stream.
 double FrontBytes(const ModelSpec& spec, const MemorySettings& settings);
 
