@@ -417,11 +417,12 @@ void ConfigSchema::BindTable(std::string key, std::map<std::string, std::string>
 
 Status ConfigSchema::LoadFile(const std::filesystem::path& path, const std::map<std::string, std::string>& overrides,
                               bool use_environment) {
-  HEDDLE_ASSIGN_OR_RETURN(std::string text, ReadFile(path, size_t{4} << 20));
+  const Result<std::string> text = ReadFile(path, size_t{4} << 20);
+  if (!text.ok()) return {text.status().code(), text.status().message() + "; check the path of the " + impl_->what};
   std::error_code error;
   std::filesystem::path absolute = std::filesystem::absolute(path, error);
   impl_->folder = error ? path.parent_path() : absolute.parent_path();
-  return LoadText(text, path.string(), overrides, use_environment);
+  return LoadText(*text, path.string(), overrides, use_environment);
 }
 
 void ConfigSchema::SetFolder(std::filesystem::path folder) { impl_->folder = std::move(folder); }

@@ -270,7 +270,10 @@ Result<SafetensorsFile> ParseSafetensors(std::span<const std::byte> bytes, std::
 Result<SafetensorsFile> ReadSafetensors(const fs::path& path, Misaligned misaligned) {
   HEDDLE_ASSIGN_OR_RETURN(std::shared_ptr<const MappedFile> mapped, MappedFile::Open(path));
   auto file = ParseSafetensors(mapped->bytes(), mapped, misaligned);
-  if (!file.ok()) return file.status().Annotate(path.string());
+  if (!file.ok()) {
+    return Status(file.status().code(),
+                  path.string() + ": " + file.status().message() + "; copy or save the file anew");
+  }
   file->files.push_back(std::move(mapped));
   return file;
 }

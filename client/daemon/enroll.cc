@@ -67,7 +67,9 @@ Result<v1::EnrollResponse> Ask(const ClientConfig& config, const EnrolmentToken&
       return Unauthenticated("the server at " + where +
                              " is not the coordinator this token is for: the fingerprint differs (" + status.message() +
                              ")");
-    return status;
+    if (status.code() != Code::kUnavailable && status.code() != Code::kDeadlineExceeded) return status;
+    return Status(status.code(),
+                  status.message() + "; check coordinator.host and coordinator.port, and that heddle-coordinator runs");
   }
   if ((*answer)->status != 200) {
     const CallFailed refused = FailureOf(**answer);

@@ -37,7 +37,7 @@ Status CheckData(const ClientConfig& config) {
   std::error_code error;
   if (std::filesystem::exists(config.data_path, error)) return OkStatus();
   return NotFound("data.path: there is no " + config.data_path.string() +
-                  (error ? " that can be looked at: " + error.message() : std::string()));
+                  (error ? " that can be looked at: " + error.message() : std::string()) + "; check the path");
 }
 
 Status RunDaemon(const ClientConfig& config, const DaemonOptions& options) {

@@ -20,6 +20,10 @@ Status EvaluateCommand(const EvaluateSettings& settings, std::ostream& out) {
                            std::to_string(spec.MaxLength()) + " tokens");
   }
   const int64_t length = settings.length > 0 ? settings.length : std::min<int64_t>(512, spec.MaxLength());
+  std::error_code error;
+  if (!std::filesystem::exists(settings.data, error)) {
+    return NotFound("there is no " + settings.data.string() + "; check the data's path");
+  }
   if (!settings.adapter.empty()) HEDDLE_RETURN_IF_ERROR(peft::CheckBaseModel(settings.adapter, settings.folder));
   const auto resources = MakeTaskResources();
   HEDDLE_ASSIGN_OR_RETURN(const Evaluation found,

@@ -9,6 +9,7 @@
 #include "client/model_tool/generate.h"
 #include "client/model_tool/inspect.h"
 #include "common/build_info.h"
+#include "common/command_line.h"
 #include "model/memory/tensor_memory.h"
 #include "model/parts/masked_model.h"
 #include "model/parts/part_folder.h"
@@ -224,7 +225,7 @@ int Main(int argc, char** argv) {
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? 0 : 2;
+    return ExitOfUsage(app, error);
   }
   model::UseTensorMemory(model::kServerSpare);
   model::WarnOfSlowBlas();

@@ -57,7 +57,8 @@ Status AddTokenizer(const std::filesystem::path& folder, TaskResources::Base* ba
   if (base->tokenizer->vocab_size() <= vocabulary) return OkStatus();
   return InvalidArgument(folder.string() + ": the tokenizer does not fit the model: it makes ids up to " +
                          std::to_string(base->tokenizer->vocab_size() - 1) +
-                         ", the model has embeddings for ids below " + std::to_string(vocabulary));
+                         ", the model has embeddings for ids below " + std::to_string(vocabulary) +
+                         "; copy the tokenizer of these weights");
 }
 
 }  // namespace

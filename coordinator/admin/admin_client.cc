@@ -76,13 +76,15 @@ Result<std::unique_ptr<AdminClient>> AdminClient::Make(const CoordinatorConfig& 
   uint64_t port = config.admin_port;
   if (port == 0) {
     if (config.admin_port_file.empty()) {
-      return InvalidArgument("admin.port is 0 and admin.port_file is empty: the command line cannot find the port");
+      return InvalidArgument(
+          "admin.port is 0 and admin.port_file is empty, so nothing says where to call: set one of them");
     }
     auto text = ReadFile(config.admin_port_file, 64);
     if (!text.ok()) return Unavailable("no coordinator runs with this configuration: " + text.status().message());
     auto [end, error] = std::from_chars(text->data(), text->data() + text->size(), port);
     if (error != std::errc() || port == 0 || port > 65535) {
-      return InvalidArgument(config.admin_port_file + " does not hold a port");
+      return InvalidArgument(config.admin_port_file +
+                             " does not hold a port; restart heddle-coordinator, which writes it");
     }
   }
   auto impl = std::make_unique<Impl>();

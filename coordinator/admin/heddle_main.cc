@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "common/build_info.h"
+#include "common/command_line.h"
 #include "common/config.h"
 #include "coordinator/admin/commands.h"
 
@@ -157,7 +158,7 @@ int Main(int argc, char** argv) {
     std::cerr << "heddle: " << status.message() << "\n";
     return 1;
   } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? 0 : 2;
+    return ExitOfUsage(app, error);
   } catch (const UsageError& error) {
     std::cerr << "heddle: " << error.what() << "\n";
     return 2;

@@ -47,8 +47,10 @@ Result<std::vector<fs::path>> BaseFiles(const fs::path& folder) {
 
 Result<BaseModel> ReadBaseModel(const Recipe& recipe) {
   BaseModel base;
-  if (recipe.head.num_labels == 0) {
-    HEDDLE_ASSIGN_OR_RETURN(base.spec, model::ReadModelConfig(recipe.base_model));
+  Result<model::ModelSpec> as_it_is = model::ReadModelConfig(recipe.base_model);
+  if (recipe.head.num_labels == 0 || as_it_is.status().code() == Code::kNotFound) {
+    if (!as_it_is.ok()) return as_it_is.status().Annotate("model.base");
+    base.spec = *std::move(as_it_is);
     return base;
   }
   HEDDLE_ASSIGN_OR_RETURN(const std::string text, ReadFile(recipe.base_model / "config.json", kMaxConfigBytes));

@@ -249,7 +249,7 @@ Status CheckTexts(const Recipe& recipe, const model::ModelSpec& config) {
   if (tokenizer->vocab_size() > config.vocab_size) {
     return InvalidArgument(recipe.base_model.string() + ": the tokenizer does not fit the model: it makes ids up to " +
                            std::to_string(tokenizer->vocab_size() - 1) + ", the model has embeddings for ids below " +
-                           std::to_string(config.vocab_size));
+                           std::to_string(config.vocab_size) + "; copy the tokenizer of these weights");
   }
   return OkStatus();
 }
@@ -307,8 +307,9 @@ Result<uint64_t> MaxUpdateBytes(const Recipe& recipe, const RunMaterial& materia
 Result<Recipe> Recipe::Load(const fs::path& path, const std::map<std::string, std::string>& overrides) {
   std::error_code error;
   fs::path absolute = fs::absolute(path, error);
-  HEDDLE_ASSIGN_OR_RETURN(const std::string text, ReadFile(path, size_t{1} << 20));
-  return LoadText(text, (error ? path : absolute).parent_path(), path.string(), overrides);
+  const Result<std::string> text = ReadFile(path, size_t{1} << 20);
+  if (!text.ok()) return Status(text.status().code(), text.status().message() + "; check the path of the recipe");
+  return LoadText(*text, (error ? path : absolute).parent_path(), path.string(), overrides);
 }
 
 Result<Recipe> Recipe::LoadText(const std::string& text, const fs::path& folder, const std::string& name,

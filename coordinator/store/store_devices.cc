@@ -18,7 +18,9 @@ DeviceRecord ReadDevice(Query& query) {
   return device;
 }
 
-Status NoDevice(const DeviceId& device) { return NotFound("no device " + device.value() + " is enrolled"); }
+Status NoDevice(const DeviceId& device) {
+  return NotFound("no device " + device.value() + " is enrolled; see `heddle device list`");
+}
 
 }  // namespace
 

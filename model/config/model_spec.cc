@@ -230,13 +230,14 @@ bool ModelSpec::IsFresh(std::string_view name) const {
 }
 
 Status ModelSpec::CheckTensors(const StateDictSpec& checkpoint) const {
+  constexpr const char* kOneModel = "; copy config.json and weights from one model";
   const StateDictSpec expected = WeightSpec();
   const StateDictSpec known = IsWhole() ? expected : Whole().WeightSpec();
   std::map<std::string, const TensorSpec*, std::less<>> found;
   for (const auto& [name, ours] : NamesOf(checkpoint)) {
     if (!known.contains(ours)) {
       return InvalidArgument("the weights hold " + name + ", which a " + architecture +
-                             " with this config.json does not have");
+                             " with this config.json does not have" + kOneModel);
     }
     if (!found.emplace(ours, &checkpoint.find(name)->second).second) {
       return InvalidArgument("the weights hold " + ours + " twice, also under the name " + name);
@@ -246,11 +247,11 @@ Status ModelSpec::CheckTensors(const StateDictSpec& checkpoint) const {
     const auto it = found.find(name);
     if (it == found.end()) {
       if (MayBeAbsent(name) || IsFresh(name)) continue;
-      return InvalidArgument("the weights lack " + name + ", which config.json asks for");
+      return InvalidArgument("the weights lack " + name + ", which config.json asks for" + kOneModel);
     }
     if (it->second->shape != tensor.shape) {
       return InvalidArgument(name + " has shape " + ShapeToString(it->second->shape) +
-                             " in the weights, but config.json asks for " + ShapeToString(tensor.shape));
+                             " in the weights, but config.json asks for " + ShapeToString(tensor.shape) + kOneModel);
     }
     if (!IsFloat(it->second->dtype)) {
       return InvalidArgument(name + " is " + std::string(DTypeName(it->second->dtype)) +

@@ -60,7 +60,7 @@ std::vector<std::string> DropoutNames(const json::object& object) {
 Result<ModelSpec> ParseModelConfig(std::string_view text) {
   json::error_code error;
   const json::value root = json::parse(text, error);  // depth limit 32
-  if (error) return InvalidArgument("config.json is not valid JSON: " + error.message());
+  if (error) return InvalidArgument("config.json is not valid JSON: " + error.message() + "; copy the file anew");
   if (!root.is_object()) return InvalidArgument("config.json must hold a JSON object");
   ConfigReader reader(root.get_object());
   const Architecture* architecture = FindArchitecture(reader);
@@ -83,8 +83,11 @@ Result<ModelSpec> ParseModelConfig(std::string_view text) {
 }
 
 Result<ModelSpec> ReadModelConfig(const std::filesystem::path& folder) {
-  HEDDLE_ASSIGN_OR_RETURN(const std::string text, ReadFile(folder / "config.json", kMaxConfigBytes));
-  Result<ModelSpec> spec = ParseModelConfig(text);
+  const Result<std::string> text = ReadFile(folder / "config.json", kMaxConfigBytes);
+  if (!text.ok()) {
+    return Status(text.status().code(), text.status().message() + "; name a model's folder in Hugging Face's layout");
+  }
+  Result<ModelSpec> spec = ParseModelConfig(*text);
   if (!spec.ok()) return spec.status().Annotate(folder.string());
   return spec;
 }

@@ -144,6 +144,9 @@ Result<TextDataset> TextDataset::FromText(std::string_view text, Format format, 
 
 Result<TextDataset> TextDataset::Read(const std::filesystem::path& path, const Tokenizer& tokenizer,
                                       int64_t sequence_length, const TextLimits& limits) {
+  std::error_code error;
+  if (!std::filesystem::exists(path, error))
+    return NotFound("there is no " + path.string() + "; check the data's path");
   const std::string ending = path.extension().string();
   if (ending != ".txt" && ending != ".jsonl") {
     return InvalidArgument(path.string() + ": training data must be a .txt or a .jsonl file");

@@ -213,8 +213,8 @@ Result<std::shared_ptr<const Tokenizer>> ReadFolder(Folder folder) {
       if (folder.Has(name)) return ReadSentencePieceFile(folder, name);
     }
     return NotFound(
-        "there is no tokenizer: tokenizer.json, vocab.txt, vocab.json with merges.txt, tokenizer.model or "
-        "spiece.model");
+        "there is no tokenizer; copy the model's beside its weights: tokenizer.json, vocab.txt, vocab.json with "
+        "merges.txt, tokenizer.model or spiece.model");
   }
   HEDDLE_ASSIGN_OR_RETURN(TokenizerParts parts, ReadParts(folder));
   // Which of the special tokens begin and end a text is in a file of its own, when it is there.

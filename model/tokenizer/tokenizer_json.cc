@@ -169,11 +169,12 @@ Result<TokenizerParts> ParseTokenizerJson(std::string_view text, std::string_vie
   json::error_code error;
   json::monotonic_resource memory;
   json::value root = json::parse(text, error, &memory);  // depth limit 32
-  if (error) return InvalidArgument("tokenizer.json is not valid JSON: " + error.message());
+  if (error) return InvalidArgument("tokenizer.json is not valid JSON: " + error.message() + "; copy the file anew");
   if (!root.is_object()) return InvalidArgument("tokenizer.json must hold a JSON object");
   if (!config.empty()) {
     const json::value settings = json::parse(config, error);
-    if (error) return InvalidArgument("tokenizer_config.json is not valid JSON: " + error.message());
+    if (error)
+      return InvalidArgument("tokenizer_config.json is not valid JSON: " + error.message() + "; copy the file anew");
     if (!settings.is_object()) return InvalidArgument("tokenizer_config.json must hold a JSON object");
     HEDDLE_RETURN_IF_ERROR(Override(settings.get_object(), &root.get_object()));
   }
@@ -200,7 +201,8 @@ Result<TokenizerParts> ParseTokenizer(const json::object& root) {
 Status ApplyTokenizerConfig(std::string_view text, TokenizerParts* parts) {
   json::error_code error;
   const json::value root = json::parse(text, error);
-  if (error) return InvalidArgument("tokenizer_config.json is not valid JSON: " + error.message());
+  if (error)
+    return InvalidArgument("tokenizer_config.json is not valid JSON: " + error.message() + "; copy the file anew");
   if (!root.is_object()) return InvalidArgument("tokenizer_config.json must hold a JSON object");
   for (const SpecialName& special : SpecialNames()) {
     const json::value* value = Member(root.get_object(), special.key);

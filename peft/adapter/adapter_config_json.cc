@@ -356,7 +356,7 @@ std::string AdapterConfig::ToJson() const {
 Result<AdapterConfig> AdapterConfig::FromJson(std::string_view text, std::vector<std::string>* unknown) {
   boost::system::error_code ec;
   json::value value = json::parse(text, ec);
-  if (ec) return InvalidArgument("adapter_config.json is not valid JSON: " + ec.message());
+  if (ec) return InvalidArgument("adapter_config.json is not valid JSON: " + ec.message() + "; copy the file anew");
   if (!value.is_object()) return InvalidArgument("adapter_config.json must hold an object");
   AdapterConfig config;
   config.peft_type.clear();

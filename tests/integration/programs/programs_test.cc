@@ -51,11 +51,15 @@ class Programs : public testing::Test {
     return {status.value_or(-1), Slurp(log)};
   }
 
-  // Status 1; the program's name, then what was expected to be said, and no more than a few lines.
-  void ExpectMistake(const std::vector<std::string>& arguments, const std::vector<std::string>& said) {
+  // Status 1; the program's name, then what was expected to be said of what is wrong and where, and what to do, and no
+  // more than a few lines.
+  void ExpectMistake(const std::vector<std::string>& arguments, std::vector<std::string> said,
+                     const std::string& what_to_do) {
+    said.push_back(what_to_do);
     const Ended ended = Run(arguments);
     EXPECT_EQ(ended.status, 1) << ended.said;
-    EXPECT_EQ(ended.said.rfind(arguments[0] + ": ", 0), 0U) << ended.said;
+    const std::string name = arguments[1] == "model" ? "heddle model: " : arguments[0] + ": ";
+    EXPECT_EQ(ended.said.rfind(name, 0), 0U) << ended.said;
     for (const std::string& part : said)
       EXPECT_NE(ended.said.find(part), std::string::npos) << part << "\n" << ended.said;
     EXPECT_LE(std::count(ended.said.begin(), ended.said.end(), '\n'), 3) << ended.said;
@@ -75,69 +79,115 @@ TEST_F(Programs, SayWhatIsWrongWithTheirConfiguration) {
     const char* name;
     std::string program, content;
     std::vector<std::string> said;
+    std::string what_to_do;
   };
   const std::string client =
       "[coordinator]\nhost = \"127.0.0.1\"\n[device]\nstate_dir = \"d\"\n[data]\npath = \"data.txt\"\n";
   const Case cases[] = {
-      {"an unknown key", "heddle-coordinator", "[listen]\nprot = 1\n", {"listen.prot", "listen.port", "x.toml"}},
-      {"a text for a number", "heddle-coordinator", "[listen]\nport = \"many\"\n", {"listen.port", "x.toml"}},
-      {"a number that is too large", "heddle-coordinator", "[listen]\nport = 70000\n", {"listen.port", "65535"}},
-      {"an address that is not loopback", "heddle-coordinator", "[admin]\naddress = \"0.0.0.0\"\n", {"admin.address"}},
-      {"no TOML", "heddle-coordinator", "[listen\n", {"x.toml"}},
-      {"an unknown key", "heddle-client", client + "[worker]\nthread = 1\n", {"worker.thread", "worker.threads"}},
-      {"a text for a number", "heddle-client", client + "[cache]\nmax_bytes = \"lots\"\n", {"cache.max_bytes"}},
-      {"a required key", "heddle-client", "[data]\npath = \"data.txt\"\n", {"coordinator.host"}},
-      {"a device without identity", "heddle-client", client, {"not enrolled", "heddle-client enroll"}},
+      {"an unknown key",
+       "heddle-coordinator",
+       "[listen]\nprot = 1\n",
+       {"listen.prot", "x.toml"},
+       "did you mean 'listen.port'?"},
+      {"a text for a number",
+       "heddle-coordinator",
+       "[listen]\nport = \"many\"\n",
+       {"listen.port", "x.toml"},
+       "must be a whole number"},
+      {"a number that is too large",
+       "heddle-coordinator",
+       "[listen]\nport = 70000\n",
+       {"listen.port"},
+       "must be at most 65535"},
+      {"an address that is not loopback",
+       "heddle-coordinator",
+       "[admin]\naddress = \"0.0.0.0\"\n",
+       {"admin.address"},
+       "is not one of 127.0.0.1, ::1"},
+      {"no TOML", "heddle-coordinator", "[listen\n", {"x.toml:1"}, "expected ']'"},
+      {"an unknown key",
+       "heddle-client",
+       client + "[worker]\nthread = 1\n",
+       {"worker.thread"},
+       "did you mean 'worker.threads'?"},
+      {"a text for a number",
+       "heddle-client",
+       client + "[cache]\nmax_bytes = \"lots\"\n",
+       {"cache.max_bytes"},
+       "must be a whole number"},
+      {"a required key",
+       "heddle-client",
+       "[data]\npath = \"data.txt\"\n",
+       {"coordinator.host"},
+       "is required: name or address"},
+      {"a device without identity", "heddle-client", client, {"not enrolled"}, "run `heddle-client enroll`"},
       {"a coordinator without authority",
        "heddle-coordinator",
        "[storage]\nstate_dir = \"none\"\n",
-       {"heddle coordinator init"}},
+       {"no authority"},
+       "make one with: heddle coordinator init"},
   };
   for (const Case& mistake : cases) {
     SCOPED_TRACE(mistake.program + ": " + mistake.name);
-    ExpectMistake({mistake.program, "--config", temp_.Write("x.toml", mistake.content).string()}, mistake.said);
+    ExpectMistake({mistake.program, "--config", temp_.Write("x.toml", mistake.content).string()}, mistake.said,
+                  mistake.what_to_do);
   }
   for (const char* program : {"heddle-coordinator", "heddle-client"}) {
     SCOPED_TRACE(program);
-    ExpectMistake({program, "--config", Path("nowhere.toml")}, {"nowhere.toml"});
+    ExpectMistake({program, "--config", Path("nowhere.toml")}, {"nowhere.toml"}, "check the path of the c");
   }
-  ExpectMistake({"heddle", "--config", Path("nowhere.toml"), "run", "list"}, {"nowhere.toml"});
+  const auto heddle = [&](std::vector<std::string> words, const std::vector<std::string>& said, const char* cure) {
+    words.insert(words.begin(), {"heddle", "--config", Path("ok.toml")});
+    ExpectMistake(words, said, cure);
+  };
+  heddle({"run", "list"}, {"ok.toml"}, "check the path of the coordinator");
   temp_.Write("ok.toml", "[storage]\nstate_dir = \"state\"\n[admin]\nport_file = \"port\"\n");
-  ExpectMistake({"heddle", "--config", Path("ok.toml"), "run", "list"}, {"coordinator"});
-  ExpectMistake({"heddle", "--config", Path("ok.toml"), "device", "token", "anna"}, {"heddle coordinator init"});
+  heddle({"run", "list"}, {"no coordinator answers"}, "is heddle-coordinator running");
+  heddle({"run", "list", "--config-set", "admin.port=0", "--config-set", "admin.port_file="}, {"admin.port is 0"},
+         "set one of them");
+  heddle({"device", "token", "anna"}, {"no coordinator in "}, "make one with: heddle coordinator init");
   EXPECT_EQ(Run({"heddle", "--config", Path("ok.toml"), "coordinator", "init"}).status, 0);
-  ExpectMistake({"heddle", "--config", Path("ok.toml"), "device", "token", "Not A Name"}, {"Not A Name"});
-  ExpectMistake({"heddle", "--config", Path("ok.toml"), "coordinator", "init"}, {"state"});
-  temp_.Write("client.toml", client);
-  ExpectMistake({"heddle-client", "enroll", "--config", Path("client.toml"), "--token", "nonsense"}, {"token"});
+  heddle({"device", "token", "Not A Name"}, {"Not A Name"}, "must match");
+  heddle({"device", "revoke", "nobody"}, {"no device nobody"}, "see `heddle device list`");
+  heddle({"coordinator", "init"}, {"state/pki/ca.key"}, "remove it to make a new authority");
+  const std::string client_toml = temp_.Write("client.toml", client).string();
+  const auto enroll = [&](const std::string& token, const std::vector<std::string>& said, const char* cure) {
+    ExpectMistake({"heddle-client", "enroll", "--config", client_toml, "--set", "coordinator.port=1", "--token", token},
+                  said, cure);
+  };
+  enroll("nonsense", {"token"}, "copy all of it");
+  enroll("secret." + std::string(64, '0'), {"127.0.0.1 port 1"}, "check coordinator.host and coordinator.port");
+  ExpectMistake({"heddle-client", "--config", client_toml, "--set", "data.path=nowhere"}, {"data.path", "nowhere"},
+                "check the path");
 }
 
 TEST_F(Programs, SayWhatIsWrongWithARecipeAndItsBaseModel) {
-  auto expect = [&](const std::string& recipe, const std::vector<std::string>& said) {
-    ExpectMistake({"heddle", "recipe", "check", recipe}, said);
+  auto expect = [&](const std::string& recipe, const std::vector<std::string>& said, const char* cure) {
+    ExpectMistake({"heddle", "recipe", "check", recipe}, said, cure);
   };
   // The simulator reads recipes in the same way; it takes longer to start.
-  auto expect_both = [&](const std::string& recipe, const std::vector<std::string>& said) {
-    expect(recipe, said);
-    ExpectMistake({"heddle-simulate", "--out", Path("out"), recipe}, said);
+  auto expect_both = [&](const std::string& recipe, const std::vector<std::string>& said, const char* cure) {
+    expect(recipe, said, cure);
+    ExpectMistake({"heddle-simulate", "--out", Path("out"), recipe}, said, cure);
   };
   const std::string simulated = "[simulation]\ndevices = [\"a\"]\ndata = [\"data.txt\"]\n";
-  expect_both(Path("nowhere.toml"), {"nowhere.toml"});
-  expect_both(Recipe("[strategy]\ncohort_sise = 1\n"), {"strategy.cohort_sise", "cohort_size"});
-  expect(Recipe("batch_size = \"two\"\n"), {"train.batch_size"});
-  expect(Recipe("[strategy]\nname = \"FedAvgg\"\n"), {"FedAvgg", "FedAvg"});
-  expect(Recipe("[lora]\ntarget_modules = [\"q_prok\"]\n" + simulated), {"target_modules", "q_proj"});
-  expect(Recipe("optimizer = \"AdamX\"\n"), {"AdamX", "AdamW"});
+  expect_both(Path("nowhere.toml"), {"nowhere.toml"}, "check the path of the recipe");
+  expect_both(Recipe("[strategy]\ncohort_sise = 1\n"), {"strategy.cohort_sise"},
+              "did you mean 'strategy.cohort_size'?");
+  expect(Recipe("batch_size = \"two\"\n"), {"train.batch_size"}, "must be a whole number");
+  expect(Recipe("[strategy]\nname = \"FedAvgg\"\n"), {"FedAvgg"}, "did you mean 'FedAvg'?");
+  expect(Recipe("[lora]\ntarget_modules = [\"q_prok\"]\n" + simulated), {"target_modules"}, "did you mean 'q_proj'?");
+  expect(Recipe("optimizer = \"AdamX\"\n"), {"AdamX"}, "did you mean 'AdamW'?");
 
   const std::string good = Recipe(simulated);
   EXPECT_EQ(Run({"heddle", "recipe", "check", good}).status, 0);
   const std::string weights = Slurp(temp_ / "base/model.safetensors");
   temp_.Write("base/model.safetensors", weights.substr(0, weights.size() - 1000));
-  expect_both(good, {"model.safetensors"});
+  expect_both(good, {"model.safetensors", "truncated"}, "copy or save the file anew");
   temp_.Write("base/model.safetensors", weights.substr(0, 4));
-  expect(good, {"model.safetensors"});
+  expect(good, {"model.safetensors"}, "copy or save the file anew");
   temp_.Write("base/model.safetensors", std::string(7, '\xff') + '\x7f' + weights.substr(8));
-  expect(good, {"model.safetensors"});
+  expect(good, {"model.safetensors"}, "copy or save the file anew");
   temp_.Write("base/model.safetensors", weights);
 
   const std::string config = Slurp(temp_ / "base/config.json");
@@ -147,27 +197,27 @@ TEST_F(Programs, SayWhatIsWrongWithARecipeAndItsBaseModel) {
     temp_.Write("base/config.json", changed);
   };
   with("\"hidden_size\": 160", "\"hidden_size\": 168");
-  expect(good, {"base"});
+  expect(good, {"base", "[2048, 160]"}, "copy config.json and weights from one model");
   with("\"num_hidden_layers\": 4", "\"num_hidden_layers\": 5");
-  expect(good, {"weights lack model.layers.4."});
+  expect(good, {"weights lack model.layers.4."}, "copy config.json and weights from one model");
   temp_.Write("base/config.json", "{");
-  expect(good, {"config.json"});
+  expect(good, {"model.base", "config.json"}, "copy the file anew");
   temp_.Write("base/config.json", config);
 
   const std::string tokenizer = Slurp(temp_ / "base/tokenizer.json");
   temp_.Write("base/tokenizer.json", tokenizer.substr(0, tokenizer.size() / 2));
-  expect(good, {"tokenizer.json"});
+  expect(good, {"tokenizer.json"}, "copy the file anew");
   std::string added = tokenizer;
   const size_t id = added.find("\"id\": 0") != std::string::npos ? added.find("\"id\": 0") : added.find("\"id\":0");
   ASSERT_NE(id, std::string::npos);
   added.insert(added.find('0', id), "999");
   temp_.Write("base/tokenizer.json", added);
-  expect_both(good, {"tokenizer"});
+  expect_both(good, {"tokenizer does not fit the model"}, "copy the tokenizer of these weights");
   temp_.Write("base/tokenizer.json", tokenizer);
   fs::remove(temp_ / "base/tokenizer.json");
-  expect(good, {"tokenizer.json"});
+  expect(good, {"there is no tokenizer"}, "copy the model's beside its weights");
   fs::remove_all(temp_ / "base");
-  expect(good, {"base"});
+  expect_both(good, {"model.base", "base/config.json"}, "name a model's folder");
 }
 
 TEST_F(Programs, EndWithTwoForWrongUsage) {
@@ -194,6 +244,12 @@ TEST_F(Programs, EndWithTwoForWrongUsage) {
       {"heddle-split-client", "--plan", "x.toml"},
       {"heddle-split-worker", "--knit"},
   };
+  for (const std::vector<std::string>& call : std::vector<std::vector<std::string>>{
+           {"heddle", "knit"}, {"heddle", "run", "knit"}, {"heddle", "model", "knit"}}) {
+    const std::string said = Run(call).said;
+    EXPECT_NE(said.find("there is no command 'knit'"), std::string::npos) << said;
+    EXPECT_NE(said.find("--help"), std::string::npos) << said;
+  }
   for (const std::vector<std::string>& call : calls) {
     std::string line;
     for (const std::string& word : call) line += word + " ";
@@ -218,9 +274,13 @@ TEST_F(Programs, HeddleModelIsAProgramBesideHeddle) {
   EXPECT_NE(printed.find("LlamaForCausalLM"), std::string::npos) << printed;
   EXPECT_NE(printed.find("target_modules = [\"q_proj\", \"v_proj\"]"), std::string::npos) << printed;
 
-  const Ended nowhere = Run({"heddle", "model", "inspect", Path("nowhere")});
-  EXPECT_EQ(nowhere.status, 1);
-  EXPECT_NE(nowhere.said.find("nowhere"), std::string::npos) << nowhere.said;
+  for (const std::vector<std::string>& call : std::vector<std::vector<std::string>>{
+           {"heddle", "model", "inspect", Path("nowhere")}, {"heddle", "model", "eval", Path("nowhere"), "x.txt"}}) {
+    ExpectMistake(call, {"nowhere/config.json"}, "name a model's folder");
+  }
+  for (const char* data : {"nowhere", "nowhere.txt", "nowhere.csv"}) {
+    ExpectMistake({"heddle", "model", "eval", Path("base"), Path(data)}, {Path(data)}, "check the data's path");
+  }
   EXPECT_EQ(Run({"heddle", "model", "inspekt"}).status, 2);
   EXPECT_EQ(Run({"heddle", "--format", "json", "model", "inspect"}).status, 2);  // 'model' comes first
 
