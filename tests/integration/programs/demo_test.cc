@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <boost/json.hpp>
 #include <filesystem>
+#include <regex>
 #include <string>
 #include <vector>
 
@@ -49,6 +50,13 @@ TEST_F(DemoTest, LeavesWhatScriptsRelyOnAndTheSimulatorCommitsTheSameAdapter) {
   }
   const std::string history = Slurp(temp_ / "demo/history.jsonl");
   EXPECT_EQ(std::count(history.begin(), history.end(), '\n'), 2);
+
+  // Live progress, of which without a terminal a line remains for each round that ended.
+  const std::string shown = Slurp(temp_ / "stderr");
+  EXPECT_TRUE(std::regex_search(
+      shown, std::regex(R"(\[#{20}\] round 2/2  devices \d at work, \d of 2 done  loss \d\.\d+  )"
+                        R"((0\.[1-9]|[1-9]\d*\.\d) MB down, (0\.[1-9]|[1-9]\d*\.\d) MB up  left 0:00)")))
+      << shown;
 
   const json::object summary = Json("demo/summary.json");
   for (const char* key : {"base_perplexity", "local_only_perplexity", "federated_perplexity", "centralised_perplexity",
