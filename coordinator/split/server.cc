@@ -19,7 +19,6 @@ using protocol::TensorFrame;
 
 namespace {
 
-constexpr uint64_t kControlBytes = uint64_t{1} << 30;
 constexpr uint64_t kHandled = ~uint64_t{0};  // the ticket of Handle
 
 // The wall around LibTorch: a Status or a Result, as `work` gives it.
@@ -53,6 +52,9 @@ size_t SplitServer::told() const { return impl_->told.size(); }
 size_t SplitServer::sessions() const { return impl_->sessions.size(); }
 size_t SplitServer::passes() const { return impl_->passes; }
 const SplitMemory& SplitServer::memory() const { return impl_->memory; }
+uint64_t SplitServer::max_frame_bytes() const {
+  return std::max({impl_->step_bytes, impl_->update_bytes, protocol::kMaxSplitControlBytes});
+}
 const StateDict& SplitServer::device_adapter() const { return impl_->device_adapter; }
 StateDict SplitServer::server_adapter() const {
   return impl_->shared ? impl_->shared->Adapter() : impl_->server_adapter;
@@ -138,7 +140,32 @@ protocol::FrameLimits SplitServer::Impl::Limits(FrameKind kind) const {
   limits.width = static_cast<uint32_t>(options.part->spec.hidden_size);
   limits.encoding = kind == FrameKind::kActivations ? plan.encoding : plan.gradient_encoding;
   limits.any_encoding = false;
+  limits.bytes = protocol::LargestTensorFrame(kind, limits);
   return limits;
+}
+
+// What of a device's frames the plan lets be so large that no frame can be is said before the first device comes.
+Status SplitServer::Impl::CheckFrames() {
+  const protocol::FrameLimits limits = Limits(FrameKind::kActivations);
+  step_bytes = std::max(limits.bytes, plan.u_shaped() ? Limits(FrameKind::kTailGradient).bytes : 0);
+  // As the adapter's own file, but each number in four bytes, which may make the offsets in its head longer.
+  constexpr uint64_t kLongerOffsets = 48;
+  update_bytes = protocol::kMaxSplitControlBytes;
+  if (!device_adapter.empty()) {
+    update_bytes += SerializeSafetensors(device_adapter, {}).size() - TotalBytes(device_adapter);
+    for (const auto& [name, tensor] : device_adapter) {
+      update_bytes += sizeof(float) * static_cast<uint64_t>(tensor.numel()) + kLongerOffsets;
+    }
+  }
+  const uint64_t elements = uint64_t{limits.rows} * limits.length * limits.width;
+  if (elements <= protocol::kMaxSplitElements && std::max(step_bytes, update_bytes) <= protocol::kMaxSplitFrameBytes) {
+    return OkStatus();
+  }
+  return InvalidArgument("the plan makes frames of up to " + std::to_string(std::max(step_bytes, update_bytes) >> 20) +
+                         " MiB and tensors of up to " + std::to_string(elements) + " numbers, and the most are " +
+                         std::to_string(protocol::kMaxSplitFrameBytes >> 20) + " MiB and " +
+                         std::to_string(protocol::kMaxSplitElements) +
+                         "; choose a smaller batch_size or sequence_length, or train less on devices");
 }
 
 Status SplitServer::Impl::EnsureLoaded() {
@@ -162,7 +189,9 @@ Result<std::optional<std::string>> SplitServer::Impl::Take(uint64_t ticket, cons
     HEDDLE_ASSIGN_OR_RETURN(TensorFrame request, protocol::ParseTensorFrame(bytes, Limits(kind)));
     return Enqueue(ticket, device, std::move(request));
   }
-  HEDDLE_ASSIGN_OR_RETURN(ControlFrame control, protocol::ParseControlFrame(bytes, kControlBytes));
+  HEDDLE_ASSIGN_OR_RETURN(
+      ControlFrame control,
+      protocol::ParseControlFrame(bytes, kind == FrameKind::kHello ? protocol::kMaxSplitControlBytes : update_bytes));
   if (kind == FrameKind::kHello) {
     HEDDLE_ASSIGN_OR_RETURN(std::string welcome, Hello(device, control));
     return std::optional<std::string>(std::move(welcome));

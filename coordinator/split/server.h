@@ -57,8 +57,8 @@ struct SplitServerOptions {
 
 class SplitServer {
  public:
-  // Errors: kInvalidArgument when plan, part and adapter do not fit together, or not into the memory limit; kDataLoss
-  // for a state file that is damaged, kFailedPrecondition for one of another plan; those of the disk.
+  // Errors: kInvalidArgument when plan, part and adapter do not fit together, or not into the memory limit or a frame;
+  // kDataLoss for a state file that is damaged, kFailedPrecondition for one of another plan; those of the disk.
   static Result<std::unique_ptr<SplitServer>> Make(SplitServerOptions options);
   ~SplitServer();
 
@@ -96,6 +96,9 @@ class SplitServer {
   size_t sessions() const;
   size_t passes() const;  // computed since the start, for reports
   const SplitMemory& memory() const;
+  // The largest frame that a device may send by the plan, in bytes: of a step, or its update. What is larger need not
+  // be read.
+  uint64_t max_frame_bytes() const;
   // After the last finished round.
   const StateDict& device_adapter() const;
   StateDict server_adapter() const;

@@ -55,6 +55,7 @@ struct SplitServer::Impl {
 
   // server.cc
   Status EnsureLoaded();
+  Status CheckFrames();
   protocol::FrameLimits Limits(protocol::FrameKind kind) const;
   Result<std::optional<std::string>> Take(uint64_t ticket, const std::string& device, std::string_view bytes);
   Result<std::string> Hello(const std::string& device, const protocol::ControlFrame& hello);
@@ -96,6 +97,7 @@ struct SplitServer::Impl {
   std::unique_ptr<peft::SplitHalf> shared;   // with one part for all
   model::Transformer together{nullptr};      // for passes over several devices; null without
   SplitMemory memory;
+  uint64_t step_bytes = 0, update_bytes = 0;  // of a device's frames of a step and of its update, at most
   std::map<std::string, std::unique_ptr<SplitSession>> sessions;  // by device
   std::map<std::string, CountedUpdate> counted;                   // of this round, by device
   struct LaterUpdate {

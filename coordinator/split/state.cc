@@ -71,6 +71,7 @@ Status SplitServer::Impl::Begin() {
   device_adapter = options.device_start;
   HEDDLE_ASSIGN_OR_RETURN(server_adapter, peft::InitialSide(*options.part, plan.server, plan.seed));
   HEDDLE_RETURN_IF_ERROR(CheckMemory());
+  HEDDLE_RETURN_IF_ERROR(CheckFrames());
   if (!per_device()) {
     HEDDLE_ASSIGN_OR_RETURN(shared, peft::SplitHalf::Make(options.part, plan.server, server_adapter, options.compute));
   }

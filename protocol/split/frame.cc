@@ -14,7 +14,7 @@ namespace {
 
 constexpr uint32_t kMagic = 0x31465348;  // "HSF1"
 constexpr uint8_t kHasMask = 1, kHasSegments = 2, kHasTargets = 4, kHasGrades = 8, kAllFlags = 15;
-constexpr size_t kMaxText = 1024;
+constexpr uint64_t kTensorHeadBytes = 64;
 
 class Writer {
  public:
@@ -148,6 +148,15 @@ std::string_view FrameKindName(FrameKind kind) {
   return "refusal";
 }
 
+uint64_t LargestTensorFrame(FrameKind kind, const FrameLimits& limits) {
+  HEDDLE_ASSERT(IsTensorKind(kind) && limits.width > 0 && !limits.any_encoding, "a tensor of a known shape");
+  const uint64_t tokens = uint64_t{limits.rows} * limits.length;
+  // Mask, segments, and a target for each token; grades, of which there is one a row, take their place.
+  const uint64_t lists =
+      kind == FrameKind::kActivations ? (tokens + 7) / 8 + tokens * (sizeof(uint16_t) + sizeof(int32_t)) : 0;
+  return kTensorHeadBytes + lists + EncodedBytes(limits.encoding, tokens, limits.width);
+}
+
 std::string Serialize(const TensorFrame& frame) {
   HEDDLE_ASSERT(IsTensorKind(frame.kind), "a frame of a step");
   HEDDLE_ASSERT(frame.mask.empty() || frame.mask.size() == frame.tokens(), "a mask of all tokens");
@@ -193,7 +202,7 @@ std::string Serialize(const ControlFrame& frame) {
   writer.Number(frame.code);
   writer.Number(frame.seed);
   writer.Number(frame.examples);
-  const std::string text = frame.text.substr(0, kMaxText);
+  const std::string text = frame.text.substr(0, kMaxSplitTextBytes);
   writer.Number(static_cast<uint32_t>(text.size()));
   writer.out += text;
   if (!frame.tensors.empty()) writer.out += SerializeSafetensors(frame.tensors, {});
@@ -272,7 +281,7 @@ Result<ControlFrame> ParseControlFrame(std::string_view bytes, uint64_t max_byte
   frame.seed = reader.Number<uint64_t>();
   frame.examples = reader.Number<uint64_t>();
   const auto text = reader.Number<uint32_t>();
-  if (text > kMaxText) return Malformed("its text is too long");
+  if (text > kMaxSplitTextBytes) return Malformed("its text is too long");
   frame.text = reader.Take(text);
   if (!reader.good() || zeros != 0) return Malformed("its head is cut off or has bytes that must be zero");
   const bool refused = kind == FrameKind::kRefusal;

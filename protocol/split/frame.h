@@ -46,6 +46,9 @@ inline constexpr uint32_t kMaxSplitRows = 65'536;                   // examples 
 inline constexpr uint32_t kMaxSplitMicroBatches = 1024;             // of a step
 inline constexpr uint64_t kMaxSplitElements = uint64_t{1} << 27;    // of a tensor at the cut
 inline constexpr uint64_t kMaxSplitFrameBytes = uint64_t{1} << 30;  // any frame; what a peer may really send is less
+inline constexpr uint64_t kMaxSplitTextBytes = 1024;
+// A frame without tensors, a hello among them: its head and its text.
+inline constexpr uint64_t kMaxSplitControlBytes = 52 + kMaxSplitTextBytes;
 
 // What a receiver lets a frame have; from the plan that both sides follow.
 struct FrameLimits {
@@ -56,6 +59,10 @@ struct FrameLimits {
   CutEncoding encoding = CutEncoding::kFloat32;
   bool any_encoding = true;  // false: `encoding` only
 };
+
+// The bytes of the largest frame of a step of this kind that keeps to rows, length, width and encoding of `limits`,
+// with every list that it may have. limits.width is not 0, any_encoding is off (asserted).
+uint64_t LargestTensorFrame(FrameKind kind, const FrameLimits& limits);
 
 // A frame of a step.
 struct TensorFrame {

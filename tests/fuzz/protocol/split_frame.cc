@@ -20,6 +20,12 @@ void CheckRefusal(const heddle::Status& status) {
 void CheckTensor(const TensorFrame& frame, std::string_view bytes) {
   Require(Serialize(frame) == bytes, "a frame has one form");
   Require(frame.tokens() * frame.width <= kMaxSplitElements, "a tensor within the limits");
+  const FrameLimits own{.rows = frame.rows,
+                        .length = frame.length,
+                        .width = frame.width,
+                        .encoding = frame.encoding,
+                        .any_encoding = false};
+  Require(bytes.size() <= LargestTensorFrame(frame.kind, own), "no frame is larger than its shape lets it be");
   std::vector<float> values(frame.tokens() * frame.width);
   const heddle::Status decoded = DecodeTensor(frame.encoding, frame.tensor, frame.width, values);
   if (!decoded.ok()) return CheckRefusal(decoded);

@@ -305,6 +305,51 @@ TEST(SplitLimits, TargetsThatTheHeadDoesNotKnowAreRefused) {
   EXPECT_TRUE(world.server->done());
 }
 
+// What a listener lets a device send is what the plan lets it have, and hardly more.
+TEST(SplitLimits, TheLargestFrameFollowsFromThePlan) {
+  for (const Settings& settings :
+       {Settings{}, Settings{{"split.encoding", "int8"}, {"split.gradient_encoding", "bf16"}},
+        Settings{{"split.topology", "label_sharing"}}, Settings{{"train.batch_size", "12"}},
+        Settings{{"device.peft_type", "FULL"}}, Settings{{"device.peft_type", "NONE"}}}) {
+    SplitWorld world(With(settings, {{"rounds", "1"}}));
+    size_t largest = 0;
+    std::string activations, update;
+    world.Interleaved([&](const std::string& name) {
+      const std::string frame = world.sent.substr(name.size() + 1);
+      largest = std::max(largest, frame.size());
+      const FrameKind kind = *protocol::KindOf(frame);
+      if (kind == FrameKind::kActivations) activations = frame;
+      if (kind == FrameKind::kUpdate) update = frame;
+    });
+    const uint64_t bound = world.server->max_frame_bytes(), tokens = world.plan.batch_size * 16;
+    EXPECT_LE(largest, bound);
+    // Beside what was sent: lists of seven bytes a token, a text, and longer offsets in the head of an update.
+    EXPECT_LE(bound, largest + 7 * tokens + protocol::kMaxSplitTextBytes + 48 * world.server->device_adapter().size());
+    const auto refused = [&](std::string frame, size_t size) {
+      frame.resize(size);
+      EXPECT_EQ(CodeOf(world.server->Handle("device-0", frame)), Code::kResourceExhausted) << size;
+    };
+    refused(activations, bound + 1);
+    refused(update, bound + 1);
+    ControlFrame hello;
+    refused(Serialize(hello), protocol::kMaxSplitControlBytes + 1);
+  }
+}
+
+TEST(SplitLimits, APlanOfFramesThatNoneCanBeIsRefusedBeforeADeviceComes) {
+  SplitWorld world;
+  auto plan = protocol::SplitPlan::LoadText(kPlan, world.folder(), "plan", {{"train.batch_size", "65536"}});
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  auto options = coordinator::PrepareSplitServer(*plan, world.folder() / "other");
+  ASSERT_TRUE(options.ok()) << options.status();
+  auto part = std::make_shared<model::BaseWeights>(*options->part);
+  part->spec.hidden_size = 1024;  // what is to be held against the limits is worked out before anything is made of it
+  options->part = part;
+  const Status status = coordinator::SplitServer::Make(*std::move(options)).status();
+  EXPECT_EQ(status.code(), Code::kInvalidArgument);
+  EXPECT_NE(status.message().find("1073741824 numbers"), std::string::npos) << status;
+}
+
 TEST(SplitLimits, LabelsDoNotLeaveADeviceThatHasTheHead) {
   SplitWorld world;
   world.Turn("device-0");

@@ -110,6 +110,26 @@ TEST(SplitFrame, WhatIsLargerThanThePlanIsRefusedAsTooLarge) {
   EXPECT_EQ(ParseTensorFrame(huge).status().code(), Code::kResourceExhausted);
 }
 
+TEST(SplitFrame, TheLargestIsTheOneWithAllThatItMayHave) {
+  for (const CutEncoding encoding : {CutEncoding::kFloat32, CutEncoding::kBfloat16, CutEncoding::kInt8}) {
+    TensorFrame frame = Activations();
+    frame.encoding = encoding;
+    frame.tensor.clear();
+    ASSERT_TRUE(EncodeTensor(encoding, std::vector<float>(24, 0.5F), frame.width, &frame.tensor).ok());
+    FrameLimits limits{.rows = 2, .length = 3, .width = 4, .encoding = encoding, .any_encoding = false};
+    limits.bytes = LargestTensorFrame(frame.kind, limits);
+    EXPECT_EQ(limits.bytes, Serialize(frame).size()) << "mask, segments and a target for each token";
+    EXPECT_EQ(Refused(frame, limits), Code::kOk);
+    EXPECT_EQ(ParseTensorFrame(Serialize(frame) + '\0', limits).status().code(), Code::kResourceExhausted);
+    frame.kind = FrameKind::kTailGradient;
+    frame.mask.clear(), frame.segments.clear(), frame.targets.clear();
+    EXPECT_EQ(LargestTensorFrame(frame.kind, limits), Serialize(frame).size());
+  }
+  ControlFrame hello;
+  hello.text = std::string(2000, 'x');
+  EXPECT_EQ(Serialize(hello).size(), kMaxSplitControlBytes);
+}
+
 TEST(SplitFrame, NumbersThatCannotBeAreRefused) {
   const auto with = [](auto change) {
     TensorFrame frame = Activations();
