@@ -164,9 +164,9 @@ class Relay {
     if (ended) {
       worker_ended_ = true;
     } else if (frame.empty()) {
-      stale_ = false;  // what follows belongs to the connection that the worker was last told of
+      --unheard_;  // what follows belongs to the next connection that the worker was told of
       return;
-    } else if (stale_) {
+    } else if (unheard_ > 0) {
       return;
     } else {
       from_worker_.push_back(std::move(frame));
@@ -182,7 +182,7 @@ class Relay {
       co_return;
     }
     from_worker_.clear();
-    stale_ = true;
+    ++unheard_;
     why_ = OkStatus();
     owed_ = 0;
     to_worker_.Push("");  // a new connection
@@ -256,7 +256,7 @@ class Relay {
   size_t owed_ = 0;                                 // frames that were sent on it and wait for an answer
   std::chrono::steady_clock::time_point answered_;  // the last one was; or that from which it is waited for
   bool worker_ended_ = false;
-  bool stale_ = true;  // the worker has not heard of this connection yet
+  int unheard_ = 0;  // connections that the worker was told of and has not begun to speak on
 };
 
 }  // namespace

@@ -92,7 +92,8 @@ class TlsLayer {
         },
         token, buffers);
   }
-  // What Beast looks for when a WebSocket has said goodbye.
+  // What Beast looks for when a WebSocket has said goodbye: reads what still comes, so that the goodbye is not lost,
+  // for two seconds at most, and closes.
   template <typename Handler>
   friend void async_teardown(boost::beast::role_type role, TlsLayer& layer, Handler&& handler) {
     layer.Teardown(role, Done(std::forward<Handler>(handler), layer.get_executor()));
@@ -108,7 +109,7 @@ class TlsLayer {
   void Teardown(boost::beast::role_type role, Done handler);
 
   struct Impl;
-  std::unique_ptr<Impl> impl_;
+  std::shared_ptr<Impl> impl_;
 };
 
 }  // namespace heddle::protocol::internal

@@ -8,6 +8,7 @@
 #include <set>
 
 #include "tests/unit/protocol/raw_peer.h"
+#include "tests/unit/protocol/raw_websocket.h"
 #include "tests/unit/protocol/transport_fixture.h"
 
 namespace heddle::protocol {
@@ -52,6 +53,11 @@ class FrameSocketTest : public testing::Test {
     const Status written = Await(client_.io(), socket.Write(frame, Seconds(10)));
     if (!written.ok()) return written;
     return Await(client_.io(), socket.Read(Seconds(10)));
+  }
+
+  // A connection's end is counted about when its peer notices.
+  void ExpectCount(uint64_t ListenerStats::*counter, uint64_t count) {
+    EXPECT_TRUE(Eventually([&] { return listener_->stats().*counter == count; })) << listener_->stats().*counter;
   }
 
   Pki pki_;
@@ -128,9 +134,14 @@ TEST_F(FrameSocketTest, AFrameThatIsTooLargeEndsTheConnectionAndNoOther) {
   Listen();
   const auto large = Connect(), small = Connect();
   ASSERT_TRUE(large.ok() && small.ok());
-  EXPECT_FALSE(Exchange(**large, MakeBytes(1001)).ok());
+  EXPECT_EQ(Exchange(**large, MakeBytes(1001)).status().code(), Code::kResourceExhausted);
   EXPECT_TRUE(Exchange(**small, MakeBytes(1000)).ok());
+  // Also one that is still being sent when it is refused; then the write may be what fails.
+  const auto larger = Connect();
+  ASSERT_TRUE(larger.ok());
+  EXPECT_FALSE(Exchange(**larger, MakeBytes(size_t{1} << 20)).ok());
   EXPECT_EQ(answered_, 1);
+  ExpectCount(&ListenerStats::large_frames, 2);
 }
 
 // Nothing of it is waited for, so nothing is kept: what a device announces takes no memory.
@@ -138,14 +149,185 @@ TEST_F(FrameSocketTest, AFrameThatIsTooLargeIsRefusedByItsHeader) {
   options_.socket.max_frame_bytes = 1000;
   Listen();
   RawPeer peer(listener_->port(), pki_.ClientTls("phone-1").get());
-  ASSERT_TRUE(
-      peer.Send("GET /v1/split HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-                "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"));
+  ASSERT_TRUE(peer.Send(kUpgrade));
   EXPECT_EQ(peer.ReadStatus(), 101);
-  // RFC 6455, 5.2: the end of a binary message, masked, of 2^40 bytes, of which none comes.
-  ASSERT_TRUE(peer.Send(std::string("\x82\xff\x00\x00\x01\x00\x00\x00\x00\x00mask", 14)));
-  EXPECT_TRUE(peer.ReadToEnd());
+  ASSERT_TRUE(peer.Send(FrameHead(Opcode::kBinary, uint64_t{1} << 40)));
+  std::string said;
+  EXPECT_TRUE(peer.ReadToEnd(&said));
+  EXPECT_EQ(CloseCodeOf(said), 1009);
   EXPECT_EQ(answered_, 0);
+}
+
+TEST_F(FrameSocketTest, FragmentsCountTogether) {
+  options_.socket.max_frame_bytes = 1000;
+  options_.read_timeout = Seconds(1);
+  Listen();
+  const auto flood = [this](const std::string& piece, int count) {
+    RawPeer peer(listener_->port(), pki_.ClientTls("phone-1").get());
+    EXPECT_TRUE(peer.Send(kUpgrade));
+    EXPECT_EQ(peer.ReadStatus(), 101);
+    EXPECT_TRUE(peer.Send(Frame(Opcode::kBinary, "x", /*last=*/false)));
+    for (int i = 0; i < count; ++i) peer.Send(piece);
+    std::string said;
+    EXPECT_TRUE(peer.ReadToEnd(&said));
+    return CloseCodeOf(said);
+  };
+  EXPECT_EQ(flood(Frame(Opcode::kContinuation, "x", /*last=*/false), 1000), 1009);
+  ExpectCount(&ListenerStats::large_frames, 1);
+  // Those of nothing never come to that, and not to a frame either.
+  flood(Frame(Opcode::kContinuation, "", /*last=*/false), 1000);
+  ExpectCount(&ListenerStats::silent, 1);
+  EXPECT_EQ(answered_, 0);
+}
+
+TEST_F(FrameSocketTest, TextIsRefusedAsSuch) {
+  Listen();
+  RawPeer peer(listener_->port(), pki_.ClientTls("phone-1").get());
+  ASSERT_TRUE(peer.Send(kUpgrade));
+  EXPECT_EQ(peer.ReadStatus(), 101);
+  ASSERT_TRUE(peer.Send(Frame(Opcode::kText, "HSF1") + Frame(Opcode::kClose, "")));
+  peer.EndSending();
+  std::string said;
+  EXPECT_TRUE(peer.ReadToEnd(&said));
+  EXPECT_EQ(CloseCodeOf(said), 1003);
+  ExpectCount(&ListenerStats::not_binary, 1);
+  EXPECT_EQ(answered_, 0);
+}
+
+TEST_F(FrameSocketTest, PingsInsteadOfFramesEndTheConnection) {
+  options_.socket.max_control_frames = 10;
+  Listen();
+  const std::string ping = Frame(Opcode::kPing, "ping");
+  RawPeer flood(listener_->port(), pki_.ClientTls("phone-1").get());
+  RawPeer few(listener_->port(), pki_.ClientTls("phone-1").get());
+  for (RawPeer* peer : {&flood, &few}) {
+    ASSERT_TRUE(peer->Send(kUpgrade));
+    EXPECT_EQ(peer->ReadStatus(), 101);
+  }
+  for (int i = 0; i < 11; ++i) flood.Send(ping);
+  EXPECT_TRUE(flood.ReadToEnd());
+  ExpectCount(&ListenerStats::control_floods, 1);
+  for (int frame = 0; frame < 3; ++frame) {  // so many between any two frames are no flood
+    for (int i = 0; i < 10; ++i) EXPECT_TRUE(few.Send(ping));
+    EXPECT_TRUE(few.Send(Frame(Opcode::kBinary, "frame")));
+    EXPECT_TRUE(Eventually([&] { return answered_ == frame + 1; }));
+  }
+}
+
+TEST_F(FrameSocketTest, TheFirstFrameOfAConnectionMayHaveABoundOfItsOwn) {
+  options_.first_frame_bytes = 100;
+  Listen();
+  const auto large = Connect(), small = Connect();
+  ASSERT_TRUE(large.ok() && small.ok());
+  EXPECT_EQ(Exchange(**large, MakeBytes(101)).status().code(), Code::kResourceExhausted);
+  EXPECT_TRUE(Exchange(**small, MakeBytes(100)).ok());
+  EXPECT_TRUE(Exchange(**small, MakeBytes(10'000)).ok());
+}
+
+TEST_F(FrameSocketTest, WhoNeverSaysAnythingIsClosedSoonerThanWhoHas) {
+  options_.first_frame_timeout = Seconds(0.05);
+  Listen();
+  const auto heard = Connect();
+  ASSERT_TRUE(heard.ok());
+  ASSERT_TRUE(Exchange(**heard, "hello").ok());
+  const auto silent = Connect();
+  ASSERT_TRUE(silent.ok());
+  EXPECT_TRUE(Eventually([this] { return listener_->stats().silent == 1; }));
+  EXPECT_TRUE(Exchange(**heard, "still here").ok());
+}
+
+TEST_F(FrameSocketTest, AnAddressHasOnlySoManyConnections) {
+  options_.max_connections_per_address = 2;
+  Listen();
+  RawPeer first(listener_->port(), nullptr, 0, 2), second(listener_->port(), nullptr, 0, 2);
+  RawPeer third(listener_->port(), nullptr, 0, 2);
+  EXPECT_TRUE(third.ReadToEnd());
+  ExpectCount(&ListenerStats::refused_address, 1);
+  EXPECT_EQ(listener_->connections(), 2U);
+  EXPECT_TRUE(Connect().ok()) << "from another address";
+}
+
+TEST_F(FrameSocketTest, SilentHandshakesMakeRoomForOthersAndEndInTime) {
+  options_.max_handshakes = 2;
+  options_.socket.handshake_timeout = Seconds(4);
+  Listen();
+  // Silent before TLS, in it, and in the request that follows.
+  RawPeer silent(listener_->port()), half(listener_->port()), trickle(listener_->port(), pki_.ClientTls().get());
+  half.Send(RawPeer::ClientHello(*pki_.ClientTls("phone-1")).substr(0, 50));
+  trickle.Send("GET /v1/split HTTP/1.1\r\n");
+  const auto socket = Connect();
+  ASSERT_TRUE(socket.ok()) << socket.status();
+  EXPECT_TRUE(Exchange(**socket, "hello").ok());
+  EXPECT_GE(listener_->stats().refused_handshakes, 1U);
+  EXPECT_TRUE(silent.ReadToEnd() && half.ReadToEnd());
+  EXPECT_TRUE(trickle.ReadToEnd());
+  EXPECT_TRUE(Eventually([this] {
+    const ListenerStats stats = listener_->stats();
+    return stats.refused_handshakes + stats.late_handshakes == 3;
+  }));
+}
+
+TEST_F(FrameSocketTest, AHeadThatIsTooLargeOrIsNoneIsRefused) {
+  Listen();
+  const auto status = [this](const std::string& head, const std::string& device = "phone-1") {
+    RawPeer peer(listener_->port(), pki_.ClientTls(device).get());
+    peer.Send(head);
+    return peer.ReadStatus();
+  };
+  const std::string line = "GET /v1/split HTTP/1.1\r\nHost: x\r\n";
+  EXPECT_EQ(status(line + "A: " + std::string(20'000, 'a') + "\r\n\r\n"), 431);
+  EXPECT_EQ(status(line + "A: " + std::string(20'000, 'a')), 431) << "and no end is waited for";
+  EXPECT_EQ(status("\x01\x02 nothing\r\n\r\n"), 400);
+  EXPECT_EQ(status(line + "Content-Length: 5\r\n\r\nhello"), 400);
+  EXPECT_EQ(status(line + "\r\n"), 404) << "no upgrade";
+  ExpectCount(&ListenerStats::bad_requests, 5);
+  EXPECT_EQ(status(line + "A: " + std::string(20'000, 'a'), ""), 401) << "a stranger is told no more";
+}
+
+TEST_F(FrameSocketTest, ADeviceThatConnectsOnceMoreLosesItsOldestConnection) {
+  Listen();
+  pki_.Enrol("phone-2");
+  const auto other = Connect("phone-2"), first = Connect(), second = Connect();
+  ASSERT_TRUE(other.ok() && first.ok() && second.ok());
+  ASSERT_TRUE(Exchange(**first, "a").ok());
+  ASSERT_TRUE(Exchange(**second, "a").ok());
+  const auto third = Connect();
+  ASSERT_TRUE(third.ok());
+  EXPECT_EQ(Await(client_.io(), (*first)->Read(Seconds(10))).status().code(), Code::kUnavailable);
+  ExpectCount(&ListenerStats::replaced, 1);
+  for (const auto& socket : {*other, *second, *third}) EXPECT_TRUE(Exchange(*socket, "b").ok());
+}
+
+TEST_F(FrameSocketTest, WhatADeviceHasOnItsWayCountsOverItsConnectionsUntilItIsAnswered) {
+  const auto on_the_way = std::make_shared<std::atomic<uint64_t>>(0);
+  options_.begin_flight = [on_the_way](const Peer& peer, uint64_t bytes) -> std::shared_ptr<void> {
+    EXPECT_EQ(peer.device, "phone-1");
+    if (*on_the_way + bytes > 10) return nullptr;
+    *on_the_way += bytes;
+    return {on_the_way.get(), [on_the_way, bytes](void*) { *on_the_way -= bytes; }};
+  };
+  holds_ = true;
+  Listen();
+  auto first = Connect();
+  ASSERT_TRUE(first.ok());
+  ASSERT_TRUE(Await(client_.io(), (*first)->Write("12345678", Seconds(10))).ok());
+  ASSERT_TRUE(Eventually([this] { return held() == 1; }));
+  // A connection that is gone has left it behind.
+  Await(client_.io(), [](FrameSocket* socket) -> FrameSocket::Awaitable<bool> {
+    socket->Close();
+    co_return true;
+  }(first->get()));
+  const auto second = Connect();
+  ASSERT_TRUE(second.ok());
+  EXPECT_EQ(Exchange(**second, "12345678").status().code(), Code::kUnavailable);
+  ExpectCount(&ListenerStats::over_share, 1);
+  EXPECT_EQ(answered_, 1);
+  holds_ = false;
+  Release();
+  EXPECT_TRUE(Eventually([&] { return *on_the_way == 0; }));
+  const auto third = Connect();
+  ASSERT_TRUE(third.ok());
+  EXPECT_TRUE(Exchange(**third, "12345678").ok());
 }
 
 TEST_F(FrameSocketTest, AnAnswerThatIsTooLargeIsRefusedByTheClient) {

@@ -17,7 +17,8 @@ namespace heddle::protocol {
 
 class RawPeer {
  public:
-  explicit RawPeer(uint16_t port, boost::asio::ssl::context* tls = nullptr, int receive_buffer = 0) {
+  // `host`: the last number of the loopback address that it comes from.
+  explicit RawPeer(uint16_t port, boost::asio::ssl::context* tls = nullptr, int receive_buffer = 0, uint8_t host = 1) {
     fd_ = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     const timeval limit{10, 0};
     ::setsockopt(fd_, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
@@ -25,6 +26,8 @@ class RawPeer {
     if (receive_buffer > 0) ::setsockopt(fd_, SOL_SOCKET, SO_RCVBUF, &receive_buffer, sizeof receive_buffer);
     sockaddr_in address{};
     address.sin_family = AF_INET;
+    address.sin_addr.s_addr = htonl((INADDR_LOOPBACK & ~0xffU) | host);
+    EXPECT_EQ(::bind(fd_, reinterpret_cast<const sockaddr*>(&address), sizeof address), 0);
     address.sin_port = htons(port);
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     EXPECT_EQ(::connect(fd_, reinterpret_cast<const sockaddr*>(&address), sizeof address), 0);
