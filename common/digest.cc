@@ -58,7 +58,9 @@ struct Sha256Hasher::Context {
   EVP_MD_CTX* ctx = EVP_MD_CTX_new();
   ~Context() { EVP_MD_CTX_free(ctx); }
   void Start() {
-    HEDDLE_ASSERT(ctx != nullptr && EVP_DigestInit_ex(ctx, EVP_sha256(), nullptr) == 1, "OpenSSL without SHA-256");
+    // Fetched once: EVP_sha256() is looked up anew by each Init.
+    static EVP_MD* const method = EVP_MD_fetch(nullptr, "SHA256", nullptr);
+    HEDDLE_ASSERT(ctx != nullptr && EVP_DigestInit_ex(ctx, method, nullptr) == 1, "OpenSSL without SHA-256");
   }
 };
 

@@ -112,6 +112,8 @@ namespace heddle::test_hooks {
   X(kAcceptStaleRound, "accepts a report for a round that is closed")                         \
   X(kIgnoreOwner, "accepts a report on another device's assignment")                          \
   X(kIgnoreUploader, "credits a device with what another one has uploaded")                   \
+  X(kRedeemTwice, "takes an enrolment token a second time")                                   \
+  X(kIgnoreExpiry, "takes an enrolment token after its time")                                 \
   X(kIgnoreSerial, "lets a device in whose certificate was replaced")                         \
   X(kForgetDeadline, "gives a round a new deadline when the coordinator restarts")            \
   X(kWaitForStragglers, "keeps a round open beyond its deadline while a device is at work")   \

@@ -49,20 +49,13 @@ Status BlobStore::MakeFolders() {
 }
 
 Status BlobStore::TakeUpBlobs() {
-  std::error_code error;
   uint64_t total = 0;
   for (unsigned byte = 0; byte < folder_mutexes_.size(); ++byte) {
     fs::path folder = blobs_ / FolderName(byte);
-    bool empty = true;
-    for (fs::directory_iterator it(folder, error), end; !error && it != end; it.increment(error)) {
-      empty = false;
-      std::error_code gone;
-      uint64_t size = it->file_size(gone);
-      if (!gone) total += size;
-    }
-    if (error) return DiskStatus(error.value(), "cannot list the folder " + folder.string());
+    HEDDLE_ASSIGN_OR_RETURN(const auto files, files_->List(folder));
+    for (const auto& [path, size] : files) total += size;
     // A kill may have come between a blob's rename and the fsync of its folder.
-    if (!empty) HEDDLE_RETURN_IF_ERROR(files_->SyncFolder(folder));
+    if (!files.empty()) HEDDLE_RETURN_IF_ERROR(files_->SyncFolder(folder));
   }
   total_bytes_ = total;
   return OkStatus();
@@ -219,16 +212,14 @@ Status BlobStore::Delete(const Sha256Digest& digest, std::optional<Time> unless_
 
 Result<std::vector<Sha256Digest>> BlobStore::ListGarbage(const std::set<Sha256Digest>& live, Time before) const {
   std::vector<Sha256Digest> garbage;
-  std::error_code error;
   for (unsigned byte = 0; byte < folder_mutexes_.size(); ++byte) {
-    fs::path folder = blobs_ / FolderName(byte);
-    for (fs::directory_iterator it(folder, error), end; !error && it != end; it.increment(error)) {
-      auto digest = Sha256Digest::FromHex(it->path().filename().string());
+    HEDDLE_ASSIGN_OR_RETURN(const auto files, files_->List(blobs_ / FolderName(byte)));
+    for (const auto& [path, size] : files) {
+      auto digest = Sha256Digest::FromHex(path.filename().string());
       if (!digest.ok() || live.contains(*digest)) continue;
-      std::optional<Time> written = files_->WrittenAt(it->path());
+      std::optional<Time> written = files_->WrittenAt(path);
       if (written && *written < before) garbage.push_back(*digest);
     }
-    if (error) return DiskStatus(error.value(), "cannot list the folder " + folder.string());
   }
   std::sort(garbage.begin(), garbage.end());
   return garbage;

@@ -69,6 +69,19 @@ Result<std::shared_ptr<const MappedFile>> FileOps::Map(const std::filesystem::pa
   return mapped;
 }
 
+Result<std::vector<std::pair<std::filesystem::path, uint64_t>>> FileOps::List(
+    const std::filesystem::path& folder) const {
+  std::vector<std::pair<std::filesystem::path, uint64_t>> files;
+  std::error_code error;
+  for (std::filesystem::directory_iterator it(folder, error), end; !error && it != end; it.increment(error)) {
+    std::error_code gone;
+    const uint64_t size = it->file_size(gone);
+    if (!gone) files.emplace_back(it->path(), size);
+  }
+  if (error) return DiskStatus(error.value(), "cannot list the folder " + folder.string());
+  return files;
+}
+
 Result<uint64_t> FileOps::FreeBytes(const std::filesystem::path& folder) {
   struct statvfs info {};
   if (::statvfs(folder.c_str(), &info) != 0) return DiskStatus(errno, "cannot look at the disk of " + folder.string());

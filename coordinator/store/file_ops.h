@@ -8,6 +8,8 @@
 #include <optional>
 #include <span>
 #include <string_view>
+#include <utility>
+#include <vector>
 
 #include "common/clock.h"
 #include "common/file.h"
@@ -36,6 +38,9 @@ class FileOps {
   virtual Status MakeFolder(const std::filesystem::path& folder);
   // The whole file, to be read. Errors: kNotFound too.
   virtual Result<std::shared_ptr<const MappedFile>> Map(const std::filesystem::path& path);
+  // The folder's files with their sizes, in no order.
+  virtual Result<std::vector<std::pair<std::filesystem::path, uint64_t>>> List(
+      const std::filesystem::path& folder) const;
   // Room on the file system of the folder, for those who are not root.
   virtual Result<uint64_t> FreeBytes(const std::filesystem::path& folder);
   // When it was last written or touched; nothing when there is none.

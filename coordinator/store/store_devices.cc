@@ -49,7 +49,9 @@ Status SqliteStore::CreateToken(const Sha256Digest& token_hash, const DeviceId& 
 Result<DeviceId> SqliteStore::UsableToken(const Sha256Digest& token_hash, Time now) {
   Query query = Prepared("SELECT device, expires_at, used_at FROM tokens WHERE hash = ?");
   query.Bind(token_hash);
-  if (!query.Next() || !query.IsNull(2) || query.TimeAt(1) <= now) return BadToken();
+  if (!query.Next()) return BadToken();
+  if (!query.IsNull(2) && !HEDDLE_PLANTED(kRedeemTwice)) return BadToken();
+  if (query.TimeAt(1) <= now && !HEDDLE_PLANTED(kIgnoreExpiry)) return BadToken();
   return DeviceId(query.Text(0));
 }
 

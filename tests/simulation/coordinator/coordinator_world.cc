@@ -323,7 +323,8 @@ bool CoordinatorWorld::Durable(const Event& event, const Step& step) {
   bool faulty = !step.writes.empty() && Chance(disk_fault_rate_);
   bool stays = Chance(0.7);
   if (faulty) {
-    disk_.FailAt(1 + random_.NextBelow(14), Chance(0.5) ? SQLITE_FULL : SQLITE_IOERR_WRITE, stays);
+    const bool full = Chance(0.5);
+    disk_.FailAt(1 + random_.NextBelow(14), full ? SQLITE_FULL : SQLITE_IOERR_WRITE, stays);
   }
   Status status = store_->Apply(step.writes);
   if (status.ok()) {

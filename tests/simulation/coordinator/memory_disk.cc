@@ -30,8 +30,9 @@ void Apply(const MemoryDisk::Change& change, std::string* content) {
     content->resize(std::min<uint64_t>(content->size(), change.offset));
     return;
   }
-  if (content->size() < change.offset + change.bytes.size()) content->resize(change.offset + change.bytes.size());
-  content->replace(change.offset, change.bytes.size(), change.bytes);
+  if (content->size() < change.offset) content->resize(change.offset);
+  // Writes over what is there, or goes on behind it.
+  content->replace(change.offset, std::min(change.bytes.size(), content->size() - change.offset), change.bytes);
 }
 
 // ---- one file ----
@@ -231,8 +232,8 @@ void MemoryDisk::PowerCut(uint64_t seed) {
   PhiloxStream random(seed, 77);
   for (auto& [path, old] : files_) {
     auto file = std::make_shared<File>();
-    file->durable = old->durable;
-    for (Change change : old->unsynced) {
+    file->durable = std::move(old->durable);
+    for (Change& change : old->unsynced) {
       uint32_t fate = random.NextBelow(3);
       if (fate == 0) continue;
       if (fate == 1 && !change.truncate) {
@@ -242,7 +243,8 @@ void MemoryDisk::PowerCut(uint64_t seed) {
       }
       Apply(change, &file->durable);
     }
-    file->content = file->durable;
+    file->content = std::move(old->content);
+    file->content.assign(file->durable);
     old = file;
   }
   ++generation_;
@@ -251,9 +253,12 @@ void MemoryDisk::PowerCut(uint64_t seed) {
 
 void MemoryDisk::Kill() {
   for (auto& [path, old] : files_) {
-    // The machine still holds what was not synced: a later power cut may lose it. The WAL index dies with its process.
-    auto file = std::make_shared<File>(*old);
-    file->shared.clear();
+    // The machine still holds what was not synced: a later power cut may lose it. The WAL index dies with its process,
+    // which may look at it until it is cleared away.
+    auto file = std::make_shared<File>();
+    file->durable = std::move(old->durable);
+    file->content = std::move(old->content);
+    file->unsynced = std::move(old->unsynced);
     old = file;
   }
   ++generation_;

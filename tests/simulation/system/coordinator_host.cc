@@ -116,10 +116,13 @@ void CoordinatorHost::Heal() {
 
 void CoordinatorHost::FailOnce() {
   Heal();
-  if (time_.Chance(0.6)) {
-    disk_.FailAt(1 + time_.Below(30), time_.Chance(0.5) ? SQLITE_FULL : SQLITE_IOERR_WRITE, false);
+  // One draw after the other: in one call's arguments each compiler would have an order of its own.
+  const bool database = time_.Chance(0.6), full = time_.Chance(0.5);
+  const uint64_t n = 1 + time_.Below(database ? 30 : 12);
+  if (database) {
+    disk_.FailAt(n, full ? SQLITE_FULL : SQLITE_IOERR_WRITE, false);
   } else {
-    files().FailAt(1 + time_.Below(12), time_.Chance(0.5) ? ENOSPC : EIO, false);
+    files().FailAt(n, full ? ENOSPC : EIO, false);
   }
 }
 
@@ -194,14 +197,14 @@ void CoordinatorHost::Serve(const std::shared_ptr<testing::LocalExchange>& excha
 
 void CoordinatorHost::Poll() {
   Life& life = *life_;
-  for (;;) {
+  const auto poll = [&life] {
     life.io.restart();
-    size_t done = life.io.poll();
+    return life.io.poll();
+  };
+  poll();
+  do {
     life.driver->RunPending();
-    life.io.restart();
-    done += life.io.poll();
-    if (done == 0) return;
-  }
+  } while (poll() > 0);
 }
 
 void CoordinatorHost::Pump() {
@@ -261,6 +264,10 @@ void CoordinatorHost::Revoke(const DeviceId& device) {
   if (!life_->store->RevokeDevice(device, time_.Now()).ok()) return;
   life_->directory.Revoke(device, time_.Now());
   life_->driver->DeviceRevoked(device);
+}
+
+bool CoordinatorHost::MakeToken(const Sha256Digest& hash, const DeviceId& device, Time expires_at) {
+  return life_->store->CreateToken(hash, device, expires_at).ok();
 }
 
 void CoordinatorHost::EnrolAgain(size_t device, const std::string& serial) {

@@ -62,6 +62,8 @@ class CoordinatorHost {
   size_t CleanUp(Duration age);
   void Revoke(const DeviceId& device);
   void EnrolAgain(size_t device, const std::string& serial);
+  // As an operator makes one. False: the disk.
+  bool MakeToken(const Sha256Digest& hash, const DeviceId& device, Time expires_at);
   coordinator::Store& store() { return *life_->store; }
   coordinator::BlobStore& blobs() { return *life_->blobs; }
   coordinator::RunDriver& driver() { return *life_->driver; }

@@ -5,7 +5,6 @@
 #include <utility>
 #include <variant>
 
-#include "client/daemon/base_part.h"
 #include "client/daemon/link.h"
 #include "protocol/validate.h"
 
@@ -34,17 +33,6 @@ CallFailed FailureOf(const Network::Answer& answer) {
   response.headers = answer.headers;
   response.body = answer.body;
   return client::FailureOf(response);
-}
-
-// What a device fetches whole, as the daemon has it.
-std::vector<v1::BlobRef> WholeFiles(const v1::TaskPlan& plan) {
-  std::vector<v1::BlobRef> files;
-  const auto of_base = client::WholeBlobs(plan).value();
-  for (const client::CachedBlob& blob : of_base) {
-    files.push_back(protocol::MakeBlobRef(blob.digest, blob.size_bytes, blob.name));
-  }
-  files.insert(files.end(), plan.adapter().begin(), plan.adapter().end());
-  return files;
 }
 
 }  // namespace
@@ -80,6 +68,10 @@ void Machine::Start(Memory memory) {
   call_ = 0;
   training_ = waiting_ = fresh_ = false;
   client::Started started;
+  if (kept_.journal && unreadable_) {
+    ++checker_.counts.happened["journal that cannot be read"];
+    kept_.journal.reset();
+  }
   started.unreported = kept_.journal;
   Tell(std::move(started));
   if (eligible_) Tell(client::EligibilityChanged{true, ""});
@@ -89,6 +81,11 @@ void Machine::Vanish() {
   if (call_ != 0) network_.Vanish(std::exchange(call_, 0));
   ++life_;
   session_.reset();
+}
+
+void Machine::CutPower() {
+  Vanish();
+  kept_.CutPower(time_, &checker_.counts.happened);
 }
 
 void Machine::SetEligible(bool eligible) {
@@ -115,14 +112,22 @@ void Machine::Later(Duration delay, std::function<void()> what) {
   });
 }
 
-void Machine::Call(Request request, Network::Heard heard) {
+void Machine::Call(Request request, Network::Heard heard, Network::Cut cut) {
+  const auto now = [this, life = life_, operation = operation_] { return life == life_ && operation == operation_; };
+  Network::Cut received;
+  if (cut) {
+    received = [now, cut = std::move(cut)](const Network::Answer& head, std::string_view bytes) {
+      if (now()) cut(head, bytes);
+    };
+  }
   call_ = network_.Send(
       number_, peer_, std::move(request),
-      [this, life = life_, operation = operation_, heard = std::move(heard)](Result<Network::Answer> answer) {
-        if (life != life_ || operation != operation_) return;
+      [this, now, heard = std::move(heard)](Result<Network::Answer> answer) {
+        if (!now()) return;
         call_ = 0;
         heard(std::move(answer));
-      });
+      },
+      std::move(received));
 }
 
 void Machine::Failed(Status status) {
@@ -175,110 +180,6 @@ void Machine::Do(const client::CheckIn& action) {
   });
 }
 
-void Machine::Do(const client::Fetch& action) {
-  ++operation_;
-  FetchNext(action.assignment);
-}
-
-void Machine::FetchNext(v1::TaskAssignment task) {
-  for (const v1::BlobRef& blob : WholeFiles(task.plan())) {
-    if (kept_.cache.contains(blob.sha256())) continue;
-    if (blob.name() == zo::kLedgerFile && !kept_.last_ledger.empty()) return FetchLedger(task, blob);
-    const uint64_t first = blob.size_bytes() > 1 && time_.Chance(nature_.splits) ? blob.size_bytes() / 2 : 0;
-    return FetchRange(task, blob, "", first);
-  }
-  if (client::FetchesPart(task.plan())) return FetchPart(task);
-  Tell(client::Fetched{});
-}
-
-// The rest of a device that computes with a part of the base model: of its file the tensors that it needs.
-void Machine::FetchPart(const v1::TaskAssignment& task) {
-  const auto& trees = task.plan().tensor_trees();
-  const auto& layers = task.plan().train().layers();
-  std::string which;
-  for (const v1::BlobRef& tree : trees) which += tree.sha256();
-  for (const uint32_t layer : layers) which += ' ' + std::to_string(layer);
-  Tensors& tensors = parts_[which];
-  if (tensors == nullptr) {
-    auto part = client::PartOf(task.plan(), [this](const client::CachedBlob& blob, size_t) -> Result<std::string> {
-      const auto found = kept_.places.find(std::string(blob.digest.raw()));
-      if (found == kept_.places.end()) return NotFound(blob.name + " is not at hand");
-      return found->second;
-    });
-    if (!part.ok()) return checker_.Breach("a device cannot tell its part: " + part.status().ToString());
-    tensors = std::make_shared<const std::vector<model::TensorFile>>(std::move(part->tensors));
-  }
-  FetchTensor(task, tensors, 0);
-}
-
-// Each in one range, to be what the tree says.
-void Machine::FetchTensor(const v1::TaskAssignment& task, Tensors tensors, size_t at) {
-  while (at < tensors->size() && kept_.cache.contains(std::string((*tensors)[at].digest.raw()))) ++at;
-  if (at == tensors->size()) return Tell(client::Fetched{});
-  const model::TensorFile& next = (*tensors)[at];
-  Request request{"GET", "/v1/blobs/" + next.source_digest.ToHex(), {}, "", "tensor"};
-  request.headers.emplace_back(
-      "Range", "bytes=" + std::to_string(next.begin) + "-" + std::to_string(next.begin + next.bytes - 1));
-  Call(std::move(request), [this, task, tensors = std::move(tensors), at](Result<Network::Answer> answer) {
-    if (!answer.ok() || answer->status != 206) return Failed(answer);
-    const model::TensorFile& asked = (*tensors)[at];
-    if (Sha256(asked.head + answer->body) != asked.digest)
-      return checker_.Breach("a device was sent other bytes than the tensor that it asked for");
-    ++checker_.counts.tensors;
-    kept_.cache.emplace(asked.digest.raw());
-    FetchTensor(task, tensors, at + 1);
-  });
-}
-
-// Fetches on from `have`, up to `until` (0: to the end).
-void Machine::FetchRange(const v1::TaskAssignment& task, const v1::BlobRef& blob, std::string have, uint64_t until) {
-  const Sha256Digest digest = protocol::DigestOf(blob).value();
-  Request request{"GET", "/v1/blobs/" + digest.ToHex(), {}, "", "fetch"};
-  if (!have.empty() || until > 0) {
-    request.headers.emplace_back("Range", "bytes=" + std::to_string(have.size()) + "-" +
-                                              (until > 0 ? std::to_string(until - 1) : std::string()));
-  }
-  Call(std::move(request), [this, task, blob, have = std::move(have), digest](Result<Network::Answer> answer) {
-    if (!answer.ok() || (answer->status != 200 && answer->status != 206)) return Failed(answer);
-    const std::string all = answer->status == 206 ? have + answer->body : answer->body;
-    if (all.size() < blob.size_bytes()) return FetchRange(task, blob, all, 0);
-    if (Sha256(all) != digest) return checker_.Breach("a device was sent other bytes than it asked for");
-    Got(blob, all);
-    FetchNext(task);
-  });
-}
-
-void Machine::Got(const v1::BlobRef& blob, const std::string& bytes) {
-  kept_.cache.insert(blob.sha256());
-  const bool place = blob.name() == "config.json" || blob.name().ends_with(model::kTensorTreeEnding);
-  if (place && checker_.has_layers()) kept_.places[blob.sha256()] = bytes;
-  if (blob.name() != zo::kLedgerFile) return;
-  kept_.ledgers[blob.sha256()] = bytes;
-  kept_.last_ledger = blob.sha256();
-}
-
-// What has changed since the newest ledger that it has; where that cannot be had, the whole.
-void Machine::FetchLedger(const v1::TaskAssignment& task, const v1::BlobRef& blob) {
-  const auto hex = [](const std::string& raw) { return Sha256Digest::FromBytes(raw).value().ToHex(); };
-  Request request{"GET", "/v1/blobs/" + hex(blob.sha256()) + "/from/" + hex(kept_.last_ledger), {}, "", "patch"};
-  Call(std::move(request), [this, task, blob](Result<Network::Answer> answer) {
-    if (!answer.ok()) return Failed(answer);
-    if (answer->status != 200) return FetchRange(task, blob, "", 0);
-    TakePatch(blob, answer->body);
-    FetchNext(task);
-  });
-}
-
-void Machine::TakePatch(const v1::BlobRef& blob, const std::string& patch) {
-  if (kept_.cache.contains(blob.sha256())) return;
-  ++checker_.counts.patches;
-  const auto earlier = zo::DecodeLedger(std::as_bytes(std::span(kept_.ledgers[kept_.last_ledger])));
-  const auto later = zo::ApplyPatch(*earlier, std::as_bytes(std::span(patch)));
-  const std::string made = later.ok() ? zo::EncodeLedger(*later) : "";
-  if (Sha256(made).raw() != blob.sha256()) return checker_.Breach("a patch leads to another ledger than was asked for");
-  Got(blob, made);
-}
-
 void Machine::Do(const client::Train& action) {
   ++operation_;
   training_ = true;
@@ -313,7 +214,7 @@ void Machine::EndTraining(const v1::TaskAssignment& task) {
     trained.outcome = Trained::Outcome::kInterrupted;
     return Tell(std::move(trained));
   }
-  if (time_.Chance(nature_.fails)) return Tell(std::move(trained));
+  if (full_ || unreadable_ || time_.Chance(nature_.fails)) return Tell(std::move(trained));
   Flaw flaw = Flaw::kNone;
   if (time_.Chance(nature_.flaws)) flaw = static_cast<Flaw>(1 + time_.Below(kNumCommonFlaws - 2));
   if (flaw != Flaw::kNone && checker_.has_layers() && time_.Chance(0.5)) {
@@ -327,6 +228,7 @@ void Machine::EndTraining(const v1::TaskAssignment& task) {
   // Of a wrong base it is another update than the task's good one: their reports tell of different digests.
   kept_.update =
       Made(task, DeriveSeed(seed_, flaw == Flaw::kWrongBase ? "stale" : "train", task.assignment_id()), flaw);
+  kept_.removed.reset();
   checker_.Made(device(), task.assignment_id(), kept_.update);
   if (flaw != Flaw::kNone) time_.Note(device() + " makes an update with the flaw: " + FlawName(kept_.update.flaw));
   trained.outcome = Trained::Outcome::kCompleted;
@@ -348,6 +250,7 @@ void Machine::Do(const client::Upload& action) {
   ++operation_;
   uploading_ = action.report;
   if (action.anew) upload_.reset();
+  if (unreadable_) return Failed(Internal("cannot read the update"));
   const bool fresh = std::exchange(fresh_, false) || action.anew;
   if (!upload_ || upload_->assignment != uploading_.assignment_id()) {
     upload_ = UploadState{.assignment = uploading_.assignment_id(), .location = {}, .asked = !fresh};
@@ -399,6 +302,7 @@ void Machine::UploadAnswered(Result<Network::Answer> answer, int patches) {
 
 void Machine::Do(const client::Report& action) {
   ++operation_;
+  if (unreadable_ && action.with_update) return Failed(Internal("cannot read the update"));
   v1::ReportRequest report = action.report;
   const bool wrong_base = kept_.update.flaw == Flaw::kWrongBase && report.has_update();
   if (wrong_base) report.set_parent_sha256(std::string(Sha256("another adapter").raw()));
@@ -444,10 +348,14 @@ void Machine::Do(const client::CancelOperation&) {
   });
 }
 
-void Machine::Do(const client::SaveReport& action) { kept_.journal = action.report; }
+void Machine::Do(const client::SaveReport& action) {
+  if (full_) return;  // the daemon says so and goes on
+  kept_.journal = action.report;
+  kept_.removed.reset();
+}
 
 void Machine::Do(const client::EndTask&) {
-  kept_.journal.reset();
+  if (kept_.journal) kept_.removed = MachineDisk::Task{std::exchange(kept_.journal, std::nullopt), kept_.update};
   upload_.reset();
 }
 

@@ -15,6 +15,7 @@
 #include "client/daemon/session.h"
 #include "client/daemon/short_forms.h"
 #include "model/parts/tensor_tree.h"
+#include "tests/simulation/system/machine_disk.h"
 #include "tests/simulation/system/network.h"
 #include "tests/simulation/system/system_checker.h"
 
@@ -40,12 +41,23 @@ class Machine {
   void Start(Memory memory);
   // Gone without a word.
   void Vanish();
+  // The same, and its disk has what was synced and a part of the rest.
+  void CutPower();
+  // Until it is healed: nothing can be written, or nothing be read.
+  void FillDisk() { full_ = true; }
+  void FailReads() { unreadable_ = true; }
+  void HealDisk() { full_ = unreadable_ = false; }
   bool alive() const { return session_ != nullptr; }
+  // Of a file that it fetches a part has come.
+  bool in_download() const { return !kept_.parts.empty(); }
   // It has stopped for good, with this sentence.
   const std::optional<Status>& stopped() const { return stopped_; }
   void TakeBackup() { backup_ = kept_; }
   void SetEligible(bool eligible);
-  void BecomeGood() { nature_.flaws = nature_.fails = nature_.interrupts = 0; }
+  void BecomeGood() {
+    nature_.flaws = nature_.fails = nature_.interrupts = 0;
+    HealDisk();
+  }
 
   size_t number() const { return number_; }
   const std::string& device() const { return peer_.device; }
@@ -55,16 +67,6 @@ class Machine {
   const std::vector<std::string>& sent_reports() const { return sent_reports_; }
 
  private:
-  // What is on its disk.
-  struct Kept {
-    std::optional<v1::ReportRequest> journal;
-    MadeUpdate update;
-    std::set<std::string> cache;                 // digests, raw
-    std::map<std::string, std::string> ledgers;  // of those in the cache, by digest
-    std::string last_ledger;                     // digest of the newest
-    // What says where the tensors of a part are, of those in the cache, by digest: configurations and trees.
-    std::map<std::string, std::string> places;
-  };
   struct UploadState {
     std::string assignment, location;
     bool asked;
@@ -84,12 +86,13 @@ class Machine {
   void Do(const client::Note& action);
   void Do(const client::Finish& action);
 
-  void FetchNext(v1::TaskAssignment task);
-  void FetchRange(const v1::TaskAssignment& task, const v1::BlobRef& blob, std::string have, uint64_t until);
-  void FetchLedger(const v1::TaskAssignment& task, const v1::BlobRef& blob);
+  using Task = std::shared_ptr<const v1::TaskAssignment>;
+  void FetchNext(const Task& task);
+  void FetchRange(const Task& task, const v1::BlobRef& blob, std::string have, uint64_t until);
+  void FetchLedger(const Task& task, const v1::BlobRef& blob);
   using Tensors = std::shared_ptr<const std::vector<model::TensorFile>>;
-  void FetchPart(const v1::TaskAssignment& task);
-  void FetchTensor(const v1::TaskAssignment& task, Tensors tensors, size_t at);
+  void FetchPart(const Task& task);
+  void FetchTensor(const Task& task, Tensors tensors, size_t at);
   void Got(const v1::BlobRef& blob, const std::string& bytes);
   void TakePatch(const v1::BlobRef& blob, const std::string& patch);
   MadeUpdate Made(const v1::TaskAssignment& task, uint64_t key, Flaw flaw);
@@ -97,7 +100,7 @@ class Machine {
   void BeginUpload(bool whole);
   void Patch(uint64_t offset, int patches);
   void UploadAnswered(Result<Network::Answer> answer, int patches);
-  void Call(Request request, Network::Heard heard);
+  void Call(Request request, Network::Heard heard, Network::Cut cut = nullptr);
   void Later(Duration delay, std::function<void()> what);  // part of the operation under way
   void Failed(const Result<Network::Answer>& answer);
   void Failed(Status status);
@@ -120,8 +123,9 @@ class Machine {
   std::optional<UploadState> upload_;
   client::ShortForms forms_;  // of every other machine
   v1::ReportRequest uploading_;
-  Kept kept_, backup_;
-  std::map<std::string, Tensors> parts_;  // by trees and layers, which say all of it
+  MachineDisk kept_, backup_;
+  bool full_ = false, unreadable_ = false;  // its disk
+  std::map<std::string, Tensors> parts_;    // by trees and layers, which say all of it
   std::vector<std::string> sent_reports_;
 };
 

@@ -5,13 +5,14 @@
 
 namespace heddle::system_simulation {
 
-uint64_t Network::Send(size_t machine, protocol::Peer peer, Request request, Heard heard) {
+uint64_t Network::Send(size_t machine, protocol::Peer peer, Request request, Heard heard, Cut cut) {
   const uint64_t id = next_++;
   auto call = std::make_shared<Call>();
   call->machine = machine;
   call->peer = std::move(peer);
   call->request = std::move(request);
   call->heard = std::move(heard);
+  call->cut = std::move(cut);
   calls_[id] = call;
   if (time_.Chance(weather.duplicates)) {
     ++happened["duplicate"];
@@ -126,9 +127,25 @@ void Network::Answered(uint64_t id, const CallPtr& call, const Answer& answer) {
     ++happened["lost answer"];
     return Fail(id, time_.Skewed(0.05, 10), Unavailable("the connection broke before the answer arrived"));
   }
+  if (time_.Chance(weather.cuts_answer)) return CutAnswer(id, answer);
   Answer arrives = answer;
   time_.After(time_.Skewed(0.002, 1.5),
               [this, id, arrives = std::move(arrives)]() mutable { Tell(id, std::move(arrives)); });
+}
+
+// The connection breaks before the last byte of the body, or in the head.
+void Network::CutAnswer(uint64_t id, const Answer& answer) {
+  ++happened["cut answer"];
+  Answer head = answer;
+  std::string received = std::exchange(head.body, "");
+  received.resize(time_.Below(static_cast<uint32_t>(std::max<size_t>(1, received.size()))));
+  time_.After(time_.Skewed(0.002, 10), [this, id, head = std::move(head), received = std::move(received)] {
+    const auto found = calls_.find(id);
+    if (found == calls_.end()) return;
+    const CallPtr call = found->second;
+    if (call->cut && !received.empty()) call->cut(head, received);
+    Tell(id, Unavailable("the connection broke in the middle of the answer"));
+  });
 }
 
 void Network::Fail(uint64_t id, Duration after, Status status) {

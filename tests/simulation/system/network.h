@@ -3,7 +3,8 @@
 //
 // A request is on its way, in the coordinator's hands, or answered. Its sender hears exactly once: the answer, or
 // kUnavailable (broken, refused), kDeadlineExceeded (silence) or kCancelled. What the coordinator gave as an answer is
-// shown to `witness` at that instant, whether it arrives or not. Not thread-safe.
+// shown to `witness` at that instant, whether it arrives or not. An answer may end early with its connection: its
+// sender hears kUnavailable, and what came of the body goes to `cut` just before. Not thread-safe.
 #pragma once
 
 #include <functional>
@@ -28,12 +29,14 @@ struct Request {
 // Probabilities, by request.
 struct Weather {
   double loses_request = 0, loses_answer = 0, breaks = 0, duplicates = 0, truncates = 0, slow = 0, goes_silent = 0;
+  double cuts_answer = 0;
 };
 
 class Network {
  public:
   using Answer = testing::LocalAnswer;
   using Heard = std::function<void(Result<Answer>)>;
+  using Cut = std::function<void(const Answer& head, std::string_view received)>;
 
   Network(Timeline& time, CoordinatorHost& host) : time_(time), host_(host) {}
 
@@ -43,7 +46,7 @@ class Network {
   std::function<void(const std::string& device, const Request&, const Answer&)> witness;
 
   // `machine`: which one sends, for partitions. Returns a number for Cancel.
-  uint64_t Send(size_t machine, protocol::Peer peer, Request request, Heard heard);
+  uint64_t Send(size_t machine, protocol::Peer peer, Request request, Heard heard, Cut cut = nullptr);
   // The sender closes the connection. It hears kCancelled.
   void Cancel(uint64_t call);
   // The sender is gone without a word: it hears nothing, the coordinator notices late.
@@ -63,6 +66,7 @@ class Network {
     protocol::Peer peer;
     Request request;
     Heard heard;  // empty: its sender listens no more
+    Cut cut;      // may be empty
     std::shared_ptr<testing::LocalExchange> exchange;
     bool silent = false;  // the sender is not there any more, and nobody knows
   };
@@ -72,6 +76,7 @@ class Network {
   void Deliver(uint64_t id, const CallPtr& call);
   void Pieces(const CallPtr& call, size_t from, size_t until, Duration pace, bool then_break);
   void Answered(uint64_t id, const CallPtr& call, const Answer& answer);
+  void CutAnswer(uint64_t id, const Answer& answer);
   void Fail(uint64_t id, Duration after, Status status);
   void Tell(uint64_t id, Result<Answer> result);
   void BreakLater(uint64_t id, const CallPtr& call);

@@ -32,6 +32,9 @@ class Stage {
   // The database of a coordinator that has never run anything, with device-00 to device-19 enrolled.
   const std::string& database() const { return database_; }
   const protocol::CertificateAuthority& authority() const { return *authority_; }
+  // A certificate request, and the serial number of a certificate in PEM.
+  const std::string& csr() const { return csr_; }
+  static std::string SerialOf(const std::string& certificate_pem);
   TornFiles& files() { return files_; }
   // Distinguishes the stages of a process.
   uint64_t number() const { return number_; }
@@ -52,7 +55,7 @@ class Stage {
 
   uint64_t number_;
   std::filesystem::path folder_;
-  std::string database_;
+  std::string database_, csr_;
   std::optional<protocol::CertificateAuthority> authority_;
   TornFiles files_;
 };

@@ -107,11 +107,39 @@ void Print(const Played& played, SteadyTime since) {
 }
 
 // Of each flaw and each kind of weather and trouble.
-constexpr std::array kKinds = {
-    "lost request",  "lost answer",    "break",        "half-open connection", "duplicate",         "truncation",
-    "slow link",     "partition",      "twin",         "revocation",           "vanished device",   "backup",
-    "owner at work", "kill",           "orderly stop", "armed crash",          "failing operation", "full disk",
-    "read error",    "locked database"};
+constexpr std::array kKinds = {"lost request",
+                               "lost answer",
+                               "break",
+                               "half-open connection",
+                               "duplicate",
+                               "truncation",
+                               "slow link",
+                               "partition",
+                               "twin",
+                               "revocation",
+                               "vanished device",
+                               "backup",
+                               "owner at work",
+                               "kill",
+                               "orderly stop",
+                               "armed crash",
+                               "failing operation",
+                               "full disk",
+                               "read error",
+                               "locked database",
+                               "cut answer",
+                               "resumed download",
+                               "torn download",
+                               "torn file of a device",
+                               "journal that is back",
+                               "journal that cannot be read",
+                               "device's power cut",
+                               "device's full disk",
+                               "device's read error",
+                               "enrolment",
+                               "stolen token",
+                               "used token",
+                               "expired token"};
 
 void ExpectEveryKind(const Counts& counts) {
   const auto times = [&counts](const std::string& what) {

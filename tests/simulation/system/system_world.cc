@@ -15,7 +15,6 @@ constexpr Duration kAfterEnd = std::chrono::seconds(100);
 // a day.
 constexpr Duration kCleaning = std::chrono::seconds(100);
 constexpr Duration kGarbageAge = std::chrono::seconds(30);
-constexpr size_t kMostRevoked = 2;
 constexpr size_t kMostTwins = 2;
 
 std::string Text(double value) {
@@ -32,13 +31,15 @@ SystemWorld::SystemWorld(Stage& stage, uint64_t seed)
       network_(time_, host_),
       checker_(time_, host_, seed, DrawMethod(seed), DeriveSeed(seed, "cleaning", "") % 3 == 0, RoundsDownloads(seed),
                DrawSecondStage(seed)),
-      rogue_(time_, network_, checker_, machines_) {
+      rogue_(time_, network_, checker_, machines_),
+      enrolments_(stage, time_, host_, network_, checker_) {
   DrawWeather();
   DrawMachines();
   DrawTroubles();
   recipe_ = DrawRecipe();
   network_.witness = [this](const std::string& device, const Request& request, const Network::Answer& answer) {
     checker_.OnAnswer(device, request, answer);
+    enrolments_.OnAnswer(request, answer);
   };
   host_.round_ended = [this](const coordinator::RoundRecord& round) { checker_.OnRoundEnded(round); };
   host_.gone = [this] { network_.CoordinatorGone(); };
@@ -65,6 +66,7 @@ void SystemWorld::DrawWeather() {
   weather.duplicates = some(0.15);
   weather.truncates = some(0.1);
   weather.slow = some(0.8);
+  if (HasNewerTroubles(seed_)) weather.cuts_answer = some(0.15);
 }
 
 void SystemWorld::DrawMachines() {
@@ -109,6 +111,8 @@ void SystemWorld::DrawTroubles() {
     if (time_.Chance(0.5)) troubles_.insert(troubles_.end(), kind.begin(), kind.end());
   }
   trouble_pause_s_ = ToSeconds(time_.Skewed(1.5, 40));
+  if (!HasNewerTroubles(seed_) || time_.Chance(0.4)) return;
+  troubles_.insert(troubles_.end(), {&SystemWorld::MachineLosesPower, &SystemWorld::MachineDiskFails});
 }
 
 // Half of the worlds average; the others remember something from round to round, or read their updates again from a
@@ -126,6 +130,9 @@ Method SystemWorld::DrawMethod(uint64_t seed) {
 }
 
 bool SystemWorld::RoundsDownloads(uint64_t seed) { return DeriveSeed(seed, "download", "") % 4 == 0; }
+
+// Answers that are cut off, devices' disks, enrolment: one world in three, of which no kept one is.
+bool SystemWorld::HasNewerTroubles(uint64_t seed) { return DeriveSeed(seed, "late enrolment", "") % 3 == 0; }
 
 // One world in eight; of a stream of its own that draws no kept seed, as the parts of the model.
 std::optional<SecondStage> SystemWorld::DrawSecondStage(uint64_t seed) {
@@ -195,7 +202,11 @@ std::string SystemWorld::DrawRecipe() {
 std::optional<std::string> SystemWorld::Run() {
   StartCoordinator();
   for (auto& machine : machines_) {
-    time_.After(time_.Between(0, 12), [&m = *machine] { m.Start(Machine::Memory::kKept); });
+    const bool enrols = HasNewerTroubles(seed_) && machine->number() < kDevices && time_.Chance(0.1);
+    time_.After(time_.Between(0, 12), [this, &m = *machine, enrols] {
+      if (enrols) return enrolments_.Begin(m);
+      m.Start(Machine::Memory::kKept);
+    });
   }
   time_.After(time_.Between(0, 6), [this] {
     auto run = host_.Submit(recipe_);
@@ -388,26 +399,6 @@ void SystemWorld::Partition() {
   }
 }
 
-void SystemWorld::MachineVanishes() {
-  Machine& machine = AnyMachine();
-  if (!machine.alive()) return;
-  time_.Note(machine.device() + " vanishes");
-  ++checker_.counts.happened["vanished device"];
-  machine.Vanish();
-  Machine::Memory memory = Machine::Memory::kKept;
-  if (time_.Chance(0.3)) memory = time_.Chance(0.5) ? Machine::Memory::kLost : Machine::Memory::kBackup;
-  time_.After(time_.Skewed(0.1, 200), [this, &machine, memory] {
-    if (machine.alive()) return;
-    time_.Note(machine.device() + " comes back");
-    machine.Start(memory);
-  });
-}
-
-void SystemWorld::TakeBackup() {
-  ++checker_.counts.happened["backup"];
-  AnyMachine().TakeBackup();
-}
-
 void SystemWorld::SetClock() {
   const bool back = time_.Chance(0.5);
   const Duration by = time_.Chance(0.3) ? time_.Between(60, 3600) : time_.Skewed(0.1, 60);
@@ -417,31 +408,6 @@ void SystemWorld::SetClock() {
   if (back) checker_.ClockWasSetBack(by);
   time_.SetClockBy(back ? -by : by);
   host_.Pump();
-}
-
-void SystemWorld::OwnerUsesDevice() {
-  Machine& machine = AnyMachine();
-  ++checker_.counts.happened["owner at work"];
-  machine.SetEligible(false);
-  time_.After(time_.Skewed(0.1, 60), [&machine] { machine.SetEligible(true); });
-}
-
-void SystemWorld::RevokeDevice() {
-  if (!host_.up() || disk_trouble_ || revoked_ >= kMostRevoked) return;
-  ++revoked_;
-  const size_t device = time_.Below(kDevices);
-  time_.Note("revoke " + machines_[device]->device());
-  ++checker_.counts.happened["revocation"];
-  host_.Revoke(Stage::DeviceName(device));
-  host_.Pump();
-  // It gets a new token, some time; its old certificate is worth nothing any more, its twin's neither.
-  time_.After(time_.Between(5, 120), [this, device] {
-    if (!host_.up() || disk_trouble_) return;
-    const std::string serial = "6e" + std::to_string(1000 + device);
-    host_.EnrolAgain(device, serial);
-    machines_[device]->SetSerial(serial);
-    if (machines_[device]->stopped()) machines_[device]->Start(Machine::Memory::kKept);
-  });
 }
 
 void SystemWorld::Mischief() {

@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "tests/simulation/system/enrolments.h"
 #include "tests/simulation/system/machine.h"
 #include "tests/simulation/system/rogue.h"
 
@@ -38,6 +39,7 @@ class SystemWorld {
   static Method DrawMethod(uint64_t seed);
   static bool RoundsDownloads(uint64_t seed);
   static std::optional<SecondStage> DrawSecondStage(uint64_t seed);
+  static bool HasNewerTroubles(uint64_t seed);
   std::string DrawRecipe();
 
   // ---- the coordinator ----
@@ -61,6 +63,8 @@ class SystemWorld {
   void HealLater(Duration after);
   void Partition();
   void MachineVanishes();
+  void MachineLosesPower();
+  void MachineDiskFails();
   void SetClock();
   void OwnerUsesDevice();
   void TakeBackup();
@@ -77,6 +81,7 @@ class SystemWorld {
   SystemChecker checker_;
   std::vector<std::unique_ptr<Machine>> machines_;
   Rogue rogue_;
+  Enrolments enrolments_;
   std::string recipe_;
   std::vector<Trouble> troubles_;  // those of this world, the frequent ones several times
   double trouble_pause_s_ = 10;

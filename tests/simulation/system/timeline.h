@@ -42,7 +42,10 @@ class Timeline final : public Clock {
   // Short times are frequent, long ones possible.
   Duration Skewed(double low_s, double high_s);
   uint32_t Below(uint32_t bound) { return random_.NextBelow(bound); }
-  uint64_t Bits() { return uint64_t{random_.NextU32()} << 32 | random_.NextU32(); }
+  uint64_t Bits() {
+    const uint64_t high = random_.NextU32();
+    return high << 32 | random_.NextU32();
+  }
 
   // ---- what happened ----
   void Note(std::string line);

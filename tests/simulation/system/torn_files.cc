@@ -201,6 +201,15 @@ Status TornFiles::Remove(const fs::path& path) {
   return OkStatus();
 }
 
+Result<std::vector<std::pair<fs::path, uint64_t>>> TornFiles::List(const fs::path& folder) const {
+  std::vector<std::pair<fs::path, uint64_t>> files;
+  const std::string start = folder.string() + "/";
+  for (auto it = names_.lower_bound(start); it != names_.end() && it->first.starts_with(start); ++it) {
+    files.emplace_back(it->first, it->second->content.size());
+  }
+  return files;
+}
+
 std::optional<Time> TornFiles::WrittenAt(const fs::path& path) const {
   const auto found = names_.find(path.string());
   return found == names_.end() ? std::nullopt : std::optional(found->second->written);

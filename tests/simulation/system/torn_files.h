@@ -17,6 +17,7 @@
 #include <set>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "common/random.h"
 #include "coordinator/store/file_ops.h"
@@ -53,6 +54,8 @@ class TornFiles final : public coordinator::FileOps {
   Status SyncFolder(const std::filesystem::path& folder) override;
   Status MakeFolder(const std::filesystem::path& folder) override;
   Status Remove(const std::filesystem::path& path) override;
+  Result<std::vector<std::pair<std::filesystem::path, uint64_t>>> List(
+      const std::filesystem::path& folder) const override;
   std::optional<Time> WrittenAt(const std::filesystem::path& path) const override;
   void Touch(const std::filesystem::path& path) override;
   Result<std::shared_ptr<const MappedFile>> Map(const std::filesystem::path& path) override;
