@@ -43,7 +43,7 @@ std::string NameOf(const json::object& config, std::string_view key, std::string
   return value != nullptr && value->is_string() ? std::string(value->get_string()) : std::string(otherwise);
 }
 
-json::object AddedToken(const std::string& content, int64_t id, bool lstrip = false) {
+json::object MakeAddedToken(const std::string& content, int64_t id, bool lstrip = false) {
   return {{"id", id},        {"content", content},  {"single_word", false}, {"lstrip", lstrip},
           {"rstrip", false}, {"normalized", false}, {"special", true}};
 }
@@ -74,7 +74,7 @@ Result<json::object> TokenizerFromVocabTxt(std::string_view vocab_text, std::str
   for (const std::string& name :
        {unknown, cls, sep, NameOf(config, "pad_token", "[PAD]"), NameOf(config, "mask_token", "[MASK]")}) {
     const json::value* id = vocab.if_contains(name);
-    if (id != nullptr) added.push_back(AddedToken(name, id->to_number<int64_t>()));
+    if (id != nullptr) added.push_back(MakeAddedToken(name, id->to_number<int64_t>()));
   }
   if (!vocab.contains(cls) || !vocab.contains(sep))
     return InvalidArgument("vocab.txt lacks \"" + Shorten(vocab.contains(cls) ? sep : cls) +
@@ -124,7 +124,7 @@ Result<json::object> TokenizerFromMerges(std::string_view vocab_json, std::strin
     const json::value* id = id_of(name);
     json::error_code wrong;
     if (id == nullptr || (id->to_number<int64_t>(wrong), wrong)) continue;  // the reader of the vocabulary says so
-    added.push_back(AddedToken(name, id->to_number<int64_t>(wrong), roberta && name == mask));
+    added.push_back(MakeAddedToken(name, id->to_number<int64_t>(wrong), roberta && name == mask));
   }
   json::value post = nullptr;
   if (roberta) {

@@ -41,3 +41,12 @@ expect 0 "Set up." -- setup
 echo bible-kjv > "$tools/missing"
 expect 1 "Installing 1 packages: bible-kjv" "is there a network?" -- setup
 [ -e "$tools/called" ] || { echo "./run setup does not install what is missing"; exit 1; }
+
+# Checks of the tree whose tool is missing are skipped, but not in CI.
+for check in check_format.sh check_clang_tidy.sh; do
+  for ci in "" 1; do
+    got=0
+    env -i PATH="$tools" CI="$ci" "$root/tests/tidy/$check" "$root" "$root/none" > /dev/null || got=$?
+    [ "$got" = "$([ -n "$ci" ] && echo 1 || echo 77)" ] || { echo "$check without its tool ends with $got (CI='$ci')"; exit 1; }
+  done
+done
