@@ -50,6 +50,16 @@ inline constexpr int kMaxPromptWords = 1024;
 inline constexpr uint32_t kMaxSequenceLength = 1u << 20;  // tokens
 inline constexpr uint32_t kMaxThreads = 1024;
 inline constexpr uint64_t kMaxNumExamples = uint64_t{1} << 40;
+
+// Of frames of split learning; what the plan lets a peer send is less.
+inline constexpr uint32_t kMaxSplitRows = 65'536;                   // examples in a micro-batch
+inline constexpr uint32_t kMaxSplitMicroBatches = 1024;             // of a step
+inline constexpr uint64_t kMaxSplitElements = uint64_t{1} << 27;    // of a tensor at the cut
+inline constexpr uint64_t kMaxSplitFrameBytes = uint64_t{1} << 30;  // any frame
+inline constexpr uint64_t kMaxSplitTextBytes = 1024;
+// A frame without tensors, a hello among them: its head and its text.
+inline constexpr uint64_t kMaxSplitControlBytes = 52 + kMaxSplitTextBytes;
+
 inline constexpr size_t kIoBufferBytes = size_t{256} << 10;  // pieces in which bodies move
 
 }  // namespace heddle::protocol

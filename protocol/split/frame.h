@@ -23,6 +23,7 @@
 
 #include "common/state_dict.h"
 #include "common/status.h"
+#include "protocol/limits.h"
 #include "protocol/split/tensor_code.h"
 
 namespace heddle::protocol {
@@ -41,14 +42,6 @@ enum class FrameKind : uint8_t {
 };
 bool FromDevice(FrameKind kind);
 std::string_view FrameKindName(FrameKind kind);
-
-inline constexpr uint32_t kMaxSplitRows = 65'536;                   // examples in a micro-batch
-inline constexpr uint32_t kMaxSplitMicroBatches = 1024;             // of a step
-inline constexpr uint64_t kMaxSplitElements = uint64_t{1} << 27;    // of a tensor at the cut
-inline constexpr uint64_t kMaxSplitFrameBytes = uint64_t{1} << 30;  // any frame; what a peer may really send is less
-inline constexpr uint64_t kMaxSplitTextBytes = 1024;
-// A frame without tensors, a hello among them: its head and its text.
-inline constexpr uint64_t kMaxSplitControlBytes = 52 + kMaxSplitTextBytes;
 
 // What a receiver lets a frame have; from the plan that both sides follow.
 struct FrameLimits {
