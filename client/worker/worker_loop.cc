@@ -13,6 +13,7 @@
 #include <thread>
 
 #include "client/worker/framing.h"
+#include "client/worker/idle_memory.h"
 #include "client/worker/train_plan.h"
 #include "client/worker/upload.h"
 #include "common/build_info.h"
@@ -26,6 +27,8 @@ namespace heddle::client {
 namespace {
 
 constexpr auto kProgressInterval = std::chrono::milliseconds(200);
+// Without a task for so long, a worker gives back memory.
+constexpr auto kIdle = std::chrono::seconds(1);
 
 // The reading thread. The task's thread asks it for the next command and whether to stop.
 class CommandReader {
@@ -41,7 +44,13 @@ class CommandReader {
   // The next task; nothing when the input has ended, with the reason in `end`.
   std::optional<v1::WorkerRun> WaitForRun(Status* end) {
     std::unique_lock lock(mutex_);
-    changed_.wait(lock, [this] { return run_.has_value() || ended_; });
+    const auto something = [this] { return run_.has_value() || ended_; };
+    if (!changed_.wait_for(lock, kIdle, something)) {
+      lock.unlock();
+      GiveBackIdleMemory();
+      lock.lock();
+      changed_.wait(lock, something);
+    }
     if (ended_) {
       *end = end_;
       return std::nullopt;

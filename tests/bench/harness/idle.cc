@@ -127,6 +127,7 @@ Result<Findings> IdleClient(const Context& context) {
   const pid_t keeper = keeping.devices().front().second.pid();
   const std::optional<pid_t> worker = ChildOf(keeper);
   if (!worker) return Internal("the daemon did not keep its worker");
+  std::this_thread::sleep_for(std::chrono::seconds(3));  // until it is idle
   HEDDLE_ASSIGN_OR_RETURN(const double daemon_rss, ResidentMb(keeper));
   HEDDLE_ASSIGN_OR_RETURN(const double worker_rss, ResidentMb(*worker));
   HEDDLE_ASSIGN_OR_RETURN(const double daemon_pss, ProportionalMb(keeper));
