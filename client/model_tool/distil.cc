@@ -1,6 +1,6 @@
 #include "client/model_tool/distil.h"
 
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include <algorithm>
 #include <cmath>

@@ -1,6 +1,6 @@
 #include "client/model_tool/generate.h"
 
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include <boost/json.hpp>
 

@@ -1,5 +1,6 @@
 // EvaluateModel of local_task.h.
-#include <torch/torch.h>
+#include <torch/types.h>
+#include <torch/utils.h>
 
 #include <cmath>
 

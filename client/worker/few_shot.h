@@ -8,7 +8,7 @@
 // another they are forgotten. One thread at a time. Include only from translation units of targets with TORCH.
 #pragma once
 
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include <map>
 #include <memory>

@@ -4,7 +4,7 @@
 // TORCH.
 #pragma once
 
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include <cstdint>
 #include <list>

@@ -14,7 +14,7 @@
 // it; Finish once. One thread at a time. Include only from translation units of targets with TORCH.
 #pragma once
 
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include <string>
 #include <utility>

@@ -1,6 +1,7 @@
 #include "client/worker/task_resources.h"
 
 #include <sys/stat.h>
+#include <torch/cuda.h>
 
 namespace heddle::client {
 

@@ -1,6 +1,7 @@
 #include "client/worker/train_options.h"
 
 #include <c10/core/impl/VirtualGuardImpl.h>
+#include <torch/cuda.h>
 
 #include <cmath>
 #include <set>

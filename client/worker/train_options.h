@@ -4,7 +4,7 @@
 #pragma once
 
 #include <c10/core/StreamGuard.h>
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include <optional>
 

@@ -8,7 +8,7 @@
 // Include only from translation units of targets with TORCH; LibTorch's exceptions pass through.
 #pragma once
 
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include <span>
 #include <string>

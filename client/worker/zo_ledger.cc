@@ -1,6 +1,7 @@
 #include "client/worker/zo_ledger.h"
 
-#include <torch/torch.h>
+#include <torch/types.h>
+#include <torch/utils.h>
 
 #include <algorithm>
 #include <chrono>

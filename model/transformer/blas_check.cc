@@ -1,6 +1,6 @@
 #include "model/transformer/blas_check.h"
 
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include <fstream>
 #include <iterator>

@@ -4,7 +4,8 @@
 // One thread at a time. Include only from translation units of targets with TORCH.
 #pragma once
 
-#include <torch/torch.h>
+#include <torch/nn/module.h>
+#include <torch/types.h>
 
 #include <functional>
 #include <map>

@@ -4,7 +4,7 @@
 // One thread at a time. Include only from translation units of targets with TORCH.
 #pragma once
 
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include "model/transformer/blocks.h"
 

@@ -10,7 +10,9 @@
 // One thread at a time. Include only from translation units of targets with TORCH.
 #pragma once
 
-#include <torch/torch.h>
+#include <torch/nn/module.h>
+#include <torch/nn/pimpl.h>
+#include <torch/types.h>
 
 #include <memory>
 #include <utility>

@@ -4,7 +4,7 @@
 // Include only from translation units of targets with TORCH. Thread-safety: pure functions.
 #pragma once
 
-#include <torch/torch.h>
+#include <torch/types.h>
 
 namespace heddle::model {
 

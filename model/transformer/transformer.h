@@ -3,7 +3,9 @@
 // Include only from translation units of targets with TORCH (precompiled torch/torch.h), never beside protobuf code.
 #pragma once
 
-#include <torch/torch.h>
+#include <torch/nn/module.h>
+#include <torch/nn/pimpl.h>
+#include <torch/types.h>
 
 #include <map>
 #include <memory>

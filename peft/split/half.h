@@ -6,7 +6,7 @@
 // targets with TORCH, never beside protobuf code. LibTorch's exceptions pass through.
 #pragma once
 
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include <cstdint>
 #include <memory>

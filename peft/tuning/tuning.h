@@ -12,7 +12,7 @@
 // One thread at a time. Include only from translation units of targets with TORCH. LibTorch's exceptions pass through.
 #pragma once
 
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include <functional>
 #include <string>

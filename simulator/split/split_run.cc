@@ -1,6 +1,7 @@
 #include "simulator/split/split_run.h"
 
-#include <torch/torch.h>
+#include <torch/types.h>
+#include <torch/utils.h>
 
 #include <deque>
 

@@ -4,7 +4,7 @@
 // Include only from translation units of targets with TORCH. One thread at a time; whatever fails throws.
 #pragma once
 
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include <time.h>
 

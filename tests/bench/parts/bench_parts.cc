@@ -2,7 +2,7 @@
 // which it trains one and the output layer, and further pre-training of the whole. Both sides in turns, processor time
 // of one thread. Prints rows of {"id", "value", "note"}.
 #include <time.h>
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include <algorithm>
 #include <boost/json.hpp>

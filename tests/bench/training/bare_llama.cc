@@ -1,5 +1,9 @@
 #include "bare_llama.h"
 
+#include <torch/nn/functional.h>
+#include <torch/nn/utils/clip_grad.h>
+#include <torch/optim.h>
+
 #include <cmath>
 #include <limits>
 

@@ -2,7 +2,8 @@
 // autograd and torch::optim::AdamW, without any of Heddle's modules.
 #pragma once
 
-#include <torch/torch.h>
+#include <torch/optim.h>
+#include <torch/types.h>
 
 #include <map>
 #include <memory>

@@ -1,7 +1,7 @@
 // heddle_bench_training: a step of the local task lora_sft against the same step in a bare LibTorch loop
 // (bare_llama.h), on the same model, batches and threads. The two take turns step by step in one run, both from the
 // same initial adapter, and their losses are compared; figures are medians.
-#include <torch/torch.h>
+#include <torch/types.h>
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>

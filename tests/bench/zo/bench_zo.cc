@@ -6,7 +6,8 @@
 //   --what front     "classifier": seconds of a whole forward pass of a small encoder to those of one that begins
 //   behind
 //                    its frozen layers, all but the last, and computes the row that its head reads
-#include <torch/torch.h>
+#include <torch/types.h>
+#include <torch/utils.h>
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>

@@ -1,6 +1,8 @@
 // Models and adapters on a GPU against the same independent float64 values as on the processor. Skips without a GPU.
 #include <gtest/gtest.h>
-#include <torch/torch.h>
+#include <torch/cuda.h>
+#include <torch/types.h>
+#include <torch/utils.h>
 
 #include "tests/unit/model/reference_case.h"
 #include "tests/unit/peft/tuning_cases.h"

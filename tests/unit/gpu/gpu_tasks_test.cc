@@ -1,7 +1,8 @@
 // Local tasks and evaluation with device = "cuda": the same training as on the processor but for rounding. Skips
 // without a GPU.
 #include <gtest/gtest.h>
-#include <torch/torch.h>
+#include <torch/cuda.h>
+#include <torch/types.h>
 
 #include <cmath>
 #include <optional>

@@ -1,7 +1,8 @@
 // Every architecture on its committed cases: numbers and gradients against independent float64 code, and what must not
 // change them: checkpointing, padding, packing, a cache.
 #include <gtest/gtest.h>
-#include <torch/torch.h>
+#include <torch/types.h>
+#include <torch/utils.h>
 
 #include "common/random.h"
 #include "model/transformer/generate.h"

@@ -1,6 +1,6 @@
 // Checkpoints from disk: what is taken, and what is refused in which words.
 #include <gtest/gtest.h>
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include <cstring>
 

@@ -1,7 +1,8 @@
 // Encoders and vision models against independent float64 implementations: tiny ones of every architecture that come
 // with the repository (tests/data/make_encoders.py), and real weights where they are.
 #include <gtest/gtest.h>
-#include <torch/torch.h>
+#include <torch/types.h>
+#include <torch/utils.h>
 
 #include <boost/json.hpp>
 

@@ -1,7 +1,8 @@
 // Real and random models of the test data folder against outputs of an independent float64 implementation and its
 // central differences.
 #include <gtest/gtest.h>
-#include <torch/torch.h>
+#include <torch/types.h>
+#include <torch/utils.h>
 
 #include <boost/json.hpp>
 

@@ -1,7 +1,7 @@
 // Fifty steps of LoRA training: losses equal to those of an independent implementation in float64
 // (tests/data/models/make_reference.py).
 #include <gtest/gtest.h>
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include <boost/json.hpp>
 

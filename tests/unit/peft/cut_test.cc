@@ -1,7 +1,7 @@
 // A model that is cut between a device and a server: the split step, through tensors that share nothing, is the
 // unsplit one; for every architecture, cut, topology and kind of adapter.
 #include <gtest/gtest.h>
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include "common/random.h"
 #include "model/config/cut.h"

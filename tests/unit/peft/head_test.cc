@@ -1,6 +1,7 @@
 // Pretrained models that get a new head: loaded without its parameters, which come with the adapter.
 #include <gtest/gtest.h>
-#include <torch/torch.h>
+#include <torch/types.h>
+#include <torch/utils.h>
 
 #include <cmath>
 

@@ -2,7 +2,8 @@
 #include "peft/lora/lora.h"
 
 #include <gtest/gtest.h>
-#include <torch/torch.h>
+#include <torch/types.h>
+#include <torch/utils.h>
 
 #include "common/random.h"
 #include "common/safetensors.h"

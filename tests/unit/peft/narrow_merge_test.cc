@@ -1,7 +1,8 @@
 // Merging on bases that are kept in bfloat16, int8 and NF4: the merged weight against W + s B A by hand, what it
 // computes against the adapter beside its base, and the base, which must stay as it was.
 #include <gtest/gtest.h>
-#include <torch/torch.h>
+#include <torch/types.h>
+#include <torch/utils.h>
 
 #include <cmath>
 #include <set>

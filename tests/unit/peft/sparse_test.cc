@@ -1,7 +1,8 @@
 // Values at some places of the weights (heddle.dense) beside an adapter: against the same numbers in whole matrices.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <torch/torch.h>
+#include <torch/types.h>
+#include <torch/utils.h>
 
 #include "common/random.h"
 #include "common/sparse_delta.h"

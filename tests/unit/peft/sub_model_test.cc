@@ -1,7 +1,8 @@
 // Some layers of a model as a smaller one: for every architecture the part with the layers' own numbers computes what a
 // model of those layers alone does, and the way back changes nothing that was not trained.
 #include <gtest/gtest.h>
-#include <torch/torch.h>
+#include <torch/types.h>
+#include <torch/utils.h>
 
 #include <algorithm>
 

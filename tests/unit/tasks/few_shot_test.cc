@@ -1,6 +1,7 @@
 // few_shot: which examples a device labels itself, what it keeps of them, and what it trains on; votes against brute
 // force; a language model that answers a prompt.
-#include <torch/torch.h>
+#include <torch/types.h>
+#include <torch/utils.h>
 
 #include <cmath>
 #include <fstream>

@@ -1,6 +1,6 @@
 // lora_sft on heads other than a causal one, and what evaluation says of each: small models in folders of their own,
 // data in files as people have them.
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include "client/worker/task_resources.h"
 #include "common/safetensors.h"

@@ -1,6 +1,7 @@
 // The local task: what it returns, that it is repeatable to the bit, and what it refuses.
 #include <gtest/gtest.h>
-#include <torch/torch.h>
+#include <torch/types.h>
+#include <torch/utils.h>
 
 #include <boost/json.hpp>
 #include <cmath>

@@ -1,6 +1,6 @@
 // What a step of a task leaves behind in memory: nothing. Activations and gradients of a step are gone before the next.
 #include <gtest/gtest.h>
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include <vector>
 

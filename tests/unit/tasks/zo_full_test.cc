@@ -1,7 +1,7 @@
 // Forward passes only over all weights of a model (tuning.method "full"): held to gradients by back-propagation and to
 // the arithmetic of a step, and to the memory of the weights once.
 #include <gtest/gtest.h>
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include <cmath>
 

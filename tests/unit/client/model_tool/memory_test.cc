@@ -1,7 +1,8 @@
 // Estimates of memory against what LibTorch really asks its allocator for.
 #include <c10/core/Allocator.h>
 #include <gtest/gtest.h>
-#include <torch/torch.h>
+#include <torch/types.h>
+#include <torch/utils.h>
 
 #include <algorithm>
 #include <functional>

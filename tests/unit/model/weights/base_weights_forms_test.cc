@@ -1,6 +1,7 @@
 // A base model in fewer bits: which tensors become what, what it takes, and what the model then computes.
 #include <gtest/gtest.h>
-#include <torch/torch.h>
+#include <torch/types.h>
+#include <torch/utils.h>
 
 #include <cmath>
 
