@@ -1,6 +1,6 @@
 // One module for all architectures, put together as a ModelSpec says.
 //
-// Include only from translation units of targets with TORCH (precompiled torch/torch.h), never beside protobuf code.
+// Include only from translation units of targets with TORCH, never beside protobuf code.
 #pragma once
 
 #include <torch/nn/module.h>

@@ -1,3 +1,4 @@
+#include <torch/version.h>
 #include <unistd.h>
 
 #include <cerrno>
