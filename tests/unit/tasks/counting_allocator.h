@@ -32,6 +32,9 @@ class CountingAllocator final : public at::Allocator {
   }
 
   Counts now() const { return {allocations_, live_bytes_}; }
+  // The most that was held at one time since the last ForgetPeak.
+  int64_t peak_bytes() const { return peak_bytes_; }
+  void ForgetPeak() { peak_bytes_ = live_bytes_.load(); }
 
 #if TORCH_VERSION_MAJOR >= 2
   at::DataPtr allocate(size_t bytes) override { return Counted(bytes); }
@@ -56,7 +59,9 @@ class CountingAllocator final : public at::Allocator {
     ++allocations_;
     if (place == nullptr) return data;
     const c10::DeleterFnPtr deleter = data.get_deleter();
-    live_bytes_ += static_cast<int64_t>(bytes);
+    const int64_t live = live_bytes_ += static_cast<int64_t>(bytes);
+    for (int64_t peak = peak_bytes_; live > peak && !peak_bytes_.compare_exchange_weak(peak, live);) {
+    }
     std::lock_guard lock(mutex_);
     held_[place] = {data.release_context(), deleter, static_cast<int64_t>(bytes)};
     return {place, place, &Release, device};
@@ -78,7 +83,7 @@ class CountingAllocator final : public at::Allocator {
   c10::DeleterFnPtr raw_deleter() const override { return &Release; }
 
   at::Allocator* inner_;
-  mutable std::atomic<int64_t> allocations_ = 0, live_bytes_ = 0;
+  mutable std::atomic<int64_t> allocations_ = 0, live_bytes_ = 0, peak_bytes_ = 0;
   mutable std::mutex mutex_;
   mutable std::unordered_map<void*, Held> held_;
 };
