@@ -1,7 +1,7 @@
 // Frozen base weights are in memory once, however many devices a simulation trains at one time: real tasks in the
 // simulator's pool, on the small model of the repository, with everything counted that LibTorch allocates.
 #include <gtest/gtest.h>
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include <barrier>
 #include <future>
