@@ -49,6 +49,7 @@ struct LightDevices::Device {
   Sha256Digest digest;
   asio::any_io_executor executor;
   std::unique_ptr<protocol::HttpClient> client;
+  std::shared_ptr<asio::ssl::context> tls;  // its own
   double started = 0, uploaded = 0, reported = 0;
   int index = 0;
   std::string small;  // an update that goes along in its report
@@ -143,9 +144,19 @@ Status LightDevices::Connect() {
     options.host = "127.0.0.1";
     options.port = fleet_.device_port();
     HEDDLE_ASSIGN_OR_RETURN(options.tls, protocol::MakeClientTls(tls));
+    device->tls = options.tls;
     device->client = std::make_unique<protocol::HttpClient>(device->executor, options);
   }
   return OkStatus();
+}
+
+LightDevices::Handshakes LightDevices::handshakes() const {
+  Handshakes sum;
+  for (const auto& device : devices_) {
+    sum.all += SSL_CTX_sess_connect_good(device->tls->native_handle());
+    sum.resumed += SSL_CTX_sess_hits(device->tls->native_handle());
+  }
+  return sum;
 }
 
 Status LightDevices::Submit(const SyntheticShape& shape, uint32_t rounds,

@@ -54,6 +54,11 @@ class LightDevices {
   Status Stop();
 
   simulator::Fleet& fleet() { return fleet_; }
+  // TLS handshakes of all devices since Connect, as OpenSSL counts them. From a time at which none is under way.
+  struct Handshakes {
+    int64_t all = 0, resumed = 0;
+  };
+  Handshakes handshakes() const;
   const std::string& run_id() const { return run_id_; }
   const std::filesystem::path& recipe() const { return run_.recipe; }
   // pki of the coordinator, with a device.crt and device.key beside: for the bare streams.

@@ -19,6 +19,8 @@ TEST(Checkins, EveryDeviceIsConnectedAndNoneIsRefusedWhoDidNotAskForIt) {
   ASSERT_TRUE(load.ok()) << load.status().message();
   EXPECT_EQ(load->connected, kDevices);
   EXPECT_EQ(load->measured, 2 * kDevices);
+  EXPECT_EQ(load->resumed, 1) << "each connection after a device's first";
+  EXPECT_GT(load->per_s, 0);
   EXPECT_GT(load->p99_ms, 0);
   EXPECT_GT(load->memory_mb, 1);
 }
