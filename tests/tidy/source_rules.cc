@@ -202,7 +202,7 @@ const std::vector<std::string>& Rooms() {
 Tree ReadTree(const fs::path& root) {
   Tree tree;
   std::vector<std::string> folders = Rooms();
-  folders.insert(folders.end(), {"tests", "docs"});
+  folders.insert(folders.end(), {"tests", "docs", "recipes"});
   for (const std::string& folder : folders) {
     if (!fs::exists(root / folder)) continue;
     for (const fs::directory_entry& entry : fs::recursive_directory_iterator(root / folder)) {

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "client/worker/task_resources.h"
+#include "model/config/registry.h"
 #include "simulator/world/training_pool.h"
 #include "tests/unit/tasks/counting_allocator.h"
 #include "tests/unit/tasks/task_fixture.h"
