@@ -88,10 +88,14 @@ Result<BasePart> PartOf(const v1::TaskPlan& plan, const ReadWholeBlob& read) {
 }
 
 Result<std::vector<CachedBlob>> FolderBlobs(const v1::TaskPlan& plan, BlobCache* cache) {
-  HEDDLE_ASSIGN_OR_RETURN(std::vector<CachedBlob> blobs, BlobsOf(plan.base_model()));
-  if (!FetchesPart(plan)) return blobs;
-  std::erase_if(blobs, [](const CachedBlob& blob) { return IsOfWeights(blob.name); });
+  if (!FetchesPart(plan)) return BlobsOf(plan.base_model());
   HEDDLE_ASSIGN_OR_RETURN(const BasePart part, PartOf(plan, cache));
+  return FolderBlobs(plan, part);
+}
+
+Result<std::vector<CachedBlob>> FolderBlobs(const v1::TaskPlan& plan, const BasePart& part) {
+  HEDDLE_ASSIGN_OR_RETURN(std::vector<CachedBlob> blobs, BlobsOf(plan.base_model()));
+  std::erase_if(blobs, [](const CachedBlob& blob) { return IsOfWeights(blob.name); });
   for (const model::TensorFile& tensor : part.tensors) blobs.push_back({tensor.digest, tensor.size(), tensor.name});
   blobs.push_back(part.index);
   return blobs;

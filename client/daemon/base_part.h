@@ -38,5 +38,7 @@ Result<BasePart> PartOf(const v1::TaskPlan& plan, BlobCache* cache);
 
 // The files of the folder that the worker reads: of a part, those of before without the trees, and its own.
 Result<std::vector<CachedBlob>> FolderBlobs(const v1::TaskPlan& plan, BlobCache* cache);
+// The same of a part that is known. Errors: kInvalidArgument.
+Result<std::vector<CachedBlob>> FolderBlobs(const v1::TaskPlan& plan, const BasePart& part);
 
 }  // namespace heddle::client

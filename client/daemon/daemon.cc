@@ -260,7 +260,7 @@ asio::awaitable<Event> Daemon::Impl::FetchNow(v1::TaskAssignment assignment) {
   if (!FetchesPart(plan) || !std::holds_alternative<Fetched>(event)) co_return event;
   Result<BasePart> part = PartOf(plan, &cache);
   if (!part.ok()) co_return FailedWith(part.status());
-  if (const auto folder = FolderBlobs(plan, &cache); folder.ok()) ClearWork(BaseFolder(*folder));
+  if (const auto folder = FolderBlobs(plan, *part); folder.ok()) ClearWork(BaseFolder(*folder));
   for (const model::TensorFile& tensor : part->tensors) blobs->push_back({tensor.digest, tensor.size(), tensor.name});
   blobs->push_back(part->index);
   status = cache.Pin(*blobs);

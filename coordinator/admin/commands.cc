@@ -63,12 +63,15 @@ void PrintRun(const CommandContext& context, const json::object& run) {
   }
 }
 
-Result<std::unique_ptr<Store>> OpenStore(const CommandContext& context) {
+Status CheckMade(const CommandContext& context) {
   std::error_code error;
-  if (!fs::exists(context.config.database(), error)) {
-    return FailedPrecondition("there is no coordinator in " + context.config.state_dir +
-                              "; make one with: heddle coordinator init");
-  }
+  if (fs::exists(context.config.database(), error)) return OkStatus();
+  return FailedPrecondition("there is no coordinator in " + context.config.state_dir +
+                            "; make one with: heddle coordinator init");
+}
+
+Result<std::unique_ptr<Store>> OpenStore(const CommandContext& context) {
+  HEDDLE_RETURN_IF_ERROR(CheckMade(context));
   return Store::Open(context.config.database());
 }
 
@@ -156,7 +159,7 @@ Status DeviceList(const CommandContext& context) {
 
 // At once: through the coordinator where one runs. Whether one does is told by its lock, not by what answers on a port.
 Status DeviceRevoke(const CommandContext& context, const std::string& device) {
-  HEDDLE_ASSIGN_OR_RETURN(const auto store, OpenStore(context));
+  HEDDLE_RETURN_IF_ERROR(CheckMade(context));
   const Result<UniqueFd> alone = LockState(context.config.state_dir);
   const bool running = !alone.ok();
   if (running) {
@@ -164,6 +167,7 @@ Status DeviceRevoke(const CommandContext& context, const std::string& device) {
     Status status = client.ok() ? (*client)->Post("/v1/clients/" + device + ":revoke", "").status() : client.status();
     HEDDLE_RETURN_IF_ERROR(status.Annotate(device + " is not revoked"));
   } else {
+    HEDDLE_ASSIGN_OR_RETURN(const auto store, OpenStore(context));
     HEDDLE_RETURN_IF_ERROR(
         Act(context, AuditKind::kDeviceRevoked, device, "no coordinator was running",
             [&](AuditEvent&) { return store->RevokeDevice(DeviceId(device), SystemClock().Now()); }));

@@ -55,8 +55,7 @@ sed -E -e 's/("command": ").*ccache /\1/' -e 's/ -fcoroutines| -fpch-preprocess/
       file = $0; sub(/^ *"file": "/, "", file); sub(/",?$/, "", file)
       name = substr(file, length(root) + 2)
       if (substr(file, 1, length(root) + 1) != root "/" || command ~ /heddle_torch_pch/ || name !~ /\.cc$/ ||
-          name !~ /^(common|protocol|model|zo_optim|aggregation|peft|client|coordinator|simulator)\// ||
-          name == "model/memory/large_blocks.cc") next  # a header of GCC that Clang may lack
+          name !~ /^(common|protocol|model|zo_optim|aggregation|peft|client|coordinator|simulator)\//) next
       target = command; sub(/.*CMakeFiles\//, "", target); sub(/\.dir\/.*/, "", target)
       options = command; sub(/ -o [^ ]+ -c .*/, "", options)
       key = target "\t" options

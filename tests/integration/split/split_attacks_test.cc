@@ -12,6 +12,7 @@
 
 #include "common/subprocess.h"
 #include "coordinator/store/store.h"
+#include "tests/unit/common/eventually.h"
 #include "tests/unit/protocol/raw_peer.h"
 #include "tests/unit/protocol/raw_websocket.h"
 #include "tests/unit/protocol/transport_fixture.h"
@@ -30,14 +31,8 @@ using protocol::RawPeer;
 constexpr int kPerAddress = 30, kCrowd = 45;
 constexpr uint8_t kAttackers = 2, kCrowdsHost = 3;  // 127.0.0.n; the devices that behave are 127.0.0.1
 
-bool Eventually(const std::function<bool()>& condition) {
-  const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(120);
-  while (!condition()) {
-    if (std::chrono::steady_clock::now() > end) return false;
-    std::this_thread::sleep_for(std::chrono::milliseconds(5));
-  }
-  return true;
-}
+// Programs start, train and write within so long, on a machine with other work too.
+const Duration kLimit = Seconds(120);
 
 // A run of two devices, anna and bert, each with a copy of the server's part: who is first does not count.
 class Siege {
@@ -84,10 +79,10 @@ class Siege {
                          "--certificates", pki_.dir(), "--devices", folder() / "coordinator.db", "--port-file",
                          folder() / "port", "--max-connections-per-address", std::to_string(kPerAddress),
                          "--handshake-timeout", "2", "--hello-timeout", "5", "--silence-timeout", "6"});
-    EXPECT_TRUE(Eventually([this] { return fs::exists(folder() / "port"); })) << Log("server");
+    EXPECT_TRUE(Eventually([this] { return fs::exists(folder() / "port"); }, kLimit)) << Log("server");
     port_ = static_cast<uint16_t>(std::stoi(Pki::Value(ReadFile(folder() / "port"))));
     Subprocess anna = StartDevice("anna");
-    EXPECT_TRUE(Eventually([this] { return fs::exists(StateOf("anna") / "split.state"); })) << Log("anna");
+    EXPECT_TRUE(Eventually([this] { return fs::exists(StateOf("anna") / "split.state"); }, kLimit)) << Log("anna");
     std::latch begun(static_cast<std::ptrdiff_t>(attacks.size()));
     std::vector<std::jthread> attackers;
     for (const auto& attack : attacks) {

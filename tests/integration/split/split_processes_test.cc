@@ -7,6 +7,7 @@
 
 #include "common/subprocess.h"
 #include "protocol/transport/tls.h"
+#include "tests/unit/common/eventually.h"
 #include "tests/unit/split/split_world.h"
 
 namespace heddle {
@@ -45,14 +46,8 @@ std::string PlanText(const Settings& settings) {
   return text;
 }
 
-bool Eventually(const std::function<bool()>& condition) {
-  const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(120);
-  while (!condition()) {
-    if (std::chrono::steady_clock::now() > end) return false;
-    std::this_thread::sleep_for(std::chrono::milliseconds(5));
-  }
-  return true;
-}
+// Programs start, train and write within so long, on a machine with other work too.
+const Duration kLimit = Seconds(120);
 
 class Processes {
  public:
@@ -95,7 +90,7 @@ class Processes {
     if (!port_.empty()) argv.insert(argv.end(), {"--port", port_});
     auto server = Subprocess::Start({.argv = argv, .stderr_file = world_.folder() / "server.log"});
     EXPECT_TRUE(server.ok()) << server.status();
-    EXPECT_TRUE(Eventually([this] { return fs::exists(world_.folder() / "port"); })) << Logs();
+    EXPECT_TRUE(Eventually([this] { return fs::exists(world_.folder() / "port"); }, kLimit)) << Logs();
     port_ = *ReadFile(world_.folder() / "port");
     port_.pop_back();
     return *std::move(server);
@@ -168,11 +163,11 @@ TEST_P(SplitProcesses, AKilledServerAndAKilledDeviceChangeNothing) {
   std::optional<Subprocess> server = processes.StartServer(false);
   std::optional<Subprocess> first = processes.StartDevice("device-0");
   Subprocess second = processes.StartDevice("device-1");
-  ASSERT_TRUE(Eventually([&] { return fs::exists(processes.run() / "round-1"); })) << processes.Logs();
+  ASSERT_TRUE(Eventually([&] { return fs::exists(processes.run() / "round-1"); }, kLimit)) << processes.Logs();
   server->Signal(SIGKILL);
   server->Wait();
   server = processes.StartServer(false);
-  ASSERT_TRUE(Eventually([&] { return fs::exists(processes.run() / "round-2"); })) << processes.Logs();
+  ASSERT_TRUE(Eventually([&] { return fs::exists(processes.run() / "round-2"); }, kLimit)) << processes.Logs();
   first->Signal(SIGKILL);
   first->Wait();
   first = processes.StartDevice("device-0");
@@ -194,7 +189,7 @@ TEST(SplitStops, ADeviceThatIsToldToStopInTheMiddleEndsAndLaterGoesOn) {
   Subprocess server = processes.StartServer(false);
   std::optional<Subprocess> first = processes.StartDevice("device-0");
   // It has taken a step. The run waits for a second device, so the first would not end by itself.
-  ASSERT_TRUE(Eventually([&] { return fs::exists(processes.StateOf("device-0") / "split.state"); }))
+  ASSERT_TRUE(Eventually([&] { return fs::exists(processes.StateOf("device-0") / "split.state"); }, kLimit))
       << processes.Logs();
   first->Signal(SIGTERM);
   ASSERT_EQ(first->WaitFor(Seconds(60)), 0) << processes.Logs();
@@ -228,7 +223,8 @@ TEST(SplitBatches, ADeviceThatIsStoppedHoldsUpNobody) {
   Subprocess server = processes.StartServer(false);
   Subprocess stopped = processes.StartDevice("device-0");
   // In the middle of its first round.
-  ASSERT_TRUE(Eventually([&] { return fs::exists(processes.run() / "state.safetensors"); })) << processes.Logs();
+  ASSERT_TRUE(Eventually([&] { return fs::exists(processes.run() / "state.safetensors"); }, kLimit))
+      << processes.Logs();
   stopped.Signal(SIGSTOP);
   Subprocess second = processes.StartDevice("device-1"), third = processes.StartDevice("device-2");
   EXPECT_EQ(second.Wait(), 0) << processes.Logs();
@@ -244,7 +240,8 @@ TEST(SplitBatches, ARunEndsWithoutADeviceThatIsKilledAndThatNobodyReplaces) {
   Processes processes({{"split.session_timeout_s", "1"}, {"train.local_steps", "20"}});
   Subprocess server = processes.StartServer(false);
   Subprocess killed = processes.StartDevice("device-0");
-  ASSERT_TRUE(Eventually([&] { return fs::exists(processes.run() / "state.safetensors"); })) << processes.Logs();
+  ASSERT_TRUE(Eventually([&] { return fs::exists(processes.run() / "state.safetensors"); }, kLimit))
+      << processes.Logs();
   killed.Signal(SIGKILL);
   killed.Wait();
   Subprocess other = processes.StartDevice("device-1");

@@ -18,8 +18,11 @@
 #include "protocol/transport/client.h"
 #include "protocol/transport/server.h"
 #include "protocol/transport/tls.h"
+#include "tests/unit/common/eventually.h"
 
 namespace heddle::protocol {
+
+using heddle::Eventually;
 
 // Throws away its folder at the end.
 class TempDir {
@@ -137,17 +140,6 @@ inline std::string MakeBytes(size_t size, uint64_t seed = 1) {
 inline std::string ReadAllOf(const std::filesystem::path& path) {
   std::ifstream in(path, std::ios::binary);
   return {std::istreambuf_iterator<char>(in), {}};
-}
-
-// Waits (at most 10 s) until something that happens on other threads has happened.
-template <typename Condition>
-bool Eventually(Condition condition) {
-  const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(10);
-  while (!condition()) {
-    if (std::chrono::steady_clock::now() > end) return false;
-    std::this_thread::sleep_for(std::chrono::milliseconds(2));
-  }
-  return true;
 }
 
 // A server whose answers each test gives by path, and clients that talk to it.
