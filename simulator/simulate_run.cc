@@ -7,6 +7,7 @@
 #include "client/worker/local_task.h"
 #include "common/file.h"
 #include "coordinator/recipe/base_folder.h"
+#include "coordinator/service/run_files.h"
 #include "simulator/report/report.h"
 #include "simulator/world/lone_training.h"
 
@@ -28,7 +29,7 @@ bool Interrupted(const SimulateSettings& settings) {
 }
 
 fs::path LastCheckpoint(const SimulateSettings& settings, uint32_t rounds) {
-  return settings.out / "checkpoints" / ("round-" + std::to_string(rounds));
+  return coordinator::RunFiles::CheckpointFolder(settings.out, rounds);
 }
 
 // `base`: the base model as devices have it.
@@ -144,6 +145,7 @@ Result<SimulateOutcome> SimulateOnce(const SimulateSettings& settings) {
   }
   SimulateOutcome outcome;
   HEDDLE_ASSIGN_OR_RETURN(outcome.result, Simulate(options));
+  HEDDLE_ASSIGN_OR_RETURN(outcome.adapter, coordinator::RunFiles::AdapterDigest(settings.out, outcome.result.rounds));
   HEDDLE_ASSIGN_OR_RETURN(const auto recipe, coordinator::Recipe::Load(settings.recipe, settings.overrides));
   HEDDLE_ASSIGN_OR_RETURN(const fs::path base, coordinator::DeviceBaseFolder(recipe, settings.out));
   outcome.guarantee = recipe.Guarantee();
@@ -160,7 +162,7 @@ std::string OutcomeText(const SimulateSettings& settings, const SimulateOutcome&
   const SimulationResult& result = outcome.result;
   std::string out =
       Format("run               %s\nrounds            %u with %zu devices\nadapter_sha256    %s\n",
-             result.run.id.value().c_str(), result.rounds, result.devices, result.run.model.ToHex().c_str());
+             result.run.id.value().c_str(), result.rounds, result.devices, outcome.adapter.ToHex().c_str());
   out += Format("simulated time    %.1f s\nwall time         %.1f s\nbytes down, up    %llu, %llu\n",
                 result.virtual_seconds, result.wall_seconds, static_cast<unsigned long long>(result.traffic.down),
                 static_cast<unsigned long long>(result.traffic.up));
@@ -184,10 +186,11 @@ std::string OutcomeText(const SimulateSettings& settings, const SimulateOutcome&
 std::string OutcomeJson(const SimulateOutcome& outcome) {
   const SimulationResult& result = outcome.result;
   std::string out = Format(
-      "{\"run_id\":\"%s\",\"rounds\":%u,\"devices\":%zu,\"adapter_sha256\":\"%s\",\"virtual_seconds\":%.6f,"
+      "{\"run_id\":\"%s\",\"rounds\":%u,\"devices\":%zu,\"model_sha256\":\"%s\",\"adapter_sha256\":\"%s\",\"virtual_"
+      "seconds\":%.6f,"
       "\"wall_seconds\":%.3f,",
       result.run.id.value().c_str(), result.rounds, result.devices, result.run.model.ToHex().c_str(),
-      result.virtual_seconds, result.wall_seconds);
+      outcome.adapter.ToHex().c_str(), result.virtual_seconds, result.wall_seconds);
   out += Format(
       "\"bytes_down\":%llu,\"bytes_up\":%llu,\"base_model_bytes\":%llu,\"bytes_down_per_round\":%.9g,\"bytes_up_per_"
       "round\":%.9g",

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "aggregation/privacy/accountant.h"
+#include "common/digest.h"
 #include "common/status.h"
 #include "simulator/sweep/sweep.h"
 #include "simulator/world/simulation.h"
@@ -29,6 +30,7 @@ struct SimulateSettings {
 
 struct SimulateOutcome {
   SimulationResult result;
+  Sha256Digest adapter;                            // of the last checkpoint's adapter_model.safetensors
   Figures heldout_base, heldout_final;             // of --heldout
   Figures centralised;                             // on the recipe's test data
   std::optional<privacy::RunGuarantee> guarantee;  // where devices noise their updates

@@ -24,7 +24,7 @@ json::object RunObject(const RunRecord& run) {
   json::object out = {{"run_id", run.id.value()},
                       {"state", StateName(run.state)},
                       {"committed_rounds", run.committed_rounds},
-                      {"adapter_sha256", run.model.ToHex()},
+                      {"model_sha256", run.model.ToHex()},
                       {"started_at", UnixSeconds(run.started_at)}};
   if (run.ended_at != Time()) out["ended_at"] = UnixSeconds(run.ended_at);
   if (!run.reason.empty()) out["reason"] = run.reason;
@@ -257,7 +257,7 @@ AdminApi::Reply AdminApi::ListRounds(const RunId& id) {
                          {"started_at", UnixSeconds(round.started_at)},
                          {"parent_sha256", round.parent.ToHex()}};
     if (round.ended_at != Time()) item["ended_at"] = UnixSeconds(round.ended_at);
-    if (!round.model.IsZero()) item["adapter_sha256"] = round.model.ToHex();
+    if (!round.model.IsZero()) item["model_sha256"] = round.model.ToHex();
     if (!round.reason.empty()) item["reason"] = round.reason;
     out.push_back(std::move(item));
   }

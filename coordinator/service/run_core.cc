@@ -339,7 +339,7 @@ void RunCore::On(const RoundEndedEffect& effect, std::vector<AddressedAnswer>*, 
          {"updates", losses.num_accepted},
          {"train_loss", losses.train_loss},
          {"seconds", ToSeconds(round.ended_at - round.started_at)},
-         {"adapter_sha256", round.model.ToHex()}});
+         {"model_sha256", round.model.ToHex()}});
     if (losses.told() && loss_watch_.Add(losses.train_loss)) {
       Log(Severity::kWarning, loss_watch_.Sentence(recipe_.train.has_zo()),
           {{"run_id", id().value()}, {"round", round.round}});
@@ -361,7 +361,7 @@ void RunCore::On(const RunEndedEffect& effect, std::vector<AddressedAnswer>*, st
        {"state", StateName(effect.run.state)},
        {"rounds", effect.run.committed_rounds},
        {"reason", effect.run.reason},
-       {"adapter_sha256", effect.run.model.ToHex()}});
+       {"model_sha256", effect.run.model.ToHex()}});
   aggregator_.reset();
   if (options_.observer.run_ended) options_.observer.run_ended(effect.run);
 }

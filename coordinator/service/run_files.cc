@@ -26,6 +26,7 @@ namespace {
 namespace fs = std::filesystem;
 namespace json = boost::json;
 
+constexpr const char* kAdapterFile = "adapter_model.safetensors";  // PEFT's name
 constexpr size_t kMaxHistoryBytes = size_t{1} << 30;
 
 // JSON has no NaN; a device may report one.
@@ -136,7 +137,7 @@ std::string HistoryLine(const RoundRecord& round, std::span<const AssignmentReco
   out["seconds"] = ToSeconds(round.ended_at - round.started_at);
   if (round.selected_at != Time()) out["seconds_selecting"] = ToSeconds(round.selected_at - round.started_at);
   out["parent_sha256"] = round.parent.ToHex();
-  if (committed) out["adapter_sha256"] = round.model.ToHex();
+  if (committed) out["model_sha256"] = round.model.ToHex();
   out["num_assigned"] = assignments.size();
   out["num_accepted"] = losses.num_accepted;
   out["num_examples"] = losses.num_examples;
@@ -161,14 +162,16 @@ RoundFigures FiguresOfModel(const Sha256Digest& model, const BlobStore& blobs) {
   return file.ok() ? aggregation::FiguresOf(file->tensors) : RoundFigures{};
 }
 
-std::string RunJson(const RunRecord& run, const RunOrigin& origin, const Traffic& traffic) {
+std::string RunJson(const RunRecord& run, const RunOrigin& origin, const Traffic& traffic,
+                    const std::optional<Sha256Digest>& adapter) {
   json::object out = {{"run_id", run.id.value()},
                       {"state", StateName(run.state)},
                       {"seed", origin.spec.seed},
                       {"rounds", origin.spec.rounds},
                       {"committed_rounds", run.committed_rounds},
-                      {"adapter_sha256", run.model.ToHex()},
+                      {"model_sha256", run.model.ToHex()},
                       {"started_at", UnixSeconds(run.started_at)}};
+  if (adapter) out["adapter_sha256"] = adapter->ToHex();
   if (run.ended_at != Time()) out["ended_at"] = UnixSeconds(run.ended_at);
   if (!run.reason.empty()) out["reason"] = run.reason;
   out["bytes_down"] = traffic.down;
@@ -185,9 +188,15 @@ fs::path RunFiles::CheckpointFolder(const fs::path& run_folder, uint32_t round) 
   return run_folder / "checkpoints" / ("round-" + std::to_string(round));
 }
 
+Result<Sha256Digest> RunFiles::AdapterDigest(const fs::path& run_folder, uint32_t round) {
+  return Sha256File(CheckpointFolder(run_folder, round) / kAdapterFile);
+}
+
 Status RunFiles::WriteRun(const RunRecord& run, const RunOrigin& origin, const Traffic& traffic) {
   HEDDLE_RETURN_IF_ERROR(MakeDirectories(folder_));
-  HEDDLE_RETURN_IF_ERROR(WriteFileAtomically(folder_ / "run.json", RunJson(run, origin, traffic)));
+  const auto digest = AdapterDigest(folder_, run.committed_rounds);
+  const std::optional<Sha256Digest> adapter = digest.ok() ? std::optional(*digest) : std::nullopt;
+  HEDDLE_RETURN_IF_ERROR(WriteFileAtomically(folder_ / "run.json", RunJson(run, origin, traffic, adapter)));
   HEDDLE_FAILPOINT(kRunFileWritten);
   return OkStatus();
 }
@@ -214,7 +223,7 @@ Result<StateDict> AdapterOf(const StateDict& model, const BlobStore& blobs) {
 // The folder's two files. A model that is an adapter already is copied, not read.
 Status WriteAdapter(const Sha256Digest& model, const std::string& adapter_config_json, const BlobStore& blobs,
                     const fs::path& folder) {
-  const fs::path config = folder / "adapter_config.json", tensors = folder / "adapter_model.safetensors";
+  const fs::path config = folder / "adapter_config.json", tensors = folder / kAdapterFile;
   HEDDLE_ASSIGN_OR_RETURN(const SafetensorsFile file, ReadSafetensors(blobs.Path(model)));
   const auto own = file.tensors.lower_bound(aggregation::kOwnPrefix);
   if (own != file.tensors.end() && own->first.starts_with(aggregation::kOwnPrefix)) {

@@ -12,11 +12,13 @@
 #include <cmath>
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <span>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "common/digest.h"
 #include "common/status.h"
 #include "coordinator/engine/types.h"
 #include "coordinator/store/blob_store.h"
@@ -49,8 +51,10 @@ std::string HistoryLine(const RoundRecord& round, std::span<const AssignmentReco
                         const RoundFigures& figures = {});
 // Those of a committed round's model; none of one that cannot be read.
 RoundFigures FiguresOfModel(const Sha256Digest& model, const BlobStore& blobs);
-// run.json.
-std::string RunJson(const RunRecord& run, const RunOrigin& origin, const Traffic& traffic);
+// run.json. `adapter`: digest of the last checkpoint's adapter_model.safetensors; that of the model itself
+// (model_sha256) where the method keeps nothing beside the adapter.
+std::string RunJson(const RunRecord& run, const RunOrigin& origin, const Traffic& traffic,
+                    const std::optional<Sha256Digest>& adapter = {});
 
 class RunFiles {
  public:
@@ -60,6 +64,8 @@ class RunFiles {
 
   const std::filesystem::path& folder() const { return folder_; }
   static std::filesystem::path CheckpointFolder(const std::filesystem::path& run_folder, uint32_t round);
+  // SHA-256 of the adapter_model.safetensors of that round's checkpoint. Errors: those of Sha256File.
+  static Result<Sha256Digest> AdapterDigest(const std::filesystem::path& run_folder, uint32_t round);
 
   // Errors of all: those of files.
   Status WriteRun(const RunRecord& run, const RunOrigin& origin, const Traffic& traffic);

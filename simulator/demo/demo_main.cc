@@ -12,9 +12,11 @@
 #include <iostream>
 
 #include "common/config.h"
+#include "common/digest.h"
 #include "common/file.h"
 #include "common/logging.h"
 #include "coordinator/recipe/recipe.h"
+#include "coordinator/service/run_files.h"
 #include "model/memory/tensor_memory.h"
 #include "model/transformer/blas_check.h"
 #include "peft/adapter/adapter.h"
@@ -67,6 +69,7 @@ class Demo {
   KjvFiles data_;
   std::unique_ptr<Fleet> fleet_;
   json::object run_;
+  Sha256Digest adapter_;
   Baselines baselines_;
   ProgressLine line_;
   TimeLeft time_;
@@ -167,6 +170,7 @@ Status Demo::CollectRun() {
              error);
     if (error) return ErrnoStatus(error.value(), "cannot copy " + (folder / name).string());
   }
+  HEDDLE_ASSIGN_OR_RETURN(adapter_, coordinator::RunFiles::AdapterDigest(options_.out, recipe_.spec.rounds));
   return fleet_->Stop();
 }
 
@@ -178,7 +182,7 @@ Status Demo::Compare() {
   options.heldout = data_.heldout;
   options.initial_adapter = options_.out / "baselines" / "initial";
   options.scratch = options_.out / "baselines";
-  options.federated_adapter = options_.out / "checkpoints" / ("round-" + std::to_string(recipe_.spec.rounds));
+  options.federated_adapter = coordinator::RunFiles::CheckpointFolder(options_.out, recipe_.spec.rounds);
   line_.Show("comparing: devices alone and a centralised run, then held-out text", true);
   const TimeLeft time;
   options.progress = [&](const std::string& what, double done) {
@@ -201,7 +205,7 @@ Status Demo::WriteSummary() {
                                 {"devices", recipe_.simulation.names.size()},
                                 {"bytes_down", run_.at("bytes_down")},
                                 {"bytes_up", run_.at("bytes_up")},
-                                {"adapter_sha256", run_.at("adapter_sha256")},
+                                {"adapter_sha256", adapter_.ToHex()},
                                 {"run_id", run_.at("run_id")},
                                 {"local_only_perplexities", std::move(alone)}};
   HEDDLE_RETURN_IF_ERROR(WriteFileAtomically(options_.out / "summary.json", json::serialize(summary) + "\n"));
@@ -219,7 +223,7 @@ void Demo::PrintTable() const {
   row("centralised, the same number of steps", baselines_.centralised);
   std::printf("\n%u rounds, %zu devices, %s down, %s up, adapter %s\n", recipe_.spec.rounds,
               recipe_.simulation.names.size(), Bytes(Number(run_, "bytes_down")).c_str(),
-              Bytes(Number(run_, "bytes_up")).c_str(), Text(run_, "adapter_sha256").substr(0, 16).c_str());
+              Bytes(Number(run_, "bytes_up")).c_str(), adapter_.ToHex().substr(0, 16).c_str());
   std::printf("report: %s\n", (options_.out / "report.html").c_str());
 }
 

@@ -202,7 +202,7 @@ std::string Rounds(const std::vector<json::object>& history) {
            Escape(Text(round, "num_assigned")) + "</td><td>" + Pretty(Number(round, "num_examples")) + "</td><td>" +
            Pretty(Number(round, "train_loss")) + "</td><td>" + Pretty(Number(round, "seconds")) + "</td><td>" +
            Pretty(Number(round, "bytes_down")) + "</td><td>" + Pretty(Number(round, "bytes_up")) +
-           "</td><td class=\"l\"><code>" + Escape(Text(round, "adapter_sha256").substr(0, 12)) + "</code></td></tr>\n";
+           "</td><td class=\"l\"><code>" + Escape(Text(round, "model_sha256").substr(0, 12)) + "</code></td></tr>\n";
   }
   return out + "</table>\n";
 }

@@ -114,7 +114,7 @@ void AttackWorld::Withstand(const std::vector<Attack>& attacks) {
     Besiege(attacks, begin, std::min(attacks.size(), begin + share));
   }
   EXPECT_TRUE(Eventually([this] { return Run().at("state").as_string() == "complete"; }));
-  EXPECT_EQ(json::value_to<std::string>(Run().at("adapter_sha256")), ExpectedModel());
+  EXPECT_EQ(json::value_to<std::string>(Run().at("model_sha256")), ExpectedModel());
   const std::string metrics = Admin("GET", "/metrics").body;
   EXPECT_EQ(metrics.find("reason=\"INTERNAL\""), std::string::npos) << metrics;
   EXPECT_EQ(metrics.find("status=\"5"), std::string::npos) << metrics;
@@ -128,7 +128,7 @@ std::string AttackWorld::ExpectedModel() {
     AttackWorld quiet;
     for (int round = 0; round < kRounds; ++round) quiet.Besiege({}, 0, 0);
     EXPECT_TRUE(Eventually([&] { return quiet.Run().at("state").as_string() == "complete"; }));
-    return json::value_to<std::string>(quiet.Run().at("adapter_sha256"));
+    return json::value_to<std::string>(quiet.Run().at("model_sha256"));
   }();
   return model;
 }

@@ -52,7 +52,7 @@ TEST(Federation, CommitsTheSameAdapterOverTlsAsTheSimulator) {
   ASSERT_OK(run.status());
   auto end = world.WaitForEnd(*run);
   ASSERT_OK(end.status());
-  EXPECT_EQ(TextOf(*end, "adapter_sha256"), *simulated);
+  EXPECT_EQ(TextOf(*end, "model_sha256"), *simulated);
   EXPECT_EQ(NumberOf(*end, "committed_rounds"), 2);
   EXPECT_GT(NumberOf(*end, "bytes_up"), 0);
   ExpectWholeHistory(TextOf(*end, "folder"), 2);
@@ -69,7 +69,7 @@ TEST(Federation, CommitsTheSameAdapterOverTlsAsTheSimulatorWhenUpdatesAreMadeSma
   ASSERT_OK(run.status());
   auto end = world.WaitForEnd(*run);
   ASSERT_OK(end.status());
-  EXPECT_EQ(TextOf(*end, "adapter_sha256"), *simulated);
+  EXPECT_EQ(TextOf(*end, "model_sha256"), *simulated);
   // Each device keeps what its updates left out: the third round's adapter depends on it.
   for (const char* device : {"anna", "bert", "cora"}) {
     bool kept = false;
@@ -110,14 +110,14 @@ TEST(Federation, AKilledCoordinatorResumesAndCommitsTheSameAdapter) {
   }
   auto end = world.WaitForEnd(*run);
   ASSERT_OK(end.status());
-  EXPECT_EQ(TextOf(*end, "adapter_sha256"), *undisturbed);
+  EXPECT_EQ(TextOf(*end, "model_sha256"), *undisturbed);
   EXPECT_EQ(NumberOf(*end, "committed_rounds"), 6);
   ExpectWholeHistory(TextOf(*end, "folder"), 6);
   // A run that has ended stays so.
   ASSERT_OK(world.KillAndRestartCoordinator());
   end = world.WaitForEnd(*run);
   ASSERT_OK(end.status());
-  EXPECT_EQ(TextOf(*end, "adapter_sha256"), *undisturbed);
+  EXPECT_EQ(TextOf(*end, "model_sha256"), *undisturbed);
   ASSERT_OK(world.fleet().Stop());
 }
 
@@ -140,7 +140,7 @@ TEST(Federation, AKilledClientTakesUpItsTaskAgainAndTheRunCompletes) {
   }
   auto end = world.WaitForEnd(*run);
   ASSERT_OK(end.status());
-  EXPECT_EQ(TextOf(*end, "adapter_sha256"), *undisturbed);
+  EXPECT_EQ(TextOf(*end, "model_sha256"), *undisturbed);
   ExpectWholeHistory(TextOf(*end, "folder"), 3);
   ASSERT_OK(world.fleet().Stop());
 }
@@ -160,7 +160,7 @@ TEST(Federation, AKilledWorkerInterruptsItsTaskOnlyAndTheRunCompletes) {
   ASSERT_EQ(::kill(workers[0], SIGKILL), 0);
   auto end = world.WaitForEnd(*run);
   ASSERT_OK(end.status());
-  EXPECT_EQ(TextOf(*end, "adapter_sha256"), *undisturbed);
+  EXPECT_EQ(TextOf(*end, "model_sha256"), *undisturbed);
   EXPECT_EQ(NumberOf(*end, "committed_rounds"), 2);
   EXPECT_EQ(world.fleet().devices()[0].second.pid(), device);
   EXPECT_NE(world.DeviceLog("anna").find("interrupted"), std::string::npos) << world.DeviceLog("anna");

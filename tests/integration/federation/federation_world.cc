@@ -131,7 +131,7 @@ Result<std::string> FederationWorld::SimulatedHash() {
   boost::system::error_code error;
   const json::value value = json::parse(out, error);
   if (error || !value.is_object()) return Internal("heddle-simulate printed no JSON: " + out);
-  return TextOf(value.get_object(), "adapter_sha256");
+  return TextOf(value.get_object(), "model_sha256");
 }
 
 Status FederationWorld::KillAndRestartCoordinator() {

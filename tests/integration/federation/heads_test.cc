@@ -37,7 +37,7 @@ void ExpectRunGives(FederationWorld& world, const std::string& hash, const std::
   ASSERT_OK(run.status());
   const auto end = world.WaitForEnd(*run);
   ASSERT_OK(end.status());
-  EXPECT_EQ(TextOf(*end, "adapter_sha256"), hash);
+  EXPECT_EQ(TextOf(*end, "model_sha256"), hash);
   const fs::path checkpoints = fs::path(TextOf(*end, "folder")) / "checkpoints";
   const auto first = ReadSafetensors(checkpoints / "round-1" / "adapter_model.safetensors");
   const auto second = ReadSafetensors(checkpoints / "round-2" / "adapter_model.safetensors");

@@ -66,7 +66,7 @@ TEST_P(Methods, CommitTheSimulatorsModelThoughCoordinatorAndDeviceAreKilled) {
   ASSERT_TRUE(world.KillAndRestartDevice(0).ok());
   const auto end = world.WaitForEnd(*run);
   ASSERT_TRUE(end.ok()) << end.status();
-  EXPECT_EQ(TextOf(*end, "adapter_sha256"), *simulated);
+  EXPECT_EQ(TextOf(*end, "model_sha256"), *simulated);
   EXPECT_EQ(NumberOf(*end, "committed_rounds"), 4);
   EXPECT_TRUE(world.fleet().Stop().ok());
 }
@@ -94,7 +94,7 @@ TEST(PrivateFederation, CommitsTheSimulatorsModelThoughADeviceIsKilled) {
   ASSERT_TRUE(world.KillAndRestartDevice(0).ok());
   const auto end = world.WaitForEnd(*run);
   ASSERT_TRUE(end.ok()) << end.status();
-  EXPECT_EQ(TextOf(*end, "adapter_sha256"), *simulated);
+  EXPECT_EQ(TextOf(*end, "model_sha256"), *simulated);
   EXPECT_TRUE(world.fleet().Stop().ok());
 }
 

@@ -212,8 +212,8 @@ Status Keeper::Finish(double limit_s) {
   if (!reached.ok()) return folder.ok() ? reached : reached.Annotate(folder.message());
   if (TextOf(end, "state") != "complete") return Internal("the run ended so: " + json::serialize(end));
   HEDDLE_ASSIGN_OR_RETURN(const Sha256Digest expected, ArithmeticModel(world_.recipe(), options_.devices));
-  if (TextOf(end, "adapter_sha256") != expected.ToHex()) {
-    return DataLoss("the run committed " + TextOf(end, "adapter_sha256") + ", not " + expected.ToHex());
+  if (TextOf(end, "model_sha256") != expected.ToHex()) {
+    return DataLoss("the run committed " + TextOf(end, "model_sha256") + ", not " + expected.ToHex());
   }
   return OkStatus();
 }

@@ -83,7 +83,11 @@ TEST_F(DemoTest, LeavesWhatScriptsRelyOnAndTheSimulatorCommitsTheSameAdapter) {
                                        (temp_ / "simulated").string()};
   simulate.insert(simulate.end(), kShort.begin(), kShort.end());
   ASSERT_EQ(Run(simulate), 0) << Slurp(temp_ / "stderr");
-  EXPECT_EQ(json::value_to<std::string>(Json("simulated/run.json").at("adapter_sha256")), adapter);
+  const json::object run = Json("demo/run.json"), simulated = Json("simulated/run.json");
+  EXPECT_EQ(json::value_to<std::string>(run.at("adapter_sha256")), adapter);
+  EXPECT_EQ(simulated.at("adapter_sha256"), run.at("adapter_sha256"));
+  EXPECT_EQ(simulated.at("model_sha256"), run.at("model_sha256"));
+  EXPECT_NE(run.at("model_sha256"), run.at("adapter_sha256")) << "the model names the momentum of its server";
 }
 
 TEST_F(DemoTest, LeavesAFolderAloneThatIsNotADemos) {

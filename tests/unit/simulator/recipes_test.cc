@@ -136,7 +136,7 @@ TEST_P(EveryRecipe, RunsTwoRoundsWithATinyModel) {
   std::string first, second;
   ASSERT_TRUE(std::getline(history, first) && std::getline(history, second));
   const json::object last = json::parse(second).as_object();
-  EXPECT_NE(last.at("adapter_sha256"), last.at("parent_sha256")) << "the second round changed nothing";
+  EXPECT_NE(last.at("model_sha256"), last.at("parent_sha256")) << "the second round changed nothing";
   EXPECT_GT(last.at("compute_seconds").to_number<double>(), 0);
   if (stages) {
     const json::object before = json::parse(first).as_object();

@@ -21,11 +21,11 @@ const std::string kHistory =
     R"("seconds":9,"bytes_down":1,"bytes_up":1,"devices":[{"device":"a","state":"failed"}]})"
     "\n"
     R"({"round":1,"attempt":2,"outcome":"committed","num_assigned":2,"num_accepted":2,"num_examples":20,)"
-    R"("train_loss":3.25,"seconds":1,"bytes_down":1,"bytes_up":1,"adapter_sha256":"0123456789abcdef","devices":)"
+    R"("train_loss":3.25,"seconds":1,"bytes_down":1,"bytes_up":1,"model_sha256":"0123456789abcdef","devices":)"
     R"([{"device":"a","state":"accepted","train_loss":3},{"device":"b","state":"accepted","train_loss":3.5}]})"
     "\n"
     R"({"round":2,"attempt":1,"outcome":"committed","num_assigned":2,"num_accepted":2,"num_examples":20,)"
-    R"("train_loss":2.5,"seconds":1,"bytes_down":1,"bytes_up":1,"adapter_sha256":"feedfacefeedface","devices":)"
+    R"("train_loss":2.5,"seconds":1,"bytes_down":1,"bytes_up":1,"model_sha256":"feedfacefeedface","devices":)"
     R"([{"device":"a","state":"accepted","train_loss":2},{"device":"b","state":"accepted","train_loss":3}]})"
     "\n";
 const std::string kSummary = R"({"base_perplexity":40,"local_only_perplexity":30,"federated_perplexity":20,)"

@@ -108,10 +108,10 @@ TEST_F(SimulationTest, TheSameRecipeCommitsTheSameAdapterWithAnyNumberOfThreads)
   // Not because nothing happens: every round makes another model, and another seed others again.
   const auto rounds = History("one");
   ASSERT_EQ(rounds.size(), 2U);
-  EXPECT_NE(rounds[0].at("adapter_sha256"), rounds[0].at("parent_sha256"));
-  EXPECT_EQ(rounds[1].at("parent_sha256"), rounds[0].at("adapter_sha256"));
-  EXPECT_NE(rounds[1].at("adapter_sha256"), rounds[0].at("adapter_sha256"));
-  EXPECT_EQ(json::value_to<std::string>(rounds[1].at("adapter_sha256")), one);
+  EXPECT_NE(rounds[0].at("model_sha256"), rounds[0].at("parent_sha256"));
+  EXPECT_EQ(rounds[1].at("parent_sha256"), rounds[0].at("model_sha256"));
+  EXPECT_NE(rounds[1].at("model_sha256"), rounds[0].at("model_sha256"));
+  EXPECT_EQ(json::value_to<std::string>(rounds[1].at("model_sha256")), one);
   EXPECT_NE(Hash("seed", {{"seed", "4"}}), one);
 }
 
@@ -130,7 +130,7 @@ TEST_F(SimulationTest, TheRunFolderHoldsRunHistoryAndACheckpointARound) {
   EXPECT_GT(result->traffic.up, 0U);
   const json::object run = json::parse(Slurp(folder_ / "out" / "run.json")).as_object();
   EXPECT_EQ(run.at("state"), "complete");
-  EXPECT_EQ(json::value_to<std::string>(run.at("adapter_sha256")), result->run.model.ToHex());
+  EXPECT_EQ(json::value_to<std::string>(run.at("model_sha256")), result->run.model.ToHex());
   for (const char* round : {"round-1", "round-2"}) {
     for (const char* file : {"adapter_config.json", "adapter_model.safetensors"}) {
       EXPECT_TRUE(fs::exists(folder_ / "out" / "checkpoints" / round / file)) << round << "/" << file;
@@ -139,6 +139,7 @@ TEST_F(SimulationTest, TheRunFolderHoldsRunHistoryAndACheckpointARound) {
   const auto digest = Sha256File(folder_ / "out" / "checkpoints" / "round-2" / "adapter_model.safetensors");
   ASSERT_TRUE(digest.ok()) << digest.status();
   EXPECT_EQ(*digest, result->run.model);
+  EXPECT_EQ(json::value_to<std::string>(run.at("adapter_sha256")), digest->ToHex());
 }
 
 // Devices are 1 to 1.5 times as slow as a second a step; only the virtual clock knows.

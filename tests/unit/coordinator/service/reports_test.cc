@@ -155,7 +155,7 @@ TEST_F(ReportsTest, WhereDownloadsAreRoundedAnUpdateIsOfTheRoundingAndNotOfTheMo
   const std::string bytes = update("anna");
   v1::ReportRequest report = InlineReportOf(round["bert"], bytes);
   const Sha256Digest canonical =
-      Pki::Value(Sha256Digest::FromHex(boost::json::value_to<std::string>(Run().at("adapter_sha256"))));
+      Pki::Value(Sha256Digest::FromHex(boost::json::value_to<std::string>(Run().at("model_sha256"))));
   EXPECT_NE(report.parent_sha256(), canonical.raw());
   report.set_parent_sha256(std::string(canonical.raw()));
   EXPECT_EQ(protocol::ReasonName(VerdictOn("bert", report).refusal().reason()), "WRONG_BASE");
