@@ -1,6 +1,6 @@
 # heddle_library(NAME [TORCH] [QUICK] SOURCES … [HEADERS …] [DEPENDS …] [PRIVATE_DEPENDS …]): the library heddle_NAME with alias
-# heddle::NAME. TORCH: links LibTorch, uses its precompiled header, and is left out without HEDDLE_WITH_TORCH. QUICK: a HEDDLE_FAST_BUILD with
-# tests does not optimise it.
+# heddle::NAME. TORCH: links LibTorch, uses its precompiled header, compiles four sources as one (heddle_compile_together), and is left out without
+# HEDDLE_WITH_TORCH. QUICK: a HEDDLE_FAST_BUILD with tests does not optimise it.
 function(heddle_library name)
   cmake_parse_arguments(ARG "TORCH;QUICK" "" "SOURCES;HEADERS;DEPENDS;PRIVATE_DEPENDS" ${ARGN})
   if(ARG_TORCH AND NOT HEDDLE_WITH_TORCH)
@@ -11,6 +11,7 @@ function(heddle_library name)
   target_link_libraries(heddle_${name} PUBLIC heddle_options ${ARG_DEPENDS} PRIVATE ${ARG_PRIVATE_DEPENDS})
   if(ARG_TORCH)
     heddle_use_torch(heddle_${name})
+    heddle_compile_together(heddle_${name})
   elseif(ARG_QUICK AND HEDDLE_BUILD_TESTS)
     heddle_speed_up(heddle_${name} TEST)
   else()
@@ -26,10 +27,14 @@ function(heddle_executable name)
   endif()
   add_executable(${name} ${ARG_SOURCES})
   target_link_libraries(${name} PRIVATE heddle_options ${ARG_DEPENDS})
+  # A main() that reads its command line is compiled more often than it runs.
+  if(HEDDLE_BUILD_TESTS)
+    heddle_compile_quickly(${name})
+  endif()
   if(ARG_TORCH)
     heddle_use_torch(${name})
   elseif(HEDDLE_BUILD_TESTS)
-    heddle_speed_up(${name} TEST)  # a main() that reads its command line: it is compiled more often than it runs
+    heddle_speed_up(${name} TEST)
   else()
     heddle_speed_up(${name})
   endif()
@@ -37,21 +42,26 @@ function(heddle_executable name)
 endfunction()
 
 # HEDDLE_SOURCE_DIR and HEDDLE_BINARY_DIR for those sources that name them (or a header that does): the others compile to the
-# same object in every folder, and so come from the compiler's cache in a new clone.
-function(heddle_define_folders)
-  foreach(source ${ARGN})
+# same object in every folder, and so come from the compiler's cache in a new clone. With LibTorch all of the target's sources get them: alone each
+# would need its header again.
+function(heddle_define_folders target)
+  set(folders HEDDLE_SOURCE_DIR="${CMAKE_SOURCE_DIR}" HEDDLE_BINARY_DIR="${CMAKE_BINARY_DIR}")
+  cmake_parse_arguments(ARG "TORCH" "" "SOURCES" ${ARGN})
+  if(ARG_TORCH)
+    target_compile_definitions(${target} PRIVATE ${folders})
+    return()
+  endif()
+  foreach(source ${ARG_SOURCES})
     file(STRINGS ${source} uses REGEX "HEDDLE_(SOURCE|BINARY)_DIR|model/(test_data|reference_case|case_folders)[.]h" LIMIT_COUNT 1)
     if(uses)
-      set_property(SOURCE ${source} APPEND PROPERTY COMPILE_DEFINITIONS
-        HEDDLE_SOURCE_DIR="${CMAKE_SOURCE_DIR}" HEDDLE_BINARY_DIR="${CMAKE_BINARY_DIR}")
+      set_property(SOURCE ${source} APPEND PROPERTY COMPILE_DEFINITIONS ${folders})
     endif()
   endforeach()
 endfunction()
 
 # heddle_test(NAME [TORCH] LABEL unit|integration|simulation|fuzz|bench|tidy SOURCES … DEPENDS … [TIMEOUT s]): a GoogleTest binary,
-# each of its tests in CTest under the label (heddle_discover_batches says where several are one). Four sources of a unit or integration test
-# are one in optimised builds, so two of them may not have nameless things of the same name; else the binary is named in heddle_apart
-# (HeddleDependencies.cmake). The presets dev, tsan and coverage compile them one by one, so that each source names what it needs.
+# each of its tests in CTest under the label (heddle_discover_batches says where several are one). Those of unit and integration tests are
+# compiled quickly. The presets dev, tsan and coverage compile sources one by one, so that each names what it needs.
 function(heddle_test name)
   cmake_parse_arguments(ARG "TORCH" "LABEL;TIMEOUT" "SOURCES;DEPENDS" ${ARGN})
   if(ARG_TORCH AND NOT HEDDLE_WITH_TORCH)
@@ -65,7 +75,11 @@ function(heddle_test name)
   endif()
   add_executable(${name} ${ARG_SOURCES})
   target_link_libraries(${name} PRIVATE heddle_options ${ARG_DEPENDS} GTest::gmock_main)
-  heddle_define_folders(${ARG_SOURCES})
+  if(ARG_TORCH)
+    heddle_define_folders(${name} TORCH)
+  else()
+    heddle_define_folders(${name} SOURCES ${ARG_SOURCES})
+  endif()
   if(HEDDLE_SANITIZE)
     target_compile_definitions(${name} PRIVATE HEDDLE_SANITIZED)  # for the few that measure memory
   endif()
@@ -76,6 +90,7 @@ function(heddle_test name)
   endif()
   if(ARG_LABEL MATCHES "unit|integration")
     heddle_compile_quickly(${name})
+    heddle_compile_together(${name})
   endif()
   if(ARG_TORCH AND ARG_LABEL STREQUAL "unit")
     heddle_discover_batches(${name} ${ARG_LABEL} ${ARG_TIMEOUT})
@@ -86,13 +101,19 @@ function(heddle_test name)
 endfunction()
 
 # heddle_compile_quickly(TARGET): what costs more to compile than to run. With -O1 a sixth to a third less, without line numbers (the preset dev has
-# them) a tenth, with four sources as one another third. In optimised builds; a HEDDLE_FAST_BUILD has heddle_speed_up.
+# them) a tenth. In optimised builds; a HEDDLE_FAST_BUILD has heddle_speed_up.
 function(heddle_compile_quickly target)
   if(HEDDLE_FAST_BUILD OR NOT CMAKE_BUILD_TYPE STREQUAL "RelWithDebInfo")
     return()
   endif()
   target_compile_options(${target} PRIVATE -O1 -g0)
-  if(NOT target IN_LIST heddle_apart)
+endfunction()
+
+# heddle_compile_together(TARGET): four sources are one in optimised builds, so two of them may not have nameless things of the same name; else the
+# target is named in heddle_apart (HeddleDependencies.cmake). Of tests that is a third less; what a source needs of LibTorch's header takes 3 s even
+# precompiled.
+function(heddle_compile_together target)
+  if(CMAKE_BUILD_TYPE STREQUAL "RelWithDebInfo" AND NOT HEDDLE_FAST_BUILD AND NOT target IN_LIST heddle_apart)
     set_target_properties(${target} PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 4)
   endif()
 endfunction()
