@@ -163,6 +163,8 @@ std::string OutcomeText(const SimulateSettings& settings, const SimulateOutcome&
   std::string out =
       Format("run               %s\nrounds            %u with %zu devices\nadapter_sha256    %s\n",
              result.run.id.value().c_str(), result.rounds, result.devices, outcome.adapter.ToHex().c_str());
+  if (result.devices_without_memory > 0)
+    out += Format("without memory    %zu devices, which no task of the run fits\n", result.devices_without_memory);
   out += Format("simulated time    %.1f s\nwall time         %.1f s\nbytes down, up    %llu, %llu\n",
                 result.virtual_seconds, result.wall_seconds, static_cast<unsigned long long>(result.traffic.down),
                 static_cast<unsigned long long>(result.traffic.up));

@@ -323,6 +323,9 @@ void Session::OnRejection(const v1::Rejection& rejection, bool cancelled) {
   if (cancelled) return Idle();
   if (rejection.reason() == v1::REJECTION_REASON_UNSUPPORTED_TASK)
     Say(true, "the run needs a local task that this device's worker does not have");
+  if (rejection.reason() == v1::REJECTION_REASON_TOO_LITTLE_MEMORY)
+    Say(true,
+        "the run's smallest task needs more memory than worker.memory_limit_mb allows; raise it if there is more");
   if (rejection.reason() == v1::REJECTION_REASON_REPLACED)
     Say(true, "another check-in of this device took this one's place; is its identity used twice?");
   const Duration pause = std::chrono::milliseconds(rejection.retry_after_ms());

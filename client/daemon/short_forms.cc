@@ -17,6 +17,8 @@ v1::CheckinRequest ShortForms::Checkin(const std::vector<std::string>& local_tas
     message.add_local_tasks(lasting_->plan().local_task());
     message.set_lasting_key(protocol::LastingKey(*lasting_));
     if (ledger) message.set_ledger_sha256(std::string(ledger->raw()));
+    // It may decide what the next task is of; but no task that has a ledger.
+    if (!lasting_->plan().train().has_seeds()) message.set_memory_bytes(memory_bytes);
     return message;
   }
   message.set_software_version(std::string(VersionString()));

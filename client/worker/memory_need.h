@@ -1,5 +1,5 @@
-// What a task needs of memory with its adapter at hand (model/config/memory_estimate.h); before it is read,
-// train_options.h says what any adapter needs.
+// What a task needs of memory with its adapter at hand (peft/adapter/memory_need.h); before it is read, train_options.h
+// says what any adapter needs.
 //
 // Include only from translation units of targets with TORCH. Thread-safety: pure functions.
 #pragma once

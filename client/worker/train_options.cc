@@ -8,6 +8,7 @@
 
 #include "client/worker/memory_need.h"
 #include "model/config/memory_estimate.h"
+#include "peft/adapter/memory_need.h"
 
 namespace heddle::client {
 namespace {
@@ -90,31 +91,14 @@ model::MemorySettings MemorySettingsOf(const TrainSettings& train, const TrainOp
   settings.base = options.weights.type;
   settings.bf16 = train.bf16;
   settings.checkpoint = train.gradient_checkpointing;
-  settings.rank = 0;
   return settings;
-}
-
-// The linear layers for which an adapter has more than a bias.
-std::vector<model::LinearSpec> TrainedLinears(const model::ModelSpec& spec, const StateDict& adapter) {
-  std::vector<model::LinearSpec> trained = spec.LinearModules();
-  std::erase_if(trained, [&](const model::LinearSpec& linear) {
-    const std::string path = "base_model.model." + linear.path + ".";
-    for (auto at = adapter.lower_bound(path); at != adapter.end() && at->first.starts_with(path); ++at) {
-      if (at->first != path + "bias") return false;
-    }
-    return true;
-  });
-  return trained;
 }
 
 }  // namespace
 
 uint64_t EstimateTrainingBytes(const model::ModelSpec& spec, const TrainSettings& train, const TrainOptions& options,
                                const StateDict& adapter) {
-  model::MemorySettings settings = MemorySettingsOf(train, options);
-  settings.targets = TrainedLinears(spec, adapter);
-  return static_cast<uint64_t>(EstimateMemory(spec, model::MemoryUse::kLora, settings).total()) +
-         4 * TotalBytes(adapter);
+  return peft::TrainingBytes(spec, MemorySettingsOf(train, options), SpecOf(adapter));
 }
 
 uint64_t EstimateTrainingBytes(const model::ModelSpec& spec, const TrainSettings& train, const TrainOptions& options) {

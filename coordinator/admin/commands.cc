@@ -313,6 +313,13 @@ Status RecipeCheck(const CommandContext& context, const fs::path& recipe,
                << "rounds x devices  " << CohortsOf(loaded.spec) << "\n"
                << "adapter           " << material.initial_adapter_bytes.size() << " bytes, "
                << material.initial_adapter.size() << " tensors\n";
+  if (const auto& needs = material.spec.layer_memory; !needs.empty()) {
+    *context.out << "memory, MiB       ";
+    for (size_t i = 0; i < needs.size(); ++i) {
+      if (needs[i] < ~uint64_t{0}) *context.out << ((needs[i] - 1) >> 20) + 1 << " for " << i + 1 << "; ";
+    }
+    *context.out << "layers of a device\n";
+  }
   if (const auto guarantee = loaded.Guarantee()) *context.out << "privacy           " << guarantee->ToText() << "\n";
   return OkStatus();
 }

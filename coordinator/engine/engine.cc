@@ -151,7 +151,13 @@ void Engine::On(Time now, const CheckinEvent& event, Step* step) {
                                          .parent = round_->parent});
     return;
   }
-  Wait(now, event);
+  const std::optional<uint32_t> layers = LayersFor(spec_, event.memory_bytes);
+  if (layers == 0U) {
+    step->effects.push_back(
+        RejectEffect{.token = event.token, .reason = RejectReason::kTooLittleMemory, .retry_after = RetryAfter()});
+    return;
+  }
+  Wait(now, event, layers.value_or(0));
 }
 
 void Engine::On(Time, const PollGoneEvent& event, Step*) {
@@ -338,6 +344,7 @@ void Engine::Assign(Time now, const DeviceId& device, Step* step) {
   assignment.round = round_->round;
   assignment.attempt = round_->attempt;
   assignment.device = device;
+  assignment.layers = waiting_.at(device).layers;
   assignment.issued_at = now;
   open_[device] = assignment.id;
   step->writes.emplace_back(assignment);
@@ -351,9 +358,9 @@ void Engine::Assign(Time now, const DeviceId& device, Step* step) {
 
 // ---- polls ----
 
-void Engine::Wait(Time now, const CheckinEvent& event) {
+void Engine::Wait(Time now, const CheckinEvent& event, uint32_t layers) {
   Duration hold = std::chrono::duration_cast<Duration>(spec_.max_poll_hold * (1 - kPollJitter * NextJitter()));
-  Waiting waiting{.token = event.token, .answer_by = now + std::max(hold, Duration(1))};
+  Waiting waiting{.token = event.token, .answer_by = now + std::max(hold, Duration(1)), .layers = layers};
   waiting_by_token_[event.token] = event.device;
   waiting_by_time_.emplace(waiting.answer_by, event.device);
   waiting_.emplace(event.device, waiting);

@@ -19,7 +19,8 @@
 // on the set of waiting devices, not on their order. An assignment that fails is given to the next waiting device of
 // that order, at once or when one checks in. A device that failed itself may be given the task again, after all others
 // and at most kMaxTriesPerAttempt times; one whose update was invalid may not. A device with an open assignment that
-// checks in again gets the same assignment again.
+// checks in again gets the same assignment again. Where the spec says what layers take (layer_memory), a task is of as
+// many as the memory allows that the device told with its check-in; a device without the memory for one is rejected.
 //
 // Reports: the first report on an assignment decides its verdict; every later one, whatever it says, gets that verdict
 // again and changes nothing. A report at or after the deadline finds its assignment expired and is late, or superseded
@@ -55,6 +56,7 @@ struct CheckinEvent {
   PollToken token = 0;
   DeviceId device;
   std::vector<std::string> local_tasks;
+  uint64_t memory_bytes = 0;  // that the device has for a task; 0: not known, or no limit
 };
 // The connection of a waiting check-in has gone.
 struct PollGoneEvent {
@@ -110,7 +112,8 @@ enum class RejectReason {
   kUnsupportedTask = 3,
   kShuttingDown = 4,
   kReplaced = 5,
-  kPollAgain = 6
+  kPollAgain = 6,
+  kTooLittleMemory = 7
 };
 enum class Verdict { kAccepted = 1, kLate = 2, kInvalid = 3, kSuperseded = 4, kNoted = 5 };
 
@@ -192,6 +195,10 @@ uint32_t SelectionTarget(const RunSpec& spec, uint32_t round);
 // message.
 Status CheckRunSpec(const RunSpec& spec);
 
+// How many layers a device with so much memory trains: the most that need no more than that, all without a limit; 0:
+// not even one. Of a run that does not ask for memory: nothing.
+std::optional<uint32_t> LayersFor(const RunSpec& spec, uint64_t memory_bytes);
+
 // How often one device may be given the task of one attempt.
 inline constexpr uint32_t kMaxTriesPerAttempt = 3;
 
@@ -231,6 +238,7 @@ class Engine {
   struct Waiting {
     PollToken token;
     Time answer_by;
+    uint32_t layers;  // that its memory allows; 0: it is not asked for
   };
   // What one device has done in the present attempt.
   struct History {
@@ -274,7 +282,7 @@ class Engine {
   void DecideOpen(Time now, const ReportEvent& event, AssignmentRecord* assignment, Step* step);
 
   // Polls.
-  void Wait(Time now, const CheckinEvent& event);
+  void Wait(Time now, const CheckinEvent& event, uint32_t layers);
   void StopWaiting(const DeviceId& device);
   void RejectWaiting(const DeviceId& device, RejectReason reason, Duration retry_after, Step* step);
   double NextJitter();

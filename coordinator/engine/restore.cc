@@ -55,6 +55,9 @@ Status CheckAssignment(const RunSpec& spec, const RoundRecord& round, const Assi
     return Contradiction(spec, name + " has a state with number " + std::to_string(state));
   }
   if (round.phase == RoundPhase::kSelecting) return Contradiction(spec, name + " was given before the selection");
+  if (assignment.layers > spec.layer_memory.size() || (assignment.layers == 0) != spec.layer_memory.empty()) {
+    return Contradiction(spec, name + " is of " + std::to_string(assignment.layers) + " layers");
+  }
   if (assignment.state == AssignmentState::kOpen && round.phase != RoundPhase::kCollecting) {
     return Contradiction(spec, name + " is open in a closed round");
   }

@@ -64,6 +64,14 @@ uint32_t SelectionTarget(const RunSpec& spec, uint32_t round) {
   return static_cast<uint32_t>(std::ceil(SizesOf(spec, round).cohort_size * spec.over_selection - 1e-9));
 }
 
+std::optional<uint32_t> LayersFor(const RunSpec& spec, uint64_t memory_bytes) {
+  if (spec.layer_memory.empty()) return std::nullopt;
+  auto layers = static_cast<uint32_t>(spec.layer_memory.size());
+  if (memory_bytes == 0) return layers;
+  while (layers > 0 && spec.layer_memory[layers - 1] > memory_bytes) --layers;
+  return layers;
+}
+
 Status CheckRunSpec(const RunSpec& spec) {
   Mistakes mistakes;
   if (spec.id.empty()) mistakes.Add("the run has no id");
@@ -88,6 +96,9 @@ Status CheckRunSpec(const RunSpec& spec) {
   mistakes.PositiveTime("max_retry_after", spec.max_retry_after, kLongestRetry);
   if (spec.min_retry_after > spec.max_retry_after) mistakes.Add("min_retry_after is above max_retry_after");
   if (spec.max_num_examples == 0) mistakes.Add("max_num_examples is 0, so that no update could be accepted");
+  if (spec.layer_memory.size() > kMostLayers) {
+    mistakes.Add("layer_memory is of " + std::to_string(spec.layer_memory.size()) + " layers, which are too many");
+  }
   return mistakes.ToStatus();
 }
 

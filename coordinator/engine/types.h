@@ -35,7 +35,12 @@ struct RunSpec {
   Duration max_retry_after = Seconds(60);
   uint64_t max_update_bytes = 0;
   uint64_t max_num_examples = 1'000'000;
+  // Of a device that trains 1, 2, .. layers the memory in bytes that it needs; a device gets as many as its own allows.
+  // Empty: nobody asks for its memory. At most kMostLayers.
+  std::vector<uint64_t> layer_memory;
 };
+
+inline constexpr uint32_t kMostLayers = 4096;
 
 enum class RunState : int { kRunning = 0, kComplete = 1, kStopped = 2, kFailed = 3 };  // stored: never renumber
 enum class RoundPhase : int {
@@ -95,6 +100,7 @@ struct AssignmentRecord {
   uint32_t round = 1;
   uint32_t attempt = 1;
   DeviceId device;
+  uint32_t layers = 0;  // that its memory allows; 0: its memory was not asked for
   AssignmentState state = AssignmentState::kOpen;
   Time issued_at;
   Time reported_at;

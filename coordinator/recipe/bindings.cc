@@ -210,6 +210,12 @@ void RecipeBindings::BindStrategy() {
                {.help = "numbers of layers of which each other device can hold one, drawn by seed and name",
                 .max = 64,
                 .silent_default = true});
+  schema_.Bind("strategy.layers_by_memory", &recipe_->layers_by_memory,
+               {.help = "a device has as many layers as the memory allows that it tells", .silent_default = true});
+  schema_.Bind("strategy.worker_memory_mb", &worker_memory_mb_,
+               {.help = "with layers_by_memory: of a device's memory what its worker takes beside the task",
+                .max = 1 << 20,
+                .silent_default = true});
   schema_.Bind("strategy.max_num_examples", &max_num_examples_,
                {.help = "largest weight of an update; 0: as many as the steps see", .max = 536870912});
 }
@@ -300,6 +306,7 @@ void RecipeBindings::BindPrompt() {
 
 Status RecipeBindings::Store() {
   recipe_->base_model = base_;
+  recipe_->worker_memory_bytes = worker_memory_mb_ << 20;
   recipe_->lora.r = lora_r_;
   recipe_->lora.target_modules = target_modules_;
   HEDDLE_RETURN_IF_ERROR(tuning_.Store(&recipe_->lora, &recipe_->head));

@@ -22,6 +22,7 @@
 #include "coordinator/engine/engine.h"
 #include "coordinator/recipe/base_folder.h"
 #include "coordinator/recipe/bindings.h"
+#include "coordinator/recipe/layer_memory.h"
 #include "coordinator/recipe/recipe_checks.h"
 #include "model/config/registry.h"
 #include "model/tokenizer/tokenizer.h"
@@ -145,6 +146,9 @@ Status ReadTiers(const RecipeBindings& given, Recipe* recipe) {
   if (!recipe->depths.empty() && recipe->strategy != "HeteroLayers") {
     mistakes += "\n  strategy.device_layers: " + recipe->strategy +
                 " gives all devices the same layers; remove it and layer_tiers, or choose HeteroLayers";
+  }
+  if (recipe->layers_by_memory && (recipe->strategy != "HeteroLayers" || !recipe->depths.empty())) {
+    mistakes += "\n  strategy.layers_by_memory: it goes with HeteroLayers, without device_layers and layer_tiers";
   }
   return mistakes.empty() ? OkStatus() : InvalidArgument("the recipe contradicts itself:" + mistakes);
 }
@@ -348,8 +352,8 @@ int64_t Recipe::RankOf(const DeviceId& device) const {
   return rank == lora.r ? 0 : rank;
 }
 
-DeviceView Recipe::ViewFor(const DeviceId& device, uint32_t round) const {
-  DeviceView view{.rank = RankOf(device), .group = {}, .layers = PartFor(device, round).given};
+DeviceView Recipe::ViewFor(const DeviceId& device, uint32_t round, uint32_t layers) const {
+  DeviceView view{.rank = RankOf(device), .group = {}, .layers = PartFor(device, round, layers).given};
   for (const compression::Stage& stage : download.stages()) {
     view.bfloat16 = stage.kind == compression::StageKind::kBf16;
     view.nnadq = stage.millionths;
@@ -456,6 +460,7 @@ Result<RunMaterial> PrepareRun(const Recipe& recipe) {
   material.spec.seed = recipe.seed;
   material.spec.local_task = recipe.local_task;
   material.spec.max_num_examples = recipe.aggregator.max_num_examples;
+  material.spec.layer_memory = LayerMemory(recipe, config, material.initial_adapter);
   HEDDLE_ASSIGN_OR_RETURN(material.spec.max_update_bytes, MaxUpdateBytes(recipe, material));
   material.spec.id = RunId(recipe.name + "-" + Hex8(DeriveSeed(recipe.seed, "run", identity)));
   return material;

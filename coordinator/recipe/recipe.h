@@ -44,6 +44,8 @@ struct Recipe {
   NewGenerator generator;            // [tuning] generator_dim, generator_scale
   DeviceTiers ranks;                 // [lora] device_ranks, rank_tiers; 0: lora.r
   DeviceTiers depths;                // [strategy] device_layers, layer_tiers: how many layers a device can hold; 0: all
+  bool layers_by_memory = false;     // [strategy] layers_by_memory: as many layers as a device's memory allows
+  uint64_t worker_memory_bytes = 0;  // [strategy] worker_memory_mb: of a device's memory, not its task's
   std::string strategy = "FedAvg";   // [strategy] name
   RunSpec spec;  // [strategy] num_server_rounds, cohort_size, over_selection, min_available_devices, min_reports,
                  //  first_stage_rounds, later_cohort_size, selection_timeout_s, report_deadline_s,
@@ -85,10 +87,11 @@ struct Recipe {
 
   // The rank of a device's factors, where it is not the model's; else 0.
   int64_t RankOf(const DeviceId& device) const;
-  // What of the base model the device computes with (aggregation/parts/sub_models.h).
-  aggregation::SubModel PartFor(const DeviceId& device, uint32_t round) const;
+  // What of the base model the device computes with (aggregation/parts/sub_models.h). `layers`: that its memory allows
+  // (AssignmentRecord); 0 where it is not asked for.
+  aggregation::SubModel PartFor(const DeviceId& device, uint32_t round, uint32_t layers = 0) const;
   // What of the round's model the device gets.
-  DeviceView ViewFor(const DeviceId& device, uint32_t round) const;
+  DeviceView ViewFor(const DeviceId& device, uint32_t round, uint32_t layers = 0) const;
   // What the strategy is told in that round. The strategy has been checked with it.
   aggregation::AggregatorOptions AggregatorOf(uint32_t round) const;
   aggregation::DeviceRules RulesOf(uint32_t round) const;
@@ -125,8 +128,8 @@ struct AdapterBlobs {
   v1::BlobRef config, model;
   std::optional<v1::BlobRef> ledger;  // of a run with shared seeds; `model` is then what the run began with
 };
-// The plan for one device, with its TaskSeed.
+// The plan for one device, with its TaskSeed. `layers` as PartFor takes them.
 v1::TaskPlan MakeTaskPlan(const Recipe& recipe, const RunMaterial& material, uint32_t round,
-                          const AdapterBlobs& adapter, const DeviceId& device);
+                          const AdapterBlobs& adapter, const DeviceId& device, uint32_t layers = 0);
 
 }  // namespace heddle::coordinator

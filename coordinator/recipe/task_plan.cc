@@ -82,9 +82,11 @@ uint64_t TaskSeed(uint64_t run_seed, uint32_t round, const DeviceId& device) {
   return DeriveSeed(run_seed, "train", "round=" + std::to_string(round) + " device=" + device.value());
 }
 
-aggregation::SubModel Recipe::PartFor(const DeviceId& device, uint32_t round) const {
+aggregation::SubModel Recipe::PartFor(const DeviceId& device, uint32_t round, uint32_t layers) const {
   if (!aggregation::UsesSubModels(strategy)) return {};
-  return aggregation::SubModelOf(strategy, AggregatorOf(round), device.value());
+  aggregation::AggregatorOptions options = AggregatorOf(round);
+  if (layers > 0) options.layers_of = [layers](std::string_view) { return layers; };
+  return aggregation::SubModelOf(strategy, options, device.value());
 }
 
 StateDict FreshAdapter(const Recipe& recipe, const StateDictSpec& model, uint32_t round) {
@@ -102,7 +104,7 @@ StateDict FreshAdapter(const Recipe& recipe, const StateDictSpec& model, uint32_
 }
 
 v1::TaskPlan MakeTaskPlan(const Recipe& recipe, const RunMaterial& material, uint32_t round,
-                          const AdapterBlobs& adapter, const DeviceId& device) {
+                          const AdapterBlobs& adapter, const DeviceId& device, uint32_t layers) {
   v1::TaskPlan plan;
   plan.set_local_task(recipe.local_task);
   for (const auto& [ref, path] : material.base_model) *plan.add_base_model() = ref;
@@ -115,7 +117,7 @@ v1::TaskPlan MakeTaskPlan(const Recipe& recipe, const RunMaterial& material, uin
     plan.mutable_train()->mutable_zo()->set_layer_group(
         aggregation::LayerGroupOf(recipe.seed, round, device.value(), groups));
   }
-  const aggregation::SubModel part = recipe.PartFor(device, round);
+  const aggregation::SubModel part = recipe.PartFor(device, round, layers);
   plan.mutable_train()->mutable_layers()->Assign(part.layers.begin(), part.layers.end());
   for (const uint32_t layer : part.frozen) plan.mutable_train()->mutable_rules()->add_frozen(std::to_string(layer));
   if (!part.layers.empty()) {

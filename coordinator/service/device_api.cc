@@ -51,6 +51,12 @@ DeviceLimitOptions LimitsOf(const CoordinatorConfig& config) {
   return options;
 }
 
+// For the metrics. Check-ins for want of memory are counted apart: coming back does not help them.
+std::string_view ResultOf(const v1::CheckinResponse& response) {
+  if (response.has_assignment()) return "assigned";
+  return response.rejection().reason() == v1::REJECTION_REASON_TOO_LITTLE_MEMORY ? "too_little_memory" : "rejected";
+}
+
 // How much of the request's body may be in memory at one time, as it is declared.
 uint64_t BytesInMemory(const Exchange& exchange) {
   const bool streamed = exchange.path().starts_with("/v1/uploads");
@@ -251,7 +257,8 @@ Awaitable<void> DeviceApi::Checkin(Exchange& exchange, DeviceId device) {
   }
   auto pending = std::make_shared<Pending>(co_await asio::this_coro::executor);
   std::vector<std::string> tasks(request->local_tasks().begin(), request->local_tasks().end());
-  const PollToken token = context_.driver->Checkin(device, std::move(tasks), Pending::Callback(pending));
+  const PollToken token =
+      context_.driver->Checkin(device, std::move(tasks), request->memory_bytes(), Pending::Callback(pending));
   if (!pending->answer) {
     boost::system::error_code ignored;
     co_await (pending->timer.async_wait(asio::redirect_error(asio::use_awaitable, ignored)) || exchange.WaitGone());
@@ -265,7 +272,7 @@ Awaitable<void> DeviceApi::Checkin(Exchange& exchange, DeviceId device) {
   }
   if (const auto* refused = std::get_if<Status>(&*pending->answer)) co_return co_await RefuseDevice(exchange, *refused);
   auto& response = std::get<v1::CheckinResponse>(*pending->answer);
-  context_.metrics->CountCheckin(response.has_assignment());
+  context_.metrics->CountCheckin(ResultOf(response));
   if (response.has_assignment() && (request->short_forms() || request->lasting_key() != 0)) {
     Shorten(*request, response.mutable_assignment());
   }

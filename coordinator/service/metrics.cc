@@ -140,8 +140,8 @@ void Metrics::CountRequest(std::string_view endpoint, unsigned status) {
   impl_->requests.Add({{"endpoint", std::string(endpoint)}, {"status", std::to_string(status)}}).Increment();
 }
 
-void Metrics::CountCheckin(bool assigned) {
-  impl_->checkins.Add({{"result", assigned ? "assigned" : "rejected"}}).Increment();
+void Metrics::CountCheckin(std::string_view result) {
+  impl_->checkins.Add({{"result", std::string(result)}}).Increment();
 }
 
 void Metrics::CountUpdate(std::string_view verdict) {

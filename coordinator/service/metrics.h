@@ -22,10 +22,10 @@ class Metrics {
 
   // Counters.
   void CountRequest(std::string_view endpoint, unsigned status);  // `endpoint` is one of a fixed set
-  void CountCheckin(bool assigned);
-  void CountUpdate(std::string_view verdict);  // accepted, late, invalid, superseded, noted
-  void CountRefusal(std::string_view reason);  // ReasonName()
-  void CountLimited(std::string_view limit);   // requests, bytes_in_flight, unfinished_uploads, bad_tokens
+  void CountCheckin(std::string_view result);                     // assigned, rejected, too_little_memory
+  void CountUpdate(std::string_view verdict);                     // accepted, late, invalid, superseded, noted
+  void CountRefusal(std::string_view reason);                     // ReasonName()
+  void CountLimited(std::string_view limit);  // requests, bytes_in_flight, unfinished_uploads, bad_tokens
   // Of an accepted report: directions that a device skipped, and whether its loss did not fall.
   void CountZerothOrder(uint64_t skipped_directions, bool loss_stalled);
   void CountPseudoLabels(uint64_t examples);  // of an accepted report

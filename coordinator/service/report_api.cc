@@ -52,7 +52,7 @@ ReportMetrics MetricsOf(const v1::TaskMetrics& metrics) {
 Result<StateDict> DeviceApi::OpenUpdate(const RunDriver::Expectation& expected, const v1::ReportRequest& request,
                                         const InlineContent& content, ReportEvent* event) {
   const auto read = [&](std::span<const std::byte> bytes, std::shared_ptr<const void> owner) {
-    return expected.reader->Read(bytes, std::move(owner), event->device, expected.view.rank);
+    return expected.reader->Read(bytes, std::move(owner), event->device, expected.view);
   };
   if (content) return read(std::as_bytes(std::span(*content)), content);
   HEDDLE_ASSIGN_OR_RETURN(const auto uploaded, context_.store->FindUpload(event->assignment));

@@ -148,6 +148,7 @@ Status RunCore::Rebuild(std::vector<AddressedAnswer>* answers) {
   published_.insert(engine_->run().model);
   open_assignments_->Clear();
   for (const auto& [id, assignment] : engine_->assignments()) {
+    if (assignment.state == AssignmentState::kAccepted) open_assignments_->NoteLayers(assignment);
     if (assignment.state != AssignmentState::kOpen) continue;
     // Devices are at work on it: what they started from must be known.
     if (Status status = NoteOpen(assignment, engine_->round()->parent); !status.ok()) {
@@ -236,7 +237,7 @@ Status RunCore::Write(const std::vector<Step>& steps) {
 }
 
 Status RunCore::NoteOpen(const AssignmentRecord& assignment, const Sha256Digest& parent) {
-  const DeviceView of = recipe_.ViewFor(assignment.device, assignment.round);
+  const DeviceView of = recipe_.ViewFor(assignment.device, assignment.round, assignment.layers);
   const Result<Sha256Digest> start = StartOf(parent, of);
   // The device may ask again while it is at work and the model cannot be read: what it was told still holds.
   if (!start.ok() && open_assignments_->Find(assignment.id)) return start.status();
@@ -249,9 +250,10 @@ void RunCore::NoteOpenAssignments(const Step& step) {
   for (const Effect& effect : step.effects) {
     const auto* assign = std::get_if<AssignEffect>(&effect);
     if (assign == nullptr) continue;
-    static_cast<void>(ViewOf(assign->parent, recipe_.ViewFor(assign->assignment.device, assign->assignment.round)));
+    const AssignmentRecord& given = assign->assignment;
+    static_cast<void>(ViewOf(assign->parent, recipe_.ViewFor(given.device, given.round, given.layers)));
     // Where the model cannot be read, the assignment is answered so (On AssignEffect), and a report on it told to wait.
-    static_cast<void>(NoteOpen(assign->assignment, assign->parent));
+    static_cast<void>(NoteOpen(given, assign->parent));
   }
   for (const Record& record : step.writes) {
     const auto* assignment = std::get_if<AssignmentRecord>(&record);
@@ -280,7 +282,7 @@ Status RunCore::Execute(std::vector<Step> steps, std::vector<AddressedAnswer>* a
 
 void RunCore::On(const AssignEffect& effect, std::vector<AddressedAnswer>* answers, std::vector<Event>*) {
   const AssignmentRecord& a = effect.assignment;
-  const Result<AdapterBlobs> adapter = ViewOf(effect.parent, recipe_.ViewFor(a.device, a.round));
+  const Result<AdapterBlobs> adapter = ViewOf(effect.parent, recipe_.ViewFor(a.device, a.round, a.layers));
   if (!adapter.ok()) {
     Log(Severity::kError, "the model of the round is not in the blobs",
         {{"run_id", id().value()}, {"error", adapter.status().message()}});
@@ -296,7 +298,7 @@ void RunCore::On(const AssignEffect& effect, std::vector<AddressedAnswer>* answe
   out->set_round(a.round);
   out->set_attempt(a.attempt);
   out->set_deadline_unix_us(ToUnixMicros(effect.deadline));
-  *out->mutable_plan() = MakeTaskPlan(recipe_, material_, a.round, *adapter, a.device);
+  *out->mutable_plan() = MakeTaskPlan(recipe_, material_, a.round, *adapter, a.device, a.layers);
   answers->push_back({effect.token, std::move(response)});
 }
 

@@ -34,8 +34,8 @@ aggregation::UpdateInfo UpdateInfoOf(const DeviceView& view, const DeviceId& dev
 }
 
 aggregation::UpdateInfo RunCore::UpdateInfoOf(const AssignmentRecord& assignment) const {
-  return coordinator::UpdateInfoOf(recipe_.ViewFor(assignment.device, assignment.round), assignment.device,
-                                   assignment.metrics);
+  return coordinator::UpdateInfoOf(recipe_.ViewFor(assignment.device, assignment.round, assignment.layers),
+                                   assignment.device, assignment.metrics);
 }
 
 Result<Checkpoint> RunCore::MakeView(const Sha256Digest& parent, const DeviceView& of) const {
@@ -147,6 +147,11 @@ Status RunCore::ResetSum(const Sha256Digest& parent, uint32_t round) {
   options.fresh_adapter = [recipe = recipe_, spec = SpecOf(model.tensors)](uint32_t of) -> Result<StateDict> {
     return FreshAdapter(recipe, spec, of);
   };
+  if (!origin_.spec.layer_memory.empty()) {
+    options.layers_of = [given = open_assignments_](std::string_view device) {
+      return given->LayersOf(DeviceId(std::string(device)));
+    };
+  }
   options.scratch = options_.scratch;
   options.parent_digest = parent;
   options.load_model = [this](const Sha256Digest& digest) { return LoadModel(digest); };
@@ -159,6 +164,7 @@ Status RunCore::ResetSum(const Sha256Digest& parent, uint32_t round) {
 
 // From the report that just brought it, from the database, or from the blobs.
 Result<StateDict> RunCore::LoadUpdate(const AssignmentRecord& assignment) const {
+  const DeviceView view = recipe_.ViewFor(assignment.device, assignment.round, assignment.layers);
   InlineContent content;
   if (const auto taken = contents_.find({assignment.id, assignment.update}); taken != contents_.end()) {
     content = taken->second;
@@ -167,12 +173,11 @@ Result<StateDict> RunCore::LoadUpdate(const AssignmentRecord& assignment) const 
     if (!stored.ok() && stored.status().code() != Code::kNotFound) return stored.status();
     if (!stored.ok()) {
       HEDDLE_ASSIGN_OR_RETURN(const auto mapped, options_.blobs->Map(assignment.update));
-      return reader_->Read(mapped->bytes(), mapped, assignment.device, recipe_.RankOf(assignment.device));
+      return reader_->Read(mapped->bytes(), mapped, assignment.device, view);
     }
     content = std::make_shared<const std::string>(*std::move(stored));
   }
-  return reader_->Read(std::as_bytes(std::span(*content)), content, assignment.device,
-                       recipe_.RankOf(assignment.device));
+  return reader_->Read(std::as_bytes(std::span(*content)), content, assignment.device, view);
 }
 
 Status RunCore::Fold(const AssignmentRecord& assignment) {

@@ -224,11 +224,13 @@ void RunDriver::Publish() {
 
 // ---- events of devices ----
 
-PollToken RunDriver::Checkin(DeviceId device, std::vector<std::string> local_tasks, AnswerCallback answer) {
+PollToken RunDriver::Checkin(DeviceId device, std::vector<std::string> local_tasks, uint64_t memory_bytes,
+                             AnswerCallback answer) {
   const PollToken token = next_token_++;
   const bool posted = Post([this, token,
                             poll = Poll{.device = std::move(device),
                                         .local_tasks = std::move(local_tasks),
+                                        .memory_bytes = memory_bytes,
                                         .answer = answer,
                                         .report = false,
                                         .lobby_until = {}}]() mutable {
@@ -249,7 +251,8 @@ void RunDriver::OnCheckin(PollToken token) {
     EnterLobby(token, poll);
     return;
   }
-  Feed(CheckinEvent{.token = token, .device = poll.device, .local_tasks = poll.local_tasks});
+  Feed(CheckinEvent{
+      .token = token, .device = poll.device, .local_tasks = poll.local_tasks, .memory_bytes = poll.memory_bytes});
 }
 
 void RunDriver::EnterLobby(PollToken token, Poll& poll) {

@@ -55,7 +55,9 @@ class RunDriver {
   std::optional<Time> NextWake() const;
 
   // A check-in; `answer` is called once, unless PollGone(token) came first.
-  PollToken Checkin(DeviceId device, std::vector<std::string> local_tasks, AnswerCallback answer);
+  // `memory_bytes`: that the device has for a task; 0: not known.
+  PollToken Checkin(DeviceId device, std::vector<std::string> local_tasks, uint64_t memory_bytes,
+                    AnswerCallback answer);
   void PollGone(PollToken token);
   // A report whose update has been looked at, with its content when that came along.
   // `looked_at`: the update of a completed report was checked; else one whose assignment is open is not taken.
@@ -98,6 +100,7 @@ class RunDriver {
   struct Poll {
     DeviceId device;
     std::vector<std::string> local_tasks;
+    uint64_t memory_bytes = 0;
     AnswerCallback answer;
     bool report = false;
     std::optional<Time> lobby_until;  // in the lobby

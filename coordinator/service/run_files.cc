@@ -34,6 +34,7 @@ json::value Number(double value) { return std::isfinite(value) ? json::value(val
 
 json::object DeviceJson(const AssignmentRecord& a) {
   json::object out = {{"device", a.device.value()}, {"state", StateName(a.state)}};
+  if (a.layers > 0) out["layers"] = a.layers;
   if (a.state == AssignmentState::kAccepted) {
     out["num_examples"] = a.metrics.num_examples;
     out["num_tokens"] = a.metrics.num_tokens;

@@ -21,7 +21,7 @@ UpdateReader::UpdateReader(const Recipe& recipe, uint32_t round, StateDictSpec m
     for (int64_t rank = 1; rank <= most; ++rank) pruned_[compression::Compressor::Fingerprint(Expected(rank))] = rank;
   }
   if (aggregation::UsesSubModels(recipe.strategy)) {
-    part_ = [recipe, round](const DeviceId& device) { return recipe.PartFor(device, round); };
+    part_ = [recipe, round](const DeviceId& device, uint32_t layers) { return recipe.PartFor(device, round, layers); };
   }
 }
 
@@ -33,14 +33,15 @@ int64_t UpdateReader::SentRank(std::span<const std::byte> bytes, int64_t rank) c
 }
 
 Result<StateDict> UpdateReader::Read(std::span<const std::byte> bytes, std::shared_ptr<const void> owner,
-                                     const DeviceId& device, int64_t rank) const {
+                                     const DeviceId& device, const DeviceView& view) const {
   if (upload_.empty()) {
     HEDDLE_ASSIGN_OR_RETURN(SafetensorsFile file, ParseSafetensors(bytes, std::move(owner)));
     return std::move(file.tensors);
   }
-  const StateDictSpec expected = Expected(SentRank(bytes, rank));
+  const StateDictSpec expected = Expected(SentRank(bytes, view.rank));
+  const auto layers = static_cast<uint32_t>(view.layers.size());
   return compression::Compressor(upload_, TaskSeed(run_seed_, round_, device))
-      .Decode(bytes, part_ ? aggregation::SentBy(part_(device), expected) : expected, ExtraBytes(rank));
+      .Decode(bytes, part_ ? aggregation::SentBy(part_(device, layers), expected) : expected, ExtraBytes(view.rank));
 }
 
 uint64_t UpdateReader::ExtraBytes(int64_t rank) const {

@@ -24,13 +24,13 @@ class UpdateReader {
   // `model`: what devices start from in this round.
   UpdateReader(const Recipe& recipe, uint32_t round, StateDictSpec model);
 
-  // The update of a device whose factors have `rank` (0: the model's) from its bytes, which `owner` keeps alive: views
-  // into them, or tensors of their own when it was encoded. Where devices prune their rank (HetLoRA) it may be of fewer
+  // The update of a device that was given `view` of the model, from its bytes, which `owner` keeps alive: views into
+  // them, or tensors of their own when it was encoded. Where devices prune their rank (HetLoRA) it may be of fewer
   // rows of A and columns of B, as its header says. Errors: kInvalidArgument with what is wrong, also for an
   // update in the other of the two forms; kOutOfRange for a number or a scale of an encoded one that is not finite;
   // kResourceExhausted (memory).
   Result<StateDict> Read(std::span<const std::byte> bytes, std::shared_ptr<const void> owner, const DeviceId& device,
-                         int64_t rank) const;
+                         const DeviceView& view) const;
 
   // Bytes of memory that reading takes beside the update's own `size`.
   uint64_t ExtraBytes(int64_t rank) const;
@@ -46,7 +46,7 @@ class UpdateReader {
   // With upload_ only:
   aggregation::DeviceRules rules_;
   StateDictSpec model_;
-  std::function<aggregation::SubModel(const DeviceId&)> part_;  // of methods that give devices parts
+  std::function<aggregation::SubModel(const DeviceId&, uint32_t layers)> part_;  // of methods that give devices parts
   // Where devices prune their rank: the ranks that an update may have, by how its header says them.
   std::map<std::string, int64_t, std::less<>> pruned_;
 };

@@ -6,7 +6,7 @@ namespace heddle::coordinator {
 namespace {
 
 // Times are microseconds since the Unix epoch, digests 32 raw bytes (zero: none), states the numbers of engine/types.h.
-constexpr std::array<Migration, 5> kMigrations = {{
+constexpr std::array<Migration, 6> kMigrations = {{
     {"runs, rounds and assignments", R"sql(
 CREATE TABLE meta (
   key TEXT PRIMARY KEY NOT NULL,
@@ -120,6 +120,9 @@ INSERT INTO loose_uploads (device, assignment)
   SELECT a.device, a.id FROM uploads u JOIN assignments a ON a.id = u.assignment
   JOIN rounds r USING (run, round, attempt)
   WHERE a.state != 1 OR r.phase != 3 OR u.sha256 != a.update_sha256;
+)sql"},
+    {"how many layers of the model a task is of", R"sql(
+ALTER TABLE assignments ADD COLUMN layers INTEGER NOT NULL DEFAULT 0;
 )sql"},
 }};
 

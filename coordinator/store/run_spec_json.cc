@@ -41,6 +41,8 @@ void VisitSecondStage(Spec& spec, Visitor&& visit) {
   visit("later_min_reports", spec.later_min_reports);
 }
 
+constexpr const char* kLayerMemory = "layer_memory";
+
 json::value ToJson(const RunId& id) { return json::value(id.value()); }
 json::value ToJson(const std::string& text) { return json::value(text); }
 json::value ToJson(uint32_t number) { return json::value(uint64_t{number}); }
@@ -52,6 +54,7 @@ json::value ToJson(double number) {
   return json::value(json::string_view(text.data(), static_cast<size_t>(end - text.data())));
 }
 json::value ToJson(Duration duration) { return json::value(duration.count()); }
+json::value ToJson(const std::vector<uint64_t>& numbers) { return json::array(numbers.begin(), numbers.end()); }
 
 void FromJson(const json::value& value, RunId* id) { *id = RunId(std::string(value.as_string())); }
 void FromJson(const json::value& value, std::string* text) { *text = std::string(value.as_string()); }
@@ -64,6 +67,11 @@ void FromJson(const json::value& value, double* number) {
   if (result.ec != std::errc() || result.ptr != end) throw std::invalid_argument("not a number");
 }
 void FromJson(const json::value& value, Duration* duration) { *duration = Duration(value.to_number<int64_t>()); }
+void FromJson(const json::value& value, std::vector<uint64_t>* numbers) {
+  const json::array& array = value.as_array();
+  if (array.size() > kMostLayers) throw std::invalid_argument("too many");
+  for (const json::value& number : array) numbers->push_back(number.to_number<uint64_t>());
+}
 
 }  // namespace
 
@@ -72,6 +80,7 @@ std::string RunSpecToJson(const RunSpec& spec) {
   const auto write = [&](const char* name, const auto& field) { object[name] = ToJson(field); };
   VisitFields(spec, write);
   if (spec.first_stage_rounds > 0) VisitSecondStage(spec, write);
+  if (!spec.layer_memory.empty()) write(kLayerMemory, spec.layer_memory);
   return json::serialize(object);
 }
 
@@ -87,6 +96,7 @@ Result<RunSpec> RunSpecFromJson(std::string_view text) {
     };
     VisitFields(spec, read);
     if (object.contains(kFirstStage)) VisitSecondStage(spec, read);
+    if (object.contains(kLayerMemory)) read(kLayerMemory, spec.layer_memory);
   } catch (const std::exception& error) {
     return DataLoss(std::string("the stored settings of a run are damaged at ") + at + ": " + error.what());
   }

@@ -10,9 +10,10 @@ namespace {
 #define HEDDLE_RUN_COLUMNS "id, state, committed_rounds, model, reason, started_at, ended_at"
 #define HEDDLE_ROUND_COLUMNS \
   "run, round, attempt, phase, started_at, selected_at, deadline, ended_at, parent, model, reason"
-#define HEDDLE_ASSIGNMENT_COLUMNS                                                                                 \
-  "id, run, round, attempt, device, state, issued_at, reported_at, update_sha256, update_bytes, refusal_reason, " \
-  "message, num_examples, num_tokens, steps, train_loss, first_loss, last_loss, train_seconds, peak_memory_bytes"
+#define HEDDLE_ASSIGNMENT_COLUMNS                                                                                   \
+  "id, run, round, attempt, device, state, issued_at, reported_at, update_sha256, update_bytes, refusal_reason, "   \
+  "message, num_examples, num_tokens, steps, train_loss, first_loss, last_loss, train_seconds, peak_memory_bytes, " \
+  "layers"
 
 constexpr const char* kUpdateRun =
     "UPDATE runs SET state = ?, committed_rounds = ?, model = ?, reason = ?, started_at = ?, ended_at = ? "
@@ -26,14 +27,15 @@ constexpr const char* kUpsertRound =
 // What an assignment was given out as never changes.
 constexpr const char* kUpsertAssignment =
     "INSERT INTO assignments (" HEDDLE_ASSIGNMENT_COLUMNS
-    ") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
+    ") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
     "ON CONFLICT (id) DO UPDATE SET state = excluded.state, reported_at = excluded.reported_at, "
     "update_sha256 = excluded.update_sha256, update_bytes = excluded.update_bytes, "
     "refusal_reason = excluded.refusal_reason, message = excluded.message, num_examples = excluded.num_examples, "
     "num_tokens = excluded.num_tokens, steps = excluded.steps, train_loss = excluded.train_loss, "
     "first_loss = excluded.first_loss, last_loss = excluded.last_loss, train_seconds = excluded.train_seconds, "
     "peak_memory_bytes = excluded.peak_memory_bytes "
-    "WHERE run = excluded.run AND round = excluded.round AND attempt = excluded.attempt AND device = excluded.device";
+    "WHERE run = excluded.run AND round = excluded.round AND attempt = excluded.attempt AND device = excluded.device "
+    "AND layers = excluded.layers";
 
 RunRecord ReadRun(Query& query) {
   RunRecord run;
@@ -85,6 +87,7 @@ AssignmentRecord ReadAssignment(Query& query) {
   a.metrics.last_loss = query.Real(17);
   a.metrics.train_seconds = query.Real(18);
   a.metrics.peak_memory_bytes = query.Number(19);
+  a.layers = query.Number32(20);
   return a;
 }
 
@@ -144,6 +147,7 @@ Status SqliteStore::Write(const AssignmentRecord& a) {
                     .Bind(a.metrics.last_loss)
                     .Bind(a.metrics.train_seconds)
                     .Bind(a.metrics.peak_memory_bytes)
+                    .Bind(a.layers)
                     .Execute();
   return changed == 1 ? OkStatus()
                       : FailedPrecondition("assignment " + a.id.value() + " exists for another device or attempt");

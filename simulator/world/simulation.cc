@@ -19,6 +19,7 @@
 #include "model/parts/tensor_tree.h"
 #include "protocol/validate.h"
 #include "simulator/world/devices.h"
+#include "simulator/world/output_folder.h"
 #include "simulator/world/training_pool.h"
 #include "simulator/world/virtual_clock.h"
 #include "zo_optim/ledger/ledger.h"
@@ -27,7 +28,6 @@ namespace heddle::simulator {
 namespace {
 
 namespace fs = std::filesystem;
-using coordinator::Answer;
 using coordinator::RunCore;
 
 constexpr const char* kConfigFile = "adapter_config.json";
@@ -60,23 +60,6 @@ struct Planned {
   }
 };
 
-// A folder may be used when it is empty or an earlier simulation's.
-Status CheckOut(const fs::path& out) {
-  if (out.empty()) return InvalidArgument("the simulation needs an output folder");
-  std::error_code error;
-  if (fs::exists(out, error) && !fs::is_empty(out, error) && !fs::exists(out / ".heddle-simulation", error)) {
-    return InvalidArgument(out.string() + " holds something that is not a run; name a new folder");
-  }
-  for (const char* old : {"run.json", "history.jsonl", "checkpoints", "state", "adapters", "data", "personal",
-                          "centralised", "summary.json"}) {
-    fs::remove_all(out / old, error);
-    if (error) return ErrnoStatus(error.value(), "cannot clear " + (out / old).string());
-  }
-  HEDDLE_RETURN_IF_ERROR(MakeDirectories(out / "state"));
-  return WriteFileAtomically(out / ".heddle-simulation",
-                             "This folder is a simulation's: the next one into it clears it.\n");
-}
-
 class World {
  public:
   World(const SimulationOptions& options, coordinator::Recipe recipe)
@@ -91,6 +74,7 @@ class World {
   Status Step(const Planned& planned);
   Status Feed(const coordinator::Event& event);
   Status Checkin(size_t index);
+  Status OnRejection(size_t index, const v1::Rejection& rejection);
   Status StartTask(size_t index, v1::TaskAssignment assignment);
   Status Finish(size_t index);
   Status Report(size_t index);
@@ -98,6 +82,9 @@ class World {
   Result<fs::path> AdapterFolder(const v1::TaskPlan& plan);
   const coordinator::DeviceProfile& ProfileOf(const Device& device) const {
     return recipe_.simulation.profiles[device.spec.profile];
+  }
+  uint64_t MemoryOf(const Device& device) const {
+    return static_cast<uint64_t>(ProfileOf(device).memory_limit_mb * (1 << 20));
   }
   Status EndRound(const coordinator::RoundRecord& round);
   Result<fs::path> OwnModel(const DeviceSpec& device, const fs::path& checkpoint) const;
@@ -145,7 +132,7 @@ Status World::TakeDevices() {
 }
 
 Status World::Begin() {
-  HEDDLE_RETURN_IF_ERROR(CheckOut(options_.out));
+  HEDDLE_RETURN_IF_ERROR(ClearOutput(options_.out));
   HEDDLE_ASSIGN_OR_RETURN(recipe_.base_model, coordinator::DeviceBaseFolder(recipe_, options_.out));
   HEDDLE_RETURN_IF_ERROR(TakeDevices());
   HEDDLE_ASSIGN_OR_RETURN(store_, coordinator::Store::Open(options_.out / "state" / "coordinator.db"));
@@ -261,18 +248,33 @@ Status World::Feed(const coordinator::Event& event) {
     if (response.has_assignment()) {
       HEDDLE_RETURN_IF_ERROR(StartTask(index, std::move(*response.mutable_assignment())));
     } else {
-      const auto wait = std::chrono::milliseconds(response.rejection().retry_after_ms());
-      Plan(std::max<Duration>(wait, Duration(1)), index, Planned::What::kCheckin);
+      HEDDLE_RETURN_IF_ERROR(OnRejection(index, response.rejection()));
     }
   }
   return OkStatus();
 }
 
+Status World::OnRejection(size_t index, const v1::Rejection& rejection) {
+  if (rejection.reason() != v1::REJECTION_REASON_TOO_LITTLE_MEMORY) {
+    Plan(std::chrono::milliseconds(std::max(1U, rejection.retry_after_ms())), index, Planned::What::kCheckin);
+    return OkStatus();
+  }
+  // It would come back in vain for ever.
+  const size_t without = ++result_.devices_without_memory;
+  const uint32_t needed = coordinator::SizesOf(recipe_.spec, 1).min_reports;
+  if (devices_.size() - without >= needed) return OkStatus();
+  return ResourceExhausted("memory for a task is missing on " + std::to_string(without) + " of " +
+                           std::to_string(devices_.size()) + " simulated devices so far, and a round needs " +
+                           std::to_string(needed) + "; give their profiles more memory_limit_mb");
+}
+
 Status World::Checkin(size_t index) {
   const coordinator::PollToken token = next_token_++;
   polls_[token] = index;
-  return Feed(coordinator::CheckinEvent{
-      .token = token, .device = devices_[index].spec.id, .local_tasks = client::LocalTaskNames()});
+  return Feed(coordinator::CheckinEvent{.token = token,
+                                        .device = devices_[index].spec.id,
+                                        .local_tasks = client::LocalTaskNames(),
+                                        .memory_bytes = MemoryOf(devices_[index])});
 }
 
 // What a device that has an earlier ledger is sent in place of the newer one; nothing when there is no patch.
@@ -363,7 +365,7 @@ Status World::StartTask(size_t index, v1::TaskAssignment assignment) {
   input.personal_path = PersonalFile(device.spec.id);
   input.data_path = device.spec.data;
   input.device = recipe_.simulation.device;
-  input.memory_limit_bytes = static_cast<uint64_t>(ProfileOf(device).memory_limit_mb * (1 << 20));
+  input.memory_limit_bytes = MemoryOf(device);
   input.shares_process = true;
   const std::string detail =
       std::to_string(assignment.round()) + "/" + std::to_string(assignment.attempt()) + "/" + device.spec.id.value();
@@ -402,13 +404,12 @@ Status World::Complete(Device& device, const client::TaskOutput& output, coordin
   cost.memory_bytes = stats.estimated_memory_bytes;
   round_cost_.Add(cost);
   result_.costs[profile.name].Add(cost);
-  if (!core_->IsOpen(report->assignment, device.spec.id)) return OkStatus();
-  HEDDLE_ASSIGN_OR_RETURN(
-      const StateDict update,
-      core_->reader()->Read(std::as_bytes(std::span(bytes)), nullptr, device.spec.id, recipe_.RankOf(device.spec.id)));
-  const auto validity = core_->validator()->Validate(
-      update, coordinator::UpdateInfoOf(recipe_.ViewFor(device.spec.id, device.assignment->round()), device.spec.id,
-                                        report->metrics));
+  const auto open = core_->open_assignments()->Find(report->assignment);
+  if (!open) return OkStatus();
+  HEDDLE_ASSIGN_OR_RETURN(const StateDict update,
+                          core_->reader()->Read(std::as_bytes(std::span(bytes)), nullptr, device.spec.id, open->view));
+  const auto validity =
+      core_->validator()->Validate(update, coordinator::UpdateInfoOf(open->view, device.spec.id, report->metrics));
   if (!validity.ok()) {
     report->validity = InvalidArgument(validity.message);
     report->refusal_reason = static_cast<int>(validity.refusal);

@@ -40,6 +40,7 @@ struct SimulationResult {
   coordinator::RunRecord run;
   uint32_t rounds = 0;
   size_t devices = 0;
+  size_t devices_without_memory = 0;  // of them: whose memory is too little for any task of the run
   coordinator::Traffic traffic;
   uint64_t base_model_bytes = 0;            // of traffic.down: the frozen base, once to every device that took part
   ModelFigures figures;                     // of the last round's model; empty when nothing was held out

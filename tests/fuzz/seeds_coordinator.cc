@@ -82,6 +82,9 @@ void Recipes() {
   Write("fuzz_recipe", "stages",
         Replace(Replace(recipe, "cohort_size = 2", "cohort_size = 2\nfirst_stage_rounds = 1\nlater_cohort_size = 3"),
                 "local_steps = 6", "local_steps = 6\nlater_local_steps = 1"));
+  Write("fuzz_recipe", "by-memory",
+        Replace(recipe, "FedAvg\"",
+                "HeteroLayers\"\nnum_layers = 3\nlayers_by_memory = true\nworker_memory_mb = 1048576"));
   Write("fuzz_recipe", "unknown", Replace(recipe, "FedAvg", "FedAverage"));
 
   const std::string settings =
@@ -179,6 +182,11 @@ void Databases() {
   spec.first_stage_rounds = 1;
   spec.later_cohort_size = spec.later_min_reports = spec.later_min_available_devices = 1;
   Write("fuzz_stored_rows", "stages", set(5, RunSpecToJson(spec)));
+  Write("fuzz_stored_rows", "layers-unasked", set(32, "1"));
+  spec.layer_memory = {100, 200};
+  Write("fuzz_run_spec", "layer-memory", RunSpecToJson(spec));
+  Write("fuzz_stored_rows", "layers", set(5, RunSpecToJson(spec)) + set(32, "2"));
+  Write("fuzz_stored_rows", "too-many-layers", set(5, RunSpecToJson(spec)) + set(32, "3"));
   Write("fuzz_stored_rows", "other-settings", set(5, Replace(json, "lora_sft", "zo_sgd")) + set(6, "name = 1"));
   Write("fuzz_stored_rows", "material",
         set(8, R"({"folder":"/","overrides":{"seed":"2"},"base_model":[],"adapter_config":"{}"})") + set(7, "[[["));

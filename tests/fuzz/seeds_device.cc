@@ -85,11 +85,14 @@ void Sessions() {
   v1::CheckinResponse later;
   later.mutable_rejection()->set_reason(v1::REJECTION_REASON_POLL_AGAIN);
   later.mutable_rejection()->set_retry_after_ms(1500);
+  v1::CheckinResponse small = later;
+  small.mutable_rejection()->set_reason(v1::REJECTION_REASON_TOO_LITTLE_MEMORY);
   const std::string busy =
       protocol::MakeRefusal(v1::REFUSAL_REASON_OVERLOADED, "later", Seconds(1)).SerializeAsString();
   const std::string revoked = protocol::MakeRefusal(v1::REFUSAL_REASON_REVOKED, "go away").SerializeAsString();
   Write("fuzz_session", "later",
         begin + Event(8, later) + Event(5) + Event(13, Number(503, 2) + "\n" + busy) + Event(5));
+  Write("fuzz_session", "too-little-memory", begin + Event(8, small) + Event(5) + assigned + Event(2));
   Write("fuzz_session", "retry-after",
         begin + Event(13, Number(503, 2) + "99999999999999999999\n") + Event(5) +
             Event(13, Number(500, 2) + "86400\n<html>") + Event(5));

@@ -62,6 +62,7 @@ constexpr std::array kFields = {
     Field{"assignments", "peak_memory_bytes", false},
     Field{"devices", "not_after", false},
     Field{"devices", "revoked_at", false},
+    Field{"assignments", "layers", false},
 };
 
 constexpr char kRecipe[] =
@@ -190,9 +191,9 @@ class World {
     good.device = DeviceId("a");
     good.metrics.num_examples = 5;
     good.stored.reset();
-    const std::vector<Event> events = {CheckinEvent{1, DeviceId("a"), {"lora_sft"}},
+    const std::vector<Event> events = {CheckinEvent{1, DeviceId("a"), {"lora_sft"}, 150},
                                        late,
-                                       CheckinEvent{2, DeviceId("d"), {"lora_sft"}},
+                                       CheckinEvent{2, DeviceId("d"), {"lora_sft"}, 50},
                                        good,
                                        TickEvent{},
                                        TickEvent{},

@@ -79,13 +79,20 @@ FederationWorld::FederationWorld(std::vector<std::string> devices, std::map<std:
   recipe_ = temp_.Write("recipe.toml", text);
 }
 
-Status FederationWorld::Start(std::map<std::string, std::string> settings) {
+Status FederationWorld::Start(std::map<std::string, std::string> settings,
+                              const std::map<std::string, std::map<std::string, std::string>>& of_device) {
   HEDDLE_RETURN_IF_ERROR(fleet_.StartCoordinator());
   settings.insert({{"worker.keep_alive_s", "60"},
                    {"worker.nice", "0"},
                    {"coordinator.retry_base_s", "0.05"},
                    {"coordinator.retry_max_s", "0.3"}});
-  for (size_t i = 0; i < names_.size(); ++i) HEDDLE_RETURN_IF_ERROR(fleet_.AddDevice(names_[i], data_[i], settings));
+  for (size_t i = 0; i < names_.size(); ++i) {
+    std::map<std::string, std::string> own = settings;
+    if (const auto more = of_device.find(names_[i]); more != of_device.end()) {
+      for (const auto& [key, value] : more->second) own[key] = value;
+    }
+    HEDDLE_RETURN_IF_ERROR(fleet_.AddDevice(names_[i], data_[i], own));
+  }
   return OkStatus();
 }
 

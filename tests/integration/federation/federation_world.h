@@ -39,8 +39,10 @@ class FederationWorld {
                            const std::map<std::string, std::string>& coordinator = {},
                            const FederationModel& model = {});
 
-  // The coordinator and every device of the recipe. `settings` go into each client.toml.
-  Status Start(std::map<std::string, std::string> settings = {});
+  // The coordinator and every device of the recipe. `settings` go into each client.toml, those of a device into its
+  // own.
+  Status Start(std::map<std::string, std::string> settings = {},
+               const std::map<std::string, std::map<std::string, std::string>>& of_device = {});
   Result<std::string> Submit(const std::vector<std::string>& more = {});
   // Watches the run until the condition holds or the run has ended; the last answer. Errors: a process that ended, the
   // time limit, no answer.

@@ -4,6 +4,8 @@
 
 #include <boost/json.hpp>
 #include <map>
+#include <set>
+#include <sstream>
 #include <string>
 #include <vector>
 
@@ -95,6 +97,66 @@ TEST(PrivateFederation, CommitsTheSimulatorsModelThoughADeviceIsKilled) {
   const auto end = world.WaitForEnd(*run);
   ASSERT_TRUE(end.ok()) << end.status();
   EXPECT_EQ(TextOf(*end, "model_sha256"), *simulated);
+  EXPECT_TRUE(world.fleet().Stop().ok());
+}
+
+// Of each device the layers that it was given in a run's history.
+std::map<std::string, std::set<double>> LayersIn(const std::filesystem::path& history) {
+  std::map<std::string, std::set<double>> layers;
+  std::istringstream lines(Slurp(history));
+  for (std::string line; std::getline(lines, line);) {
+    const json::object round = json::parse(line).as_object();
+    for (const json::value& device : round.at("devices").as_array()) {
+      layers[TextOf(device.as_object(), "device")].insert(NumberOf(device.as_object(), "layers"));
+    }
+  }
+  return layers;
+}
+
+// Three machines: one holds two of the four layers beside its worker, one all of them, one none.
+TEST(MemoryFederation, GivesEachDeviceTheLayersThatItsMemoryAllowsAndCommitsTheSimulatorsModel) {
+  FederationModel model;
+  model.tables =
+      "[simulation.profiles.desk]\nmemory_limit_mb = 960\n[simulation.profiles.phone]\nmemory_limit_mb = 930\n"
+      "[simulation.profiles.watch]\nmemory_limit_mb = 905\n[compression]\nupload = [\"int8\"]\n";
+  FederationWorld world({"anna", "bert", "carl"},
+                        {{"name", "\"HeteroLayers\""},
+                         {"num_layers", "4"},
+                         {"layers_by_memory", "true"},
+                         {"worker_memory_mb", "900"},
+                         {"num_server_rounds", "4"},
+                         {"cohort_size", "2"}},
+                        {{"batch_size", "16"}, {"sequence_length", "64"}}, {}, model);
+  const auto simulated = world.SimulatedHash();
+  ASSERT_TRUE(simulated.ok()) << simulated.status();
+  const auto given = LayersIn(world.folder() / "simulated" / "history.jsonl");
+  ASSERT_EQ(given.size(), 2U) << "the third has no memory for a task";
+  std::map<std::string, std::map<std::string, std::string>> settings;
+  for (const char* device : {"anna", "bert", "carl"}) settings[device] = {{"worker.memory_limit_mb", "905"}};
+  std::set<double> all;
+  for (const auto& [device, layers] : given) {
+    ASSERT_EQ(layers.size(), 1U) << device;
+    settings[device] = {{"worker.memory_limit_mb", *layers.begin() == 2 ? "930" : "960"}};
+    all.insert(*layers.begin());
+  }
+  EXPECT_EQ(all, (std::set<double>{2, 4}));
+  ASSERT_TRUE(world.Start({}, settings).ok());
+  const auto run = world.Submit();
+  ASSERT_TRUE(run.ok()) << run.status();
+  // What a task is of outlives the coordinator; a device that asks again says what it has.
+  const auto at_work = WaitUntilAtWorkAgain(world, *run);
+  ASSERT_TRUE(at_work.ok()) << at_work.status();
+  ASSERT_EQ(TextOf(*at_work, "state"), "running") << "too late to disturb anything";
+  ASSERT_TRUE(world.KillAndRestartCoordinator().ok());
+  const auto end = world.WaitForEnd(*run);
+  ASSERT_TRUE(end.ok()) << end.status();
+  EXPECT_EQ(TextOf(*end, "adapter_sha256"), *simulated);
+  EXPECT_EQ(LayersIn(std::filesystem::path(TextOf(*end, "folder")) / "history.jsonl"), given);
+  EXPECT_TRUE(Eventually([&] {
+    const auto metrics = world.fleet().admin().GetText("/metrics");
+    return metrics.ok() &&
+           metrics->find("heddle_client_checkins_total{result=\"too_little_memory\"}") != std::string::npos;
+  }));
   EXPECT_TRUE(world.fleet().Stop().ok());
 }
 

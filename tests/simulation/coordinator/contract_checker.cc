@@ -85,7 +85,7 @@ void ContractChecker::BeforeEvent(Time now, const Event& event) {
   report_.reset();
   report_answered_ = false;
   if (const auto* checkin = std::get_if<CheckinEvent>(&event)) {
-    polls_[checkin->token] = {checkin->device, now};
+    polls_[checkin->token] = {checkin->device, now, checkin->memory_bytes};
   } else if (const auto* gone = std::get_if<PollGoneEvent>(&event)) {
     polls_.erase(gone->token);
   } else if (const auto* report = std::get_if<ReportEvent>(&event)) {
@@ -192,8 +192,8 @@ void ContractChecker::OnWrite(const AssignmentRecord& row) {
                                                          std::to_string(static_cast<int>(old->second.state)) + " to " +
                                                          std::to_string(static_cast<int>(row.state)));
     Expect(row.device == old->second.device && AttemptKey{old->second.round, old->second.attempt} == key &&
-               row.issued_at == old->second.issued_at,
-           "an assignment changed its device or attempt");
+               row.issued_at == old->second.issued_at && row.layers == old->second.layers,
+           "an assignment changed its device, attempt or layers");
     if (row.state == AssignmentState::kAccepted) {
       Expect(round->second.phase == RoundPhase::kCollecting,
              "an update was accepted by a round that was not collecting");
@@ -213,11 +213,25 @@ void ContractChecker::OnEffect(const Effect& effect) {
   std::visit([&](const auto& e) { OnEffect(e); }, effect);
 }
 
+// The deepest of all parts that fit; without a limit, or a question, what that means.
+uint32_t ContractChecker::AllowedLayers(uint64_t memory_bytes) const {
+  uint32_t most = 0, layers = 0;
+  for (const uint64_t need : spec_.layer_memory) {
+    ++layers;
+    if (memory_bytes == 0 || need <= memory_bytes) most = layers;
+  }
+  return most;
+}
+
 void ContractChecker::OnEffect(const AssignEffect& effect) {
   auto poll = polls_.find(effect.token);
   Expect(poll != polls_.end(), "a task was given to a poll that does not wait");
   if (poll == polls_.end()) return;
   Expect(poll->second.device == effect.assignment.device, "a task was given to another device's poll");
+  if (given_.insert(effect.assignment.id).second) {
+    Expect(effect.assignment.layers == AllowedLayers(poll->second.memory_bytes),
+           "a task is of more layers than the device's memory allows, or of fewer");
+  }
   polls_.erase(poll);
   auto row = assignments_.find(effect.assignment.id);
   Expect(row != assignments_.end() && row->second.state == AssignmentState::kOpen, "a task was given without a row");
@@ -227,6 +241,11 @@ void ContractChecker::OnEffect(const AssignEffect& effect) {
 }
 
 void ContractChecker::OnEffect(const RejectEffect& effect) {
+  if (effect.reason == RejectReason::kTooLittleMemory) {
+    const auto poll = polls_.find(effect.token);
+    Expect(!spec_.layer_memory.empty() && poll != polls_.end() && AllowedLayers(poll->second.memory_bytes) == 0,
+           "a device was rejected for its memory, which allows a task");
+  }
   Expect(polls_.erase(effect.token) == 1, "a poll was rejected that does not wait");
   bool again = effect.reason == RejectReason::kPollAgain;
   Expect(again ? effect.retry_after == Duration::zero()

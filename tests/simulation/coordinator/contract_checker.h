@@ -60,6 +60,7 @@ class ContractChecker {
   void OnEffect(const RunEndedEffect& effect);
 
   void CheckState(const Engine& engine);
+  uint32_t AllowedLayers(uint64_t memory_bytes) const;
   void CheckVerdict(const AssignmentRecord& row, const VerdictEffect& effect);
   std::set<AssignmentId> AcceptedOf(AttemptKey key) const;
 
@@ -76,8 +77,10 @@ class ContractChecker {
   struct Poll {
     DeviceId device;
     Time since;
+    uint64_t memory_bytes = 0;
   };
   std::map<PollToken, Poll> polls_;
+  std::set<AssignmentId> given_;       // that were told of
   std::optional<ReportEvent> report_;  // of the present event
   bool report_answered_ = false;
   bool restoring_ = false;

@@ -36,6 +36,8 @@ RunSpec DrawSpec(PhiloxStream& random, uint64_t seed) {
     spec.later_min_available_devices = spec.min_available_devices;
     spec.later_min_reports = 1 + stages.NextBelow(std::min(spec.later_cohort_size, spec.min_available_devices));
   }
+  // Some give devices parts of a model by their memory.
+  if (DeriveSeed(seed, "layer memory", "") % 4 == 0) spec.layer_memory = {100, 200, 300};
   return spec;
 }
 
@@ -49,7 +51,7 @@ Sha256Digest ModelOf(const Sha256Digest& parent, std::vector<Sha256Digest> updat
 }
 
 bool SameRow(const AssignmentRecord& a, const AssignmentRecord& b) {
-  return a.id == b.id && a.device == b.device && a.state == b.state && a.update == b.update &&
+  return a.id == b.id && a.device == b.device && a.state == b.state && a.update == b.update && a.layers == b.layers &&
          a.issued_at == b.issued_at && a.reported_at == b.reported_at && a.message == b.message &&
          a.refusal_reason == b.refusal_reason;
 }
@@ -70,6 +72,7 @@ bool SameRow(const RunRecord& a, const RunRecord& b) {
 struct CoordinatorWorld::Device {
   size_t index = 0;
   DeviceId id;
+  uint64_t memory_bytes = 0;
   double slowness = 1;  // factor on the time of training
   double fails = 0;     // a task ends as interrupted
   double lies = 0;      // a report is not what it should be
@@ -97,6 +100,11 @@ CoordinatorWorld::CoordinatorWorld(uint64_t seed)
     auto device = std::make_unique<Device>();
     device->index = i;
     device->id = DeviceId("device-" + std::to_string(i));
+    // 0: it tells none. So many as a round waits for have enough.
+    device->memory_bytes = DeriveSeed(seed, "memory", device->id.value()) % 4 * 100;
+    if (i >= spec_.min_available_devices && DeriveSeed(seed, "no memory", device->id.value()) % 2 == 0) {
+      device->memory_bytes = 99;
+    }
     device->slowness = Chance(0.2) ? 4 : 1;
     device->fails = Chance(0.4) ? 0.3 : 0;
     device->lies = Chance(0.25) ? 0.5 : 0;
@@ -448,7 +456,8 @@ void CoordinatorWorld::Checkin(Device& device) {
     });
   }
   Note("check-in of " + device.id.value());
-  Feed(CheckinEvent{.token = token, .device = device.id, .local_tasks = {spec_.local_task}});
+  Feed(CheckinEvent{
+      .token = token, .device = device.id, .local_tasks = {spec_.local_task}, .memory_bytes = device.memory_bytes});
 }
 
 // The answer travels, or is lost: then the device notices and asks again.

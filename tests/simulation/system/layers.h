@@ -34,6 +34,9 @@ struct Share {
 };
 Share ShareOf(Method method, uint64_t seed, const std::string& device, uint32_t round);
 
+// Bytes that the device tells with its check-ins, where they decide how many layers it gets; 0: none.
+uint64_t MemoryOf(Method method, uint64_t seed, const std::string& device);
+
 // What is wrong with the plan of a device with that share; nothing when it asks just that.
 std::optional<std::string> MistakeIn(const v1::TaskPlan& plan, const Share& share);
 

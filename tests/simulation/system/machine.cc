@@ -158,7 +158,7 @@ void Machine::Do(const client::CheckIn& action) {
   ++operation_;
   std::optional<Sha256Digest> ledger;
   if (!kept_.last_ledger.empty()) ledger = Sha256Digest::FromBytes(kept_.last_ledger).value();
-  v1::CheckinRequest message = forms_.Checkin(action.local_tasks, 0, ledger);
+  v1::CheckinRequest message = forms_.Checkin(action.local_tasks, checker_.MemoryOf(peer_.device), ledger);
   if (number_ % 2 == 1) message.clear_short_forms();  // one of before
   Call({"POST", "/v1/checkin", {}, message.SerializeAsString(), "check-in"}, [this](Result<Network::Answer> answer) {
     if (!answer.ok() || answer->status != 200) return Failed(answer);

@@ -94,6 +94,8 @@ class SystemChecker {
   const StateDictSpec& model_spec() const { return model_spec_; }
   bool has_ledger() const { return HasLedger(method_); }
   bool has_layers() const { return HasLayers(method_); }
+  // That the device tells with its check-ins.
+  uint64_t MemoryOf(const std::string& device) const { return system_simulation::MemoryOf(method_, seed_, device); }
   // What a device sends for this task: of the model, or of its layers. With a flaw of layers those of another
   // (layers.h), and *flaw becomes what it is in truth.
   StateDictSpec SentFor(const std::string& device, const v1::TaskAssignment& task, uint64_t key, Flaw* flaw) const;

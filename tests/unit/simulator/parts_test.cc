@@ -3,7 +3,9 @@
 // folder.
 #include <gtest/gtest.h>
 
+#include <iomanip>
 #include <set>
+#include <sstream>
 
 #include "aggregation/layer_groups.h"
 #include "client/worker/local_task.h"
@@ -34,11 +36,11 @@ class Parts : public ::testing::Test {
     folder_.Write("data.txt", text);
   }
   // Three devices, four layers.
-  SimulationResult Run(const std::string& strategy, uint32_t rounds) {
-    const fs::path recipe = folder_.Write(
-        "recipe.toml", "name = \"test\"\nseed = 3\nmodel.base = \"" + kBase.string() + "\"\n[strategy]\n" + strategy +
-                           "num_layers = 4\nnum_server_rounds = " + std::to_string(rounds) + R"(
-cohort_size = 3
+  fs::path Recipe(const std::string& strategy, uint32_t rounds, const std::string& more, uint32_t cohort) const {
+    return folder_.Write("recipe.toml", "name = \"test\"\nseed = 3\nmodel.base = \"" + kBase.string() +
+                                            "\"\n[strategy]\n" + strategy +
+                                            "num_layers = 4\nnum_server_rounds = " + std::to_string(rounds) + R"(
+cohort_size = )" + std::to_string(cohort) + R"(
 [tuning]
 method = "full"
 [train]
@@ -49,13 +51,22 @@ sequence_length = 16
 [simulation]
 devices = ["phone", "tablet", "laptop"]
 data = ["data.txt", "data.txt", "data.txt"]
-)");
+)" + more);
+  }
+  SimulationResult Run(const std::string& strategy, uint32_t rounds, const std::string& more = "",
+                       uint32_t cohort = 3) {
     SimulationOptions options;
-    options.recipe = recipe;
+    options.recipe = Recipe(strategy, rounds, more, cohort);
     options.out = folder_ / "out";
     const auto result = Simulate(options);
     EXPECT_TRUE(result.ok()) << result.status();
     return result.ok() ? *result : SimulationResult{};
+  }
+  // What the last run said that 1, 2, .. layers take.
+  std::vector<uint64_t> Needs() const {
+    const auto recipe = coordinator::Recipe::Load(folder_ / "recipe.toml");
+    const auto material = coordinator::PrepareRun(recipe.value());
+    return material.value().spec.layer_memory;
   }
   StateDict Model(uint32_t round) const {
     const auto adapter = peft::ReadAdapter(folder_ / "out" / "checkpoints" / ("round-" + std::to_string(round)));
@@ -97,6 +108,41 @@ TEST_F(Parts, DevicesOfDifferentDepthsTrainOneModel) {
   EXPECT_LT(mixed.traffic.up, deep.traffic.up * 7 / 10) << "1 + 2 + 4 of 12 layers travel";
   EXPECT_LT(mixed.traffic.down, deep.traffic.down);
   EXPECT_LT(mixed.base_model_bytes, deep.base_model_bytes) << "the base's tensors of their layers alone";
+}
+
+TEST_F(Parts, MemoryDecidesHowManyLayersADeviceTrains) {
+  const std::string by_memory = "name = \"HeteroLayers\"\nlayers_by_memory = true\nworker_memory_mb = 10\n";
+  const auto limit = [](const std::string& profile, double mb) {
+    std::ostringstream text;
+    text << "[simulation.profiles." << profile << "]\nmemory_limit_mb = " << std::setprecision(17) << mb << "\n";
+    return text.str();
+  };
+  const SimulationResult free = Run(by_memory, 1);
+  EXPECT_EQ(free.devices_without_memory, 0U) << "no limit was said";
+  const auto needs = Needs();
+  ASSERT_EQ(needs.size(), 4U);
+  // The phone has just enough for two layers and a byte too little for a third; the watch for none.
+  const double two = static_cast<double>(needs[1]) / (1 << 20), three = static_cast<double>(needs[2] - 1) / (1 << 20);
+  for (const double phone : {two, three}) {
+    const SimulationResult result = Run(by_memory, 2, limit("phone", phone) + limit("pc", 0) + limit("watch", 11), 2);
+    EXPECT_EQ(result.devices_without_memory, 1U);
+    EXPECT_EQ(Changed(Model(1), Model(2)), (std::set<uint32_t>{0, 1, 2, 3}));
+    // What the devices' tasks estimate is what the coordinator thought they would.
+    ASSERT_TRUE(result.costs.contains("phone") && result.costs.contains("pc"));
+    EXPECT_EQ(result.costs.at("phone").memory_bytes + (10 << 20), needs[1]);
+    EXPECT_EQ(result.costs.at("pc").memory_bytes + (10 << 20), needs[3]);
+    EXPECT_FALSE(result.costs.contains("watch"));
+  }
+}
+
+TEST_F(Parts, WhereTooFewDevicesHaveTheMemoryTheSimulationSaysSo) {
+  SimulationOptions options;
+  options.recipe = Recipe("name = \"HeteroLayers\"\nlayers_by_memory = true\n", 1, "memory_limit_mb = 5\n", 3);
+  options.out = folder_ / "out";
+  const auto result = Simulate(options);
+  EXPECT_EQ(result.status().code(), Code::kResourceExhausted);
+  EXPECT_NE(result.status().message().find("missing on 1 of 3 simulated devices"), std::string::npos)
+      << result.status();
 }
 
 TEST_F(Parts, APartsTensorsAloneTrainToTheSameBits) {

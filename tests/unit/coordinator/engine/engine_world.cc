@@ -74,10 +74,13 @@ Step World::TickAfter(Duration by) {
   return Do(TickEvent{});
 }
 
-Step World::Checkin(const std::string& device) {
+Step World::Checkin(const std::string& device, uint64_t memory_bytes) {
   poll_of_[device] = next_token_;
   unanswered_[next_token_] = device;
-  return Do(CheckinEvent{.token = next_token_++, .device = DeviceId(device), .local_tasks = {spec_.local_task}});
+  return Do(CheckinEvent{.token = next_token_++,
+                         .device = DeviceId(device),
+                         .local_tasks = {spec_.local_task},
+                         .memory_bytes = memory_bytes});
 }
 
 Step World::PollGone(const std::string& device) { return Do(PollGoneEvent{.token = poll_of_.at(device)}); }

@@ -35,7 +35,7 @@ class World {
 
   // ---- events ----
   Step Do(const Event& event);
-  Step Checkin(const std::string& device);
+  Step Checkin(const std::string& device, uint64_t memory_bytes = 0);
   Step PollGone(const std::string& device);  // the device's last check-in
   // Reports of the device's newest assignment.
   Step Report(const std::string& device);

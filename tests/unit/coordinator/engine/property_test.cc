@@ -51,7 +51,8 @@ class Hostile {
       case 1:
       case 2: {
         std::vector<std::string> tasks = {draw.detail == 0 ? "another" : spec_.local_task};
-        Do(CheckinEvent{.token = ++token_, .device = device, .local_tasks = tasks});
+        const auto memory = static_cast<uint64_t>(draw.detail % 5);
+        Do(CheckinEvent{.token = ++token_, .device = device, .local_tasks = tasks, .memory_bytes = memory});
         return;
       }
       case 3:
@@ -176,6 +177,8 @@ rc::Gen<RunSpec> AnySpec() {
           *rc::gen::inRange<uint32_t>(spec.later_min_reports, spec.later_min_reports + 5);
     }
     spec.max_abandoned_attempts = *rc::gen::inRange<uint32_t>(1, 6);
+    const auto layers = *rc::gen::inRange<size_t>(0, 4);
+    for (size_t i = 0; i < layers; ++i) spec.layer_memory.push_back(*rc::gen::inRange<uint64_t>(0, 6));
     return spec;
   });
 }

@@ -91,6 +91,50 @@ TEST_F(PartsRecipe, DevicesHaveAsManyLayersAsTheRecipeSays) {
   EXPECT_EQ(all->ViewFor(DeviceId("laptop"), 1), DeviceView{});
 }
 
+// The estimate by the words of its headers, in double, for factors of rank 8 on q_proj and v_proj.
+double BytesFor(const model::ModelSpec& spec, double layers) {
+  const double hidden = 32, mlp = 48, query = 32, key = 16, heads = 4, rank = 8, batch = 4, length = 32, vocab = 320;
+  EXPECT_EQ(spec.hidden_size, hidden);
+  EXPECT_EQ(spec.intermediate_size, mlp);
+  EXPECT_EQ(spec.num_attention_heads * spec.head_dim, query);
+  EXPECT_EQ(spec.num_key_value_heads * spec.head_dim, key);
+  EXPECT_EQ(spec.num_attention_heads, heads);
+  EXPECT_EQ(spec.vocab_size, vocab);
+  const double matrices = hidden * (query + 2 * key) + query * hidden + 3 * hidden * mlp;
+  EXPECT_TRUE(spec.tie_word_embeddings);
+  const double weights = layers * (matrices + 2 * hidden) + vocab * hidden + hidden;
+  const double adapter = layers * rank * ((hidden + query) + (hidden + key));
+  const double kept = 2 * hidden + query + 2 * key + heads * length + 2 * mlp + hidden;
+  const double backward = std::max(2 * heads * length + 2 * query + 2 * key, 3 * mlp) + 2 * hidden;
+  const double tokens = batch * length;
+  const double once = std::max(tokens * backward, std::min(tokens, 1638.0) * vocab);
+  return 4 * (weights + 4 * adapter + tokens * (layers * kept + 3 * hidden) + once);
+}
+
+TEST_F(PartsRecipe, ByMemoryARunSaysWhatEachNumberOfLayersTakes) {
+  const std::string strategy = "name = \"HeteroLayers\"\nnum_layers = 4\nlayers_by_memory = true\n";
+  const auto recipe = Load(strategy + "worker_memory_mb = 3\n", "batch_size = 4\n");
+  ASSERT_TRUE(recipe.ok()) << recipe.status();
+  const auto material = PrepareRun(*recipe);
+  ASSERT_TRUE(material.ok()) << material.status();
+  const std::vector<uint64_t>& needs = material->spec.layer_memory;
+  ASSERT_EQ(needs.size(), 4U);
+  for (size_t i = 0; i < 4; ++i) {
+    EXPECT_NEAR(static_cast<double>(needs[i]) - (3 << 20), BytesFor(spec_, static_cast<double>(i + 1)), 1) << i;
+  }
+  EXPECT_THAT(PlanOf(*recipe, *material, 1, "anna").train().layers(), IsEmpty());
+  EXPECT_THAT(recipe->ViewFor(DeviceId("anna"), 1, 2).layers, ElementsAre(0, 1));
+  EXPECT_EQ(recipe->ViewFor(DeviceId("anna"), 1, 4), DeviceView{});
+
+  const auto deep = Load(strategy, "[tuning]\nlayers_to_transform = [2, 3]\n");
+  ASSERT_TRUE(deep.ok()) << deep.status();
+  const auto tuned = PrepareRun(*deep);
+  ASSERT_TRUE(tuned.ok()) << tuned.status();
+  EXPECT_EQ(tuned->spec.layer_memory[1], ~uint64_t{0}) << "there would be nothing to train";
+  EXPECT_LT(tuned->spec.layer_memory[2], uint64_t{1} << 30);
+  EXPECT_GT(tuned->spec.layer_memory[2], uint64_t{192} << 20) << "the worker itself, unless the recipe says else";
+}
+
 TEST_F(PartsRecipe, FrozenLayersNeedNoPartOfTheModel) {
   const auto recipe = Load("name = \"FreezeLayers\"\nnum_layers = 4\nrounds_per_layer = 1\n");
   ASSERT_TRUE(recipe.ok()) << recipe.status();
@@ -108,6 +152,9 @@ TEST_F(PartsRecipe, MistakesAreToldWithTheirKeys) {
   Refused("strategy.device_layers", "name = \"HeteroLayers\"\nnum_layers = 4\ndevice_layers = [\"a:5\"]\n");
   Refused("strategy.layer_tiers", "name = \"HeteroLayers\"\nnum_layers = 4\nlayer_tiers = [0]\n");
   Refused("choose HeteroLayers", "name = \"FedAvg\"\nlayer_tiers = [1]\n");
+  Refused("strategy.layers_by_memory", "name = \"FedBFPT\"\nnum_layers = 4\nlayers_by_memory = true\n");
+  Refused("strategy.layers_by_memory",
+          "name = \"HeteroLayers\"\nnum_layers = 4\nlayer_tiers = [1]\nlayers_by_memory = true\n");
   Refused("train.local_task", "name = \"FedBFPT\"\nnum_layers = 4\n", "local_task = \"sft\"\n");
   Refused("tuning.peft_type", "name = \"FedBFPT\"\nnum_layers = 4\n", "[tuning]\nmethod = \"ia3\"\n");
   Refused("rounds_per_layer", "name = \"FedBFPT\"\nrounds_per_layer = 0\n");
@@ -124,6 +171,8 @@ TEST_F(PartsRecipe, RunsOfOtherStrategiesAreAsBefore) {
   ASSERT_TRUE(material.ok()) << material.status();
   EXPECT_THAT(material->tensor_trees, IsEmpty());
   EXPECT_THAT(recipe->resolved_json, ::testing::Not(HasSubstr("layer_tiers")));
+  EXPECT_THAT(recipe->resolved_json, ::testing::Not(HasSubstr("memory_mb")));
+  EXPECT_THAT(material->spec.layer_memory, IsEmpty());
   EXPECT_THAT(peft::AdapterConfig::FromJson(material->adapter_config_json)->layers_to_transform, IsEmpty());
 }
 

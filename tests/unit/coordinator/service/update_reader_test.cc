@@ -42,7 +42,7 @@ class UpdateReaderTest : public ::testing::Test {
   }
   Result<StateDict> Read(const std::string& bytes, int64_t rank) const {
     const UpdateReader reader(*recipe_, 2, SpecOf(Update(4)));
-    return reader.Read(std::as_bytes(std::span(bytes)), nullptr, DeviceId("anna"), rank);
+    return reader.Read(std::as_bytes(std::span(bytes)), nullptr, DeviceId("anna"), DeviceView{.rank = rank});
   }
 
   Result<Recipe> recipe_ = HetLora("0.5");

@@ -22,12 +22,12 @@ std::string Show(const RoundRecord& r) {
 
 std::string Show(const AssignmentRecord& a) {
   std::ostringstream out;
-  out << std::hexfloat << a.id << " " << a.run << " " << a.round << "." << a.attempt << " " << a.device << " state "
-      << static_cast<int>(a.state) << " times " << ToUnixMicros(a.issued_at) << " " << ToUnixMicros(a.reported_at)
-      << " update " << a.update << " " << a.update_bytes << " refusal " << a.refusal_reason << " " << a.message << " "
-      << a.metrics.num_examples << " " << a.metrics.num_tokens << " " << a.metrics.steps << " " << a.metrics.train_loss
-      << " " << a.metrics.first_loss << " " << a.metrics.last_loss << " " << a.metrics.train_seconds << " "
-      << a.metrics.peak_memory_bytes;
+  out << std::hexfloat << a.id << " " << a.run << " " << a.round << "." << a.attempt << " " << a.device << " layers "
+      << a.layers << " state " << static_cast<int>(a.state) << " times " << ToUnixMicros(a.issued_at) << " "
+      << ToUnixMicros(a.reported_at) << " update " << a.update << " " << a.update_bytes << " refusal "
+      << a.refusal_reason << " " << a.message << " " << a.metrics.num_examples << " " << a.metrics.num_tokens << " "
+      << a.metrics.steps << " " << a.metrics.train_loss << " " << a.metrics.first_loss << " " << a.metrics.last_loss
+      << " " << a.metrics.train_seconds << " " << a.metrics.peak_memory_bytes;
   return out.str();
 }
 

@@ -33,6 +33,7 @@ inline RunSpec FullSpec(const std::string& id) {
   spec.max_retry_after = Duration(11);
   spec.max_update_bytes = uint64_t{1} << 40;
   spec.max_num_examples = 12;
+  spec.layer_memory = {uint64_t{1} << 33, ~uint64_t{0}};
   return spec;
 }
 
@@ -75,6 +76,7 @@ inline AssignmentRecord AnAssignment(const std::string& run, uint32_t round, uin
   row.round = round;
   row.attempt = attempt;
   row.device = DeviceId(device);
+  row.layers = 2;
   row.state = state;
   row.issued_at = At(7);
   row.reported_at = At(8);

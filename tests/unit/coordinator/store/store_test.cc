@@ -342,6 +342,7 @@ TEST(RunSpecText, IsReadAsItWasWritten) {
   EXPECT_EQ(spec->later_cohort_size, 16U);
   EXPECT_EQ(spec->later_min_available_devices, 17U);
   EXPECT_EQ(spec->later_min_reports, 14U);
+  EXPECT_EQ(spec->layer_memory, (std::vector<uint64_t>{uint64_t{1} << 33, ~uint64_t{0}}));
 }
 
 TEST(RunSpecText, OfOneStageIsThatOfBeforeThereWereTwo) {
@@ -356,6 +357,13 @@ TEST(RunSpecText, OfOneStageIsThatOfBeforeThereWereTwo) {
   EXPECT_EQ(spec->cohort_size, 6U);
 }
 
+TEST(RunSpecText, OfARunThatDoesNotAskForMemoryIsThatOfBefore) {
+  RunSpec spec = FullSpec("run-1");
+  spec.layer_memory.clear();
+  EXPECT_EQ(RunSpecToJson(spec).find("layer"), std::string::npos);
+  EXPECT_TRUE(RunSpecFromJson(RunSpecToJson(spec))->layer_memory.empty());
+}
+
 TEST(RunSpecText, IsDamagedWhenAFieldIsMissingOrOfAnotherKind) {
   std::string good = RunSpecToJson(FullSpec("run-1"));
   auto broken = [&](const std::string& from, const std::string& to) {
@@ -365,12 +373,13 @@ TEST(RunSpecText, IsDamagedWhenAFieldIsMissingOrOfAnotherKind) {
     text.replace(at, from.size(), to);
     return RunSpecFromJson(text).status();
   };
-  for (const Status& status : {broken("\"rounds\"", "\"sounds\""), broken("\"rounds\":5", "\"rounds\":-5"),
-                               broken("\"rounds\":5", "\"rounds\":4294967296"),
-                               broken("\"rounds\":5", "\"rounds\":\"5\""), broken("\"1.1\"", "\"1.1x\""),
-                               broken("\"1.1\"", "1.1"), broken("\"later_min_reports\"", "\"later_max_reports\""),
-                               broken("\"later_cohort_size\":16", "\"later_cohort_size\":-1"), broken("{", "["),
-                               RunSpecFromJson("").status()}) {
+  for (const Status& status :
+       {broken("\"rounds\"", "\"sounds\""), broken("\"rounds\":5", "\"rounds\":-5"),
+        broken("\"rounds\":5", "\"rounds\":4294967296"), broken("\"rounds\":5", "\"rounds\":\"5\""),
+        broken("\"1.1\"", "\"1.1x\""), broken("\"1.1\"", "1.1"),
+        broken("\"later_min_reports\"", "\"later_max_reports\""),
+        broken("\"later_cohort_size\":16", "\"later_cohort_size\":-1"), broken("{", "["), broken("[8589934592", "[-1"),
+        broken("[8589934592", "[\"1\""), RunSpecFromJson("").status()}) {
     EXPECT_EQ(status.code(), Code::kDataLoss);
     EXPECT_THAT(status.message(), HasSubstr("the stored settings of a run are damaged at "));
   }
