@@ -38,6 +38,7 @@ struct UpdateInfo {
   int64_t rank = 0;         // of the low-rank factors that the device was given; 0: the model's
   std::string device = {};  // who sent it; unique among the updates of a sum, and the order where a method needs one
   uint32_t group = 0;       // of the trial that the device is in (growing/trials.h)
+  uint32_t layers = 0;      // that it was given (parts/sub_models.h); 0: all, or as many as `layers_of` says
   double first_loss = std::numeric_limits<double>::quiet_NaN();  // of its first batch, before training; NaN: not said
 };
 

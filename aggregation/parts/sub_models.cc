@@ -45,7 +45,7 @@ std::vector<uint32_t> Drawn(uint64_t seed, uint32_t first, uint32_t end, uint32_
   return all;
 }
 
-SubModel OfFedBfpt(const AggregatorOptions& options, std::string_view device) {
+SubModel OfFedBfpt(const AggregatorOptions& options, std::string_view device, uint32_t) {
   const uint32_t layer = TurnOf(options);
   SubModel part;
   for (uint32_t i = 0; i <= layer; ++i) part.layers.push_back(i);
@@ -58,9 +58,9 @@ SubModel OfFedBfpt(const AggregatorOptions& options, std::string_view device) {
   return part;
 }
 
-SubModel OfHeteroLayers(const AggregatorOptions& options, std::string_view device) {
+SubModel OfHeteroLayers(const AggregatorOptions& options, std::string_view device, uint32_t layers) {
   const uint32_t all = SettingOf(options, kNumLayers);
-  const uint32_t room = options.layers_of ? options.layers_of(device) : 0;
+  const uint32_t room = layers == 0 && options.layers_of ? options.layers_of(device) : layers;
   if (room == 0 || room >= all) return {};
   SubModel part;
   for (uint32_t i = 0; i < room; ++i) {
@@ -72,13 +72,13 @@ SubModel OfHeteroLayers(const AggregatorOptions& options, std::string_view devic
   return part;
 }
 
-SubModel OfFreezeLayers(const AggregatorOptions& options, std::string_view) {
+SubModel OfFreezeLayers(const AggregatorOptions& options, std::string_view, uint32_t) {
   SubModel part;
   for (uint32_t i = 0; i < TurnOf(options); ++i) part.frozen.push_back(i);
   return part;
 }
 
-using MakePart = SubModel (*)(const AggregatorOptions& options, std::string_view device);
+using MakePart = SubModel (*)(const AggregatorOptions& options, std::string_view device, uint32_t layers);
 struct Kind {
   std::string_view name;
   MakePart part;
@@ -98,7 +98,7 @@ bool Has(const std::vector<uint32_t>& layers, uint32_t layer) {
 Result<std::unique_ptr<Aggregator>> MakeParts(const StateDict& parent, const AggregatorOptions& options,
                                               MakePart part) {
   return MakeLayerwiseMean(parent, options, [options, part](const UpdateInfo& info, StateDictSpec whole) {
-    return SentBy(part(options, info.device), std::move(whole));
+    return SentBy(part(options, info.device, info.layers), std::move(whole));
   });
 }
 
@@ -110,9 +110,10 @@ uint32_t LayersToldTo(std::string_view method, const AggregatorOptions& options)
   return UsesSubModels(method) ? SettingOf(options, kNumLayers) : 0;
 }
 
-SubModel SubModelOf(std::string_view method, const AggregatorOptions& options, std::string_view device) {
+SubModel SubModelOf(std::string_view method, const AggregatorOptions& options, std::string_view device,
+                    uint32_t layers) {
   const Kind* kind = Find(method);
-  return kind == nullptr ? SubModel{} : kind->part(options, device);
+  return kind == nullptr ? SubModel{} : kind->part(options, device, layers);
 }
 
 StateDict GivenTo(const SubModel& part, const StateDict& model) {

@@ -4,8 +4,8 @@
 //   FedBFPT (IJCAI 2023): a layer at a time, from the first on. In the rounds of layer l a device has the layers 0 to l
 //     and some of the deeper ones, drawn anew for each device and round. Those below l come as they were trained, the
 //     deeper ones as they are in the base. It trains layer l, and what is outside of layers.
-//   HeteroLayers: a device has as many layers as it can hold (AggregatorOptions::layers_of), the first ones or some
-//     spread over the depth, and trains all of them.
+//   HeteroLayers: a device has as many layers as it can hold (AggregatorOptions::layers_of, or what its memory
+//     allows), the first ones or some spread over the depth, and trains all of them.
 //   FreezeLayers: devices have the whole model and train all layers but the first ones; one more is left as it is every
 //     few rounds, the last one never.
 //
@@ -38,7 +38,9 @@ bool UsesSubModels(std::string_view method);
 // Layers that the method was told the model has; 0: it has no such setting.
 uint32_t LayersToldTo(std::string_view method, const AggregatorOptions& options);
 // Of a device in options.round. SubModel{} for other methods. The settings must have been checked (MakeAggregator).
-SubModel SubModelOf(std::string_view method, const AggregatorOptions& options, std::string_view device);
+// `layers`: that it can hold, where its memory decides; 0: as options.layers_of says.
+SubModel SubModelOf(std::string_view method, const AggregatorOptions& options, std::string_view device,
+                    uint32_t layers = 0);
 
 // What of a model the device gets: tensors of `given` layers and of none.
 StateDict GivenTo(const SubModel& part, const StateDict& model);

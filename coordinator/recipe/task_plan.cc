@@ -84,9 +84,7 @@ uint64_t TaskSeed(uint64_t run_seed, uint32_t round, const DeviceId& device) {
 
 aggregation::SubModel Recipe::PartFor(const DeviceId& device, uint32_t round, uint32_t layers) const {
   if (!aggregation::UsesSubModels(strategy)) return {};
-  aggregation::AggregatorOptions options = AggregatorOf(round);
-  if (layers > 0) options.layers_of = [layers](std::string_view) { return layers; };
-  return aggregation::SubModelOf(strategy, options, device.value());
+  return aggregation::SubModelOf(strategy, AggregatorOf(round), device.value(), layers);
 }
 
 StateDict FreshAdapter(const Recipe& recipe, const StateDictSpec& model, uint32_t round) {

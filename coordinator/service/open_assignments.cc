@@ -12,18 +12,6 @@ void OpenAssignments::Add(const AssignmentRecord& record, const std::optional<Sh
                           const DeviceView& view) {
   std::lock_guard lock(mutex_);
   open_.insert_or_assign(record.id, Open{record.device, start, view});
-  if (record.layers > 0) layers_[record.device] = record.layers;
-}
-
-void OpenAssignments::NoteLayers(const AssignmentRecord& record) {
-  std::lock_guard lock(mutex_);
-  if (record.layers > 0) layers_[record.device] = record.layers;
-}
-
-uint32_t OpenAssignments::LayersOf(const DeviceId& device) const {
-  std::lock_guard lock(mutex_);
-  const auto found = layers_.find(device);
-  return found == layers_.end() ? 0 : found->second;
 }
 
 void OpenAssignments::SetStart(const AssignmentId& id, const Sha256Digest& start) {
@@ -39,7 +27,6 @@ void OpenAssignments::Remove(const AssignmentId& id) {
 void OpenAssignments::Clear() {
   std::lock_guard lock(mutex_);
   open_.clear();
-  layers_.clear();
 }
 
 }  // namespace heddle::coordinator

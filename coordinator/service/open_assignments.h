@@ -22,21 +22,16 @@ class OpenAssignments {
     DeviceView view;                    // what of the model that is
   };
   std::optional<Open> Find(const AssignmentId& id) const;
-  // The layers that the device's memory allowed when it last got a task, open or not; 0: that was not asked.
-  uint32_t LayersOf(const DeviceId& device) const;
 
   void Add(const AssignmentRecord& record, const std::optional<Sha256Digest>& start, const DeviceView& view);
   // Nothing happens when it is not open.
   void SetStart(const AssignmentId& id, const Sha256Digest& start);
   void Remove(const AssignmentId& id);
-  // Add does so too; this is for those that are closed.
-  void NoteLayers(const AssignmentRecord& record);
   void Clear();
 
  private:
   mutable std::mutex mutex_;
   std::map<AssignmentId, Open> open_;
-  std::map<DeviceId, uint32_t> layers_;  // of runs that ask for memory
 };
 
 }  // namespace heddle::coordinator

@@ -148,7 +148,6 @@ Status RunCore::Rebuild(std::vector<AddressedAnswer>* answers) {
   published_.insert(engine_->run().model);
   open_assignments_->Clear();
   for (const auto& [id, assignment] : engine_->assignments()) {
-    if (assignment.state == AssignmentState::kAccepted) open_assignments_->NoteLayers(assignment);
     if (assignment.state != AssignmentState::kOpen) continue;
     // Devices are at work on it: what they started from must be known.
     if (Status status = NoteOpen(assignment, engine_->round()->parent); !status.ok()) {

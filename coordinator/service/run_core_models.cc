@@ -30,6 +30,7 @@ aggregation::UpdateInfo UpdateInfoOf(const DeviceView& view, const DeviceId& dev
           .rank = view.rank,
           .device = device.value(),
           .group = view.group.value_or(0),
+          .layers = static_cast<uint32_t>(view.layers.size()),
           .first_loss = metrics.first_loss};
 }
 
@@ -147,11 +148,6 @@ Status RunCore::ResetSum(const Sha256Digest& parent, uint32_t round) {
   options.fresh_adapter = [recipe = recipe_, spec = SpecOf(model.tensors)](uint32_t of) -> Result<StateDict> {
     return FreshAdapter(recipe, spec, of);
   };
-  if (!origin_.spec.layer_memory.empty()) {
-    options.layers_of = [given = open_assignments_](std::string_view device) {
-      return given->LayersOf(DeviceId(std::string(device)));
-    };
-  }
   options.scratch = options_.scratch;
   options.parent_digest = parent;
   options.load_model = [this](const Sha256Digest& digest) { return LoadModel(digest); };

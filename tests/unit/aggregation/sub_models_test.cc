@@ -93,23 +93,32 @@ TEST(HeteroLayers, ADeviceHasAsManyLayersAsItCanHold) {
   options.method["spread_layers"] = 1;
   EXPECT_THAT(SubModelOf("HeteroLayers", options, "small").layers, ElementsAre(0, 6, 11));
   EXPECT_THAT(SubModelOf("HeteroLayers", options, "tiny").layers, ElementsAre(0));
+  EXPECT_THAT(SubModelOf("HeteroLayers", options, "tiny", 2).layers, ElementsAre(0, 11)) << "its memory decides";
+  EXPECT_EQ(SubModelOf("HeteroLayers", options, "tiny", 12), SubModel{});
+  EXPECT_EQ(SubModelOf("FreezeLayers", OptionsOf(1, {{"num_layers", 3}}), "tiny", 2), SubModel{}) << "of no meaning";
 }
 
-TEST(HeteroLayers, ATensorIsTheMeanOfThoseWhoTrainedIt) {
+class HeteroLayersMean : public ::testing::TestWithParam<bool> {};
+INSTANTIATE_TEST_SUITE_P(ByMemory, HeteroLayersMean, ::testing::Bool());
+
+TEST_P(HeteroLayersMean, ATensorIsTheMeanOfThoseWhoTrainedIt) {
   AggregatorOptions options = OptionsOf(1, {{"num_layers", 11}});
-  options.layers_of = [](std::string_view device) { return device == "a" ? 1U : device == "b" ? 3U : 0U; };
+  const auto layers_of = [](std::string_view device) { return device == "a" ? 1U : device == "b" ? 3U : 0U; };
+  if (!GetParam()) options.layers_of = layers_of;
   Shapes shapes = kModel;
   const StateDict parent = RandomUpdate(shapes, 1, 2.0F);
   std::vector<Sent> sent;
   const std::vector<std::pair<std::string, uint64_t>> devices = {{"a", 3}, {"b", 10}, {"c", 1}};
   for (const auto& [name, examples] : devices) {
-    const SubModel part = SubModelOf("HeteroLayers", options, name);
+    const uint32_t layers = GetParam() ? layers_of(name) : 0;
+    const SubModel part = SubModelOf("HeteroLayers", options, name, layers);
     const auto spec = SentBy(part, UpdateSpec(SpecOf(parent), {}, 0));
     Sent one;
     const StateDict all = RandomUpdate(shapes, 20 + examples);
     for (const auto& [key, tensor] : spec) one.update.emplace(key, all.at(key));
     one.info.num_examples = examples;
     one.info.device = name;
+    one.info.layers = layers;
     sent.push_back(std::move(one));
   }
   EXPECT_FALSE(sent[0].update.contains("m.layer.1.w"));
