@@ -314,11 +314,11 @@ Status RecipeCheck(const CommandContext& context, const fs::path& recipe,
                << "adapter           " << material.initial_adapter_bytes.size() << " bytes, "
                << material.initial_adapter.size() << " tensors\n";
   if (const auto& needs = material.spec.layer_memory; !needs.empty()) {
-    *context.out << "memory, MiB       ";
+    *context.out << "memory for layers ";
     for (size_t i = 0; i < needs.size(); ++i) {
-      if (needs[i] < ~uint64_t{0}) *context.out << ((needs[i] - 1) >> 20) + 1 << " for " << i + 1 << "; ";
+      if (needs[i] == ~uint64_t{0}) continue;  // none of them is tuned
+      *context.out << i + 1 << ": " << ((needs[i] - 1) >> 20) + 1 << " MiB" << (i + 1 < needs.size() ? ", " : "\n");
     }
-    *context.out << "layers of a device\n";
   }
   if (const auto guarantee = loaded.Guarantee()) *context.out << "privacy           " << guarantee->ToText() << "\n";
   return OkStatus();

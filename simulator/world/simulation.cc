@@ -261,7 +261,7 @@ Status World::OnRejection(size_t index, const v1::Rejection& rejection) {
   }
   // It would come back in vain for ever.
   const size_t without = ++result_.devices_without_memory;
-  const uint32_t needed = coordinator::SizesOf(recipe_.spec, 1).min_reports;
+  const uint32_t needed = std::max(recipe_.spec.min_reports, recipe_.spec.later_min_reports);
   if (devices_.size() - without >= needed) return OkStatus();
   return ResourceExhausted("memory for a task is missing on " + std::to_string(without) + " of " +
                            std::to_string(devices_.size()) + " simulated devices so far, and a round needs " +

@@ -72,7 +72,6 @@ bool SameRow(const RunRecord& a, const RunRecord& b) {
 struct CoordinatorWorld::Device {
   size_t index = 0;
   DeviceId id;
-  uint64_t memory_bytes = 0;
   double slowness = 1;  // factor on the time of training
   double fails = 0;     // a task ends as interrupted
   double lies = 0;      // a report is not what it should be
@@ -100,11 +99,6 @@ CoordinatorWorld::CoordinatorWorld(uint64_t seed)
     auto device = std::make_unique<Device>();
     device->index = i;
     device->id = DeviceId("device-" + std::to_string(i));
-    // 0: it tells none. So many as a round waits for have enough.
-    device->memory_bytes = DeriveSeed(seed, "memory", device->id.value()) % 4 * 100;
-    if (i >= spec_.min_available_devices && DeriveSeed(seed, "no memory", device->id.value()) % 2 == 0) {
-      device->memory_bytes = 99;
-    }
     device->slowness = Chance(0.2) ? 4 : 1;
     device->fails = Chance(0.4) ? 0.3 : 0;
     device->lies = Chance(0.25) ? 0.5 : 0;
@@ -456,8 +450,13 @@ void CoordinatorWorld::Checkin(Device& device) {
     });
   }
   Note("check-in of " + device.id.value());
-  Feed(CheckinEvent{
-      .token = token, .device = device.id, .local_tasks = {spec_.local_task}, .memory_bytes = device.memory_bytes});
+  // It tells another each time (0: none). As many devices as a round waits for have enough for a layer.
+  const uint64_t draw = DeriveSeed(spec_.seed, "memory", std::to_string(token));
+  const bool none = device.index >= spec_.min_available_devices && (draw >> 8) % 4 == 0;
+  Feed(CheckinEvent{.token = token,
+                    .device = device.id,
+                    .local_tasks = {spec_.local_task},
+                    .memory_bytes = none ? 99 : draw % 4 * 100});
 }
 
 // The answer travels, or is lost: then the device notices and asks again.

@@ -283,10 +283,13 @@ TEST_F(SessionTest, RejectionWithoutATimeDoesNotMakeItSpin) {
   EXPECT_GT(Find<Wait>()->time, Duration(0));
 }
 
-TEST_F(SessionTest, UnsupportedTaskAndReplacedIdentityAreTold) {
+TEST_F(SessionTest, UnsupportedTaskTooLittleMemoryAndReplacedIdentityAreTold) {
   GoToCheckin();
   Tell(Rejected(v1::REJECTION_REASON_UNSUPPORTED_TASK, 1));
   EXPECT_THAT(Notes(), HasSubstr("local task"));
+  Tell(TimerFired{});
+  Tell(Rejected(v1::REJECTION_REASON_TOO_LITTLE_MEMORY, 1));
+  EXPECT_THAT(Notes(), HasSubstr("worker.memory_limit_mb"));
   Tell(TimerFired{});
   Tell(Rejected(v1::REJECTION_REASON_REPLACED, 1));
   EXPECT_THAT(Notes(), HasSubstr("identity"));
