@@ -150,7 +150,7 @@ TEST(MemoryFederation, GivesEachDeviceTheLayersThatItsMemoryAllowsAndCommitsTheS
   ASSERT_TRUE(world.KillAndRestartCoordinator().ok());
   const auto end = world.WaitForEnd(*run);
   ASSERT_TRUE(end.ok()) << end.status();
-  EXPECT_EQ(TextOf(*end, "adapter_sha256"), *simulated);
+  EXPECT_EQ(TextOf(*end, "model_sha256"), *simulated);
   EXPECT_EQ(LayersIn(std::filesystem::path(TextOf(*end, "folder")) / "history.jsonl"), given);
   EXPECT_TRUE(Eventually([&] {
     const auto metrics = world.fleet().admin().GetText("/metrics");

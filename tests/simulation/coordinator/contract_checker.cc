@@ -228,7 +228,8 @@ void ContractChecker::OnEffect(const AssignEffect& effect) {
   Expect(poll != polls_.end(), "a task was given to a poll that does not wait");
   if (poll == polls_.end()) return;
   Expect(poll->second.device == effect.assignment.device, "a task was given to another device's poll");
-  if (effect.assignment.issued_at == now_) {  // else it is told again, whatever the device says now
+  // Else it is told again, whatever the device says now.
+  if (effect.assignment.issued_at == now_ && given_.insert(effect.assignment.id).second) {
     Expect(effect.assignment.layers == AllowedLayers(poll->second.memory_bytes),
            "a task is of more layers than the device's memory allows, or of fewer");
   }

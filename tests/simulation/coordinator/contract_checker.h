@@ -80,6 +80,7 @@ class ContractChecker {
     uint64_t memory_bytes = 0;
   };
   std::map<PollToken, Poll> polls_;
+  std::set<AssignmentId> given_;       // that were told of
   std::optional<ReportEvent> report_;  // of the present event
   bool report_answered_ = false;
   bool restoring_ = false;
