@@ -160,9 +160,10 @@ Result<SimulateOutcome> SimulateOnce(const SimulateSettings& settings) {
 
 std::string OutcomeText(const SimulateSettings& settings, const SimulateOutcome& outcome) {
   const SimulationResult& result = outcome.result;
-  std::string out =
-      Format("run               %s\nrounds            %u with %zu devices\nadapter_sha256    %s\n",
-             result.run.id.value().c_str(), result.rounds, result.devices, outcome.adapter.ToHex().c_str());
+  std::string out = Format(
+      "run               %s\nrounds            %u with %zu devices\nmodel_sha256      %s\nadapter_sha256    %s\n",
+      result.run.id.value().c_str(), result.rounds, result.devices, result.run.model.ToHex().c_str(),
+      outcome.adapter.ToHex().c_str());
   if (result.devices_without_memory > 0)
     out += Format("without memory    %zu devices, which no task of the run fits\n", result.devices_without_memory);
   out += Format("simulated time    %.1f s\nwall time         %.1f s\nbytes down, up    %llu, %llu\n",
@@ -198,6 +199,8 @@ std::string OutcomeJson(const SimulateOutcome& outcome) {
       "round\":%.9g",
       static_cast<unsigned long long>(result.traffic.down), static_cast<unsigned long long>(result.traffic.up),
       static_cast<unsigned long long>(result.base_model_bytes), DownPerRound(result), UpPerRound(result));
+  if (result.devices_without_memory > 0)
+    out += Format(",\"devices_without_memory\":%zu", result.devices_without_memory);
   if (const std::string figures = FiguresJson(result.figures); !figures.empty()) out += "," + figures;
   AddMembers("centralised_", outcome.centralised, &out);
   const double base = FigureOf(outcome.heldout_base, "perplexity"),

@@ -57,8 +57,8 @@ endfunction()
 
 # HEDDLE_FAST_BUILD: half of the time of a build is spent on the headers of the standard library, Asio, Beast, Protobuf and
 # GoogleTest, and on the same instantiations of their templates in many sources. Two precompiled headers hold them: one for what
-# runs, one, with GoogleTest and without optimisation, for tests and for main(); and four sources are compiled as one. Of what runs the
-# release build does none of it, so that each source names what it needs.
+# runs, one, with GoogleTest and without optimisation, for tests and for main(); and four sources are compiled as one. Of what runs without
+# LibTorch the release build does none of it, so that each source names what it needs.
 if(HEDDLE_FAST_BUILD)
   set(heddle_common_headers <algorithm> <array> <atomic> <chrono> <condition_variable> <filesystem> <fstream> <functional> <map>
     <memory> <mutex> <optional> <random> <set> <span> <sstream> <string> <thread> <unordered_map> <variant> <vector>

@@ -35,7 +35,7 @@ function(heddle_executable name)
     heddle_speed_up(${name})
   endif()
   if(HEDDLE_BUILD_TESTS)
-    heddle_compile_quickly(${name})  # a main() that reads its command line: it is compiled more often than it runs
+    heddle_compile_quickly(${name})  # main(), and what it calls once: compiled more often than run
   endif()
   install(TARGETS ${name})
 endfunction()
@@ -107,7 +107,7 @@ function(heddle_compile_quickly target)
   endif()
   # From 13 on g++ does not take LibTorch's precompiled header, which has -O2, with another level.
   get_target_property(header ${target} PRECOMPILE_HEADERS_REUSE_FROM)
-  if(header AND CMAKE_CXX_COMPILER_VERSION VERSION_GREATER_EQUAL 13)
+  if(header AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_GREATER_EQUAL 13)
     target_compile_options(${target} PRIVATE -g0)
   else()
     target_compile_options(${target} PRIVATE -O1 -g0)

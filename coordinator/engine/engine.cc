@@ -91,11 +91,13 @@ void Engine::Advance(Time now, Step* step) {
         if (waiting_.size() >= min_reports) {
           Select(now, step);
         } else {
-          Abandon(now,
-                  std::to_string(waiting_.size()) +
-                      " devices were waiting when the selection ended, but min_reports is " +
-                      std::to_string(min_reports),
-                  step);
+          std::string reason = std::to_string(waiting_.size()) +
+                               " devices were waiting when the selection ended, but min_reports is " +
+                               std::to_string(min_reports);
+          if (!without_memory_.empty()) {
+            reason += "; " + std::to_string(without_memory_.size()) + " more have too little memory for a task";
+          }
+          Abandon(now, std::move(reason), step);
         }
         break;
       case RoundPhase::kCollecting:
@@ -153,6 +155,7 @@ void Engine::On(Time now, const CheckinEvent& event, Step* step) {
   }
   const std::optional<uint32_t> layers = LayersFor(spec_, event.memory_bytes);
   if (layers == 0U) {
+    without_memory_.insert(event.device);
     step->effects.push_back(
         RejectEffect{.token = event.token, .reason = RejectReason::kTooLittleMemory, .retry_after = RetryAfter()});
     return;
@@ -221,6 +224,7 @@ void Engine::BeginAttempt(Time now, uint32_t round, uint32_t attempt, Step* step
   assignments_.clear();
   open_.clear();
   history_.clear();
+  without_memory_.clear();
   accepted_ = 0;
   RoundRecord next;
   next.run = run_.id;

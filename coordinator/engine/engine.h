@@ -296,6 +296,7 @@ class Engine {
   std::map<AssignmentId, AssignmentRecord> assignments_;
   std::map<DeviceId, AssignmentId> open_;  // devices at work
   std::map<DeviceId, History> history_;
+  std::set<DeviceId> without_memory_;  // turned away in this attempt, for people
   size_t accepted_ = 0;
   std::map<DeviceId, Waiting> waiting_;
   std::map<PollToken, DeviceId> waiting_by_token_;

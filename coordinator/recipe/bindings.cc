@@ -306,6 +306,9 @@ void RecipeBindings::BindPrompt() {
 
 Status RecipeBindings::Store() {
   recipe_->base_model = base_;
+  if (worker_memory_mb_ != kWorkerMemoryMb && !recipe_->layers_by_memory) {
+    return InvalidArgument("strategy.worker_memory_mb: it goes with layers_by_memory");
+  }
   recipe_->worker_memory_bytes = worker_memory_mb_ << 20;
   recipe_->lora.r = lora_r_;
   recipe_->lora.target_modules = target_modules_;

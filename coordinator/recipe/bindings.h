@@ -53,7 +53,8 @@ class RecipeBindings {
   int64_t lora_r_ = 8;
   std::vector<std::string> target_modules_ = {"q_proj", "v_proj"};
   std::vector<std::string> device_ranks_, device_layers_, upload_, later_upload_;
-  uint64_t upload_rounds_ = 0, worker_memory_mb_ = 192;
+  static constexpr uint64_t kWorkerMemoryMb = 192;
+  uint64_t upload_rounds_ = 0, worker_memory_mb_ = kWorkerMemoryMb;
   std::string download_ = "float32";
   std::vector<int64_t> rank_tiers_, layer_tiers_;
   std::map<std::string, std::optional<double>> method_settings_;  // of all methods; those that were given

@@ -6,10 +6,14 @@
 #include "aggregation/layer_groups.h"
 #include "model/quant/weight_type.h"
 #include "peft/adapter/memory_need.h"
+#include "protocol/limits.h"
 
 namespace heddle::coordinator {
 
-std::vector<uint64_t> LayerMemory(const Recipe& recipe, const model::ModelSpec& base, const StateDict& initial) {
+static_assert(kMostLayers >= protocol::kMaxLayers, "the engine takes the layers of any model");
+
+Result<std::vector<uint64_t>> LayerMemory(const Recipe& recipe, const model::ModelSpec& base,
+                                          const StateDict& initial) {
   std::vector<uint64_t> needs;
   if (!recipe.layers_by_memory) return needs;
   const v1::TrainPlan& train = recipe.train;
@@ -28,6 +32,10 @@ std::vector<uint64_t> LayerMemory(const Recipe& recipe, const model::ModelSpec& 
     spec.part.layers.assign(part.layers.begin(), part.layers.end());
     needs.push_back(tuned ? peft::TrainingBytes(spec, settings, given) + recipe.worker_memory_bytes
                           : std::numeric_limits<uint64_t>::max());
+  }
+  if (needs.back() == std::numeric_limits<uint64_t>::max()) {
+    return InvalidArgument(
+        "strategy.layers_by_memory: the recipe tunes nothing of the model's layers; remove it, or tune some");
   }
   return needs;
 }

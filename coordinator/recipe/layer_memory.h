@@ -12,7 +12,8 @@ namespace heddle::coordinator {
 
 // For 1, 2, .. all layers the bytes that a device needs: the estimate that its worker holds its limit against
 // (peft/adapter/memory_need.h), and what the worker takes beside. `initial`: the first adapter. A number of layers of
-// which none is tuned is beyond any memory. Empty: the recipe does not ask for memory.
-std::vector<uint64_t> LayerMemory(const Recipe& recipe, const model::ModelSpec& base, const StateDict& initial);
+// which none is tuned is beyond any memory. Empty: the recipe does not ask for memory. Errors: kInvalidArgument: no
+// layer is tuned at all.
+Result<std::vector<uint64_t>> LayerMemory(const Recipe& recipe, const model::ModelSpec& base, const StateDict& initial);
 
 }  // namespace heddle::coordinator

@@ -460,7 +460,7 @@ Result<RunMaterial> PrepareRun(const Recipe& recipe) {
   material.spec.seed = recipe.seed;
   material.spec.local_task = recipe.local_task;
   material.spec.max_num_examples = recipe.aggregator.max_num_examples;
-  material.spec.layer_memory = LayerMemory(recipe, config, material.initial_adapter);
+  HEDDLE_ASSIGN_OR_RETURN(material.spec.layer_memory, LayerMemory(recipe, config, material.initial_adapter));
   HEDDLE_ASSIGN_OR_RETURN(material.spec.max_update_bytes, MaxUpdateBytes(recipe, material));
   material.spec.id = RunId(recipe.name + "-" + Hex8(DeriveSeed(recipe.seed, "run", identity)));
   return material;

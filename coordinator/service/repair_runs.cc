@@ -20,7 +20,8 @@ bool TellsTheEnd(const std::filesystem::path& run_json, const RunRecord& run) {
   const json::value value = json::parse(*text, error);
   const json::object* object = error ? nullptr : value.if_object();
   const json::value* state = object == nullptr ? nullptr : object->if_contains("state");
-  return state != nullptr && state->is_string() && state->get_string() == StateName(run.state);
+  return state != nullptr && state->is_string() && state->get_string() == StateName(run.state) &&
+         (run.committed_rounds == 0 || object->contains("adapter_sha256"));
 }
 
 Status RepairEndedRun(const RunCoreOptions& options, const RunId& id, const std::filesystem::path& folder) {

@@ -193,7 +193,7 @@ std::string Tests(const std::vector<json::object>& history) {
 std::string Rounds(const std::vector<json::object>& history) {
   std::string out =
       "<h2>Rounds</h2>\n<table><tr><th>round</th><th>attempt</th><th class=\"l\">outcome</th><th>updates</th>"
-      "<th>examples</th><th>loss</th><th>seconds</th><th>down</th><th>up</th><th class=\"l\">adapter</th></tr>\n";
+      "<th>examples</th><th>loss</th><th>seconds</th><th>down</th><th>up</th><th class=\"l\">model</th></tr>\n";
   for (const json::object& round : history) {
     const std::string outcome =
         Text(round, "outcome") + (Text(round, "reason").empty() ? "" : ": " + Text(round, "reason"));

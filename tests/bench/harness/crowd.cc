@@ -279,8 +279,8 @@ Result<CrowdRound> RunCrowdRound(const Context& context, const fs::path& folder,
                     std::to_string(round.accepted));
   }
   HEDDLE_ASSIGN_OR_RETURN(const Sha256Digest expected, ExpectedModel(recipe, crowd));
-  if (json::value_to<std::string>(line.at("adapter_sha256")) != expected.ToHex()) {
-    return DataLoss("the round committed " + json::serialize(line.at("adapter_sha256")) + ", not " + expected.ToHex());
+  if (json::value_to<std::string>(line.at("model_sha256")) != expected.ToHex()) {
+    return DataLoss("the round committed " + json::serialize(line.at("model_sha256")) + ", not " + expected.ToHex());
   }
   return round;
 }

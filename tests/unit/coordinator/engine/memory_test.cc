@@ -64,6 +64,16 @@ TEST(Memory, ADeviceWithoutRoomForOneLayerIsRejectedAndTakesNobodysPlace) {
   EXPECT_EQ(world.AtWork(), (std::set<std::string>{"a", "b"}));
 }
 
+TEST(Memory, AnAttemptThatLackedDevicesWithMemorySaysSo) {
+  World world(ByMemory());
+  world.Checkin("a", 100);
+  for (const char* device : {"small", "smaller", "small"}) world.Checkin(device, 50);
+  world.TickAtDeadline();
+  EXPECT_THAT(world.rounds().at({1, 1}).reason, HasSubstr("; 2 more have too little memory for a task"));
+  world.TickAtDeadline();
+  EXPECT_EQ(world.rounds().at({1, 2}).reason.find("memory"), std::string::npos) << "an attempt tells its own";
+}
+
 TEST(Memory, OfARunThatDoesNotAskIsNoMatter) {
   World world(SmallSpec());
   world.Checkin("a", 1);

@@ -133,6 +133,10 @@ TEST_F(PartsRecipe, ByMemoryARunSaysWhatEachNumberOfLayersTakes) {
   EXPECT_EQ(tuned->spec.layer_memory[1], ~uint64_t{0}) << "there would be nothing to train";
   EXPECT_LT(tuned->spec.layer_memory[2], uint64_t{1} << 30);
   EXPECT_GT(tuned->spec.layer_memory[2], uint64_t{192} << 20) << "the worker itself, unless the recipe says else";
+
+  const auto none = Load(strategy, "[tuning]\ntarget_modules = [\"lm_head\"]\n");
+  ASSERT_TRUE(none.ok()) << none.status();
+  EXPECT_THAT(PrepareRun(*none).status().message(), HasSubstr("tunes nothing of the model's layers"));
 }
 
 TEST_F(PartsRecipe, FrozenLayersNeedNoPartOfTheModel) {
@@ -155,6 +159,7 @@ TEST_F(PartsRecipe, MistakesAreToldWithTheirKeys) {
   Refused("strategy.layers_by_memory", "name = \"FedBFPT\"\nnum_layers = 4\nlayers_by_memory = true\n");
   Refused("strategy.layers_by_memory",
           "name = \"HeteroLayers\"\nnum_layers = 4\nlayer_tiers = [1]\nlayers_by_memory = true\n");
+  Refused("strategy.worker_memory_mb", "name = \"HeteroLayers\"\nnum_layers = 4\nworker_memory_mb = 100\n");
   Refused("train.local_task", "name = \"FedBFPT\"\nnum_layers = 4\n", "local_task = \"sft\"\n");
   Refused("tuning.peft_type", "name = \"FedBFPT\"\nnum_layers = 4\n", "[tuning]\nmethod = \"ia3\"\n");
   Refused("rounds_per_layer", "name = \"FedBFPT\"\nrounds_per_layer = 0\n");
