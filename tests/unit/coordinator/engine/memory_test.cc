@@ -66,7 +66,6 @@ TEST(Memory, ADeviceWithoutRoomForOneLayerIsRejectedAndTakesNobodysPlace) {
 
 TEST(Memory, AnAttemptThatLackedDevicesWithMemorySaysSo) {
   World world(ByMemory());
-  world.Checkin("a", 100);
   for (const char* device : {"small", "smaller", "small"}) world.Checkin(device, 50);
   world.TickAtDeadline();
   EXPECT_THAT(world.rounds().at({1, 1}).reason, HasSubstr("; 2 more have too little memory for a task"));
