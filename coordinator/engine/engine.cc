@@ -97,7 +97,7 @@ void Engine::Advance(Time now, Step* step) {
           if (!without_memory_.empty()) {
             reason += "; " + std::to_string(without_memory_.size()) + " more have too little memory for a task";
           }
-          Abandon(now, std::move(reason), step);
+          Abandon(now, reason, step);
         }
         break;
       case RoundPhase::kCollecting:
