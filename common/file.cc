@@ -71,17 +71,29 @@ Result<std::shared_ptr<const MappedFile>> MappedFile::Open(const fs::path& path)
   if (!S_ISREG(info.st_mode)) return InvalidArgument(path.string() + " is not a regular file");
   auto size = static_cast<size_t>(info.st_size);
   std::span<const std::byte> bytes;
-  if (size > 0) {
+  std::unique_ptr<std::byte[]> read;
+  if (size > 0 && size <= kReadBytes) {
+    read.reset(new (std::nothrow) std::byte[size]);
+    if (read == nullptr) return ResourceExhausted("no memory to read " + path.string());
+    for (size_t at = 0; at < size;) {
+      const ssize_t got = ::pread(fd.get(), read.get() + at, size - at, static_cast<off_t>(at));
+      if (got < 0 && errno == EINTR) continue;
+      if (got < 0) return ErrnoStatus(errno, "cannot read " + path.string());
+      if (got == 0) return DataLoss(path.string() + " became shorter while it was read");
+      at += static_cast<size_t>(got);
+    }
+    bytes = {read.get(), size};
+  } else if (size > 0) {
     void* data = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, fd.get(), 0);
     if (data == MAP_FAILED) return ErrnoStatus(errno, "cannot map " + path.string());
     bytes = {static_cast<const std::byte*>(data), size};
   }
-  return std::shared_ptr<const MappedFile>(new MappedFile(path, bytes));
+  return std::shared_ptr<const MappedFile>(new MappedFile(path, bytes, std::move(read)));
 }
 
 void MappedFile::DropPages() const {
   // Advice: where it is not taken, nothing changes.
-  if (!bytes_.empty()) ::madvise(const_cast<std::byte*>(bytes_.data()), bytes_.size(), MADV_DONTNEED);
+  if (mapped()) ::madvise(const_cast<std::byte*>(bytes_.data()), bytes_.size(), MADV_DONTNEED);
 }
 
 bool MappedFile::Holds(std::span<const std::byte> part) const {
@@ -90,7 +102,7 @@ bool MappedFile::Holds(std::span<const std::byte> part) const {
 }
 
 void MappedFile::DropPages(std::span<const std::byte> part) const {
-  if (!Holds(part)) return;
+  if (!mapped() || !Holds(part)) return;
   const auto page = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
   const uintptr_t begin = (reinterpret_cast<uintptr_t>(part.data()) + page - 1) / page * page;
   const uintptr_t end = reinterpret_cast<uintptr_t>(part.data() + part.size()) / page * page;
@@ -98,7 +110,7 @@ void MappedFile::DropPages(std::span<const std::byte> part) const {
 }
 
 void MappedFile::WillRead(std::span<const std::byte> part) const {
-  if (!Holds(part)) return;
+  if (!mapped() || !Holds(part)) return;
   const auto page = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
   const uintptr_t begin = reinterpret_cast<uintptr_t>(part.data()) / page * page;
   const uintptr_t end = reinterpret_cast<uintptr_t>(part.data() + part.size());
@@ -106,7 +118,7 @@ void MappedFile::WillRead(std::span<const std::byte> part) const {
 }
 
 MappedFile::~MappedFile() {
-  if (!bytes_.empty()) ::munmap(const_cast<std::byte*>(bytes_.data()), bytes_.size());
+  if (mapped()) ::munmap(const_cast<std::byte*>(bytes_.data()), bytes_.size());
 }
 
 Result<std::string> ReadFile(const fs::path& path, size_t max_bytes) {

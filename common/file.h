@@ -14,10 +14,14 @@
 namespace heddle {
 
 // A file mapped read-only for the life of the object. Immutable, so safe to share between threads. The file must not be
-// truncated by others meanwhile (blobs never are). An empty file maps to an empty span.
+// truncated by others meanwhile (blobs never are). An empty file maps to an empty span. A file of at most kReadBytes is
+// read instead: to give a mapping back costs more, above all where several threads share the memory.
 class MappedFile {
  public:
-  // Errors: kNotFound, kPermissionDenied, kInvalidArgument (not a regular file), kInternal.
+  static constexpr size_t kReadBytes = size_t{16} << 10;
+
+  // Errors: kNotFound, kPermissionDenied, kInvalidArgument (not a regular file), kDataLoss (it became shorter),
+  // kResourceExhausted (no memory), kInternal.
   static Result<std::shared_ptr<const MappedFile>> Open(const std::filesystem::path& path);
   ~MappedFile();
   MappedFile(const MappedFile&) = delete;
@@ -35,9 +39,12 @@ class MappedFile {
   const std::filesystem::path& path() const { return path_; }
 
  private:
-  MappedFile(std::filesystem::path path, std::span<const std::byte> bytes) : path_(std::move(path)), bytes_(bytes) {}
+  MappedFile(std::filesystem::path path, std::span<const std::byte> bytes, std::unique_ptr<const std::byte[]> read)
+      : path_(std::move(path)), bytes_(bytes), read_(std::move(read)) {}
+  bool mapped() const { return read_ == nullptr && !bytes_.empty(); }
   std::filesystem::path path_;
   std::span<const std::byte> bytes_;
+  std::unique_ptr<const std::byte[]> read_;  // what bytes_ are of, where it is no mapping
 };
 
 // Owns a file descriptor; closes it.

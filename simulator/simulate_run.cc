@@ -41,13 +41,21 @@ Result<Figures> Evaluate(const coordinator::Recipe& recipe, const fs::path& base
   return std::move(figures.test);
 }
 
+// The first of these files that is there; empty: none.
+fs::path FirstOf(const fs::path& folder, std::initializer_list<const char*> names) {
+  std::error_code error;
+  for (const char* name : names) {
+    if (fs::exists(folder / name, error)) return folder / name;
+  }
+  return {};
+}
+
 // One machine with all devices' data: as many steps as a device of every round takes, each with the batches of a whole
 // cohort (of cohorts of two sizes: of their mean).
 Result<Figures> Centralised(const SimulateSettings& settings, const coordinator::Recipe& recipe, const fs::path& base) {
-  const fs::path folder = settings.out / "centralised", all = settings.out / "data" / "all.jsonl";
-  std::error_code error;
-  const fs::path data = fs::exists(all, error) ? all : settings.out / "data" / "all.txt";
-  if (!fs::exists(data, error)) {
+  const fs::path folder = settings.out / "centralised";
+  const fs::path data = FirstOf(settings.out / "data", {"all.jsonl", "all-images-idx3-ubyte", "all.txt"});
+  if (data.empty()) {
     return InvalidArgument("--centralised needs a recipe whose devices' data come from one source: split or kjv");
   }
   HEDDLE_ASSIGN_OR_RETURN(const coordinator::RunMaterial material, coordinator::PrepareRun(recipe));
@@ -66,10 +74,10 @@ Result<Figures> Centralised(const SimulateSettings& settings, const coordinator:
     if (settings.text && step % 50 == 0) std::fprintf(stderr, "centralised step %u/%u  loss %.4f\n", step, steps, loss);
     return !Interrupted(settings);
   }));
-  const fs::path test = settings.out / "data" / "test.jsonl";
-  const auto& named = recipe.simulation.test_data;
-  return Evaluate(recipe, base, training.adapter, fs::exists(test, error) || named.empty() ? test : named.front(),
-                  *resources);
+  fs::path test = FirstOf(settings.out / "data", {"test.jsonl", "test-images-idx3-ubyte", "heldout.txt"});
+  if (test.empty() && !recipe.simulation.test_data.empty()) test = recipe.simulation.test_data.front();
+  if (test.empty()) return InvalidArgument("--centralised needs examples that are held out from all devices");
+  return Evaluate(recipe, base, training.adapter, test, *resources);
 }
 
 Status Heldout(const SimulateSettings& settings, const coordinator::Recipe& recipe, const fs::path& base,

@@ -228,7 +228,7 @@ asio::awaitable<Event> Daemon::Impl::ProbeWorkerNow() {
 }
 
 void Daemon::Impl::Do(const CheckIn& action) {
-  Operation([&] { return link.CheckIn(action.local_tasks, config.memory_limit_bytes, &cache); });
+  Operation([&] { return link.CheckIn(action.local_tasks, action.memory_bytes, &cache); });
 }
 
 void Daemon::Impl::Do(const Fetch& action) {
@@ -331,6 +331,7 @@ asio::awaitable<Event> Daemon::Impl::TrainNow(v1::TaskAssignment assignment) {
   worker.Rest();
   trained.message = done.message;
   trained.metrics = done.metrics;
+  trained.out_of_memory = done.out_of_memory;
   switch (done.outcome) {
     case WorkerResult::Outcome::kInterrupted:
       trained.outcome = Trained::Outcome::kInterrupted;
@@ -473,6 +474,7 @@ Result<std::unique_ptr<Daemon>> Daemon::Open(const ClientConfig& config, const D
   session.backoff_max = config.backoff_max;
   session.max_tasks = options.max_tasks;
   session.max_inline_update_bytes = config.inline_update_bytes;
+  session.memory_limit_bytes = config.memory_limit_bytes;
   auto impl = std::make_unique<Impl>(config, options, std::move(lock), std::move(link), std::move(cache), session);
   return std::unique_ptr<Daemon>(new Daemon(std::move(impl)));
 }

@@ -102,7 +102,10 @@ std::string_view SessionStateName(SessionState state) {
   return "unknown";
 }
 
-Session::Session(SessionOptions options) : options_(options), jitter_(DeriveSeed(options.seed, "client backoff", "")) {}
+Session::Session(SessionOptions options)
+    : options_(options),
+      jitter_(DeriveSeed(options.seed, "client backoff", "")),
+      memory_bytes_(options.memory_limit_bytes) {}
 
 std::vector<Action> Session::Handle(const Event& event) {
   out_.clear();
@@ -125,7 +128,7 @@ void Session::Begin() {
     case SessionState::kStarting:
       return Emit(ProbeWorker{});
     case SessionState::kCheckingIn:
-      return Emit(CheckIn{*local_tasks_});
+      return Emit(CheckIn{*local_tasks_, memory_bytes_});
     case SessionState::kFetching:
       return Emit(Fetch{task_});
     case SessionState::kTraining:
@@ -325,7 +328,8 @@ void Session::OnRejection(const v1::Rejection& rejection, bool cancelled) {
     Say(true, "the run needs a local task that this device's worker does not have");
   if (rejection.reason() == v1::REJECTION_REASON_TOO_LITTLE_MEMORY)
     Say(true,
-        "the run's smallest task needs more memory than worker.memory_limit_mb allows; raise it if there is more");
+        "the run's smallest task needs more memory than worker.memory_limit_mb allows, or than was there for a task of "
+        "before; raise it if there is more, and start the daemon again");
   if (rejection.reason() == v1::REJECTION_REASON_REPLACED)
     Say(true, "another check-in of this device took this one's place; is its identity used twice?");
   const Duration pause = std::chrono::milliseconds(rejection.retry_after_ms());
@@ -342,6 +346,7 @@ void Session::On(const Fetched&) {
 void Session::On(const Trained& event) {
   bool cancelled = false;
   if (!Ends(SessionState::kTraining, &cancelled)) return;
+  if (event.out_of_memory) TellLessMemory();
   switch (event.outcome) {
     case Trained::Outcome::kInterrupted:
       if (!cancelled) unwell_ = true;  // killed for its memory, say
@@ -369,6 +374,14 @@ void Session::On(const Trained& event) {
   Emit(SaveReport{report_});
   if (shutdown_) return Stop(OkStatus());
   Deliver();
+}
+
+void Session::TellLessMemory() {
+  const uint64_t needed = task_.plan().memory_bytes();
+  if (needed <= 1 || (memory_bytes_ != 0 && memory_bytes_ < needed)) return;
+  memory_bytes_ = needed - 1;
+  Say(true, "the task takes more than the " + std::to_string(needed >> 20) +
+                " MiB of memory that its run estimates; until this daemon starts again it asks for smaller ones");
 }
 
 void Session::On(const Uploaded&) {

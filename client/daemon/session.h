@@ -11,6 +11,8 @@
 //   reported so. A finished update is not thrown away: it is uploaded and reported without regard to eligibility, and
 //   when the daemon stops it is kept (SaveReport) for the next start.
 // - Temporary failures are repeated after exponential backoff with full jitter, or after what the server said.
+// - When a task whose size was chosen by the device's memory runs out of it, the device tells from then on, until its
+//   daemon starts again, that it has less than the task was estimated to need.
 // - A device that is revoked or not known stops, with a sentence.
 //
 // Life cycle: construct, Handle(Started), then an event at a time until an action Finish. Not thread-safe. Events that
@@ -50,6 +52,7 @@ struct SessionOptions {
   Duration min_pause = Seconds(0.01);    // between check-ins, whatever the server says
   uint64_t max_tasks = 0;                // stop after so many reported tasks; 0: never
   uint64_t max_inline_update_bytes = 0;  // smaller updates travel inside their report; 0: all are uploaded
+  uint64_t memory_limit_bytes = 0;       // that the worker may use, itself included; 0: no limit
 };
 
 // ---- events ----
@@ -77,7 +80,8 @@ struct Trained {
   Outcome outcome = Outcome::kFailed;
   std::string message;  // why not completed
   v1::TaskMetrics metrics;
-  v1::BlobRef update;  // of a completed task
+  v1::BlobRef update;          // of a completed task
+  bool out_of_memory = false;  // why not completed
 };
 struct Uploaded {};
 struct ReportAnswered {
@@ -98,6 +102,7 @@ using Event = std::variant<Started, EligibilityChanged, ShutdownRequested, Grace
 struct ProbeWorker {};
 struct CheckIn {
   std::vector<std::string> local_tasks;
+  uint64_t memory_bytes = 0;  // to tell; 0: no limit
 };
 struct Fetch {
   v1::TaskAssignment assignment;
@@ -165,6 +170,8 @@ class Session {
   void OnAssignment(const v1::TaskAssignment& assignment, bool cancelled);
   void OnRejection(const v1::Rejection& rejection, bool cancelled);
   void FailedForGood(const CallFailed& event);
+  // The task under way was too large.
+  void TellLessMemory();
 
   // Whether the event belongs to the operation under way; it has ended then.
   bool Ends(SessionState expected, bool* cancelled);
@@ -199,6 +206,7 @@ class Session {
   bool unwell_ = false;      // this task went wrong by itself: pause before the next
   std::string interruption_;
   std::optional<std::vector<std::string>> local_tasks_;
+  uint64_t memory_bytes_;  // that the next check-in tells
   v1::TaskAssignment task_;
   v1::ReportRequest report_;
   uint32_t failures_ = 0;         // of the operation of state_, in a row

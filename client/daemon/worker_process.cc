@@ -185,12 +185,14 @@ asio::awaitable<WorkerResult> WorkerProcess::Impl::ResultOfEnd(Status broken) {
       result.message = "the worker was killed by signal " + std::to_string(signal) +
                        (signal == SIGKILL ? " (the system does so when memory runs out)" : "");
       if (IsOutsideSignal(signal)) result.outcome = WorkerResult::Outcome::kInterrupted;
+      result.out_of_memory = signal == SIGKILL && !cancelled;
     } else if (exit) {
       result.message = "the worker ended with status " + std::to_string(*exit) + " in the middle of a task";
     }
   }
   if (over_memory) {
     result.outcome = WorkerResult::Outcome::kInterrupted;
+    result.out_of_memory = true;
     result.message = "the worker took more memory than [worker] memory_limit_mb allows and was stopped";
   }
   Forget();
@@ -214,6 +216,7 @@ asio::awaitable<WorkerResult> WorkerProcess::Impl::ReadUntilDone(
     WorkerResult result;
     result.metrics = done.metrics();
     result.message = done.message();
+    result.out_of_memory = done.out_of_memory();
     if (done.code() == static_cast<int>(Code::kOk)) {
       result.outcome = WorkerResult::Outcome::kCompleted;
     } else if (done.code() == static_cast<int>(Code::kCancelled)) {

@@ -34,6 +34,7 @@ struct WorkerResult {
   Outcome outcome = Outcome::kFailed;
   std::string message;
   v1::TaskMetrics metrics;
+  bool out_of_memory = false;  // of its own, the limit's or the machine's: a smaller task may succeed
 };
 
 class WorkerProcess {

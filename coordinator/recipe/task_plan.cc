@@ -128,6 +128,7 @@ v1::TaskPlan MakeTaskPlan(const Recipe& recipe, const RunMaterial& material, uin
   plan.set_seed(TaskSeed(recipe.seed, round, device));
   plan.set_max_update_bytes(material.spec.max_update_bytes);
   plan.set_max_num_examples(material.spec.max_num_examples);
+  if (layers > 0) plan.set_memory_bytes(material.spec.layer_memory.at(layers - 1));
   return plan;
 }
 

@@ -116,11 +116,11 @@ class SqliteStore final : public Store {
   template <typename Body>
   auto InTransaction(Body body) -> decltype(body()) {
     return Guarded([&]() -> decltype(body()) {
-      SQLite::Transaction transaction(*database_, SQLite::TransactionBehavior::IMMEDIATE);
+      Transaction transaction(*this);
       auto result = body();
       if (!result.ok()) return result;
       HEDDLE_FAILPOINT(kUncommitted);
-      transaction.commit();
+      transaction.Commit();
       HEDDLE_FAILPOINT(kCommitted);
       return result;
     });
@@ -128,6 +128,23 @@ class SqliteStore final : public Store {
 
   // `sql` is a literal: statements are prepared once and kept.
   Query Prepared(const char* sql);
+
+  // Rolled back unless it commits.
+  class Transaction {
+   public:
+    explicit Transaction(SqliteStore& store) : store_(store) { store_.Prepared("BEGIN IMMEDIATE").Execute(); }
+    ~Transaction();
+    Transaction(const Transaction&) = delete;
+    Transaction& operator=(const Transaction&) = delete;
+    void Commit() {
+      store_.Prepared("COMMIT").Execute();
+      committed_ = true;
+    }
+
+   private:
+    SqliteStore& store_;
+    bool committed_ = false;
+  };
 
   Status CheckOwner();
   Status MakeDurable();

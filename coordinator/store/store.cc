@@ -130,6 +130,14 @@ Query SqliteStore::Prepared(const char* sql) {
   return Query(statement.get());
 }
 
+SqliteStore::Transaction::~Transaction() {
+  if (committed_) return;
+  try {
+    store_.Prepared("ROLLBACK").Execute();
+  } catch (const std::exception&) {  // after some errors SQLite has done it already
+  }
+}
+
 // ---- opening ----
 
 Result<std::unique_ptr<Store>> Store::Open(const std::filesystem::path& path, const StoreOptions& options) {

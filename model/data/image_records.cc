@@ -23,19 +23,6 @@ class IdxRecords final : public ImageRecords {
  public:
   static Result<std::shared_ptr<const ImageRecords>> Open(const fs::path& images_path, ImageShape shape,
                                                           LabelMap labels) {
-    const std::string name = images_path.filename().string();
-    const size_t part = name.find(kImagesPart);
-    if (part == std::string::npos) {
-      return InvalidArgument(images_path.string() + ": an IDX file of images must be called …" +
-                             std::string(kImagesPart) + ", and its labels …" + std::string(kLabelsPart));
-    }
-    fs::path labels_path = images_path;
-    labels_path.replace_filename(std::string(name).replace(part, kImagesPart.size(), kLabelsPart));
-    if (!fs::exists(labels_path)) {
-      // One of the two may be compressed.
-      const std::string other = labels_path.string();
-      labels_path = other.ends_with(".gz") ? other.substr(0, other.size() - 3) : other + ".gz";
-    }
     const auto check_images = [&shape](std::span<const int64_t> found) -> Status {
       if (found[0] == 0) return InvalidArgument("it is an empty data set: it needs at least one example");
       if (shape.channels != 1) {
@@ -45,15 +32,9 @@ class IdxRecords final : public ImageRecords {
       if (found[1] > 0 && found[2] > kMaxImagePixels / found[1]) return InvalidArgument("its images are too large");
       return CheckImage({found[1], found[2], 1, {}}, shape);
     };
-    HEDDLE_ASSIGN_OR_RETURN(std::shared_ptr<const IdxFile> images, IdxFile::Open(images_path, 3, check_images));
-    const auto check_labels = [&](std::span<const int64_t> found) {
-      if (found[0] == images->size()) return OkStatus();
-      return InvalidArgument("it has " + std::to_string(found[0]) + " labels, but " + images_path.string() + " has " +
-                             std::to_string(images->size()) + " images");
-    };
-    HEDDLE_ASSIGN_OR_RETURN(std::shared_ptr<const IdxFile> classes, IdxFile::Open(labels_path, 1, check_labels));
+    HEDDLE_ASSIGN_OR_RETURN(IdxPair pair, OpenIdxPair(images_path, check_images));
     return std::shared_ptr<const ImageRecords>(
-        std::make_shared<IdxRecords>(std::move(images), std::move(classes), std::move(labels)));
+        std::make_shared<IdxRecords>(std::move(pair.images), std::move(pair.labels), std::move(labels)));
   }
 
   IdxRecords(std::shared_ptr<const IdxFile> images, std::shared_ptr<const IdxFile> classes, LabelMap labels)
@@ -178,17 +159,49 @@ Result<std::string> IdxNameIn(const fs::path& folder, const std::vector<std::str
 
 }  // namespace
 
-Result<std::shared_ptr<const ImageRecords>> ImageRecords::Open(const fs::path& path, ImageShape shape,
-                                                               LabelMap labels) {
-  HEDDLE_ASSERT(labels.kind() == LabelMap::Kind::kClass, "images have classes");
+Result<IdxPair> OpenIdxPair(const fs::path& images_path, const IdxFile::ShapeCheck& check) {
+  const std::string name = images_path.filename().string();
+  const size_t part = name.find(kImagesPart);
+  if (part == std::string::npos) {
+    return InvalidArgument(images_path.string() + ": an IDX file of images must be called …" +
+                           std::string(kImagesPart) + ", and its labels …" + std::string(kLabelsPart));
+  }
+  fs::path labels_path = images_path;
+  labels_path.replace_filename(std::string(name).replace(part, kImagesPart.size(), kLabelsPart));
+  if (!fs::exists(labels_path)) {
+    // One of the two may be compressed.
+    const std::string other = labels_path.string();
+    labels_path = other.ends_with(".gz") ? other.substr(0, other.size() - 3) : other + ".gz";
+  }
+  HEDDLE_ASSIGN_OR_RETURN(std::shared_ptr<const IdxFile> images, IdxFile::Open(images_path, 3, check));
+  const auto check_labels = [&](std::span<const int64_t> found) {
+    if (found[0] == images->size()) return OkStatus();
+    return InvalidArgument("it has " + std::to_string(found[0]) + " labels, but " + images_path.string() + " has " +
+                           std::to_string(images->size()) + " images");
+  };
+  HEDDLE_ASSIGN_OR_RETURN(std::shared_ptr<const IdxFile> classes, IdxFile::Open(labels_path, 1, check_labels));
+  return IdxPair{std::move(images), std::move(classes)};
+}
+
+Result<fs::path> FindIdxImages(const fs::path& path) {
   std::error_code error;
+  if (!fs::exists(path, error)) return NotFound(path.string() + ": there is no such file or folder");
   if (!fs::is_directory(path, error)) {
-    if (!fs::exists(path, error)) return NotFound(path.string() + ": there is no such file or folder");
-    return IdxRecords::Open(path, shape, std::move(labels));
+    return path.filename().string().find(kImagesPart) == std::string::npos ? fs::path() : path;
   }
   HEDDLE_ASSIGN_OR_RETURN(const std::vector<std::string> names, SortedNames(path));
   HEDDLE_ASSIGN_OR_RETURN(const std::string idx, IdxNameIn(path, names));
-  if (!idx.empty()) return IdxRecords::Open(path / idx, shape, std::move(labels));
+  return idx.empty() ? fs::path() : path / idx;
+}
+
+Result<std::shared_ptr<const ImageRecords>> ImageRecords::Open(const fs::path& path, ImageShape shape,
+                                                               LabelMap labels) {
+  HEDDLE_ASSERT(labels.kind() == LabelMap::Kind::kClass, "images have classes");
+  HEDDLE_ASSIGN_OR_RETURN(const fs::path idx, FindIdxImages(path));
+  if (!idx.empty()) return IdxRecords::Open(idx, shape, std::move(labels));
+  std::error_code error;
+  if (!fs::is_directory(path, error)) return IdxRecords::Open(path, shape, std::move(labels));  // says what is missing
+  HEDDLE_ASSIGN_OR_RETURN(const std::vector<std::string> names, SortedNames(path));
   return FolderRecords::Open(path, names, shape, labels);
 }
 

@@ -14,6 +14,7 @@
 #include <string>
 
 #include "common/status.h"
+#include "model/data/idx.h"
 #include "model/data/image.h"
 #include "model/data/labels.h"
 
@@ -23,6 +24,16 @@ struct ImageExample {
   Image image;
   int64_t label = 0;
 };
+
+// The images' file of an IDX pair: `path` itself if it is called so, or the one in that folder, as Open takes it.
+// Empty: there is none. Errors: kNotFound, several pairs in the folder.
+Result<std::filesystem::path> FindIdxImages(const std::filesystem::path& path);
+
+struct IdxPair {
+  std::shared_ptr<const IdxFile> images, labels;  // as many of each
+};
+// By the images' file. Errors: those of IdxFile::Open; `check` is the images'.
+Result<IdxPair> OpenIdxPair(const std::filesystem::path& images, const IdxFile::ShapeCheck& check);
 
 class ImageRecords {
  public:

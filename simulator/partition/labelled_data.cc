@@ -59,6 +59,8 @@ bool AreNumbers(const std::vector<std::string>& texts) {
 Result<LabelledData> LabelledData::Open(LabelledSource source) {
   if (source.files.empty()) return InvalidArgument("there is no file of examples");
   LabelledData data;
+  HEDDLE_RETURN_IF_ERROR(data.OpenPictures(source));
+  if (data.has_pictures()) return data;
   const bool labels = source.needs_labels || HasLabels(source);
   for (const std::filesystem::path& path : source.files) {
     HEDDLE_ASSIGN_OR_RETURN(model::TextRecords records, model::TextRecords::Open(path, OptionsOf(source, labels)));
@@ -71,6 +73,42 @@ Result<LabelledData> LabelledData::Open(LabelledSource source) {
   source.needs_labels = labels;
   HEDDLE_RETURN_IF_ERROR(data.ReadFields(source));
   return data;
+}
+
+// Either all of the files or none are pictures.
+Status LabelledData::OpenPictures(const LabelledSource& source) {
+  const auto refuse = [](const std::filesystem::path& path, const char* what) {
+    return InvalidArgument(path.string() + ": " + what);
+  };
+  for (const std::filesystem::path& path : source.files) {
+    HEDDLE_ASSIGN_OR_RETURN(const std::filesystem::path images, model::FindIdxImages(path));
+    if (images.empty() && pictures_.empty() && path == source.files.front()) return OkStatus();
+    if (images.empty()) return refuse(path, "texts and pictures cannot be dealt together");
+    HEDDLE_ASSIGN_OR_RETURN(const model::IdxPair pair, model::OpenIdxPair(images, nullptr));
+    const auto size_of = [](const model::IdxPair& of) {
+      return std::pair(of.images->shape()[1], of.images->shape()[2]);
+    };
+    if (!pictures_.empty() && size_of(pair) != size_of(pictures_.front()))
+      return refuse(images, "its pictures are of another size than those of the files before it");
+    for (int64_t i = 0; i < pair.images->size(); ++i) {
+      uint8_t label = 0;
+      HEDDLE_RETURN_IF_ERROR(pair.labels->ReadItem(i, {&label, 1}));
+      where_.emplace_back(static_cast<uint32_t>(pictures_.size()), i);
+      labels_.push_back(label);
+    }
+    pictures_.push_back(pair);
+  }
+  if (!source.group_field.empty() || !source.columns.empty() || !source.text_fields.empty())
+    return refuse(source.files.front(), "pictures have no fields");
+  if (where_.empty()) return refuse(source.files.front(), "it is an empty data set: it needs at least one example");
+  label_names_ = source.label_names;
+  const auto count = static_cast<size_t>(*std::max_element(labels_.begin(), labels_.end())) + 1;
+  for (size_t i = label_names_.size(); label_names_.size() < count && source.label_names.empty(); ++i)
+    label_names_.push_back(std::to_string(i));
+  if (count > label_names_.size()) {
+    return refuse(source.files.front(), "it has a label that is not among label_names");
+  }
+  return OkStatus();
 }
 
 Status LabelledData::ReadFields(const LabelledSource& source) {
@@ -124,9 +162,22 @@ Status LabelledData::NumberLabels(const LabelledSource& source, std::vector<std:
   return OkStatus();
 }
 
-Result<std::string> LabelledData::Line(int64_t index) const {
+Result<std::unique_ptr<ExampleFile>> LabelledData::NewFile(const std::filesystem::path& stem) const {
+  if (!has_pictures()) return NewLineFile(stem);
+  const std::vector<int64_t>& shape = pictures_.front().images->shape();
+  return NewPictureFile(stem, shape[1], shape[2]);
+}
+
+Result<std::string> LabelledData::Example(int64_t index) const {
   HEDDLE_ASSERT(index >= 0 && index < size(), "no such example");
   const auto [f, i] = where_[static_cast<size_t>(index)];
+  if (has_pictures()) {
+    const model::IdxFile& images = *pictures_[f].images;
+    std::vector<uint8_t> pixels(images.item_bytes());
+    HEDDLE_RETURN_IF_ERROR(images.ReadItem(i, pixels));
+    pixels.push_back(static_cast<uint8_t>(labels_[static_cast<size_t>(index)]));
+    return std::string(pixels.begin(), pixels.end());
+  }
   if (files_[f].raw != nullptr) {
     HEDDLE_ASSIGN_OR_RETURN(model::Record record, files_[f].raw->Read(i));
     return std::move(record.text);
@@ -150,6 +201,7 @@ Result<std::string> LabelledData::Line(int64_t index) const {
 
 Result<std::string> LabelledData::Text(int64_t index) const {
   HEDDLE_ASSERT(index >= 0 && index < size(), "no such example");
+  if (has_pictures()) return InvalidArgument("pictures have no texts");
   const auto [f, i] = where_[static_cast<size_t>(index)];
   HEDDLE_ASSIGN_OR_RETURN(const model::TextExample example, files_[f].records.Read(i));
   return example.pair ? example.text() + "\n" + *example.pair : example.text();

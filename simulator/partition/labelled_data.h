@@ -1,9 +1,10 @@
 // Files of examples, with their labels and groups, as one numbered set that can be dealt to devices: any files that
-// model/data reads as texts (text_records.h), one after the other. An example leaves as one line of JSONL, which every
-// device's local task reads, whatever the file was that it came from.
+// model/data reads as texts (text_records.h), or pictures in IDX pairs (image_records.h), one after the other. An
+// example leaves in the form of example_file.h, which every device's local task reads: a text as one line of JSONL,
+// whatever the file was that it came from.
 //
-// Thread-safety: immutable after Open; Line from any thread. Memory: 4 bytes an example for its label, as many for its
-// group, and the indices of record_file.h; texts stay on the disk.
+// Thread-safety: immutable after Open; Example from any thread. Memory: 4 bytes an example for its label, as many for
+// its group, and the indices of record_file.h; texts and pictures stay on the disk.
 #pragma once
 
 #include <cstdint>
@@ -12,12 +13,14 @@
 #include <vector>
 
 #include "common/status.h"
+#include "model/data/image_records.h"
 #include "model/data/text_records.h"
+#include "simulator/partition/example_file.h"
 
 namespace heddle::simulator {
 
 struct LabelledSource {
-  std::vector<std::filesystem::path> files;
+  std::vector<std::filesystem::path> files;  // or folders with an IDX pair
   // Of CSV and TSV files without a header, and which fields are the text: as in model::TextOptions.
   std::vector<std::string> columns, text_fields;
   std::string label_field = "label";
@@ -31,7 +34,8 @@ struct LabelledSource {
 class LabelledData {
  public:
   // Reads everything once. Errors: those of model::TextRecords; kInvalidArgument: no file, a label that is not among
-  // label_names, more than kMaxLabels different ones, no label or group where one is needed.
+  // label_names, more than kMaxLabels different ones, no label or group where one is needed; texts beside pictures,
+  // pictures of different sizes, with groups or fields of texts.
   static Result<LabelledData> Open(LabelledSource source);
 
   static constexpr size_t kMaxLabels = 10'000;
@@ -45,10 +49,14 @@ class LabelledData {
   const std::vector<std::string>& group_names() const { return group_names_; }
   bool has_numbers() const { return !numbers_.empty(); }
 
-  // Without the line break. index from 0 to size() - 1. Errors: those of TextRecords::Read.
-  Result<std::string> Line(int64_t index) const;
-  // The text alone, of a pair both.
+  bool has_pictures() const { return !pictures_.empty(); }
+
+  // For files of NewFile. index from 0 to size() - 1. Errors: those of TextRecords::Read and IdxFile::ReadItem.
+  Result<std::string> Example(int64_t index) const;
+  // The text alone, of a pair both. Errors: those of TextRecords::Read, kInvalidArgument: it is a picture.
   Result<std::string> Text(int64_t index) const;
+  // Of as many examples as are added; `stem`: its path without what says the form.
+  Result<std::unique_ptr<ExampleFile>> NewFile(const std::filesystem::path& stem) const;
 
  private:
   struct File {
@@ -57,10 +65,12 @@ class LabelledData {
     std::shared_ptr<const model::RecordFile> raw;
   };
   LabelledData() = default;
+  Status OpenPictures(const LabelledSource& source);
   Status ReadFields(const LabelledSource& source);
   Status NumberLabels(const LabelledSource& source, std::vector<std::string> texts);
 
   std::vector<File> files_;
+  std::vector<model::IdxPair> pictures_;             // instead
   std::vector<std::pair<uint32_t, int64_t>> where_;  // file, index in it
   std::vector<int32_t> labels_, groups_;
   std::vector<double> numbers_;

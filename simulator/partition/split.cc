@@ -1,8 +1,5 @@
 #include "simulator/partition/split.h"
 
-#include <fcntl.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <boost/json.hpp>
 #include <cmath>
@@ -19,40 +16,14 @@ namespace {
 namespace fs = std::filesystem;
 namespace json = boost::json;
 
-// Lines into a new file, a piece at a time.
-class LineFile {
- public:
-  static Result<LineFile> Create(fs::path path) {
-    UniqueFd fd(::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644));
-    if (!fd.valid()) return ErrnoStatus(errno, "cannot write " + path.string());
-    return LineFile(std::move(path), std::move(fd));
-  }
-  Status Add(const std::string& line) {
-    (buffer_ += line) += '\n';
-    return buffer_.size() < kPiece ? OkStatus() : Flush();
-  }
-  Status Flush() {
-    HEDDLE_RETURN_IF_ERROR(WriteAll(fd_.get(), buffer_, "cannot write " + path_.string()));
-    buffer_.clear();
-    return OkStatus();
-  }
-
- private:
-  static constexpr size_t kPiece = size_t{1} << 18;
-  LineFile(fs::path path, UniqueFd fd) : path_(std::move(path)), fd_(std::move(fd)) {}
-  fs::path path_;
-  UniqueFd fd_;
-  std::string buffer_;
-};
-
 // `bare`: fields that examples which are not among the `labelled` lose.
 struct Labelling {
   std::set<int64_t> labelled;
   std::vector<std::string> bare;
 };
 
-Result<std::string> LineOf(const LabelledData& data, int64_t example, const Labelling& labelling) {
-  HEDDLE_ASSIGN_OR_RETURN(std::string line, data.Line(example));
+Result<std::string> ExampleOf(const LabelledData& data, int64_t example, const Labelling& labelling) {
+  HEDDLE_ASSIGN_OR_RETURN(std::string line, data.Example(example));
   if (labelling.bare.empty() || labelling.labelled.contains(example)) return line;
   json::error_code error;
   json::value value = json::parse(line, error);
@@ -62,15 +33,17 @@ Result<std::string> LineOf(const LabelledData& data, int64_t example, const Labe
   return json::serialize(value);
 }
 
-Status WriteLines(const LabelledData& data, const std::vector<int64_t>& examples, const fs::path& path, LineFile* also,
-                  const Labelling& labelling = {}) {
-  HEDDLE_ASSIGN_OR_RETURN(LineFile file, LineFile::Create(path));
-  for (const int64_t example : examples) {
-    HEDDLE_ASSIGN_OR_RETURN(const std::string line, LineOf(data, example, labelling));
-    HEDDLE_RETURN_IF_ERROR(file.Add(line));
-    if (also != nullptr) HEDDLE_RETURN_IF_ERROR(also->Add(line));
+// Returns the file's path.
+Result<fs::path> WriteExamples(const LabelledData& data, const std::vector<int64_t>& examples, const fs::path& stem,
+                               ExampleFile* also, const Labelling& labelling = {}) {
+  HEDDLE_ASSIGN_OR_RETURN(const std::unique_ptr<ExampleFile> file, data.NewFile(stem));
+  for (const int64_t number : examples) {
+    HEDDLE_ASSIGN_OR_RETURN(const std::string example, ExampleOf(data, number, labelling));
+    HEDDLE_RETURN_IF_ERROR(file->Add(example));
+    if (also != nullptr) HEDDLE_RETURN_IF_ERROR(also->Add(example));
   }
-  return file.Flush();
+  HEDDLE_RETURN_IF_ERROR(file->Finish());
+  return file->path();
 }
 
 // The first `count` of `order`, ascending.
@@ -122,7 +95,7 @@ Status Splitter::Choose(const LabelledData& data) {
 }
 
 Status Splitter::WriteTest(const LabelledData& data) {
-  const fs::path path = folder_ / "test.jsonl";
+  const fs::path stem = folder_ / "test";
   if (!options_.test_files.empty()) {
     LabelledSource source = options_.source;
     source.files = options_.test_files;
@@ -133,12 +106,13 @@ Status Splitter::WriteTest(const LabelledData& data) {
     if (!test.ok()) return test.status().Annotate("the test data");
     PhiloxStream stream = StreamOf("test");
     held_out_ = First(DrawOrder(test->size(), stream), AtMost(test->size(), options_.max_test_examples));
-    HEDDLE_RETURN_IF_ERROR(WriteLines(*test, held_out_, path, nullptr));
+    if (test->has_pictures() != data.has_pictures())
+      return InvalidArgument("the test data: they are pictures, or the examples are, and not both");
+    HEDDLE_ASSIGN_OR_RETURN(split_.test, WriteExamples(*test, held_out_, stem, nullptr));
   } else if (!held_out_.empty()) {
-    HEDDLE_RETURN_IF_ERROR(WriteLines(data, held_out_, path, nullptr));
+    HEDDLE_ASSIGN_OR_RETURN(split_.test, WriteExamples(data, held_out_, stem, nullptr));
   }
   split_.num_test = static_cast<int64_t>(held_out_.size());
-  if (!held_out_.empty()) split_.test = path;
   return OkStatus();
 }
 
@@ -217,9 +191,10 @@ Status Splitter::HoldOut(const LabelledData& data, size_t d, std::vector<int64_t
   for (const int64_t i : order) {
     (static_cast<int64_t>(test.size()) < tests ? test : rest).push_back((*mine)[static_cast<size_t>(i)]);
   }
-  split_.device_test.push_back(folder_ / (options_.devices[d] + ".test.jsonl"));
   *mine = std::move(rest);
-  return WriteLines(data, test, split_.device_test.back(), nullptr);
+  HEDDLE_ASSIGN_OR_RETURN(fs::path path, WriteExamples(data, test, folder_ / (options_.devices[d] + ".test"), nullptr));
+  split_.device_test.push_back(std::move(path));
+  return OkStatus();
 }
 
 Status Splitter::WriteDevices(const LabelledData& data, std::vector<std::vector<int64_t>> parts) {
@@ -228,18 +203,19 @@ Status Splitter::WriteDevices(const LabelledData& data, std::vector<std::vector<
     if (options_.device_test_fraction > 0) HEDDLE_RETURN_IF_ERROR(HoldOut(data, d, &parts[d]));
   }
   HEDDLE_ASSIGN_OR_RETURN(const Labelling labelling, ChooseLabelled(parts));
-  split_.all = folder_ / "all.jsonl";
-  HEDDLE_ASSIGN_OR_RETURN(LineFile all, LineFile::Create(split_.all));
+  HEDDLE_ASSIGN_OR_RETURN(const std::unique_ptr<ExampleFile> all, data.NewFile(folder_ / "all"));
+  split_.all = all->path();
   for (size_t d = 0; d < parts.size(); ++d) {
     counts_.emplace_back(data.label_names().size(), 0);
     for (const int64_t example : parts[d]) {
       if (!data.labels().empty()) ++counts_.back()[static_cast<size_t>(data.labels()[static_cast<size_t>(example)])];
     }
     split_.sizes.push_back(static_cast<int64_t>(parts[d].size()));
-    split_.train.push_back(folder_ / (options_.devices[d] + ".jsonl"));
-    HEDDLE_RETURN_IF_ERROR(WriteLines(data, parts[d], split_.train.back(), &all, labelling));
+    HEDDLE_ASSIGN_OR_RETURN(fs::path path,
+                            WriteExamples(data, parts[d], folder_ / options_.devices[d], all.get(), labelling));
+    split_.train.push_back(std::move(path));
   }
-  return all.Flush();
+  return all->Finish();
 }
 
 Status Splitter::WriteSummary(const LabelledData& data) const {
@@ -268,6 +244,8 @@ Result<Split> Splitter::Run() {
     return InvalidArgument("the partition '" + options_.partition.method +
                            "' needs classes, and the labels are numbers to be predicted");
   }
+  if (data.has_pictures() && (options_.labelled_examples > 0 || options_.labelled_devices > 0))
+    return InvalidArgument("labelled_examples and labelled_devices: pictures cannot go without their labels");
   HEDDLE_RETURN_IF_ERROR(MakeDirectories(folder_));
   HEDDLE_RETURN_IF_ERROR(Choose(data));
   HEDDLE_ASSIGN_OR_RETURN(auto parts, Deal(data));

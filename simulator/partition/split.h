@@ -6,6 +6,8 @@
 //   <folder>/test.jsonl            held out from all, where there are test files or test_fraction asks for it
 //   <folder>/split.json            who got how many examples of which label
 //
+// Pictures in place of texts are IDX pairs: <device>-images-idx3-ubyte and <device>-labels-idx1-ubyte, and so on.
+//
 // Files and not lists of numbers, because then a simulated device and a real one read the same thing. Each example is
 // written twice at most, so a thousand devices cost as much disk as one.
 //

@@ -387,6 +387,7 @@ void Messages() {
   plan->set_seed(7);
   plan->set_max_update_bytes(1 << 20);
   plan->set_max_num_examples(1000);
+  plan->set_memory_bytes(uint64_t{256} << 20);
   add("checkin-assignment", 1, answer);
   add("assignment", 8, *assignment);
   add("plan", 9, *plan);

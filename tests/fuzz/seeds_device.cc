@@ -62,6 +62,7 @@ v1::CheckinResponse Assignment() {
   train->mutable_zo()->set_kept_front_mb(64);
   plan->set_max_update_bytes(1 << 20);
   plan->set_max_num_examples(1000);
+  plan->set_memory_bytes(uint64_t{256} << 20);
   return answer;
 }
 
@@ -76,7 +77,7 @@ void Sessions() {
   const std::string begin = Event(0, "") + Event(1) + Event(7), assigned = Event(8, Assignment());
   v1::ReportResponse verdict;
   verdict.set_verdict(v1::REPORT_VERDICT_ACCEPTED);
-  const std::string trained = Event(10) + std::string(1, '\0') + Number(0, 2);
+  const std::string trained = Event(10) + std::string(1, '\0') + Number(0, 2) + std::string(1, '\0');
   Write("fuzz_session", "whole", begin + assigned + Event(9) + trained + Event(11) + Event(12, verdict) + Event(3));
   verdict.set_verdict(v1::REPORT_VERDICT_INVALID);
   *verdict.mutable_refusal() = protocol::MakeRefusal(v1::REFUSAL_REASON_NOT_FINITE, "the update holds NaN");
@@ -99,7 +100,11 @@ void Sessions() {
   Write("fuzz_session", "revoked", begin + Event(13, Number(403, 2) + "\n" + revoked) + Event(1));
   Write("fuzz_session", "restart", Event(0, Report("update")) + Event(11) + Event(12, verdict) + Event(1) + Event(7));
   Write("fuzz_session", "broken", begin + Event(14) + Event(13) + Event(5) + assigned + Event(2) + Event(9) + Event(4));
-  Write("fuzz_session", "failed-task", begin + assigned + Event(9) + Event(10) + "\x02" + Number(3, 2) + "\xff\xfe!");
+  Write("fuzz_session", "failed-task",
+        begin + assigned + Event(9) + Event(10) + "\x02" + Number(3, 2) + "\xff\xfe!" + std::string(1, '\0'));
+  Write("fuzz_session", "out-of-memory",
+        begin + assigned + Event(9) + Event(10) + "\x01" + Number(4, 2) + "full\x01" + Event(12, verdict) + Event(5) +
+            assigned);
 }
 
 }  // namespace

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # check_clang_tidy.sh ROOT BUILD: the checks of .clang-tidy over the sources of all rooms that are compiled without LibTorch's header, up to
-# eight of a library at a time, since most of the time goes into the headers: those whose nameless namespaces have no name in common. A group
-# that does not compile all the same is checked source by source. 77: they cannot be checked here; in CI that is a failure.
+# sixteen at a time, since most of the time goes into the headers: those whose nameless namespaces have no name in common. A group that does
+# not compile all the same is checked source by source. 77: they cannot be checked here; in CI that is a failure.
 set -euo pipefail
 root=$1 build=$2
 skip() { echo "skipped: $1"; [ -z "${CI:-}" ] && exit 77; echo "in CI nothing may be skipped"; exit 1; }
@@ -35,15 +35,19 @@ sed -E -e 's/("command": ").*ccache /\1/' -e 's/ -fcoroutines| -fpch-preprocess/
       close(file)
       return n
     }
-    function entry(file, key,   options) {
-      options = key; sub(/^[^\t]*\t/, "", options)
-      printf "%s{\"directory\": \"%s\", \"command\": \"%s -c %s\", \"file\": \"%s\"}", separator, directory, options, file, file
+    # With the folders and macros of all sources, so that sources of any two libraries can be of one group.
+    function entry(file, key) {
+      printf "%s{\"directory\": \"%s\", \"command\": \"%s%s%s -c %s\", \"file\": \"%s\"}", separator, directory, compiler, common, key, file, file
       separator = ",\n"
     }
-    # The first group of the library that has room and no name of these.
+    function needed(option) {
+      if (!(option in seen)) common = common " " option
+      seen[option]
+    }
+    # The first group that has room and no name of these.
     function group_for(names, n, key,   g, i) {
       for (g = 1; g <= groups; ++g) {
-        if (key_of[g] != key || count[g] == 8) continue
+        if (key_of[g] != key || count[g] == 16) continue
         for (i = 1; i <= n && !((g, names[i]) in taken); ++i);
         if (i > n) return g
       }
@@ -57,9 +61,15 @@ sed -E -e 's/("command": ").*ccache /\1/' -e 's/ -fcoroutines| -fpch-preprocess/
       name = substr(file, length(root) + 2)
       if (substr(file, 1, length(root) + 1) != root "/" || command ~ /heddle_torch_pch/ || name !~ /\.cc$/ ||
           name !~ /^(common|protocol|model|zo_optim|aggregation|peft|client|coordinator|simulator)\//) next
-      target = command; sub(/.*CMakeFiles\//, "", target); sub(/\.dir\/.*/, "", target)
-      options = command; sub(/ -o [^ ]+ -c .*/, "", options)
-      key = target "\t" options
+      sub(/ -o [^ ]+ -c .*/, "", command)
+      words = split(command, word, " ")
+      compiler = word[1]
+      key = ""  # what the processor must know
+      for (i = 2; i <= words; ++i) {
+        if (word[i] ~ /^-m/) key = key " " word[i]
+        else if (word[i] == "-isystem") needed(word[i] " " word[++i])
+        else if (word[i] ~ /^-[DIW]|^-std=/) needed(word[i])
+      }
       n = declared(file, names)
       g = group_for(names, n, key)
       for (i = 1; i <= n; ++i) taken[g, names[i]]
@@ -67,9 +77,14 @@ sed -E -e 's/("command": ").*ccache /\1/' -e 's/ -fcoroutines| -fpch-preprocess/
       print "#include \"" file "\"" > alone
       close(alone)
       print "#include \"" file "\"" >> (work "/group_" g ".cc")
-      entry(alone, key)
     }
-    END { for (g = 1; g <= groups; ++g) entry(work "/group_" g ".cc", key_of[g]); print "]" }' > "$work/compile_commands.json"
+    END {
+      for (g = 1; g <= groups; ++g) {
+        entry(work "/group_" g ".cc", key_of[g])
+        for (i = 1; i <= count[g]; ++i) entry(work "/alone_" g "_" i ".cc", key_of[g])
+      }
+      print "]"
+    }' > "$work/compile_commands.json"
 ls "$work"/group_*.cc >/dev/null || { echo "no source was found in $build/compile_commands.json"; exit 1; }
 
 export root work

@@ -87,6 +87,7 @@ Event Next(fuzz::Input& input) {
       trained.update = protocol::MakeBlobRef(Sha256(std::string_view("update")), 6, "update.safetensors");
       trained.metrics.set_num_examples(1);
       trained.metrics.set_steps(1);
+      trained.out_of_memory = input.TakeByte() % 2 == 1;
       return trained;
     }
     case 11:
@@ -114,6 +115,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   heddle::fuzz::Input input(data, size);
   SessionOptions options;
   options.backoff_max = kBackoffMax;
+  options.memory_limit_bytes = uint64_t{1} << 30;
   Session session(options);
   bool finished = false;
   while (!input.rest().empty()) {
@@ -125,6 +127,10 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
       if (const auto* wait = std::get_if<Wait>(&action)) {
         Require(wait->time > Duration(0) && wait->time <= std::chrono::milliseconds(protocol::kMaxRetryAfterMs),
                 "a pause is longer than nothing and at most a day");
+      }
+      if (const auto* checkin = std::get_if<CheckIn>(&action)) {
+        Require(checkin->memory_bytes > 0 && checkin->memory_bytes <= options.memory_limit_bytes,
+                "what a device tells of its memory is at most what it may use, and never that there is no limit");
       }
       if (const auto* report = std::get_if<Report>(&action)) {
         Require(protocol::Validate(report->report).ok(), "a report that is sent is a good message",

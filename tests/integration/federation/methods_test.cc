@@ -41,11 +41,14 @@ std::filesystem::path WriteFewLabels(const std::filesystem::path& folder, const 
 
 class Methods : public ::testing::TestWithParam<Method> {};
 
-// In a round after the first.
-Result<json::object> WaitUntilAtWorkAgain(FederationWorld& world, const std::string& run) {
-  return world.WaitUntil(run, [](const json::object& now) {
-    return NumberOf(now, "committed_rounds") >= 1 && NumberOf(now, "devices_at_work") > 0;
-  });
+// What the API says of the run when it is in a round after the first: then there is something to remember.
+Result<json::object> SubmitAndWaitUntilAtWorkAgain(FederationWorld& world) {
+  HEDDLE_ASSIGN_OR_RETURN(const std::string run, world.Submit());
+  HEDDLE_ASSIGN_OR_RETURN(json::object now, world.WaitUntil(run, [](const json::object& state) {
+    return NumberOf(state, "committed_rounds") >= 1 && NumberOf(state, "devices_at_work") > 0;
+  }));
+  if (TextOf(now, "state") != "running") return DeadlineExceeded("too late to disturb anything");
+  return now;
 }
 
 TEST_P(Methods, CommitTheSimulatorsModelThoughCoordinatorAndDeviceAreKilled) {
@@ -58,15 +61,11 @@ TEST_P(Methods, CommitTheSimulatorsModelThoughCoordinatorAndDeviceAreKilled) {
   const auto simulated = world.SimulatedHash();
   ASSERT_TRUE(simulated.ok()) << simulated.status();
   ASSERT_TRUE(world.Start().ok());
-  const auto run = world.Submit();
-  ASSERT_TRUE(run.ok()) << run.status();
-  // In the second round there is something to remember.
-  const auto at_work = WaitUntilAtWorkAgain(world, *run);
+  const auto at_work = SubmitAndWaitUntilAtWorkAgain(world);
   ASSERT_TRUE(at_work.ok()) << at_work.status();
-  ASSERT_EQ(TextOf(*at_work, "state"), "running") << "too late to disturb anything";
   ASSERT_TRUE(world.KillAndRestartCoordinator().ok());
   ASSERT_TRUE(world.KillAndRestartDevice(0).ok());
-  const auto end = world.WaitForEnd(*run);
+  const auto end = world.WaitForEnd(TextOf(*at_work, "run_id"));
   ASSERT_TRUE(end.ok()) << end.status();
   EXPECT_EQ(TextOf(*end, "model_sha256"), *simulated);
   EXPECT_EQ(NumberOf(*end, "committed_rounds"), 4);
@@ -88,13 +87,11 @@ TEST(PrivateFederation, CommitsTheSimulatorsModelThoughADeviceIsKilled) {
     ASSERT_TRUE(WriteFileAtomically(state / "noise.secret", secret, 0600).ok());
   }
   ASSERT_TRUE(world.Start().ok());
-  const auto run = world.Submit();
-  ASSERT_TRUE(run.ok()) << run.status();
-  const auto at_work = WaitUntilAtWorkAgain(world, *run);
+  const auto at_work = SubmitAndWaitUntilAtWorkAgain(world);
   ASSERT_TRUE(at_work.ok()) << at_work.status();
   EXPECT_FALSE(at_work->contains("train_loss")) << "the devices withhold it";
   ASSERT_TRUE(world.KillAndRestartDevice(0).ok());
-  const auto end = world.WaitForEnd(*run);
+  const auto end = world.WaitForEnd(TextOf(*at_work, "run_id"));
   ASSERT_TRUE(end.ok()) << end.status();
   EXPECT_EQ(TextOf(*end, "model_sha256"), *simulated);
   EXPECT_TRUE(world.fleet().Stop().ok());
@@ -141,14 +138,11 @@ TEST(MemoryFederation, GivesEachDeviceTheLayersThatItsMemoryAllowsAndCommitsTheS
   }
   EXPECT_EQ(all, (std::set<double>{2, 4}));
   ASSERT_TRUE(world.Start({}, settings).ok());
-  const auto run = world.Submit();
-  ASSERT_TRUE(run.ok()) << run.status();
   // What a task is of outlives the coordinator; a device that asks again says what it has.
-  const auto at_work = WaitUntilAtWorkAgain(world, *run);
+  const auto at_work = SubmitAndWaitUntilAtWorkAgain(world);
   ASSERT_TRUE(at_work.ok()) << at_work.status();
-  ASSERT_EQ(TextOf(*at_work, "state"), "running") << "too late to disturb anything";
   ASSERT_TRUE(world.KillAndRestartCoordinator().ok());
-  const auto end = world.WaitForEnd(*run);
+  const auto end = world.WaitForEnd(TextOf(*at_work, "run_id"));
   ASSERT_TRUE(end.ok()) << end.status();
   EXPECT_EQ(TextOf(*end, "model_sha256"), *simulated);
   EXPECT_EQ(LayersIn(std::filesystem::path(TextOf(*end, "folder")) / "history.jsonl"), given);

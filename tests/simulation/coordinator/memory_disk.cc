@@ -22,6 +22,26 @@ struct Handle {
   bool dead() const { return generation != disk->generation(); }
 };
 
+// Strings whose files are gone.
+std::vector<std::string>& Spare() {
+  thread_local std::vector<std::string> spare;
+  return spare;
+}
+
+std::string TakeSpare() {
+  if (Spare().empty()) return {};
+  std::string room = std::move(Spare().back());
+  Spare().pop_back();
+  return room;
+}
+
+void KeepSpare(std::string room) {
+  constexpr size_t kMost = 8, kSmall = size_t{16} << 10;
+  if (room.capacity() < kSmall || Spare().size() == kMost) return;
+  room.clear();
+  Spare().push_back(std::move(room));
+}
+
 Handle* Of(sqlite3_file* file) { return reinterpret_cast<Handle*>(file); }
 MemoryDisk* Of(sqlite3_vfs* vfs) { return static_cast<MemoryDisk*>(vfs->pAppData); }
 
@@ -198,6 +218,13 @@ int CurrentTime(sqlite3_vfs*, double* days) {
 int LastError(sqlite3_vfs*, int, char*) { return 0; }
 
 }  // namespace
+
+MemoryDisk::File::File() : durable(TakeSpare()), content(TakeSpare()) {}
+
+MemoryDisk::File::~File() {
+  KeepSpare(std::move(durable));
+  KeepSpare(std::move(content));
+}
 
 MemoryDisk::MemoryDisk(std::string name) : name_(std::move(name)) {
   vfs_.iVersion = 1;

@@ -61,6 +61,11 @@ class MemoryDisk {
     bool truncate = false;  // to `offset`
   };
   struct File {
+    // Their room is that of files of before, on the same thread: worlds begin and end, and fresh memory is dear.
+    File();
+    ~File();
+    File(const File&) = delete;
+    File& operator=(const File&) = delete;
     std::string durable;
     std::string content;
     std::vector<Change> unsynced;

@@ -4,6 +4,7 @@
 #include <array>
 #include <charconv>
 #include <iterator>
+#include <limits>
 #include <vector>
 
 #include "common/random.h"
@@ -108,17 +109,38 @@ std::string LayerSettings(Method method, uint64_t seed) {
   return lines + "]\n";
 }
 
-uint64_t MemoryOf(Method method, uint64_t seed, const std::string& device) {
-  const Settings settings = SettingsOf(seed);
-  const uint32_t depth = DepthOf(settings, device);
-  if (method != Method::kHeteroLayers || !settings.by_memory || depth == kAll) return 0;
-  return (1 << 20) + kOneLayer + (depth - 1) * kNextLayer + DeriveSeed(seed, "spare memory", device) % kNextLayer;
+uint64_t NeedOf(uint32_t layers) { return (1 << 20) + kOneLayer + (layers - 1) * kNextLayer; }
+
+uint32_t LayersWithin(uint64_t told) {
+  uint32_t layers = kLayers;
+  while (told != 0 && layers > 0 && NeedOf(layers) > told) --layers;
+  return layers;
 }
 
-Share ShareOf(Method method, uint64_t seed, const std::string& device, uint32_t round) {
+uint32_t DepthIn(const v1::TaskPlan& plan) {
+  const int layers = plan.train().layers_size();
+  return layers == 0 ? kLayers : static_cast<uint32_t>(layers);
+}
+
+bool ByMemory(Method method, uint64_t seed) { return method == Method::kHeteroLayers && SettingsOf(seed).by_memory; }
+
+uint64_t MemoryOf(Method method, uint64_t seed, const std::string& device) {
+  const uint32_t depth = DepthOf(SettingsOf(seed), device);
+  if (!ByMemory(method, seed) || depth == kAll) return 0;
+  return NeedOf(depth) + DeriveSeed(seed, "spare memory", device) % kNextLayer;
+}
+
+uint64_t RealMemoryOf(Method method, uint64_t seed, const std::string& device) {
+  constexpr uint64_t kPlenty = std::numeric_limits<uint64_t>::max();
+  const uint64_t draw = DeriveSeed(seed, "memory that is not there", device);
+  if (!ByMemory(method, seed) || draw % 4 != 0) return kPlenty;
+  return NeedOf(1 + static_cast<uint32_t>(draw / 4 % kLayers));
+}
+
+Share ShareOf(Method method, uint64_t seed, const std::string& device, uint32_t round, std::optional<uint32_t> of) {
   const Settings settings = SettingsOf(seed);
   if (method == Method::kHeteroLayers) {
-    const uint32_t depth = DepthOf(settings, device);
+    const uint32_t depth = of.value_or(DepthOf(settings, device));
     if (depth == kAll || depth == kLayers) return {.held = Below(kLayers), .sent = Below(kLayers)};
     const Layers layers = settings.spread ? Spread(depth) : Below(depth);
     return {.held = layers, .sent = layers, .part = true};
@@ -131,7 +153,9 @@ Share ShareOf(Method method, uint64_t seed, const std::string& device, uint32_t 
   return {.held = Below(kLayers), .sent = Minus(Below(kLayers), Below(turn))};
 }
 
-std::optional<std::string> MistakeIn(const v1::TaskPlan& plan, const Share& share) {
+std::optional<std::string> MistakeIn(const v1::TaskPlan& plan, const Share& share, bool by_memory) {
+  if (plan.memory_bytes() != (by_memory ? NeedOf(DepthIn(plan)) : 0))
+    return "a task does not say what memory it was thought to need";
   const auto& asked = plan.train().layers();
   const Layers layers(asked.begin(), asked.end());
   if (plan.tensor_trees().empty() == share.part) return "the trees of a part do not come with a part";
@@ -160,8 +184,7 @@ StateDictSpec Within(const Layers& layers, const StateDictSpec& model) {
   return within;
 }
 
-Layers WrongLayers(Method method, uint64_t seed, const std::string& device, uint32_t round, uint64_t key, Flaw* flaw) {
-  Layers layers = ShareOf(method, seed, device, round).sent;
+Layers WrongLayers(Layers layers, Method method, uint64_t seed, uint64_t key, Flaw* flaw) {
   if (*flaw == Flaw::kOtherPart) {
     const std::vector<Layers> others = OthersThan(layers, method, seed);
     if (!others.empty()) return Pick(others, key);

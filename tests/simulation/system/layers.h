@@ -32,19 +32,32 @@ struct Share {
   bool part = false;   // it computes with some layers only, and fetches the tensors of these from the base model
   uint32_t drawn = 0;  // so many deeper layers are among them, as the run's seed draws them
 };
-Share ShareOf(Method method, uint64_t seed, const std::string& device, uint32_t round);
+// `depth`: where memory decides, so many layers; else the seed's.
+Share ShareOf(Method method, uint64_t seed, const std::string& device, uint32_t round,
+              std::optional<uint32_t> depth = std::nullopt);
 
-// Bytes that the device tells with its check-ins, where they decide how many layers it gets; 0: none.
+// ---- by memory ----
+
+// Devices get as many layers as the memory allows that they tell with their check-ins.
+bool ByMemory(Method method, uint64_t seed);
+// That the device's owner allows; 0: there is no limit.
 uint64_t MemoryOf(Method method, uint64_t seed, const std::string& device);
+// That there is for a task in truth: with some devices not enough for what they are first given, but for one layer.
+uint64_t RealMemoryOf(Method method, uint64_t seed, const std::string& device);
+// What a task of so many layers is estimated to need, and how many fit into what is told.
+uint64_t NeedOf(uint32_t layers);
+uint32_t LayersWithin(uint64_t told);
+// Of how many layers a plan is.
+uint32_t DepthIn(const v1::TaskPlan& plan);
 
 // What is wrong with the plan of a device with that share; nothing when it asks just that.
-std::optional<std::string> MistakeIn(const v1::TaskPlan& plan, const Share& share);
+std::optional<std::string> MistakeIn(const v1::TaskPlan& plan, const Share& share, bool by_memory);
 
 // Names and shapes of the tensors in these layers.
 StateDictSpec Within(const Layers& layers, const StateDictSpec& model);
 
-// The layers that a device sends which gets its own wrong: one more than it was asked for, one less, or those of
-// another device or round. Where it cannot get them wrong so, *flaw becomes how it does.
-Layers WrongLayers(Method method, uint64_t seed, const std::string& device, uint32_t round, uint64_t key, Flaw* flaw);
+// The layers that a device sends which gets its own (`layers`) wrong: one more than it was asked for, one less, or
+// those of another device or round. Where it cannot get them wrong so, *flaw becomes how it does.
+Layers WrongLayers(Layers layers, Method method, uint64_t seed, uint64_t key, Flaw* flaw);
 
 }  // namespace heddle::system_simulation

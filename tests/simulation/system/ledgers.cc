@@ -150,7 +150,7 @@ MadeUpdate MakeScalars(const v1::TrainPlan& plan, const Sha256Digest& proof, uin
   dict.emplace(flaw == Flaw::kMissingTensor ? "no.scalars" : kScalars, std::move(tensor));
   if (flaw == Flaw::kExtraTensor) dict.emplace("surplus", Tensor::FromFloats({1}, std::array<float, 1>{0.5F}));
   MadeUpdate made = Wrapped(SerializeSafetensors(dict), key, flaw, max_update_bytes);
-  if (flaw != Flaw::kNone) return made;
+  if (!HasGoodBytes(flaw)) return made;
   auto steps = std::make_shared<std::vector<zo::LedgerEntry>>();
   for (const zo::Scalar& step : scalars.steps) steps->push_back({step.ref, StepOf(plan, step.gradient)});
   made.values = std::make_shared<Values>();

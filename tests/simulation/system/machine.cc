@@ -60,6 +60,7 @@ void Machine::Start(Memory memory) {
   options.seed = seed_ + life_;
   options.backoff_max = Seconds(15);
   options.max_inline_update_bytes = nature_.inline_bytes;
+  options.memory_limit_bytes = checker_.MemoryOf(peer_.device);
   session_ = std::make_unique<client::Session>(options);
   stopped_.reset();
   pending_.clear();
@@ -158,7 +159,8 @@ void Machine::Do(const client::CheckIn& action) {
   ++operation_;
   std::optional<Sha256Digest> ledger;
   if (!kept_.last_ledger.empty()) ledger = Sha256Digest::FromBytes(kept_.last_ledger).value();
-  v1::CheckinRequest message = forms_.Checkin(action.local_tasks, checker_.MemoryOf(peer_.device), ledger);
+  checker_.Told(peer_.device, action.memory_bytes);
+  v1::CheckinRequest message = forms_.Checkin(action.local_tasks, action.memory_bytes, ledger);
   if (number_ % 2 == 1) message.clear_short_forms();  // one of before
   Call({"POST", "/v1/checkin", {}, message.SerializeAsString(), "check-in"}, [this](Result<Network::Answer> answer) {
     if (!answer.ok() || answer->status != 200) return Failed(answer);
@@ -210,6 +212,11 @@ MadeUpdate Machine::Made(const v1::TaskAssignment& task, uint64_t key, Flaw flaw
 void Machine::EndTraining(const v1::TaskAssignment& task) {
   Trained trained;
   trained.message = "no memory left";
+  if (task.plan().memory_bytes() > checker_.RealMemoryOf(peer_.device)) {
+    ++checker_.counts.happened["task too large"];
+    trained.out_of_memory = true;
+    return Tell(std::move(trained));
+  }
   if (time_.Chance(nature_.interrupts)) {
     trained.outcome = Trained::Outcome::kInterrupted;
     return Tell(std::move(trained));

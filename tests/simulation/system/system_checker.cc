@@ -72,7 +72,7 @@ const MadeUpdate* SystemChecker::SomeUpdate(uint32_t pick) const {
   if (updates_.empty()) return nullptr;
   auto found = updates_.begin();
   std::advance(found, pick % updates_.size());
-  return found->second.update.values == nullptr ? nullptr : &found->second.update;
+  return found->second.honest ? &found->second.update : nullptr;
 }
 
 // ---- answers ----
@@ -153,7 +153,11 @@ void SystemChecker::CheckStart(const std::string& device, const v1::TaskAssignme
   }
   const Share share = ShareFor(device, task);
   if (has_layers()) {
-    if (const auto mistake = MistakeIn(task.plan(), share)) return Breach(*mistake + ": " + device);
+    const bool by_memory = ByMemory(method_, seed_);
+    if (by_memory && !told_[device].contains(DepthIn(task.plan()))) {
+      return Breach("a task is of another number of layers than its device ever had memory for: " + device);
+    }
+    if (const auto mistake = MistakeIn(task.plan(), share, by_memory)) return Breach(*mistake + ": " + device);
   }
   const StateDictSpec spec = has_layers() ? Within(share.held, model_spec_) : model_spec_;
   for (const auto& [digest, version] : models_) {
@@ -168,14 +172,19 @@ void SystemChecker::CheckStart(const std::string& device, const v1::TaskAssignme
 }
 
 Share SystemChecker::ShareFor(const std::string& device, const v1::TaskAssignment& task) const {
-  return has_layers() ? ShareOf(method_, seed_, device, task.round()) : Share{};
+  if (!has_layers()) return {};
+  std::optional<uint32_t> depth;
+  if (ByMemory(method_, seed_)) depth = DepthIn(task.plan());
+  return ShareOf(method_, seed_, device, task.round(), depth);
 }
 
 StateDictSpec SystemChecker::SentFor(const std::string& device, const v1::TaskAssignment& task, uint64_t key,
                                      Flaw* flaw) const {
   if (!has_layers()) return model_spec_;
-  if (*flaw < Flaw::kOneLayerMore || *flaw > Flaw::kOtherPart) return Within(ShareFor(device, task).sent, model_spec_);
-  return Within(WrongLayers(method_, seed_, device, task.round(), key, flaw), model_spec_);
+  Layers sent = ShareFor(device, task).sent;
+  const bool wrong = *flaw >= Flaw::kOneLayerMore && *flaw <= Flaw::kOtherPart;
+  if (wrong) sent = WrongLayers(std::move(sent), method_, seed_, key, flaw);
+  return Within(sent, model_spec_);
 }
 
 void SystemChecker::Count(v1::ReportVerdict verdict) {
@@ -261,7 +270,7 @@ void SystemChecker::CheckAccepted(const std::string& device, const std::string& 
   if (!row.ok() || !*row) return;  // CheckRow has said what there is to say
   const AssignmentRecord& accepted = **row;
   auto known = updates_.find(accepted.update);
-  if (known == updates_.end() || known->second.update.values == nullptr) {
+  if (known == updates_.end() || !known->second.may_count()) {
     const char* flaw = known == updates_.end() ? "made by nobody" : FlawName(known->second.update.flaw);
     return Breach("an update was accepted that is not good: " + std::string(flaw));
   }
@@ -411,7 +420,7 @@ void SystemChecker::CheckModel(const RoundRecord& round, const Version& parent, 
   for (const AssignmentRecord& row : *rows) {
     if (row.state != AssignmentState::kAccepted) continue;
     auto known = updates_.find(row.update);
-    if (known == updates_.end() || known->second.update.values == nullptr) {
+    if (known == updates_.end() || !known->second.may_count()) {
       return Breach("an update is counted in " + name + " that nobody trained");
     }
     if (!devices.insert(row.device.value()).second) return Breach(row.device.value() + " is counted twice in " + name);

@@ -69,6 +69,8 @@ class SystemChecker {
   // ---- what the world tells ----
   // Just submitted; the store has its row.
   void RunBegan(const RunId& run);
+  // The device asks for a task, and tells this memory.
+  void Told(const std::string& device, uint64_t memory) { told_[device].insert(LayersWithin(memory)); }
   // The device has trained this for this assignment.
   void Made(const std::string& device, const std::string& assignment, const MadeUpdate& update);
   // Storage fails, a crash, the clock is set: limits of time are not exact for a while.
@@ -94,8 +96,10 @@ class SystemChecker {
   const StateDictSpec& model_spec() const { return model_spec_; }
   bool has_ledger() const { return HasLedger(method_); }
   bool has_layers() const { return HasLayers(method_); }
-  // That the device tells with its check-ins.
   uint64_t MemoryOf(const std::string& device) const { return system_simulation::MemoryOf(method_, seed_, device); }
+  uint64_t RealMemoryOf(const std::string& device) const {
+    return system_simulation::RealMemoryOf(method_, seed_, device);
+  }
   // What a device sends for this task: of the model, or of its layers. With a flaw of layers those of another
   // (layers.h), and *flaw becomes what it is in truth.
   StateDictSpec SentFor(const std::string& device, const v1::TaskAssignment& task, uint64_t key, Flaw* flaw) const;
@@ -118,7 +122,9 @@ class SystemChecker {
     Time made_at;  // for the first time; a device that forgot makes the same again
     // A copy with other bytes than the digest says has the digest of the right one; a device that forgot may make both.
     bool right_copy = false, wrong_copy = false;
-    bool honest = false;                               // made at least once without any flaw
+    bool honest = false;  // made at least once without any flaw
+    // A device whose report was wrong once may have sent the good bytes, and name them in a good report later.
+    bool may_count() const { return update.values != nullptr && right_copy; }
     std::set<std::pair<std::string, std::string>> by;  // device, assignment
   };
   struct Verdict {
@@ -166,6 +172,7 @@ class SystemChecker {
   std::map<std::pair<Sha256Digest, Layers>, Sha256Digest> starts_;
   std::map<std::string, Values> replays_;  // by the ledger's packed form, without its weights
   std::map<Sha256Digest, Known> updates_;
+  std::map<std::string, std::set<uint32_t>> told_;  // how many layers devices ever had memory for, as they told it
   std::map<std::string, Issued> issued_;
   std::map<uint64_t, v1::TaskAssignment> lasting_;  // parts of assignments by their keys
   std::vector<std::pair<std::string, std::string>> issued_list_;

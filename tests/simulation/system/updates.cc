@@ -166,7 +166,7 @@ double StepOfMean(Method method, double mean, const Values& state, const std::st
   return 0.01 * m / (std::sqrt(v) + 1e-3);
 }
 
-// The encoded form of `dict`. An honest device's values become what the other side decodes.
+// The encoded form of `dict`. Of good bytes the values become what the other side decodes.
 std::string Encode(const compression::Compressor& compressor, const StateDictSpec& model, uint64_t key, Flaw flaw,
                    const StateDict& dict, Values* values) {
   auto encoded = compressor.Encode(dict, nullptr);
@@ -178,7 +178,7 @@ std::string Encode(const compression::Compressor& compressor, const StateDictSpe
     const float scale = values->begin()->second[key % values->begin()->second.size()];
     std::memcpy(encoded->bytes.data() + encoded->count.header, &scale, sizeof scale);
   }
-  if (flaw != Flaw::kNone) return encoded->bytes;
+  if (!HasGoodBytes(flaw)) return encoded->bytes;
   const auto decoded = compressor.Decode(std::as_bytes(std::span(encoded->bytes)), model, uint64_t{1} << 30);
   for (const auto& [name, tensor] : *decoded) {
     const auto sent = tensor.values<float>();
@@ -188,6 +188,19 @@ std::string Encode(const compression::Compressor& compressor, const StateDictSpe
 }
 
 }  // namespace
+
+bool HasGoodBytes(Flaw flaw) {
+  switch (flaw) {
+    case Flaw::kNone:
+    case Flaw::kNoExamples:
+    case Flaw::kTooManyExamples:
+    case Flaw::kWrongSize:
+    case Flaw::kWrongDigest:
+      return true;
+    default:
+      return false;
+  }
+}
 
 const char* FlawName(Flaw flaw) { return FlawRows()[static_cast<size_t>(flaw)].name; }
 
@@ -216,7 +229,7 @@ MadeUpdate MakeUpdate(const StateDictSpec& model, uint64_t key, Flaw flaw, uint6
   MadeUpdate made = Wrapped(
       compressor == nullptr ? SerializeSafetensors(dict) : Encode(*compressor, model, key, flaw, dict, values.get()),
       key, flaw, max_update_bytes);
-  if (flaw == Flaw::kNone) made.values = std::move(values);
+  if (HasGoodBytes(flaw)) made.values = std::move(values);
   return made;
 }
 

@@ -58,6 +58,8 @@ inline constexpr uint32_t kNumCommonFlaws = static_cast<uint32_t>(Flaw::kTooLong
 inline constexpr uint32_t kNumLayerFlaws = static_cast<uint32_t>(Flaw::kOtherPart) + 1 - kNumCommonFlaws;
 inline constexpr uint32_t kNumFlaws = static_cast<uint32_t>(Flaw::kWrongBase) + 1;
 const char* FlawName(Flaw flaw);
+// The bytes of the update's digest are good ones.
+bool HasGoodBytes(Flaw flaw);
 
 // The reasons with which such an update may be refused, by their number in heddle.v1.RefusalReason. `encoded`: the
 // world's updates are made smaller, so that the bytes of other tensors are none of the task's.
@@ -74,11 +76,12 @@ using Values = std::map<std::string, std::vector<float>>;
 struct MadeUpdate {
   Flaw flaw = Flaw::kNone;
   std::string bytes;
-  Sha256Digest digest;                   // as the device declares it
-  uint64_t size_bytes = 0;               // as the report says
-  uint64_t num_examples = 1;             // as the report says
-  std::shared_ptr<const Values> values;  // of a good one
-  // Of a good one with shared seeds, whose values are empty: how far it steps along each direction.
+  Sha256Digest digest;        // as the device declares it
+  uint64_t size_bytes = 0;    // as the report says
+  uint64_t num_examples = 1;  // as the report says
+  // Of one whose digest is that of good bytes, whatever is wrong with its report or the copy that is sent.
+  std::shared_ptr<const Values> values;
+  // Of such a one with shared seeds, whose values are empty: how far it steps along each direction.
   std::shared_ptr<const std::vector<zo::LedgerEntry>> steps;
 };
 

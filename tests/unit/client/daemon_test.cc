@@ -307,6 +307,22 @@ TEST_F(DaemonTest, WorkerBeyondItsMemoryIsStoppedAndReportedAsInterrupted) {
   EXPECT_THAT(OnlyReport().message(), HasSubstr("memory"));
 }
 
+TEST_F(DaemonTest, TellsLessMemoryAfterATaskThatTookMoreThanItWasThoughtToNeed) {
+  EnrollDevice();
+  Mode("big");
+  config_.memory_limit_bytes = uint64_t{100} << 20;
+  config_.backoff_base = config_.backoff_max = Seconds(0.02);
+  for (int i = 1; i <= 3; ++i) {
+    v1::TaskAssignment assignment = coordinator_.MakeAssignment(i);
+    assignment.mutable_plan()->set_memory_bytes(i == 1 ? 0 : (uint64_t{100} << 20) - static_cast<uint64_t>(i));
+    coordinator_.Offer(assignment);
+  }
+  EXPECT_TRUE(RunTasks(3).ok());
+  std::vector<uint64_t> told;
+  for (const v1::CheckinRequest& checkin : coordinator_.checkins()) told.push_back(checkin.memory_bytes());
+  EXPECT_THAT(told, testing::ElementsAre(uint64_t{100} << 20, uint64_t{100} << 20, (uint64_t{100} << 20) - 3));
+}
+
 TEST_F(DaemonTest, MissingWorkerStopsTheDaemonWithItsName) {
   EnrollDevice();
   config_.worker_binary = "/nonexistent/worker";

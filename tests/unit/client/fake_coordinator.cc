@@ -102,6 +102,11 @@ size_t FakeCoordinator::CountRequests(const std::string& part) const {
       std::count_if(requests_.begin(), requests_.end(), [&](const auto& r) { return r.find(part) != r.npos; }));
 }
 
+std::vector<v1::CheckinRequest> FakeCoordinator::checkins() const {
+  const std::lock_guard lock(mutex_);
+  return checkins_;
+}
+
 std::vector<v1::ReportRequest> FakeCoordinator::reports() const {
   const std::lock_guard lock(mutex_);
   return reports_;
@@ -192,6 +197,10 @@ Awaitable<void> FakeCoordinator::Checkin(Exchange& exchange) {
   if (!request.ok()) {
     const v1::Refusal refusal = protocol::MakeRefusal(v1::REFUSAL_REASON_MALFORMED, request.status().message());
     co_return co_await Refuse(exchange, refusal);
+  }
+  {
+    const std::lock_guard lock(mutex_);
+    checkins_.push_back(*request);
   }
   asio::steady_timer timer(co_await asio::this_coro::executor);
   v1::CheckinResponse response;

@@ -42,6 +42,7 @@ class FakeCoordinator {
   // What happened.
   std::vector<std::string> requests() const;  // "GET /v1/blobs/... bytes=5-" and so on
   size_t CountRequests(const std::string& part) const;
+  std::vector<v1::CheckinRequest> checkins() const;
   std::vector<v1::ReportRequest> reports() const;
   std::optional<std::string> Upload(const std::string& assignment_id) const;  // when it is complete
   std::optional<std::string> InlineUpdate(const std::string& assignment_id) const;
@@ -74,6 +75,7 @@ class FakeCoordinator {
   std::map<std::string, UploadState> uploads_;         // by assignment
   std::map<std::string, std::string> inline_updates_;  // by assignment
   std::vector<std::string> requests_;
+  std::vector<v1::CheckinRequest> checkins_;
   std::vector<v1::ReportRequest> reports_;
   std::set<std::string> devices_;
   std::atomic<v1::ReportVerdict> verdict_ = v1::REPORT_VERDICT_ACCEPTED;

@@ -486,6 +486,41 @@ TEST_F(SessionTest, DeviceThatFailsEveryTaskPausesLongerAndLonger) {
   EXPECT_TRUE(Did<CheckIn>()) << "a good task ends the pauses";
 }
 
+TEST_F(SessionTest, TaskThatTakesMoreThanItsEstimateMakesTheDeviceTellLess) {
+  const auto fail = [this](uint64_t needed, bool out_of_memory) {
+    CheckinAnswered assigned = Assigned();
+    assigned.response.mutable_assignment()->mutable_plan()->set_memory_bytes(needed);
+    Tell(assigned);
+    Tell(Fetched{});
+    Trained trained = TrainedBadly(Trained::Outcome::kInterrupted, "it broke");
+    trained.out_of_memory = out_of_memory;
+    Tell(trained);
+    const std::string notes = Notes();
+    Tell(Answered(v1::REPORT_VERDICT_NOTED));
+    Tell(TimerFired{});
+    return notes;
+  };
+  for (const uint64_t limit : {uint64_t{0}, uint64_t{1000} << 20}) {
+    SessionOptions options;
+    options.memory_limit_bytes = limit;
+    Restart(options);
+    GoToCheckin();
+    EXPECT_EQ(Find<CheckIn>()->memory_bytes, limit);
+    fail(uint64_t{800} << 20, false);
+    EXPECT_EQ(Find<CheckIn>()->memory_bytes, limit) << "it was not for the memory";
+    fail(0, true);
+    EXPECT_EQ(Find<CheckIn>()->memory_bytes, limit) << "memory does not decide what this run's tasks are of";
+    EXPECT_THAT(fail(uint64_t{800} << 20, true), HasSubstr("800 MiB"));
+    EXPECT_EQ(Find<CheckIn>()->memory_bytes, (uint64_t{800} << 20) - 1);
+    fail(uint64_t{900} << 20, true);
+    EXPECT_EQ(Find<CheckIn>()->memory_bytes, (uint64_t{800} << 20) - 1) << "an older task's";
+    fail(uint64_t{700} << 20, true);
+    EXPECT_EQ(Find<CheckIn>()->memory_bytes, (uint64_t{700} << 20) - 1);
+    fail(1, true);
+    EXPECT_EQ(Find<CheckIn>()->memory_bytes, (uint64_t{700} << 20) - 1) << "0 would mean that there is no limit";
+  }
+}
+
 TEST_F(SessionTest, WorkerKilledByItselfIsInterruptedAndPausesToo) {
   GoToTrain();
   Tell(TrainedBadly(Trained::Outcome::kInterrupted, "killed by signal 9"));

@@ -121,6 +121,24 @@ TEST_F(WorkerLoopTest, WritesTheUpdateBeforeItSaysDone) {
   EXPECT_EQ(file->tensors.at("w").values<float>()[1], 2);
 }
 
+TEST_F(WorkerLoopTest, SaysWhetherATaskEndedForItsMemory) {
+  const auto good = backend_.run;
+  Status outcome;
+  backend_.run = [&](const std::string& task, const TaskInput& input, const ProgressCallback& progress) {
+    return outcome.ok() ? good(task, input, progress) : Result<TaskOutput>(outcome);
+  };
+  Start();
+  Next();
+  const auto run = [&](Status status) {
+    outcome = std::move(status);
+    SendRun();
+    return WaitForDone();
+  };
+  EXPECT_TRUE(run(ResourceExhausted("there is not enough memory for the task")).out_of_memory());
+  EXPECT_FALSE(run(Internal("NaN")).out_of_memory());
+  EXPECT_FALSE(run(OkStatus()).out_of_memory());
+}
+
 TEST_F(WorkerLoopTest, WritesTheUpdateAsSmallAsThePlanAsks) {
   upload_ = {"sign"};
   Start();

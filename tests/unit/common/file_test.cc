@@ -199,6 +199,25 @@ TEST(MappedFile, ShowsTheBytesAndOutlivesTheName) {
   EXPECT_EQ(mapped->path(), dir / "f");
 }
 
+TEST(MappedFile, SmallFilesAreReadAndLargeOnesMappedAndBothShowTheSame) {
+  TempDir dir;
+  for (const size_t size : {size_t{1}, MappedFile::kReadBytes - 1, MappedFile::kReadBytes, MappedFile::kReadBytes + 1,
+                            3 * MappedFile::kReadBytes}) {
+    std::string content(size, '\0');
+    for (size_t i = 0; i < size; ++i) content[i] = static_cast<char>(i * 7 + i / 251);
+    const auto file = MappedFile::Open(dir.Write("f", content)).value();
+    const auto shown = [&] {
+      return std::string(reinterpret_cast<const char*>(file->bytes().data()), file->bytes().size());
+    };
+    EXPECT_EQ(shown(), content) << size;
+    EXPECT_TRUE(file->Holds(file->bytes()));
+    file->WillRead(file->bytes());
+    file->DropPages(file->bytes());
+    file->DropPages();
+    EXPECT_EQ(shown(), content) << size << " bytes, after their pages were dropped";
+  }
+}
+
 TEST(MappedFile, AnEmptyFileIsAnEmptySpan) {
   TempDir dir;
   EXPECT_TRUE(MappedFile::Open(dir.Write("f", "")).value()->bytes().empty());

@@ -13,8 +13,10 @@
 #include "client/worker/local_task.h"
 #include "common/logging.h"
 #include "common/safetensors.h"
+#include "model/config/registry.h"
 #include "simulator/partition/partition.h"
 #include "tests/unit/common/temp_dir.h"
+#include "tests/unit/model/tiny_model.h"
 
 namespace heddle::simulator {
 namespace {
@@ -230,6 +232,44 @@ TEST_F(SimulationTest, ExamplesOfOneFileAreSplitOverNumberedDevices) {
   const auto few = Run("few", settings);
   ASSERT_FALSE(few.ok());
   EXPECT_NE(few.status().message().find("too few"), std::string::npos) << few.status();
+}
+
+TEST_F(SimulationTest, PicturesOfOneFileAreSplitOverNumberedDevices) {
+  const std::string config = R"({"architectures": ["ViTForImageClassification"], "hidden_size": 16,
+      "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24, "image_size": 8, "patch_size": 4,
+      "num_channels": 1, "num_labels": 3})";
+  const fs::path base = folder_ / "vit";
+  fs::create_directory(base);
+  folder_.Write("vit/config.json", config);
+  ASSERT_TRUE(
+      WriteSafetensors(base / "model.safetensors", model::RandomWeights(*model::ParseModelConfig(config), 3)).ok());
+  // A stripe in another place for each class.
+  std::string pixels({0, 0, 8, 3, 0, 0, 0, 90, 0, 0, 0, 8, 0, 0, 0, 8}), labels({0, 0, 8, 1, 0, 0, 0, 90});
+  for (int i = 0; i < 90; ++i) {
+    labels += static_cast<char>(i % 3);
+    for (int pixel = 0; pixel < 64; ++pixel)
+      pixels += static_cast<char>(pixel / 8 / 2 == i % 3 ? 200 + i % 50 : i % 20);
+  }
+  folder_.Write("all-labels-idx1-ubyte", labels);
+  const fs::path all = folder_.Write("all-images-idx3-ubyte", pixels);
+  const auto result = Run("out", {{"model.base", base.string()},
+                                  {"lora.target_modules", R"(["query", "value"])"},
+                                  {"simulation.source", "split"},
+                                  {"simulation.devices", "[]"},
+                                  {"simulation.num_devices", "4"},
+                                  {"simulation.data", "[\"" + all.string() + "\"]"},
+                                  {"simulation.partition", "dirichlet"},
+                                  {"simulation.test_fraction", "0.2"},
+                                  {"simulation.device_test_fraction", "0.2"},
+                                  {"strategy.num_server_rounds", "6"},
+                                  {"train.local_steps", "20"},
+                                  {"train.learning_rate", "0.02"},
+                                  {"train.batch_size", "8"}});
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_GT(FigureOf(result->figures.test, "accuracy"), 0.6) << "a third by chance";
+  EXPECT_GT(FigureOf(result->figures.device, "accuracy"), 0.6);
+  EXPECT_TRUE(fs::exists(folder_ / "out/data/device-4-labels-idx1-ubyte") ||
+              fs::exists(folder_ / "out/data/device-004-labels-idx1-ubyte"));
 }
 
 // 60 examples of 6 speakers, split over 6 devices, a part of each held out.

@@ -1,13 +1,16 @@
 // Data sets as files of simulated devices: what is read, and what each device is given.
 #include "simulator/partition/split.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <boost/json.hpp>
 #include <map>
 #include <set>
 #include <sstream>
 
+#include "model/data/image_records.h"
 #include "tests/unit/common/temp_dir.h"
 
 namespace heddle::simulator {
@@ -149,7 +152,7 @@ TEST_F(SplitTest, LabelsAreNumberedAsAskedElseInTheirOrder) {
   ASSERT_TRUE(data.ok()) << data.status();
   EXPECT_EQ(data->label_names(), (std::vector<std::string>{"2", "9", "10"}));
   EXPECT_EQ(data->labels(), (std::vector<int32_t>{2, 1, 2, 0}));
-  EXPECT_EQ(*data->Line(3), R"({"text":"w","label":0})");
+  EXPECT_EQ(*data->Example(3), R"({"text":"w","label":0})");
   source.label_names = {"10", "9", "2"};
   EXPECT_EQ(LabelledData::Open(source)->labels(), (std::vector<int32_t>{0, 1, 0, 2}));
   source.label_names = {"10", "9"};
@@ -161,7 +164,7 @@ TEST_F(SplitTest, PairsCompletionsConversationsAndNumbersKeepTheirForm) {
     source.files = {folder_.Write(name, content)};
     auto data = LabelledData::Open(source);
     EXPECT_TRUE(data.ok()) << data.status();
-    return data.ok() ? *data->Line(0) : "";
+    return data.ok() ? *data->Example(0) : "";
   };
   EXPECT_EQ(line("pair.tsv", "sentence1\tsentence2\tlabel\na\tb\tyes\n"),
             R"({"sentence1":"a","sentence2":"b","label":0})");
@@ -203,6 +206,112 @@ TEST_F(SplitTest, BadInputIsRefusedWithItsFile) {
   options = Options(100);
   options.device_test_fraction = 0.5;
   EXPECT_NE(Error(options).find("one example only"), std::string::npos);
+}
+
+// ---- pictures ----
+
+std::string BigEndian(uint32_t value) {
+  std::string bytes;
+  for (int shift = 24; shift >= 0; shift -= 8) bytes += static_cast<char>(value >> shift & 0xFF);
+  return bytes;
+}
+
+// Pictures of 2 x 3 pixels, each with its number in the first two, of ten classes in turn.
+fs::path WritePictures(const TempDir& folder, const std::string& name, int count) {
+  const auto number = static_cast<uint32_t>(count);
+  std::string pixels = std::string("\0\0\x08\x03", 4) + BigEndian(number) + BigEndian(2) + BigEndian(3);
+  std::string labels = std::string("\0\0\x08\x01", 4) + BigEndian(number);
+  for (int i = 0; i < count; ++i) {
+    pixels += std::string{static_cast<char>(i / 256), static_cast<char>(i % 256)} + "abcd";
+    labels += static_cast<char>(i % 10);
+  }
+  folder.Write(name + "-labels-idx1-ubyte", labels);
+  return folder.Write(name + "-images-idx3-ubyte", pixels);
+}
+
+// The numbers of a file's pictures, each of which is whole and has its own label; by model/data's reader.
+std::vector<int> PicturesIn(const fs::path& path) {
+  std::vector<int> numbers;
+  const auto records =
+      model::ImageRecords::Open(path, {.channels = 1, .height = 2, .width = 3}, model::LabelMap::Classes(10));
+  EXPECT_TRUE(records.ok()) << records.status();
+  for (int64_t i = 0; records.ok() && i < (*records)->size(); ++i) {
+    const auto example = (*records)->Read(i);
+    EXPECT_TRUE(example.ok()) << example.status();
+    if (!example.ok()) break;
+    const std::vector<uint8_t>& pixels = example->image.pixels;
+    numbers.push_back(pixels[0] * 256 + pixels[1]);
+    EXPECT_EQ(std::string(pixels.begin() + 2, pixels.end()), "abcd");
+    EXPECT_EQ(example->label, numbers.back() % 10);
+  }
+  return numbers;
+}
+
+TEST_F(SplitTest, PicturesAreDealtAsPairsThatTasksRead) {
+  SplitOptions options;
+  options.source.files = {WritePictures(folder_, "one", 300), WritePictures(folder_, "two", 100)};
+  options.devices = {"anna", "bert", "carl"};
+  options.partition.method = "dirichlet";
+  options.partition.alpha = 0.5;
+  options.test_fraction = 0.1;
+  options.device_test_fraction = 0.2;
+  const Split split = Write(options);
+  EXPECT_EQ(split.label_names.size(), 10U);
+  EXPECT_EQ(split.num_test, 40);
+  std::vector<int> trained, seen = PicturesIn(split.test);
+  EXPECT_EQ(seen.size(), 40U);
+  for (size_t d = 0; d < 3; ++d) {
+    const std::vector<int> mine = PicturesIn(split.train[d]), tests = PicturesIn(split.device_test[d]);
+    EXPECT_EQ(static_cast<int64_t>(mine.size()), split.sizes[d]);
+    EXPECT_FALSE(tests.empty());
+    trained.insert(trained.end(), mine.begin(), mine.end());
+    seen.insert(seen.end(), tests.begin(), tests.end());
+  }
+  EXPECT_EQ(PicturesIn(split.all), trained);
+  seen.insert(seen.end(), trained.begin(), trained.end());
+  std::vector<int> all;
+  for (int i = 0; i < 300; ++i) all.push_back(i);
+  for (int i = 0; i < 100; ++i) all.push_back(i);
+  EXPECT_TRUE(std::is_permutation(seen.begin(), seen.end(), all.begin(), all.end())) << "each is somewhere, once";
+  const json::object summary = json::parse(Slurp(folder_ / "out" / "split.json")).as_object();
+  int64_t labelled = 0;
+  for (const json::value& count : summary.at("devices").at(0).at("labels").as_array()) labelled += count.as_int64();
+  EXPECT_EQ(labelled, split.sizes[0]);
+  // The same in a folder, and held out from a file of their own.
+  const fs::path folder = folder_ / "pairs";
+  fs::create_directory(folder);
+  for (const char* kind : {"images-idx3", "labels-idx1"}) {
+    const std::string name = "one-" + std::string(kind) + "-ubyte";
+    fs::copy_file(folder_ / name, folder / name);
+  }
+  options.source.files = {folder};
+  options.test_files = {folder_ / "two-images-idx3-ubyte"};
+  EXPECT_EQ(PicturesIn(Write(options, "again").test).size(), 100U);
+}
+
+TEST_F(SplitTest, PicturesThatCannotBeDealtAreRefused) {
+  SplitOptions options;
+  const fs::path one = WritePictures(folder_, "one", 30);
+  options.devices = {"anna", "bert"};
+  options.source.files = {one, folder_.Write("more.tsv", "text\tlabel\na\t1\n")};
+  EXPECT_THAT(Error(options), testing::HasSubstr("texts and pictures"));
+  options.source.files = {one};
+  options.source.label_names = {"zero", "one"};
+  EXPECT_THAT(Error(options), testing::HasSubstr("label_names"));
+  options.source.label_names.clear();
+  options.source.group_field = "writer";
+  EXPECT_THAT(Error(options), testing::HasSubstr("pictures have no fields"));
+  options.source.group_field.clear();
+  options.partition.method = "kmeans";
+  EXPECT_THAT(Error(options), testing::HasSubstr("no texts"));
+  options.partition.method = "uniform";
+  options.labelled_examples = 3;
+  EXPECT_THAT(Error(options), testing::HasSubstr("their labels"));
+  options.labelled_examples = 0;
+  options.test_files = {folder_.Write("test.tsv", "text\tlabel\na\t1\n")};
+  EXPECT_THAT(Error(options), testing::HasSubstr("the test data"));
+  fs::remove(folder_ / "one-labels-idx1-ubyte");
+  EXPECT_THAT(Error(options), testing::HasSubstr("one-labels-idx1-ubyte"));
 }
 
 TEST_F(SplitTest, AFewExamplesOfAFewDevicesKeepTheirLabels) {

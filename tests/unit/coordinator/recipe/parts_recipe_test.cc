@@ -28,11 +28,12 @@ class PartsRecipe : public ::testing::Test {
                                 lines + "[strategy]\nnum_server_rounds = 8\n" + strategy,
                             folder_.path(), "parts.toml");
   }
-  v1::TaskPlan PlanOf(const Recipe& recipe, const RunMaterial& material, uint32_t round, const char* device) const {
+  v1::TaskPlan PlanOf(const Recipe& recipe, const RunMaterial& material, uint32_t round, const char* device,
+                      uint32_t layers = 0) const {
     AdapterBlobs blobs;
     blobs.config = protocol::MakeBlobRef(Sha256("c"), 1, "adapter_config.json");
     blobs.model = protocol::MakeBlobRef(Sha256("m"), 1, "adapter_model.safetensors");
-    v1::TaskPlan plan = MakeTaskPlan(recipe, material, round, blobs, DeviceId(device));
+    v1::TaskPlan plan = MakeTaskPlan(recipe, material, round, blobs, DeviceId(device), layers);
     const Status valid = protocol::Validate(plan);
     EXPECT_TRUE(valid.ok()) << valid;
     return plan;
@@ -122,7 +123,11 @@ TEST_F(PartsRecipe, ByMemoryARunSaysWhatEachNumberOfLayersTakes) {
   for (size_t i = 0; i < 4; ++i) {
     EXPECT_NEAR(static_cast<double>(needs[i]) - (3 << 20), BytesFor(spec_, static_cast<double>(i + 1)), 1) << i;
   }
+  for (uint32_t layers = 1; layers <= 4; ++layers) {
+    EXPECT_EQ(PlanOf(*recipe, *material, 1, "anna", layers).memory_bytes(), needs[layers - 1]);
+  }
   EXPECT_THAT(PlanOf(*recipe, *material, 1, "anna").train().layers(), IsEmpty());
+  EXPECT_EQ(PlanOf(*recipe, *material, 1, "anna").memory_bytes(), 0U);
   EXPECT_THAT(recipe->ViewFor(DeviceId("anna"), 1, 2).layers, ElementsAre(0, 1));
   EXPECT_EQ(recipe->ViewFor(DeviceId("anna"), 1, 4), DeviceView{});
 
