@@ -22,7 +22,7 @@ constexpr model::MemoryUse kUses[] = {model::MemoryUse::kInference, model::Memor
 std::string LastName(const std::string& path) { return path.substr(path.rfind('.') + 1); }
 
 // All that is printed.
-struct Report {
+struct ModelReport {
   model::ModelSpec spec;
   std::string stored_as;
   std::string tokenizer;  // for people
@@ -73,8 +73,8 @@ Result<std::string> StoredAs(const std::filesystem::path& folder, const model::M
   }
 }
 
-Result<Report> Gather(const std::filesystem::path& folder, const InspectOptions& options) {
-  Report report;
+Result<ModelReport> Gather(const std::filesystem::path& folder, const InspectOptions& options) {
+  ModelReport report;
   HEDDLE_ASSIGN_OR_RETURN(report.spec, model::ReadModelConfig(folder));
   HEDDLE_RETURN_IF_ERROR(CheckOptions(options, report.spec));
   HEDDLE_ASSIGN_OR_RETURN(report.stored_as, StoredAs(folder, report.spec));
@@ -121,7 +121,7 @@ Result<Report> Gather(const std::filesystem::path& folder, const InspectOptions&
   return report;
 }
 
-json::value ToJson(const Report& report) {
+json::value ToJson(const ModelReport& report) {
   const model::ModelSpec& spec = report.spec;
   json::object memory;
   for (const auto& [use, estimate] : report.memory) {
@@ -200,7 +200,7 @@ void Line(std::ostream& out, const char* format, Values... values) {
   out << text << "\n";
 }
 
-void PrintMemory(const Report& report, std::ostream& out) {
+void PrintMemory(const ModelReport& report, std::ostream& out) {
   const model::MemorySettings& s = report.settings;
   out << "\nMemory at batch " << s.batch << " x " << s.length << " tokens, base in " << model::WeightTypeName(s.base)
       << ", activations in " << (s.bf16 ? "bfloat16" : "float32") << (s.checkpoint ? ", checkpointed" : "") << "\n";
@@ -218,7 +218,7 @@ void PrintMemory(const Report& report, std::ostream& out) {
       << "  (model/config/memory_estimate.h has the formulas), without the program's own 150 MB or so.\n";
 }
 
-void Print(const Report& report, std::ostream& out) {
+void Print(const ModelReport& report, std::ostream& out) {
   const model::ModelSpec& spec = report.spec;
   out << "architecture   " << spec.architecture << "\n";
   out << "parameters     " << Number(spec.NumParameters()) << ", stored as " << report.stored_as << "\n";
@@ -283,7 +283,7 @@ std::vector<TargetGroup> TargetGroups(const model::ModelSpec& spec) {
 }
 
 Status InspectModel(const std::filesystem::path& folder, const InspectOptions& options, std::ostream& out) {
-  HEDDLE_ASSIGN_OR_RETURN(const Report report, Gather(folder, options));
+  HEDDLE_ASSIGN_OR_RETURN(const ModelReport report, Gather(folder, options));
   if (options.json) {
     out << json::serialize(ToJson(report)) << "\n";
   } else {

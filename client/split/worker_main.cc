@@ -19,7 +19,7 @@ namespace heddle::client {
 namespace {
 
 // What the device's owner learns of a round.
-void Report(const protocol::SplitPlan& plan, const SplitDevice::Stats& stats) {
+void ReportStats(const protocol::SplitPlan& plan, const SplitDevice::Stats& stats) {
   const std::string correlation =
       plan.privacy.distance_correlation ? std::to_string(stats.distance_correlation) : "not asked for";
   Log(Severity::kInfo, "the steps of a round are done",
@@ -53,7 +53,7 @@ Status Run(const std::string& plan_file, const std::string& data, const std::str
     }
     if (const SplitDevice::Stats& stats = device->stats(); stats.step == plan.local_steps && stats.round > reported) {
       reported = stats.round;
-      Report(plan, stats);
+      ReportStats(plan, stats);
     }
     while (action.kind == SplitDevice::Action::Kind::kSend) {
       HEDDLE_RETURN_IF_ERROR(WritePipeFrame(output, action.frame));

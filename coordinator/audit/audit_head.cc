@@ -12,7 +12,8 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr size_t kNameDigits = 12;
-constexpr std::string_view kPrefix = "audit-", kSuffix = ".jsonl";
+constexpr std::string_view kPrefix = "audit-";
+constexpr std::string_view kSuffix = ".jsonl";
 
 // Takes `literal`, then a number, off the front.
 bool TakeNumber(std::string_view* text, std::string_view literal, uint64_t* number) {

@@ -38,7 +38,7 @@ RecordFormat FramingOf(TextFormat format) {
 std::string Quoted(std::string_view name) { return "\"" + std::string(name) + "\""; }
 
 // The string member `key`: null when it is not there. Errors: it is no string.
-Result<const json::string*> StringMember(const json::object& object, std::string_view key) {
+Result<const json::string*> TextMember(const json::object& object, std::string_view key) {
   const json::value* member = object.if_contains(key);
   if (member == nullptr || member->is_null()) return static_cast<const json::string*>(nullptr);
   if (!member->is_string()) return InvalidArgument(Quoted(key) + " must be a string");
@@ -86,8 +86,8 @@ Result<std::vector<TextSpan>> Conversation(const json::value& messages) {
   bool any_learned = false;
   for (const json::value& message : *list) {
     if (!message.is_object()) return InvalidArgument("\"messages\" must be a list of objects");
-    HEDDLE_ASSIGN_OR_RETURN(const json::string* role, StringMember(message.get_object(), "role"));
-    HEDDLE_ASSIGN_OR_RETURN(const json::string* content, StringMember(message.get_object(), "content"));
+    HEDDLE_ASSIGN_OR_RETURN(const json::string* role, TextMember(message.get_object(), "role"));
+    HEDDLE_ASSIGN_OR_RETURN(const json::string* content, TextMember(message.get_object(), "content"));
     if (role == nullptr || content == nullptr || role->empty()) {
       return InvalidArgument("each of \"messages\" needs a \"role\" and a \"content\"");
     }
@@ -201,8 +201,8 @@ namespace {
 
 Result<TextExample> FromObject(const json::object& object, const TextOptions& options) {
   TextExample example;
-  HEDDLE_ASSIGN_OR_RETURN(const json::string* prompt, StringMember(object, options.prompt_field));
-  HEDDLE_ASSIGN_OR_RETURN(const json::string* completion, StringMember(object, options.completion_field));
+  HEDDLE_ASSIGN_OR_RETURN(const json::string* prompt, TextMember(object, options.prompt_field));
+  HEDDLE_ASSIGN_OR_RETURN(const json::string* completion, TextMember(object, options.completion_field));
   const json::value* messages = object.if_contains("messages");
   std::vector<std::string> fields = options.text_fields;
   if (fields.empty()) {
@@ -213,13 +213,13 @@ Result<TextExample> FromObject(const json::object& object, const TextOptions& op
   if (!fields.empty()) {
     std::string text;
     for (size_t i = 0; i < fields.size(); ++i) {
-      HEDDLE_ASSIGN_OR_RETURN(const json::string* piece, StringMember(object, fields[i]));
+      HEDDLE_ASSIGN_OR_RETURN(const json::string* piece, TextMember(object, fields[i]));
       if (piece == nullptr) return InvalidArgument("there is no " + Quoted(fields[i]));
       if (i > 0) text += ' ';
       text.append(piece->data(), piece->size());
     }
     example.spans.push_back({std::move(text)});
-    HEDDLE_ASSIGN_OR_RETURN(const json::string* pair, StringMember(object, options.pair_field));
+    HEDDLE_ASSIGN_OR_RETURN(const json::string* pair, TextMember(object, options.pair_field));
     if (pair != nullptr) example.pair = std::string(*pair);
   } else if (prompt != nullptr && completion != nullptr) {
     example.spans = {{std::string(*prompt), false}, {std::string(*completion), true}};

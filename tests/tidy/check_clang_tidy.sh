@@ -20,16 +20,23 @@ trap 'rm -rf "$work"' EXIT
 # (group_N.cc) and each alone (alone_N_M.cc), and their commands.
 sed -E -e 's/("command": ").*ccache /\1/' -e 's/ -fcoroutines| -fpch-preprocess//g' "$build/compile_commands.json" |
   awk -v root="$root" -v work="$work" -v directory="$build" '
-    # What the nameless namespaces of a file declare at the beginning of a line, into names[]: how many.
-    function declared(file, names,   line, nameless, n) {
+    # What the nameless namespaces of a file declare at the beginning of a line, into names[]: how many. What it takes from other namespaces,
+    # or defines for other files, into uses[].
+    function declared(file, names, uses,   line, nameless, n) {
       n = 0
+      delete uses
       while ((getline line < file) > 0) {
-        if (line ~ /^namespace \{/) nameless = 1
+        if (line ~ /^using [A-Za-z0-9_:]*::[A-Za-z0-9_]*;/) { sub(/;.*/, "", line); sub(/.*:/, "", line); uses[line] }
+        else if (line ~ /^using [A-Za-z0-9_]+ =/) { sub(/ =.*/, "", line); sub(/^using /, "", line); names[++n] = line }
+        else if (line ~ /^namespace \{/) nameless = 1
         else if (line ~ /^}  \/\/ namespace/) nameless = 0
         else if (nameless && line ~ /^[A-Za-z]/ && line !~ /^(using|namespace|template)/) {
           if (line ~ /^(struct|class|enum)/) { sub(/^(struct|enum class|class|enum) /, "", line); sub(/[^A-Za-z0-9_].*/, "", line) }
           else { sub(/ *[({=;\[].*/, "", line); sub(/.*[^A-Za-z0-9_]/, "", line) }
           names[++n] = line
+        } else if (!nameless && line ~ /^[A-Za-z][^;]* [A-Za-z0-9_]+\(/) {
+          sub(/\(.*/, "", line); sub(/.*[^A-Za-z0-9_]/, "", line)
+          uses[line]
         }
       }
       close(file)
@@ -45,11 +52,14 @@ sed -E -e 's/("command": ").*ccache /\1/' -e 's/ -fcoroutines| -fpch-preprocess/
       seen[option]
     }
     # The first group that has room and no name of these.
-    function group_for(names, n, key,   g, i) {
+    function group_for(names, n, uses, key,   g, i, name) {
       for (g = 1; g <= groups; ++g) {
         if (key_of[g] != key || count[g] == 16) continue
-        for (i = 1; i <= n && !((g, names[i]) in taken); ++i);
-        if (i > n) return g
+        for (i = 1; i <= n && !((g, names[i]) in taken) && !((g, names[i]) in used); ++i);
+        if (i <= n) continue
+        i = 0
+        for (name in uses) if ((g, name) in taken) i = 1
+        if (!i) return g
       }
       key_of[++groups] = key
       return groups
@@ -70,9 +80,10 @@ sed -E -e 's/("command": ").*ccache /\1/' -e 's/ -fcoroutines| -fpch-preprocess/
         else if (word[i] == "-isystem") needed(word[i] " " word[++i])
         else if (word[i] ~ /^-[DIW]|^-std=/) needed(word[i])
       }
-      n = declared(file, names)
-      g = group_for(names, n, key)
+      n = declared(file, names, uses)
+      g = group_for(names, n, uses, key)
       for (i = 1; i <= n; ++i) taken[g, names[i]]
+      for (use in uses) used[g, use]
       alone = work "/alone_" g "_" ++count[g] ".cc"
       print "#include \"" file "\"" > alone
       close(alone)
