@@ -78,6 +78,9 @@ Result<std::shared_ptr<const MappedFile>> MappedFile::Open(const fs::path& path)
     for (size_t at = 0; at < size;) {
       const ssize_t got = ::pread(fd.get(), read.get() + at, size - at, static_cast<off_t>(at));
       if (got < 0 && errno == EINTR) continue;
+      // Of a disk that cannot be read now the file may be whole.
+      if (got < 0 && errno == EIO)
+        return Unavailable("cannot read " + path.string() + ": the disk answers with an error");
       if (got < 0) return ErrnoStatus(errno, "cannot read " + path.string());
       if (got == 0) return DataLoss(path.string() + " became shorter while it was read");
       at += static_cast<size_t>(got);

@@ -21,7 +21,7 @@ class MappedFile {
   static constexpr size_t kReadBytes = size_t{16} << 10;
 
   // Errors: kNotFound, kPermissionDenied, kInvalidArgument (not a regular file), kDataLoss (it became shorter),
-  // kResourceExhausted (no memory), kInternal.
+  // kResourceExhausted (no memory, too many open files), kUnavailable (the disk cannot be read), kInternal.
   static Result<std::shared_ptr<const MappedFile>> Open(const std::filesystem::path& path);
   ~MappedFile();
   MappedFile(const MappedFile&) = delete;

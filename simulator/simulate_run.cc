@@ -74,9 +74,10 @@ Result<Figures> Centralised(const SimulateSettings& settings, const coordinator:
     if (settings.text && step % 50 == 0) std::fprintf(stderr, "centralised step %u/%u  loss %.4f\n", step, steps, loss);
     return !Interrupted(settings);
   }));
-  fs::path test = FirstOf(settings.out / "data", {"test.jsonl", "test-images-idx3-ubyte", "heldout.txt"});
+  // As the devices' model is tested (world/devices.cc).
+  fs::path test = FirstOf(settings.out / "data", {"test.jsonl", "test-images-idx3-ubyte"});
   if (test.empty() && !recipe.simulation.test_data.empty()) test = recipe.simulation.test_data.front();
-  if (test.empty()) return InvalidArgument("--centralised needs examples that are held out from all devices");
+  if (test.empty()) test = FirstOf(settings.out / "data", {"heldout.txt"});
   return Evaluate(recipe, base, training.adapter, test, *resources);
 }
 
@@ -152,9 +153,12 @@ Result<SimulateOutcome> SimulateOnce(const SimulateSettings& settings) {
     };
   }
   SimulateOutcome outcome;
+  HEDDLE_ASSIGN_OR_RETURN(const auto recipe, coordinator::Recipe::Load(settings.recipe, settings.overrides));
+  const coordinator::SimulatedDevices& sim = recipe.simulation;
+  if (settings.centralised && sim.source == "split" && sim.test_fraction == 0 && sim.test_data.empty())
+    return InvalidArgument("--centralised needs simulation.test_fraction or test_data: examples held out from devices");
   HEDDLE_ASSIGN_OR_RETURN(outcome.result, Simulate(options));
   HEDDLE_ASSIGN_OR_RETURN(outcome.adapter, coordinator::RunFiles::AdapterDigest(settings.out, outcome.result.rounds));
-  HEDDLE_ASSIGN_OR_RETURN(const auto recipe, coordinator::Recipe::Load(settings.recipe, settings.overrides));
   HEDDLE_ASSIGN_OR_RETURN(const fs::path base, coordinator::DeviceBaseFolder(recipe, settings.out));
   outcome.guarantee = recipe.Guarantee();
   if (settings.centralised) {

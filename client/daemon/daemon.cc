@@ -328,22 +328,18 @@ asio::awaitable<Event> Daemon::Impl::TrainNow(v1::TaskAssignment assignment) {
   }
   last_progress = {};
   WorkerResult done = co_await worker.Run(*std::move(run), [this](const v1::WorkerProgress& p) { LogProgress(p); });
+  // One that is kept holds a part of the model that was too large.
+  if (done.out_of_memory) co_await worker.Stop(kWorkerStopLimit);
   worker.Rest();
   trained.message = done.message;
   trained.metrics = done.metrics;
   trained.out_of_memory = done.out_of_memory;
-  switch (done.outcome) {
-    case WorkerResult::Outcome::kInterrupted:
-      trained.outcome = Trained::Outcome::kInterrupted;
-      break;
-    case WorkerResult::Outcome::kFailed:
-      break;
-    case WorkerResult::Outcome::kCompleted: {
-      HEDDLE_FAILPOINT(kClientUpdateFinished);
-      const Status filled = FillUpdate(&trained);
-      if (filled.ok()) trained.outcome = Trained::Outcome::kCompleted;
-      trained.message = filled.message();
-    }
+  if (done.outcome == WorkerResult::Outcome::kInterrupted) trained.outcome = Trained::Outcome::kInterrupted;
+  if (done.outcome == WorkerResult::Outcome::kCompleted) {
+    HEDDLE_FAILPOINT(kClientUpdateFinished);
+    const Status filled = FillUpdate(&trained);
+    if (filled.ok()) trained.outcome = Trained::Outcome::kCompleted;
+    trained.message = filled.message();
   }
   update_is_fresh = true;
   co_return trained;

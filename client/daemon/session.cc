@@ -230,6 +230,7 @@ void Session::TaskEnded(bool accepted) {
     ++failed_tasks_;
   } else if (report_.outcome() == v1::TASK_OUTCOME_COMPLETED) {
     failed_tasks_ = 0;
+    if (tells_less_memory() && ++tasks_with_less_memory_ == kTasksWithLessMemory) TellAllMemory();
   }
   report_.Clear();
   task_.Clear();
@@ -314,6 +315,7 @@ void Session::On(const CheckinAnswered& event) {
 void Session::OnAssignment(const v1::TaskAssignment& assignment, bool cancelled) {
   task_ = assignment;
   upload_restarts_ = 0;
+  if (tells_less_memory() && assignment.run_id() != memory_run_) TellAllMemory();
   Say(false, "task received");
   if (cancelled) return ReportOutcome(v1::TASK_OUTCOME_INTERRUPTED, interruption_);
   const std::string& name = assignment.plan().local_task();
@@ -326,10 +328,13 @@ void Session::OnRejection(const v1::Rejection& rejection, bool cancelled) {
   if (cancelled) return Idle();
   if (rejection.reason() == v1::REJECTION_REASON_UNSUPPORTED_TASK)
     Say(true, "the run needs a local task that this device's worker does not have");
-  if (rejection.reason() == v1::REJECTION_REASON_TOO_LITTLE_MEMORY)
+  if (rejection.reason() == v1::REJECTION_REASON_TOO_LITTLE_MEMORY && tells_less_memory()) {
+    Say(true, "memory ran out in tasks of every size that the run has; this device tries them again");
+    TellAllMemory();
+  } else if (rejection.reason() == v1::REJECTION_REASON_TOO_LITTLE_MEMORY) {
     Say(true,
-        "the run's smallest task needs more memory than worker.memory_limit_mb allows, or than was there for a task of "
-        "before; raise it if there is more, and start the daemon again");
+        "the run's smallest task needs more memory than worker.memory_limit_mb allows; raise it if there is more");
+  }
   if (rejection.reason() == v1::REJECTION_REASON_REPLACED)
     Say(true, "another check-in of this device took this one's place; is its identity used twice?");
   const Duration pause = std::chrono::milliseconds(rejection.retry_after_ms());
@@ -380,8 +385,10 @@ void Session::TellLessMemory() {
   const uint64_t needed = task_.plan().memory_bytes();
   if (needed <= 1 || (memory_bytes_ != 0 && memory_bytes_ < needed)) return;
   memory_bytes_ = needed - 1;
-  Say(true, "the task takes more than the " + std::to_string(needed >> 20) +
-                " MiB of memory that its run estimates; until this daemon starts again it asks for smaller ones");
+  memory_run_ = task_.run_id();
+  tasks_with_less_memory_ = 0;
+  Say(true, "memory ran out in a task that its run estimates at " + std::to_string(needed >> 20) +
+                " MiB; for a while this device asks for smaller ones");
 }
 
 void Session::On(const Uploaded&) {

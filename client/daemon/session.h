@@ -11,8 +11,9 @@
 //   reported so. A finished update is not thrown away: it is uploaded and reported without regard to eligibility, and
 //   when the daemon stops it is kept (SaveReport) for the next start.
 // - Temporary failures are repeated after exponential backoff with full jitter, or after what the server said.
-// - When a task whose size was chosen by the device's memory runs out of it, the device tells from then on, until its
-//   daemon starts again, that it has less than the task was estimated to need.
+// - When a task whose size was chosen by the device's memory runs out of it, the device tells from then on that it has
+//   less than the task was estimated to need. It tells all that it may use again after kTasksWithLessMemory completed
+//   tasks, in another run, when nothing is left that fits, and when its daemon starts again.
 // - A device that is revoked or not known stops, with a sentence.
 //
 // Life cycle: construct, Handle(Started), then an event at a time until an action Finish. Not thread-safe. Events that
@@ -144,6 +145,8 @@ struct Finish {
 using Action = std::variant<ProbeWorker, CheckIn, Fetch, Train, Upload, Report, Wait, CancelOperation, SaveReport,
                             EndTask, Note, Finish>;
 
+inline constexpr uint32_t kTasksWithLessMemory = 20;
+
 class Session {
  public:
   explicit Session(SessionOptions options);
@@ -172,6 +175,8 @@ class Session {
   void FailedForGood(const CallFailed& event);
   // The task under way was too large.
   void TellLessMemory();
+  void TellAllMemory() { memory_bytes_ = options_.memory_limit_bytes; }
+  bool tells_less_memory() const { return memory_bytes_ != options_.memory_limit_bytes; }
 
   // Whether the event belongs to the operation under way; it has ended then.
   bool Ends(SessionState expected, bool* cancelled);
@@ -206,7 +211,9 @@ class Session {
   bool unwell_ = false;      // this task went wrong by itself: pause before the next
   std::string interruption_;
   std::optional<std::vector<std::string>> local_tasks_;
-  uint64_t memory_bytes_;  // that the next check-in tells
+  uint64_t memory_bytes_;                // that the next check-in tells
+  std::string memory_run_;               // in which a task was too large
+  uint32_t tasks_with_less_memory_ = 0;  // completed since
   v1::TaskAssignment task_;
   v1::ReportRequest report_;
   uint32_t failures_ = 0;         // of the operation of state_, in a row

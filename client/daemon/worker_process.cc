@@ -185,7 +185,8 @@ asio::awaitable<WorkerResult> WorkerProcess::Impl::ResultOfEnd(Status broken) {
       result.message = "the worker was killed by signal " + std::to_string(signal) +
                        (signal == SIGKILL ? " (the system does so when memory runs out)" : "");
       if (IsOutsideSignal(signal)) result.outcome = WorkerResult::Outcome::kInterrupted;
-      result.out_of_memory = signal == SIGKILL && !cancelled;
+      // Where there is a limit the system has no reason of this worker's.
+      result.out_of_memory = signal == SIGKILL && !cancelled && options.memory_limit_bytes == 0;
     } else if (exit) {
       result.message = "the worker ended with status " + std::to_string(*exit) + " in the middle of a task";
     }

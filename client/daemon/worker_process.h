@@ -34,7 +34,9 @@ struct WorkerResult {
   Outcome outcome = Outcome::kFailed;
   std::string message;
   v1::TaskMetrics metrics;
-  bool out_of_memory = false;  // of its own, the limit's or the machine's: a smaller task may succeed
+  // A smaller task may succeed: memory ran out in the worker, it took more than its limit, or, where it has none, it
+  // was killed by SIGKILL, as the system does when memory runs out.
+  bool out_of_memory = false;
 };
 
 class WorkerProcess {

@@ -19,10 +19,12 @@ template <typename Work>
 Result<TaskOutput> WithinLibraryWall(const Work& work) {
   try {
     return work();
+  } catch (const c10::OutOfMemoryError&) {
+    return ResourceExhausted("there is " + std::string(kNotEnoughMemory) + " for the task's tensors");
   } catch (const c10::Error& error) {
     return Internal(std::string("LibTorch failed: ") + error.what_without_backtrace());
   } catch (const std::bad_alloc&) {
-    return ResourceExhausted("there is not enough memory for the task");
+    return ResourceExhausted("there is " + std::string(kNotEnoughMemory) + " for the task");
   } catch (const std::exception& error) {
     return Internal(std::string("the task failed: ") + error.what());
   }

@@ -19,6 +19,13 @@
 
 namespace heddle::client {
 
+// In every kResourceExhausted that is of memory, of which a smaller task takes less, and in none of a full disk or of
+// too many open files.
+inline constexpr std::string_view kNotEnoughMemory = "not enough memory";
+inline bool IsOutOfMemory(const Status& status) {
+  return status.code() == Code::kResourceExhausted && status.message().find(kNotEnoughMemory) != std::string::npos;
+}
+
 // As heddle.v1.DeviceRules: what a method adds to plain training.
 struct TrainRules {
   std::vector<std::string> frozen, kept;  // patterns of tensors: not trained; trained but not sent

@@ -120,7 +120,7 @@ Status CheckForwardMemory(const model::ModelSpec& spec, const TaskInput& input, 
 
 Status CheckMemory(uint64_t limit, uint64_t need, const char* what) {
   if (limit == 0 || need <= limit) return OkStatus();
-  return ResourceExhausted(std::string(what) + " needs about " + std::to_string(need >> 20) +
+  return ResourceExhausted(std::string(kNotEnoughMemory) + ": " + what + " needs about " + std::to_string(need >> 20) +
                            " MiB; this device allows " + std::to_string(limit >> 20) + " MiB");
 }
 

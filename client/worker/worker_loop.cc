@@ -161,7 +161,7 @@ class Loop {
     const Result<TaskStats> stats = Train(run);
     if (stats.ok()) *done.mutable_metrics() = ToTaskMetrics(*stats);
     done.set_code(static_cast<int>(stats.status().code()));
-    done.set_out_of_memory(!computed_ && stats.status().code() == Code::kResourceExhausted);
+    done.set_out_of_memory(IsOutOfMemory(stats.status()));
     done.set_message(protocol::CleanText(stats.status().message(), protocol::kMaxWorkerErrorBytes));
     if (const auto memory = ReadProcessMemory(::getpid()); memory.ok())
       done.mutable_metrics()->set_peak_memory_bytes(memory->peak_rss_bytes);
@@ -171,20 +171,20 @@ class Loop {
   Result<TaskStats> Train(const v1::WorkerRun& run) {
     const auto progress = [this](uint32_t step, uint32_t total, double loss) { return OnStep(step, total, loss); };
     last_progress_ = {};
-    computed_ = false;
     Result<TaskOutput> output = Unknown();
     const TaskInput input = ToTaskInput(run);
     HEDDLE_ASSIGN_OR_RETURN(const std::string noise_secret, NoiseSecretBeside(run.update_path()));
     HEDDLE_RETURN_IF_ERROR(CheckUpload(input.train.rules, noise_secret));
     try {
       output = backend_.run(run.local_task(), input, progress);
+    } catch (const std::bad_alloc&) {
+      output = ResourceExhausted("there is " + std::string(kNotEnoughMemory) + " for the task");
     } catch (const std::exception& error) {
       output = Internal(std::string("the task threw an exception: ") + error.what());
     }
     HEDDLE_RETURN_IF_ERROR(output.status());
     if (commands_.stop_requested()) return Cancelled("the task was cancelled after its last step");
     HEDDLE_ASSIGN_OR_RETURN(const std::string update, MakeUpload(input, &*output, noise_secret));
-    computed_ = true;
     if (!output->personal.empty() && !run.next_personal_path().empty()) {
       HEDDLE_RETURN_IF_ERROR(WriteSafetensors(run.next_personal_path(), output->personal));
     }
@@ -213,7 +213,6 @@ class Loop {
   CommandReader& commands_;
   Status output_;
   std::chrono::steady_clock::time_point last_progress_;
-  bool computed_ = false;  // the task under way has its update; what is left is files
 };
 
 }  // namespace

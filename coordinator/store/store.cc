@@ -131,10 +131,10 @@ Query SqliteStore::Prepared(const char* sql) {
 }
 
 SqliteStore::Transaction::~Transaction() {
-  if (committed_) return;
+  if (committed_ || sqlite3_get_autocommit(store_.database_->getHandle()) != 0) return;  // SQLite may have done it
   try {
-    store_.Prepared("ROLLBACK").Execute();
-  } catch (const std::exception&) {  // after some errors SQLite has done it already
+    store_.Prepared(kRollback).Execute();
+  } catch (const std::exception&) {  // without memory or disk; the next transaction says so
   }
 }
 
@@ -167,6 +167,7 @@ Status SqliteStore::Prepare() {
     database_->exec("PRAGMA foreign_keys = ON");
     database_->exec("PRAGMA cache_size = -" + std::to_string(kCacheKib));
     database_->exec("PRAGMA journal_size_limit = " + std::to_string(kWalBytesKept));
+    for (const char* sql : {kBegin, kCommit, kRollback}) Prepared(sql);
     return OkStatus();
   });
   HEDDLE_RETURN_IF_ERROR(pragmas);

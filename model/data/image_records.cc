@@ -168,7 +168,8 @@ Result<IdxPair> OpenIdxPair(const fs::path& images_path, const IdxFile::ShapeChe
   }
   fs::path labels_path = images_path;
   labels_path.replace_filename(std::string(name).replace(part, kImagesPart.size(), kLabelsPart));
-  if (!fs::exists(labels_path)) {
+  std::error_code error;
+  if (!fs::exists(labels_path, error)) {
     // One of the two may be compressed.
     const std::string other = labels_path.string();
     labels_path = other.ends_with(".gz") ? other.substr(0, other.size() - 3) : other + ".gz";

@@ -26,13 +26,14 @@ struct ImageExample {
 };
 
 // The images' file of an IDX pair: `path` itself if it is called so, or the one in that folder, as Open takes it.
-// Empty: there is none. Errors: kNotFound, several pairs in the folder.
+// Empty: there is none. Errors: kNotFound; kInvalidArgument: several pairs in the folder; those of reading a folder.
 Result<std::filesystem::path> FindIdxImages(const std::filesystem::path& path);
 
 struct IdxPair {
   std::shared_ptr<const IdxFile> images, labels;  // as many of each
 };
-// By the images' file. Errors: those of IdxFile::Open; `check` is the images'.
+// By the images' file. Errors: those of IdxFile::Open; kInvalidArgument: another name than such a file has, unequal
+// counts. `check` is the images'.
 Result<IdxPair> OpenIdxPair(const std::filesystem::path& images, const IdxFile::ShapeCheck& check);
 
 class ImageRecords {

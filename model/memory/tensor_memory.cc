@@ -69,7 +69,8 @@ struct TensorMemory : at::Allocator {
  private:
   static at::DataPtr Make(size_t bytes) {
     void* array = Allocate(bytes);
-    TORCH_CHECK(array != nullptr || bytes == 0, "there is no memory for a tensor of ", bytes, " bytes");
+    TORCH_CHECK_WITH(OutOfMemoryError, array != nullptr || bytes == 0, "there is no memory for a tensor of ", bytes,
+                     " bytes");
     return {array, array, &Free, at::Device(at::DeviceType::CPU)};
   }
 };

@@ -7,7 +7,7 @@
 namespace heddle::model {
 namespace {
 
-void Truncate(int64_t size, Side side, std::vector<int32_t>* ids) {
+void CutTo(int64_t size, Side side, std::vector<int32_t>* ids) {
   const auto surplus = static_cast<int64_t>(ids->size()) - size;
   if (surplus <= 0) return;
   if (side == Side::kLeft) ids->erase(ids->begin(), ids->begin() + surplus);
@@ -47,12 +47,12 @@ Status Truncate(int64_t max_tokens, const EncodeOptions& options, std::vector<in
   if (surplus <= 0) return OkStatus();
   if (options.truncation == Truncation::kLongestFirst) {
     if (second == nullptr) {
-      Truncate(max_tokens, options.truncation_side, first);
+      CutTo(max_tokens, options.truncation_side, first);
       return OkStatus();
     }
     const auto [a, b] = SizesOfPair(size, other, max_tokens);
-    Truncate(a, options.truncation_side, first);
-    Truncate(b, options.truncation_side, second);
+    CutTo(a, options.truncation_side, first);
+    CutTo(b, options.truncation_side, second);
     return OkStatus();
   }
   std::vector<int32_t>* cut = options.truncation == Truncation::kOnlyFirst ? first : second;
@@ -62,7 +62,7 @@ Status Truncate(int64_t max_tokens, const EncodeOptions& options, std::vector<in
                            std::to_string(surplus) + " must go to reach max_length " +
                            std::to_string(options.max_length));
   }
-  Truncate(static_cast<int64_t>(cut->size()) - surplus, options.truncation_side, cut);
+  CutTo(static_cast<int64_t>(cut->size()) - surplus, options.truncation_side, cut);
   return OkStatus();
 }
 

@@ -13,12 +13,12 @@ namespace {
 namespace fs = std::filesystem;
 
 // Bytes into a new file, a piece at a time.
-class NewFile {
+class BufferedFile {
  public:
-  static Result<NewFile> Create(fs::path path) {
+  static Result<BufferedFile> Create(fs::path path) {
     UniqueFd fd(::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644));
     if (!fd.valid()) return ErrnoStatus(errno, "cannot write " + path.string());
-    return NewFile(std::move(path), std::move(fd));
+    return BufferedFile(std::move(path), std::move(fd));
   }
   const fs::path& path() const { return path_; }
   Status Add(std::string_view bytes) {
@@ -38,7 +38,7 @@ class NewFile {
 
  private:
   static constexpr size_t kPiece = size_t{1} << 18;
-  NewFile(fs::path path, UniqueFd fd) : path_(std::move(path)), fd_(std::move(fd)) {}
+  BufferedFile(fs::path path, UniqueFd fd) : path_(std::move(path)), fd_(std::move(fd)) {}
   fs::path path_;
   UniqueFd fd_;
   std::string buffer_;
@@ -46,7 +46,7 @@ class NewFile {
 
 class LineFile final : public ExampleFile {
  public:
-  explicit LineFile(NewFile file) : file_(std::move(file)) {}
+  explicit LineFile(BufferedFile file) : file_(std::move(file)) {}
   const fs::path& path() const override { return file_.path(); }
   Status Add(std::string_view example) override {
     HEDDLE_RETURN_IF_ERROR(file_.Add(example));
@@ -55,7 +55,7 @@ class LineFile final : public ExampleFile {
   Status Finish() override { return file_.Flush(); }
 
  private:
-  NewFile file_;
+  BufferedFile file_;
 };
 
 // Unsigned bytes, of so many dimensions; big-endian.
@@ -69,7 +69,7 @@ std::string IdxHead(std::initializer_list<int64_t> shape) {
 
 class PictureFile final : public ExampleFile {
  public:
-  PictureFile(NewFile pictures, NewFile labels, int64_t height, int64_t width)
+  PictureFile(BufferedFile pictures, BufferedFile labels, int64_t height, int64_t width)
       : pictures_(std::move(pictures)), labels_(std::move(labels)), height_(height), width_(width) {}
   const fs::path& path() const override { return pictures_.path(); }
 
@@ -97,20 +97,20 @@ class PictureFile final : public ExampleFile {
   }
 
  private:
-  NewFile pictures_, labels_;
+  BufferedFile pictures_, labels_;
   int64_t height_, width_, count_ = 0;
 };
 
 }  // namespace
 
 Result<std::unique_ptr<ExampleFile>> NewLineFile(const fs::path& stem) {
-  HEDDLE_ASSIGN_OR_RETURN(NewFile file, NewFile::Create(stem.string() + ".jsonl"));
+  HEDDLE_ASSIGN_OR_RETURN(BufferedFile file, BufferedFile::Create(stem.string() + ".jsonl"));
   return std::unique_ptr<ExampleFile>(std::make_unique<LineFile>(std::move(file)));
 }
 
 Result<std::unique_ptr<ExampleFile>> NewPictureFile(const fs::path& stem, int64_t height, int64_t width) {
-  HEDDLE_ASSIGN_OR_RETURN(NewFile pictures, NewFile::Create(stem.string() + "-images-idx3-ubyte"));
-  HEDDLE_ASSIGN_OR_RETURN(NewFile labels, NewFile::Create(stem.string() + "-labels-idx1-ubyte"));
+  HEDDLE_ASSIGN_OR_RETURN(BufferedFile pictures, BufferedFile::Create(stem.string() + "-images-idx3-ubyte"));
+  HEDDLE_ASSIGN_OR_RETURN(BufferedFile labels, BufferedFile::Create(stem.string() + "-labels-idx1-ubyte"));
   auto file = std::make_unique<PictureFile>(std::move(pictures), std::move(labels), height, width);
   HEDDLE_RETURN_IF_ERROR(file->Begin());
   return std::unique_ptr<ExampleFile>(std::move(file));

@@ -75,39 +75,54 @@ Result<LabelledData> LabelledData::Open(LabelledSource source) {
   return data;
 }
 
-// Either all of the files or none are pictures.
 Status LabelledData::OpenPictures(const LabelledSource& source) {
-  const auto refuse = [](const std::filesystem::path& path, const char* what) {
-    return InvalidArgument(path.string() + ": " + what);
-  };
+  std::vector<std::filesystem::path> found;
   for (const std::filesystem::path& path : source.files) {
-    HEDDLE_ASSIGN_OR_RETURN(const std::filesystem::path images, model::FindIdxImages(path));
-    if (images.empty() && pictures_.empty() && path == source.files.front()) return OkStatus();
-    if (images.empty()) return refuse(path, "texts and pictures cannot be dealt together");
-    HEDDLE_ASSIGN_OR_RETURN(const model::IdxPair pair, model::OpenIdxPair(images, nullptr));
-    const auto size_of = [](const model::IdxPair& of) {
-      return std::pair(of.images->shape()[1], of.images->shape()[2]);
-    };
-    if (!pictures_.empty() && size_of(pair) != size_of(pictures_.front()))
-      return refuse(images, "its pictures are of another size than those of the files before it");
-    for (int64_t i = 0; i < pair.images->size(); ++i) {
-      uint8_t label = 0;
-      HEDDLE_RETURN_IF_ERROR(pair.labels->ReadItem(i, {&label, 1}));
-      where_.emplace_back(static_cast<uint32_t>(pictures_.size()), i);
-      labels_.push_back(label);
-    }
-    pictures_.push_back(pair);
+    std::error_code error;
+    HEDDLE_ASSIGN_OR_RETURN(found.emplace_back(), model::FindIdxImages(path));
+    if (found.back().empty() && std::filesystem::is_directory(path, error))
+      return InvalidArgument(path.string() + ": of folders only those with an IDX pair of pictures can be dealt");
+  }
+  const auto text = std::find(found.begin(), found.end(), std::filesystem::path());
+  if (text != found.end()) {
+    if (std::all_of(found.begin(), found.end(), [](const auto& path) { return path.empty(); })) return OkStatus();
+    return InvalidArgument(source.files[static_cast<size_t>(text - found.begin())].string() +
+                           ": texts and pictures cannot be dealt together");
   }
   if (!source.group_field.empty() || !source.columns.empty() || !source.text_fields.empty())
-    return refuse(source.files.front(), "pictures have no fields");
-  if (where_.empty()) return refuse(source.files.front(), "it is an empty data set: it needs at least one example");
+    return InvalidArgument(source.files.front().string() + ": pictures have no fields");
   label_names_ = source.label_names;
-  const auto count = static_cast<size_t>(*std::max_element(labels_.begin(), labels_.end())) + 1;
-  for (size_t i = label_names_.size(); label_names_.size() < count && source.label_names.empty(); ++i)
-    label_names_.push_back(std::to_string(i));
-  if (count > label_names_.size()) {
-    return refuse(source.files.front(), "it has a label that is not among label_names");
+  for (const std::filesystem::path& images : found) HEDDLE_RETURN_IF_ERROR(AddPictures(images, source.label_names));
+  if (where_.empty()) {
+    return InvalidArgument(source.files.front().string() + ": it is an empty data set: it needs at least one example");
   }
+  return OkStatus();
+}
+
+Status LabelledData::AddPictures(const std::filesystem::path& images, const std::vector<std::string>& names) {
+  const auto check = [this](std::span<const int64_t> shape) {
+    if (shape[1] > 0 && shape[2] > model::kMaxImagePixels / shape[1])
+      return InvalidArgument("its pictures are too large");
+    if (pictures_.empty()) return OkStatus();
+    const std::vector<int64_t>& before = pictures_.front().images->shape();
+    return shape[1] == before[1] && shape[2] == before[2]
+               ? OkStatus()
+               : InvalidArgument("its pictures are of another size than those of the files before it");
+  };
+  HEDDLE_ASSIGN_OR_RETURN(const model::IdxPair pair, model::OpenIdxPair(images, check));
+  for (int64_t i = 0; i < pair.images->size(); ++i) {
+    uint8_t label = 0;
+    HEDDLE_RETURN_IF_ERROR(pair.labels->ReadItem(i, {&label, 1}));
+    if (!names.empty() && label >= names.size()) {
+      return InvalidArgument(pair.labels->path().string() + ": label " + std::to_string(i + 1) + " is " +
+                             std::to_string(label) + ", but there are names for " + std::to_string(names.size()) +
+                             " classes only");
+    }
+    while (label_names_.size() <= label) label_names_.push_back(std::to_string(label_names_.size()));
+    where_.emplace_back(static_cast<uint32_t>(pictures_.size()), i);
+    labels_.push_back(label);
+  }
+  pictures_.push_back(pair);
   return OkStatus();
 }
 

@@ -65,7 +65,9 @@ class LabelledData {
     std::shared_ptr<const model::RecordFile> raw;
   };
   LabelledData() = default;
+  // Either all of the files or none are pictures.
   Status OpenPictures(const LabelledSource& source);
+  Status AddPictures(const std::filesystem::path& images, const std::vector<std::string>& names);
   Status ReadFields(const LabelledSource& source);
   Status NumberLabels(const LabelledSource& source, std::vector<std::string> texts);
 

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <queue>
+#include <set>
 
 #include "common/assert.h"
 #include "common/config.h"
@@ -122,18 +123,25 @@ Parts DirichletClasses(const PartitionInput& input, const PartitionOptions& opti
   return parts;
 }
 
+// Labels that some example has.
+std::vector<size_t> LabelsPresent(const PartitionInput& input) {
+  const std::set<int32_t> found(input.labels.begin(), input.labels.end());
+  return {found.begin(), found.end()};
+}
+
 // The labels of each device: one label in turn, so that every label is somewhere, and others at random.
 std::vector<std::vector<size_t>> LabelsOfDevices(const PartitionInput& input, const PartitionOptions& options) {
-  const auto labels = static_cast<size_t>(input.num_labels), devices = static_cast<size_t>(options.num_devices);
-  const auto each = static_cast<size_t>(options.labels_per_device);
+  const std::vector<size_t> present = LabelsPresent(input);
+  const size_t labels = present.size(), devices = static_cast<size_t>(options.num_devices);
+  const auto each = std::min(labels, static_cast<size_t>(options.labels_per_device));
   std::vector<std::vector<size_t>> of_device(devices);
   // Labels that no device has yet come first; then every label once more, and so on: all are about equally common.
   size_t next = 0;
-  for (size_t d = 0; d < devices; ++d) of_device[d].push_back(next++ % labels);
+  for (size_t d = 0; d < devices; ++d) of_device[d].push_back(present[next++ % labels]);
   PhiloxStream stream = StreamOf(options, "labels");
   for (size_t d = 0; d < devices; ++d) {
     while (of_device[d].size() < each) {
-      size_t label = next < labels ? next++ : stream.NextBelow(static_cast<uint32_t>(labels));
+      const size_t label = present[next < labels ? next++ : stream.NextBelow(static_cast<uint32_t>(labels))];
       const auto& mine = of_device[d];
       if (std::find(mine.begin(), mine.end(), label) == mine.end()) of_device[d].push_back(label);
     }
@@ -231,9 +239,10 @@ Status CheckLabels(const PartitionInput& input, const PartitionOptions& options)
     return InvalidArgument("labels_per_device is " + std::to_string(each) + ", but there are " +
                            std::to_string(labels) + " labels");
   }
-  if (each * options.num_devices < labels) {
+  const auto present = static_cast<int64_t>(LabelsPresent(input).size());
+  if (each * options.num_devices < present) {
     return InvalidArgument(std::to_string(options.num_devices) + " devices with " + std::to_string(each) +
-                           " labels each cannot hold " + std::to_string(labels) +
+                           " labels each cannot hold " + std::to_string(present) +
                            " labels: take more devices or labels_per_device");
   }
   return OkStatus();

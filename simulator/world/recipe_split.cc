@@ -26,6 +26,14 @@ Result<SplitOptions> SplitOptionsOf(const coordinator::Recipe& recipe) {
     const model::LabelMap labels = model::LabelsOf(spec);
     options.source.label_names.assign(labels.names().begin(), labels.names().end());
   }
+  if (spec.head.task == model::Task::kImageClassification && sim.label_names.empty()) {
+    // A head of the recipe's own has classes by number.
+    const int64_t own = recipe.head.num_labels;
+    const model::LabelMap labels = own > 0 ? model::LabelMap::Classes(own) : model::LabelsOf(spec);
+    options.source.label_names.assign(labels.names().begin(), labels.names().end());
+    for (int64_t i = static_cast<int64_t>(labels.names().size()); i < labels.num_classes(); ++i)
+      options.source.label_names.push_back(std::to_string(i));
+  }
   options.partition.method = sim.partition;
   options.partition.num_devices = static_cast<int64_t>(sim.names.size());
   options.partition.alpha = sim.alpha;

@@ -103,7 +103,10 @@ check() { clang-tidy --quiet --extra-arg=-Wno-unknown-warning-option --config-fi
 check_group() {
   local said
   said=$(check "$1.cc") && return
-  if [[ $said == *clang-diagnostic-error* ]] && said=$(check "${1/group_/alone_}"_*.cc); then return; fi
+  if [[ $said == *clang-diagnostic-error* ]]; then
+    echo "checked source by source, since they do not compile together: $(grep -m1 clang-diagnostic-error <<< "$said")"
+    said=$(check "${1/group_/alone_}"_*.cc) && return
+  fi
   printf '%s\n' "$said"
   return 1
 }

@@ -153,8 +153,10 @@ Share ShareOf(Method method, uint64_t seed, const std::string& device, uint32_t 
   return {.held = Below(kLayers), .sent = Minus(Below(kLayers), Below(turn))};
 }
 
-std::optional<std::string> MistakeIn(const v1::TaskPlan& plan, const Share& share, bool by_memory) {
-  if (plan.memory_bytes() != (by_memory ? NeedOf(DepthIn(plan)) : 0))
+std::optional<std::string> MistakeIn(const v1::TaskPlan& plan, const Share& share, const std::set<uint32_t>* told) {
+  if (told != nullptr && !told->contains(DepthIn(plan)))
+    return "a task is of another number of layers than its device ever had memory for";
+  if (plan.memory_bytes() != (told != nullptr ? NeedOf(DepthIn(plan)) : 0))
     return "a task does not say what memory it was thought to need";
   const auto& asked = plan.train().layers();
   const Layers layers(asked.begin(), asked.end());

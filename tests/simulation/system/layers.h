@@ -1,6 +1,6 @@
 // Runs whose devices have a part of the model (HeteroLayers, FedBFPT, FreezeLayers) in the simulated worlds: the
-// settings that a seed draws, and which layers each device must get, train and send in each round, by the definitions
-// of aggregation/parts/sub_models.h with none of its code.
+// settings that a seed draws, and which layers each device must get, train and send in each round (where memory
+// decides, for each number of layers), by the definitions of aggregation/parts/sub_models.h with none of its code.
 //
 // Pure functions of their arguments; thread-safe.
 #pragma once
@@ -50,8 +50,9 @@ uint32_t LayersWithin(uint64_t told);
 // Of how many layers a plan is.
 uint32_t DepthIn(const v1::TaskPlan& plan);
 
-// What is wrong with the plan of a device with that share; nothing when it asks just that.
-std::optional<std::string> MistakeIn(const v1::TaskPlan& plan, const Share& share, bool by_memory);
+// What is wrong with the plan of a device with that share; nothing when it asks just that. `told`: where memory
+// decides, how many layers fit into what the device told at any time.
+std::optional<std::string> MistakeIn(const v1::TaskPlan& plan, const Share& share, const std::set<uint32_t>* told);
 
 // Names and shapes of the tensors in these layers.
 StateDictSpec Within(const Layers& layers, const StateDictSpec& model);

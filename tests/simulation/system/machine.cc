@@ -63,6 +63,7 @@ void Machine::Start(Memory memory) {
   options.memory_limit_bytes = checker_.MemoryOf(peer_.device);
   session_ = std::make_unique<client::Session>(options);
   stopped_.reset();
+  too_large_.reset();
   pending_.clear();
   upload_.reset();
   forms_ = {};
@@ -159,6 +160,8 @@ void Machine::Do(const client::CheckIn& action) {
   ++operation_;
   std::optional<Sha256Digest> ledger;
   if (!kept_.last_ledger.empty()) ledger = Sha256Digest::FromBytes(kept_.last_ledger).value();
+  if (too_large_ && (action.memory_bytes == 0 || action.memory_bytes >= *too_large_))
+    checker_.Breach(device() + " asks for a task as large as one for which it had no memory");
   checker_.Told(peer_.device, action.memory_bytes);
   v1::CheckinRequest message = forms_.Checkin(action.local_tasks, action.memory_bytes, ledger);
   if (number_ % 2 == 1) message.clear_short_forms();  // one of before
@@ -214,7 +217,10 @@ void Machine::EndTraining(const v1::TaskAssignment& task) {
   trained.message = "no memory left";
   if (task.plan().memory_bytes() > checker_.RealMemoryOf(peer_.device)) {
     ++checker_.counts.happened["task too large"];
+    too_large_ = task.plan().memory_bytes();
     trained.out_of_memory = true;
+    if (DeriveSeed(seed_, "end without memory", task.assignment_id()) % 2 == 0)
+      trained.outcome = Trained::Outcome::kInterrupted;
     return Tell(std::move(trained));
   }
   if (time_.Chance(nature_.interrupts)) {

@@ -125,6 +125,7 @@ class Machine {
   v1::ReportRequest uploading_;
   MachineDisk kept_, backup_;
   bool full_ = false, unreadable_ = false;  // its disk
+  std::optional<uint64_t> too_large_;       // in this life: what a task needs for which there was no memory
   std::map<std::string, Tensors> parts_;    // by trees and layers, which say all of it
   std::vector<std::string> sent_reports_;
 };

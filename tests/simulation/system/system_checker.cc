@@ -153,11 +153,8 @@ void SystemChecker::CheckStart(const std::string& device, const v1::TaskAssignme
   }
   const Share share = ShareFor(device, task);
   if (has_layers()) {
-    const bool by_memory = ByMemory(method_, seed_);
-    if (by_memory && !told_[device].contains(DepthIn(task.plan()))) {
-      return Breach("a task is of another number of layers than its device ever had memory for: " + device);
-    }
-    if (const auto mistake = MistakeIn(task.plan(), share, by_memory)) return Breach(*mistake + ": " + device);
+    const std::set<uint32_t>* told = ByMemory(method_, seed_) ? &told_[device] : nullptr;
+    if (const auto mistake = MistakeIn(task.plan(), share, told)) return Breach(*mistake + ": " + device);
   }
   const StateDictSpec spec = has_layers() ? Within(share.held, model_spec_) : model_spec_;
   for (const auto& [digest, version] : models_) {
@@ -173,8 +170,7 @@ void SystemChecker::CheckStart(const std::string& device, const v1::TaskAssignme
 
 Share SystemChecker::ShareFor(const std::string& device, const v1::TaskAssignment& task) const {
   if (!has_layers()) return {};
-  std::optional<uint32_t> depth;
-  if (ByMemory(method_, seed_)) depth = DepthIn(task.plan());
+  const auto depth = ByMemory(method_, seed_) ? std::optional(DepthIn(task.plan())) : std::nullopt;
   return ShareOf(method_, seed_, device, task.round(), depth);
 }
 
@@ -182,8 +178,8 @@ StateDictSpec SystemChecker::SentFor(const std::string& device, const v1::TaskAs
                                      Flaw* flaw) const {
   if (!has_layers()) return model_spec_;
   Layers sent = ShareFor(device, task).sent;
-  const bool wrong = *flaw >= Flaw::kOneLayerMore && *flaw <= Flaw::kOtherPart;
-  if (wrong) sent = WrongLayers(std::move(sent), method_, seed_, key, flaw);
+  if (*flaw >= Flaw::kOneLayerMore && *flaw <= Flaw::kOtherPart)
+    sent = WrongLayers(std::move(sent), method_, seed_, key, flaw);
   return Within(sent, model_spec_);
 }
 

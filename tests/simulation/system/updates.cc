@@ -197,9 +197,25 @@ bool HasGoodBytes(Flaw flaw) {
     case Flaw::kWrongSize:
     case Flaw::kWrongDigest:
       return true;
-    default:
+    case Flaw::kTruncatedFile:
+    case Flaw::kNotSafetensors:
+    case Flaw::kNan:
+    case Flaw::kInfinity:
+    case Flaw::kElementTooLarge:
+    case Flaw::kNormTooLarge:
+    case Flaw::kWrongShape:
+    case Flaw::kWrongRank:
+    case Flaw::kWrongDtype:
+    case Flaw::kMissingTensor:
+    case Flaw::kExtraTensor:
+    case Flaw::kTooLong:
+    case Flaw::kOneLayerMore:
+    case Flaw::kOneLayerLess:
+    case Flaw::kOtherPart:
+    case Flaw::kWrongBase:
       return false;
   }
+  return false;
 }
 
 const char* FlawName(Flaw flaw) { return FlawRows()[static_cast<size_t>(flaw)].name; }

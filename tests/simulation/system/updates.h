@@ -58,7 +58,8 @@ inline constexpr uint32_t kNumCommonFlaws = static_cast<uint32_t>(Flaw::kTooLong
 inline constexpr uint32_t kNumLayerFlaws = static_cast<uint32_t>(Flaw::kOtherPart) + 1 - kNumCommonFlaws;
 inline constexpr uint32_t kNumFlaws = static_cast<uint32_t>(Flaw::kWrongBase) + 1;
 const char* FlawName(Flaw flaw);
-// The bytes of the update's digest are good ones.
+// The bytes of the update's digest are good ones, and a later report may name them. (Those of kWrongBase are of a
+// training of their own.)
 bool HasGoodBytes(Flaw flaw);
 
 // The reasons with which such an update may be refused, by their number in heddle.v1.RefusalReason. `encoded`: the

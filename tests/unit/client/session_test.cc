@@ -518,6 +518,30 @@ TEST_F(SessionTest, TaskThatTakesMoreThanItsEstimateMakesTheDeviceTellLess) {
     EXPECT_EQ(Find<CheckIn>()->memory_bytes, (uint64_t{700} << 20) - 1);
     fail(1, true);
     EXPECT_EQ(Find<CheckIn>()->memory_bytes, (uint64_t{700} << 20) - 1) << "0 would mean that there is no limit";
+    Tell(Rejected(v1::REJECTION_REASON_TOO_LITTLE_MEMORY, 1));
+    EXPECT_THAT(Notes(), HasSubstr("tries them again"));
+    Tell(TimerFired{});
+    EXPECT_EQ(Find<CheckIn>()->memory_bytes, limit) << "nothing was left that fits";
+    // In time, and in another run.
+    fail(uint64_t{800} << 20, true);
+    for (uint32_t task = 1; task <= kTasksWithLessMemory; ++task) {
+      EXPECT_EQ(Find<CheckIn>()->memory_bytes, (uint64_t{800} << 20) - 1) << task;
+      Tell(Assigned());
+      Tell(Fetched{});
+      Tell(TrainedWell());
+      Tell(Uploaded{});
+      Tell(Answered(v1::REPORT_VERDICT_ACCEPTED));
+    }
+    EXPECT_EQ(Find<CheckIn>()->memory_bytes, limit);
+    fail(uint64_t{800} << 20, true);
+    CheckinAnswered other = Assigned();
+    other.response.mutable_assignment()->set_run_id("run-2");
+    Tell(other);
+    Tell(Fetched{});
+    Tell(TrainedWell());
+    Tell(Uploaded{});
+    Tell(Answered(v1::REPORT_VERDICT_ACCEPTED));
+    EXPECT_EQ(Find<CheckIn>()->memory_bytes, limit) << "what was too large was another run's";
   }
 }
 

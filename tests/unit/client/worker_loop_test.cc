@@ -135,6 +135,8 @@ TEST_F(WorkerLoopTest, SaysWhetherATaskEndedForItsMemory) {
     return WaitForDone();
   };
   EXPECT_TRUE(run(ResourceExhausted("there is not enough memory for the task")).out_of_memory());
+  EXPECT_TRUE(run(ResourceExhausted("not enough memory: a forward pass needs about 9 MiB")).out_of_memory());
+  EXPECT_FALSE(run(ErrnoStatus(ENOSPC, "cannot write the unpacked images")).out_of_memory());
   EXPECT_FALSE(run(Internal("NaN")).out_of_memory());
   EXPECT_FALSE(run(OkStatus()).out_of_memory());
 }

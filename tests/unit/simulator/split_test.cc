@@ -295,9 +295,15 @@ TEST_F(SplitTest, PicturesThatCannotBeDealtAreRefused) {
   options.devices = {"anna", "bert"};
   options.source.files = {one, folder_.Write("more.tsv", "text\tlabel\na\t1\n")};
   EXPECT_THAT(Error(options), testing::HasSubstr("texts and pictures"));
+  std::swap(options.source.files[0], options.source.files[1]);
+  EXPECT_THAT(Error(options), testing::HasSubstr("texts and pictures"));
+  options.source.files = {one, folder_ / "."};
+  fs::create_directory(folder_ / "png");
+  options.source.files[1] = folder_ / "png";
+  EXPECT_THAT(Error(options), testing::HasSubstr("only those with an IDX pair"));
   options.source.files = {one};
   options.source.label_names = {"zero", "one"};
-  EXPECT_THAT(Error(options), testing::HasSubstr("label_names"));
+  EXPECT_THAT(Error(options), testing::HasSubstr("one-labels-idx1-ubyte: label 3 is 2"));
   options.source.label_names.clear();
   options.source.group_field = "writer";
   EXPECT_THAT(Error(options), testing::HasSubstr("pictures have no fields"));
