@@ -297,49 +297,6 @@ TEST_F(DaemonTest, EndsOfTheWorkerAreReportedWithTheirReason) {
   ExpectDelivered(assignment);
 }
 
-TEST_F(DaemonTest, WorkerBeyondItsMemoryIsStoppedAndReportedAsInterrupted) {
-  EnrollDevice();
-  Mode("big");
-  config_.memory_limit_bytes = uint64_t{100} << 20;
-  coordinator_.Offer(coordinator_.MakeAssignment(1));
-  EXPECT_TRUE(RunTasks(1).ok());
-  EXPECT_EQ(OnlyReport().outcome(), v1::TASK_OUTCOME_INTERRUPTED);
-  EXPECT_THAT(OnlyReport().message(), HasSubstr("memory"));
-}
-
-TEST_F(DaemonTest, TellsLessMemoryAfterATaskThatTookMoreThanItWasThoughtToNeed) {
-  EnrollDevice();
-  Mode("big");
-  config_.memory_limit_bytes = uint64_t{100} << 20;
-  config_.backoff_base = config_.backoff_max = Seconds(0.02);
-  for (int i = 1; i <= 3; ++i) {
-    v1::TaskAssignment assignment = coordinator_.MakeAssignment(i);
-    assignment.mutable_plan()->set_memory_bytes(i == 1 ? 0 : (uint64_t{100} << 20) - static_cast<uint64_t>(i));
-    coordinator_.Offer(assignment);
-  }
-  EXPECT_TRUE(RunTasks(3).ok());
-  std::vector<uint64_t> told;
-  for (const v1::CheckinRequest& checkin : coordinator_.checkins()) told.push_back(checkin.memory_bytes());
-  EXPECT_THAT(told, testing::ElementsAre(uint64_t{100} << 20, uint64_t{100} << 20, (uint64_t{100} << 20) - 3));
-}
-
-TEST_F(DaemonTest, AKilledWorkerWasTooLargeWhereItHasNoLimit) {
-  EnrollDevice();
-  Mode("kill");
-  config_.backoff_base = config_.backoff_max = Seconds(0.02);
-  const uint64_t needed = uint64_t{1} << 30;
-  for (const uint64_t limit : {uint64_t{0}, 2 * needed}) {
-    config_.memory_limit_bytes = limit;
-    for (int i = 1; i <= 2; ++i) {
-      v1::TaskAssignment assignment = coordinator_.MakeAssignment(i);
-      assignment.mutable_plan()->set_memory_bytes(needed);
-      coordinator_.Offer(assignment);
-    }
-    EXPECT_TRUE(RunTasks(2).ok());
-    EXPECT_EQ(coordinator_.checkins().back().memory_bytes(), limit == 0 ? needed - 1 : limit);
-  }
-}
-
 TEST_F(DaemonTest, MissingWorkerStopsTheDaemonWithItsName) {
   EnrollDevice();
   config_.worker_binary = "/nonexistent/worker";
