@@ -61,6 +61,8 @@ Status TrustCertificates(SSL_CTX* context, const std::string& pem) {
   HEDDLE_ASSIGN_OR_RETURN(std::vector<CertPtr> authorities,
                           internal::ParseCertificates(pem, "the authority's certificate"));
   for (const CertPtr& authority : authorities) {
+    // OpenSSL reads an authority's extensions when it is first used, which all threads' handshakes would do at once.
+    X509_check_purpose(authority.get(), -1, 0);
     if (X509_STORE_add_cert(SSL_CTX_get_cert_store(context), authority.get()) != 1)
       return OpenSslStatus(Code::kInvalidArgument, "the authority's certificate cannot be used");
   }
