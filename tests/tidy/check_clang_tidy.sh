@@ -111,4 +111,4 @@ check_group() {
   return 1
 }
 export -f check check_group
-for g in "$work"/group_*.cc; do echo "${g%.cc}"; done | xargs -P "$(nproc)" -n 1 bash -c 'check_group "$0"'
+for g in "$work"/group_*.cc; do echo "${g%.cc}"; done | xargs -P "$(env -u OMP_NUM_THREADS nproc)" -n 1 bash -c 'check_group "$0"'
