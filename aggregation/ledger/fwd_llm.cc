@@ -13,7 +13,7 @@ namespace {
 
 constexpr std::string_view kWaitingName =
     "heddle.ledger.waiting";          // scalars of rounds before: ref and n, I64 [count, 2]
-constexpr size_t kMaxGated = 65'536;  // elements that the variance is taken over
+constexpr size_t kMaxGated = 65'536;  // elements that the variance is taken over, and a few of small tensors
 constexpr size_t kBlock = 4096;
 
 class FwdLlm final : public LedgerAggregator {
@@ -86,43 +86,67 @@ class FwdLlm final : public LedgerAggregator {
     return tensor;
   }
 
+  // Elements of a trained tensor that the variance is taken over: the first ones.
+  struct Gated {
+    uint64_t stream = 0;
+    size_t elements = 0;
+  };
+  // Of every tensor: all of its elements, or, where the model has more than kMaxGated, its share of so many (at least
+  // one).
+  static std::vector<Gated> GatedOf(const StateDict& start) {
+    std::vector<Gated> gated;
+    uint64_t all = 0;
+    for (const auto& [name, tensor] : start) {
+      if (name.starts_with(kOwnPrefix) || tensor.dtype() != DType::kF32 || tensor.numel() == 0) continue;
+      gated.push_back({zo::ParameterStream(name), static_cast<size_t>(tensor.numel())});
+      all += gated.back().elements;
+    }
+    if (all <= kMaxGated) return gated;
+    for (Gated& one : gated) {
+      const double share = static_cast<double>(one.elements) / static_cast<double>(all);
+      one.elements = std::max<size_t>(1, static_cast<size_t>(share * static_cast<double>(kMaxGated)));
+    }
+    return gated;
+  }
+
   // Of the gradient's elements: the variance of its two estimates, one from each half of the scalars, meaned over the
-  // elements of the largest tensor (the first kMaxGated of them).
+  // elements of all tensors, as GatedOf chooses them.
   Result<double> Variance(const std::vector<zo::LedgerEntry>& all) {
     if (all.size() < 2) return std::numeric_limits<double>::infinity();
     HEDDLE_ASSIGN_OR_RETURN(const StateDict* start, Start());
-    const std::string* largest = nullptr;
+    const std::vector<Gated> gated = GatedOf(*start);
+    if (gated.empty()) return InvalidArgument("the adapter has no tensor to train");
+    double sum = 0;
     size_t elements = 0;
-    for (const auto& [name, tensor] : *start) {
-      const auto size = static_cast<size_t>(tensor.numel());
-      if (name.starts_with(kOwnPrefix) || tensor.dtype() != DType::kF32 || size <= elements) continue;
-      largest = &name;
-      elements = size;
+    for (const Gated& one : gated) {
+      sum += SumOfVariances(all, one);
+      elements += one.elements;
     }
-    if (largest == nullptr) return InvalidArgument("the adapter has no tensor to train");
-    elements = std::min(elements, kMaxGated);
-    const uint64_t stream = zo::ParameterStream(*largest);
+    return sum / static_cast<double>(elements);
+  }
+
+  double SumOfVariances(const std::vector<zo::LedgerEntry>& all, const Gated& tensor) const {
     // n is -rate / perturbations * scalar 2^bits: back to scalars, whose size is the gradient's.
     const double rate = options().zo.RatePerDirection();
     const double unit = rate > 0 ? std::ldexp(1 / rate, -static_cast<int>(ledger().head.resolution_bits)) : 0;
     const size_t half = all.size() / 2;
-    std::vector<float> z(kBlock);
+    std::vector<float> z(std::min(kBlock, tensor.elements));
     std::vector<double> means[2];
     double sum = 0;
-    for (size_t first = 0; first < elements; first += kBlock) {
-      const size_t count = std::min(kBlock, elements - first);
+    for (size_t first = 0; first < tensor.elements; first += kBlock) {
+      const size_t count = std::min(kBlock, tensor.elements - first);
       for (auto& mean : means) mean.assign(count, 0.0);
       for (size_t i = 0; i < all.size(); ++i) {
-        const std::span<float> block = std::span(z).first(count);
-        zo::FillDirection({ledger().head.distribution, zo::SeedOf(ledger().head, all[i].ref), stream}, first, block);
+        const uint64_t seed = zo::SeedOf(ledger().head, all[i].ref);
+        zo::FillDirection({ledger().head.distribution, seed, tensor.stream}, first, std::span(z).first(count));
         const size_t in_half = i < half ? half : all.size() - half;
         const double share = static_cast<double>(all[i].n) * unit / static_cast<double>(in_half);
         std::vector<double>& mean = means[i < half ? 0 : 1];
-        for (size_t k = 0; k < count; ++k) mean[k] += share * static_cast<double>(block[k]);
+        for (size_t k = 0; k < count; ++k) mean[k] += share * static_cast<double>(z[k]);
       }
       for (size_t k = 0; k < count; ++k) sum += (means[0][k] - means[1][k]) * (means[0][k] - means[1][k]) / 2;
     }
-    return sum / static_cast<double>(elements);
+    return sum;
   }
 };
 

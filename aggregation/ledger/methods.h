@@ -17,13 +17,15 @@
 //                 num_perturbations that are most like the model's last step (by the cosine over all trained tensors,
 //                 with its sign) and sends their scalars. The model moves by the mean of all scalars once the
 //                 gradient's variance is not above variance_threshold: the mean over elements of the variance of the
-//                 two estimates from both halves of the scalars. Until then, and up to max_waiting of them, scalars
-//                 wait in the state and devices are asked for more, on other batches (the paper: on the same). What is
-//                 chosen by likeness is biased towards the last step, as momentum is: of the best tenth that component
-//                 counts 3.25 times.
+//                 two estimates from both halves of the scalars. All tensors count (in the authors' code one): with all
+//                 their elements, or, in a model that has more than 65,536, each with its share of so many. Until then,
+//                 and up to max_waiting of them, scalars wait in the state and devices are asked for more, on other
+//                 batches (the paper: on the same). What is chosen by likeness is biased towards the last step, as
+//                 momentum is: of the best tenth that component counts 3.25 times.
 //
 // trim (0 .. 0.5, 0.5 the median) and num_attackers (Krum, when above 0) make DeComFL and BAFFLE robust: on scalars
-// both cost next to nothing.
+// both cost next to nothing. Krum needs 2 num_attackers + 3 updates, as it does elsewhere: a smaller cohort is refused
+// (kInvalidArgument), a round that ends with fewer makes no model (kFailedPrecondition).
 //
 // Devices step by whole numbers of the ledger themselves (zo::StepOf), so with one device the next model is its own
 // trajectory to the bit. Exact and independent of order.

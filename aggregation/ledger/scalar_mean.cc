@@ -11,6 +11,12 @@ class ScalarMean final : public LedgerAggregator {
  public:
   static Result<std::unique_ptr<Aggregator>> Make(const StateDict& parent, const AggregatorOptions& options,
                                                   const StateDict& state, bool weighted) {
+    const uint64_t least = LeastForKrum(options);
+    if (options.cohort > 0 && options.cohort < least) {
+      return InvalidArgument("num_attackers with this setting needs at least " + std::to_string(least) +
+                             " updates a round and " + std::to_string(options.cohort) +
+                             " are asked for; ask for more devices or expect fewer attackers");
+    }
     std::unique_ptr<ScalarMean> made(new ScalarMean(options, {.weighted = weighted}));
     HEDDLE_RETURN_IF_ERROR(made->TakeParent(parent, state));
     return std::unique_ptr<Aggregator>(std::move(made));
@@ -19,8 +25,18 @@ class ScalarMean final : public LedgerAggregator {
  private:
   using LedgerAggregator::LedgerAggregator;
 
+  // Krum's 2 f + 3: with fewer, attackers that agree may be nearest to each other. 0: it is not used.
+  static uint64_t LeastForKrum(const AggregatorOptions& options) {
+    const auto attackers = static_cast<uint64_t>(LedgerSetting(options, "num_attackers"));
+    return attackers > 0 ? 2 * attackers + 3 : 0;
+  }
+
   Result<std::map<uint64_t, int64_t>> Moves(StateDict*) override {
     const auto attackers = static_cast<size_t>(LedgerSetting(options(), "num_attackers"));
+    if (const uint64_t least = LeastForKrum(options()); shares().size() < least) {
+      return FailedPrecondition("num_attackers with this setting needs at least " + std::to_string(least) +
+                                " updates and the round has " + std::to_string(shares().size()));
+    }
     if (attackers > 0) return KrumMoves(attackers);
     const double trim = LedgerSetting(options(), "trim");
     if (trim > 0) return TrimmedMoves(trim);

@@ -1,7 +1,7 @@
 #include "client/worker/ledger_replay.h"
 
 #include <algorithm>
-#include <memory>
+#include <utility>
 
 #include "common/file.h"
 #include "common/safetensors.h"
@@ -31,68 +31,97 @@ Result<StartOfRun> ReadStart(const fs::path& adapter_dir, zo::LedgerHead* head) 
   return start;
 }
 
-// The values of `kept`, where it is of the same run and tensors.
-bool LedgerCache::Restore(const Kept* kept, const zo::Ledger& ledger, std::span<zo::Parameter> parameters) {
-  if (kept == nullptr || !(kept->ledger.head == ledger.head) || kept->names.size() != parameters.size()) return false;
+bool LedgerCache::Fits(const zo::Ledger& ledger, std::span<const zo::Parameter> parameters) const {
+  if (!kept_ || !(kept_->ledger.head == ledger.head) || kept_->names.size() != parameters.size()) return false;
   for (size_t i = 0; i < parameters.size(); ++i) {
     const zo::Parameter& parameter = parameters[i];
-    if (kept->names[i] != parameter.name || kept->values[i].size() != parameter.values.size()) return false;
-  }
-  for (size_t i = 0; i < parameters.size(); ++i) {
-    std::copy(kept->values[i].begin(), kept->values[i].end(), parameters[i].values.begin());
+    if (kept_->names[i] != parameter.name || kept_->values[i].size() != parameter.values.size()) return false;
   }
   return true;
 }
 
-Result<Sha256Digest> LedgerCache::Replay(const zo::Ledger& ledger, std::span<zo::Parameter> parameters,
-                                         unsigned threads) {
-  std::shared_ptr<const Kept> kept;
-  {
-    std::lock_guard lock(mutex_);
-    kept = kept_;
+bool LedgerCache::Begin(const zo::Ledger& ledger, std::span<zo::Parameter> parameters,
+                        std::vector<zo::SeedMove>* moves) const {
+  const std::lock_guard lock(mutex_);
+  const bool fits = Fits(ledger, parameters);
+  for (size_t i = 0; fits && i < parameters.size(); ++i) {
+    std::copy(kept_->values[i].begin(), kept_->values[i].end(), parameters[i].values.begin());
   }
+  *moves = zo::MovesBetween(fits ? kept_->ledger : zo::EmptyLedger(ledger.head), ledger);
+  return fits;
+}
+
+// Over what was kept, so that there are never two copies.
+void LedgerCache::Keep(const zo::Ledger& ledger, std::span<const zo::Parameter> parameters, bool reused) {
   uint64_t bytes = 0;
   for (const zo::Parameter& parameter : parameters) bytes += parameter.values.size_bytes();
-  const auto keep = [&]() -> std::shared_ptr<const Kept> {
-    if (bytes > kMaxKeptBytes) return nullptr;
-    auto next = std::make_shared<Kept>();
-    next->ledger = ledger;
+  const std::lock_guard lock(mutex_);
+  if (reused) ++reused_;
+  const bool fits = Fits(ledger, parameters);
+  if (!fits) kept_.reset();
+  if (BytesKeptOf(bytes) == 0) return;
+  if (fits && kept_->ledger == ledger) return;  // another task of the round was here
+  zo::Ledger named = ledger;
+  if (!fits) {
+    Kept next;
     for (const zo::Parameter& parameter : parameters) {
-      next->names.push_back(parameter.name);
-      next->values.emplace_back(parameter.values.begin(), parameter.values.end());
+      next.names.push_back(parameter.name);
+      next.values.emplace_back(parameter.values.begin(), parameter.values.end());
     }
-    return next;
-  };
-  const bool named = !ledger.weights.IsZero();
-  const zo::Ledger nothing = zo::EmptyLedger(ledger.head);
-  std::shared_ptr<const Kept> start;  // while the values are those of an earlier ledger
-  if (kept && bytes <= kMaxKeptBytes) {
-    start = keep();
-    if (!Restore(kept.get(), ledger, parameters)) start.reset();
+    kept_ = std::move(next);
   }
-  const bool reused = start != nullptr;
-  HEDDLE_RETURN_IF_ERROR(zo::ApplyMoves(
-      ledger.head.distribution, zo::MovesBetween(reused ? kept->ledger : nothing, ledger), parameters, threads));
-  Sha256Digest digest = zo::DigestOfWeights(parameters);
-  if (reused && named && digest != ledger.weights) {
-    // What was kept is not what it should be: once more, from the start.
-    Restore(start.get(), ledger, parameters);
-    HEDDLE_RETURN_IF_ERROR(
-        zo::ApplyMoves(ledger.head.distribution, zo::MovesBetween(nothing, ledger), parameters, threads));
+  for (size_t i = 0; fits && i < parameters.size(); ++i) {
+    std::copy(parameters[i].values.begin(), parameters[i].values.end(), kept_->values[i].begin());
+  }
+  kept_->ledger = std::move(named);
+}
+
+namespace {
+
+// False where `start` has not these tensors.
+bool PutStart(const StateDict& start, std::span<zo::Parameter> parameters) {
+  for (const zo::Parameter& parameter : parameters) {
+    const auto found = start.find(parameter.name);
+    if (found == start.end() || found->second.dtype() != DType::kF32) return false;
+    const auto values = found->second.values<float>();
+    if (values.size() != parameter.values.size()) return false;
+    std::copy(values.begin(), values.end(), parameter.values.begin());
+    zo::SnapToGrid(parameter.grid, parameter.values);
+  }
+  return true;
+}
+
+}  // namespace
+
+Result<Sha256Digest> LedgerCache::Replay(const zo::Ledger& ledger, const StateDict& start,
+                                         std::span<zo::Parameter> parameters, unsigned threads) {
+  Sha256Digest digest;
+  const auto replay = [&](std::span<const zo::SeedMove> moves) -> Status {
+    HEDDLE_RETURN_IF_ERROR(zo::ApplyMoves(ledger.head.distribution, moves, parameters, threads));
     digest = zo::DigestOfWeights(parameters);
-  }
-  if (named && digest != ledger.weights) {
+    if (ledger.weights.IsZero() || digest == ledger.weights) return OkStatus();
     return InvalidArgument("the replay of the ledger of round " + std::to_string(ledger.round) +
                            " has not the weights that it names");
+  };
+  std::vector<zo::SeedMove> moves;
+  bool reused = Begin(ledger, parameters, &moves);
+  Status replayed = replay(moves);
+  if (!replayed.ok() && reused) {
+    // What was kept may not be what it should be: once more, without it.
+    {
+      const std::lock_guard lock(mutex_);
+      kept_.reset();
+    }
+    reused = false;
+    if (PutStart(start, parameters)) replayed = replay(zo::MovesBetween(zo::EmptyLedger(ledger.head), ledger));
   }
-  std::lock_guard lock(mutex_);
-  if (reused) ++reused_;
-  kept_ = keep();
+  HEDDLE_RETURN_IF_ERROR(replayed);
+  Keep(ledger, parameters, reused);
   return digest;
 }
 
 uint64_t LedgerCache::reused() const {
-  std::lock_guard lock(mutex_);
+  const std::lock_guard lock(mutex_);
   return reused_;
 }
 

@@ -2,13 +2,13 @@
 #pragma once
 
 #include <filesystem>
-#include <memory>
 #include <mutex>
 #include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
+#include "common/state_dict.h"
 #include "peft/adapter/adapter.h"
 #include "zo_optim/ledger/ledger.h"
 
@@ -26,15 +26,20 @@ struct StartOfRun {
 Result<StartOfRun> ReadStart(const std::filesystem::path& adapter_dir, zo::LedgerHead* head);
 
 // The weights of the ledger that was replayed last, so that the next replay is of what has changed. Larger ones than
-// kMaxKeptBytes are not kept, since a task has no memory to spare for a copy of a whole model. Thread-safe.
+// kMaxKeptBytes are not kept, since a task has no memory to spare for a copy of a whole model; of others there is one
+// copy in a process, however many replay at once. Thread-safe.
 class LedgerCache {
  public:
   static constexpr uint64_t kMaxKeptBytes = uint64_t{64} << 20;
+  // Of weights of so many bytes.
+  static constexpr uint64_t BytesKeptOf(uint64_t weights) { return weights <= kMaxKeptBytes ? weights : 0; }
 
-  // `parameters` hold the start on its grids; they become the ledger's weights, whose digest is returned. What was kept
-  // and does not lead there is forgotten. Errors: those of ApplyMoves; kInvalidArgument when the weights are not those
-  // that the ledger names (an empty one names none).
-  Result<Sha256Digest> Replay(const zo::Ledger& ledger, std::span<zo::Parameter> parameters, unsigned threads);
+  // `parameters` hold `start` on its grids; they become the ledger's weights, whose digest is returned. What was kept
+  // and does not lead there is forgotten, and all is replayed from `start`, of which no copy is made. Errors: those of
+  // ApplyMoves; kInvalidArgument when the weights are not those that the ledger names (an empty one names none). After
+  // an error the values are of no more use.
+  Result<Sha256Digest> Replay(const zo::Ledger& ledger, const StateDict& start, std::span<zo::Parameter> parameters,
+                              unsigned threads);
 
   // Replays of changes alone, so far.
   uint64_t reused() const;
@@ -45,10 +50,14 @@ class LedgerCache {
     std::vector<std::string> names;
     std::vector<std::vector<float>> values;
   };
-  static bool Restore(const Kept* kept, const zo::Ledger& ledger, std::span<zo::Parameter> parameters);
+  // Whether what is kept is of the same run and tensors. The mutex is held.
+  bool Fits(const zo::Ledger& ledger, std::span<const zo::Parameter> parameters) const;
+  // The moves that are left when the parameters have what is kept, or all of them. True: of what is kept.
+  bool Begin(const zo::Ledger& ledger, std::span<zo::Parameter> parameters, std::vector<zo::SeedMove>* moves) const;
+  void Keep(const zo::Ledger& ledger, std::span<const zo::Parameter> parameters, bool reused);
 
   mutable std::mutex mutex_;
-  std::shared_ptr<const Kept> kept_;
+  std::optional<Kept> kept_;
   uint64_t reused_ = 0;
 };
 

@@ -7,6 +7,7 @@
 #include <chrono>
 #include <cmath>
 #include <map>
+#include <optional>
 #include <set>
 #include <utility>
 
@@ -90,42 +91,45 @@ Result<Plan> ReadPlan(const TrainSettings& train) {
   return plan;
 }
 
-// The last step that the model took, as far as its ledger tells: the directions of the newest round that moved it.
+// The last step that the model took, as far as its ledger tells: the directions of the newest round that moved it. It
+// is made again block by block where it is asked for, so that it takes no memory of the weights' size.
 class LastStep {
  public:
-  LastStep(const Plan& plan, const zo::Ledger& ledger, const std::vector<zo::Parameter>& parameters) {
+  LastStep(const Plan& plan, const zo::Ledger& ledger) {
     if (plan.candidates == 0 || plan.span == 0 || ledger.entries.empty()) return;
     const uint64_t first = ledger.entries.back().ref / plan.span * plan.span;
-    std::vector<zo::SeedMove> moves;
     for (const zo::LedgerEntry& entry : ledger.entries) {
       if (entry.ref < first) continue;
-      moves.push_back({zo::SeedOf(ledger.head, entry.ref), {0, zo::ScaleOf(ledger.head, entry.n)}});
-    }
-    for (const zo::Parameter& parameter : parameters) {
-      std::vector<float>& values = values_.emplace_back(parameter.values.size());
-      zo::MoveManyOnGrid(ledger.head.distribution, parameter.stream, moves, 0, parameter.grid, values);
+      moves_.push_back({zo::SeedOf(ledger.head, entry.ref), {0, zo::ScaleOf(ledger.head, entry.n)}});
     }
   }
-  // Proportional to the cosine between the step and a direction (whose lengths hardly differ); 0 without a step.
-  double Likeness(const zo::LedgerHead& head, const std::vector<zo::Parameter>& parameters, uint64_t ref) const {
-    double product = 0;
-    std::vector<float> z(kBlock);
-    for (size_t p = 0; p < values_.size(); ++p) {
-      const std::vector<float>& step = values_[p];
-      for (size_t first = 0; first < step.size(); first += kBlock) {
-        const std::span<float> block = std::span(z).first(std::min(kBlock, step.size() - first));
-        zo::FillDirection({head.distribution, zo::SeedOf(head, ref), parameters[p].stream}, first, block);
-        for (size_t i = 0; i < block.size(); ++i) {
-          product += static_cast<double>(step[first + i]) * static_cast<double>(block[i]);
+  // Of each of these directions a number proportional to the cosine between it and the step (their lengths hardly
+  // differ); 0 without a step.
+  std::vector<double> Likeness(const zo::LedgerHead& head, const std::vector<zo::Parameter>& parameters,
+                               const std::set<uint64_t>& refs) const {
+    std::vector<double> products(refs.size());
+    if (moves_.empty()) return products;
+    std::vector<uint64_t> seeds;
+    for (const uint64_t ref : refs) seeds.push_back(zo::SeedOf(head, ref));
+    std::vector<float> step(kBlock), z(kBlock);
+    for (const zo::Parameter& parameter : parameters) {
+      for (size_t first = 0; first < parameter.values.size(); first += kBlock) {
+        const size_t n = std::min(kBlock, parameter.values.size() - first);
+        std::fill_n(step.begin(), n, 0.0F);
+        zo::MoveManyOnGrid(head.distribution, parameter.stream, moves_, first, parameter.grid,
+                           std::span(step).first(n));
+        for (size_t k = 0; k < seeds.size(); ++k) {
+          zo::FillDirection({head.distribution, seeds[k], parameter.stream}, first, std::span(z).first(n));
+          for (size_t i = 0; i < n; ++i) products[k] += static_cast<double>(step[i]) * static_cast<double>(z[i]);
         }
       }
     }
-    return product;
+    return products;
   }
 
  private:
   static constexpr size_t kBlock = 4096;
-  std::vector<std::vector<float>> values_;  // of each parameter; empty without a step
+  std::vector<zo::SeedMove> moves_;  // empty without a step
 };
 
 // Which direction comes next: of a pool by chance, of a log in order.
@@ -133,8 +137,9 @@ class Directions {
  public:
   Directions(const Plan& plan, const std::vector<uint8_t>& importance, uint64_t seed)
       : plan_(plan), random_(DeriveSeed(seed, "shared directions", "")) {
+    const std::vector<double> shares = zo::SeedProbabilities(importance);
     double sum = 0;
-    for (const uint8_t one : importance) ends_.push_back(sum += std::exp(one / 255.0));
+    for (const double share : shares) ends_.push_back(sum += share);
   }
   // Those of the next step.
   std::vector<uint64_t> Step(const std::vector<zo::Parameter>& parameters, const LastStep& last) {
@@ -149,8 +154,9 @@ class Directions {
     while (drawn.size() < most) {
       drawn.insert(plan_.first_ref + random_.U64At(taken_++) % plan_.span);
     }
+    const std::vector<double> products = last.Likeness(plan_.head, parameters, drawn);
     std::vector<std::pair<double, uint64_t>> likeness;
-    for (const uint64_t ref : drawn) likeness.emplace_back(last.Likeness(plan_.head, parameters, ref), ref);
+    for (const uint64_t ref : drawn) likeness.emplace_back(products[likeness.size()], ref);
     // Without a last step all are alike: the first ones.
     std::stable_sort(likeness.begin(), likeness.end(), [](const auto& a, const auto& b) { return a.first > b.first; });
     refs.resize(std::min<size_t>(refs.size(), likeness.size()));
@@ -175,9 +181,12 @@ class Directions {
 class Training {
  public:
   Training(const Plan& plan, const FrozenFront& front, TrainedTensors& tensors, std::vector<zo::Parameter>& parameters,
-           const zo::Ledger& from)
-      : plan_(plan), front_(front), tensors_(tensors), parameters_(parameters) {
-    for (const zo::LedgerEntry& entry : from.entries) scales_[entry.ref] = entry.n;
+           const zo::Ledger& from, unsigned threads)
+      : plan_(plan), front_(front), tensors_(tensors), parameters_(parameters), threads_(threads) {
+    for (const zo::LedgerEntry& entry : from.entries) {
+      // Of a log only the round's own directions are tried.
+      if (plan.head.pool_size > 0 || entry.ref >= plan.first_ref) scales_[entry.ref] = entry.n;
+    }
   }
 
   // One step on this batch along those directions. The mean of the losses at the weights of before, as far as it was
@@ -197,18 +206,25 @@ class Training {
         Move(ref, {{epsilon, -epsilon}});
         minus = Loss(batch);
       }
-      Move(ref, {{plan_.both_sides ? -epsilon : epsilon, 0}});
+      const zo::Move back{plan_.both_sides ? -epsilon : epsilon, 0};
       const double difference = plus - minus;
       if (!std::isfinite(difference) || (plan_.max_difference > 0 && std::abs(difference) > plan_.max_difference)) {
+        Move(ref, {back});
         ++scalars_.skipped;
         continue;
       }
       sum += plan_.both_sides ? (plus + minus) / 2 : minus;
       ++counted;
       const double gradient = difference / ((plan_.both_sides ? 2 : 1) * plan_.head.epsilon);
-      tried.push_back({ref, zo::TravellingScalar(gradient, plan_.bound, plan_.format)});
+      const zo::Scalar scalar{ref, zo::TravellingScalar(gradient, plan_.bound, plan_.format)};
+      if (refs.size() == 1) {
+        HEDDLE_RETURN_IF_ERROR(Take(scalar, back));
+        continue;
+      }
+      Move(ref, {back});
+      tried.push_back(scalar);
     }
-    for (const zo::Scalar& scalar : tried) HEDDLE_RETURN_IF_ERROR(Take(scalar));
+    for (const zo::Scalar& scalar : tried) HEDDLE_RETURN_IF_ERROR(Take(scalar, std::nullopt));
     return counted == 0 ? std::nan("") : sum / static_cast<double>(counted);
   }
 
@@ -240,13 +256,12 @@ class Training {
     return front_.Loss(batch).item<double>();
   }
   void Move(uint64_t ref, std::initializer_list<zo::Move> moves) {
-    const uint64_t seed = zo::SeedOf(plan_.head, ref);
-    for (const zo::Parameter& parameter : parameters_) {
-      zo::MoveOnGrid({plan_.head.distribution, seed, parameter.stream}, 0, std::span(moves.begin(), moves.size()),
-                     parameter.grid, parameter.values);
-    }
+    zo::MoveAlong(plan_.head.distribution, zo::SeedOf(plan_.head, ref), std::span(moves.begin(), moves.size()),
+                  parameters_, threads_);
   }
-  Status Take(const zo::Scalar& scalar) {
+  // The step of that scalar; with the way back from the perturbation, if there is one, in one pass: moves add up
+  // exactly.
+  Status Take(const zo::Scalar& scalar, const std::optional<zo::Move>& back) {
     HEDDLE_ASSIGN_OR_RETURN(const int64_t step, zo::StepOf(plan_.rate, scalar.gradient, plan_.head.resolution_bits));
     int64_t& n = scales_[scalar.ref];
     const zo::Move move{zo::ScaleOf(plan_.head, n), zo::ScaleOf(plan_.head, n + step)};
@@ -256,7 +271,11 @@ class Training {
                                   " has left its range; the learning rate is too high");
       }
     }
-    Move(scalar.ref, {move});
+    if (back) {
+      Move(scalar.ref, {*back, move});
+    } else {
+      Move(scalar.ref, {move});
+    }
     n += step;
     scalars_.steps.push_back(scalar);
     return OkStatus();
@@ -266,10 +285,22 @@ class Training {
   const FrozenFront& front_;
   TrainedTensors& tensors_;
   std::vector<zo::Parameter>& parameters_;
+  const unsigned threads_;
   uint64_t forward_passes_ = 0;
-  std::map<uint64_t, int64_t> scales_;  // of the pool's or the log's directions
+  std::map<uint64_t, int64_t> scales_;  // of the pool's or the round's directions
   zo::Scalars scalars_;
 };
+
+// What a task keeps beside forward passes: the trained copy of the adapter (on a GPU another here), what the worker
+// remembers of it, 48 bytes an entry of the ledger (it, the worker's copy, the moves of its replay), 80 more for what
+// is known of each direction that may be tried, with its scalars, or compared.
+uint64_t KeptBytes(const Plan& plan, const TaskInput& input, const TrainOptions& options, const StartOfRun& start) {
+  const uint64_t weights = TotalBytes(start.adapter.tensors);
+  const uint64_t entries = start.ledger.entries.size();
+  const uint64_t tried = uint64_t{input.train.local_steps} * plan.perturbations + plan.candidates;
+  return weights + (options.weights.device.is_cpu() ? 0 : weights) + LedgerCache::BytesKeptOf(weights) + 48 * entries +
+         80 * (plan.head.pool_size > 0 ? entries + tried : tried);
+}
 
 class ZoLedger final : public LocalTask {
  public:
@@ -289,8 +320,10 @@ class ZoLedger final : public LocalTask {
     HEDDLE_ASSIGN_OR_RETURN(const TrainOptions options, MakeTrainOptions(input, spec));
     const OwnStream stream(options.weights.device);
     HEDDLE_RETURN_IF_ERROR(CheckForwardMemory(spec, input, options));
-    HEDDLE_ASSIGN_OR_RETURN(const TaskResources::Base base, resources.GetBase(input.base_model_dir, options.weights));
     HEDDLE_ASSIGN_OR_RETURN(const StartOfRun start, ReadStart(input.adapter_dir, &plan.head));
+    const uint64_t need = EstimateForwardBytes(spec, train, options) + KeptBytes(plan, input, options, start);
+    HEDDLE_RETURN_IF_ERROR(CheckMemory(input.memory_limit_bytes, need, "a forward pass with a ledger's replay"));
+    HEDDLE_ASSIGN_OR_RETURN(const TaskResources::Base base, resources.GetBase(input.base_model_dir, options.weights));
     HEDDLE_ASSIGN_OR_RETURN(const std::unique_ptr<HeadBatches> batches, TrainingBatches(input, base, resources));
     model::Transformer network(base.weights, options.compute);
     HEDDLE_ASSIGN_OR_RETURN(const peft::Tuning tuning,
@@ -311,14 +344,15 @@ class ZoLedger final : public LocalTask {
                                                                          zo::LargestScale(plan.head)));
       parameters.push_back(std::move(parameter));
     }
+    const unsigned threads = std::max(1U, train.threads);
     HEDDLE_ASSIGN_OR_RETURN(const Sha256Digest rebuilt,
-                            resources.ledgers().Replay(start.ledger, parameters, std::max(1U, train.threads)));
-    Training training(plan, front, tensors, parameters, start.ledger);
+                            resources.ledgers().Replay(start.ledger, start.adapter.tensors, parameters, threads));
+    Training training(plan, front, tensors, parameters, start.ledger, threads);
     Directions directions(plan, start.ledger.importance, input.seed);
-    const LastStep last(plan, start.ledger, parameters);
+    const LastStep last(plan, start.ledger);
     TaskOutput output;
     HEDDLE_ASSIGN_OR_RETURN(output.stats, Train(training, directions, last, *batches, input, options, progress));
-    output.stats.estimated_memory_bytes = EstimateForwardBytes(spec, train, options);
+    output.stats.estimated_memory_bytes = need;
     HEDDLE_RETURN_IF_ERROR(training.CheckRange());
     output.update.emplace(std::string(aggregation::kScalarsName),
                           aggregation::ByteTensor(zo::EncodeScalars(training.Finish(rebuilt), plan.format)));

@@ -11,8 +11,10 @@
 //      the ledger that the coordinator will compute from them.
 //
 // The layers below the first that is trained are computed once for all passes of a step (client/worker/frozen_front.h).
-// Perturbations happen in place and lose no bit; memory is that of a forward pass. Without dropout. Base weights may
-// be of any kind; what is trained is float32.
+// Perturbations happen in place and lose no bit: with one direction a step in three passes over the weights, with more
+// in four each. Memory is that of a forward pass, the trained weights, the worker's copy of small ones (LedgerCache)
+// and the ledger; all of it is in the estimate that the limit is compared with. Without dropout. Base weights may be of
+// any kind; what is trained is float32.
 //
 // Beside LocalTask::Run's errors: kInvalidArgument: a plan without shared seeds or with an unknown estimator,
 // distribution or scalar format, an optimizer or schedule that whole numbers cannot follow; a ledger of another

@@ -3,6 +3,7 @@
 #include <torch/types.h>
 #include <torch/utils.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <set>
@@ -31,6 +32,10 @@ namespace {
 constexpr uint32_t kAnchorPerturbations = 16;
 // A step along one direction may be so large a gradient times the learning rate before the grid cuts it.
 constexpr double kStepsAlongOne = 16;
+
+uint32_t AnchorPerturbations(const ZerothOrderSettings& zo) {
+  return zo.anchor_perturbations == 0 ? kAnchorPerturbations : zo.anchor_perturbations;
+}
 
 // The loss of the batches of one step, by forward passes.
 class BatchLoss final : public zo::Objective {
@@ -132,6 +137,28 @@ RuledTraining::Parameters InLayerGroup(const peft::Tuning& tuning, const StateDi
   return parameters;
 }
 
+// What a task keeps beside forward passes and the adapter, when it trains tensors of so many elements: moments (4 bytes
+// an element of momentum, 8 of zo_adam), the tangents of a forward gradient, the mask of Sparse-MeZO (a bit, and at its
+// making the largest tensor's sizes), on a GPU the weights here, and of an anchor its terms and those of the steps
+// since, which lead back to it: 16 bytes each, up to twice that in a vector that grows, and 16 on the way.
+uint64_t KeptBytes(const TrainSettings& train, const std::vector<zo::TrainedTensor>& trained, bool on_gpu) {
+  const ZerothOrderSettings& zo = train.zo;
+  uint64_t weights = 0, largest = 0;
+  for (const zo::TrainedTensor& one : trained) {
+    weights += one.values.size();
+    largest = std::max<uint64_t>(largest, one.values.size());
+  }
+  uint64_t bytes = on_gpu ? 4 * weights : 0;
+  if (zo.optimizer == "zo_adam") bytes += 8 * weights;
+  if (train.momentum > 0 && (zo.optimizer.empty() || zo.optimizer == "zo_sgd")) bytes += 4 * weights;
+  if (zo.estimator == "forward_gradient") bytes += 4 * weights;
+  if (zo.sparse_fraction > 0 && zo.sparse_fraction < 1) bytes += (weights + 7) / 8 + 4 * largest;
+  if (zo.anchor_interval == 0) return bytes;
+  const double anchor = AnchorPerturbations(zo), steps = std::min(zo.anchor_interval, train.local_steps);
+  const double terms = anchor + steps * (std::max(1U, zo.num_perturbations) + anchor);
+  return bytes + static_cast<uint64_t>(std::min(48 * terms, 0x1p60));
+}
+
 class ZoSft final : public LocalTask {
  public:
   Result<TaskOutput> Run(const TaskInput& input, TaskResources& resources,
@@ -153,7 +180,7 @@ class ZoSft final : public LocalTask {
     HEDDLE_ASSIGN_OR_RETURN(TaskResources::Base base, resources.GetBase(input.base_model_dir, options.weights));
     HEDDLE_ASSIGN_OR_RETURN(const StateDict personal, ReadPersonal(input.personal_path));
     HEDDLE_ASSIGN_OR_RETURN(const peft::Adapter adapter, ReadGivenAdapter(input.adapter_dir));
-    const uint64_t need = forward + TotalBytes(adapter.tensors);
+    uint64_t need = forward + TotalBytes(adapter.tensors);
     HEDDLE_RETURN_IF_ERROR(CheckMemory(input.memory_limit_bytes, need, "a forward pass"));
     HEDDLE_ASSIGN_OR_RETURN(const std::unique_ptr<HeadBatches> batches, TrainingBatches(input, base, resources));
     model::Transformer network(base.weights, options.compute);
@@ -183,6 +210,8 @@ class ZoSft final : public LocalTask {
         keys.insert(key);
       }
     }
+    need += KeptBytes(train, moved, !options.weights.device.is_cpu());
+    HEDDLE_RETURN_IF_ERROR(CheckMemory(input.memory_limit_bytes, need, "a forward pass with what the optimizer keeps"));
     const FrozenFront front =
         FrozenFront::Make(network, tuning, adapter.tensors, keys, input, base, resources.fronts());
     TaskOutput output;
@@ -237,7 +266,7 @@ class ZoSft final : public LocalTask {
     const auto started = std::chrono::steady_clock::now();
     for (uint32_t step = 1; step <= train.local_steps; ++step) {
       if (anchored && anchored->due()) {
-        std::vector<uint64_t> of_anchor(zo.anchor_perturbations == 0 ? kAnchorPerturbations : zo.anchor_perturbations);
+        std::vector<uint64_t> of_anchor(AnchorPerturbations(zo));
         for (uint64_t& seed : of_anchor) seed = SeedOf(input, "zo anchor", anchors++);
         TaskStats seen;  // the anchor's batches train nothing of their own
         const auto next = [&] { return loss.Take(batches, parts, &seen); };

@@ -157,6 +157,14 @@ float ScaleOf(const LedgerHead& head, int64_t n) {
   return std::ldexp(static_cast<float>(n), -static_cast<int>(head.resolution_bits));
 }
 
+std::vector<double> SeedProbabilities(std::span<const uint8_t> importance) {
+  std::vector<double> shares;
+  double sum = 0;
+  for (const uint8_t one : importance) sum += shares.emplace_back(std::exp(one / 255.0));
+  for (double& share : shares) share /= sum;
+  return shares;
+}
+
 Status CheckLedger(const Ledger& ledger) {
   HEDDLE_RETURN_IF_ERROR(CheckEntries(ledger));
   if (!ledger.importance.empty() && ledger.importance.size() != ledger.head.pool_size) {

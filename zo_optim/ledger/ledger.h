@@ -69,6 +69,10 @@ Ledger EmptyLedger(const LedgerHead& head);
 uint64_t SeedOf(const LedgerHead& head, uint64_t ref);
 float ScaleOf(const LedgerHead& head, int64_t n);  // n 2^-resolution_bits, rounded once to float32
 
+// How likely each seed of a pool is drawn, from how important it is (FedKSeed-Pro): p_j = exp(i_j / 255) / sum over k
+// of exp(i_k / 255). They sum to 1, and none is more than e times another.
+std::vector<double> SeedProbabilities(std::span<const uint8_t> importance);
+
 // Refs rise, are at most kMaxRef and below the pool's size, no n is 0 or too large, the importance is of the pool's
 // size or empty. Errors: kInvalidArgument.
 Status CheckLedger(const Ledger& ledger);
@@ -108,6 +112,12 @@ std::vector<SeedMove> MovesBetween(const Ledger& from, const Ledger& to);
 // values are of no more use). `threads` shares the tensors' blocks out and changes no bit.
 Status ApplyMoves(Distribution distribution, std::span<const SeedMove> moves, std::span<Parameter> parameters,
                   unsigned threads = 1);
+
+// Moves the parameters along one direction by all of the moves, at most kMaxMoves (asserted), in one pass over them.
+// Scales must be within max_scale; what weights become is for the caller to check. `threads` shares blocks out where
+// there are many and changes no bit.
+void MoveAlong(Distribution distribution, uint64_t seed, std::span<const Move> moves,
+               std::span<const Parameter> parameters, unsigned threads = 1);
 
 // SHA-256 over the parameters in the order of their names: length of the name (8 bytes), name, number of values (8),
 // values as float32, all little-endian. The proof that two replays agree.

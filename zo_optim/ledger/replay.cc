@@ -52,7 +52,31 @@ constexpr size_t kShare = size_t{1} << 18;
 struct Share {
   const Parameter* parameter;
   size_t first, count;
+  std::span<float> values() const { return parameter->values.subspan(first, count); }
 };
+
+std::vector<Share> SharesOf(std::span<const Parameter> parameters) {
+  std::vector<Share> shares;
+  for (const Parameter& parameter : parameters) {
+    for (size_t first = 0; first < parameter.values.size(); first += kShare) {
+      shares.push_back({&parameter, first, std::min(kShare, parameter.values.size() - first)});
+    }
+  }
+  return shares;
+}
+
+// In so many threads, this one among them.
+template <typename Work>
+void ForEachShare(const std::vector<Share>& shares, size_t threads, const Work& work) {
+  std::atomic<size_t> next{0};
+  const auto loop = [&] {
+    for (size_t i = next++; i < shares.size(); i = next++) work(shares[i]);
+  };
+  std::vector<std::thread> helpers;
+  for (size_t i = 1; i < std::min(threads, shares.size()); ++i) helpers.emplace_back(loop);
+  loop();
+  for (std::thread& helper : helpers) helper.join();
+}
 
 }  // namespace
 
@@ -60,35 +84,35 @@ Status ApplyMoves(Distribution distribution, std::span<const SeedMove> moves, st
                   unsigned threads) {
   float largest = 0;
   for (const SeedMove& one : moves) largest = std::max({largest, std::abs(one.move.from), std::abs(one.move.to)});
-  std::vector<Share> shares;
   for (const Parameter& parameter : parameters) {
     if (!(largest <= parameter.grid.max_scale())) {
       return FailedPrecondition("a direction's scale has grown beyond what the grid of '" + parameter.name +
                                 "' can hold; the learning rate is too high");
     }
-    for (size_t first = 0; first < parameter.values.size(); first += kShare) {
-      shares.push_back({&parameter, first, std::min(kShare, parameter.values.size() - first)});
-    }
   }
-  std::atomic<size_t> next{0};
   std::atomic<const Parameter*> left{nullptr};  // one whose weights left their range
-  const auto work = [&] {
-    for (size_t i = next++; i < shares.size(); i = next++) {
-      const auto& [parameter, first, count] = shares[i];
-      const std::span<float> values = parameter->values.subspan(first, count);
-      MoveManyOnGrid(distribution, parameter->stream, moves, first, parameter->grid, values);
-      if (!(MaxAbs(values) <= parameter->grid.range())) left = parameter;
-    }
-  };
-  std::vector<std::thread> helpers;
-  for (unsigned i = 1; i < std::min<size_t>(threads, shares.size()); ++i) helpers.emplace_back(work);
-  work();
-  for (std::thread& helper : helpers) helper.join();
+  ForEachShare(SharesOf(parameters), threads, [&](const Share& share) {
+    const Parameter& parameter = *share.parameter;
+    MoveManyOnGrid(distribution, parameter.stream, moves, share.first, parameter.grid, share.values());
+    if (!(MaxAbs(share.values()) <= parameter.grid.range())) left = share.parameter;
+  });
   if (const Parameter* parameter = left) {
     return FailedPrecondition("weights of '" + parameter->name + "' have left their range of " +
                               std::to_string(parameter->grid.range()) + "; the learning rate is too high");
   }
   return OkStatus();
+}
+
+void MoveAlong(Distribution distribution, uint64_t seed, std::span<const Move> moves,
+               std::span<const Parameter> parameters, unsigned threads) {
+  size_t elements = 0;
+  for (const Parameter& parameter : parameters) elements += parameter.values.size();
+  // A thread is worth its start where it has a whole share to do.
+  const size_t useful = std::clamp<size_t>(elements / kShare, 1, std::max(1U, threads));
+  ForEachShare(SharesOf(parameters), useful, [&](const Share& share) {
+    const Parameter& parameter = *share.parameter;
+    MoveOnGrid({distribution, seed, parameter.stream}, share.first, moves, parameter.grid, share.values());
+  });
 }
 
 Sha256Digest DigestOfWeights(std::span<const Parameter> parameters) {

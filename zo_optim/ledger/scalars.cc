@@ -20,8 +20,13 @@ size_t BytesOf(ScalarFormat format) { return format == ScalarFormat::kBfloat16 ?
 }  // namespace
 
 float TravellingScalar(double gradient, double bound, ScalarFormat format) {
-  const auto cut = static_cast<float>(std::clamp(gradient, -bound, bound));
-  return format == ScalarFormat::kBfloat16 ? Bfloat16ToFloat(FloatToBfloat16(cut)) : cut;
+  const double cut = std::clamp(gradient, -bound, bound);
+  float rounded = static_cast<float>(cut);
+  if (format == ScalarFormat::kBfloat16) rounded = Bfloat16ToFloat(FloatToBfloat16(rounded));
+  if (std::abs(static_cast<double>(rounded)) <= bound) return rounded;
+  // Rounding led past the bound, and whoever checks it would refuse the honest: the next value towards zero.
+  const uint32_t step = format == ScalarFormat::kBfloat16 ? 0x10000 : 1;
+  return std::bit_cast<float>(std::bit_cast<uint32_t>(rounded) - step);
 }
 
 Result<int64_t> StepOf(double rate, float gradient, uint8_t resolution_bits) {

@@ -38,7 +38,7 @@ struct Scalars {
 };
 
 // The value that travels in that format, which the device must step with itself: cut to [-bound, bound] (bound > 0),
-// then rounded.
+// then rounded to nearest, or towards zero where the nearest is beyond the bound. Not NaN.
 float TravellingScalar(double gradient, double bound, ScalarFormat format);
 
 // The whole number that a step of this size adds to its direction's entry: rint(-rate * gradient * 2^bits) in float64.

@@ -42,21 +42,30 @@ def stream_of(name):
     return struct.unpack("<Q", hashlib.sha256(b"heddle\0direction\0" + name.encode()).digest()[:8])[0]
 
 
-name, seed = "model.layers.0.self_attn.q_proj.weight", 0x0123456789ABCDEF
-stream = stream_of(name)
-print("stream", hex(stream))
-indices = [0, 1, 31, 32, 63, 64, 1000, 2047, 2048, 123456789012]
-print("signs  ", [1 - 2 * (word(seed, stream, i // 32) >> (i % 32) & 1) for i in indices])
-
-
-def normal(i):
+def normal_units(seed, stream, i):
+    """Of 2^-13."""
     w = word(seed, stream, i)
     return sum(TABLE[w >> k & 31] * (1 - 2 * (w >> (k + 5) & 1)) for k in (0, 6, 16, 22))
 
 
-print("normals", [normal(i) for i in indices], "/ 2^13")
-for count in 10_000, 1_000_000:
-    print(f"sha256 of the first {count} signs as bytes 0/1:", end=" ")
-    print(hashlib.sha256(bytes(word(seed, stream, i // 32) >> (i % 32) & 1 for i in range(count))).hexdigest())
-    print(f"sha256 of the first {count} normals as float32:", end=" ")
-    print(hashlib.sha256(b"".join(struct.pack("<f", normal(i) / 2**13) for i in range(count))).hexdigest())
+def sign(seed, stream, i):
+    return 1 - 2 * (word(seed, stream, i // 32) >> (i % 32) & 1)
+
+
+def main():
+    name, seed = "model.layers.0.self_attn.q_proj.weight", 0x0123456789ABCDEF
+    stream = stream_of(name)
+    print("stream", hex(stream))
+    indices = [0, 1, 31, 32, 63, 64, 1000, 2047, 2048, 123456789012]
+    print("signs  ", [sign(seed, stream, i) for i in indices])
+    print("normals", [normal_units(seed, stream, i) for i in indices], "/ 2^13")
+    for count in 10_000, 1_000_000:
+        print(f"sha256 of the first {count} signs as bytes 0/1:", end=" ")
+        print(hashlib.sha256(bytes(word(seed, stream, i // 32) >> (i % 32) & 1 for i in range(count))).hexdigest())
+        print(f"sha256 of the first {count} normals as float32:", end=" ")
+        normals = (struct.pack("<f", normal_units(seed, stream, i) / 2**13) for i in range(count))
+        print(hashlib.sha256(b"".join(normals)).hexdigest())
+
+
+if __name__ == "__main__":
+    main()

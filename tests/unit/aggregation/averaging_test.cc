@@ -2,6 +2,7 @@
 // several rounds with the state handed on.
 #include <gtest/gtest.h>
 
+#include <array>
 #include <cmath>
 #include <functional>
 #include <numeric>
@@ -223,6 +224,21 @@ TEST(FedProx, TheServerIsFedAvgsAndDevicesAreToldTheirMu) {
   EXPECT_EQ(rules->proximal_mu, 0.25);
 }
 
+// ---- what a round's updates may look like ----
+
+enum class Crowd { kDiffer, kOne, kEqual, kStill };
+constexpr Crowd kCrowds[] = {Crowd::kDiffer, Crowd::kOne, Crowd::kEqual, Crowd::kStill};
+std::string Trace(Crowd crowd) {
+  return std::array{"devices differ", "one device", "all devices equal", "nobody moved"}[static_cast<size_t>(crowd)];
+}
+
+std::vector<Sent> SentBy(Crowd crowd, size_t devices, uint32_t round) {
+  auto sent = RandomSent(kShapes, crowd == Crowd::kOne ? 1 : devices, round);
+  if (crowd == Crowd::kDiffer || crowd == Crowd::kOne) return sent;
+  for (Sent& item : sent) item.update = RandomUpdate(kShapes, round, crowd == Crowd::kStill ? 0.0F : 1.0F);
+  return sent;
+}
+
 // ---- SCAFFOLD ----
 
 // What devices send: the change of the model and that of their control variates.
@@ -247,26 +263,29 @@ StateDict Part(const StateDict& dict, bool controls) {
 TEST(Scaffold, ModelAndControlVariateFollowTheFormulasForThreeRounds) {
   AggregatorOptions options;
   options.method = {{"num_devices", 20}, {"server_learning_rate", 0.5}};
-  StateDict model = RandomUpdate(kShapes, 1);
-  std::vector<double> c(Flat(model).size(), 0.0);
-  for (uint32_t round = 1; round <= 3; ++round) {
-    const auto sent = WithControls(RandomSent(kShapes, 4 + round, round), 100 * round);
-    std::vector<std::vector<double>> changes, control_changes;
-    for (const Sent& item : sent) {
-      changes.push_back(Flat(Part(item.update, false)));
-      control_changes.push_back(Flat(Part(item.update, true)));
+  for (const Crowd crowd : kCrowds) {
+    SCOPED_TRACE(Trace(crowd));
+    StateDict model = RandomUpdate(kShapes, 1);
+    std::vector<double> c(Flat(model).size(), 0.0);
+    for (uint32_t round = 1; round <= 3; ++round) {
+      const auto sent = WithControls(SentBy(crowd, 4 + round, round), 100 * round);
+      std::vector<std::vector<double>> changes, control_changes;
+      for (const Sent& item : sent) {
+        changes.push_back(Flat(Part(item.update, false)));
+        control_changes.push_back(Flat(Part(item.update, true)));
+      }
+      std::vector<double> x = Flat(Part(model, false));
+      const auto mean = PlainMean(changes), control_mean = PlainMean(control_changes);
+      const double part = static_cast<double>(sent.size()) / 20;
+      for (size_t i = 0; i < x.size(); ++i) {
+        x[i] += 0.5 * mean[i];
+        c[i] += part * control_mean[i];
+      }
+      model = RunRound("SCAFFOLD", model, sent, options).model;
+      ExpectRoundedFrom(x, Part(model, false));
+      ExpectRoundedFrom(c, Part(model, true));
+      for (double& value : c) value = AsFloat(value);
     }
-    std::vector<double> x = Flat(Part(model, false));
-    const auto mean = PlainMean(changes), control_mean = PlainMean(control_changes);
-    const double part = static_cast<double>(sent.size()) / 20;
-    for (size_t i = 0; i < x.size(); ++i) {
-      x[i] += 0.5 * mean[i];
-      c[i] += part * control_mean[i];
-    }
-    model = RunRound("SCAFFOLD", model, sent, options).model;
-    ExpectRoundedFrom(x, Part(model, false));
-    ExpectRoundedFrom(c, Part(model, true));
-    for (double& value : c) value = AsFloat(value);
   }
 }
 
@@ -308,27 +327,30 @@ double LocalSum(uint32_t steps, double rho) {
 
 TEST(FedNova, UpdatesAreNormalisedByTheirSteps) {
   for (const double rho : {0.0, 0.9}) {
-    AggregatorOptions options;
-    options.method = {{"local_momentum", rho}};
-    const StateDict model = RandomUpdate(kShapes, 1);
-    const auto sent = RandomSent(kShapes, 7, 4);
-    const auto rows = FlatRows(sent);
-    std::vector<double> expected = Flat(model);
-    double total = 0, effective = 0;
-    for (const Sent& item : sent) total += static_cast<double>(item.info.num_examples);
-    for (const Sent& item : sent) {
-      effective += static_cast<double>(item.info.num_examples) / total * LocalSum(item.info.num_steps, rho);
-    }
-    for (size_t i = 0; i < expected.size(); ++i) {
-      double step = 0;
-      for (size_t k = 0; k < rows.size(); ++k) {
-        const double p = static_cast<double>(sent[k].info.num_examples) / total;
-        step += p * rows[k][i] / LocalSum(sent[k].info.num_steps, rho);
+    for (const Crowd crowd : kCrowds) {
+      SCOPED_TRACE(Trace(crowd));
+      AggregatorOptions options;
+      options.method = {{"local_momentum", rho}};
+      const StateDict model = RandomUpdate(kShapes, 1);
+      const auto sent = SentBy(crowd, 7, 4);
+      const auto rows = FlatRows(sent);
+      std::vector<double> expected = Flat(model);
+      double total = 0, effective = 0;
+      for (const Sent& item : sent) total += static_cast<double>(item.info.num_examples);
+      for (const Sent& item : sent) {
+        effective += static_cast<double>(item.info.num_examples) / total * LocalSum(item.info.num_steps, rho);
       }
-      expected[i] += effective * step;
+      for (size_t i = 0; i < expected.size(); ++i) {
+        double step = 0;
+        for (size_t k = 0; k < rows.size(); ++k) {
+          const double p = static_cast<double>(sent[k].info.num_examples) / total;
+          step += p * rows[k][i] / LocalSum(sent[k].info.num_steps, rho);
+        }
+        expected[i] += effective * step;
+      }
+      // The parts of 2^-20 in which steps are counted.
+      ExpectRoundedFrom(expected, RunRound("FedNova", model, sent, options).model, 1e-6 * (rho > 0 ? 1 : 1e-6));
     }
-    // The parts of 2^-20 in which steps are counted.
-    ExpectRoundedFrom(expected, RunRound("FedNova", model, sent, options).model, 1e-6 * (rho > 0 ? 1 : 1e-6));
   }
 }
 
@@ -362,23 +384,26 @@ TEST(FedDyn, ModelAndHFollowTheFormulasForThreeRounds) {
   const double alpha = 0.3;
   AggregatorOptions options;
   options.method = {{"feddyn_alpha", alpha}, {"num_devices", 12}};
-  StateDict model = RandomUpdate(kShapes, 1), state;
-  std::vector<double> h(Flat(model).size(), 0.0);
-  for (uint32_t round = 1; round <= 3; ++round) {
-    const auto sent = RandomSent(kShapes, 3 + round, round);
-    const auto rows = FlatRows(sent);
-    const auto mean = PlainMean(rows);
-    std::vector<double> expected = Flat(model);
-    for (size_t i = 0; i < expected.size(); ++i) {
-      double sum = 0;
-      for (const auto& row : rows) sum += row[i];
-      h[i] -= alpha / 12 * sum;
-      expected[i] += mean[i] - h[i] / alpha;  // the mean of the devices' models, without h
+  for (const Crowd crowd : kCrowds) {
+    SCOPED_TRACE(Trace(crowd));
+    StateDict model = RandomUpdate(kShapes, 1), state;
+    std::vector<double> h(Flat(model).size(), 0.0);
+    for (uint32_t round = 1; round <= 3; ++round) {
+      const auto sent = SentBy(crowd, 3 + round, round);
+      const auto rows = FlatRows(sent);
+      const auto mean = PlainMean(rows);
+      std::vector<double> expected = Flat(model);
+      for (size_t i = 0; i < expected.size(); ++i) {
+        double sum = 0;
+        for (const auto& row : rows) sum += row[i];
+        h[i] -= alpha / 12 * sum;
+        expected[i] += mean[i] - h[i] / alpha;  // the mean of the devices' models, without h
+      }
+      RoundModel made = RunRound("FedDyn", model, sent, options, state);
+      ExpectRoundedFrom(expected, made.model, 2e-7);  // h is handed on in float32
+      model = std::move(made.model);
+      state = std::move(made.state);
     }
-    RoundModel made = RunRound("FedDyn", model, sent, options, state);
-    ExpectRoundedFrom(expected, made.model, 2e-7);  // h is handed on in float32
-    model = std::move(made.model);
-    state = std::move(made.state);
   }
   const auto rules = RulesOf("FedDyn", options);
   EXPECT_EQ(rules->correction, Correction::kFedDyn);

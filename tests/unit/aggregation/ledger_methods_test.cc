@@ -9,94 +9,13 @@
 #include <string>
 #include <vector>
 
-#include "aggregation/ledger/ledger_model.h"
 #include "aggregation/ledger/scalar_rules.h"
-#include "common/random.h"
-#include "zo_optim/ledger/scalars.h"
+#include "tests/unit/aggregation/ledger_rounds.h"
 
 namespace heddle::aggregation {
 namespace {
 
 using ::testing::HasSubstr;
-
-constexpr uint32_t kPool = 24;
-
-StateDict Start() {
-  PhiloxStream random(7);
-  StateDict start;
-  for (const char* name : {"base_model.model.q.lora_A.weight", "base_model.model.q.lora_B.weight"}) {
-    std::vector<float> values(60);
-    for (float& value : values) value = 0.1F * (random.NextUniform() - 0.5F);
-    start.emplace(name, Tensor::FromFloats({6, 10}, values));
-  }
-  return start;
-}
-
-AggregatorOptions Options(uint32_t round, uint32_t steps = 10, uint32_t perturbations = 1) {
-  AggregatorOptions options;
-  options.seed = 5;
-  options.round = round;
-  options.zo = {.learning_rate = 1e-4,
-                .local_steps = steps,
-                .num_perturbations = perturbations,
-                .epsilon = 1e-3,
-                .max_scalar = 100};
-  options.method["resolution_bits"] = 30;
-  options.parent_digest = Sha256("start");
-  options.load_model = [](const Sha256Digest& digest) -> Result<StateDict> {
-    if (digest != Sha256("start")) return NotFound("no such model");
-    return Start();
-  };
-  return options;
-}
-
-AggregatorOptions PoolOptions(uint32_t round) {
-  AggregatorOptions options = Options(round);
-  options.method["pool_size"] = kPool;
-  return options;
-}
-
-StateDict Update(const Sha256Digest& weights, std::vector<zo::Scalar> steps) {
-  std::sort(steps.begin(), steps.end(), [](const auto& a, const auto& b) { return a.ref < b.ref; });
-  const zo::Scalars scalars{.steps = std::move(steps), .weights = weights, .skipped = 0};
-  return {{std::string(kScalarsName), ByteTensor(zo::EncodeScalars(scalars, zo::ScalarFormat::kFloat32))}};
-}
-
-std::vector<zo::Scalar> Random(uint64_t key, uint64_t first, uint32_t refs, size_t count, bool distinct) {
-  PhiloxStream random(key);
-  std::vector<zo::Scalar> steps;
-  for (size_t i = 0; i < count; ++i) {
-    steps.push_back({first + (distinct ? i : random.NextBelow(refs)), 40 * (random.NextUniform() - 0.5F)});
-  }
-  return steps;
-}
-
-Sha256Digest StartDigest() { return zo::DigestOfWeights(WeightsOf(Start(), 1e-3)->parameters); }
-
-struct Sender {
-  std::string device;
-  uint64_t examples;
-  std::vector<zo::Scalar> steps;
-};
-Result<RoundModel> Merge(std::string_view method, const AggregatorOptions& options, const RoundModel& parent,
-                         const Sha256Digest& weights, const std::vector<Sender>& senders) {
-  HEDDLE_ASSIGN_OR_RETURN(auto aggregator, MakeAggregator(method, parent.model, options, parent.state));
-  for (const Sender& sender : senders) {
-    const UpdateInfo info{.num_examples = sender.examples, .num_steps = 1, .rank = 0, .device = sender.device};
-    const StateDict update = Update(weights, sender.steps);
-    const Validity validity = aggregator->Validate(update, info);
-    if (!validity.ok()) return InvalidArgument(validity.message);
-    HEDDLE_RETURN_IF_ERROR(aggregator->Fold(update, info));
-  }
-  return std::move(*aggregator).Finish();
-}
-
-std::map<uint64_t, int64_t> EntriesOf(const RoundModel& model) {
-  std::map<uint64_t, int64_t> entries;
-  const zo::Ledger ledger = *LedgerOf(model.model);
-  for (const zo::LedgerEntry& entry : ledger.entries) entries[entry.ref] = entry.n;
-  return entries;
-}
 
 TEST(FedKSeed, WithOneDeviceTheModelIsItsOwnWalkToTheBit) {
   const auto steps = Random(1, 0, kPool, 10, false);
@@ -266,105 +185,30 @@ TEST(DeComFl, RobustRulesStandAgainstAttackersThatTurnTheSigns) {
   EXPECT_LT(error("num_attackers", 2), 1);
 }
 
-// ---- FwdLLM ----
-
-AggregatorOptions FwdOptions(uint32_t round, double threshold) {
-  AggregatorOptions options = Options(round, 1, 6);
-  options.method = {{"candidates", 50}, {"variance_threshold", threshold}, {"resolution_bits", 30}};
-  return options;
-}
-
-// What the definition says in float64, over all scalars so far in order of devices.
-double VarianceOf(const zo::LedgerHead& head, const std::vector<zo::Scalar>& scalars,
-                  const AggregatorOptions& options) {
-  const std::string name = Start().begin()->first;  // both tensors are of one size: the first
-  const size_t size = 60, half = scalars.size() / 2;
-  std::vector<double> first(size), second(size);
-  for (size_t i = 0; i < scalars.size(); ++i) {
-    // As it arrives: a whole number of the ledger.
-    const double n = std::nearbyint(-options.zo.RatePerDirection() * static_cast<double>(scalars[i].gradient) * 0x1p30);
-    const double scalar = -n * 0x1p-30 / options.zo.RatePerDirection();
-    for (size_t k = 0; k < size; ++k) {
-      const double z =
-          zo::DirectionAt({head.distribution, zo::SeedOf(head, scalars[i].ref), zo::ParameterStream(name)}, k);
-      (i < half ? first : second)[k] += scalar * z / static_cast<double>(i < half ? half : scalars.size() - half);
-    }
+TEST(DeComFl, KrumNeedsTwiceTheAttackersAndThreeDevices) {
+  for (const char* method : {"DeComFL", "BAFFLE"}) {
+    AggregatorOptions options = Options(1, 4, 3);
+    options.method["num_attackers"] = 2;
+    const auto merged = [&](uint64_t devices) {
+      std::vector<Sender> senders;
+      for (uint64_t i = 0; i < devices; ++i) senders.push_back({"d" + std::to_string(i), 1, Random(i, 0, 0, 12, true)});
+      return Merge(method, options, {Start(), {}}, StartDigest(), senders).status();
+    };
+    EXPECT_TRUE(merged(7).ok()) << method;
+    const Status few = merged(6);
+    EXPECT_EQ(few.code(), Code::kFailedPrecondition) << method;
+    EXPECT_THAT(few.message(), HasSubstr("at least 7")) << method;
+    // A run that can never have enough is not begun.
+    options.cohort = 6;
+    EXPECT_EQ(MakeAggregator(method, Start(), options).status().code(), Code::kInvalidArgument) << method;
+    options.cohort = 7;
+    EXPECT_TRUE(MakeAggregator(method, Start(), options).ok()) << method;
+    // Without Krum two devices are enough.
+    options.cohort = 2;
+    options.method["num_attackers"] = 0;
+    EXPECT_TRUE(MakeAggregator(method, Start(), options).ok()) << method;
+    EXPECT_TRUE(merged(2).ok()) << method;
   }
-  double sum = 0;
-  for (size_t k = 0; k < size; ++k) {
-    const double mean = (first[k] + second[k]) / 2;
-    sum += (first[k] - mean) * (first[k] - mean) + (second[k] - mean) * (second[k] - mean);
-  }
-  return sum / static_cast<double>(size);
-}
-
-TEST(FwdLlm, ScalarsWaitUntilTheGradientsVarianceIsSmallEnough) {
-  std::vector<Sender> first = {{"b", 1, Random(1, 100, 0, 6, true)}, {"a", 7, Random(2, 700, 0, 6, true)}};
-  std::vector<zo::Scalar> all = first[1].steps;  // in order of devices
-  all.insert(all.end(), first[0].steps.begin(), first[0].steps.end());
-  const auto head = LedgerOf(Merge("FwdLLM", FwdOptions(1, 0), {Start(), {}}, StartDigest(), first)->model)->head;
-  const double once = VarianceOf(head, all, FwdOptions(1, 0));
-  const auto moved = Merge("FwdLLM", FwdOptions(1, once * 1.0001), {Start(), {}}, StartDigest(), first);
-  ASSERT_TRUE(moved.ok()) << moved.status();
-  EXPECT_NE(LedgerOf(moved->model)->weights, StartDigest());
-  const double threshold = once * 0.9999;
-  auto model = Merge("FwdLLM", FwdOptions(1, threshold), {Start(), {}}, StartDigest(), first);
-  ASSERT_TRUE(model.ok()) << model.status();
-  EXPECT_EQ(LedgerOf(model->model)->weights, StartDigest()) << "it waits";
-  EXPECT_TRUE(LedgerOf(model->model)->entries.empty());
-  // More of them until it moves: by the mean of all that have come.
-  for (uint32_t round = 2; round < 60; ++round) {
-    const uint64_t from = (round - 1) * kFwdLlmRoundSpan;
-    const std::vector<Sender> more = {{"a", 1, Random(round, from, 0, 6, true)}};
-    all.insert(all.end(), more[0].steps.begin(), more[0].steps.end());
-    model = Merge("FwdLLM", FwdOptions(round, threshold), *model, StartDigest(), more);
-    ASSERT_TRUE(model.ok()) << model.status();
-    const bool enough = VarianceOf(head, all, FwdOptions(round, 0)) <= threshold;
-    ASSERT_EQ(LedgerOf(model->model)->entries.empty(), !enough) << round;
-    if (!enough) continue;
-    const auto entries = EntriesOf(*model);
-    ASSERT_EQ(entries.size(), all.size());
-    for (const zo::Scalar& one : all) {
-      EXPECT_NEAR(static_cast<double>(entries.at(one.ref)) * 0x1p-30,
-                  -1e-4 * static_cast<double>(one.gradient) / static_cast<double>(all.size()), 4e-9);
-    }
-    return;
-  }
-  FAIL() << "the gate never opened";
-}
-
-TEST(FwdLlm, AfterSoManyScalarsItMovesWhateverTheVariance) {
-  AggregatorOptions options = FwdOptions(1, 0);
-  options.method["max_waiting"] = 12;
-  RoundModel model{Start(), {}};
-  for (uint32_t round = 1; round <= 2; ++round) {
-    options.round = round;
-    const auto made = Merge("FwdLLM", options, model, StartDigest(),
-                            {{"a", 1, Random(round, (round - 1) * kFwdLlmRoundSpan, 0, 6, true)}});
-    ASSERT_TRUE(made.ok()) << made.status();
-    EXPECT_EQ(LedgerOf(made->model)->entries.size(), round == 1 ? 0U : 12U);
-    model = *made;
-  }
-}
-
-TEST(FwdLlm, AStateThatIsNotItsOwnIsRefused) {
-  const auto first =
-      Merge("FwdLLM", FwdOptions(1, 0), {Start(), {}}, StartDigest(), {{"a", 1, Random(1, 5, 0, 6, true)}});
-  StateDict state = first->state;
-  const std::vector<float> values(4);
-  state.insert_or_assign("heddle.ledger.waiting", Tensor::FromFloats({2, 2}, values));
-  const auto made = Merge("FwdLLM", FwdOptions(2, 0), {first->model, state}, StartDigest(),
-                          {{"a", 1, Random(1, kFwdLlmRoundSpan, 0, 6, true)}});
-  EXPECT_EQ(made.status().code(), Code::kInvalidArgument);
-}
-
-TEST(FwdLlm, NeedsOneStepATaskAndEnoughCandidates) {
-  AggregatorOptions options = FwdOptions(1, 0);
-  options.zo.local_steps = 2;
-  EXPECT_THAT(MakeAggregator("FwdLLM", Start(), options).status().message(), HasSubstr("local_steps = 1"));
-  options = FwdOptions(1, 0);
-  options.method["candidates"] = 5;
-  EXPECT_THAT(MakeAggregator("FwdLLM", Start(), options).status().message(), HasSubstr("candidates"));
 }
 
 TEST(LedgerMethods, TheResolutionFollowsTheStepSizeAndStaysOverTheRounds) {
@@ -434,6 +278,25 @@ TEST(LedgerUpdates, EachThatDoesNotFitIsRefusedForItsReason) {
     EXPECT_EQ(aggregator->Fold(bad.update, info).code(), Code::kInvalidArgument) << bad.name;
   }
   EXPECT_EQ(aggregator->num_folded(), 0U);
+}
+
+// What an honest device makes of a gradient beyond a bound that no float is.
+TEST(LedgerUpdates, AScalarThatADeviceHasCutIsWithinTheBound) {
+  for (const double bound : {0.1, 0.3, 999.0, 1e-3}) {
+    AggregatorOptions options = PoolOptions(1);
+    options.zo.max_scalar = bound;
+    const auto aggregator = *MakeAggregator("FedKSeed", Start(), options);
+    for (const zo::ScalarFormat format : {zo::ScalarFormat::kFloat32, zo::ScalarFormat::kBfloat16}) {
+      for (const double sign : {1.0, -1.0}) {
+        const float cut = zo::TravellingScalar(sign * 2 * bound, bound, format);
+        const StateDict honest = Update(StartDigest(), {{1, cut}});
+        const UpdateInfo info{.num_examples = 1, .num_steps = 1, .rank = 0, .device = "x"};
+        EXPECT_TRUE(aggregator->Validate(honest, info).ok()) << bound;
+        const StateDict beyond = Update(StartDigest(), {{1, cut * 1.01F}});
+        EXPECT_EQ(aggregator->Validate(beyond, info).refusal, Refusal::kOutOfBounds) << bound;
+      }
+    }
+  }
 }
 
 TEST(LedgerUpdates, ADirectionOfAnotherRoundOrTwiceIsRefused) {

@@ -8,6 +8,8 @@
 #include <optional>
 
 #include "aggregation/ledger/ledger_model.h"
+#include "client/worker/task_resources.h"
+#include "common/file.h"
 #include "peft/adapter/prompt_projection.h"
 #include "tests/unit/tasks/task_fixture.h"
 #include "zo_optim/ledger/scalars.h"
@@ -66,21 +68,35 @@ TEST_F(TasksOnGpu, ForwardPassesTrainAsOnTheProcessor) {
   }
 }
 
+// From the replay of a ledger, which moves every weight off the start.
 TEST_F(TasksOnGpu, SharedSeedsNameTheSameWeightsAndNearlyTheSameScalars) {
   input_.train.zo.zo_eps = 1e-2;
   input_.train.zo.clip_projected_grad = 1000;
   input_.train.zo.distribution = "rademacher";
   input_.train.seeds =
       SharedSeedSettings{.seed = 5, .first_ref = 0, .pool_size = 64, .resolution_bits = 20, .scalars = ""};
+  zo::Ledger ledger = zo::EmptyLedger({.resolution_bits = 20, .seed = 5, .pool_size = 64, .epsilon = 1e-2});
+  ledger.head.start = *Sha256File(folder_ / "adapter" / "adapter_model.safetensors");
+  ledger.round = 1;
+  ledger.entries = {{3, 1 << 10}, {17, -(3 << 9)}, {40, 77}};
+  aggregation::Weights weights = *aggregation::WeightsOf(initial_, zo::LargestScale(ledger.head));
+  const Sha256Digest start = zo::DigestOfWeights(weights.parameters);
+  const auto moves = zo::MovesBetween(zo::EmptyLedger(ledger.head), ledger);
+  ASSERT_TRUE(zo::ApplyMoves(ledger.head.distribution, moves, weights.parameters).ok());
+  ledger.weights = zo::DigestOfWeights(weights.parameters);
+  ASSERT_NE(ledger.weights, start);
+  ASSERT_TRUE(WriteFileAtomically(folder_ / "adapter" / zo::kLedgerFile, zo::EncodeLedger(ledger)).ok());
   std::optional<zo::Scalars> found[2];
   for (const bool gpu : {false, true}) {
+    resources_ = MakeTaskResources();  // so that each replays the whole of it
     const auto output = RunOn("zo_ledger", gpu ? "cuda" : "cpu");
     ASSERT_TRUE(output.ok()) << output.status();
     EXPECT_EQ(output->stats.forward_passes, 2U * input_.train.local_steps);
     const Tensor& packed = output->update.at(std::string(aggregation::kScalarsName));
     found[gpu] = *zo::DecodeScalars(packed.bytes(), 1000, zo::kMaxRef);
   }
-  EXPECT_EQ(found[0]->weights, found[1]->weights);
+  EXPECT_EQ(found[0]->weights, ledger.weights);
+  EXPECT_EQ(found[1]->weights, ledger.weights);
   ASSERT_EQ(found[0]->steps.size(), found[1]->steps.size());
   for (size_t i = 0; i < found[0]->steps.size(); ++i) {
     EXPECT_EQ(found[0]->steps[i].ref, found[1]->steps[i].ref);

@@ -143,33 +143,6 @@ TEST_F(ZoLedgerTest, RoundsWithTheCoordinatorsHalfAgreeToTheBit) {
   EXPECT_GE(resources_->ledgers().reused(), 6U);
 }
 
-TEST_F(ZoLedgerTest, AWorkersSpoiltMemoryOfARunIsMendedFromTheStart) {
-  LedgerCache cache;
-  std::vector<float> values(100, 0.25F), start = values;
-  const auto parameters = [&] { return std::vector<zo::Parameter>{*zo::MakeParameter("w", values, 0)}; };
-  zo::Ledger ledger{.head = {.seed = 3}, .round = 1, .entries = {{5, 1 << 20}}, .importance = {}, .weights = {}};
-  auto there = parameters();
-  ASSERT_TRUE(cache.Replay(ledger, there, 1).ok());
-  // A later ledger whose weights come from another past.
-  zo::Ledger later = ledger;
-  later.round = 2;
-  later.entries = {{5, 1 << 20}, {6, 3 << 20}};
-  values = start;
-  auto fresh = parameters();
-  LedgerCache other;
-  later.weights = *other.Replay(later, fresh, 1);
-  zo::Ledger lie = ledger;
-  lie.entries = {{7, 1 << 19}};
-  values = start;
-  there = parameters();
-  ASSERT_TRUE(cache.Replay(lie, there, 1).ok());
-  values = start;
-  there = parameters();
-  EXPECT_EQ(cache.Replay(later, there, 1).value(), later.weights);
-  later.weights = Sha256("other");
-  EXPECT_EQ(cache.Replay(later, there, 1).status().code(), Code::kInvalidArgument);
-}
-
 TEST_F(ZoLedgerTest, ALogsDirectionsAreThoseOfTheRoundInOrder) {
   input_.train.seeds->pool_size = 0;
   input_.train.seeds->first_ref = 4800;

@@ -5,12 +5,16 @@
 #include <gtest/gtest.h>
 #include <torch/types.h>
 
+#include <bit>
 #include <cmath>
+#include <cstring>
+#include <map>
 #include <set>
 
 #include "aggregation/layer_groups.h"
 #include "client/worker/train_options.h"
 #include "client/worker/trained_tensors.h"
+#include "common/float_convert.h"
 #include "common/safetensors.h"
 #include "tests/unit/tasks/task_fixture.h"
 
@@ -83,21 +87,78 @@ TEST_F(ZoSftTest, DropoutIsOffSoThatBothLossesAreOfOneFunction) {
   EXPECT_EQ(Bytes(), without);
 }
 
-TEST_F(ZoSftTest, AStepSizeOfZeroLeavesEveryBitAsItIs) {
+// The start on its grid, by the rule of docs/formats.md: the nearest multiples of u, where 2^24 u is the smallest power
+// of two that is at least 2, 4 times the largest value, and 32 times the size of perturbations.
+std::vector<float> OnItsGrid(std::span<const float> start, double epsilon) {
+  double reach = std::max(2.0, 32 * epsilon), range = 1;
+  for (const float value : start) reach = std::max(reach, 4 * std::abs(static_cast<double>(value)));
+  while (range < reach) range *= 2;
+  const double unit = range * 0x1p-24;
+  std::vector<float> out;
+  for (const float value : start) {
+    out.push_back(static_cast<float>(std::nearbyint(static_cast<double>(value) / unit) * unit));
+  }
+  return out;
+}
+
+TEST_F(ZoSftTest, TwoThousandStepsOfSizeZeroLeaveTheBitsOfTheStartOnItsGrid) {
+  struct Case {
+    const char *estimator, *distribution;
+    uint32_t steps, perturbations;
+  };
+  WriteLearntAdapter();
   input_.train.learning_rate = 0;
-  input_.train.local_steps = 40;
-  for (const char* estimator : {"spsa", "spsa_one_sided", "forward_gradient"}) {
-    input_.train.zo.estimator = estimator;
+  input_.train.batch_size = 1;
+  input_.train.sequence_length = 8;
+  for (const Case& one : {Case{"spsa", "normal", 2000, 1}, Case{"spsa", "rademacher", 100, 3},
+                          Case{"spsa_one_sided", "normal", 100, 2}, Case{"forward_gradient", "normal", 20, 1}}) {
+    input_.train.zo.estimator = one.estimator;
+    input_.train.zo.distribution = one.distribution;
+    input_.train.zo.num_perturbations = one.perturbations;
+    input_.train.local_steps = one.steps;
     const auto output = RunZo();
     ASSERT_TRUE(output.ok()) << output.status();
+    EXPECT_EQ(output->stats.steps, one.steps);
     for (const auto& [name, tensor] : output->update) {
       const auto start = initial_.at(name).values<float>(), change = tensor.values<float>();
+      const std::vector<float> expected = OnItsGrid(start, input_.train.zo.zo_eps);
+      bool rounded = false;
       for (size_t i = 0; i < change.size(); ++i) {
-        // Rounded to the grid once, at the start, and not moved from there.
-        ASSERT_LE(std::abs(change[i]), 0x1p-20F) << name;
-        ASSERT_TRUE(start[i] != 0 || change[i] == 0) << name;
+        ASSERT_EQ(std::bit_cast<uint32_t>(change[i]), std::bit_cast<uint32_t>(expected[i] - start[i]))
+            << one.estimator << " " << name << "[" << i << "]";
+        rounded = rounded || change[i] != 0;
+      }
+      EXPECT_TRUE(rounded) << "the start was on the grid, so that rounding it was not seen";
+    }
+  }
+}
+
+// A task of two steps whose rate falls from 1 to 1/2 takes the same first step as one of a fixed rate, and half its
+// second. With this rate the grid is 2^-23, to which each direction's step is rounded.
+TEST_F(ZoSftTest, StepsHaveTheRatesOfTheSchedule) {
+  WriteLearntAdapter();
+  input_.train.learning_rate = 3.9e-3;
+  const auto update = [&](const char* schedule, uint32_t steps) {
+    input_.train.lr_scheduler_type = schedule;
+    input_.train.local_steps = steps;
+    const auto output = RunZo();
+    EXPECT_TRUE(output.ok()) << output.status();
+    return output->update;
+  };
+  for (const uint32_t perturbations : {1U, 3U}) {  // in one pass with the restoring, and by the optimizer
+    input_.train.zo.num_perturbations = perturbations;
+    const StateDict once = update("constant", 1), fixed = update("constant", 2), linear = update("linear", 2);
+    float most = 0;
+    for (const auto& [name, tensor] : once) {
+      const auto first = tensor.values<float>(), both = fixed.at(name).values<float>(),
+                 falling = linear.at(name).values<float>();
+      for (size_t i = 0; i < first.size(); ++i) {
+        const float second = both[i] - first[i];
+        ASSERT_NEAR(falling[i] - first[i], second / 2, 0x1p-21F) << name << "[" << i << "]";
+        most = std::max(most, std::abs(second));
       }
     }
+    EXPECT_GT(most, 0x1p-19F) << "half a second step could not be told from a whole one";
   }
 }
 
@@ -191,13 +252,50 @@ TEST_F(ZoSftTest, TwoDevicesWithOneStartMoveTheSameSparseWeights) {
   EXPECT_EQ(moved(), first);
 }
 
-TEST_F(ZoSftTest, WeightsOfSixteenBitsAreNotTrained) {
+TEST_F(ZoSftTest, WhatIsMovedInPlaceIsFloat32) {
   for (const at::ScalarType type : {at::kHalf, at::kBFloat16}) {
     const auto made = TrainedTensors::Make({torch::zeros({4, 3}), torch::zeros({5}, type)});
     EXPECT_EQ(made.status().code(), Code::kInternal);
     EXPECT_THAT(made.status().message(), HasSubstr("what is trained is not float32"));
   }
   EXPECT_TRUE(TrainedTensors::Make({torch::zeros({4, 3}), torch::zeros({5})}).ok());
+}
+
+// An adapter in 16-bit floats is trained as the float32 one of the same values, and so is its update.
+TEST_F(ZoSftTest, AnAdapterOfSixteenBitsIsWidenedAndItsUpdateIsFloat32) {
+  WriteLearntAdapter();
+  std::map<float, uint16_t> halves;
+  for (uint32_t bits = 0; bits < 0x7c00; ++bits) {  // the finite ones from 0
+    const auto half = static_cast<uint16_t>(bits);
+    halves.emplace(HalfToFloat(half), half);
+    if (bits > 0) halves.emplace(-HalfToFloat(half), static_cast<uint16_t>(half | 0x8000U));
+  }
+  for (auto& [name, tensor] : initial_) {
+    std::vector<float> values;  // that both of the narrow types have: up to 102 over 1024
+    for (const float value : tensor.values<float>()) values.push_back(std::nearbyint(value * 1024) / 1024 + 0.0F);
+    tensor = Tensor::FromFloats(tensor.shape(), values);
+  }
+  ASSERT_TRUE(peft::WriteAdapter(folder_ / "adapter", config_, initial_).ok());
+  const std::string expected = Bytes();
+  for (const DType dtype : {DType::kBF16, DType::kF16}) {
+    StateDict narrow;
+    for (const auto& [name, tensor] : initial_) {
+      std::span<std::byte> place;
+      Tensor made = Tensor::Allocate({dtype, tensor.shape()}, &place);
+      size_t at = 0;
+      for (const float value : tensor.values<float>()) {
+        const uint16_t bits = dtype == DType::kBF16 ? FloatToBfloat16(value) : halves.at(value);
+        std::memcpy(place.data() + at, &bits, sizeof bits);
+        at += sizeof bits;
+      }
+      narrow.emplace(name, std::move(made));
+    }
+    ASSERT_TRUE(peft::WriteAdapter(folder_ / "adapter", config_, narrow).ok());
+    const auto output = RunZo();
+    ASSERT_TRUE(output.ok()) << output.status();
+    EXPECT_EQ(SpecOf(output->update), SpecOf(initial_)) << "float32";
+    EXPECT_EQ(SerializeSafetensors(output->update), expected) << DTypeName(dtype);
+  }
 }
 
 TEST_F(ZoSftTest, FrozenTensorsStayAndSparseOnesMoveInPart) {
@@ -258,6 +356,63 @@ TEST_F(ZoSftTest, FitsWhereTrainingWithGradientsDoesNot) {
   EXPECT_EQ(Run().status().code(), Code::kResourceExhausted);
   const auto output = RunZo();
   EXPECT_TRUE(output.ok()) << output.status();
+}
+
+// What a task keeps beside a forward pass and the adapter, in bytes; a limit that has room for less refuses it.
+TEST_F(ZoSftTest, TheEstimateHasAllThatIsKept) {
+  uint64_t weights = 0, of_a = 0, largest = 0;
+  for (const auto& [name, tensor] : initial_) {
+    const auto size = static_cast<uint64_t>(tensor.numel());
+    weights += size;
+    largest = std::max(largest, size);
+    if (name.find("lora_A") != std::string::npos) of_a += size;
+  }
+  struct Case {
+    const char* what;
+    std::function<void(TrainSettings&)> change;
+    uint64_t kept;
+  };
+  const std::vector<Case> cases = {
+      {"plain steps", [](TrainSettings&) {}, 0},
+      {"momentum", [](TrainSettings& t) { t.momentum = 0.9; }, 4 * weights},
+      {"Adam", [](TrainSettings& t) { t.zo.optimizer = "zo_adam"; }, 8 * weights},
+      {"signs have no momentum",
+       [](TrainSettings& t) {
+         t.zo.optimizer = "zo_sign_sgd";
+         t.momentum = 0.9;
+       },
+       0},
+      {"of what is trained only",
+       [](TrainSettings& t) {
+         t.zo.optimizer = "zo_adam";
+         t.rules.frozen = {"lora_B"};
+       },
+       8 * of_a},
+      {"tangents", [](TrainSettings& t) { t.zo.estimator = "forward_gradient"; }, 4 * weights},
+      {"a mask", [](TrainSettings& t) { t.zo.sparse_fraction = 0.25; }, (weights + 7) / 8 + 4 * largest},
+      // The anchor's 5 terms, and after each of 4 steps these and 2.
+      {"an anchor",
+       [](TrainSettings& t) {
+         t.zo.anchor_interval = 10;
+         t.zo.anchor_perturbations = 5;
+         t.zo.num_perturbations = 2;
+       },
+       48 * (5 + 4 * (5 + 2))},
+  };
+  const TaskInput plain = input_;
+  for (const Case& one : cases) {
+    input_ = plain;
+    one.change(input_.train);
+    const auto options = MakeTrainOptions(input_, model::TinyConfig());
+    ASSERT_TRUE(options.ok()) << options.status();
+    const uint64_t before = EstimateForwardBytes(model::TinyConfig(), input_.train, *options) + TotalBytes(initial_);
+    input_.memory_limit_bytes = before + one.kept;
+    const auto output = RunZo();
+    ASSERT_TRUE(output.ok()) << one.what << ": " << output.status();
+    EXPECT_EQ(output->stats.estimated_memory_bytes, before + one.kept) << one.what;
+    input_.memory_limit_bytes = before + one.kept - 1;
+    EXPECT_EQ(RunZo().status().code(), Code::kResourceExhausted) << one.what;
+  }
 }
 
 }  // namespace

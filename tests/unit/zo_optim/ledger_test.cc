@@ -181,10 +181,135 @@ TEST(Scalars, AreCutToTheirBoundAndRoundedAsTheyTravel) {
   EXPECT_EQ(TravellingScalar(1 + 1.0 / 512, 5, ScalarFormat::kBfloat16), 1);
 }
 
+// Bounds that no float, or no bfloat16, is: rounding must not lead past them, or the honest would be refused.
+TEST(Scalars, StayWithinABoundThatTheirFormatDoesNotHave) {
+  for (const double bound : {0.1, 0.3, 999.0, 1e-3, 1.0 / 3, 100.5, 1e-40}) {
+    for (const ScalarFormat format : {ScalarFormat::kFloat32, ScalarFormat::kBfloat16}) {
+      // The distance to the next number towards zero, and of subnormal floats their smallest.
+      const double near = format == ScalarFormat::kFloat32 ? 0x1p-22 * bound + 0x1p-149 : 0x1p-6 * bound + 0x1p-133;
+      for (const double sign : {1.0, -1.0}) {
+        for (const double beyond : {1.0, 1.001, 7.0, 1e30}) {
+          const auto cut = static_cast<double>(TravellingScalar(sign * beyond * bound, bound, format));
+          EXPECT_LE(std::abs(cut), bound) << sign * beyond * bound;
+          EXPECT_NEAR(cut, sign * bound, near) << sign * beyond * bound;
+        }
+        // What is well within is rounded to the nearest as ever.
+        const double half = sign * bound / 2;
+        EXPECT_NEAR(static_cast<double>(TravellingScalar(half, bound, format)), half, near / 2);
+      }
+    }
+  }
+}
+
 TEST(Scalars, AStepIsAWholeNumberOfTheLedger) {
   EXPECT_EQ(*StepOf(1e-6, 20, 30), -21475);
   EXPECT_EQ(*StepOf(1, -3, 4), 48);
   EXPECT_EQ(StepOf(1, 1e30F, 30).status().code(), Code::kInvalidArgument);
+}
+
+// ---- worked bytes of docs/formats.md, made by tests/data/zo/make_ledger_values.py ----
+
+constexpr const char* kGoldenLedger =
+    "48444c4702010114efcdab896745230108000000000000503fcced28c6dc3f99c2396a5eaad732bf6b28142335892b1c"
+    "d0e6af6cdb53f5ccfa038b4cb47e7234e1757a435aff9a756f02bc7c42f8ecdb225f5e758433d3fb56bb03002d0d419c"
+    "8b0318010100ff11038040c801";
+constexpr const char* kGoldenPatch =
+    "48444c50020102b68882825880e3aa038b4cb47e7234e1757a435aff9a756f02bc7c42f8ecdb225f5e758433d3fb56bb"
+    "03002b0c9ee0170718010100ff11038040c801";
+constexpr const char* kGoldenScalars =
+    "48445a530101008b4cb47e7234e1757a435aff9a756f02bc7c42f8ecdb225f5e758433d3fb56bb020301b20000003f00"
+    "0010c0a69bc43a";
+
+std::string Hex(std::string_view bytes) {
+  std::string out;
+  for (const char byte : bytes) {
+    for (const int shift : {4, 0}) out += "0123456789abcdef"[static_cast<uint8_t>(byte) >> shift & 15];
+  }
+  return out;
+}
+
+LedgerHead GoldenHead(Distribution distribution) {
+  return {.distribution = distribution,
+          .resolution_bits = 20,
+          .seed = 0x0123456789abcdef,
+          .pool_size = 8,
+          .epsilon = 0x1p-10,
+          .start = Sha256("start")};
+}
+
+Ledger GoldenLedger(uint32_t round, Distribution distribution = Distribution::kRademacher) {
+  Ledger ledger = EmptyLedger(GoldenHead(distribution));
+  ledger.round = round;
+  ledger.entries = {{1, 5000}, {2, 40}};
+  if (round == 3) {
+    ledger.entries = {{1, 5000}, {4, -12345}, {6, 70}};
+    ledger.importance = {0, 255, 17, 3, 128, 64, 200, 1};
+  }
+  return ledger;
+}
+
+// The digest of its replay from the page's start.
+Sha256Digest GoldenDigest(const Ledger& ledger) {
+  std::vector<float> a, b;
+  for (int i = 0; i < 5; ++i) a.push_back(static_cast<float>((37 * i % 101 - 50) / 60.0));
+  for (int i = 0; i < 70; ++i) b.push_back(static_cast<float>((53 * i % 89 - 44) / 1000.0));
+  std::vector<Parameter> parameters;
+  parameters.push_back(*MakeParameter("b.weight", b, LargestScale(ledger.head)));
+  parameters.push_back(*MakeParameter("a", a, LargestScale(ledger.head)));
+  const auto moves = MovesBetween(EmptyLedger(ledger.head), ledger);
+  EXPECT_TRUE(ApplyMoves(ledger.head.distribution, moves, parameters).ok());
+  return DigestOfWeights(parameters);
+}
+
+TEST(Golden, TheReplayOfTheWorkedLedgerHasTheDigestOfTheDefinition) {
+  const auto digest = [](uint32_t round, Distribution distribution) {
+    return GoldenDigest(GoldenLedger(round, distribution)).ToHex();
+  };
+  EXPECT_EQ(digest(2, Distribution::kRademacher), "b68882825880e3aab644b59e5e0a86fd16b77e5b9863f684269ec7f14b1b2473");
+  EXPECT_EQ(digest(3, Distribution::kRademacher), "8b4cb47e7234e1757a435aff9a756f02bc7c42f8ecdb225f5e758433d3fb56bb");
+  EXPECT_EQ(digest(2, Distribution::kNormal), "fa284b46047ad19c23063b7781eb560bd5e784f82b93198ed4255c052b324338");
+  EXPECT_EQ(digest(3, Distribution::kNormal), "e807cc8dc1867015ac2b1974c58ae75f082bae9c075a4770668b7f7132f593eb");
+}
+
+TEST(Golden, ALedgerAPatchAndScalarsHaveTheBytesOfThePage) {
+  Ledger before = GoldenLedger(2), after = GoldenLedger(3);
+  before.weights = GoldenDigest(before);
+  after.weights = GoldenDigest(after);
+  const std::string ledger = EncodeLedger(after), patch = EncodePatch(before, after);
+  EXPECT_EQ(Hex(ledger), kGoldenLedger);
+  EXPECT_EQ(*DecodeLedger(Bytes(ledger)), after);
+  EXPECT_EQ(Hex(patch), kGoldenPatch);
+  EXPECT_EQ(*ApplyPatch(before, Bytes(patch)), after);
+  const Scalars scalars{.steps = {{1, 0.5F}, {1, -2.25F}, {6, 1.5e-3F}}, .weights = after.weights, .skipped = 2};
+  const std::string packed = EncodeScalars(scalars, ScalarFormat::kFloat32);
+  EXPECT_EQ(Hex(packed), kGoldenScalars);
+  EXPECT_EQ(*DecodeScalars(Bytes(packed), 3, 7), scalars);
+}
+
+// FedKSeed-Pro.
+TEST(SeedProbabilities, SumToOneAndNoneIsMoreThanETimesAnother) {
+  PhiloxStream random(6);
+  for (const size_t pool : {1, 2, 8, 4096}) {
+    std::vector<uint8_t> importance(pool);
+    for (uint8_t& one : importance) one = static_cast<uint8_t>(random.NextBelow(256));
+    importance.front() = 0;
+    importance.back() = 255;
+    const std::vector<double> shares = SeedProbabilities(importance);
+    ASSERT_EQ(shares.size(), pool);
+    double sum = 0, whole = 0;
+    for (const double share : shares) sum += share;
+    for (const uint8_t one : importance) whole += std::pow(std::exp(1.0), one / 255.0);
+    EXPECT_NEAR(sum, 1, 1e-12);
+    const auto [least, most] = std::minmax_element(shares.begin(), shares.end());
+    EXPECT_LE(*most / *least, std::exp(1.0) * (1 + 1e-12));
+    if (pool > 1) {  // with 0 and 255 among them, which are as far apart as can be
+      EXPECT_NEAR(*most / *least, std::exp(1.0), 1e-12);
+    }
+    for (size_t k = 0; k < pool; ++k) {
+      EXPECT_NEAR(shares[k], std::pow(std::exp(1.0), importance[k] / 255.0) / whole, 1e-12) << k;
+    }
+  }
+  EXPECT_TRUE(SeedProbabilities({}).empty());
 }
 
 // ---- replay ----
@@ -267,6 +392,40 @@ TEST_P(Replay, ASequentialTrainingThePoolsReplayAndALateJoinerAgreeToTheBit) {
   Model fresh;
   Fill(&fresh);
   EXPECT_NE(DigestOfWeights(fresh.parameters), DigestOfWeights(late.parameters));
+}
+
+TEST_P(Replay, MovingAlongOneDirectionIsTheSameInOnePassInManyAndInThreads) {
+  constexpr size_t kMany = (size_t{1} << 20) + 77;
+  std::vector<float> start(kMany), small(5000);
+  PhiloxStream random(4);
+  for (std::vector<float>* part : {&start, &small}) {
+    for (float& value : *part) value = random.NextUniform() - 0.5F;
+  }
+  struct Copy {
+    std::vector<float> large, few;
+    std::vector<Parameter> parameters;
+  };
+  Copy one{start, small, {}}, fused{start, small, {}}, threads{start, small, {}};
+  for (Copy* copy : {&one, &fused, &threads}) {
+    copy->parameters = {*MakeParameter("large", copy->large, 1e-2), *MakeParameter("few", copy->few, 1e-2)};
+  }
+  const std::vector<Move> back_and_on = {{-1e-2F, 0}, {0.031F, -0.0173F}};
+  for (Copy* copy : {&one, &fused, &threads}) {
+    const unsigned count = copy == &threads ? 5 : 1;
+    MoveAlong(GetParam(), 9, std::vector<Move>{{0, 1e-2F}}, copy->parameters, count);
+    MoveAlong(GetParam(), 9, std::vector<Move>{{1e-2F, -1e-2F}}, copy->parameters, count);
+    if (copy != &one) MoveAlong(GetParam(), 9, back_and_on, copy->parameters, count);
+  }
+  for (const Parameter& p : one.parameters) {
+    for (const Move& move : back_and_on) {
+      MoveOnGrid({GetParam(), 9, p.stream}, 0, std::span(&move, 1), p.grid, p.values, Path::kScalar);
+    }
+  }
+  EXPECT_EQ(fused.large, one.large);
+  EXPECT_EQ(fused.few, one.few);
+  EXPECT_EQ(threads.large, one.large);
+  EXPECT_EQ(threads.few, one.few);
+  EXPECT_NE(one.few, small);
 }
 
 TEST_P(Replay, WhatAGridCannotHoldIsRefused) {

@@ -250,5 +250,54 @@ TEST(AnchoredEstimator, NeedsStepsThatCanBeTakenBack) {
             Code::kInvalidArgument);
 }
 
+// L(w) = |w|^2 / 2, also by its derivative.
+class Bowl final : public Objective {
+ public:
+  explicit Bowl(std::span<const float> w) : w_(w) {}
+  double Square() const {
+    double sum = 0;
+    for (const float w : w_) sum += static_cast<double>(w) * static_cast<double>(w);
+    return sum;
+  }
+  Result<double> Loss() override { return Square() / 2; }
+  Result<Derivative> Along(const TrainedWeights& weights, uint64_t seed) override {
+    std::vector<float> z(w_.size());
+    weights.FillDirection(seed, 0, z);
+    double along = 0;
+    for (size_t i = 0; i < z.size(); ++i) along += static_cast<double>(w_[i]) * static_cast<double>(z[i]);
+    return Derivative{Square() / 2, along};
+  }
+
+ private:
+  std::span<const float> w_;
+};
+
+// A known complaint about forward gradients. Along signs in d dimensions a step of the rate r changes |w|^2 by
+// r (r d - 2) (z^T w)^2, so with r d = 2.5 each step takes the weights further away. A rate that decays from there to
+// nothing, of which that is so for the first fifth of the steps only, shrinks them by exp(-6) in the mean.
+TEST(ZoOptimizer, AFixedRateDivergesWhereADecayingOneConverges) {
+  constexpr size_t kDimensions = 20;
+  constexpr uint64_t kSteps = 300;
+  for (const EstimatorKind kind : {EstimatorKind::kForwardGradient, EstimatorKind::kSpsa}) {
+    const Estimator estimator = *Estimator::Make({.kind = kind, .epsilon = 0x1p-9});
+    double ends[2] = {0, 0};
+    for (const bool decays : {false, true}) {
+      std::vector<float> values(kDimensions, 0.25F);
+      TrainedWeights weights = *TrainedWeights::Make({{"w", values}}, Distribution::kRademacher, 16);
+      ZoOptimizer optimizer = *ZoOptimizer::Make({}, weights);
+      Bowl bowl(values);
+      const double start = bowl.Square();
+      for (uint64_t step = 0; step < kSteps && weights.CheckRange().ok(); ++step) {
+        const double left = static_cast<double>(kSteps - step) / static_cast<double>(kSteps);
+        const double rate = 2.5 / static_cast<double>(kDimensions) * (decays ? left : 1);
+        ASSERT_TRUE(optimizer.EstimateAndStep(estimator, weights, {&step, 1}, bowl, rate).ok());
+      }
+      ends[decays] = bowl.Square() / start;
+    }
+    EXPECT_GT(ends[0], 100);
+    EXPECT_LT(ends[1], 0.1);
+  }
+}
+
 }  // namespace
 }  // namespace heddle::zo
