@@ -3,7 +3,7 @@
 #include <bit>
 #include <cstring>
 
-#include "aggregation/instruction_sets.h"
+#include "common/instruction_sets.h"
 
 #if HEDDLE_X86
 #include <immintrin.h>

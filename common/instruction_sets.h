@@ -1,5 +1,5 @@
-// For what file kernels are compiled several times: which of the forms this processor can run. Internal to the
-// room.
+// For files whose loops are compiled several times: which of the forms this processor can run.
+// Thread-safety: pure functions.
 #pragma once
 
 #include <vector>
@@ -12,7 +12,7 @@
 
 #define HEDDLE_INLINE inline __attribute__((always_inline))
 
-namespace heddle::aggregation {
+namespace heddle {
 
 #if HEDDLE_X86
 // Those of the forms that this processor can run, the fastest first; never empty.
@@ -29,4 +29,4 @@ std::vector<Kernels> Usable(const Kernels& avx512, const Kernels& avx2, const Ke
 }
 #endif
 
-}  // namespace heddle::aggregation
+}  // namespace heddle

@@ -4,7 +4,7 @@
 #include <cstring>
 #include <limits>
 
-#include "aggregation/instruction_sets.h"
+#include "common/instruction_sets.h"
 
 namespace heddle::compression {
 namespace {
@@ -125,8 +125,7 @@ HEDDLE_KERNELS(HEDDLE_AVX512, Avx512)
 
 std::span<const Kernels> UsableKernels() {
 #if HEDDLE_X86
-  static const std::vector<Kernels> kernels =
-      aggregation::Usable(kAvx512("avx512"), kAvx2("avx2"), kPortable("portable"));
+  static const std::vector<Kernels> kernels = Usable(kAvx512("avx512"), kAvx2("avx2"), kPortable("portable"));
 #else
   static const std::vector<Kernels> kernels = {kPortable("portable")};
 #endif

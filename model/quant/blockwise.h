@@ -6,6 +6,7 @@
 // Free of LibTorch. Thread-safety: pure functions on the caller's memory.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -46,6 +47,18 @@ inline float DecodeScale(int8_t code, float mean, float unit) {
 // 2 bytes are written.
 void EncodeNf4(std::span<const float> x, float scale, uint8_t* out);
 void EncodeInt8(std::span<const float> x, float scale, int8_t* out);
+
+// The loops of AbsMax and Encode… for one instruction set; all of them give the same bits. NF4's takes a whole block
+// and the borders between codes, of which there are 15: above limit i the code is above i. int8's scale is above zero.
+using Nf4Limits = std::array<float, 15>;
+struct BlockEncoders {
+  const char* name;
+  int32_t (*abs_max)(const float* x, size_t count);  // its bits
+  void (*nf4)(const float* x, const Nf4Limits& limits, uint8_t* out);
+  void (*int8)(const float* x, size_t count, float scale, int8_t* out);
+};
+// Those that this processor can run, the fastest first; never empty. For tests; the functions above take the fastest.
+std::span<const BlockEncoders> UsableBlockEncoders();
 
 // One block of `count` <= BlockOf weights, to float32 or (rounded to nearest, ties to even) to bfloat16's bits.
 void DecodeNf4(const uint8_t* codes, size_t count, float scale, float* out);

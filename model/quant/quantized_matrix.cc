@@ -16,8 +16,10 @@ namespace {
 
 using torch::Tensor;
 
-// Blocks that a thread takes at once: some 16 K weights.
+// Blocks that a thread takes at least: some 16 K weights.
 int64_t Grain(int64_t block) { return (int64_t{1} << 14) / block; }
+constexpr int64_t kReadAtOnce = 4096;  // weights, whole blocks: as float32 they stay in the nearest cache
+static_assert(kReadAtOnce % kNf4Block == 0 && kReadAtOnce % kInt8Block == 0);
 
 template <typename Value>
 std::span<Value> Values(const Tensor& tensor) {
@@ -43,25 +45,34 @@ Result<std::shared_ptr<const QuantizedMatrix>> QuantizedMatrix::Quantize(int64_t
   // fn(block index, its weights)
   const auto for_each_block = [&](const auto& fn) {
     at::parallel_for(0, blocks, Grain(block), [&](int64_t begin, int64_t end) {
-      std::vector<float> buffer(static_cast<size_t>(block));
-      for (int64_t i = begin; i < end; ++i) {
-        const int64_t count = std::min(block, weights - i * block);
-        read(i * block, count, buffer.data());
-        fn(static_cast<size_t>(i), std::span<const float>(buffer.data(), static_cast<size_t>(count)));
+      std::vector<float> buffer(static_cast<size_t>(kReadAtOnce));
+      const int64_t last = std::min(end * block, weights);
+      for (int64_t first = begin * block; first < last; first += kReadAtOnce) {
+        const std::span<const float> part(buffer.data(), static_cast<size_t>(std::min(kReadAtOnce, last - first)));
+        read(first, static_cast<int64_t>(part.size()), buffer.data());
+        for (size_t i = 0; i < part.size(); i += static_cast<size_t>(block)) {
+          const auto index = static_cast<size_t>(first / block) + i / static_cast<size_t>(block);
+          fn(index, part.subspan(i, std::min(static_cast<size_t>(block), part.size() - i)));
+        }
       }
     });
   };
+  if (kind == QuantKind::kInt8) matrix->codes_ = at::empty({weights}, at::kChar);
+  auto* int8_codes = kind == QuantKind::kInt8 ? matrix->codes_.data_ptr<int8_t>() : nullptr;
   for_each_block([&](size_t i, std::span<const float> x) {
-    scale[i] = AbsMax(x);
-    if (!std::isfinite(scale[i])) finite = false;
+    const float largest = AbsMax(x);
+    if (!std::isfinite(largest)) {
+      finite = false;
+    } else if (int8_codes != nullptr) {  // nothing but its own block decides a weight's code
+      scale[i] = largest / 127;
+      EncodeInt8(x, scale[i], int8_codes + i * kInt8Block);
+    } else {
+      scale[i] = largest;
+    }
   });
   if (!finite) return InvalidArgument("it has a weight that is not finite, which no quantised weight can be");
   if (kind == QuantKind::kInt8) {
-    for (float& s : scale) s /= 127;
-    matrix->codes_ = at::empty({weights}, at::kChar);
     matrix->scales_ = scales;
-    auto* codes = matrix->codes_.data_ptr<int8_t>();
-    for_each_block([&](size_t i, std::span<const float> x) { EncodeInt8(x, scale[i], codes + i * kInt8Block); });
     return std::shared_ptr<const QuantizedMatrix>(std::move(matrix));
   }
   matrix->scale_mean_ = MeanOf(scale);

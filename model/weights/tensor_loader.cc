@@ -15,9 +15,11 @@
 namespace heddle::model {
 namespace {
 
-constexpr int64_t kPiece = int64_t{1} << 20;       // elements whose pages are let go at once
 constexpr size_t kOwnPagesFrom = size_t{4} << 20;  // bytes; smaller tensors come from the allocator
 constexpr size_t kHugePage = size_t{2} << 20;      // bytes
+// Bytes that a thread makes and whose source it lets go at once: whole huge pages, and few, so that the threads have
+// equal shares also of a matrix of a million weights.
+constexpr size_t kPiece = kHugePage;
 // Bytes. Smaller tensors are copied: one used in place would keep its page of the file, which may be a huge one.
 constexpr size_t kInPlaceFrom = size_t{64} << 10;
 // Huge pages take 0.05 ns of the processor a byte to come by, ordinary ones ten times that; but huge ones that a
@@ -141,10 +143,11 @@ torch::Tensor TensorLoader::Dense(const Tensor& source, at::ScalarType type) con
   torch::Tensor out = Allocate(source.shape(), type);
   const MappedFile* file = FileOf(source);
   if (file != nullptr) file->WillRead(source.bytes());
-  const int64_t pieces = (source.numel() + kPiece - 1) / kPiece;
+  const auto piece = static_cast<int64_t>(kPiece / out.element_size());  // elements
+  const int64_t pieces = (source.numel() + piece - 1) / piece;
   at::parallel_for(0, pieces, 1, [&](int64_t first, int64_t last) {
     for (int64_t i = first; i < last; ++i) {
-      const int64_t begin = i * kPiece, count = std::min(kPiece, source.numel() - begin);
+      const int64_t begin = i * piece, count = std::min(piece, source.numel() - begin);
       if (out.nbytes() >= kOwnPagesFrom) {
         PreparePages(static_cast<std::byte*>(out.data_ptr()) + static_cast<size_t>(begin) * out.element_size(),
                      static_cast<size_t>(count) * out.element_size(), &huge_pages_);

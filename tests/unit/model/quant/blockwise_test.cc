@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <array>
 #include <bit>
 #include <cmath>
@@ -73,6 +74,38 @@ TEST(Int8Blocks, EachWeightIsWithinHalfAStep) {
       for (size_t i = 0; i < count; ++i) {
         ASSERT_LE(std::abs(static_cast<double>(decoded[i]) - x[i]), 0.5 * scale * (1 + 1e-5));
         ASSERT_EQ(decoded[i], static_cast<float>(codes[i]) * scale);
+      }
+    }
+  }
+}
+
+TEST(BlockEncoders, AllInstructionSetsGiveTheBitsOfThePlainRule) {
+  ASSERT_FALSE(UsableBlockEncoders().empty());
+  Nf4Limits limits;
+  for (size_t i = 0; i < limits.size(); ++i) limits[i] = (Nf4Values()[i] + Nf4Values()[i + 1]) / 32;
+  for (const BlockEncoders& encoders : UsableBlockEncoders()) {
+    SCOPED_TRACE(encoders.name);
+    for (uint64_t seed = 0; seed < 50; ++seed) {
+      auto x = Weights(kInt8Block, seed, 0.02F);
+      const float scale = seed % 2 == 0 ? 0x1p-10F : 0.0009F;
+      for (size_t i = 0; i < 20; ++i) x[3 * i] = (static_cast<float>(i) - 9.5F) * scale;  // between two codes
+      x[1] = limits[seed % limits.size()];                                                // at a border
+      x[2] = 1000 * scale, x[4] = -1000 * scale;                                          // beyond the last code
+      for (const size_t count : {size_t{128}, size_t{77}, size_t{1}}) {
+        std::vector<int8_t> codes(count);
+        encoders.int8(x.data(), count, scale, codes.data());
+        float largest = 0;
+        for (size_t i = 0; i < count; ++i) {
+          largest = std::max(largest, std::abs(x[i]));
+          ASSERT_EQ(codes[i], std::clamp(std::nearbyint(x[i] / scale), -127.0F, 127.0F)) << x[i] << " by " << scale;
+        }
+        ASSERT_EQ(std::bit_cast<float>(encoders.abs_max(x.data(), count)), largest);
+      }
+      std::array<uint8_t, kNf4Block / 2> codes{};
+      encoders.nf4(x.data(), limits, codes.data());
+      for (size_t i = 0; i < kNf4Block; ++i) {
+        const auto above = std::count_if(limits.begin(), limits.end(), [&](float limit) { return x[i] > limit; });
+        ASSERT_EQ(i % 2 == 0 ? codes[i / 2] & 15 : codes[i / 2] >> 4, above) << x[i];
       }
     }
   }
