@@ -39,7 +39,7 @@ std::string ValidUtf8(std::string_view text) {
 
 Status GenerateThrowing(const GenerateSettings& settings, std::ostream& out) {
   if (settings.threads > 0) at::set_num_threads(static_cast<int>(settings.threads));
-  HEDDLE_ASSIGN_OR_RETURN(const torch::Device device, DeviceFromName(settings.device));
+  HEDDLE_ASSIGN_OR_RETURN(const torch::Device device, model::DeviceFromName(settings.device));
   HEDDLE_ASSIGN_OR_RETURN(const model::WeightType type, model::WeightTypeFromName(settings.dtype));
   model::ComputeOptions compute;
   if (type == model::WeightType::kBfloat16) compute.type = at::kBFloat16;

@@ -4,6 +4,7 @@
 #include <csignal>
 #include <iostream>
 
+#include "client/split/answer_size.h"
 #include "client/split/relay.h"
 #include "common/build_info.h"
 #include "common/file.h"
@@ -17,9 +18,19 @@ namespace fs = std::filesystem;
 
 volatile std::sig_atomic_t stop_asked = 0;
 
+// What the server can make this process hold, by the plan. The worker has as many requests on their way as that says,
+// and as many again when it begins anew on the same connection.
+Status SetLimits(const std::string& plan_file, RelayOptions* options) {
+  HEDDLE_ASSIGN_OR_RETURN(const protocol::SplitPlan plan, protocol::SplitPlan::LoadFile(plan_file));
+  HEDDLE_ASSIGN_OR_RETURN(options->socket.max_frame_bytes, LargestSplitAnswer(plan));
+  options->max_on_the_way = 2 * size_t{plan.schedule().MaxInFlight()} + 8;
+  return OkStatus();
+}
+
 int Main(int argc, char** argv) {
   CLI::App app("Takes part in split learning: heddle-split-server has the rest of the model");
-  std::string plan, data, state_dir, worker = (fs::path(argv[0]).parent_path() / "heddle-split-worker").string();
+  std::string plan, data, state_dir, compute_device = "cpu";
+  std::string worker = (fs::path(argv[0]).parent_path() / "heddle-split-worker").string();
   RelayOptions options;
   app.add_option("--plan", plan, "the run's file, the same as the server's")->required();
   app.add_option("--data", data, "this device's own data")->required();
@@ -29,6 +40,9 @@ int Main(int argc, char** argv) {
   app.add_option("--port", options.server.port, "of the split server")->required();
   app.add_option("--server-name", options.server.server_name, "in its certificate; the host unless given");
   app.add_option("--worker", worker, "heddle-split-worker, beside this program unless given");
+  app.add_option("--compute-device", compute_device, "cpu, or cuda for the first GPU")
+      ->check(CLI::IsMember({"cpu", "cuda"}))
+      ->capture_default_str();
   app.set_version_flag("--version", std::string(VersionString()));
   try {
     app.parse(argc, argv);
@@ -48,8 +62,11 @@ int Main(int argc, char** argv) {
     status = context.status();
     if (status.ok()) options.server.tls = *std::move(context);
   }
+  if (status.ok()) status = SetLimits(plan, &options);
   if (status.ok()) {
-    options.worker = {worker, "--plan", plan, "--data", data, "--state", (folder / "split.state").string()};
+    options.worker = {
+        worker,        "--plan", plan, "--data", data, "--state", (folder / "split.state").string(), "--compute-device",
+        compute_device};
     std::signal(SIGPIPE, SIG_IGN);
     for (const int signal : {SIGTERM, SIGINT}) std::signal(signal, [](int) { stop_asked = 1; });
     options.go_on = [] { return stop_asked == 0; };

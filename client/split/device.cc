@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <utility>
 
 #include "common/assert.h"
 #include "common/file.h"
@@ -89,7 +90,8 @@ Result<std::unique_ptr<SplitDevice>> SplitDevice::Make(SplitDeviceOptions option
   return device;
 }
 
-std::string SplitDevice::Hello() const {
+std::string SplitDevice::Hello() {
+  owed_ = 1;
   ControlFrame hello;
   hello.kind = FrameKind::kHello;
   hello.session = session_;
@@ -113,7 +115,19 @@ Result<SplitDevice::Action> SplitDevice::Guarded(Work work) {
 }
 
 Result<SplitDevice::Action> SplitDevice::Take(std::string_view frame) {
-  return Guarded([&] { return TakeThrowing(frame); });
+  const uint32_t owed = owed_;
+  if (owed_ > 0) --owed_;
+  Result<Action> action = Guarded([&] { return TakeThrowing(frame); });
+  if (!action.ok()) owed_ = owed;  // what is refused answers nothing
+  return action;
+}
+
+// Once for all that is on the way: a server that went back refuses each of its requests, and a hello for each would
+// have each of them sent several times.
+SplitDevice::Action SplitDevice::WaitOnce(uint32_t retry_ms) {
+  retry_ms_ = std::max(retry_ms_, retry_ms);
+  if (owed_ > 0) return {Action::Kind::kListen, {}, 0};
+  return {Action::Kind::kWait, {}, std::exchange(retry_ms_, 0)};
 }
 
 Result<SplitDevice::Action> SplitDevice::Next() {
@@ -139,9 +153,10 @@ Result<SplitDevice::Action> SplitDevice::TakeThrowing(std::string_view bytes) {
   HEDDLE_ASSIGN_OR_RETURN(ControlFrame control, protocol::ParseControlFrame(bytes));
   if (kind == FrameKind::kRefusal) return Refused(control);
   if (kind == FrameKind::kWelcome) return Welcomed(std::move(control));
-  // kCounted: the round is over for this device.
-  if (session_ == 0 || control.session != session_)
+  // kCounted: the round is over for this device, which has sent its update.
+  if (session_ == 0 || control.session != session_ || used_ != schedule_.Requests()) {
     return InvalidArgument("the split server counted what was not sent");
+  }
   Forget();
   HEDDLE_RETURN_IF_ERROR(SaveState());
   return Action{Action::Kind::kSend, Hello(), 0};
@@ -152,14 +167,14 @@ Result<SplitDevice::Action> SplitDevice::Refused(const ControlFrame& refusal) {
   if (why.code() == Code::kAborted) {  // the server does not know the session any more
     Forget();
     HEDDLE_RETURN_IF_ERROR(SaveState());
-    return Action{Action::Kind::kWait, {}, refusal.retry_ms};
+    return WaitOnce(refusal.retry_ms);
   }
-  if (refusal.retry_ms > 0) return Action{Action::Kind::kWait, {}, refusal.retry_ms};
+  if (refusal.retry_ms > 0) return WaitOnce(refusal.retry_ms);
   return why;
 }
 
 Result<SplitDevice::Action> SplitDevice::Welcomed(ControlFrame welcome) {
-  if (welcome.retry_ms > 0) return Action{Action::Kind::kWait, {}, welcome.retry_ms};
+  if (welcome.retry_ms > 0) return WaitOnce(welcome.retry_ms);
   if (welcome.round == 0) {
     Forget();
     HEDDLE_RETURN_IF_ERROR(SaveState());
@@ -184,9 +199,16 @@ Result<SplitDevice::Action> SplitDevice::Welcomed(ControlFrame welcome) {
 }
 
 Status SplitDevice::Begin(const ControlFrame& welcome) {
-  Forget();
+  // First what may be refused: the session in hand stays as it was then.
+  for (const auto& [name, tensor] : welcome.tensors) {
+    const bool finite = tensor.dtype() != DType::kF32 ||
+                        std::ranges::all_of(tensor.values<float>(), [](float value) { return std::isfinite(value); });
+    if (!finite) return InvalidArgument("the split server welcomes with a value of " + name + " that is not finite");
+  }
   HEDDLE_ASSIGN_OR_RETURN(
-      half_, peft::SplitHalf::Make(options_.part, options_.plan.device, welcome.tensors, options_.compute));
+      auto half, peft::SplitHalf::Make(options_.part, options_.plan.device, welcome.tensors, options_.compute));
+  Forget();
+  half_ = std::move(half);
   session_ = welcome.session;
   seed_ = welcome.seed;
   start_ = welcome.tensors;
@@ -229,6 +251,7 @@ Result<SplitDevice::Action> SplitDevice::SendNext() {
   }
   const std::string& frame = made_[sent_ - used_];
   ++sent_;
+  ++owed_;
   stats_.bytes_up += frame.size();
   return Action{Action::Kind::kSend, frame, 0};
 }
@@ -369,6 +392,7 @@ SplitDevice::Action SplitDevice::SendUpdate() {
   update.session = session_;
   update.examples = examples_;
   update.tensors = peft::Difference(half_->Adapter(), start_);
+  ++owed_;
   return {Action::Kind::kSend, Serialize(update), 0};
 }
 

@@ -54,16 +54,18 @@ class SplitDevice {
   static Result<std::unique_ptr<SplitDevice>> Make(SplitDeviceOptions options);
 
   // What to say first on a connection.
-  std::string Hello() const;
+  std::string Hello();
 
   struct Action {
     // kListen: nothing to send before the next answer.
     enum class Kind { kSend, kWait, kDone, kListen } kind = Kind::kSend;
     std::string frame;      // kSend: this
-    uint32_t retry_ms = 0;  // kWait: for so long, then Hello()
+    uint32_t retry_ms = 0;  // kWait: for so long, then Hello(); nothing is on the way any more
   };
-  // Errors: the server's refusal, when trying again cannot help; kInvalidArgument for a frame that is not the answer to
-  // what was sent; kInternal for a loss that is not finite; those of the data and of the disk.
+  // Errors: the server's refusal, when trying again cannot help; kInvalidArgument for a frame that is none, or not the
+  // answer to what was sent, kResourceExhausted for one that is larger than the plan: what was sent still waits for its
+  // answer then, and nothing of the device's has changed; kInternal for a loss that is not finite; those of the data
+  // and of the disk.
   Result<Action> Take(std::string_view frame);
   // kSend or kListen. Errors: kInternal, those of the data.
   Result<Action> Next();
@@ -104,6 +106,7 @@ class SplitDevice {
   Result<Action> TakeThrowing(std::string_view frame);
   Result<Action> Welcomed(protocol::ControlFrame welcome);
   Result<Action> Refused(const protocol::ControlFrame& refusal);
+  Action WaitOnce(uint32_t retry_ms);
   Result<Action> Answered(const protocol::TensorFrame& answer);
   Status Begin(const protocol::ControlFrame& welcome);
   Status GoBackTo(uint32_t sequence);
@@ -131,6 +134,8 @@ class SplitDevice {
   uint64_t session_ = 0, seed_ = 0;
   uint32_t used_ = 0;               // the last answer that was used
   uint32_t sent_ = 0;               // the last request that was sent on this connection
+  uint32_t owed_ = 0;               // answers to what was sent on it since the last Hello()
+  uint32_t retry_ms_ = 0;           // the longest that a refusal asked for, until all owed answers are there
   std::deque<std::string> made_;    // requests after used_
   std::deque<Snapshot> snapshots_;  // boundaries that the server may go back to, oldest first
   uint64_t examples_ = 0;           // of the session

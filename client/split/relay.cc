@@ -66,7 +66,8 @@ class FrameQueue {
 };
 
 // Two threads for the worker's pipes, and the calling one for the connection, so that while one frame travels the
-// worker computes the next. What the worker has on the way at a time is bounded by its plan, and so are the queues.
+// worker computes the next. The queues are bounded, whatever the server sends: what it sends unasked ends the relay,
+// and what it makes the worker ask is at most max_on_the_way frames.
 class Relay {
  public:
   explicit Relay(const RelayOptions& options) : options_(options) {}
@@ -170,6 +171,10 @@ class Relay {
       return;
     } else {
       from_worker_.push_back(std::move(frame));
+      if (wake_ != nullptr && from_worker_.size() + owed_ > options_.max_on_the_way) {
+        if (why_.ok()) why_ = ResourceExhausted("more is on the way to the split server than the plan lets be");
+        socket_->Close();
+      }
     }
     if (wake_ != nullptr) wake_->cancel();
   }
@@ -211,7 +216,7 @@ class Relay {
       if (owed_++ == 0) answered_ = std::chrono::steady_clock::now();
       const Status written = co_await (*socket)->Write(frame, options_.answer_timeout);
       if (!written.ok()) {
-        why_ = written;
+        if (why_.ok()) why_ = written;
         break;
       }
     }
@@ -231,8 +236,14 @@ class Relay {
         if (why_.ok()) why_ = answer.status();
         break;
       }
+      if (owed_ == 0) {
+        why_ = InvalidArgument("the split server sent a frame that answers nothing");
+        end_ = End::kRefused;
+        socket.Close();
+        break;
+      }
       progress_ = true;
-      if (owed_ > 0) --owed_;
+      --owed_;
       answered_ = std::chrono::steady_clock::now();
       to_worker_.Push(*std::move(answer));
     }

@@ -18,7 +18,9 @@ namespace heddle::client {
 struct RelayOptions {
   protocol::FrameSocket::Target server;
   protocol::SocketOptions socket;
-  std::vector<std::string> worker;                              // argv
+  std::vector<std::string> worker;  // argv
+  // Frames of the worker that wait to be sent or to be answered; beyond it the connection is given up for a new one.
+  size_t max_on_the_way = 4096;
   Duration answer_timeout = Seconds(600);                       // of the server to what was sent; then a new connection
   Duration retry_base = Seconds(0.5), retry_max = Seconds(60);  // between connections that fail, doubled each time
   // Asked ten times a second, on the calling thread; false ends the relay with kCancelled, also within a session: the
@@ -26,8 +28,10 @@ struct RelayOptions {
   std::function<bool()> go_on = [] { return true; };
 };
 
-// Until the worker is done. Errors: kUnauthenticated when the server does not take the certificate; kInternal when the
-// worker ends in another way than well; those of starting it; kCancelled.
+// Until the worker is done. What it holds is bounded: each frame to the worker answers one of the worker's, of which
+// there are max_on_the_way at most, and is as large as `socket` lets it be. Errors: kUnauthenticated when the server
+// does not take the certificate; kInvalidArgument when it sends a frame that answers nothing; kInternal when the worker
+// ends in another way than well; those of starting it; kCancelled.
 Status RelaySplit(const RelayOptions& options);
 
 }  // namespace heddle::client

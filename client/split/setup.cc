@@ -8,10 +8,18 @@
 namespace heddle::client {
 
 Result<SplitDeviceOptions> PrepareSplitDevice(const protocol::SplitPlan& plan, const std::filesystem::path& data,
-                                              TaskResources& resources, const std::filesystem::path& state_file) {
+                                              TaskResources& resources, const std::filesystem::path& state_file,
+                                              const std::string& compute) {
   HEDDLE_ASSIGN_OR_RETURN(const model::ModelSpec spec, model::ReadModelConfig(plan.base_model));
   HEDDLE_ASSIGN_OR_RETURN(const model::SplitTopology topology, model::SplitTopologyFromName(plan.topology));
   model::WeightOptions weights;
+  if (plan.privacy.noise_multiplier > 0 && compute != "cpu") {
+    return InvalidArgument(
+        "privacy.noise_multiplier needs a device that makes the same bits of a step that it computes "
+        "again, or it would send the same activations with other noise; a GPU does not promise that: "
+        "--compute-device cpu");
+  }
+  HEDDLE_ASSIGN_OR_RETURN(weights.device, model::DeviceFromName(compute));
   HEDDLE_ASSIGN_OR_RETURN(weights.part, model::DevicePart(spec, {plan.cut, topology}));
   HEDDLE_ASSIGN_OR_RETURN(const std::string digest, model::BaseModelDigest(plan.base_model));
   HEDDLE_ASSIGN_OR_RETURN(const TaskResources::Base base, resources.GetBase(plan.base_model, weights));

@@ -13,9 +13,11 @@ namespace heddle::client {
 
 // Loads the device's part of plan.base_model, and no other tensor of it, through `resources`, which must outlive the
 // device. `data`: what client/worker/head_data.h reads. With noise or randomised labels the device's secret is the file
-// split.secret beside the state file, made with mode 0600 when there is none. Errors: those of DevicePart, GetBase and
-// BaseModelDigest; data are read when a round begins.
+// split.secret beside the state file, made with mode 0600 when there is none. `compute`: what the device computes on,
+// "cpu" or "cuda" (refused with noise: a step that is computed again must have the same bits). Errors: those of
+// DeviceFromName, DevicePart, GetBase and BaseModelDigest; data are read when a round begins.
 Result<SplitDeviceOptions> PrepareSplitDevice(const protocol::SplitPlan& plan, const std::filesystem::path& data,
-                                              TaskResources& resources, const std::filesystem::path& state_file = {});
+                                              TaskResources& resources, const std::filesystem::path& state_file = {},
+                                              const std::string& compute = "cpu");
 
 }  // namespace heddle::client

@@ -30,10 +30,11 @@ void ReportStats(const protocol::SplitPlan& plan, const SplitDevice::Stats& stat
        {"distance_correlation", correlation}});
 }
 
-Status Run(const std::string& plan_file, const std::string& data, const std::string& state, int output) {
+Status Run(const std::string& plan_file, const std::string& data, const std::string& state,
+           const std::string& compute_device, int output) {
   HEDDLE_ASSIGN_OR_RETURN(const protocol::SplitPlan plan, protocol::SplitPlan::LoadFile(plan_file));
   TaskResources resources;
-  HEDDLE_ASSIGN_OR_RETURN(SplitDeviceOptions options, PrepareSplitDevice(plan, data, resources, state));
+  HEDDLE_ASSIGN_OR_RETURN(SplitDeviceOptions options, PrepareSplitDevice(plan, data, resources, state, compute_device));
   HEDDLE_ASSIGN_OR_RETURN(const auto device, SplitDevice::Make(std::move(options)));
   uint32_t reported = 0;  // rounds
   for (;;) {
@@ -64,10 +65,11 @@ Status Run(const std::string& plan_file, const std::string& data, const std::str
 
 int Main(int argc, char** argv) {
   CLI::App app("Computes a device's half of split learning for heddle-split-client");
-  std::string plan, data, state;
+  std::string plan, data, state, compute_device;
   app.add_option("--plan", plan, "the run's file")->required();
   app.add_option("--data", data, "the device's own data")->required();
   app.add_option("--state", state, "file that a restart goes on from");
+  app.add_option("--compute-device", compute_device, "cpu, or cuda for the first GPU")->default_str("cpu");
   app.set_version_flag("--version", std::string(VersionString()));
   try {
     app.parse(argc, argv);
@@ -77,7 +79,7 @@ int Main(int argc, char** argv) {
   model::UseTensorMemory(model::kDeviceSpare);
   model::WarnOfSlowBlas();
   auto output = TakeStandardOutput();
-  const Status status = output.ok() ? Run(plan, data, state, output->get()) : output.status();
+  const Status status = output.ok() ? Run(plan, data, state, compute_device, output->get()) : output.status();
   if (status.ok()) return 0;
   std::cerr << "heddle-split-worker: " << status.message() << "\n";
   return 1;

@@ -81,7 +81,7 @@ Result<Evaluation> EvaluateNumbers(model::Transformer& network, HeadBatches& bat
 Result<Evaluation> EvaluateThrowing(const std::filesystem::path& base_dir, const std::filesystem::path& adapter_dir,
                                     const std::filesystem::path& data_path, uint32_t sequence_length,
                                     TaskResources& resources, const EvaluationForm& form) {
-  HEDDLE_ASSIGN_OR_RETURN(const torch::Device device, DeviceFromName(form.device));
+  HEDDLE_ASSIGN_OR_RETURN(const torch::Device device, model::DeviceFromName(form.device));
   HEDDLE_ASSIGN_OR_RETURN(const model::WeightType type, model::WeightTypeFromName(form.base_dtype));
   model::ComputeOptions compute;
   if (type == model::WeightType::kBfloat16) compute.type = at::kBFloat16;

@@ -1,7 +1,6 @@
 #include "client/worker/train_options.h"
 
 #include <c10/core/impl/VirtualGuardImpl.h>
-#include <torch/cuda.h>
 
 #include <cmath>
 #include <set>
@@ -45,17 +44,6 @@ Status CheckRanges(const TrainSettings& train, const model::ModelSpec& spec) {
 
 }  // namespace
 
-Result<torch::Device> DeviceFromName(const std::string& name) {
-  if (name.empty() || name == "cpu") return torch::Device(torch::kCPU);
-  if (name != "cuda") return InvalidArgument("there is no device '" + name + "'; known are cpu, cuda");
-  if (!torch::cuda::is_available()) {
-    return FailedPrecondition(
-        "the device is set to cuda, but LibTorch finds no GPU that it can use here; set worker.device to cpu (or "
-        "--device cpu)");
-  }
-  return torch::Device(torch::kCUDA, 0);
-}
-
 OwnStream::OwnStream(const torch::Device& device) {
   if (device.is_cpu()) return;
   guard_.emplace(c10::impl::VirtualGuardImpl(device.type()).getStreamFromGlobalPool(device));
@@ -69,7 +57,7 @@ Result<TrainOptions> MakeTrainOptions(const TaskInput& input, const model::Model
       const model::LearningRateSchedule schedule,
       model::LearningRateSchedule::Make(train.lr_scheduler_type, train.local_steps, train.warmup_steps));
   HEDDLE_ASSIGN_OR_RETURN(const model::WeightType type, model::WeightTypeFromName(train.base_dtype));
-  HEDDLE_ASSIGN_OR_RETURN(const torch::Device device, DeviceFromName(input.device));
+  HEDDLE_ASSIGN_OR_RETURN(const torch::Device device, model::DeviceFromName(input.device));
   TrainOptions options{optimizer, {}, schedule, {type, device}, {}};
   options.optimizer_options.beta1 = train.beta1;
   options.optimizer_options.beta2 = train.beta2;

@@ -26,9 +26,6 @@ struct TrainOptions {
   model::ComputeOptions compute;
 };
 
-// "cpu" (also when empty) or "cuda". Errors: kInvalidArgument, kFailedPrecondition when there is no GPU to use.
-Result<torch::Device> DeviceFromName(const std::string& name);
-
 // While it lives, what this thread asks of a GPU runs on a stream of its own, beside that of tasks in other threads. On
 // the processor it does nothing.
 class OwnStream {
@@ -48,7 +45,8 @@ Result<TrainOptions> MakeTrainOptions(const TaskInput& input, const model::Model
 uint64_t EstimateTrainingBytes(const model::ModelSpec& spec, const TrainSettings& train, const TrainOptions& options);
 
 // The same of forward passes alone: the base, what one layer computes at a time, what the frozen layers make of a
-// step's batches, and what is kept of that for later steps (zo.kept_front_mb).
+// step's batches, and what is kept of that for later steps (zo.kept_front_mb). A task adds what it keeps itself: the
+// trained weights, moments, a ledger's.
 uint64_t EstimateForwardBytes(const model::ModelSpec& spec, const TrainSettings& train, const TrainOptions& options);
 // Errors: kResourceExhausted when the input allows less.
 Status CheckForwardMemory(const model::ModelSpec& spec, const TaskInput& input, const TrainOptions& options);

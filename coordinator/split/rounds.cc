@@ -1,4 +1,5 @@
 // Updates of devices, the step of all of them together, and the end of a round.
+#include <exception>
 #include <utility>
 
 #include "common/file.h"
@@ -30,16 +31,20 @@ Result<std::string> SplitServer::Impl::Update(const std::string& device, const C
   SplitSession& session = *found->second;
   if (session.restored) return Unavailable("the split server went back to its last checkpoint: say hello again");
   if (!session.log().complete()) return FailedPrecondition("an update came before the last step of its session");
-  CountedUpdate one{update.session, update.examples, update.tensors, {}};
-  if (!device_adapter.empty()) {
-    HEDDLE_ASSIGN_OR_RETURN(const auto aggregator, MakeAggregator(false, device_adapter, device_state));
-    const aggregation::Validity validity =
-        aggregator->Validate(update.tensors, {.num_examples = update.examples, .device = device});
-    if (!validity.ok()) return InvalidArgument("the device's update is refused: " + validity.message);
-  } else if (!update.tensors.empty()) {
-    return InvalidArgument("an update has tensors, but nothing is trained on devices");
+  if (update.examples != session.rows) {  // its weight is not for the device to say
+    return InvalidArgument("an update says that it was trained on " + std::to_string(update.examples) +
+                           " examples, and " + std::to_string(session.rows) + " came in its session");
   }
-  if (per_device() && plan.server.trains()) one.server = peft::Difference(session.half().Adapter(), server_adapter);
+  CountedUpdate one{update.session, update.examples, update.tensors, {}};
+  const aggregation::UpdateInfo info{.num_examples = update.examples, .device = device};
+  HEDDLE_RETURN_IF_ERROR(CheckUpdate(false, update.tensors, info));
+  if (per_device() && plan.server.trains()) {
+    one.server = peft::Difference(session.half().Adapter(), server_adapter);
+    if (Status fits = CheckUpdate(true, one.server, info); !fits.ok()) {
+      sessions.erase(found);  // no other update can make it good
+      return fits;
+    }
+  }
   if (in_sequence()) {  // the next device goes on from here
     HEDDLE_RETURN_IF_ERROR(Merge({{device, one}}, false, &device_adapter, &device_state));
     one.device.clear();
@@ -54,10 +59,29 @@ Result<std::string> SplitServer::Impl::Update(const std::string& device, const C
   return status.ok() ? Result<std::string>(answer) : Result<std::string>(NotWritten(status));
 }
 
+// The server's copy too is what a device has made of it, with gradients that nobody has bounded.
+Status SplitServer::Impl::CheckUpdate(bool server_side, const StateDict& update,
+                                      const aggregation::UpdateInfo& info) const {
+  const StateDict& adapter = server_side ? server_adapter : device_adapter;
+  if (adapter.empty()) {
+    if (update.empty()) return OkStatus();
+    return InvalidArgument("an update has tensors, but nothing is trained on devices");
+  }
+  HEDDLE_ASSIGN_OR_RETURN(const auto aggregator,
+                          MakeAggregator(server_side, adapter, server_side ? server_state : device_state));
+  const aggregation::Validity validity = aggregator->Validate(update, info);
+  if (validity.ok()) return OkStatus();
+  return InvalidArgument((server_side
+                              ? "what the device's steps have made of its copy of the server's part is refused: "
+                              : "the device's update is refused: ") +
+                         validity.message);
+}
+
 aggregation::AggregatorOptions SplitServer::Impl::AggregatorOptionsOf(bool server_side) const {
   const protocol::SplitSide& side = server_side ? plan.server : plan.device;
   aggregation::AggregatorOptions options;
   options.max_abs = plan.max_abs;
+  options.method.insert(plan.strategy_settings.begin(), plan.strategy_settings.end());
   options.max_updates = plan.devices_per_round;
   options.max_num_examples = uint64_t{1} << 29;
   options.seed = plan.seed;
@@ -76,6 +100,8 @@ Result<std::unique_ptr<aggregation::Aggregator>> SplitServer::Impl::MakeAggregat
 // Two rounds of updates that change nothing, the second with as few as may be: a strategy that asks devices for more
 // than their part's change, or makes a model of other tensors, is refused before a device comes.
 Status SplitServer::Impl::CheckStrategy() const {
+  // Also where there is nothing to merge: a name or a setting that no method has is a mistake.
+  HEDDLE_RETURN_IF_ERROR(aggregation::RulesOf(plan.strategy, AggregatorOptionsOf(false)).status());
   for (const auto& [server_side, adapter] : {std::pair{false, &device_adapter}, {true, &server_adapter}}) {
     if (adapter->empty() || (server_side && !per_device())) continue;
     HEDDLE_ASSIGN_OR_RETURN(aggregation::DeviceRules rules,
@@ -118,18 +144,41 @@ Status SplitServer::Impl::Merge(const std::map<std::string, CountedUpdate>& upda
   return OkStatus();
 }
 
-Status SplitServer::Impl::FinishRound() {
-  if (!in_sequence()) HEDDLE_RETURN_IF_ERROR(Merge(counted, false, &device_adapter, &device_state));
-  if (per_device()) {
-    HEDDLE_RETURN_IF_ERROR(Merge(counted, true, &server_adapter, &server_state));
-  } else {
-    server_adapter = shared->Adapter();
+// Both parts, or neither.
+Status SplitServer::Impl::MergeRound() {
+  try {
+    StateDict device = device_adapter, device_next = device_state, server = server_adapter, server_next = server_state;
+    if (!in_sequence()) HEDDLE_RETURN_IF_ERROR(Merge(counted, false, &device, &device_next));
+    if (per_device()) {
+      HEDDLE_RETURN_IF_ERROR(Merge(counted, true, &server, &server_next));
+    } else {
+      server = shared->Adapter();
+    }
+    device_adapter = std::move(device);
+    device_state = std::move(device_next);
+    server_adapter = std::move(server);
+    server_state = std::move(server_next);
+    return OkStatus();
+  } catch (const std::exception& error) {
+    return Internal(std::string("the parts of a round cannot be merged: ") + error.what());
   }
-  HEDDLE_RETURN_IF_ERROR(WriteRound());
+}
+
+// Errors: those of the disk. Updates that cannot be merged are dropped, and the devices begin the round anew: kept, no
+// restart would get past them.
+Status SplitServer::Impl::FinishRound() {
+  const Status merged = MergeRound();
+  if (merged.ok()) {
+    HEDDLE_RETURN_IF_ERROR(WriteRound());
+    ++round;
+  } else {
+    Log(Severity::kError, "a round cannot be merged and begins anew",
+        {{"round", std::to_string(round)}, {"updates", std::to_string(counted.size())}, {"error", merged.message()}});
+  }
   counted.clear();
   round_begun = false;
   round_since.reset();
-  ++round;
+  place_since.clear();
   return Save();
 }
 
@@ -202,10 +251,10 @@ Status SplitServer::Impl::StepOfAll() {
   for (auto& [device, session] : sessions) {
     if (!session->contributed()) {
       session->late = true;
-    } else if (session->half().GradientsAreFinite()) {
+    } else if (session->GradientFits()) {
       targets += static_cast<double>(session->counted());
     } else {
-      Log(Severity::kWarning, "a device's gradient is not finite and is left out", {{"device", device}});
+      Log(Severity::kWarning, "a device's gradient is not finite or too large, and is left out", {{"device", device}});
       session->half().DropGradients();
     }
   }
@@ -217,7 +266,10 @@ Status SplitServer::Impl::StepOfAll() {
     session->TakeContribution(targets > 0 ? own / targets : 0);
   }
   round_begun = true;
-  HEDDLE_RETURN_IF_ERROR(shared->FinishStep(1, 1));
+  // What is left out then is the whole step: nothing has changed, and updates that wait for it are due all the same.
+  if (const Status stepped = shared->FinishStep(1, 1); !stepped.ok()) {
+    Log(Severity::kError, "a step of all devices is left out", {{"error", stepped.message()}});
+  }
   if (++steps_since_save >= plan.checkpoint_every) {
     if (Status status = Save(); !status.ok()) return NotWritten(status);
   }

@@ -240,7 +240,7 @@ Result<std::string> SplitServer::Impl::Hello(const std::string& device, const Co
     return sessions.size() + counted.size() >= plan.devices_per_round || sessions.size() >= plan.max_sessions ||
            MemoryIsFull() || (in_sequence() && !sessions.empty());
   };
-  if (full()) DropSilent();
+  if (full()) MakeRoom();
   if (in_sequence() && !sessions.empty()) return Serialize(wait);
   if (sessions.size() + counted.size() >= plan.devices_per_round) return Serialize(wait);
   if (sessions.size() >= plan.max_sessions) {
@@ -260,14 +260,21 @@ Result<std::string> SplitServer::Impl::Hello(const std::string& device, const Co
   HEDDLE_ASSIGN_OR_RETURN(auto session, MakeSession(device, id));
   session->seen = now;
   if (!round_since) round_since = now;
+  place_since.emplace(device, now);
   return Welcome(*sessions.emplace(device, std::move(session)).first->second, true);
 }
 
-// A device that has gone for good must not hold up the round: another may have its place.
-void SplitServer::Impl::DropSilent() {
-  std::erase_if(sessions, [this](const auto& one) {
-    const SplitSession& session = *one.second;  // one that waits for this server is not silent
-    return session.queue.empty() && !session.contributed() && now - session.seen > Seconds(plan.session_timeout_s);
+// A device that has gone for good, or is never done, must not hold up the round: another may have its place.
+void SplitServer::Impl::MakeRoom() {
+  const double timeout = plan.place_timeout_s();
+  std::erase_if(sessions, [&](const auto& one) {
+    const SplitSession& session = *one.second;
+    if (!session.queue.empty() || session.contributed()) return false;  // it waits for this server
+    const auto since = place_since.find(one.first);
+    const bool had_its_time = timeout > 0 && since != place_since.end() && now - since->second > Seconds(timeout);
+    if (!had_its_time && now - session.seen <= Seconds(plan.session_timeout_s)) return false;
+    if (since != place_since.end()) place_since.erase(since);
+    return true;
   });
 }
 
@@ -433,6 +440,8 @@ void SplitServer::Impl::Compute(const Batch& batch) {
     }
     const bool ends = schedule.At(request.frame.sequence).ends_step;
     answers[i]->durable = save && ends ? request.frame.sequence : session.durable;
+    if (request.frame.kind == FrameKind::kActivations) session.rows += request.frame.rows;
+    if (ends) session.boundary_rows = session.rows;
     std::string bytes = Serialize(*answers[i]);
     session.log().Add(bytes);
     ready.push_back({request.ticket, std::move(bytes)});

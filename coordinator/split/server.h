@@ -16,7 +16,8 @@
 //
 // Everything that a restart must remember is one file, written before what depends on it is answered: at every
 // checkpoint_every-th step, when an update is counted, and when a round ends. What comes after it is lost together: the
-// devices go back with the server (AnswerLog, SplitDevice), and the outcome is the same.
+// devices go back with the server (AnswerLog, SplitDevice), and the outcome is the same. A round whose updates cannot
+// be merged begins anew, with the parts as they were but for the steps that a part of all has taken.
 //
 // Life cycle: Make, which goes on from the file when there is one; Submit for each frame, and Advance until it says
 // when to call it again, with TakeReplies after either; or Handle for one frame after the other. One thread at a time.
@@ -64,7 +65,9 @@ class SplitServer {
 
   // A device's frame that came `now`, by a clock that only goes forward. Its answer, one for each ticket, comes out of
   // TakeReplies at once or after an Advance; it may be a refusal: kInvalidArgument for a frame that is none, is not the
-  // device's turn or holds a value that is not finite; kResourceExhausted for one that is larger than the plan, when
+  // device's turn, holds a value that is not finite or makes a gradient that the part of all cannot step with, for
+  // segments without a causal model, and for an update of other examples than came, beyond max_abs, or whose copy of
+  // the server's part is (this one ends the session); kResourceExhausted for one that is larger than the plan, when
   // more of a device's requests wait than the plan lets it have on the way, or when there are max_sessions devices or
   // another would go beyond memory_limit_mb (both with the time to come back);
   // kFailedPrecondition for a device with another plan or base model, and for a frame out of order; kAborted for one of

@@ -39,9 +39,11 @@ struct SplitServer::Impl {
 
   // rounds.cc
   Result<std::string> Update(const std::string& device, const protocol::ControlFrame& update);
+  Status CheckUpdate(bool server_side, const StateDict& update, const aggregation::UpdateInfo& info) const;
   Status Merge(const std::map<std::string, CountedUpdate>& updates, bool server_side, StateDict* adapter,
                StateDict* state) const;
   Status CheckStrategy() const;
+  Status MergeRound();
   Status FinishRound();
   std::optional<Duration> RoundIsDue() const;
   Status EndRoundWithout();
@@ -62,7 +64,7 @@ struct SplitServer::Impl {
   std::string Welcome(const SplitSession& session, bool fresh) const;
   Result<std::optional<std::string>> Enqueue(uint64_t ticket, const std::string& device, protocol::TensorFrame request);
   void DropQueue(SplitSession& session, const Status& why);
-  void DropSilent();
+  void MakeRoom();
   void DropIfBroken(const std::string& device);
   std::string Refusal(const Status& status) const;
   std::string Full(const std::string& why) const;
@@ -106,9 +108,10 @@ struct SplitServer::Impl {
   };
   std::map<std::string, LaterUpdate> later;  // parallel: updates that came before the step of all
   uint32_t steps_since_save = 0;
-  bool round_begun = false;             // parallel: there has been a step of all in this round
-  std::optional<Duration> round_since;  // when the round's first device came
-  Duration last_sign{};                 // of a device that is not counted, or an update
+  bool round_begun = false;                     // parallel: there has been a step of all in this round
+  std::optional<Duration> round_since;          // when the round's first device came
+  std::map<std::string, Duration> place_since;  // when a device got its place in this round, be it with another session
+  Duration last_sign{};                         // of a device that is not counted, or an update
   Duration now{};
   std::vector<SplitServer::Reply> replies;
   std::set<std::string> told;  // that the run is over

@@ -26,7 +26,7 @@ namespace asio = boost::asio;
 namespace fs = std::filesystem;
 
 struct Options {
-  std::string plan, folder, certificates, devices, port_file;
+  std::string plan, folder, certificates, devices, port_file, compute_device;
   protocol::ListenerOptions listener;
   double handshake_timeout_s = 15, hello_timeout_s = 120, silence_timeout_s = 300;
   bool until_done = false;
@@ -93,7 +93,8 @@ Status Run(Options options) {
   HEDDLE_ASSIGN_OR_RETURN(const std::string authority, ReadFile(certificates / "ca.crt"));
   HEDDLE_ASSIGN_OR_RETURN(options.listener.tls, protocol::MakeServerTls({certificates / "server.crt",
                                                                          certificates / "server.key", authority}));
-  HEDDLE_ASSIGN_OR_RETURN(SplitServerOptions server_options, PrepareSplitServer(plan, options.folder));
+  HEDDLE_ASSIGN_OR_RETURN(SplitServerOptions server_options,
+                          PrepareSplitServer(plan, options.folder, options.compute_device));
   HEDDLE_ASSIGN_OR_RETURN(const auto server, SplitServer::Make(std::move(server_options)));
 
   HEDDLE_ASSIGN_OR_RETURN(const std::unique_ptr<DeviceGate> gate, OpenGate(options));
@@ -160,6 +161,9 @@ int Main(int argc, char** argv) {
   app.add_option("--devices", options.devices,
                  "the coordinator's database, by which revoked devices are turned away; default: coordinator.db in the "
                  "folder above --certificates, where there is one");
+  app.add_option("--compute-device", options.compute_device, "cpu, or cuda for the first GPU")
+      ->check(CLI::IsMember({"cpu", "cuda"}))
+      ->default_str("cpu");
   app.add_option("--address", options.listener.address, "to listen on");
   app.add_option("--port", options.listener.port, "to listen on; 0: any free one");
   app.add_option("--port-file", options.port_file, "the port is written there");

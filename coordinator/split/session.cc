@@ -1,5 +1,6 @@
 #include "coordinator/split/session.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "common/assert.h"
@@ -11,6 +12,9 @@ using protocol::TensorFrame;
 using torch::Tensor;
 
 namespace {
+
+// Its square is a float still, which AdamW keeps of it.
+constexpr double kLargestGradient = 1e18;
 
 bool IsWordTask(const model::ModelSpec& spec) {
   return spec.head.task == model::Task::kCausalLm || spec.head.task == model::Task::kMaskedLm;
@@ -65,6 +69,9 @@ Result<TensorFrame> SplitSession::Finish(const TensorFrame& request, Result<Tens
 // Changes nothing.
 Result<SplitSession::Micro> SplitSession::Open(const TensorFrame& request) const {
   if (request.counted > request.tokens()) return InvalidArgument("more targets count than there are tokens");
+  if (!request.segments.empty() && !half_->network()->spec().causal) {
+    return InvalidArgument("activations came with segments of packed rows, which only a causal model takes");
+  }
   if (!plan_.u_shaped()) HEDDLE_RETURN_IF_ERROR(CheckTargets(request));
   model::Transformer& network = half_->network();
   Micro micro;
@@ -159,8 +166,29 @@ Status SplitSession::EndStep() {
     return OkStatus();
   }
   if (shared_ == nullptr) return half_->FinishStep(plan_.gradient_accumulation_steps, counted_);
+  if (!GradientFits()) {
+    return InvalidArgument(
+        "the gradient of a split step is not finite, or too large for a step of the part that all devices share; a "
+        "smaller learning_rate or max_grad_norm may help");
+  }
   half_->MoveGradients(*shared_);
   return shared_->FinishStep(plan_.gradient_accumulation_steps, counted_);
+}
+
+bool SplitSession::GradientFits() const {
+  std::vector<Tensor> gradients, largest;
+  half_->SwapGradients(&gradients);
+  for (const Tensor& gradient : gradients) {
+    if (gradient.defined() && gradient.numel() > 0) largest.push_back(gradient.abs().max().to(torch::kFloat32));
+  }
+  const double most = largest.empty() ? 0 : torch::stack(largest).max().item<double>();
+  half_->SwapGradients(&gradients);
+  // Of several micro-batches it is still a sum.
+  const double targets = plan_.gradient_accumulation_steps > 1 ? std::max(1.0, static_cast<double>(counted_)) : 1;
+  const protocol::SplitSide& side = plan_.server;
+  double limit = kLargestGradient;
+  if (side.optimizer == "SGD" && side.max_grad_norm == 0) limit = std::min(limit, plan_.max_abs / side.learning_rate);
+  return most / targets <= limit;  // NaN is not
 }
 
 void SplitSession::TakeContribution(double weight) {

@@ -75,11 +75,16 @@ class SplitSession {
   // With `held`: a step is over whose gradient nobody has used. TakeContribution adds it to `shared`, weighted.
   bool contributed() const { return contributed_; }
   uint64_t counted() const { return counted_; }
+  // Whether the step's gradient is one that the server's part, which is everybody's, can step with: finite, its squares
+  // too, and without clipping no longer a step of plain SGD than the plan's max_abs.
+  bool GradientFits() const;
   void TakeContribution(double weight);
 
   std::deque<WaitingRequest> queue;  // in the order of the session; admitted
-  uint32_t durable = 0;              // the boundary that is on disk
-  Duration seen{};                   // when the last frame of the device came
+  // Rows of the activations that were answered, in all and up to the boundary: the examples that its update weighs.
+  uint64_t rows = 0, boundary_rows = 0;
+  uint32_t durable = 0;  // the boundary that is on disk
+  Duration seen{};       // when the last frame of the device came
   Duration contributed_at{};
   // A pass waited for it in vain: until something comes from it, no other does.
   bool missed = false;

@@ -6,11 +6,13 @@
 
 namespace heddle::coordinator {
 
-Result<SplitServerOptions> PrepareSplitServer(const protocol::SplitPlan& plan, const std::filesystem::path& folder) {
+Result<SplitServerOptions> PrepareSplitServer(const protocol::SplitPlan& plan, const std::filesystem::path& folder,
+                                              const std::string& compute) {
   HEDDLE_ASSIGN_OR_RETURN(const model::ModelSpec spec, model::ReadModelConfig(plan.base_model));
   HEDDLE_ASSIGN_OR_RETURN(const model::SplitTopology topology, model::SplitTopologyFromName(plan.topology));
   const model::Cut cut{plan.cut, topology};
   model::WeightOptions here, there;
+  HEDDLE_ASSIGN_OR_RETURN(here.device, model::DeviceFromName(compute));
   HEDDLE_ASSIGN_OR_RETURN(here.part, model::ServerPart(spec, cut));
   HEDDLE_ASSIGN_OR_RETURN(there.part, model::DevicePart(spec, cut));
   HEDDLE_ASSIGN_OR_RETURN(const std::string digest, model::BaseModelDigest(plan.base_model));

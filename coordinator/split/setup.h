@@ -10,8 +10,10 @@
 
 namespace heddle::coordinator {
 
-// Loads the server's part of plan.base_model; of the device's only what its adapter's first values come from. Errors:
-// those of ServerPart, BaseWeights::Load, InitialSide and BaseModelDigest.
-Result<SplitServerOptions> PrepareSplitServer(const protocol::SplitPlan& plan, const std::filesystem::path& folder);
+// Loads the server's part of plan.base_model; of the device's only what its adapter's first values come from.
+// `compute`: what the server computes on, "cpu" or "cuda"; no part of the plan, as sides may differ. Errors: those of
+// DeviceFromName, ServerPart, BaseWeights::Load, InitialSide and BaseModelDigest.
+Result<SplitServerOptions> PrepareSplitServer(const protocol::SplitPlan& plan, const std::filesystem::path& folder,
+                                              const std::string& compute = "cpu");
 
 }  // namespace heddle::coordinator

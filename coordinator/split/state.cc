@@ -104,6 +104,7 @@ Status SplitServer::Impl::Reload() {
   sessions.clear();
   counted.clear();
   round_since.reset();
+  place_since.clear();
   device_state.clear();
   server_state.clear();
   shared.reset();
@@ -135,7 +136,8 @@ Status SplitServer::Impl::Save() {
     AddPrefixed(update.server, "copy/" + device + "/", &tensors);
   }
   for (const auto& [device, session] : sessions) {
-    metadata["session/" + device] = std::to_string(session->id()) + " " + std::to_string(session->log().boundary());
+    metadata["session/" + device] = std::to_string(session->id()) + " " + std::to_string(session->log().boundary()) +
+                                    " " + std::to_string(session->boundary_rows);
     if (per_device()) AddPrefixed(session->half().Save(), "half/" + device + "/", &tensors);
     size_t i = 0;
     for (const std::string& answer : session->log().AtBoundary()) {
@@ -177,7 +179,7 @@ Status SplitServer::Impl::Load(const SafetensorsFile& file) {
     }
     if (!key.starts_with("session/")) continue;
     const std::string device = key.substr(8);
-    HEDDLE_ASSIGN_OR_RETURN(const auto numbers, NumbersOf(file.metadata, key, 2));
+    HEDDLE_ASSIGN_OR_RETURN(const auto numbers, NumbersOf(file.metadata, key, 3));
     HEDDLE_ASSIGN_OR_RETURN(auto session, MakeSession(device, numbers[0]));
     if (per_device()) HEDDLE_RETURN_IF_ERROR(session->half().Restore(WithPrefix(file.tensors, "half/" + device + "/")));
     std::deque<std::string> answers;
@@ -188,7 +190,9 @@ Status SplitServer::Impl::Load(const SafetensorsFile& file) {
     }
     HEDDLE_RETURN_IF_ERROR(session->log().Restore(static_cast<uint32_t>(numbers[1]), std::move(answers)));
     session->durable = session->log().boundary();
+    session->rows = session->boundary_rows = numbers[2];
     session->seen = now;
+    place_since[device] = now;
     round_begun = round_begun || session->log().boundary() > 0;
     session->restored = true;
     sessions.emplace(device, std::move(session));

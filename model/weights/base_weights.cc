@@ -1,5 +1,7 @@
 #include "model/weights/base_weights.h"
 
+#include <torch/cuda.h>
+
 #include <optional>
 #include <set>
 
@@ -59,6 +61,17 @@ Result<std::shared_ptr<const BaseWeights>> LoadThrowing(const std::filesystem::p
 }
 
 }  // namespace
+
+Result<torch::Device> DeviceFromName(const std::string& name) {
+  if (name.empty() || name == "cpu") return torch::Device(torch::kCPU);
+  if (name != "cuda") return InvalidArgument("there is no device '" + name + "'; known are cpu, cuda");
+  if (!torch::cuda::is_available()) {
+    return FailedPrecondition(
+        "the device is set to cuda, but LibTorch finds no GPU that it can use here; set worker.device to cpu (or "
+        "--device cpu, --compute-device cpu)");
+  }
+  return torch::Device(torch::kCUDA, 0);
+}
 
 Result<std::shared_ptr<const BaseWeights>> BaseWeights::Load(const std::filesystem::path& folder,
                                                              const WeightOptions& options) {

@@ -18,6 +18,10 @@
 
 namespace heddle::model {
 
+// What computes: "cpu" (also when empty), or "cuda" for the first GPU. Errors: kInvalidArgument; kFailedPrecondition
+// when there is no GPU that LibTorch can use.
+Result<torch::Device> DeviceFromName(const std::string& name);
+
 // The form in which weights are kept.
 struct WeightOptions {
   // kFloat32: all in float32. kBfloat16: matrices and tables; vectors (norms, biases) stay float32, they are few and

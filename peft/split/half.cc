@@ -96,12 +96,6 @@ void SplitHalf::DropGradients() {
   for (Tensor& p : parameters_) p.mutable_grad() = Tensor();
 }
 
-bool SplitHalf::GradientsAreFinite() const {
-  return std::all_of(parameters_.begin(), parameters_.end(), [](const Tensor& p) {
-    return !p.grad().defined() || std::isfinite(p.grad().abs().sum().item<double>());
-  });
-}
-
 void SplitHalf::CopyParameters(const SplitHalf& other) {
   HEDDLE_ASSERT(parameters_.size() == other.parameters_.size(), "halves of one side");
   torch::NoGradGuard no_grad;

@@ -48,7 +48,6 @@ class SplitHalf {
   // parameters are then as before.
   Status FinishStep(uint32_t micros, uint64_t counted);
   void DropGradients();
-  bool GradientsAreFinite() const;
 
   // For halves that are used in turn on one set of parameters: those of `other`, a half of the same side, now; and the
   // gradients of this one over to it: as they are, in place of what it has, or times `weight`, added to that.

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cmath>
+#include <optional>
 #include <set>
 
 #include "common/config.h"
@@ -41,6 +43,8 @@ struct Texts {
   std::string base_model, encoding = "f32", gradient_encoding;
   uint64_t rounds = 1, devices = 2, checkpoint_every = 1, max_sessions = 16;
   uint64_t local_steps = 8, micros = 1, batch = 8, length = 64, pipeline = 1, server_batch = 1, min_devices = 1;
+  std::optional<double> round_timeout_s;
+  std::map<std::string, std::string> strategy;
 };
 
 void BindAll(ConfigSchema& schema, SplitPlan* plan, Texts* texts) {
@@ -71,7 +75,7 @@ void BindAll(ConfigSchema& schema, SplitPlan* plan, Texts* texts) {
                .max = 1e9});
   schema.Bind("split.session_timeout_s", &plan->session_timeout_s,
               {.help = "a device that is silent for so long may lose its place to another", .min = 0, .max = 1e6});
-  schema.Bind("split.round_timeout_s", &plan->round_timeout_s,
+  schema.Bind("split.round_timeout_s", &texts->round_timeout_s,
               {.help = "so long after its first device a round ends without those that are not done; 0: never",
                .min = 0,
                .max = 1e8});
@@ -109,8 +113,39 @@ void BindAll(ConfigSchema& schema, SplitPlan* plan, Texts* texts) {
               {.help = "label_sharing: labels go through randomised response; 0: as they are", .min = 0, .max = 100});
   schema.Bind("privacy.distance_correlation", &plan->privacy.distance_correlation,
               {.help = "devices report how much activations say about the embeddings"});
-  schema.Bind("strategy.name", &plan->strategy, {.help = "how the devices' parts are merged", .min = 1, .max = 64});
-  schema.Bind("strategy.max_abs", &plan->max_abs, {.help = "bound of an update's elements", .min = 1e-6, .max = 1e12});
+  schema.BindTable("strategy", &texts->strategy,
+                   "name: how the devices' parts are merged; max_abs: bound of an update's elements; what the method "
+                   "itself takes");
+}
+
+// A table of its own: which numbers a method takes is known where it is made.
+Status TakeStrategy(const std::map<std::string, std::string>& table, SplitPlan* plan) {
+  for (const auto& [key, text] : table) {
+    if (key == "name") {
+      if (text.empty() || text.size() > 64) return InvalidArgument("strategy.name must be the name of a method");
+      plan->strategy = text;
+      continue;
+    }
+    double number = 0;
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+    if (error != std::errc() || end != text.data() + text.size() || !std::isfinite(number)) {
+      return InvalidArgument("strategy." + key + " is '" + text + "'; it must be a number");
+    }
+    if (key != "max_abs") {
+      plan->strategy_settings[key] = number;
+    } else if (number >= 1e-6 && number <= 1e12) {
+      plan->max_abs = number;
+    } else {
+      return InvalidArgument("strategy.max_abs is " + text + "; it must be from 1e-6 to 1e12");
+    }
+  }
+  return OkStatus();
+}
+
+// The longest that a round takes whose devices keep to what else the plan says.
+double LongestRound(const SplitPlan& plan) {
+  const double turn = std::max(3600.0, plan.local_steps * plan.step_timeout_s);
+  return std::min(turn * plan.turns(), 1e8);
 }
 
 Result<SplitPlan> Finish(SplitPlan plan, const Texts& texts) {
@@ -129,6 +164,8 @@ Result<SplitPlan> Finish(SplitPlan plan, const Texts& texts) {
     return InvalidArgument("split.min_devices is " + std::to_string(plan.min_devices) +
                            ", more than the devices_per_round of a round");
   }
+  plan.round_timeout_s = texts.round_timeout_s.value_or(LongestRound(plan));
+  HEDDLE_RETURN_IF_ERROR(TakeStrategy(texts.strategy, &plan));
   if (plan.server_mode == "sequential" && plan.strategy != "FedAvg") {
     return InvalidArgument(
         "split.server = \"sequential\" has nothing to merge: each device goes on from the one before "
@@ -193,8 +230,13 @@ std::string SplitSide::AdapterConfigJson() const {
   return json + "}";
 }
 
+uint32_t SplitPlan::turns() const {
+  const uint32_t places = std::max(1U, server_mode == "sequential" ? 1U : max_sessions);
+  return std::max(1U, devices_per_round / places + (devices_per_round % places > 0 ? 1U : 0U));
+}
+
 std::string SplitPlan::Digest(std::string_view base_digest) const {
-  std::string text = "heddle split plan 3\n";
+  std::string text = "heddle split plan 4\n";
   const auto add = [&text](std::string_view name, const std::string& value) {
     text += std::string(name) + " " + std::to_string(value.size()) + " " + value + "\n";
   };
@@ -213,6 +255,8 @@ std::string SplitPlan::Digest(std::string_view base_digest) const {
                                                                        {"sequence_length", sequence_length}}) {
     add(key, std::to_string(number));
   }
+  add("strategy", strategy);
+  for (const auto& [key, number] : strategy_settings) add("strategy." + key, NumberText(number));
   for (const double number : {privacy.clip_norm, privacy.noise_multiplier, privacy.label_epsilon}) {
     add("privacy", NumberText(number));
   }

@@ -11,7 +11,7 @@
 //   [train]            local_steps, gradient_accumulation_steps, batch_size, sequence_length
 //   [device], [server] peft_type, r, lora_alpha, lora_dropout, target_modules, layers_to_transform, optimizer,
 //                      learning_rate, weight_decay, max_grad_norm; [device] also gradient_checkpointing
-//   [strategy]         name, max_abs
+//   [strategy]         name, max_abs, and the numbers that the method takes
 //   [privacy]          clip_norm, noise_multiplier, label_epsilon, distance_correlation
 #pragma once
 
@@ -74,7 +74,9 @@ struct SplitPlan {
   double memory_limit_mb = 0;
   // A device that is silent for so long may lose its place to another; a round in which everybody is ends without them.
   double session_timeout_s = 600;
-  double round_timeout_s = 0;  // so long after its first device a round ends without those that are not done; 0: never
+  // So long after its first device a round ends without those that are not done; 0: never. Unless the file says it: the
+  // longer of an hour and local_steps * step_timeout_s, for each turn.
+  double round_timeout_s = 3600;
   uint32_t min_devices = 1;    // with fewer updates no round ends early
   double step_timeout_s = 30;  // parallel: so long after the first device a step waits for the last
   uint32_t server_batch = 1;   // devices whose micro-batches the server computes with in one pass
@@ -88,13 +90,20 @@ struct SplitPlan {
   SplitPrivacy privacy;
   std::string strategy = "FedAvg";
   double max_abs = 16;  // of an update's elements
+  // What the method itself takes, by name. Its names and ranges are not known here: the server checks them at its
+  // start.
+  std::map<std::string, double> strategy_settings;
 
   bool u_shaped() const { return topology == "u_shaped"; }
+  // How often places have to be given anew until every device of a round has had one.
+  uint32_t turns() const;
+  // So long after a device got its place, in seconds, another that asks for one may have it; 0: never.
+  double place_timeout_s() const { return round_timeout_s / turns(); }
   SplitSchedule schedule() const {
     return {.u_shaped = u_shaped(), .micros = gradient_accumulation_steps, .steps = local_steps, .ahead = pipeline};
   }
-  // Of what must be the same on both sides: everything but paths and what is the server's alone. `base_digest` is that
-  // of the base model's files (model/parts/part_folder.h). 64 hex digits.
+  // Of what must be the same on both sides, and of how parts are merged: everything but paths and what is the server's
+  // alone. `base_digest` is that of the base model's files (model/parts/part_folder.h). 64 hex digits.
   std::string Digest(std::string_view base_digest) const;
 
   // Errors: those of ConfigSchema, with every mistake at once; kInvalidArgument for settings that do not fit together.

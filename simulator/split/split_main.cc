@@ -18,7 +18,7 @@ namespace {
 namespace fs = std::filesystem;
 
 struct Arguments {
-  std::string plan, folder, test, kjv;
+  std::string plan, folder, test, kjv, compute_device = "cpu";
   std::vector<std::string> devices, settings;
 };
 
@@ -43,6 +43,7 @@ Result<SplitRunOptions> Prepare(const Arguments& arguments, std::map<std::string
   HEDDLE_ASSIGN_OR_RETURN(options.plan, protocol::SplitPlan::LoadFile(arguments.plan, settings));
   options.folder = arguments.folder;
   options.test_data = arguments.test;
+  options.compute = arguments.compute_device;
   options.devices = std::move(devices);
   if (arguments.kjv.empty()) return options;
   std::vector<std::string> names;
@@ -62,6 +63,7 @@ int Main(int argc, char** argv) {
   app.add_option("--device", arguments.devices, "NAME=FILE: a device and its data");
   app.add_option("--test", arguments.test, "held-out data");
   app.add_option("--kjv", arguments.kjv, "folder: the devices are parts of the King James Bible, written there");
+  app.add_option("--compute-device", arguments.compute_device, "cpu, or cuda for the first GPU")->capture_default_str();
   app.add_option("--set", arguments.settings, "key=value of the plan");
   app.set_version_flag("--version", std::string(VersionString()));
   try {

@@ -19,11 +19,13 @@ class SplitRunner {
   explicit SplitRunner(const SplitRunOptions& options) : options_(options) {}
 
   Result<std::vector<SplitRound>> Run(const std::function<void(const SplitRound&)>& progress) {
-    HEDDLE_ASSIGN_OR_RETURN(auto prepared, coordinator::PrepareSplitServer(options_.plan, options_.folder));
+    HEDDLE_ASSIGN_OR_RETURN(auto prepared,
+                            coordinator::PrepareSplitServer(options_.plan, options_.folder, options_.compute));
     server_part_ = prepared.part;
     HEDDLE_ASSIGN_OR_RETURN(server_, coordinator::SplitServer::Make(std::move(prepared)));
     for (const auto& [name, data] : options_.devices) {
-      HEDDLE_ASSIGN_OR_RETURN(auto device, client::PrepareSplitDevice(options_.plan, data, resources_));
+      HEDDLE_ASSIGN_OR_RETURN(auto device,
+                              client::PrepareSplitDevice(options_.plan, data, resources_, {}, options_.compute));
       device_part_ = device.part;
       device.secret = std::to_string(DeriveSeed(options_.plan.seed, "split secret", name));  // so that a run replays
       HEDDLE_ASSIGN_OR_RETURN(devices_[name], SplitDevice::Make(std::move(device)));
@@ -139,6 +141,7 @@ class SplitRunner {
     server->network()->eval();
     model::WeightOptions weights;
     weights.part = device_part_->spec.part;
+    HEDDLE_ASSIGN_OR_RETURN(weights.device, model::DeviceFromName(options_.compute));
     HEDDLE_ASSIGN_OR_RETURN(const auto base, resources_.GetBase(plan.base_model, weights));
     HEDDLE_ASSIGN_OR_RETURN(const auto batches,
                             client::EvaluationBatches(options_.test_data, plan.sequence_length, base, resources_));
@@ -149,6 +152,7 @@ class SplitRunner {
       HEDDLE_ASSIGN_OR_RETURN(std::optional<client::HeadBatch> batch, batches->Next());
       if (!batch) break;
       if (batch->counted == 0) continue;
+      batch = batch->On(weights.device);
       const model::ModelInput told{.mask = batch->input.mask, .segments = batch->input.segments};
       if (told.segments.defined()) batch->input.positions = torch::Tensor();
       const torch::Tensor hidden = server->network()->Middle(device->network()->Front(batch->input), told);

@@ -20,6 +20,7 @@ struct SplitRunOptions {
   std::map<std::string, std::filesystem::path> devices;  // name to data; at least plan.devices_per_round
   std::filesystem::path test_data;                       // empty: no evaluation
   std::filesystem::path folder;                          // of the server: state and rounds
+  std::string compute = "cpu";                           // what both sides compute on: "cpu" or "cuda"
 };
 
 struct SplitRound {

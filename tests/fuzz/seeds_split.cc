@@ -20,6 +20,8 @@ void PlanSeeds() {
   Write("fuzz_split_plan", "infinite", Replace(Replace(plan, "0.5", "inf"), "1e-3", "nan"));
   Write("fuzz_split_plan", "huge", Replace(Replace(plan, "rounds = 3", "rounds = 1000000"), "= 64", "= 1048576"));
   Write("fuzz_split_plan", "quoted", Replace(plan, "v_proj", "a\\\"\\\\\\u0001\\u007f"));
+  Write("fuzz_split_plan", "strategy",
+        "base_model = \"b\"\n[strategy]\nname = \"TrimmedMean\"\ntrim_fraction = 0.2\nmax_abs = 3\nnone = \"1e400\"\n");
   Write("fuzz_split_plan", "sequential",
         "base_model = \"b\"\n[split]\nserver = \"sequential\"\ntopology = \"u_shaped\"\n");
 }

@@ -2,9 +2,11 @@
 // random weights, LoRA of rank 8 on both sides. Prints [{id, value, unit}].
 //   --what step      "step": seconds of a split step over TLS on loopback to those of an unsplit step, in turns;
 //                    "bytes": of frames a sample, to the sizes of the tensors
-//   --what together  "together": samples a second of 8 devices at once to those of the 8 one after another; "wait": the
-//                    longest wait for an answer, to a fair share (8 answers alone). Devices only move bytes.
-//   --what device    "peak_mb": peak memory of a device after two steps of a U-shaped cut after 2 blocks
+//   --what together  "together": samples a second of 8 devices at once to those of the 8 one after another on a server
+//                    that waits for nobody; "rate": the former; "wait": the longest wait for an answer at once, to a
+//                    fair share (8 answers alone). Devices only move bytes.
+//   --what device    "peak_mb": peak memory of a device after two steps of a U-shaped cut after 2 blocks; with
+//                    --keep-activations as device.gradient_checkpointing = false has it
 //   --what whole     "peak_mb": the same of LoRA training of the whole model
 #include <unistd.h>
 
@@ -37,7 +39,7 @@ struct Options {
   int64_t layers = 12;
   int64_t batch = 4, length = 128, cut = 2;
   int rounds = 5, threads = 2, devices = 8, server_batch = 8;
-  bool processor_time = false;
+  bool processor_time = false, keep_activations = false;
 
   at::ScalarType type() const { return weights == "bf16" ? at::kBFloat16 : at::kFloat; }
 };
@@ -65,6 +67,7 @@ protocol::SplitPlan PlanOf(const Options& options) {
   plan.sequence_length = static_cast<uint32_t>(options.length);
   plan.server_batch = static_cast<uint32_t>(options.server_batch);
   plan.server_wait_ms = 20;
+  plan.device_checkpointing = !options.keep_activations;
   return plan;
 }
 
@@ -203,16 +206,31 @@ class LightDevice {
   uint32_t sequence_ = 0;
 };
 
-void MeasureTogether(const Options& options) {
-  const protocol::SplitPlan plan = PlanOf(options);
-  const model::ModelSpec spec = DecoderOf(options.layers);
-  LoopbackServer server(plan, spec, options.type(), options.work, options.devices);
+// A server with a session for each of its devices.
+struct Fleet {
+  Fleet(const Options& options, const protocol::SplitPlan& plan, const std::string& name)
+      : server(plan, DecoderOf(options.layers), options.type(), options.work / name, options.devices) {
+    for (int i = 0; i < options.devices; ++i) devices.emplace_back(plan, DecoderOf(options.layers).hidden_size);
+  }
+  asio::awaitable<void> Begin() {
+    for (size_t i = 0; i < devices.size(); ++i) {
+      co_await devices[i].Begin(co_await server.Connect(static_cast<int>(i)), "bench");
+    }
+  }
+
+  LoopbackServer server;
   std::vector<LightDevice> devices;
-  for (int i = 0; i < options.devices; ++i) devices.emplace_back(plan, spec.hidden_size);
+};
+
+// The two sides have a server each: one that takes devices together may wait for others before it begins, which who
+// comes alone should not have to.
+void MeasureTogether(const Options& options) {
+  Options one_by_one = options;
+  one_by_one.server_batch = 1;
+  asio::io_context io;  // of all connections
+  Fleet alone(options, PlanOf(one_by_one), "apart"), all(options, PlanOf(options), "together");
   constexpr int kSteps = 2;
   std::vector<double> ratios, rates, shares;
-  // The connections belong to one io_context for all.
-  asio::io_context io;
   const auto run = [&io](std::vector<std::function<asio::awaitable<void>()>> work) {
     std::exception_ptr failed;
     for (auto& one : work) {
@@ -224,22 +242,18 @@ void MeasureTogether(const Options& options) {
     io.run();
     if (failed) std::rethrow_exception(failed);
   };
-  run({[&]() -> asio::awaitable<void> {
-    for (size_t i = 0; i < devices.size(); ++i) {
-      co_await devices[i].Begin(co_await server.Connect(static_cast<int>(i)), "bench");
-    }
-  }});
+  for (Fleet* fleet : {&alone, &all}) run({[fleet] { return fleet->Begin(); }});
   const auto apart = [&](std::vector<double>* waits) {
     run({[&, waits]() -> asio::awaitable<void> {
-      for (LightDevice& device : devices) co_await device.Steps(kSteps, waits);
+      for (LightDevice& device : alone.devices) co_await device.Steps(kSteps, waits);
     }});
   };
   const auto together = [&](std::vector<double>* waits) {
-    std::vector<std::function<asio::awaitable<void>()>> all;
-    for (LightDevice& device : devices) {
-      all.emplace_back([&device, waits] { return device.Steps(kSteps, waits); });
+    std::vector<std::function<asio::awaitable<void>()>> work;
+    for (LightDevice& device : all.devices) {
+      work.emplace_back([&device, waits] { return device.Steps(kSteps, waits); });
     }
-    run(std::move(all));
+    run(std::move(work));
   };
   std::vector<double> warm;
   apart(&warm);
@@ -256,9 +270,12 @@ void MeasureTogether(const Options& options) {
     const double fair = static_cast<double>(options.devices) * Median(of_apart);
     shares.push_back(*std::max_element(of_together.begin(), of_together.end()) / fair);
   }
-  for (LightDevice& device : devices) device.Close();
+  for (Fleet* fleet : {&alone, &all}) {
+    for (LightDevice& device : fleet->devices) device.Close();
+  }
   std::printf(
-      "[{\"id\":\"together\",\"value\":%.4f,\"unit\":\"ratio\",\"samples_a_second\":%.1f},\n"
+      "[{\"id\":\"together\",\"value\":%.4f,\"unit\":\"ratio\"},\n"
+      " {\"id\":\"rate\",\"value\":%.1f,\"unit\":\"samples/s\"},\n"
       " {\"id\":\"wait\",\"value\":%.4f,\"unit\":\"ratio\"}]\n",
       Median(ratios), Median(rates), Median(shares));
 }
@@ -313,6 +330,8 @@ int Main(int argc, char** argv) {
   app.add_option("--server-batch", options.server_batch, "of them in one pass")->check(CLI::Range(1, 64));
   app.add_option("--rounds", options.rounds, "of each side, in turns")->check(CLI::Range(1, 1000));
   app.add_option("--threads", options.threads, "that compute, on either side")->check(CLI::Range(1, 256));
+  app.add_flag("--keep-activations", options.keep_activations,
+               "a device keeps what its blocks computed (device.gradient_checkpointing = false)");
   app.add_flag("--processor-time", options.processor_time, "instead of the wall's, for a machine that is not quiet");
   CLI11_PARSE(app, argc, argv);
   model::UseTensorMemory(model::kDeviceSpare);  // as in the programs

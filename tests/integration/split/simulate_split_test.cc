@@ -137,6 +137,9 @@ TEST_F(SimulateSplit, SaysWhatIsWrongInOneSentence) {
   expect(with("base_model=nowhere"), "nowhere");
   expect(with("split.memory_limit_mb=0.01"), "split.memory_limit_mb");
   expect(with("strategy.name=NoSuchMethod"), "NoSuchMethod");
+  auto unknown = Good("other");
+  unknown.insert(unknown.end(), {"--compute-device", "tpu"});
+  expect(unknown, "there is no device 'tpu'");
   expect(with("devices_per_round=3"), "a round needs 3 devices, and there are 2");
   auto no_data = Good("other");
   no_data[4] = "device-0=" + PathOf("nothing.txt");

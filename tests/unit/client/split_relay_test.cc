@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <atomic>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/ip/tcp.hpp>
@@ -31,6 +32,7 @@ class SplitRelay : public testing::Test {
                                                   [this](const std::string& /*device*/, std::string frame, auto reply) {
                                                     std::lock_guard lock(mutex_);
                                                     taken_.push_back(frame);
+                                                    if (unasked_) reply("unasked");
                                                     if (answers_) return reply("answer to " + frame);
                                                     held_.push_back(std::move(reply));
                                                   });
@@ -58,7 +60,7 @@ class SplitRelay : public testing::Test {
   protocol::Threads server_;
   std::unique_ptr<protocol::FrameListener> listener_;
   RelayOptions relay_;
-  std::atomic<bool> answers_{true};
+  std::atomic<bool> answers_{true}, unasked_{false};  // the latter: and says something else too
   std::mutex mutex_;
   std::vector<std::string> taken_;
   std::vector<protocol::FrameListener::Reply> held_;
@@ -98,6 +100,28 @@ TEST_F(SplitRelay, AServerThatDoesNotAnswerIsLeft) {
                 .code(),
             Code::kCancelled);
   EXPECT_EQ(taken(), (std::vector<std::string>{"hello", "again"}));
+}
+
+// Whatever it sends while the worker computes would wait in memory.
+TEST_F(SplitRelay, AServerThatSendsWhatNobodyAskedForEndsIt) {
+  unasked_ = true;
+  int asked = 0;
+  relay_.go_on = [&asked] { return ++asked < 200; };  // it does not last for ever when it fails
+  const Status status = Run(kGreets + "; printf '" + Frame("hello") + "'; exec sleep 600");
+  EXPECT_EQ(status.code(), Code::kInvalidArgument);
+  EXPECT_NE(status.message().find("answers nothing"), std::string::npos) << status;
+}
+
+TEST_F(SplitRelay, AConnectionWithMoreOnTheWayThanThePlanSaysIsGivenUp) {
+  answers_ = false;
+  relay_.max_on_the_way = 2;
+  int asked = 0;
+  relay_.go_on = [&asked] { return ++asked < 200; };
+  const Status status =
+      Run(kGreets + "; printf '" + Frame("hello") + Frame("early") + Frame("later") + "'; " + kGreets + "; exit 0");
+  EXPECT_TRUE(status.ok()) << status;
+  const auto all = taken();
+  EXPECT_EQ(std::count(all.begin(), all.end(), "later"), 0);
 }
 
 // Each of these would last ten minutes, or for ever.

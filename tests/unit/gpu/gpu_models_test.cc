@@ -4,6 +4,7 @@
 #include <torch/types.h>
 #include <torch/utils.h>
 
+#include "model/training/optimizer.h"
 #include "tests/unit/model/reference_case.h"
 #include "tests/unit/peft/tuning_cases.h"
 
@@ -70,7 +71,72 @@ TEST_P(ModelOnGpu, LoraGradientsMatchFloat64WithAndWithoutCheckpointing) {
   }
 }
 
+// A prompt and then token by token, as completions are made.
+TEST_P(ModelOnGpu, TokensOneByOneGiveTheLogitsOfTheWholeText) {
+  const model::ReferenceCase reference(GetParam(), {.device = kGpu});
+  const torch::NoGradGuard no_grad;
+  model::Transformer network(reference.base());
+  const torch::Tensor ids = reference.Input().ids.slice(0, 0, 1).to(kGpu);
+  const torch::Tensor whole = network->forward(model::ModelInput{.ids = ids});
+  model::KvCache cache;
+  torch::Tensor logits = network->Decode(model::ModelInput{.ids = ids.slice(1, 0, 3)}, &cache);
+  for (int64_t i = 3; i < ids.size(1); ++i) {
+    logits = network->Decode(model::ModelInput{.ids = ids.slice(1, i, i + 1)}, &cache);
+  }
+  const torch::Tensor last = whole.select(1, ids.size(1) - 1);
+  EXPECT_LT(RelativeError(logits.view_as(last), last.cpu().to(at::kDouble)), 1e-4);
+}
+
 INSTANTIATE_TEST_SUITE_P(Cases, ModelOnGpu, testing::ValuesIn(model::ReferenceCase::Names()), TestName);
+
+class EncoderOnGpu : public ModelOnGpu {};
+
+TEST_P(EncoderOnGpu, OutputsAndLossMatchFloat64) {
+  const auto folder = model::CaseRoot("encoders") / GetParam();
+  const SafetensorsFile file = *ReadSafetensors(folder / "reference.safetensors");
+  const auto array = [&](const char* name) { return model::FixtureTensor(file.tensors.find(name)->second); };
+  const auto base = model::BaseWeights::Load(folder, {.device = kGpu});
+  ASSERT_TRUE(base.ok()) << base.status();
+  model::ModelInput input;
+  if (file.tensors.contains("pixels")) {
+    input.pixels = array("pixels").to(kGpu);
+  } else {
+    input = {.ids = array("ids").to(kGpu), .mask = array("mask").to(kGpu), .types = array("types").to(kGpu)};
+  }
+  const torch::NoGradGuard no_grad;
+  model::Transformer network(*base);
+  network->eval();
+  if (file.tensors.contains("pooled")) {
+    EXPECT_LT(RelativeError(network->Pooled(input), array("pooled")), 1e-4);
+    return;
+  }
+  EXPECT_LT(RelativeError(network->forward(input), array("logits")), 1e-4);
+  EXPECT_NEAR(network->Loss(input, array("targets").to(kGpu)).item<double>(), array("loss").item<double>(), 1e-5);
+}
+
+INSTANTIATE_TEST_SUITE_P(Cases, EncoderOnGpu, testing::ValuesIn(model::CaseNames("encoders")), TestName);
+
+// Every optimizer's third step on both, from the same gradients.
+TEST(OptimizersOnGpu, StepAsOnTheProcessor) {
+  if (!torch::cuda::is_available()) GTEST_SKIP() << "LibTorch finds no GPU here";
+  for (const auto kind : {model::OptimizerKind::kSgd, model::OptimizerKind::kAdamW, model::OptimizerKind::kAdamW8bit}) {
+    torch::Tensor ends[2];
+    for (const bool gpu : {false, true}) {
+      torch::manual_seed(3);
+      torch::Tensor weight = torch::randn({70, 90});
+      std::vector<torch::Tensor> gradients;
+      for (int i = 0; i < 3; ++i) gradients.push_back(torch::randn({70, 90}));
+      torch::Tensor parameter = weight.to(gpu ? kGpu : torch::Device(torch::kCPU)).requires_grad_(true);
+      const auto optimizer = model::MakeOptimizer(kind, {parameter}, {});
+      for (const torch::Tensor& gradient : gradients) {
+        parameter.mutable_grad() = gradient.to(parameter.device());
+        optimizer->Step(0.01);
+      }
+      ends[gpu] = parameter.detach().cpu() - weight;
+    }
+    EXPECT_LT(RelativeError(ends[1], ends[0].to(at::kDouble)), 1e-2) << static_cast<int>(kind);
+  }
+}
 
 class AdapterOnGpu : public ModelOnGpu {
  protected:

@@ -4,11 +4,9 @@
 #include <cmath>
 #include <utility>
 
-#include "common/random.h"
 #include "model/parts/part_folder.h"
-#include "model/training/gradient_accumulator.h"
-#include "peft/adapter/initial.h"
 #include "tests/unit/split/split_world.h"
+#include "tests/unit/split/unsplit.h"
 
 namespace heddle {
 namespace {
@@ -16,67 +14,13 @@ namespace {
 const Settings kFaster = {
     {"device.learning_rate", "0.06"}, {"server.learning_rate", "0.06"}, {"train.batch_size", "6"}};
 
-// One device, one round, without clipping, so that the two sides together are one optimizer.
-const Settings kAlone = {{"devices_per_round", "1"},
-                         {"rounds", "1"},
-                         {"device.max_grad_norm", "0"},
-                         {"server.max_grad_norm", "0"},
-                         {"device.lora_dropout", "0"},
-                         {"server.lora_dropout", "0"},
-                         {"device.r", "3"},
-                         {"device.lora_alpha", "16"}};
-
-// The same steps on the whole model: data of the session's seed, AdamW on the union of both adapters.
-StateDict Unsplit(const SplitWorld& world) {
-  const protocol::SplitPlan& plan = world.plan;
-  client::TaskResources resources;
-  const auto base = *resources.GetBase(plan.base_model);
-  const peft::AdapterConfig config = *peft::SideConfig(plan.server);
-  StateDict weights;
-  for (const auto& [name, tensor] : base.weights->tensors) weights.emplace(name, peft::ToStateTensor(tensor));
-  const StateDict start = *peft::MakeInitialAdapter(base.weights->spec, config, weights, plan.seed);
-  model::Transformer network(base.weights);
-  const peft::Tuning tuning = *peft::Tuning::Inject(network, config, start);
-  network->train();
-  std::vector<torch::Tensor> parameters;
-  for (const auto& one : tuning.parameters()) parameters.push_back(one.tensor);
-  const auto optimizer = model::MakeOptimizer(model::OptimizerKind::kAdamW, parameters, {});
-  model::GradientAccumulator accumulator(parameters, plan.gradient_accumulation_steps);
-  client::TaskInput input;
-  input.train.batch_size = plan.batch_size;
-  input.train.sequence_length = plan.sequence_length;
-  input.data_path = world.folder() / "device-0.txt";
-  const uint64_t session = DeriveSeed(plan.seed, "split session", "1/device-0");
-  input.seed = DeriveSeed(session, "split data", "");
-  const auto batches = *client::TrainingBatches(input, base, resources);
-  for (uint32_t step = 0; step < plan.local_steps; ++step) {
-    for (uint32_t micro = 0; micro < plan.gradient_accumulation_steps; ++micro) {
-      const auto batch = **batches->Next();
-      accumulator.Add(network->Loss(batch.input, batch.targets), batch.counted);
-    }
-    accumulator.Finish();
-    optimizer->Step(plan.server.learning_rate);
-  }
-  // The server's merge of one update: start + (trained - start).
-  StateDict out;
-  const StateDict trained = tuning.Extract();
-  const StateDict moved = peft::Difference(trained, start);
-  for (const auto& [key, tensor] : moved) {
-    std::vector<float> values(start.find(key)->second.values<float>().begin(),
-                              start.find(key)->second.values<float>().end());
-    for (size_t i = 0; i < values.size(); ++i) values[i] += tensor.values<float>()[i];
-    out.emplace(key, Tensor::FromFloats(tensor.shape(), values));
-  }
-  return out;
-}
-
 class Rounds : public testing::TestWithParam<Settings> {};
 
 TEST_P(Rounds, OfOneDeviceAreTheTrainingOfTheWholeModel) {
   for (const char* mode : {"shared", "per_device"}) {
     SplitWorld world(With(With(kAlone, GetParam()), {{"split.server", mode}}));
     world.Interleaved();
-    const StateDict split = world.Outcome(), whole = Unsplit(world);
+    const StateDict split = world.Outcome(), whole = Unsplit(world).adapter;
     ASSERT_FALSE(split.empty());
     // What is merged goes through the aggregator's fixed point; nothing else may differ.
     EXPECT_LT(Distance(split, whole), 1e-6) << mode;

@@ -150,6 +150,48 @@ TEST(SplitFailures, ADamagedStateOfADeviceIsDropped) {
   ExpectSameBits(world.Outcome(), undisturbed.Outcome());
 }
 
+// On one connection that stays: each request that is on the way comes back refused, and one hello answers them all.
+TEST(SplitFailures, AServerThatGoesBackIsGreetedOnceForAllThatIsOnTheWay) {
+  const Settings settings = {
+      {"split.server", "per_device"}, {"split.pipeline", "2"}, {"train.gradient_accumulation_steps", "3"}};
+  SplitWorld world(settings);
+  int hellos = 0, refused = 0;
+  const auto drive = [&](const std::string& name, bool restarts) {
+    client::SplitDevice& device = *world.devices.at(name);
+    std::deque<std::string> frames = {device.Hello()};
+    for (int i = 0; i < 200 && !frames.empty(); ++i) {
+      if (restarts && i > 8 && frames.size() == 2) {
+        world.StartServer();
+        restarts = false;
+        hellos = refused = 0;
+      }
+      const std::string answer = world.server->Handle(name, frames.front());
+      frames.pop_front();
+      refused += *protocol::KindOf(answer) == protocol::FrameKind::kRefusal ? 1 : 0;
+      auto action = device.Take(answer);
+      ASSERT_TRUE(action.ok()) << name << " " << i << ": " << action.status();
+      using Kind = client::SplitDevice::Action::Kind;
+      if (action->kind == Kind::kWait && device.stats().step == world.plan.local_steps) return;  // for the next round
+      if (action->kind == Kind::kWait) {
+        frames.push_back(device.Hello());
+        ++hellos;
+      }
+      while (action->kind == Kind::kSend) {
+        frames.push_back(action->frame);
+        action = device.Next();
+        ASSERT_TRUE(action.ok()) << action.status();
+      }
+    }
+  };
+  drive("device-0", true);
+  EXPECT_EQ(refused, 2);
+  EXPECT_EQ(hellos, 1);
+  world.OneAfterTheOther();
+  SplitWorld undisturbed(settings);
+  undisturbed.OneAfterTheOther();
+  ExpectSameBits(world.Outcome(), undisturbed.Outcome());
+}
+
 TEST(SplitFailures, AServerRefusesAStateThatIsDamagedOrOfAnotherPlan) {
   SplitWorld world;
   for (int i = 0; i < 4; ++i) world.Turn("device-0");

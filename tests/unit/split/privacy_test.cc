@@ -224,6 +224,16 @@ TEST(SplitPrivacy, ARunWithNoiseLearnsAndIsTheSameAfterBrokenConnectionsAndKills
   ExpectSameBits(broken.Outcome(), undisturbed.Outcome());
 }
 
+// It may make other bits of a step that is computed again, and so a second draw of noise.
+TEST(SplitPrivacy, AGpuAddsNoNoise) {
+  SplitWorld world(kNoisy);
+  client::TaskResources resources;
+  const Status status =
+      client::PrepareSplitDevice(world.plan, world.folder() / "device-0.txt", resources, {}, "cuda").status();
+  EXPECT_EQ(status.code(), Code::kInvalidArgument);
+  EXPECT_NE(status.message().find("--compute-device cpu"), std::string::npos) << status;
+}
+
 TEST(SplitPrivacy, WithoutASecretThereIsNoNoise) {
   SplitWorld world(kNoisy);
   client::TaskResources resources;

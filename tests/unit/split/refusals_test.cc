@@ -3,6 +3,7 @@
 
 #include <limits>
 
+#include "tests/unit/model/tiny_encoder.h"
 #include "tests/unit/split/split_world.h"
 
 namespace heddle {
@@ -226,6 +227,51 @@ TEST(SplitLimits, ARoundWaitsForADeviceThatIsHeardOfAndForOneThatWouldTakeAPlace
   EXPECT_NE(protocol::ParseControlFrame(answer)->session, 0U);
 }
 
+TEST(SplitLimits, ADeviceThatIsHeardOfAndNeverDoneDoesNotHoldUpARoundForever) {
+  for (const char* timeout : {"", "0"}) {  // an hour, and never
+    Settings settings = {{"split.session_timeout_s", "60"}, {"split.server", "per_device"}};
+    if (*timeout != 0) settings["split.round_timeout_s"] = timeout;
+    SplitWorld world(settings);
+    OneOfTwo(world);
+    for (double time = 59; time < 3600; time += 59) {
+      (void)world.server->Handle("device-1", world.devices.at("device-1")->Hello(), Seconds(time));
+      EXPECT_FALSE(world.server->Advance(Seconds(time)).computed) << time;
+    }
+    (void)world.server->Handle("device-1", world.devices.at("device-1")->Hello(), Seconds(3600));
+    (void)world.server->Advance(Seconds(3600));
+    EXPECT_EQ(world.server->round(), *timeout == 0 ? 2U : 1U);
+  }
+}
+
+// The only place goes to another that asks for it once the device has had its share of the round's time: here a half.
+TEST(SplitLimits, ADeviceThatIsNeverDoneLosesTheOnlyPlace) {
+  for (const Settings& mode :
+       {Settings{{"split.server", "sequential"}}, Settings{{"split.server", "shared"}, {"split.max_sessions", "1"}}}) {
+    SplitWorld world(With(mode, {{"split.round_timeout_s", "100"}, {"rounds", "1"}}));
+    const auto hello = [&world](const std::string& name, double seconds) {
+      const std::string answer = world.server->Handle(name, world.devices.at(name)->Hello(), Seconds(seconds));
+      const auto welcome = protocol::ParseControlFrame(answer);
+      return welcome->kind == FrameKind::kWelcome && welcome->session != 0;
+    };
+    world.Turn("device-0");
+    const std::string activations = world.Next("device-0");
+    EXPECT_EQ(CodeOf(world.server->Handle("device-0", activations, Seconds(20))), Code::kOk);
+    EXPECT_FALSE(hello("device-1", 30));
+    // To begin anew is no way to have more of it.
+    ControlFrame anew = *protocol::ParseControlFrame(world.devices.at("device-0")->Hello());
+    anew.session = 0;
+    const std::string again = world.server->Handle("device-0", Serialize(anew), Seconds(40));
+    EXPECT_NE(protocol::ParseControlFrame(again)->session, 0U);
+    EXPECT_FALSE(hello("device-1", 49));
+    EXPECT_TRUE(hello("device-1", 51));
+    EXPECT_EQ(world.server->sessions(), 1U);
+    EXPECT_EQ(CodeOf(world.server->Handle("device-0", activations, Seconds(52))), Code::kAborted);
+    for (const std::string& name : world.Names()) world.Reconnect(name);
+    world.OneAfterTheOther();
+    EXPECT_TRUE(world.server->done());
+  }
+}
+
 TEST(SplitLimits, ARoundEndsAtItsDeadlineWithTheUpdatesThatAreThere) {
   const Settings settings = {{"split.round_timeout_s", "100"}, {"devices_per_round", "3"}, {"rounds", "1"}};
   for (const char* least : {"1", "2"}) {
@@ -303,6 +349,26 @@ TEST(SplitLimits, TargetsThatTheHeadDoesNotKnowAreRefused) {
   EXPECT_EQ(CodeOf(world.server->Handle("device-0", Serialize(fewer))), Code::kInvalidArgument);
   world.Interleaved();
   EXPECT_TRUE(world.server->done());
+}
+
+// Packed rows are told apart in a causal model only.
+TEST(SplitLimits, SegmentsForAnEncoderAreRefused) {
+  const TempDir base;
+  model::WriteMaskedFolder(base.path() / "bert");
+  for (const char* batch : {"1", "2"}) {  // alone, and where passes may be of several devices
+    SplitWorld world(Settings{{"base_model", (base.path() / "bert").string()},
+                              {"split.cut", "0"},
+                              {"device.peft_type", "NONE"},
+                              {"split.server", "per_device"},
+                              {"split.server_batch", batch},
+                              {"rounds", "1"}});
+    world.Turn("device-0");
+    TensorFrame packed = *protocol::ParseTensorFrame(world.Next("device-0"));
+    packed.segments.assign(packed.tokens(), 0);
+    EXPECT_EQ(CodeOf(world.server->Handle("device-0", Serialize(packed))), Code::kInvalidArgument);
+    world.Interleaved();
+    EXPECT_TRUE(world.server->done());
+  }
 }
 
 // What a listener lets a device send is what the plan lets it have, and hardly more.

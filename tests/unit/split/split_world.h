@@ -52,9 +52,15 @@ lora_dropout = 0.1
 learning_rate = 0.02
 )";
 
+// What each side computes on.
+struct SplitCompute {
+  std::string server = "cpu", device = "cpu";
+};
+
 class SplitWorld {
  public:
-  explicit SplitWorld(const Settings& settings = {}, const std::string& toml = kPlan) {
+  explicit SplitWorld(const Settings& settings = {}, const std::string& toml = kPlan, SplitCompute compute = {})
+      : compute_(std::move(compute)) {
     LogOptions quiet;
     quiet.level = "error";
     EXPECT_TRUE(InitLogging(quiet).ok());
@@ -82,7 +88,7 @@ class SplitWorld {
   void StartServer() {
     ++lives_;
     server.reset();
-    auto options = coordinator::PrepareSplitServer(plan, folder() / "run");
+    auto options = coordinator::PrepareSplitServer(plan, folder() / "run", compute_.server);
     ASSERT_TRUE(options.ok()) << options.status();
     auto made = coordinator::SplitServer::Make(*std::move(options));
     ASSERT_TRUE(made.ok()) << made.status();
@@ -90,12 +96,13 @@ class SplitWorld {
   }
 
   void AddDevice(const std::string& name) {
-    const std::filesystem::path data = folder() / (name + ".txt");
-    if (!std::filesystem::exists(data)) {
+    const bool own = data_files.contains(name);
+    const std::filesystem::path data = own ? data_files.at(name) : folder() / (name + ".txt");
+    if (!own && !std::filesystem::exists(data)) {
       model::Require(WriteFileAtomically(data, model::SampleText(3000, 100 + devices.size())));
     }
-    auto options = client::PrepareSplitDevice(plan, data, resources_,
-                                              keeps_state ? folder() / (name + ".state") : std::filesystem::path());
+    auto options = client::PrepareSplitDevice(
+        plan, data, resources_, keeps_state ? folder() / (name + ".state") : std::filesystem::path(), compute_.device);
     ASSERT_TRUE(options.ok()) << options.status();
     options->secret = name;
     auto made = client::SplitDevice::Make(*std::move(options));
@@ -117,6 +124,7 @@ class SplitWorld {
     return Deliver(name, answer);
   }
   bool Deliver(const std::string& name, const std::string& answer) {
+    if (before_delivery) before_delivery(name, answer);
     using Kind = client::SplitDevice::Action::Kind;
     auto action = devices[name]->Take(answer);
     EXPECT_TRUE(action.ok()) << name << ": " << action.status();
@@ -266,6 +274,10 @@ class SplitWorld {
   std::unique_ptr<coordinator::SplitServer> server;
   std::map<std::string, std::unique_ptr<client::SplitDevice>> devices;
   std::function<bool(int frame)> loses_request, loses_answer;
+  // Called with the answer that a device is about to get.
+  std::function<void(const std::string& device, const std::string& answer)> before_delivery;
+  // Of devices that are added from then on, in place of a text.
+  std::map<std::string, std::filesystem::path> data_files;
   int frames = 0;
   std::string sent;  // the frame of the last turn, and whose it was
   Duration now{};
@@ -275,6 +287,7 @@ class SplitWorld {
   bool keeps_state = false;
 
  private:
+  SplitCompute compute_;
   struct OnTheWay {
     std::string device, sent;
     int frame = 0;

@@ -56,6 +56,39 @@ TEST(SplitPlan, EveryMistakeIsNamed) {
             Code::kInvalidArgument);
 }
 
+TEST(SplitPlan, TheStrategyTakesNumbersOfItsOwn) {
+  const auto plan = Load("[strategy]\nname = \"FedAvgM\"\nmax_abs = 4\nserver-momentum = 0.5\nbeta_1 = 1e-3\n");
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  EXPECT_EQ(plan->strategy, "FedAvgM");
+  EXPECT_EQ(plan->max_abs, 4);
+  EXPECT_EQ(plan->strategy_settings, (std::map<std::string, double>{{"server_momentum", 0.5}, {"beta_1", 1e-3}}));
+  EXPECT_NE(plan->Digest("base"),
+            Load("[strategy]\nname = \"FedAvgM\"\nserver_momentum = 0.25\nbeta_1 = 1e-3\n")->Digest("base"));
+  EXPECT_EQ(Load("")->strategy, "FedAvg");
+  EXPECT_EQ(Load("")->max_abs, 16);
+  for (const char* wrong :
+       {"[strategy]\nname = \"\"", "[strategy]\nmax_abs = 0", "[strategy]\nmax_abs = 1e13", "[strategy]\nmax_abs = nan",
+        "[strategy]\nserver_momentum = inf", "[strategy]\nserver_momentum = true",
+        "[strategy]\nserver_momentum = \"fast\"", "[strategy]\nserver_momentum = [0.5]", "strategy = 3",
+        "[split]\nserver = \"sequential\"\n[strategy]\nname = \"FedAdam\""}) {
+    EXPECT_EQ(Load(wrong).status().code(), Code::kInvalidArgument) << wrong;
+  }
+}
+
+TEST(SplitPlan, ARoundHasAnHourOrTheTimeOfItsStepsForEachTurnUnlessTheFileSaysMore) {
+  EXPECT_EQ(Load("")->round_timeout_s, 3600);
+  EXPECT_EQ(Load("[train]\nlocal_steps = 1000")->round_timeout_s, 30'000) << "of 30 s each, step_timeout_s";
+  EXPECT_EQ(Load("[split]\nround_timeout_s = 90")->round_timeout_s, 90);
+  EXPECT_EQ(Load("[split]\nround_timeout_s = 0")->round_timeout_s, 0);
+  EXPECT_EQ(Load("[split]\nround_timeout_s = 0")->place_timeout_s(), 0);
+  // Five devices of which two have a place at a time come in three turns.
+  const auto turns = Load("devices_per_round = 5\n[split]\nmax_sessions = 2");
+  EXPECT_EQ(turns->round_timeout_s, 3 * 3600);
+  EXPECT_EQ(turns->place_timeout_s(), 3600);
+  const auto sequence = Load("devices_per_round = 5\n[split]\nserver = \"sequential\"\nround_timeout_s = 100");
+  EXPECT_EQ(sequence->place_timeout_s(), 20);
+}
+
 TEST(SplitPlan, ItsDigestIsThatOfWhatBothSidesMustAgreeOn) {
   const SplitPlan plan = *Load("");
   EXPECT_EQ(plan.Digest("base"),
@@ -65,7 +98,8 @@ TEST(SplitPlan, ItsDigestIsThatOfWhatBothSidesMustAgreeOn) {
   for (const char* other :
        {"seed = 2", "[split]\ncut = 0", "[split]\ntopology = \"label_sharing\"", "[split]\nencoding = \"bf16\"",
         "[split]\ngradient_encoding = \"bf16\"", "[device]\nr = 4", "[server]\nlearning_rate = 0.5",
-        "[split]\npipeline = 2", "[privacy]\nclip_norm = 3", "[train]\nlocal_steps = 9"}) {
+        "[split]\npipeline = 2", "[privacy]\nclip_norm = 3", "[train]\nlocal_steps = 9",
+        "[strategy]\nname = \"FedAvgM\"", "[strategy]\nserver_momentum = 0.5"}) {
     EXPECT_NE(plan.Digest("base"), Load(other)->Digest("base")) << other;
   }
 }
