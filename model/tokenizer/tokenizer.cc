@@ -165,7 +165,46 @@ struct Folder {
     return std::filesystem::exists(path / name, error);
   }
   Result<std::string> Text(const char* name) const { return ReadFile(path / name, kMaxTokenizerBytes); }
+  // Of a file that need not be there.
+  Result<std::string> TextIfAny(const char* name) const { return Has(name) ? Text(name) : std::string(); }
+  // model_type in config.json: whose tokenizer it is where nothing else says so.
+  std::string ModelType() const {
+    const auto text = TextIfAny("config.json");
+    json::error_code error;
+    const json::value root = text.ok() ? json::parse(*text, error) : json::value();
+    const json::value* type = !error && root.is_object() ? Member(root.get_object(), "model_type") : nullptr;
+    return type != nullptr && type->is_string() ? std::string(type->get_string()) : "";
+  }
 };
+
+// Tokens that were added to an older vocabulary beside those that it names itself.
+Status AddLaterTokens(const Folder& folder, json::object* root) {
+  HEDDLE_ASSIGN_OR_RETURN(const std::string added, folder.TextIfAny("added_tokens.json"));
+  HEDDLE_ASSIGN_OR_RETURN(const json::array later, AddedTokensOf(added, folder.config));
+  json::array& tokens = (*root)["added_tokens"].as_array();
+  for (const json::value& token : later) {
+    const json::value* content = Member(token.get_object(), "content");
+    const bool there = std::any_of(tokens.begin(), tokens.end(), [&](const json::value& one) {
+      return content != nullptr && one.get_object().at("content") == *content;
+    });
+    if (!there) tokens.push_back(token);
+  }
+  return OkStatus();
+}
+
+// A model file of SentencePiece has its own pieces; what was added to them is not in it.
+Status CheckNothingAdded(const Folder& folder, const Tokenizer& tokenizer, const char* name) {
+  HEDDLE_ASSIGN_OR_RETURN(const std::string added, folder.TextIfAny("added_tokens.json"));
+  HEDDLE_ASSIGN_OR_RETURN(const json::array later, AddedTokensOf(added, folder.config));
+  for (const json::value& token : later) {
+    if (token.get_object().at("id").to_number<int64_t>() < tokenizer.vocab_size()) continue;
+    const json::value* content = Member(token.get_object(), "content");
+    const std::string text = content != nullptr && content->is_string() ? std::string(content->get_string()) : "?";
+    return InvalidArgument("\"" + Shorten(text) + "\" was added to the pieces of " + name +
+                           "; save the tokenizer as tokenizer.json, which has both");
+  }
+  return OkStatus();
+}
 
 // What SentencePiece's model file does not say.
 Result<SentencePieceSettings> SettingsOf(const std::string& config) {
@@ -185,7 +224,9 @@ Result<std::shared_ptr<const Tokenizer>> ReadSentencePieceFile(const Folder& fol
   HEDDLE_ASSIGN_OR_RETURN(const std::string bytes, folder.Text(name));
   HEDDLE_ASSIGN_OR_RETURN(const SentencePieceSettings settings, SettingsOf(folder.config));
   Result<std::shared_ptr<const Tokenizer>> tokenizer = ReadSentencePiece(bytes, settings);
-  return tokenizer.ok() ? std::move(tokenizer) : tokenizer.status().Annotate(name);
+  if (!tokenizer.ok()) return tokenizer.status().Annotate(name);
+  HEDDLE_RETURN_IF_ERROR(CheckNothingAdded(folder, **tokenizer, name));
+  return tokenizer;
 }
 
 Result<TokenizerParts> ReadParts(const Folder& folder) {
@@ -195,12 +236,14 @@ Result<TokenizerParts> ReadParts(const Folder& folder) {
   }
   if (folder.Has("vocab.txt")) {
     HEDDLE_ASSIGN_OR_RETURN(const std::string text, folder.Text("vocab.txt"));
-    HEDDLE_ASSIGN_OR_RETURN(const json::object root, TokenizerFromVocabTxt(text, folder.config));
+    HEDDLE_ASSIGN_OR_RETURN(json::object root, TokenizerFromVocabTxt(text, folder.config));
+    HEDDLE_RETURN_IF_ERROR(AddLaterTokens(folder, &root));
     return ParseTokenizer(root);
   }
   HEDDLE_ASSIGN_OR_RETURN(const std::string vocab, folder.Text("vocab.json"));
   HEDDLE_ASSIGN_OR_RETURN(const std::string merges, folder.Text("merges.txt"));
-  HEDDLE_ASSIGN_OR_RETURN(const json::object root, TokenizerFromMerges(vocab, merges, folder.config));
+  HEDDLE_ASSIGN_OR_RETURN(json::object root, TokenizerFromMerges(vocab, merges, folder.config, folder.ModelType()));
+  HEDDLE_RETURN_IF_ERROR(AddLaterTokens(folder, &root));
   return ParseTokenizer(root);
 }
 
@@ -215,6 +258,10 @@ Result<std::shared_ptr<const Tokenizer>> ReadFolder(Folder folder) {
     return NotFound(
         "there is no tokenizer; copy the model's beside its weights: tokenizer.json, vocab.txt, vocab.json with "
         "merges.txt, tokenizer.model or spiece.model");
+  }
+  if (!folder.Has("tokenizer.json")) {
+    HEDDLE_ASSIGN_OR_RETURN(const std::string map, folder.TextIfAny("special_tokens_map.json"));
+    HEDDLE_ASSIGN_OR_RETURN(folder.config, MergedTokenizerConfig(folder.config, map));
   }
   HEDDLE_ASSIGN_OR_RETURN(TokenizerParts parts, ReadParts(folder));
   // Which of the special tokens begin and end a text is in a file of its own, when it is there.

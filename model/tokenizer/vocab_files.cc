@@ -1,7 +1,10 @@
 #include "model/tokenizer/vocab_files.h"
 
 #include <boost/json.hpp>
+#include <charconv>
 #include <functional>
+#include <map>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -41,6 +44,21 @@ std::string NameOf(const json::object& config, std::string_view key, std::string
   const json::value* value = Member(config, key);
   if (value != nullptr && value->is_object()) value = Member(value->get_object(), "content");
   return value != nullptr && value->is_string() ? std::string(value->get_string()) : std::string(otherwise);
+}
+
+// The tokens that have a part to play: "…_token", and additional_special_tokens.
+std::set<std::string> SpecialNamesOf(const json::object& config) {
+  std::set<std::string> names;
+  const auto add = [&](const json::value& value) {
+    const json::value* content = value.is_object() ? Member(value.get_object(), "content") : &value;
+    if (content != nullptr && content->is_string()) names.emplace(content->get_string());
+  };
+  for (const auto& [key, value] : config) {
+    if (key.ends_with("_token")) add(value);
+    if (key != "additional_special_tokens" || !value.is_array()) continue;
+    for (const json::value& one : value.get_array()) add(one);
+  }
+  return names;
 }
 
 json::object MakeAddedToken(const std::string& content, int64_t id, bool lstrip = false) {
@@ -90,7 +108,7 @@ Result<json::object> TokenizerFromVocabTxt(std::string_view vocab_text, std::str
 }
 
 Result<json::object> TokenizerFromMerges(std::string_view vocab_json, std::string_view merges_text,
-                                         std::string_view config_text) {
+                                         std::string_view config_text, std::string_view model_type) {
   HEDDLE_ASSIGN_OR_RETURN(const json::object config, ReadConfig(config_text));
   json::error_code error;
   json::value vocab = json::parse(vocab_json, error);
@@ -108,8 +126,10 @@ Result<json::object> TokenizerFromMerges(std::string_view vocab_json, std::strin
   }));
   HEDDLE_ASSIGN_OR_RETURN(const bool prefix, BoolMember(config, "add_prefix_space", false));
   HEDDLE_ASSIGN_OR_RETURN(const bool add_bos, BoolMember(config, "add_bos_token", false));
-  const std::string kind = NameOf(config, "tokenizer_class", "GPT2Tokenizer");
-  const bool roberta = kind.starts_with("Roberta") || kind.starts_with("Longformer") || kind.starts_with("Bart");
+  const std::string kind = NameOf(config, "tokenizer_class", "");
+  const bool roberta = kind.empty()
+                           ? model_type == "roberta" || model_type == "longformer" || model_type == "bart"
+                           : kind.starts_with("Roberta") || kind.starts_with("Longformer") || kind.starts_with("Bart");
   const std::string bos = NameOf(config, "bos_token", roberta ? "<s>" : "<|endoftext|>");
   const std::string eos = NameOf(config, "eos_token", roberta ? "</s>" : "<|endoftext|>");
   const std::string cls = NameOf(config, "cls_token", roberta ? "<s>" : ""),
@@ -149,6 +169,56 @@ Result<json::object> TokenizerFromMerges(std::string_view vocab_json, std::strin
                       {"post_processor", std::move(post)},
                       {"decoder", {{"type", "ByteLevel"}}},
                       {"model", {{"type", "BPE"}, {"vocab", std::move(vocab)}, {"merges", std::move(merges)}}}};
+}
+
+Result<std::string> MergedTokenizerConfig(std::string_view config_text, std::string_view special_map) {
+  if (special_map.empty()) return std::string(config_text);
+  HEDDLE_ASSIGN_OR_RETURN(json::object config, ReadConfig(config_text));
+  json::error_code error;
+  const json::value map = json::parse(special_map, error);
+  if (error || !map.is_object()) return InvalidArgument("special_tokens_map.json is not a JSON object");
+  for (const auto& [key, value] : map.get_object()) config.emplace(key, value);
+  return json::serialize(config);
+}
+
+Result<json::array> AddedTokensOf(std::string_view added_json, std::string_view config_text) {
+  HEDDLE_ASSIGN_OR_RETURN(const json::object config, ReadConfig(config_text));
+  std::map<int64_t, json::object> tokens;
+  const auto add = [&](int64_t id, const std::string& file, json::object token) -> Status {
+    if (id < 0 || id >= kMaxTokenId) {
+      return InvalidArgument(file + ": a token's id is not from 0 to " + std::to_string(kMaxTokenId - 1));
+    }
+    tokens.try_emplace(id, std::move(token));
+    return OkStatus();
+  };
+  if (const json::value* decoder = Member(config, "added_tokens_decoder"); decoder != nullptr) {
+    if (!decoder->is_object()) return InvalidArgument("tokenizer_config.json: added_tokens_decoder is not an object");
+    for (const auto& [key, value] : decoder->get_object()) {
+      int64_t id = -1;
+      const auto [end, wrong] = std::from_chars(key.data(), key.data() + key.size(), id);
+      if (wrong != std::errc() || end != key.data() + key.size() || !value.is_object()) {
+        return InvalidArgument("tokenizer_config.json: added_tokens_decoder must name an object for each id");
+      }
+      json::object token = value.get_object();
+      token["id"] = id;
+      HEDDLE_RETURN_IF_ERROR(add(id, "tokenizer_config.json", std::move(token)));
+    }
+  }
+  json::error_code error;
+  const json::value added = added_json.empty() ? json::object() : json::parse(added_json, error);
+  if (error || !added.is_object()) return InvalidArgument("added_tokens.json is not a JSON object");
+  const std::set<std::string> special = SpecialNamesOf(config);
+  for (const auto& [content, value] : added.get_object()) {
+    json::error_code wrong;
+    const auto id = value.to_number<int64_t>(wrong);
+    if (wrong) return InvalidArgument("added_tokens.json must hold the id of each token");
+    json::object token = MakeAddedToken(std::string(content), id);
+    token["special"] = special.contains(std::string(content));
+    HEDDLE_RETURN_IF_ERROR(add(id, "added_tokens.json", std::move(token)));
+  }
+  json::array out;
+  for (auto& [id, token] : tokens) out.push_back(std::move(token));
+  return out;
 }
 
 }  // namespace heddle::model

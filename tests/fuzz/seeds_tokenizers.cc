@@ -104,6 +104,13 @@ void TokenizerSeeds() {
     vocab += key + std::to_string(b) + ",";
   }
   vocab += R"("th":256,"the":257,"<s>":258,"</s>":259})";
+  Write("fuzz_tokenizer_files", "added",
+        "added\n"
+        R"({"added_tokens_decoder":{"5":{"content":"[X]","special":true},"3":{"content":"the"}}})"
+        "\n"
+        R"({"unk_token":"[UNK]","pad_token":{"content":"[PAD]"}})"
+        "\n"
+        R"({"[PAD]":6,"[X]":5})");
   Write("fuzz_tokenizer_files", "gpt2", "merges\n\n" + vocab + "\n#version: 0.2\nt h\nth e\n");
   Write("fuzz_tokenizer_files", "roberta",
         "merges\n{\"tokenizer_class\":\"RobertaTokenizer\",\"add_prefix_space\":true}\n" + vocab + "\nt h\n");

@@ -138,6 +138,56 @@ TEST(OlderFiles, VocabJsonAndMergesAreGpt2) {
   EXPECT_EQ((*Tokenizer::Read(folder.path()))->EncodeText("a")->ids, (std::vector<int32_t>{id("</s>"), id("a")}));
 }
 
+// A folder of RoBERTa's first files has no tokenizer_config.json: the class follows from the model's type.
+TEST(OlderFiles, WithoutAClassTheModelsTypeSaysWhatGoesAroundAText) {
+  const TempDir folder;
+  json::object vocab = JsonOf("byte-level")["model"].as_object()["vocab"].as_object();
+  for (const char* name : {"<s>", "</s>", "<mask>", "<pad>", "<|endoftext|>"}) vocab[name] = vocab.size();
+  folder.Write("vocab.json", json::serialize(vocab));
+  folder.Write("merges.txt", "#version: 0.2\n");
+  const auto ids_of = [&](std::vector<const char*> tokens) {
+    std::vector<int32_t> ids;
+    for (const char* token : tokens) ids.push_back(vocab.at(token).to_number<int32_t>());
+    return ids;
+  };
+  const auto read = [&] {
+    const auto tokenizer = Tokenizer::Read(folder.path());
+    EXPECT_TRUE(tokenizer.ok()) << tokenizer.status();
+    return tokenizer.ok() ? (*tokenizer)->EncodeText("a")->ids : std::vector<int32_t>();
+  };
+  EXPECT_EQ(read(), ids_of({"a"}));
+  folder.Write("config.json", R"({"model_type": "roberta"})");
+  EXPECT_EQ(read(), ids_of({"<s>", "a", "</s>"}));
+  folder.Write("config.json", R"({"model_type": "gpt2"})");
+  EXPECT_EQ(read(), ids_of({"a"}));
+  // A class that is named is obeyed.
+  folder.Write("tokenizer_config.json", R"({"tokenizer_class": "RobertaTokenizer"})");
+  EXPECT_EQ(read(), ids_of({"<s>", "a", "</s>"}));
+}
+
+TEST(OlderFiles, TokensThatWereAddedLaterAreFoundWhole) {
+  const TempDir folder;
+  folder.Write("vocab.txt", "[UNK]\n[CLS]\n[SEP]\nthe\nend\n[\n]\n<\n>\n");
+  const auto before = *Tokenizer::Read(folder.path());
+  EXPECT_EQ(before->Encode("the <end>"), (std::vector<int32_t>{3, 7, 4, 8}));
+  EXPECT_EQ(before->vocab_size(), 9);
+  // Of three files: names with ids, how they are found, which of them is the padding.
+  folder.Write("added_tokens.json", R"({"<end>": 9, "[PAD]": 10})");
+  folder.Write("tokenizer_config.json", R"({"added_tokens_decoder": {"11": {"content": "<x>", "special": true}}})");
+  folder.Write("special_tokens_map.json", R"({"pad_token": {"content": "[PAD]"}, "unk_token": "[UNK]"})");
+  const auto tokenizer = Tokenizer::Read(folder.path());
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  EXPECT_EQ((*tokenizer)->Encode("the <end>"), (std::vector<int32_t>{3, 9}));
+  EXPECT_EQ((*tokenizer)->Encode("the<x>end"), (std::vector<int32_t>{3, 11, 4}));
+  EXPECT_EQ((*tokenizer)->pad_id(), 10);
+  EXPECT_EQ((*tokenizer)->DecodeText(std::vector<int32_t>{3, 9, 10, 11}), "the <end>") << "[PAD] and <x> are special";
+  EXPECT_EQ((*tokenizer)->vocab_size(), 12) << "a model with fewer rows is told that it does not fit";
+  for (const char* wrong : {"[]", R"({"<end>": "9"})", R"({"<end>": -1})", R"({"<end>": 3})"}) {
+    folder.Write("added_tokens.json", wrong);
+    EXPECT_EQ(Tokenizer::Read(folder.path()).status().code(), Code::kInvalidArgument) << wrong;
+  }
+}
+
 // As the files of gpt2, roberta-base and bert-base-uncased are.
 TEST(OlderFiles, AModelWithoutATypeIsThatOfWhichItHasTheMembers) {
   for (const char* kind : {"wordpiece", "byte-level", "byte-level-split", "byte-fallback", "unigram"}) {

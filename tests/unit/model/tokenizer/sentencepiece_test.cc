@@ -225,6 +225,19 @@ TEST(SentencePiece, TheFolderSaysWhatIsPutAroundAText) {
   EXPECT_EQ(ids.back(), tokenizer->eos_id());
 }
 
+// The model's file has no place for them, and their ids would be lost.
+TEST(SentencePiece, TokensThatWereAddedLaterAreRefusedByName) {
+  const TempDir folder;
+  folder.Write("tokenizer.model", TrainModel("--model_type=bpe"));
+  const int64_t size = (*Tokenizer::Read(folder.path()))->vocab_size();
+  folder.Write("added_tokens.json", R"({"<s>": 1, "[PAD]": )" + std::to_string(size) + "}");
+  const Status status = Tokenizer::Read(folder.path()).status();
+  EXPECT_EQ(status.code(), Code::kInvalidArgument);
+  EXPECT_NE(status.message().find("\"[PAD]\" was added to the pieces of tokenizer.model"), std::string::npos) << status;
+  folder.Write("added_tokens.json", R"({"<s>": 1})");
+  EXPECT_TRUE(Tokenizer::Read(folder.path()).ok());
+}
+
 TEST(SentencePiece, FilesThatAreCutShortAreRefused) {
   const std::string model = TrainModel("--model_type=bpe --byte_fallback=true");
   size_t refused = 0;
