@@ -1,5 +1,5 @@
-// heddle-model: looks at a model's folder, evaluates it, completes a prompt, makes emulators. `heddle model …` runs it.
-// Exit status: 0 done, 1 it failed (one sentence says why), 2 wrong usage.
+// heddle-model: looks at a model's folder, evaluates it, completes a prompt, makes emulators, merges adapters. `heddle
+// model …` runs it. Exit status: 0 done, 1 it failed (one sentence says why), 2 wrong usage.
 #include <CLI/CLI.hpp>
 #include <functional>
 #include <iostream>
@@ -8,6 +8,7 @@
 #include "client/model_tool/evaluate_command.h"
 #include "client/model_tool/generate.h"
 #include "client/model_tool/inspect.h"
+#include "client/model_tool/merge.h"
 #include "common/build_info.h"
 #include "common/command_line.h"
 #include "model/memory/tensor_memory.h"
@@ -39,6 +40,7 @@ struct CommandLine {
   void Part(CLI::App* app);
   void Plug(CLI::App* app);
   void Masked(CLI::App* app);
+  void Merge(CLI::App* app);
 };
 
 void AddFormat(CLI::App* app, std::string* format) {
@@ -210,6 +212,14 @@ void CommandLine::Masked(CLI::App* app) {
   });
 }
 
+void CommandLine::Merge(CLI::App* app) {
+  CLI::App* command = app->add_subcommand("merge", "the model with an adapter in its weights, as a folder of its own");
+  command->add_option("DIR", folder, "the model's folder")->required();
+  command->add_option("ADAPTER", adapter, "a folder in PEFT's layout")->required();
+  command->add_option("OUT", out, "a new folder")->required();
+  command->callback([this] { action = [this] { return MergeModel(folder, adapter, out); }; });
+}
+
 int Main(int argc, char** argv) {
   CLI::App app("Looks at a model's folder, evaluates it, completes a prompt.", "heddle model");
   app.require_subcommand(1);
@@ -222,6 +232,7 @@ int Main(int argc, char** argv) {
   line.Part(&app);
   line.Plug(&app);
   line.Masked(&app);
+  line.Merge(&app);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

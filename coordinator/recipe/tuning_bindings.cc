@@ -1,5 +1,6 @@
 #include "coordinator/recipe/tuning_bindings.h"
 
+#include <algorithm>
 #include <array>
 #include <charconv>
 
@@ -107,6 +108,38 @@ void TuningBindings::Bind(ConfigSchema* schema, peft::AdapterConfig* adapter, Ne
   schema->BindTable("lora.alpha_pattern", &alpha_pattern_, "values of lora_alpha by name of module");
 }
 
+// What is set and means nothing to the method: a recipe that says it expects something else. [lora]'s rank, alpha,
+// dropout and targets may stand beside any method, so that a sweep can change the method alone.
+std::string TuningBindings::SettingsOfOthers(const peft::AdapterConfig& adapter) const {
+  using Kind = peft::TuningKind;
+  const peft::AdapterConfig plain;
+  std::string mistakes;
+  const auto only = [&](std::initializer_list<Kind> kinds, bool set, const char* key) {
+    if (!set || std::find(kinds.begin(), kinds.end(), adapter.kind()) != kinds.end()) return;
+    mistakes += "\n  " + std::string(key) + ": tuning.method \"" + method_ + "\" has no such setting";
+  };
+  only({Kind::kLora, Kind::kIa3, Kind::kBitFit}, !target_modules_.empty(), "tuning.target_modules");
+  only({Kind::kLora, Kind::kIa3, Kind::kBitFit}, !adapter.target_modules_regex.empty(), "tuning.target_modules_regex");
+  only({Kind::kLora, Kind::kBottleneck, Kind::kBitFit, Kind::kFull}, !layers_.empty(), "tuning.layers_to_transform");
+  only({Kind::kFull}, !bias_layers_.empty(), "tuning.bias_only_layers");
+  only({Kind::kIa3}, !adapter.feedforward_modules.empty(), "tuning.feedforward_modules");
+  only({Kind::kIa3}, !adapter.feedforward_modules_regex.empty(), "tuning.feedforward_modules_regex");
+  only({Kind::kPromptTuning, Kind::kPrefixTuning, Kind::kPTuning},
+       adapter.num_virtual_tokens != plain.num_virtual_tokens, "tuning.num_virtual_tokens");
+  only({Kind::kPromptTuning}, adapter.prompt_tuning_init != plain.prompt_tuning_init, "tuning.prompt_tuning_init");
+  only({Kind::kBottleneck}, adapter.placement != plain.placement, "tuning.placement");
+  only({Kind::kBottleneck}, adapter.bottleneck_size != plain.bottleneck_size, "tuning.bottleneck_size");
+  only({Kind::kBottleneck}, adapter.non_linearity != plain.non_linearity, "tuning.non_linearity");
+  only({Kind::kBottleneck}, adapter.adapter_scaling != plain.adapter_scaling, "tuning.adapter_scaling");
+  only({Kind::kLora}, adapter.use_dora, "lora.use_dora");
+  only({Kind::kLora}, adapter.use_rslora, "lora.use_rslora");
+  only({Kind::kLora}, adapter.init_lora_weights != plain.init_lora_weights, "lora.init_lora_weights");
+  only({Kind::kLora}, adapter.loraplus_lr_ratio != plain.loraplus_lr_ratio, "lora.loraplus_lr_ratio");
+  only({Kind::kLora}, !rank_pattern_.empty(), "lora.rank_pattern");
+  only({Kind::kLora}, !alpha_pattern_.empty(), "lora.alpha_pattern");
+  return mistakes;
+}
+
 Status TuningBindings::Store(peft::AdapterConfig* adapter, NewHead* head) const {
   std::string mistakes;
   for (const Method& method : kMethods) {
@@ -120,6 +153,7 @@ Status TuningBindings::Store(peft::AdapterConfig* adapter, NewHead* head) const 
   if (!target_modules_.empty() && !adapter->target_modules_regex.empty()) {
     mistakes += "\n  tuning.target_modules_regex: it goes without target_modules";
   }
+  mistakes += SettingsOfOthers(*adapter);
   adapter->layers_to_transform = layers_;
   adapter->bias_only_layers = bias_layers_;
   ReadPattern("rank_pattern", rank_pattern_, &adapter->rank_pattern, &mistakes);

@@ -32,6 +32,8 @@ class TuningBindings {
   Status Store(peft::AdapterConfig* adapter, NewHead* head) const;
 
  private:
+  std::string SettingsOfOthers(const peft::AdapterConfig& adapter) const;
+
   std::string method_ = "lora";
   std::vector<std::string> target_modules_;
   std::vector<int64_t> layers_, bias_layers_;

@@ -47,8 +47,10 @@ double TrainedInputs(const ModelSpec& spec, const std::vector<LinearSpec>& train
     for (const std::string* name : {&names.gate, &names.up})
       mlp_input = mlp_input || EndsWithModule(linear.path, *name);
   }
+  // What ReLU makes is all that its own way back needs, and is kept already.
+  const bool own_down_input = down_input && (spec.gated_mlp || spec.activation != Activation::kRelu);
   return sum + (attention_input ? w.hidden : 0) + (mlp_input ? w.hidden : 0) + (out_input ? w.query : 0) +
-         (down_input ? w.mlp : 0);
+         (own_down_input ? w.mlp : 0);
 }
 
 // Of the head. The cases are those of Head::WordLoss and LinearCrossEntropy. `copies`: of the rows where the loss does

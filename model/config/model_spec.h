@@ -37,7 +37,7 @@ enum class RotaryScaling : uint8_t { kNone, kLinear, kDynamic, kLlama3, kYarn };
 // are not padding (RoBERTa).
 enum class PositionSource : uint8_t { kIndex, kMask, kNotPadding };
 // Which rows of the last hidden states a head reads.
-enum class Pooling : uint8_t { kAll, kFirst, kLastToken };
+enum class Pooling : uint8_t { kAll, kFirst };
 
 struct RotarySpec {
   bool on = false;

@@ -26,12 +26,6 @@ Tensor Head::Select(const Tensor& hidden, const ModelInput& input) const {
       break;
     case Pooling::kFirst:
       return hidden.select(1, 0);
-    case Pooling::kLastToken: {
-      if (!input.mask.defined()) return hidden.select(1, hidden.size(1) - 1);
-      const Tensor places = at::arange(hidden.size(1), input.mask.options().dtype(at::kLong));
-      const Tensor last = (input.mask.ne(0) * places).amax(1);
-      return hidden.gather(1, last.view({-1, 1, 1}).expand({-1, 1, hidden.size(2)})).squeeze(1);
-    }
   }
   return hidden;
 }

@@ -96,7 +96,7 @@ Result<Adapter> ReadAdapter(const std::filesystem::path& folder) {
   if (!config.ok()) return config.status().Annotate(config_path.string());
   HEDDLE_ASSIGN_OR_RETURN(SafetensorsFile file, ReadSafetensors(folder / "adapter_model.safetensors"));
   for (auto& [key, tensor] : file.tensors) {
-    if (tensor.dtype() == DType::kBF16) tensor = Widened(tensor);
+    if (tensor.dtype() == DType::kBF16 || tensor.dtype() == DType::kF16) tensor = Widened(tensor);
   }
   return Adapter{*std::move(config), std::move(file.tensors)};
 }

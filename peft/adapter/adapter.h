@@ -46,7 +46,7 @@ struct Adapter {
   AdapterConfig config;
   StateDict tensors;
 };
-// Folder in PEFT layout. Tensors in BF16 are widened to F32, which is exact. Errors name the file.
+// Folder in PEFT layout. Tensors in BF16 and F16 are widened to F32, which is exact. Errors name the file.
 Result<Adapter> ReadAdapter(const std::filesystem::path& folder);
 Status WriteAdapter(const std::filesystem::path& folder, const AdapterConfig& config, const StateDict& tensors);
 

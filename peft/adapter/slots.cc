@@ -167,8 +167,23 @@ class Lister {
       }
     }
     if (!found.empty()) return found;
-    return InvalidArgument("target_modules matches no linear layer of the base model" +
-                           DidYouMean(config_.target_modules, names) + "; its linear layers are: " + Listed(names));
+    return InvalidArgument("target_modules matches no linear layer of the base model" + DidYouMean(Asked(), names) +
+                           "; its linear layers are: " + Listed(names));
+  }
+
+  // The names that were asked for, or the words of the expression.
+  std::vector<std::string> Asked() const {
+    if (config_.target_modules_regex.empty()) return config_.target_modules;
+    std::vector<std::string> words(1);
+    for (const char c : config_.target_modules_regex) {
+      const bool in_word = c == '_' || (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
+      if (in_word) {
+        words.back() += c;
+      } else if (!words.back().empty()) {
+        words.emplace_back();
+      }
+    }
+    return words;
   }
 
   Status Lora() {

@@ -153,7 +153,7 @@ TEST(AdapterFolder, ComesBackAsItWasWritten) {
   EXPECT_EQ(file->metadata.at("format"), "pt");  // transformers asks for it
 }
 
-TEST(AdapterFolder, TensorsInBfloat16AreWidened) {
+TEST(AdapterFolder, TensorsOfSixteenBitsAreWidened) {
   const TempDir folder;
   const AdapterConfig config = Config();
   StateDict half;
@@ -161,6 +161,9 @@ TEST(AdapterFolder, TensorsInBfloat16AreWidened) {
   half.emplace("a", Tensor::Allocate({DType::kBF16, {2, 2}}, &bytes));
   const std::array<uint16_t, 4> bits = {0x3f80, 0xc000, 0x0001, 0x7f7f};  // 1, -2, the smallest, the largest
   std::memcpy(bytes.data(), bits.data(), bytes.size());
+  half.emplace("h", Tensor::Allocate({DType::kF16, {2, 2}}, &bytes));
+  const std::array<uint16_t, 4> halves = {0x3c00, 0xc000, 0x0001, 0x7bff};  // 1, -2, the smallest, the largest
+  std::memcpy(bytes.data(), halves.data(), bytes.size());
   std::span<std::byte> whole;
   half.emplace("b", Tensor::Allocate({DType::kU8, {3}}, &whole));
   ASSERT_TRUE(WriteAdapter(folder / "adapter", config, half).ok());
@@ -169,6 +172,9 @@ TEST(AdapterFolder, TensorsInBfloat16AreWidened) {
   ASSERT_EQ(back->tensors.at("a").spec(), (TensorSpec{DType::kF32, {2, 2}}));
   const auto values = back->tensors.at("a").values<float>();
   EXPECT_EQ(std::vector<float>(values.begin(), values.end()), (std::vector<float>{1, -2, 0x1p-133F, 0x1.fep127F}));
+  ASSERT_EQ(back->tensors.at("h").spec(), (TensorSpec{DType::kF32, {2, 2}}));
+  const auto of_halves = back->tensors.at("h").values<float>();
+  EXPECT_EQ(std::vector<float>(of_halves.begin(), of_halves.end()), (std::vector<float>{1, -2, 0x1p-24F, 65504}));
   EXPECT_EQ(back->tensors.at("b").dtype(), DType::kU8);
 }
 

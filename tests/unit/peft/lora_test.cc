@@ -7,6 +7,7 @@
 
 #include "common/random.h"
 #include "common/safetensors.h"
+#include "peft/tuning/tuning.h"
 #include "tests/unit/common/temp_dir.h"
 #include "tests/unit/model/difference.h"
 #include "tests/unit/model/test_data.h"
@@ -115,6 +116,44 @@ TEST(InjectLora, MergedWeightsGiveTheSameWhereverTheMatricesAreStored) {
     EXPECT_LT(MaxDifference(adapted->forward(ids), whole->forward(ids)), 1e-5 * size) << name;
     EXPECT_GT(MaxDifference(adapted->forward(ids), plain->forward(ids)), 1e-2) << name;
   }
+}
+
+// What exact merges fold into the base, on a layer whose matrix is stored as [in, out] and is not square: the product
+// of the factors turned round, added by hand.
+TEST(InjectLora, WhatIsFoldedIntoTheBaseStandsTheRightWayRoundInATransposedLayer) {
+  const auto base = *model::BaseWeights::Load(std::filesystem::path(HEDDLE_SOURCE_DIR) / "tests/data/models/gpt2");
+  const auto config = Config({"c_attn", "c_proj"});
+  const StateDict adapter = RandomAdapter(base->spec, config, 2);
+  StateDict folded = adapter, weights;
+  for (const auto& [name, tensor] : base->tensors) weights.emplace(name, ToStateTensor(tensor));
+  int64_t changed = 0;
+  for (const model::LinearSpec& linear : base->spec.LinearModules()) {
+    if (!linear.path.ends_with("c_attn")) continue;
+    const auto [a, b] = std::pair(torch::randn({2, linear.in}), torch::randn({linear.out, 2}));
+    folded.emplace("heddle.base_delta." + linear.path + ".lora_A.weight", ToStateTensor(a));
+    folded.emplace("heddle.base_delta." + linear.path + ".lora_B.weight", ToStateTensor(b));
+    const torch::Tensor& before = base->tensors.at(linear.path + ".weight");
+    ASSERT_EQ(before.sizes(), torch::IntArrayRef({linear.in, linear.out}));
+    ASSERT_NE(linear.in, linear.out);
+    torch::Tensor after = before.to(torch::kDouble).clone();
+    for (int64_t i = 0; i < linear.in; ++i) {
+      for (int64_t o = 0; o < linear.out; ++o) {
+        for (int64_t r = 0; r < 2; ++r) after[i][o] += b[o][r].item<double>() * a[r][i].item<double>();
+      }
+    }
+    weights.insert_or_assign(linear.path + ".weight", ToStateTensor(after));
+    ++changed;
+  }
+  ASSERT_EQ(changed, base->spec.num_hidden_layers);
+  model::Transformer on_folded(base), by_hand(WithWeights(*base, weights)), plain(base);
+  ASSERT_TRUE(Tuning::Inject(on_folded, config, folded).ok());
+  ASSERT_TRUE(InjectLora(by_hand, config, adapter).ok());
+  ASSERT_TRUE(InjectLora(plain, config, adapter).ok());
+  torch::NoGradGuard no_grad;
+  const auto ids = Ids(2, 11).remainder(37);
+  const double size = plain->forward(ids).abs().max().item<double>();
+  EXPECT_LT(MaxDifference(on_folded->forward(ids), by_hand->forward(ids)), 1e-5 * size);
+  EXPECT_GT(MaxDifference(on_folded->forward(ids), plain->forward(ids)), 1e-2 * size);
 }
 
 TEST(MergedWeights, IsTheProductInFloat64AndLeavesTheRest) {

@@ -135,6 +135,10 @@ TEST(Slots, WhatDoesNotFitTheModelIsRefusedInASentence) {
   AdapterConfig lora = Of(TuningKind::kLora);
   lora.target_modules = {"q_porj"};
   EXPECT_THAT(Refusal(model::TinyConfig(), lora), HasSubstr("did you mean 'q_proj'?"));
+  AdapterConfig expression = Of(TuningKind::kLora);
+  expression.target_modules.clear();
+  expression.target_modules_regex = R"(.*\.layers\.[0-9]+\.self_attn\.(q_porj|v_prjo))";
+  EXPECT_THAT(Refusal(model::TinyConfig(), expression), HasSubstr("did you mean 'q_proj'?"));
   lora.target_modules = {"q_proj"};
   lora.r = 33;
   EXPECT_THAT(Refusal(model::TinyConfig(), lora),

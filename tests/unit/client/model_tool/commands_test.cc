@@ -8,9 +8,11 @@
 
 #include "client/model_tool/evaluate_command.h"
 #include "client/model_tool/generate.h"
+#include "client/model_tool/merge.h"
 #include "client/worker/local_task.h"
 #include "model/tokenizer/unicode.h"
 #include "peft/adapter/adapter.h"
+#include "peft/adapter/base_model.h"
 #include "tests/unit/common/temp_dir.h"
 #include "tests/unit/model/test_data.h"
 #include "tests/unit/model/tiny_model.h"
@@ -117,6 +119,39 @@ TEST_F(CommandsTest, AnAdapterChangesWhatIsSaid) {
   generate_.adapter = evaluate_.adapter = folder_ / "adapter";
   EXPECT_NE(Text(), text);
   EXPECT_GT(std::abs(Evaluated().at("loss").to_number<double>() - loss), 1e-3);
+}
+
+TEST_F(CommandsTest, AMergedModelIsTheBaseWithItsAdapter) {
+  WriteLoudAdapter();
+  generate_.adapter = evaluate_.adapter = folder_ / "adapter";
+  const std::string text = Text();
+  const auto loss = Evaluated().at("loss").to_number<double>();
+  const Status done = MergeModel(folder_ / "base", folder_ / "adapter", folder_ / "merged");
+  ASSERT_TRUE(done.ok()) << done;
+  generate_.adapter = evaluate_.adapter = "";
+  generate_.folder = evaluate_.folder = folder_ / "merged";
+  EXPECT_EQ(Text(), text);
+  EXPECT_NEAR(Evaluated().at("loss").to_number<double>(), loss, 1e-5);
+  EXPECT_EQ(MergeModel(folder_ / "base", folder_ / "adapter", folder_ / "merged").code(), Code::kAlreadyExists);
+  EXPECT_FALSE(MergeModel(folder_ / "base", folder_ / "nowhere", folder_ / "other").ok());
+  EXPECT_FALSE(std::filesystem::exists(folder_ / "other"));
+}
+
+// Two models of one shape: the adapter of one makes nonsense of the other.
+TEST_F(CommandsTest, AnAdapterOfOtherWeightsIsRefused) {
+  WriteLoudAdapter();
+  const Sha256Digest other = Sha256("other weights");
+  folder_.Write("adapter/base_model.json", peft::BaseModelJson({{"model.safetensors", other}}));
+  generate_.adapter = evaluate_.adapter = folder_ / "adapter";
+  EXPECT_EQ(Refusal().code(), Code::kInvalidArgument);
+  EXPECT_THAT(Refusal().message(), HasSubstr("model.safetensors"));
+  std::ostringstream out;
+  EXPECT_EQ(EvaluateCommand(evaluate_, out).code(), Code::kInvalidArgument);
+  EXPECT_EQ(MergeModel(folder_ / "base", folder_ / "adapter", folder_ / "merged").code(), Code::kInvalidArgument);
+  // Of its own weights it is taken.
+  folder_.Write("adapter/base_model.json",
+                peft::BaseModelJson({{"model.safetensors", *Sha256File(folder_ / "base/model.safetensors")}}));
+  EXPECT_TRUE(Refusal().ok());
 }
 
 TEST_F(CommandsTest, AnEmptyPromptBeginsWithTheBeginning) {

@@ -68,6 +68,20 @@ std::string BertJson(const std::string& architecture) {
     "num_attention_heads": 8, "num_hidden_layers": 6, "num_labels": 4, "type_vocab_size": 2, "vocab_size": 8192})";
 }
 
+// Queries, keys and values in one product.
+constexpr char kGpt2[] = R"({"architectures": ["GPT2LMHeadModel"], "n_embd": 128, "n_layer": 6, "n_head": 8,
+    "n_positions": 256, "vocab_size": 2048})";
+constexpr char kOpt[] = R"({"architectures": ["OPTForCausalLM"], "hidden_size": 128, "num_hidden_layers": 6,
+    "num_attention_heads": 8, "ffn_dim": 512, "vocab_size": 2048, "max_position_embeddings": 256,
+    "word_embed_proj_dim": 64, "do_layer_norm_before": true})";
+// Attention and MLP side by side.
+constexpr char kNeoX[] = R"({"architectures": ["GPTNeoXForCausalLM"], "hidden_size": 128, "num_hidden_layers": 6,
+    "num_attention_heads": 8, "intermediate_size": 512, "vocab_size": 2048, "max_position_embeddings": 256,
+    "use_parallel_residual": true})";
+constexpr char kVit[] = R"({"architectures": ["ViTForImageClassification"], "hidden_size": 128, "num_hidden_layers": 6,
+    "num_attention_heads": 8, "intermediate_size": 512, "image_size": 44, "patch_size": 4, "num_channels": 3,
+    "num_labels": 4})";
+
 struct MemoryCase {
   std::string name, config_json;
   std::vector<std::string> targets = {"q_proj", "v_proj"};
@@ -93,7 +107,11 @@ std::vector<MemoryCase> MemoryCases() {
            }()),
            {"q_proj", "lm_head"}},
           {"BertClasses", BertJson("BertForSequenceClassification"), of_bert},
-          {"BertMasked", BertJson("BertForMaskedLM"), of_bert}};
+          {"BertMasked", BertJson("BertForMaskedLM"), of_bert},
+          {"Gpt2", kGpt2, {"c_attn"}},
+          {"OptWithNarrowEmbeddings", kOpt},
+          {"GptNeoXInParallel", kNeoX, {"query_key_value"}},
+          {"Vit", kVit, of_bert}};
 }
 
 constexpr int64_t kBatch = 4, kLength = 128;
@@ -116,7 +134,11 @@ class MemoryTest : public testing::TestWithParam<MemoryCase> {
     base_ = *model::BaseWeights::Load(folder_.path(), {settings_.base, torch::kCPU});
     adapter_.r = 8;
     adapter_.target_modules = GetParam().targets;
-    input_.ids = at::randint(spec.vocab_size, {kBatch, kLength}, at::kLong);
+    if (spec.TakesImages()) {
+      input_.pixels = at::rand({kBatch, 3, 44, 44});
+    } else {
+      input_.ids = at::randint(spec.vocab_size, {kBatch, kLength}, at::kLong);
+    }
     switch (spec.head.task) {
       case model::Task::kCausalLm:
         targets_ = input_.ids;

@@ -38,6 +38,7 @@ TEST(RecipeText, NeedsANameAndABaseAndHasADefaultForTheRest) {
   EXPECT_EQ(recipe->name, "small");
   EXPECT_EQ(recipe->base_model, "/recipes/base");
   EXPECT_EQ(recipe->strategy, "FedAvg");
+  EXPECT_EQ(recipe->aggregator.clip_norm, 100) << "updates are clipped unless a recipe says otherwise";
   EXPECT_EQ(recipe->local_task, "lora_sft");
   EXPECT_EQ(recipe->lora.r, 8);
   EXPECT_EQ(recipe->lora.target_modules, (std::vector<std::string>{"q_proj", "v_proj"}));

@@ -80,6 +80,27 @@ TEST(TuningKeys, MistakesAreToldWithTheirKeys) {
   refused("[tuning]\ntarget_modules = [\"a\"]\ntarget_modules_regex = \"b\"\n", "tuning.target_modules_regex");
 }
 
+// A recipe that narrows what is trained must not train everything in silence.
+TEST(TuningKeys, SettingsThatMeanNothingToTheMethodAreRefusedByName) {
+  const auto refused = [](const std::string& lines, const std::string& key) {
+    const auto recipe = Load(lines);
+    EXPECT_EQ(recipe.status().code(), Code::kInvalidArgument) << lines;
+    EXPECT_THAT(recipe.status().message(), HasSubstr(key + ": tuning.method \"")) << lines;
+  };
+  refused("[tuning]\nmethod = \"full\"\ntarget_modules = [\"q_proj\"]\n", "tuning.target_modules");
+  refused("[tuning]\nmethod = \"bottleneck\"\ntarget_modules_regex = \".*q_proj\"\n", "tuning.target_modules_regex");
+  refused("[tuning]\nmethod = \"ia3\"\ntarget_modules = [\"k_proj\"]\nlayers_to_transform = [1]\n",
+          "tuning.layers_to_transform");
+  refused("[tuning]\nbias_only_layers = [1]\n", "tuning.bias_only_layers");
+  refused("[tuning]\nmethod = \"bitfit\"\nbottleneck_size = 3\n", "tuning.bottleneck_size");
+  refused("[tuning]\nnum_virtual_tokens = 3\n", "tuning.num_virtual_tokens");
+  refused("[tuning]\nmethod = \"prefix-tuning\"\n[lora]\nuse_dora = true\n", "lora.use_dora");
+  refused("[tuning]\nmethod = \"bitfit\"\n[lora]\nrank_pattern = { q_proj = 2 }\n", "lora.rank_pattern");
+  // A sweep over methods leaves these where they are.
+  EXPECT_TRUE(
+      Load("[tuning]\nmethod = \"bitfit\"\n[lora]\nr = 4\nlora_alpha = 8\ntarget_modules = [\"q_proj\"]\n").ok());
+}
+
 class NewHeadTest : public ::testing::Test {
  protected:
   // BERT's body, with its pooler or not, under the names that its class has.
