@@ -16,6 +16,7 @@
 #include "model/config/registry.h"
 #include "simulator/partition/partition.h"
 #include "tests/unit/common/temp_dir.h"
+#include "tests/unit/model/data/idx_bytes.h"
 #include "tests/unit/model/tiny_model.h"
 
 namespace heddle::simulator {
@@ -244,14 +245,14 @@ TEST_F(SimulationTest, PicturesOfOneFileAreSplitOverNumberedDevices) {
   ASSERT_TRUE(
       WriteSafetensors(base / "model.safetensors", model::RandomWeights(*model::ParseModelConfig(config), 3)).ok());
   // A stripe in another place for each class.
-  std::string pixels({0, 0, 8, 3, 0, 0, 0, 90, 0, 0, 0, 8, 0, 0, 0, 8}), labels({0, 0, 8, 1, 0, 0, 0, 90});
+  std::string pixels, labels;
   for (int i = 0; i < 90; ++i) {
     labels += static_cast<char>(i % 3);
     for (int pixel = 0; pixel < 64; ++pixel)
       pixels += static_cast<char>(pixel / 8 / 2 == i % 3 ? 200 + i % 50 : i % 20);
   }
-  folder_.Write("all-labels-idx1-ubyte", labels);
-  const fs::path all = folder_.Write("all-images-idx3-ubyte", pixels);
+  folder_.Write("all-labels-idx1-ubyte", model::Idx({90}, labels));
+  const fs::path all = folder_.Write("all-images-idx3-ubyte", model::Idx({90, 8, 8}, pixels));
   const auto result = Run("out", {{"model.base", base.string()},
                                   {"lora.target_modules", R"(["query", "value"])"},
                                   {"simulation.source", "split"},
@@ -330,6 +331,22 @@ TEST_F(SimulationTest, DevicesAreTestedWithWhatTheyKeepToThemselves) {
   const auto again = Run("out", settings);
   ASSERT_TRUE(again.ok()) << again.status();
   EXPECT_EQ(FigureOf(again->figures.device, "loss"), own);
+}
+
+TEST_F(SimulationTest, ALossThatDoesNotFallIsToldInTheLog) {
+  const auto log_of = [&](const std::string& name, const std::string& learning_rate) {
+    LogOptions log;
+    log.level = "warning";
+    log.file = folder_ / (name + ".log");
+    EXPECT_TRUE(InitLogging(log).ok());
+    const auto result = Run(name, {{"strategy.num_server_rounds", "16"}, {"train.learning_rate", learning_rate}});
+    EXPECT_TRUE(result.ok()) << result.status();
+    return Slurp(log.file);
+  };
+  const std::string still = log_of("still", "1e-9"), moving = log_of("moving", "1e-2");
+  EXPECT_NE(still.find("the training loss does not fall: "), std::string::npos) << still;
+  EXPECT_NE(still.find("another train.learning_rate may help"), std::string::npos) << still;
+  EXPECT_EQ(moving.find("does not fall"), std::string::npos) << moving;
 }
 
 TEST_F(SimulationTest, TransfersTakeTimeAndWattsBecomeEnergy) {

@@ -12,6 +12,7 @@
 
 #include "model/data/image_records.h"
 #include "tests/unit/common/temp_dir.h"
+#include "tests/unit/model/data/idx_bytes.h"
 
 namespace heddle::simulator {
 namespace {
@@ -210,23 +211,16 @@ TEST_F(SplitTest, BadInputIsRefusedWithItsFile) {
 
 // ---- pictures ----
 
-std::string BigEndian(uint32_t value) {
-  std::string bytes;
-  for (int shift = 24; shift >= 0; shift -= 8) bytes += static_cast<char>(value >> shift & 0xFF);
-  return bytes;
-}
-
 // Pictures of 2 x 3 pixels, each with its number in the first two, of ten classes in turn.
 fs::path WritePictures(const TempDir& folder, const std::string& name, int count) {
   const auto number = static_cast<uint32_t>(count);
-  std::string pixels = std::string("\0\0\x08\x03", 4) + BigEndian(number) + BigEndian(2) + BigEndian(3);
-  std::string labels = std::string("\0\0\x08\x01", 4) + BigEndian(number);
+  std::string pixels, labels;
   for (int i = 0; i < count; ++i) {
     pixels += std::string{static_cast<char>(i / 256), static_cast<char>(i % 256)} + "abcd";
     labels += static_cast<char>(i % 10);
   }
-  folder.Write(name + "-labels-idx1-ubyte", labels);
-  return folder.Write(name + "-images-idx3-ubyte", pixels);
+  folder.Write(name + "-labels-idx1-ubyte", model::Idx({number}, labels));
+  return folder.Write(name + "-images-idx3-ubyte", model::Idx({number, 2, 3}, pixels));
 }
 
 // The numbers of a file's pictures, each of which is whole and has its own label; by model/data's reader.

@@ -7,6 +7,7 @@
 #include "model/data/idx.h"
 #include "model/data/image_records.h"
 #include "tests/unit/common/temp_dir.h"
+#include "tests/unit/model/data/idx_bytes.h"
 #include "tests/unit/model/data/make_image.h"
 
 namespace heddle::model {
@@ -24,14 +25,6 @@ std::string Gzip(std::string_view bytes) {
   out.resize(stream.total_out);
   ::deflateEnd(&stream);
   return out;
-}
-
-std::string Idx(const std::vector<uint32_t>& shape, std::string_view data) {
-  std::string file = {0, 0, 8, static_cast<char>(shape.size())};
-  for (uint32_t extent : shape) {
-    for (int shift = 24; shift >= 0; shift -= 8) file += static_cast<char>(extent >> shift);
-  }
-  return file.append(data);
 }
 
 std::string OpenError(const std::filesystem::path& path, ImageShape shape = {1, 2, 2}, int64_t classes = 10) {
