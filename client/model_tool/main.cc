@@ -221,7 +221,8 @@ void CommandLine::Merge(CLI::App* app) {
 }
 
 int Main(int argc, char** argv) {
-  CLI::App app("Looks at a model's folder, evaluates it, completes a prompt.", "heddle model");
+  CLI::App app("Looks at a model's folder, evaluates it, completes a prompt, makes emulators, merges adapters.",
+               "heddle model");
   app.require_subcommand(1);
   app.set_version_flag("--version", std::string(VersionString()));
   CommandLine line;

@@ -92,6 +92,7 @@ Result<std::unique_ptr<SplitDevice>> SplitDevice::Make(SplitDeviceOptions option
 
 std::string SplitDevice::Hello() {
   owed_ = 1;
+  retry_ms_ = 0;
   ControlFrame hello;
   hello.kind = FrameKind::kHello;
   hello.session = session_;

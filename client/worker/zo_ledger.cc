@@ -292,13 +292,14 @@ class Training {
 };
 
 // What a task keeps beside forward passes: the trained copy of the adapter (on a GPU another here), what the worker
-// remembers of it, 48 bytes an entry of the ledger (it, the worker's copy, the moves of its replay), 80 more for what
-// is known of each direction that may be tried, with its scalars, or compared.
+// remembers of it, 128 bytes an entry of the ledger (it, the worker's copy and the one on its way there, the moves of
+// its replay and of the last step, a pool's shares), 80 more for what is known of each direction that may be tried,
+// with its scalars, or compared.
 uint64_t KeptBytes(const Plan& plan, const TaskInput& input, const TrainOptions& options, const StartOfRun& start) {
   const uint64_t weights = TotalBytes(start.adapter.tensors);
   const uint64_t entries = start.ledger.entries.size();
   const uint64_t tried = uint64_t{input.train.local_steps} * plan.perturbations + plan.candidates;
-  return weights + (options.weights.device.is_cpu() ? 0 : weights) + LedgerCache::BytesKeptOf(weights) + 48 * entries +
+  return weights + (options.weights.device.is_cpu() ? 0 : weights) + LedgerCache::BytesKeptOf(weights) + 128 * entries +
          80 * (plan.head.pool_size > 0 ? entries + tried : tried);
 }
 

@@ -7,7 +7,8 @@
 // The layers below the first that is trained are computed once for all passes of a step (client/worker/frozen_front.h).
 // With momentum or zo_adam, and for a forward gradient, also as many floats as are trained, once or twice; with anchors
 // the terms of the steps since. All of it is in the estimate that the limit is compared with. An adapter kept in 16-bit
-// floats is widened to float32 as it is read, which is exact; it is trained, and its update sent, as float32.
+// floats is widened to float32 as it is read, which is exact; it is trained, and its update sent, as float32. What is
+// widened, or decoded from a coded model, is one float32 copy more, which the estimate does not have.
 //
 // Of an adapter with a prompt's generator (peft/adapter/prompt_generator.h) its weights are trained and sent, with
 // every estimator; the network reads the prompt that they make.

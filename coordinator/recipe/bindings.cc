@@ -304,7 +304,7 @@ void RecipeBindings::BindPrompt() {
                 .silent_default = true});
 }
 
-Status RecipeBindings::Store() {
+Status RecipeBindings::Store(Recipe::Origin origin) {
   recipe_->base_model = base_;
   if (worker_memory_mb_ != kWorkerMemoryMb && !recipe_->layers_by_memory) {
     return InvalidArgument("strategy.worker_memory_mb: it goes with layers_by_memory");
@@ -313,6 +313,7 @@ Status RecipeBindings::Store() {
   recipe_->lora.r = lora_r_;
   recipe_->lora.target_modules = target_modules_;
   HEDDLE_RETURN_IF_ERROR(tuning_.Store(&recipe_->lora, &recipe_->head));
+  if (origin == Recipe::Origin::kGiven) HEDDLE_RETURN_IF_ERROR(tuning_.CheckAllCount(recipe_->lora));
   RunSpec& spec = recipe_->spec;
   spec.seed = recipe_->seed;
   spec.rounds = static_cast<uint32_t>(rounds_);

@@ -19,7 +19,7 @@ class RecipeBindings {
  public:
   explicit RecipeBindings(Recipe* recipe);
   ConfigSchema& schema() { return schema_; }
-  Status Store();
+  Status Store(Recipe::Origin origin);
   // After Store: what [simulation] contradicts itself in.
   std::vector<std::string> SimulationMistakes() const { return simulation_.Mistakes(recipe_->simulation); }
 

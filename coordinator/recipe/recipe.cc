@@ -317,12 +317,12 @@ Result<Recipe> Recipe::Load(const fs::path& path, const std::map<std::string, st
 }
 
 Result<Recipe> Recipe::LoadText(const std::string& text, const fs::path& folder, const std::string& name,
-                                const std::map<std::string, std::string>& overrides) {
+                                const std::map<std::string, std::string>& overrides, Origin origin) {
   Recipe recipe;
   RecipeBindings bindings(&recipe);
   bindings.schema().SetFolder(folder);
   HEDDLE_RETURN_IF_ERROR(bindings.schema().LoadText(text, name, overrides, /*use_environment=*/false));
-  HEDDLE_RETURN_IF_ERROR(bindings.Store().Annotate(name));
+  HEDDLE_RETURN_IF_ERROR(bindings.Store(origin).Annotate(name));
   HEDDLE_RETURN_IF_ERROR(CheckRelations(recipe, bindings.SimulationMistakes()).Annotate(name));
   HEDDLE_RETURN_IF_ERROR(ReadTiers(bindings, &recipe).Annotate(name));
   HEDDLE_RETURN_IF_ERROR(TieLocalMomentum(&recipe).Annotate(name));

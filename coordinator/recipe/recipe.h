@@ -68,9 +68,12 @@ struct Recipe {
   static Result<Recipe> Load(const std::filesystem::path& path,
                              const std::map<std::string, std::string>& overrides = {});
 
+  // kStored: of a run that has begun, perhaps with a version that let pass what has no effect; it still does.
+  enum class Origin : uint8_t { kGiven, kStored };
   // The same from text; relative paths in it are relative to `folder`. `name` stands in messages.
   static Result<Recipe> LoadText(const std::string& text, const std::filesystem::path& folder, const std::string& name,
-                                 const std::map<std::string, std::string>& overrides = {});
+                                 const std::map<std::string, std::string>& overrides = {},
+                                 Origin origin = Origin::kGiven);
 
   double LearningRateOf(uint32_t round) const;  // with the schedule applied
   uint32_t LocalStepsOf(uint32_t round) const;

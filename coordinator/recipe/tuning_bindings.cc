@@ -108,9 +108,7 @@ void TuningBindings::Bind(ConfigSchema* schema, peft::AdapterConfig* adapter, Ne
   schema->BindTable("lora.alpha_pattern", &alpha_pattern_, "values of lora_alpha by name of module");
 }
 
-// What is set and means nothing to the method: a recipe that says it expects something else. [lora]'s rank, alpha,
-// dropout and targets may stand beside any method, so that a sweep can change the method alone.
-std::string TuningBindings::SettingsOfOthers(const peft::AdapterConfig& adapter) const {
+Status TuningBindings::CheckAllCount(const peft::AdapterConfig& adapter) const {
   using Kind = peft::TuningKind;
   const peft::AdapterConfig plain;
   std::string mistakes;
@@ -137,7 +135,7 @@ std::string TuningBindings::SettingsOfOthers(const peft::AdapterConfig& adapter)
   only({Kind::kLora}, adapter.loraplus_lr_ratio != plain.loraplus_lr_ratio, "lora.loraplus_lr_ratio");
   only({Kind::kLora}, !rank_pattern_.empty(), "lora.rank_pattern");
   only({Kind::kLora}, !alpha_pattern_.empty(), "lora.alpha_pattern");
-  return mistakes;
+  return mistakes.empty() ? OkStatus() : InvalidArgument("the recipe contradicts itself:" + mistakes);
 }
 
 Status TuningBindings::Store(peft::AdapterConfig* adapter, NewHead* head) const {
@@ -153,7 +151,6 @@ Status TuningBindings::Store(peft::AdapterConfig* adapter, NewHead* head) const 
   if (!target_modules_.empty() && !adapter->target_modules_regex.empty()) {
     mistakes += "\n  tuning.target_modules_regex: it goes without target_modules";
   }
-  mistakes += SettingsOfOthers(*adapter);
   adapter->layers_to_transform = layers_;
   adapter->bias_only_layers = bias_layers_;
   ReadPattern("rank_pattern", rank_pattern_, &adapter->rank_pattern, &mistakes);

@@ -31,9 +31,12 @@ class TuningBindings {
   // After a load, and after [lora] is in `adapter`. Errors: kInvalidArgument, every mistake on a line of its own.
   Status Store(peft::AdapterConfig* adapter, NewHead* head) const;
 
- private:
-  std::string SettingsOfOthers(const peft::AdapterConfig& adapter) const;
+  // After Store. What is set and means nothing to the method is refused by name: a recipe that says it expects
+  // something else. [lora]'s rank, alpha, dropout and targets may stand beside any method, so that a sweep can change
+  // the method alone. Errors: kInvalidArgument.
+  Status CheckAllCount(const peft::AdapterConfig& adapter) const;
 
+ private:
   std::string method_ = "lora";
   std::vector<std::string> target_modules_;
   std::vector<int64_t> layers_, bias_layers_;

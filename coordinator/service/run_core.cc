@@ -40,7 +40,8 @@ Status UnknownStatus(const UnknownAssignmentEffect& effect) {
 
 Status RunCore::Prepare(const Submission& submission, RunMaterial* material) {
   HEDDLE_ASSIGN_OR_RETURN(recipe_,
-                          Recipe::LoadText(submission.recipe_text, submission.folder, "recipe", submission.overrides));
+                          Recipe::LoadText(submission.recipe_text, submission.folder, "recipe", submission.overrides,
+                                           material == nullptr ? Recipe::Origin::kStored : Recipe::Origin::kGiven));
   recipe_.aggregator.threads = std::max(1U, options_.aggregation_threads);
   if (material == nullptr) return OkStatus();
   HEDDLE_ASSIGN_OR_RETURN(*material, PrepareRun(recipe_));

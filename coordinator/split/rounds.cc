@@ -7,6 +7,20 @@
 #include "coordinator/split/server_impl.h"
 
 namespace heddle::coordinator {
+namespace {
+
+// What memory that runs out throws while a state is merged or written is a Status too, so that what was counted is
+// kept.
+template <typename Function>
+Status Caught(const Function& function) {
+  try {
+    return function();
+  } catch (const std::exception& error) {
+    return ResourceExhausted(std::string("the split server cannot finish: ") + error.what());
+  }
+}
+
+}  // namespace
 
 namespace fs = std::filesystem;
 using protocol::ControlFrame;
@@ -41,7 +55,7 @@ Result<std::string> SplitServer::Impl::Update(const std::string& device, const C
   if (per_device() && plan.server.trains()) {
     one.server = peft::Difference(session.half().Adapter(), server_adapter);
     if (Status fits = CheckUpdate(true, one.server, info); !fits.ok()) {
-      sessions.erase(found);  // no other update can make it good
+      if (fits.code() == Code::kInvalidArgument) sessions.erase(found);  // no other update can make it good
       return fits;
     }
   }
@@ -54,7 +68,7 @@ Result<std::string> SplitServer::Impl::Update(const std::string& device, const C
   sessions.erase(found);
   counted.emplace(device, std::move(one));
   const std::string answer = Counted(id);
-  Status status = Save();
+  Status status = Caught([&] { return Save(); });
   if (status.ok() && counted.size() >= plan.devices_per_round) status = FinishRound();
   return status.ok() ? Result<std::string>(answer) : Result<std::string>(NotWritten(status));
 }
@@ -67,9 +81,11 @@ Status SplitServer::Impl::CheckUpdate(bool server_side, const StateDict& update,
     if (update.empty()) return OkStatus();
     return InvalidArgument("an update has tensors, but nothing is trained on devices");
   }
-  HEDDLE_ASSIGN_OR_RETURN(const auto aggregator,
-                          MakeAggregator(server_side, adapter, server_side ? server_state : device_state));
-  const aggregation::Validity validity = aggregator->Validate(update, info);
+  const auto aggregator = MakeAggregator(server_side, adapter, server_side ? server_state : device_state);
+  if (!aggregator.ok()) {  // which is none of the device's doing: no memory, no room for a file
+    return Unavailable("the split server cannot check an update now: " + aggregator.status().message());
+  }
+  const aggregation::Validity validity = (*aggregator)->Validate(update, info);
   if (validity.ok()) return OkStatus();
   return InvalidArgument((server_side
                               ? "what the device's steps have made of its copy of the server's part is refused: "
@@ -146,28 +162,30 @@ Status SplitServer::Impl::Merge(const std::map<std::string, CountedUpdate>& upda
 
 // Both parts, or neither.
 Status SplitServer::Impl::MergeRound() {
-  try {
-    StateDict device = device_adapter, device_next = device_state, server = server_adapter, server_next = server_state;
-    if (!in_sequence()) HEDDLE_RETURN_IF_ERROR(Merge(counted, false, &device, &device_next));
-    if (per_device()) {
-      HEDDLE_RETURN_IF_ERROR(Merge(counted, true, &server, &server_next));
-    } else {
-      server = shared->Adapter();
-    }
-    device_adapter = std::move(device);
-    device_state = std::move(device_next);
-    server_adapter = std::move(server);
-    server_state = std::move(server_next);
-    return OkStatus();
-  } catch (const std::exception& error) {
-    return Internal(std::string("the parts of a round cannot be merged: ") + error.what());
+  StateDict device = device_adapter, device_next = device_state, server = server_adapter, server_next = server_state;
+  if (!in_sequence()) HEDDLE_RETURN_IF_ERROR(Merge(counted, false, &device, &device_next));
+  if (per_device()) {
+    HEDDLE_RETURN_IF_ERROR(Merge(counted, true, &server, &server_next));
+  } else {
+    server = shared->Adapter();
   }
+  device_adapter = std::move(device);
+  device_state = std::move(device_next);
+  server_adapter = std::move(server);
+  server_state = std::move(server_next);
+  return OkStatus();
 }
 
-// Errors: those of the disk. Updates that cannot be merged are dropped, and the devices begin the round anew: kept, no
-// restart would get past them.
+// Errors: those of disk and memory, after which the round is finished another time. Updates that cannot be merged are
+// dropped, and the devices begin the round anew: kept, no restart would get past them.
 Status SplitServer::Impl::FinishRound() {
+  return Caught([&] { return FinishRoundThrowing(); });
+}
+
+Status SplitServer::Impl::FinishRoundThrowing() {
   const Status merged = MergeRound();
+  const bool of_the_updates = merged.code() == Code::kInvalidArgument || merged.code() == Code::kFailedPrecondition;
+  if (!merged.ok() && !of_the_updates) return merged;
   if (merged.ok()) {
     HEDDLE_RETURN_IF_ERROR(WriteRound());
     ++round;

@@ -240,7 +240,7 @@ Result<std::string> SplitServer::Impl::Hello(const std::string& device, const Co
     return sessions.size() + counted.size() >= plan.devices_per_round || sessions.size() >= plan.max_sessions ||
            MemoryIsFull() || (in_sequence() && !sessions.empty());
   };
-  if (full()) MakeRoom();
+  if (full()) MakeRoom(full);
   if (in_sequence() && !sessions.empty()) return Serialize(wait);
   if (sessions.size() + counted.size() >= plan.devices_per_round) return Serialize(wait);
   if (sessions.size() >= plan.max_sessions) {
@@ -259,23 +259,37 @@ Result<std::string> SplitServer::Impl::Hello(const std::string& device, const Co
                       1U;
   HEDDLE_ASSIGN_OR_RETURN(auto session, MakeSession(device, id));
   session->seen = now;
-  if (!round_since) round_since = now;
+  // Of a round from which nothing has come and of which nobody is left, the time begins anew.
+  const bool others = std::ranges::any_of(sessions, [&](const auto& one) {
+    return plan.session_timeout_s == 0 || now - one.second->seen <= Seconds(plan.session_timeout_s);
+  });
+  if (!round_since || (counted.empty() && !others)) round_since = now;
   place_since.emplace(device, now);
   return Welcome(*sessions.emplace(device, std::move(session)).first->second, true);
 }
 
 // A device that has gone for good, or is never done, must not hold up the round: another may have its place.
-void SplitServer::Impl::MakeRoom() {
-  const double timeout = plan.place_timeout_s();
+void SplitServer::Impl::MakeRoom(const std::function<bool()>& full) {
+  const auto waits = [](const SplitSession& session) { return !session.queue.empty() || session.contributed(); };
   std::erase_if(sessions, [&](const auto& one) {
-    const SplitSession& session = *one.second;
-    if (!session.queue.empty() || session.contributed()) return false;  // it waits for this server
-    const auto since = place_since.find(one.first);
-    const bool had_its_time = timeout > 0 && since != place_since.end() && now - since->second > Seconds(timeout);
-    if (!had_its_time && now - session.seen <= Seconds(plan.session_timeout_s)) return false;
-    if (since != place_since.end()) place_since.erase(since);
+    if (waits(*one.second) || now - one.second->seen <= Seconds(plan.session_timeout_s)) return false;
+    place_since.erase(one.first);
     return true;
   });
+  // Then whoever has been at it longest, if longer than a turn; not who is done but for the update.
+  const double timeout = plan.place_timeout_s();
+  while (timeout > 0 && full()) {
+    auto longest = sessions.end();
+    for (auto it = sessions.begin(); it != sessions.end(); ++it) {
+      const auto since = place_since.find(it->first);
+      if (waits(*it->second) || it->second->log().complete() || since == place_since.end()) continue;
+      if (now - since->second <= Seconds(timeout)) continue;
+      if (longest == sessions.end() || since->second < place_since.at(longest->first)) longest = it;
+    }
+    if (longest == sessions.end()) return;
+    place_since.erase(longest->first);
+    sessions.erase(longest);
+  }
 }
 
 std::string SplitServer::Impl::Welcome(const SplitSession& session, bool fresh) const {
@@ -433,8 +447,10 @@ void SplitServer::Impl::Compute(const Batch& batch) {
     session.queue.pop_front();
     if (!answers[i].ok()) {
       ready.push_back({request.ticket, Refusal(answers[i].status())});
-      // What the device sent after it can be no more than a guess.
-      DropQueue(session, FailedPrecondition("the request before this one was refused"));
+      // What the device sent after it can be no more than a guess; where the session is gone, it is told so each time.
+      DropQueue(session, session.broken() || answers[i].status().code() == Code::kAborted
+                             ? Aborted("the request before this one was refused, and its session is over")
+                             : FailedPrecondition("the request before this one was refused"));
       DropIfBroken(batch[i]);
       continue;
     }

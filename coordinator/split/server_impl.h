@@ -4,6 +4,7 @@
 // One thread at a time. Include only from translation units of targets with TORCH.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -45,6 +46,7 @@ struct SplitServer::Impl {
   Status CheckStrategy() const;
   Status MergeRound();
   Status FinishRound();
+  Status FinishRoundThrowing();
   std::optional<Duration> RoundIsDue() const;
   Status EndRoundWithout();
   Status WriteRound() const;
@@ -64,7 +66,7 @@ struct SplitServer::Impl {
   std::string Welcome(const SplitSession& session, bool fresh) const;
   Result<std::optional<std::string>> Enqueue(uint64_t ticket, const std::string& device, protocol::TensorFrame request);
   void DropQueue(SplitSession& session, const Status& why);
-  void MakeRoom();
+  void MakeRoom(const std::function<bool()>& full);
   void DropIfBroken(const std::string& device);
   std::string Refusal(const Status& status) const;
   std::string Full(const std::string& why) const;

@@ -197,9 +197,10 @@ Status CheckNothingAdded(const Folder& folder, const Tokenizer& tokenizer, const
   HEDDLE_ASSIGN_OR_RETURN(const std::string added, folder.TextIfAny("added_tokens.json"));
   HEDDLE_ASSIGN_OR_RETURN(const json::array later, AddedTokensOf(added, folder.config));
   for (const json::value& token : later) {
-    if (token.get_object().at("id").to_number<int64_t>() < tokenizer.vocab_size()) continue;
     const json::value* content = Member(token.get_object(), "content");
     const std::string text = content != nullptr && content->is_string() ? std::string(content->get_string()) : "?";
+    const auto id = token.get_object().at("id").to_number<int64_t>();
+    if (id < tokenizer.vocab_size() && tokenizer.TextOf(static_cast<int32_t>(id)) == text) continue;
     return InvalidArgument("\"" + Shorten(text) + "\" was added to the pieces of " + name +
                            "; save the tokenizer as tokenizer.json, which has both");
   }

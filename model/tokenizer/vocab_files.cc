@@ -177,7 +177,10 @@ Result<std::string> MergedTokenizerConfig(std::string_view config_text, std::str
   json::error_code error;
   const json::value map = json::parse(special_map, error);
   if (error || !map.is_object()) return InvalidArgument("special_tokens_map.json is not a JSON object");
-  for (const auto& [key, value] : map.get_object()) config.emplace(key, value);
+  for (const auto& [key, value] : map.get_object()) {
+    json::value& there = config[key];
+    if (there.is_null()) there = value;
+  }
   return json::serialize(config);
 }
 
@@ -188,7 +191,11 @@ Result<json::array> AddedTokensOf(std::string_view added_json, std::string_view 
     if (id < 0 || id >= kMaxTokenId) {
       return InvalidArgument(file + ": a token's id is not from 0 to " + std::to_string(kMaxTokenId - 1));
     }
-    tokens.try_emplace(id, std::move(token));
+    const auto [at, fresh] = tokens.try_emplace(id, token);
+    const json::value *content = Member(token, "content"), *before = Member(at->second, "content");
+    if (!fresh && (content == nullptr || before == nullptr || *content != *before)) {
+      return InvalidArgument(file + ": two tokens have the id " + std::to_string(id));
+    }
     return OkStatus();
   };
   if (const json::value* decoder = Member(config, "added_tokens_decoder"); decoder != nullptr) {
@@ -213,7 +220,9 @@ Result<json::array> AddedTokensOf(std::string_view added_json, std::string_view 
     const auto id = value.to_number<int64_t>(wrong);
     if (wrong) return InvalidArgument("added_tokens.json must hold the id of each token");
     json::object token = MakeAddedToken(std::string(content), id);
-    token["special"] = special.contains(std::string(content));
+    const bool has_a_part = special.contains(std::string(content));
+    token["special"] = has_a_part;
+    token["normalized"] = !has_a_part;  // looked for in the text as the model sees it: lowercased, where it is uncased
     HEDDLE_RETURN_IF_ERROR(add(id, "added_tokens.json", std::move(token)));
   }
   json::array out;

@@ -144,7 +144,7 @@ Status TakeStrategy(const std::map<std::string, std::string>& table, SplitPlan* 
 
 // The longest that a round takes whose devices keep to what else the plan says.
 double LongestRound(const SplitPlan& plan) {
-  const double turn = std::max(3600.0, plan.local_steps * plan.step_timeout_s);
+  const double turn = std::max(3600.0, plan.local_steps * plan.gradient_accumulation_steps * plan.step_timeout_s);
   return std::min(turn * plan.turns(), 1e8);
 }
 

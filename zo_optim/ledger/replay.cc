@@ -2,6 +2,7 @@
 #include <atomic>
 #include <cmath>
 #include <cstring>
+#include <system_error>
 #include <thread>
 #include <utility>
 
@@ -23,6 +24,7 @@ Result<Parameter> MakeParameter(std::string name, std::span<float> values, doubl
 
 std::vector<SeedMove> MovesBetween(const Ledger& from, const Ledger& to) {
   std::vector<SeedMove> moves;
+  moves.reserve(std::max(from.entries.size(), to.entries.size()));
   const auto add = [&](uint64_t ref, int64_t before, int64_t after) {
     moves.push_back({SeedOf(to.head, ref), {ScaleOf(to.head, before), ScaleOf(to.head, after)}});
   };
@@ -73,7 +75,10 @@ void ForEachShare(const std::vector<Share>& shares, size_t threads, const Work& 
     for (size_t i = next++; i < shares.size(); i = next++) work(shares[i]);
   };
   std::vector<std::thread> helpers;
-  for (size_t i = 1; i < std::min(threads, shares.size()); ++i) helpers.emplace_back(loop);
+  try {
+    for (size_t i = 1; i < std::min(threads, shares.size()); ++i) helpers.emplace_back(loop);
+  } catch (const std::system_error&) {  // fewer do the same
+  }
   loop();
   for (std::thread& helper : helpers) helper.join();
 }

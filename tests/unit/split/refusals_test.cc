@@ -272,6 +272,51 @@ TEST(SplitLimits, ADeviceThatIsNeverDoneLosesTheOnlyPlace) {
   }
 }
 
+// Of several that had their time, one makes room for one: the others are nearly done.
+TEST(SplitLimits, OneDeviceMakesRoomForOne) {
+  SplitWorld world(Settings{{"split.server", "shared"},
+                            {"split.max_sessions", "2"},
+                            {"devices_per_round", "3"},
+                            {"split.round_timeout_s", "200"}});
+  const auto session = [&world](const std::string& name, double seconds) {
+    const std::string answer = world.server->Handle(name, world.devices.at(name)->Hello(), Seconds(seconds));
+    const auto welcome = protocol::ParseControlFrame(answer);
+    return welcome->kind == FrameKind::kWelcome ? welcome->session : 0;
+  };
+  const auto first = session("device-0", 1), second = session("device-1", 2);
+  ASSERT_NE(first, 0U);
+  ASSERT_NE(second, 0U);
+  EXPECT_EQ(session("device-2", 90), 0U);
+  EXPECT_NE(session("device-2", 120), 0U) << "both had their half of the round's time";
+  EXPECT_EQ(world.server->sessions(), 2U);
+  ControlFrame again = *protocol::ParseControlFrame(world.devices.at("device-1")->Hello());
+  again.session = second;
+  const std::string answer = world.server->Handle("device-1", Serialize(again), Seconds(121));
+  EXPECT_EQ(protocol::ParseControlFrame(answer)->session, second) << "the later one goes on";
+}
+
+// The time of a round is that of devices that are there.
+TEST(SplitLimits, ADeviceThatCameAndWentDoesNotBeginTheTimeOfTheNext) {
+  SplitWorld world(
+      Settings{{"split.server", "per_device"}, {"split.round_timeout_s", "100"}, {"split.session_timeout_s", "30"}});
+  (void)world.server->Handle("device-0", world.devices.at("device-0")->Hello(), Seconds(0));
+  client::SplitDevice& device = *world.devices.at("device-1");
+  std::deque<std::string> frames = {device.Hello()};
+  while (!frames.empty()) {
+    auto action = device.Take(world.server->Handle("device-1", frames.front(), Seconds(500)));
+    frames.pop_front();
+    ASSERT_TRUE(action.ok()) << action.status();
+    while (action->kind == client::SplitDevice::Action::Kind::kSend) {
+      frames.push_back(action->frame);
+      action = device.Next();
+    }
+  }
+  (void)world.server->Advance(Seconds(505));
+  EXPECT_EQ(world.server->round(), 1U) << "it has been under way for five seconds";
+  (void)world.server->Advance(Seconds(601));
+  EXPECT_EQ(world.server->round(), 2U);
+}
+
 TEST(SplitLimits, ARoundEndsAtItsDeadlineWithTheUpdatesThatAreThere) {
   const Settings settings = {{"split.round_timeout_s", "100"}, {"devices_per_round", "3"}, {"rounds", "1"}};
   for (const char* least : {"1", "2"}) {

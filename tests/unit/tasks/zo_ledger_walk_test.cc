@@ -153,7 +153,7 @@ TEST_F(ZoLedgerWalk, TheEstimateHasAllThatIsKept) {
     const auto options = MakeTrainOptions(input_, model::TinyConfig());
     ASSERT_TRUE(options.ok()) << options.status();
     const uint64_t forward = EstimateForwardBytes(model::TinyConfig(), input_.train, *options);
-    const uint64_t kept = 2 * TotalBytes(initial_) + 48 * 3 + 80 * (pool == 0 ? 8 : 3 + 8);
+    const uint64_t kept = 2 * TotalBytes(initial_) + 128 * 3 + 80 * (pool == 0 ? 8 : 3 + 8);
     input_.memory_limit_bytes = forward + kept;
     const auto output = RunLedger();
     ASSERT_TRUE(output.ok()) << output.status();

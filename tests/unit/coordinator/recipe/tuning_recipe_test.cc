@@ -96,6 +96,12 @@ TEST(TuningKeys, SettingsThatMeanNothingToTheMethodAreRefusedByName) {
   refused("[tuning]\nnum_virtual_tokens = 3\n", "tuning.num_virtual_tokens");
   refused("[tuning]\nmethod = \"prefix-tuning\"\n[lora]\nuse_dora = true\n", "lora.use_dora");
   refused("[tuning]\nmethod = \"bitfit\"\n[lora]\nrank_pattern = { q_proj = 2 }\n", "lora.rank_pattern");
+  // A run that an earlier version began with such a setting is taken up.
+  EXPECT_TRUE(
+      Recipe::LoadText("name = \"tuned\"\n[model]\nbase = \"base\"\n[tuning]\nmethod = \"full\"\ntarget_modules = "
+                       "[\"q_proj\"]\n",
+                       "/recipes", "tuned.toml", {}, Recipe::Origin::kStored)
+          .ok());
   // A sweep over methods leaves these where they are.
   EXPECT_TRUE(
       Load("[tuning]\nmethod = \"bitfit\"\n[lora]\nr = 4\nlora_alpha = 8\ntarget_modules = [\"q_proj\"]\n").ok());

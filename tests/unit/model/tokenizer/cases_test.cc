@@ -173,16 +173,19 @@ TEST(OlderFiles, TokensThatWereAddedLaterAreFoundWhole) {
   EXPECT_EQ(before->vocab_size(), 9);
   // Of three files: names with ids, how they are found, which of them is the padding.
   folder.Write("added_tokens.json", R"({"<end>": 9, "[PAD]": 10})");
-  folder.Write("tokenizer_config.json", R"({"added_tokens_decoder": {"11": {"content": "<x>", "special": true}}})");
+  folder.Write("tokenizer_config.json",
+               R"({"pad_token": null, "added_tokens_decoder": {"11": {"content": "<x>", "special": true}}})");
   folder.Write("special_tokens_map.json", R"({"pad_token": {"content": "[PAD]"}, "unk_token": "[UNK]"})");
   const auto tokenizer = Tokenizer::Read(folder.path());
   ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
   EXPECT_EQ((*tokenizer)->Encode("the <end>"), (std::vector<int32_t>{3, 9}));
+  EXPECT_EQ((*tokenizer)->Encode("The <END>"), (std::vector<int32_t>{3, 9})) << "found in the lowercased text";
   EXPECT_EQ((*tokenizer)->Encode("the<x>end"), (std::vector<int32_t>{3, 11, 4}));
   EXPECT_EQ((*tokenizer)->pad_id(), 10);
   EXPECT_EQ((*tokenizer)->DecodeText(std::vector<int32_t>{3, 9, 10, 11}), "the <end>") << "[PAD] and <x> are special";
   EXPECT_EQ((*tokenizer)->vocab_size(), 12) << "a model with fewer rows is told that it does not fit";
-  for (const char* wrong : {"[]", R"({"<end>": "9"})", R"({"<end>": -1})", R"({"<end>": 3})"}) {
+  for (const char* wrong :
+       {"[]", R"({"<end>": "9"})", R"({"<end>": -1})", R"({"<end>": 3})", R"({"<a>": 9, "<b>": 9})"}) {
     folder.Write("added_tokens.json", wrong);
     EXPECT_EQ(Tokenizer::Read(folder.path()).status().code(), Code::kInvalidArgument) << wrong;
   }

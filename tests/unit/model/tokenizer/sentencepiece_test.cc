@@ -234,6 +234,8 @@ TEST(SentencePiece, TokensThatWereAddedLaterAreRefusedByName) {
   const Status status = Tokenizer::Read(folder.path()).status();
   EXPECT_EQ(status.code(), Code::kInvalidArgument);
   EXPECT_NE(status.message().find("\"[PAD]\" was added to the pieces of tokenizer.model"), std::string::npos) << status;
+  folder.Write("added_tokens.json", R"({"<|start|>": 5})");
+  EXPECT_EQ(Tokenizer::Read(folder.path()).status().code(), Code::kInvalidArgument) << "a piece with another text";
   folder.Write("added_tokens.json", R"({"<s>": 1})");
   EXPECT_TRUE(Tokenizer::Read(folder.path()).ok());
 }
