@@ -3,6 +3,7 @@
 #include "aggregation/ledger/ledger_aggregator.h"
 #include "aggregation/ledger/methods.h"
 #include "aggregation/ledger/scalar_rules.h"
+#include "aggregation/robust/selection.h"
 
 namespace heddle::aggregation {
 namespace {
@@ -11,7 +12,7 @@ class ScalarMean final : public LedgerAggregator {
  public:
   static Result<std::unique_ptr<Aggregator>> Make(const StateDict& parent, const AggregatorOptions& options,
                                                   const StateDict& state, bool weighted) {
-    const uint64_t least = LeastForKrum(options);
+    const uint64_t least = LeastUpdates(options);
     if (options.cohort > 0 && options.cohort < least) {
       return InvalidArgument("num_attackers with this setting needs at least " + std::to_string(least) +
                              " updates a round and " + std::to_string(options.cohort) +
@@ -25,15 +26,15 @@ class ScalarMean final : public LedgerAggregator {
  private:
   using LedgerAggregator::LedgerAggregator;
 
-  // Krum's 2 f + 3: with fewer, attackers that agree may be nearest to each other. 0: it is not used.
-  static uint64_t LeastForKrum(const AggregatorOptions& options) {
+  // 0: Krum is not used.
+  static uint64_t LeastUpdates(const AggregatorOptions& options) {
     const auto attackers = static_cast<uint64_t>(LedgerSetting(options, "num_attackers"));
-    return attackers > 0 ? 2 * attackers + 3 : 0;
+    return attackers > 0 ? LeastForKrum(attackers) : 0;
   }
 
   Result<std::map<uint64_t, int64_t>> Moves(StateDict*) override {
     const auto attackers = static_cast<size_t>(LedgerSetting(options(), "num_attackers"));
-    if (const uint64_t least = LeastForKrum(options()); shares().size() < least) {
+    if (const uint64_t least = LeastUpdates(options()); shares().size() < least) {
       return FailedPrecondition("num_attackers with this setting needs at least " + std::to_string(least) +
                                 " updates and the round has " + std::to_string(shares().size()));
     }

@@ -10,7 +10,7 @@ namespace {
 constexpr Setting kAttackers{"num_attackers", "devices among a round's that may send anything (f)", 0, 0, 1000, true};
 
 uint64_t Attackers(const Settings& settings) { return static_cast<uint64_t>(settings.at("num_attackers")); }
-uint64_t KrumLeast(const Settings& settings) { return 2 * Attackers(settings) + 3; }
+uint64_t KrumLeast(const Settings& settings) { return LeastForKrum(Attackers(settings)); }
 uint64_t BulyanLeast(const Settings& settings) { return 4 * Attackers(settings) + 3; }
 uint64_t MultiKrumLeast(const Settings& settings) {
   return std::max(KrumLeast(settings), static_cast<uint64_t>(settings.at("num_selected")));

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <span>
 #include <vector>
 
@@ -31,6 +32,9 @@ class PairMatrix {
 // Krum (Blanchard et al., 1703.02757): for each update the sum of its squared distances to the n - f - 2 nearest
 // others, at least one where there is one.
 std::vector<double> KrumScores(const PairMatrix& squared_distances, size_t f);
+
+// Updates that Krum needs against f attackers: with fewer, those who agree may be nearest to each other.
+constexpr uint64_t LeastForKrum(uint64_t f) { return 2 * f + 3; }
 
 // The `count` of all updates with the smallest Krum scores, in their own order (not that of the scores). 1 <= count <=
 // n.

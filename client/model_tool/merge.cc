@@ -33,10 +33,7 @@ Result<std::string> ConfigInFloat32(const fs::path& path) {
 }  // namespace
 
 Status MergeModel(const fs::path& folder, const fs::path& adapter, const fs::path& out) {
-  std::error_code error;
-  if (fs::exists(out, error) && !fs::is_empty(out, error)) {
-    return AlreadyExists(out.string() + " holds something; name a new folder");
-  }
+  HEDDLE_RETURN_IF_ERROR(model::CheckNewFolder(out));
   HEDDLE_RETURN_IF_ERROR(peft::CheckBaseModel(adapter, folder));
   HEDDLE_ASSIGN_OR_RETURN(const std::string config, ConfigInFloat32(folder / "config.json"));
   HEDDLE_ASSIGN_OR_RETURN(const auto base, model::BaseWeights::Load(folder));

@@ -208,7 +208,7 @@ std::optional<Duration> SplitServer::Impl::RoundIsDue() const {
   bool busy = false;
   Duration last = last_sign;
   for (const auto& [device, session] : sessions) {
-    busy = busy || !session->queue.empty() || session->contributed();
+    busy = busy || session->waits();
     last = std::max(last, session->seen);
   }
   if (!busy && plan.session_timeout_s > 0) due = last + Seconds(plan.session_timeout_s);

@@ -270,9 +270,8 @@ Result<std::string> SplitServer::Impl::Hello(const std::string& device, const Co
 
 // A device that has gone for good, or is never done, must not hold up the round: another may have its place.
 void SplitServer::Impl::MakeRoom(const std::function<bool()>& full) {
-  const auto waits = [](const SplitSession& session) { return !session.queue.empty() || session.contributed(); };
   std::erase_if(sessions, [&](const auto& one) {
-    if (waits(*one.second) || now - one.second->seen <= Seconds(plan.session_timeout_s)) return false;
+    if (one.second->waits() || now - one.second->seen <= Seconds(plan.session_timeout_s)) return false;
     place_since.erase(one.first);
     return true;
   });
@@ -282,7 +281,7 @@ void SplitServer::Impl::MakeRoom(const std::function<bool()>& full) {
     auto longest = sessions.end();
     for (auto it = sessions.begin(); it != sessions.end(); ++it) {
       const auto since = place_since.find(it->first);
-      if (waits(*it->second) || it->second->log().complete() || since == place_since.end()) continue;
+      if (it->second->waits() || it->second->log().complete() || since == place_since.end()) continue;
       if (now - since->second <= Seconds(timeout)) continue;
       if (longest == sessions.end() || since->second < place_since.at(longest->first)) longest = it;
     }
@@ -390,7 +389,7 @@ std::vector<SplitSession*> SplitServer::Impl::MayJoin(const Batch& batch) const 
   for (const auto& [device, one] : sessions) {
     SplitSession& session = *one;
     const bool silent = session.missed || session.restored;
-    if (silent || !session.queue.empty() || session.contributed() || session.log().complete()) continue;
+    if (silent || session.waits() || session.log().complete()) continue;
     const auto next = schedule.At(session.log().last() + 1);
     if (next.request != request.kind) continue;
     const bool fits = request.kind == FrameKind::kActivations || (pass != nullptr && session.Pass(next.micro) == pass);

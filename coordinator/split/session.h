@@ -74,6 +74,8 @@ class SplitSession {
 
   // With `held`: a step is over whose gradient nobody has used. TakeContribution adds it to `shared`, weighted.
   bool contributed() const { return contributed_; }
+  // The next move is the server's: nobody may call the device silent or slow.
+  bool waits() const { return !queue.empty() || contributed_; }
   uint64_t counted() const { return counted_; }
   // Whether the step's gradient is one that the server's part, which is everybody's, can step with: finite, its squares
   // too, and without clipping no longer a step of plain SGD than the plan's max_abs.

@@ -39,6 +39,12 @@ bool IsOfWeights(const fs::path& file) {
 
 }  // namespace
 
+Status CheckNewFolder(const fs::path& out) {
+  std::error_code error;
+  if (!fs::exists(out, error) || fs::is_empty(out, error)) return OkStatus();
+  return AlreadyExists(out.string() + " holds something; name a new folder");
+}
+
 Status CopyAllButTheModel(const fs::path& from, const fs::path& to,
                           const std::set<std::string, std::less<>>& left_out) {
   std::error_code error;
@@ -56,10 +62,7 @@ Status CopyAllButTheModel(const fs::path& from, const fs::path& to,
 }
 
 Result<std::vector<std::string>> WriteMaskedModel(const fs::path& folder, uint64_t seed, const fs::path& out) {
-  std::error_code error;
-  if (fs::exists(out, error) && !fs::is_empty(out, error)) {
-    return AlreadyExists(out.string() + " holds something; name a new folder");
-  }
+  HEDDLE_RETURN_IF_ERROR(CheckNewFolder(out));
   HEDDLE_ASSIGN_OR_RETURN(const std::string config, ReadFile(folder / "config.json", kMaxConfigBytes));
   const auto changed = ConfigWithMaskedHead(config);
   if (!changed.ok()) return changed.status().Annotate((folder / "config.json").string());

@@ -25,6 +25,9 @@ namespace heddle::model {
 Result<std::vector<std::string>> WriteMaskedModel(const std::filesystem::path& folder, uint64_t seed,
                                                   const std::filesystem::path& out);
 
+// Ok where `out` may become a model's folder: there is nothing there, or an empty folder. Errors: kAlreadyExists.
+Status CheckNewFolder(const std::filesystem::path& out);
+
 // Copies the files of a model's folder but config.json, weights in any form, and those that are `left_out`. Errors: of
 // the disk.
 Status CopyAllButTheModel(const std::filesystem::path& from, const std::filesystem::path& to,

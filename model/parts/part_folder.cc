@@ -6,6 +6,7 @@
 #include "common/digest.h"
 #include "common/file.h"
 #include "model/config/registry.h"
+#include "model/parts/masked_model.h"
 #include "model/parts/tensor_tree.h"
 
 namespace heddle::model {
@@ -57,10 +58,7 @@ Status CheckPart(const std::set<fs::path>& files, const Trees& trees) {
 }  // namespace
 
 Status WriteDevicePart(const fs::path& folder, const Cut& cut, const fs::path& out) {
-  std::error_code error;
-  if (fs::exists(out, error) && !fs::is_empty(out, error)) {
-    return AlreadyExists(out.string() + " holds something; name a new folder");
-  }
+  HEDDLE_RETURN_IF_ERROR(CheckNewFolder(out));
   HEDDLE_ASSIGN_OR_RETURN(ModelSpec spec, ReadModelConfig(folder));
   HEDDLE_ASSIGN_OR_RETURN(spec.part, DevicePart(spec, cut));
   HEDDLE_RETURN_IF_ERROR(spec.Check());
@@ -75,6 +73,7 @@ Status WriteDevicePart(const fs::path& folder, const Cut& cut, const fs::path& o
   HEDDLE_RETURN_IF_ERROR(MakeDirectories(out));
   for (const fs::path& path : files) {
     if (IsWeights(path) || IsTree(path) || path.filename() == kIndexFile) continue;
+    std::error_code error;
     fs::copy_file(path, out / path.filename(), error);
     if (error) return ErrnoStatus(error.value(), "cannot write " + (out / path.filename()).string());
   }

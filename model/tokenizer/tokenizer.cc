@@ -167,6 +167,11 @@ struct Folder {
   Result<std::string> Text(const char* name) const { return ReadFile(path / name, kMaxTokenizerBytes); }
   // Of a file that need not be there.
   Result<std::string> TextIfAny(const char* name) const { return Has(name) ? Text(name) : std::string(); }
+  // Those that were added to the vocabulary of an older file.
+  Result<json::array> LaterTokens() const {
+    HEDDLE_ASSIGN_OR_RETURN(const std::string added, TextIfAny("added_tokens.json"));
+    return AddedTokensOf(added, config);
+  }
   // model_type in config.json: whose tokenizer it is where nothing else says so.
   std::string ModelType() const {
     const auto text = TextIfAny("config.json");
@@ -179,8 +184,7 @@ struct Folder {
 
 // Tokens that were added to an older vocabulary beside those that it names itself.
 Status AddLaterTokens(const Folder& folder, json::object* root) {
-  HEDDLE_ASSIGN_OR_RETURN(const std::string added, folder.TextIfAny("added_tokens.json"));
-  HEDDLE_ASSIGN_OR_RETURN(const json::array later, AddedTokensOf(added, folder.config));
+  HEDDLE_ASSIGN_OR_RETURN(const json::array later, folder.LaterTokens());
   json::array& tokens = (*root)["added_tokens"].as_array();
   for (const json::value& token : later) {
     const json::value* content = Member(token.get_object(), "content");
@@ -194,8 +198,7 @@ Status AddLaterTokens(const Folder& folder, json::object* root) {
 
 // A model file of SentencePiece has its own pieces; what was added to them is not in it.
 Status CheckNothingAdded(const Folder& folder, const Tokenizer& tokenizer, const char* name) {
-  HEDDLE_ASSIGN_OR_RETURN(const std::string added, folder.TextIfAny("added_tokens.json"));
-  HEDDLE_ASSIGN_OR_RETURN(const json::array later, AddedTokensOf(added, folder.config));
+  HEDDLE_ASSIGN_OR_RETURN(const json::array later, folder.LaterTokens());
   for (const json::value& token : later) {
     const json::value* content = Member(token.get_object(), "content");
     const std::string text = content != nullptr && content->is_string() ? std::string(content->get_string()) : "?";

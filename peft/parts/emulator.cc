@@ -191,10 +191,7 @@ std::vector<int64_t> Emulator::Middle() const {
 }
 
 Result<Emulator> PlanEmulator(const fs::path& model, int64_t ends, int64_t kept, const fs::path& out) {
-  std::error_code error;
-  if (fs::exists(out, error) && !fs::is_empty(out, error)) {
-    return AlreadyExists(out.string() + " holds something; name a new folder");
-  }
+  HEDDLE_RETURN_IF_ERROR(model::CheckNewFolder(out));
   HEDDLE_ASSIGN_OR_RETURN(const model::ModelSpec spec, model::ReadModelConfig(model));
   Emulator emulator{{}, spec.num_hidden_layers, ends, {}};
   HEDDLE_ASSIGN_OR_RETURN(emulator.layers, model::EmulatorLayers(spec.num_hidden_layers, ends, kept));
