@@ -1,6 +1,6 @@
-// Exact linear algebra on matrices that are known by their factors, in double. The product itself, as large as a
-// layer's weight, is never formed: the factors go through a QR decomposition each (Householder), and what is left is as
-// small as the rank (or as a side of the layer, where that is smaller).
+// Exact linear algebra on matrices that are known by their factors, in double. The factors go through a QR
+// decomposition each (Householder), and what is left is as small as the rank, or as a side of the layer where that is
+// smaller. So the product itself, as large as a layer's weight, is formed only of factors that are wider than it.
 //
 // Pure functions, one thread each, for any finite input (of any rank, also zero). The same input gives the same bits on
 // every machine of one architecture: no instruction sets are chosen at run time and blocks do not follow the caches.

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
+#include <vector>
 
 #include "aggregation/low_rank/linear_algebra.h"
 #include "common/assert.h"
@@ -28,6 +30,78 @@ void Centred(std::span<const double> from, std::span<const double> mean, double 
   for (size_t i = 0; i < to.size(); ++i) to[i] = factor * (from[i] - mean[i]);
 }
 
+// A sum of products, of so many columns in all: side by side, or where that would be wider than the layer's smaller
+// side, the sum itself beside an identity (see WeightedSum).
+class Gathered {
+ public:
+  Gathered(const FactorPair& pair, size_t columns)
+      : side_(std::min(pair.d, pair.k)),
+        by_left_(pair.d <= pair.k),
+        dense_(columns > side_),
+        sum_{Matrix(pair.d, std::min(columns, side_)), Matrix(pair.k, std::min(columns, side_))} {
+    if (!dense_) return;
+    Matrix& identity = by_left_ ? sum_.left : sum_.right;
+    for (size_t i = 0; i < side_; ++i) identity(i, i) = 1;
+  }
+
+  void Add(const Product& part, double factor) {
+    if (dense_) {
+      AddProduct(by_left_ ? part.right : part.left, by_left_ ? part.left : part.right, factor,
+                 by_left_ ? &sum_.right : &sum_.left);
+      return;
+    }
+    for (size_t n = 0; n < part.rank(); ++n, ++at_) {
+      std::ranges::transform(part.left.column(n), sum_.left.column(at_).begin(), [&](double x) { return factor * x; });
+      std::ranges::copy(part.right.column(n), sum_.right.column(at_).begin());
+    }
+  }
+
+  Product Take() && {
+    if (!dense_) {
+      sum_.left.KeepColumns(at_);
+      sum_.right.KeepColumns(at_);
+    }
+    return std::move(sum_);
+  }
+
+ private:
+  const size_t side_;
+  const bool by_left_, dense_;
+  Product sum_;
+  size_t at_ = 0;  // columns that are there, side by side
+};
+
+// share (B_c - B) (A_c - A) of a device's columns, but for those of which only the rounding of the mean is left,
+// squared: a single device's.
+Product FromTheMean(const Product& factors, const Product& mean, double share) {
+  Product out{Matrix(factors.left.rows(), factors.rank()), Matrix(factors.right.rows(), factors.rank())};
+  size_t at = 0;
+  for (size_t n = 0; n < factors.rank(); ++n) {
+    Centred(factors.left.column(n), mean.left.column(n), share, out.left.column(at));
+    Centred(factors.right.column(n), mean.right.column(n), 1, out.right.column(at));
+    const double of_mean = share * Length(mean.left.column(n)) * Length(mean.right.column(n));
+    if (Length(out.left.column(at)) * Length(out.right.column(at)) > 0x1p-45 * of_mean) ++at;
+  }
+  out.left.KeepColumns(at);
+  out.right.KeepColumns(at);
+  return out;
+}
+
+// The mean's columns, each times `factors`; those of a factor of zero are left out.
+Product Scaled(const Product& mean, const std::vector<double>& factors) {
+  Product out{Matrix(mean.left.rows(), mean.rank()), Matrix(mean.right.rows(), mean.rank())};
+  size_t at = 0;
+  for (size_t n = 0; n < mean.rank(); ++n) {
+    if (factors[n] == 0) continue;
+    std::ranges::transform(mean.left.column(n), out.left.column(at).begin(), [&](double x) { return factors[n] * x; });
+    std::ranges::copy(mean.right.column(n), out.right.column(at).begin());
+    ++at;
+  }
+  out.left.KeepColumns(at);
+  out.right.KeepColumns(at);
+  return out;
+}
+
 }  // namespace
 
 Result<Product> Merge::Factors(size_t device) const {
@@ -39,29 +113,12 @@ Result<Product> Merge::Factors(size_t device) const {
 Result<Product> Merge::WeightedSum() const {
   size_t columns = 0;
   for (size_t c = 0; c < size(); ++c) columns += rank(c);
-  const size_t side = std::min(pair_.d, pair_.k);
-  if (columns <= side) {
-    Product stack{Matrix(pair_.d, columns), Matrix(pair_.k, columns)};
-    size_t at = 0;
-    for (size_t c = 0; c < size(); ++c) {
-      HEDDLE_RETURN_IF_ERROR(store_.Load(c, index_, at, &stack));
-      for (size_t n = 0; n < rank(c); ++n, ++at) {
-        for (double& x : stack.left.column(at)) x *= share(c) * scaling();
-      }
-    }
-    return stack;
-  }
-  const bool by_left = pair_.d <= pair_.k;  // left is the identity
-  Product sum{Matrix(pair_.d, side), Matrix(pair_.k, side)};
-  Matrix& identity = by_left ? sum.left : sum.right;
-  Matrix& dense = by_left ? sum.right : sum.left;
-  for (size_t i = 0; i < side; ++i) identity(i, i) = 1;
+  Gathered sum(pair_, columns);
   for (size_t c = 0; c < size(); ++c) {
     HEDDLE_ASSIGN_OR_RETURN(const Product factors, Factors(c));
-    AddProduct(by_left ? factors.right : factors.left, by_left ? factors.left : factors.right, share(c) * scaling(),
-               &dense);
+    sum.Add(factors, share(c) * scaling());
   }
-  return sum;
+  return std::move(sum).Take();
 }
 
 Result<Product> Merge::MeanFactors(std::span<const double> weights) const {
@@ -103,30 +160,16 @@ Result<Product> ResidualOfMean(const Merge& merge, const Product& mean) {
   const FactorPair& pair = merge.pair();
   size_t columns = pair.rank;  // of those that lack a column
   for (size_t c = 0; c < merge.size(); ++c) columns += merge.rank(c);
-  Product out{Matrix(pair.d, columns), Matrix(pair.k, columns)};
-  size_t at = 0;
+  Gathered sum(pair, columns);
   std::vector<double> lacking(pair.rank);
   for (size_t c = 0; c < merge.size(); ++c) {
     HEDDLE_ASSIGN_OR_RETURN(const Product factors, merge.Factors(c));
     const double share = merge.share(c) * merge.scaling();
-    for (size_t n = 0; n < factors.rank(); ++n) {
-      Centred(factors.left.column(n), mean.left.column(n), share, out.left.column(at));
-      Centred(factors.right.column(n), mean.right.column(n), 1, out.right.column(at));
-      // What is left of a single device's column is only the rounding of its mean, squared.
-      const double of_mean = share * Length(mean.left.column(n)) * Length(mean.right.column(n));
-      if (Length(out.left.column(at)) * Length(out.right.column(at)) > 0x1p-45 * of_mean) ++at;
-    }
+    sum.Add(FromTheMean(factors, mean, share), 1);
     for (size_t n = factors.rank(); n < pair.rank; ++n) lacking[n] += share;
   }
-  for (size_t n = 0; n < pair.rank; ++n) {
-    if (lacking[n] == 0) continue;
-    std::ranges::transform(mean.left.column(n), out.left.column(at).begin(), [&](double x) { return lacking[n] * x; });
-    std::ranges::copy(mean.right.column(n), out.right.column(at).begin());
-    ++at;
-  }
-  out.left.KeepColumns(at);
-  out.right.KeepColumns(at);
-  return out;
+  sum.Add(Scaled(mean, lacking), 1);
+  return std::move(sum).Take();
 }
 
 Product RankFactors(const FactorPair& pair, double scaling, const Product& sum) {

@@ -47,8 +47,10 @@ class Merge {
   // B_c and transpose(A_c), rank(device) columns. Errors: those of the store.
   Result<Product> Factors(size_t device) const;
 
-  // sum p_c s B_c A_c, exactly: the factors side by side; or, once they would be wider than the layer's smaller side,
-  // the sum itself beside an identity, which is then the smaller of the two. Errors: those of the store.
+  // sum p_c s B_c A_c, exactly: the factors side by side, R (d + k) numbers for R columns; or, once R is above
+  // min(d, k), the sum itself beside an identity, d k + min(d, k)^2 numbers, which is then the smaller of the two
+  // (docs/decisions/0013). So it never has more than min(d, k) columns, whatever the number of devices and their ranks.
+  // Errors: those of the store.
   Result<Product> WeightedSum() const;
 
   // sum w_c B_c and sum w_c A_c, padded with zeros to the model's rank; rounded to float, as devices will get them.
@@ -79,7 +81,7 @@ Product Joined(const Product& a, const Product& b);
 // sum p_c s B_c A_c - s B A for the means B and A: what averaging factors misses. It is sum p_c s (B_c - B) (A_c - A),
 // so it is as small as the devices' disagreement, and factors of it have no large parts that cancel. Columns that a
 // device does not have are zero there, so all such devices together add one column: their share times B's and A's own.
-// Errors: those of the store.
+// As WeightedSum it has at most min(d, k) columns. Errors: those of the store.
 Result<Product> ResidualOfMean(const Merge& merge, const Product& mean);
 
 // The best rank-r approximation of `sum` as factors of scaling s, B = U S / s and A = transpose(V), rounded to float.

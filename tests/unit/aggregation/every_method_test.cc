@@ -85,6 +85,19 @@ TEST_P(EveryMethod, TensorsThatARecipeKeepsOnTheDevicesStayAsTheyAre) {
   RoundModel expected = RunRound(GetParam(), without, sent, plain);
   expected.model.insert_or_assign("score.weight", parent_.at("score.weight"));
   EXPECT_EQ(BytesOf(made), BytesOf(expected));
+  // A device that sends what it should have kept is refused, and the round is as if it had not.
+  auto aggregator = MakeMethod(GetParam(), parent_, options_);
+  for (const Sent& one : sent) {
+    StateDict all = one.update;
+    all.emplace("score.weight", RandomUpdate({{"score.weight", {3, 12}}}, 3).at("score.weight"));
+    EXPECT_EQ(aggregator->Validate(all, one.info).refusal, Refusal::kWrongTensors);
+    EXPECT_EQ(aggregator->Fold(all, one.info).code(), Code::kInvalidArgument);
+    ASSERT_TRUE(aggregator->Fold(one.update, one.info).ok());
+  }
+  EXPECT_EQ(aggregator->num_folded(), sent.size());
+  const auto again = std::move(*aggregator).Finish();
+  ASSERT_TRUE(again.ok()) << again.status();
+  EXPECT_EQ(BytesOf(*again), BytesOf(made));
   options_.kept = {"weight", "bias", "prompt_embeddings"};
   EXPECT_EQ(MakeAggregator(GetParam(), parent_, options_).status().code(), Code::kInvalidArgument) << "nothing is left";
 }
@@ -143,10 +156,15 @@ TEST_P(EveryMethod, ARefusedUpdateChangesNothing) {
     missing.erase(missing.begin());
     StateDict extra = item.update;
     extra.emplace("stray", Tensor::FromFloats({1}, std::vector<float>{1}));
-    for (const StateDict* bad : {&missing, &extra}) {
-      EXPECT_FALSE(aggregator->Validate(*bad, item.info).ok());
+    // An adapter of another kind, by itself and beside the right one.
+    StateDict other = RandomUpdate({{"m.q.ia3_l", {10, 1}}}, 2);
+    StateDict both = item.update;
+    both.insert(other.begin(), other.end());
+    for (const StateDict* bad : {&missing, &extra, &other, &both}) {
+      EXPECT_EQ(aggregator->Validate(*bad, item.info).refusal, Refusal::kWrongTensors);
       EXPECT_EQ(aggregator->Fold(*bad, item.info).code(), Code::kInvalidArgument);
     }
+    EXPECT_EQ(aggregator->Validate({}, item.info).refusal, Refusal::kWrongTensors);
     UpdateInfo weightless = item.info;
     weightless.num_examples = 0;
     EXPECT_EQ(aggregator->Validate(item.update, weightless).refusal, Refusal::kBadNumExamples);
@@ -161,6 +179,19 @@ TEST_P(EveryMethod, ARefusedUpdateChangesNothing) {
 
 TEST_P(EveryMethod, WithoutUpdatesThereIsNoNextModel) {
   auto aggregator = MakeMethod(GetParam(), parent_, options_);
+  EXPECT_EQ(std::move(*aggregator).Finish().status().code(), Code::kFailedPrecondition);
+}
+
+TEST_P(EveryMethod, UpdatesThatAllWeighNothingAreNoMean) {
+  auto aggregator = MakeMethod(GetParam(), parent_, options_);
+  auto sent = Updates(parent_, 11);
+  for (Sent& item : sent) {
+    item.info.num_examples = 0;
+    EXPECT_EQ(aggregator->Validate(item.update, item.info).refusal, Refusal::kBadNumExamples);
+    EXPECT_EQ(aggregator->Fold(item.update, item.info).code(), Code::kInvalidArgument);
+  }
+  EXPECT_EQ(aggregator->num_folded(), 0U);
+  EXPECT_EQ(aggregator->total_examples(), 0U);
   EXPECT_EQ(std::move(*aggregator).Finish().status().code(), Code::kFailedPrecondition);
 }
 

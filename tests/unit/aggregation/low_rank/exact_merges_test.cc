@@ -2,6 +2,7 @@
 // devices' models add.
 #include <gtest/gtest.h>
 
+#include "aggregation/low_rank/merge.h"
 #include "tests/unit/aggregation/low_rank/round.h"
 
 namespace heddle::aggregation::low_rank {
@@ -259,6 +260,100 @@ TEST(FedEx, TheResidualIsAtMostOfTheDevicesRanksTogether) {
   const StateDict next = Merged("FedEx-LoRA", model, ThreeDevices(model), WithFresh(model));
   EXPECT_GT(BaseRank(next, layers[0]), 0);
   EXPECT_LE(BaseRank(next, layers[0]), 12);
+}
+
+// ---- ranks that add up to more than the layer's smaller side ----
+
+bool IsIdentity(const Matrix& m) {
+  if (m.rows() != m.cols()) return false;
+  for (size_t j = 0; j < m.cols(); ++j) {
+    for (size_t i = 0; i < m.rows(); ++i) {
+      if (m(i, j) != (i == j ? 1.0 : 0.0)) return false;
+    }
+  }
+  return true;
+}
+
+// The largest deviation of what the merge holds of a layer from dense brute force in double, relative to the mean.
+struct Gathering {
+  size_t sum_columns = 0, residual_columns = 0;
+  bool dense = false;  // the sum itself, beside an identity
+  double sum_error = 0, residual_error = 0;
+};
+
+Gathering Gather(const StateDict& model, const std::vector<Device>& devices, const Layer& layer) {
+  Gathering out;
+  const auto pairs = FactorPairs(model);
+  auto store = UpdateStore::Make(*pairs, {});
+  std::vector<double> shares;
+  double total = 0;
+  for (const Device& device : devices) {
+    EXPECT_TRUE(store->Append(device.update, device.info).ok());
+    total += static_cast<double>(device.info.num_examples);
+  }
+  EXPECT_TRUE(store->Sort().ok());  // by name, as they come here
+  for (const Device& device : devices) shares.push_back(static_cast<double>(device.info.num_examples) / total);
+  AggregatorOptions options;
+  options.scaling = kScaling;
+  const Merge merge(*store, pairs->front(), 0, shares, options, nullptr);
+  const auto sum = merge.WeightedSum();
+  const auto mean = merge.MeanFactors(shares);
+  EXPECT_TRUE(sum.ok() && mean.ok());
+  const auto residual = ResidualOfMean(merge, *mean);
+  EXPECT_TRUE(residual.ok());
+  const Matrix expected = TrueMean(model, devices, layer, kScaling);
+  Matrix missed = expected;
+  AddScaled(&missed, Dense(*mean), -kScaling);
+  out.sum_columns = sum->rank();
+  out.residual_columns = residual->rank();
+  out.dense = IsIdentity(layer.d <= layer.k ? sum->left : sum->right);
+  out.sum_error = Distance(Dense(*sum), expected) / Norm(expected);
+  out.residual_error = Distance(Dense(*residual), missed) / Norm(expected);
+  return out;
+}
+
+TEST(RanksAboveTheLayer, AreAddedUpAndThoseBelowStackedWithTheSameOutcome) {
+  for (const auto& [d, k] : std::vector<std::pair<int64_t, int64_t>>{{12, 12}, {19, 9}, {9, 19}, {40, 9}}) {
+    const int64_t side = std::min(d, k);
+    const Layer layer{"q", d, k, 8};
+    const StateDict model = Model({layer}, 21, 0.3F, /*head=*/false);
+    for (const int64_t columns : {side - 1, side, side + 1, int64_t{24}}) {
+      SCOPED_TRACE(std::to_string(d) + " x " + std::to_string(k) + ", " + std::to_string(columns) + " columns");
+      const auto devices = ThreeDevices(model, {columns - 2 * (columns / 3), columns / 3, columns / 3});
+      const Gathering gathered = Gather(model, devices, layer);
+      EXPECT_EQ(gathered.sum_columns, static_cast<size_t>(std::min(columns, side)));
+      EXPECT_LE(gathered.residual_columns, static_cast<size_t>(side));
+      EXPECT_EQ(gathered.dense, columns > side);
+      EXPECT_LE(gathered.sum_error, 1e-12);
+      EXPECT_LE(gathered.residual_error, kExact) << "the mean that it is of is rounded to float32";
+      // And what is made of it: the best approximation of the adapter's rank, or all of it.
+      const Matrix mean = TrueMean(model, devices, layer, kScaling);
+      const auto values = SingularValues(mean);
+      const AggregatorOptions options = WithFresh(model, kScaling);
+      EXPECT_NEAR(Distance(LayerOf(Merged("FlexLoRA", model, devices, options), layer, kScaling), mean),
+                  Tail(values, static_cast<size_t>(layer.rank)), 1e-6 * values[0]);
+      for (const char* method : {"FLoRA", "FedEx-LoRA"}) {
+        EXPECT_LE(WorstError(Merged(method, model, devices, options), model, devices, {layer}, kScaling), kExact)
+            << method;
+      }
+    }
+  }
+}
+
+TEST(RanksAboveTheLayer, ManyDevicesHoldNoMoreColumnsThanTheLayersSmallerSide) {
+  const Layer layer{"q", 9, 30, 4};
+  const StateDict model = Model({layer}, 22, 0.3F, /*head=*/false);
+  std::vector<Device> devices;
+  for (uint64_t c = 0; c < 40; ++c) {
+    const std::string number = std::to_string(c);
+    devices.push_back(MakeDevice(model, "device-" + std::string(2 - number.size(), '0') + number, 300 + c, 0.5F, 1 + c,
+                                 static_cast<int64_t>(1 + c % 4)));
+  }
+  const Gathering gathered = Gather(model, devices, layer);
+  EXPECT_EQ(gathered.sum_columns, 9U);
+  EXPECT_LE(gathered.residual_columns, 9U);
+  EXPECT_LE(gathered.sum_error, 1e-12);
+  EXPECT_LE(gathered.residual_error, kExact);
 }
 
 }  // namespace
