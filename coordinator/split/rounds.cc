@@ -2,6 +2,7 @@
 #include <exception>
 #include <utility>
 
+#include "aggregation/fixed_point.h"
 #include "common/file.h"
 #include "common/logging.h"
 #include "coordinator/split/server_impl.h"
@@ -18,6 +19,22 @@ Status Caught(const Function& function) {
   } catch (const std::exception& error) {
     return ResourceExhausted(std::string("the split server cannot finish: ") + error.what());
   }
+}
+
+// What is of the moment and not of the updates: a full disk, no memory, no descriptors.
+bool MayPass(Code code) {
+  return code == Code::kResourceExhausted || code == Code::kPermissionDenied || code == Code::kUnavailable;
+}
+
+// The disk's as well, but perhaps for good.
+bool MayBeTheDisk(Code code) { return code == Code::kDataLoss || code == Code::kNotFound || code == Code::kInternal; }
+
+// A sum without room for its bounds names them as a recipe does; only one of them is a setting of a plan.
+Status InThePlansWords(const Status& why, const aggregation::AggregatorOptions& options) {
+  const auto grid = aggregation::FixedPointGrid::Make(options.max_abs, options.max_num_examples, options.max_updates);
+  if (grid.status() != why) return why;
+  return InvalidArgument("strategy.max_abs leaves too few bits of precision to a sum of " +
+                         std::to_string(options.max_updates) + " updates; make it smaller");
 }
 
 }  // namespace
@@ -129,11 +146,12 @@ Status SplitServer::Impl::CheckStrategy() const {
     StateDict model = *adapter, state;
     const StateDict nothing = peft::Difference(model, model);
     for (const uint32_t updates : {plan.devices_per_round, plan.min_devices}) {
-      HEDDLE_ASSIGN_OR_RETURN(auto aggregator, MakeAggregator(server_side, model, state));
+      const auto aggregator = MakeAggregator(server_side, model, state);
+      if (!aggregator.ok()) return InThePlansWords(aggregator.status(), AggregatorOptionsOf(server_side));
       for (uint32_t device = 0; device < updates; ++device) {
-        HEDDLE_RETURN_IF_ERROR(aggregator->Fold(nothing, {.num_examples = 1, .device = std::to_string(device)}));
+        HEDDLE_RETURN_IF_ERROR((*aggregator)->Fold(nothing, {.num_examples = 1, .device = std::to_string(device)}));
       }
-      auto made = std::move(*aggregator).Finish();
+      auto made = std::move(**aggregator).Finish();
       if (!made.ok()) {
         return InvalidArgument("strategy.name: " + plan.strategy + " cannot merge " + std::to_string(updates) +
                                " updates of split learning: " + made.status().message());
@@ -177,27 +195,43 @@ Status SplitServer::Impl::MergeRound() {
 }
 
 // Errors: those of disk and memory, after which the round is finished another time. Updates that cannot be merged are
-// dropped, and the devices begin the round anew: kept, no restart would get past them.
+// dropped, and the devices begin the round anew: kept, no restart would get past them. So often in a row, and the run
+// has failed.
 Status SplitServer::Impl::FinishRound() {
   return Caught([&] { return FinishRoundThrowing(); });
 }
 
 Status SplitServer::Impl::FinishRoundThrowing() {
   const Status merged = MergeRound();
-  const bool of_the_updates = merged.code() == Code::kInvalidArgument || merged.code() == Code::kFailedPrecondition;
-  if (!merged.ok() && !of_the_updates) return merged;
+  if (!merged.ok() && MayPass(merged.code())) return merged;
+  if (!merged.ok() && MayBeTheDisk(merged.code()) && ++unread < kMaxAbandonedAttempts) return merged;
+  unread = 0;
   if (merged.ok()) {
     HEDDLE_RETURN_IF_ERROR(WriteRound());
     ++round;
   } else {
-    Log(Severity::kError, "a round cannot be merged and begins anew",
+    Log(Severity::kError, "a round cannot be merged and is abandoned",
         {{"round", std::to_string(round)}, {"updates", std::to_string(counted.size())}, {"error", merged.message()}});
   }
   counted.clear();
   round_begun = false;
   round_since.reset();
   place_since.clear();
-  return Save();
+  HEDDLE_RETURN_IF_ERROR(Save());
+  if (merged.ok()) {  // after it is on disk: an attempt whose end is not written is merged once more, and counts once
+    abandoned = 0;
+  } else {
+    Abandoned(merged.message());
+  }
+  return OkStatus();
+}
+
+// Nobody has a session then, and who asks for one hears that the run is over.
+void SplitServer::Impl::Abandoned(const std::string& why) {
+  if (++abandoned < kMaxAbandonedAttempts) return;
+  failure = "round " + std::to_string(round) + " was abandoned " + std::to_string(abandoned) +
+            " times in a row; the last time: " + why;
+  Log(Severity::kError, "run ended", {{"state", "failed"}, {"rounds", round - 1}, {"reason", failure}});
 }
 
 // When the round ends with the updates that are there: at its deadline, or when nobody is heard of any more, be it a

@@ -46,7 +46,8 @@ Result<std::unique_ptr<SplitServer>> SplitServer::Make(SplitServerOptions option
 
 SplitServer::SplitServer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 SplitServer::~SplitServer() = default;
-bool SplitServer::done() const { return impl_->over(); }
+bool SplitServer::done() const { return impl_->done(); }
+const std::string& SplitServer::failure() const { return impl_->failure; }
 uint32_t SplitServer::round() const { return impl_->round; }
 size_t SplitServer::told() const { return impl_->told.size(); }
 size_t SplitServer::sessions() const { return impl_->sessions.size(); }
@@ -260,9 +261,7 @@ Result<std::string> SplitServer::Impl::Hello(const std::string& device, const Co
   HEDDLE_ASSIGN_OR_RETURN(auto session, MakeSession(device, id));
   session->seen = now;
   // Of a round from which nothing has come and of which nobody is left, the time begins anew.
-  const bool others = std::ranges::any_of(sessions, [&](const auto& one) {
-    return plan.session_timeout_s == 0 || now - one.second->seen <= Seconds(plan.session_timeout_s);
-  });
+  const bool others = std::ranges::any_of(sessions, [&](const auto& one) { return !IsSilent(*one.second); });
   if (!round_since || (counted.empty() && !others)) round_since = now;
   place_since.emplace(device, now);
   return Welcome(*sessions.emplace(device, std::move(session)).first->second, true);
@@ -271,7 +270,7 @@ Result<std::string> SplitServer::Impl::Hello(const std::string& device, const Co
 // A device that has gone for good, or is never done, must not hold up the round: another may have its place.
 void SplitServer::Impl::MakeRoom(const std::function<bool()>& full) {
   std::erase_if(sessions, [&](const auto& one) {
-    if (one.second->waits() || now - one.second->seen <= Seconds(plan.session_timeout_s)) return false;
+    if (one.second->waits() || !IsSilent(*one.second)) return false;
     place_since.erase(one.first);
     return true;
   });

@@ -17,7 +17,10 @@
 // Everything that a restart must remember is one file, written before what depends on it is answered: at every
 // checkpoint_every-th step, when an update is counted, and when a round ends. What comes after it is lost together: the
 // devices go back with the server (AnswerLog, SplitDevice), and the outcome is the same. A round whose updates cannot
-// be merged begins anew, with the parts as they were but for the steps that a part of all has taken.
+// be merged is abandoned and begins anew, with the parts as they were but for the steps that a part of all has taken;
+// abandoned kMaxAbandonedAttempts times in a row, it ends the run, which has failed: devices are told that it is over.
+// How often is not in the file: a server that is started again counts from zero, and goes on with a run that had
+// failed.
 //
 // Life cycle: Make, which goes on from the file when there is one; Submit for each frame, and Advance until it says
 // when to call it again, with TakeReplies after either; or Handle for one frame after the other. One thread at a time.
@@ -44,6 +47,11 @@
 #include "protocol/split/schedule.h"
 
 namespace heddle::coordinator {
+
+// Attempts of one round in a row whose updates cannot be merged before the run fails. What was of those updates, as a
+// state that was damaged on disk, is gone with the first; a cause that is still there at the third would have devices
+// train for nothing for ever.
+inline constexpr uint32_t kMaxAbandonedAttempts = 3;
 
 struct SplitServerOptions {
   protocol::SplitPlan plan;
@@ -92,8 +100,10 @@ class SplitServer {
   // The answer to a frame, as if no other would come before it is there.
   std::string Handle(const std::string& device, std::string_view frame, Duration now = {});
 
-  bool done() const;
-  // After the end: devices that have heard of it.
+  bool done() const;  // all rounds are merged
+  // Why the run has failed, in one sentence; empty unless it has.
+  const std::string& failure() const;
+  // After the end, of either kind: devices that have heard of it.
   size_t told() const;
   uint32_t round() const;  // in hand, from 1; rounds + 1 when all are done
   size_t sessions() const;

@@ -47,6 +47,7 @@ struct SplitServer::Impl {
   Status MergeRound();
   Status FinishRound();
   Status FinishRoundThrowing();
+  void Abandoned(const std::string& why);
   std::optional<Duration> RoundIsDue() const;
   Status EndRoundWithout();
   Status WriteRound() const;
@@ -82,7 +83,12 @@ struct SplitServer::Impl {
   bool per_device() const { return plan.server_mode == "per_device"; }
   bool in_parallel() const { return plan.server_mode == "parallel"; }
   bool in_sequence() const { return plan.server_mode == "sequential"; }
-  bool over() const { return round > plan.rounds; }
+  bool done() const { return round > plan.rounds; }
+  bool over() const { return done() || !failure.empty(); }
+  // For so long that another may have its place. Without a timeout nobody ever is.
+  bool IsSilent(const SplitSession& session) const {
+    return plan.session_timeout_s > 0 && now - session.seen > Seconds(plan.session_timeout_s);
+  }
   uint64_t MemoryLimit() const { return static_cast<uint64_t>(plan.memory_limit_mb * (1 << 20)); }
   uint64_t MemoryInUse() const { return memory.With(sessions.size(), counted.size()); }
   // Whether one device more goes beyond the memory limit.
@@ -93,6 +99,9 @@ struct SplitServer::Impl {
   const protocol::SplitSchedule schedule;
 
   uint32_t round = 1;
+  uint32_t unread = 0;                       // merges in a row for which the disk may be to blame
+  uint32_t abandoned = 0;                    // attempts of this round, in a row; not in the file, nor is the next
+  std::string failure;                       // why the run has failed; empty unless it has
   uint64_t starts = 0;                       // of this server on this state: part of new sessions' numbers
   uint64_t passes = 0;                       // since the start
   uint64_t attempts = 0;                     // sessions since the start

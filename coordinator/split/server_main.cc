@@ -149,7 +149,7 @@ Status Run(Options options) {
   io.run();
   compute.join();
   LogTheEnd(*server, listener.stats());
-  return OkStatus();
+  return server->failure().empty() ? OkStatus() : Aborted(server->failure());
 }
 
 int Main(int argc, char** argv) {

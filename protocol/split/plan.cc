@@ -73,8 +73,9 @@ void BindAll(ConfigSchema& schema, SplitPlan* plan, Texts* texts) {
               {.help = "what the server may need in MiB, by its own estimate; devices beyond it wait; 0: no limit",
                .min = 0,
                .max = 1e9});
-  schema.Bind("split.session_timeout_s", &plan->session_timeout_s,
-              {.help = "a device that is silent for so long may lose its place to another", .min = 0, .max = 1e6});
+  schema.Bind(
+      "split.session_timeout_s", &plan->session_timeout_s,
+      {.help = "a device that is silent for so long may lose its place to another; 0: never", .min = 0, .max = 1e6});
   schema.Bind("split.round_timeout_s", &texts->round_timeout_s,
               {.help = "so long after its first device a round ends without those that are not done; 0: never",
                .min = 0,

@@ -73,6 +73,7 @@ struct SplitPlan {
   // go beyond it waits. 0: no limit.
   double memory_limit_mb = 0;
   // A device that is silent for so long may lose its place to another; a round in which everybody is ends without them.
+  // 0: never, either.
   double session_timeout_s = 600;
   // So long after its first device a round ends without those that are not done; 0: never. Unless the file says it: the
   // longer of an hour and local_steps * step_timeout_s, for each turn.

@@ -43,11 +43,17 @@ class SplitRunner {
       if (options_.plan.server_mode == "parallel" || options_.plan.server_batch > 1) {
         HEDDLE_RETURN_IF_ERROR(AllAtOnce(round));
       } else {
-        for (auto& [name, device] : devices_) {
+        // Once more for each attempt that is abandoned.
+        for (uint32_t attempt = 0; attempt < coordinator::kMaxAbandonedAttempts && server_->failure().empty();
+             ++attempt) {
+          for (auto& [name, device] : devices_) {
+            if (server_->round() != round || !server_->failure().empty()) break;
+            HEDDLE_RETURN_IF_ERROR(OneRound(name, *device));
+          }
           if (server_->round() != round) break;
-          HEDDLE_RETURN_IF_ERROR(OneRound(name, *device));
         }
       }
+      if (!server_->failure().empty()) return Aborted(server_->failure());
       if (server_->round() == round) {
         return FailedPrecondition("a round needs " + std::to_string(options_.plan.devices_per_round) +
                                   " devices, and there are " + std::to_string(devices_.size()));

@@ -122,17 +122,42 @@ TEST(SplitMemoryLimit, UpdatesThatWaitForTheRoundsEndCount) {
 }
 
 TEST(SplitMemoryLimit, OneThatWouldNotLetARoundEndIsRefusedAtTheStart) {
-  SplitWorld world(kThree);
-  protocol::SplitPlan plan = world.plan;
-  const uint64_t needed = world.server->memory().With(1, 2);
-  for (const bool enough : {true, false}) {
-    plan.memory_limit_mb = static_cast<double>(enough ? needed : needed - 1) / (1 << 20);
-    auto options = coordinator::PrepareSplitServer(plan, world.folder() / (enough ? "enough" : "less"));
-    ASSERT_TRUE(options.ok());
-    const Status status = coordinator::SplitServer::Make(*std::move(options)).status();
-    EXPECT_EQ(status.code(), enough ? Code::kOk : Code::kInvalidArgument) << status;
-    if (enough) continue;
-    EXPECT_THAT(status.message(), testing::HasSubstr("split.memory_limit_mb"));
+  for (const char* mode : {"per_device", "shared", "parallel", "sequential"}) {
+    SCOPED_TRACE(mode);
+    SplitWorld world(With(kThree, {{"split.server", mode}}));
+    protocol::SplitPlan plan = world.plan;
+    const uint64_t needed = world.server->memory().With(1, 2);
+    for (const bool enough : {true, false}) {
+      plan.memory_limit_mb = static_cast<double>(enough ? needed : needed - 1) / (1 << 20);
+      auto options = coordinator::PrepareSplitServer(plan, world.folder() / (enough ? "enough" : "less"));
+      ASSERT_TRUE(options.ok());
+      const Status status = coordinator::SplitServer::Make(*std::move(options)).status();
+      EXPECT_EQ(status.code(), enough ? Code::kOk : Code::kInvalidArgument) << status;
+      if (enough) continue;
+      EXPECT_THAT(status.message(), testing::HasSubstr("split.memory_limit_mb"));
+    }
+  }
+}
+
+// The smallest limit that a run may begin with has room for one session, and no second is let in.
+TEST(SplitMemoryLimit, HoldsWhereDevicesTakeTurns) {
+  for (const char* mode : {"shared", "sequential"}) {
+    SCOPED_TRACE(mode);
+    const Settings three = With(kThree, {{"split.server", mode}});
+    const coordinator::SplitMemory memory = SplitWorld(three).server->memory();
+    SplitWorld unlimited(three), world(With(three, {{"split.memory_limit_mb", Megabytes(memory.With(1, 2))}}));
+    unlimited.OneAfterTheOther();
+    world.Turn("device-0");
+    const auto answer = protocol::ParseControlFrame(world.server->Handle("device-1", world.Next("device-1")));
+    ASSERT_TRUE(answer.ok()) << answer.status();
+    EXPECT_EQ(answer->session, 0U);
+    EXPECT_GT(answer->retry_ms, 0U);
+    // In sequence it is not its turn yet, whatever there is room for.
+    const bool refused = answer->kind == protocol::FrameKind::kRefusal;
+    EXPECT_EQ(refused, std::string(mode) == "shared");
+    EXPECT_EQ(refused ? protocol::StatusOf(*answer).code() : Code::kResourceExhausted, Code::kResourceExhausted);
+    world.OneAfterTheOther([&](const std::string&) { EXPECT_LE(world.server->sessions(), 1U); });
+    ExpectSameBits(world.Outcome(), unlimited.Outcome());
   }
 }
 

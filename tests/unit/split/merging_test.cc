@@ -295,6 +295,82 @@ TEST(SplitMerging, ARoundThatCannotBeMergedBeginsAnew) {
   }
 }
 
+// Until the device's next frame is its update; it has nothing to send when the run is over.
+void UpToUpdate(SplitWorld& world, const std::string& name) {
+  for (int guard = 0; guard < 100; ++guard) {
+    if (world.Done(name) || *protocol::KindOf(world.Next(name)) == FrameKind::kUpdate) return;
+    world.Turn(name);
+  }
+  FAIL() << name << " never comes to its update";
+}
+
+// Has the round of two devices abandoned, within one life of the server: the disk does not take what device 0 has done,
+// and when the server reads again what is there, an update of device 1 is counted that no sum takes.
+void FailToMerge(SplitWorld& world) {
+  const fs::path run = world.folder() / "run", aside = world.folder() / "aside";
+  UpToUpdate(world, "device-0");
+  ASSERT_FALSE(world.Done("device-0"));
+  fs::rename(run, aside);
+  EXPECT_EQ(RefusedWith(world.server->Handle("device-0", world.Next("device-0"))), Code::kUnavailable);
+  SafetensorsFile file = *ReadSafetensors(aside / "state.safetensors");
+  file.metadata["counted/device-1"] = "7 9";
+  model::Require(WriteSafetensors(aside / "state.safetensors", file.tensors, file.metadata));
+  fs::rename(aside, run);
+  world.Reconnect("device-0");
+  world.Turn("device-0");
+  ASSERT_EQ(*protocol::KindOf(world.Next("device-0")), FrameKind::kUpdate) << "its session goes on";
+  world.Turn("device-0");
+  ASSERT_EQ(*protocol::KindOf(world.Next("device-0")), FrameKind::kHello) << "it was counted";
+}
+
+TEST(SplitMerging, ARoundThatIsAbandonedThreeTimesInARowEndsTheRun) {
+  const Settings settings = {{"split.server", "per_device"}};
+  SplitWorld world(settings), undisturbed(settings);
+  undisturbed.Interleaved();
+  for (uint32_t attempt = 1; attempt <= coordinator::kMaxAbandonedAttempts; ++attempt) {
+    EXPECT_EQ(world.server->failure(), "") << attempt;
+    FailToMerge(world);
+  }
+  const std::string failure = world.server->failure(),
+                    words = "round 1 was abandoned 3 times in a row; the last time: ";
+  EXPECT_EQ(failure.substr(0, words.size()), words);
+  EXPECT_GT(failure.size(), words.size());
+  EXPECT_FALSE(world.server->done());
+  EXPECT_EQ(world.server->round(), 1U);
+  EXPECT_FALSE(fs::exists(world.folder() / "run" / "round-1"));
+  // Both hear that the run is over, and nothing more happens.
+  for (const std::string& name : world.Names()) {
+    EXPECT_FALSE(world.Turn(name)) << name;
+    EXPECT_TRUE(world.Done(name)) << name;
+  }
+  EXPECT_EQ(world.server->told(), 2U);
+  EXPECT_EQ(world.server->sessions(), 0U);
+  EXPECT_FALSE(world.server->Advance(Seconds(1e6)).computed);
+  // A server that is started again goes on.
+  world.StartServer();
+  EXPECT_EQ(world.server->failure(), "");
+  for (const std::string& name : world.Names()) world.Reconnect(name);
+  world.Interleaved();
+  ExpectSameBits(world.Outcome(), undisturbed.Outcome());
+}
+
+TEST(SplitMerging, AMergeBeginsTheCountOfAbandonedAttemptsAnew) {
+  const Settings settings = {{"split.server", "per_device"}};
+  SplitWorld world(settings), undisturbed(settings);
+  undisturbed.Interleaved();
+  for (const uint32_t round : {1U, 2U}) {
+    for (uint32_t attempt = 1; attempt < coordinator::kMaxAbandonedAttempts; ++attempt) FailToMerge(world);
+    EXPECT_EQ(world.server->round(), round);
+    EXPECT_EQ(world.server->failure(), "");
+    for (const std::string& name : world.Names()) {
+      UpToUpdate(world, name);
+      world.Turn(name);
+    }
+    EXPECT_EQ(world.server->round(), round + 1);
+  }
+  ExpectSameBits(world.Outcome(), undisturbed.Outcome());
+}
+
 // ---- the method's own settings ----
 
 StateDict OutcomeOf(const Settings& settings) {
@@ -350,6 +426,8 @@ TEST(SplitStrategies, RefuseSettingsThatAreNotTheirsBeforeADeviceComes) {
   refused(With(momentum, {{"strategy.server_momentum", "fast"}}), {"strategy.server_momentum", "'fast'"});
   refused({{"strategy.server_momentum", "0.5"}}, {"FedAvg has no setting 'server_momentum'"});
   refused({{"strategy.max_abs", "0"}}, {"strategy.max_abs"});
+  // 62 bits of a sum, less 1 for two updates, 29 for their examples and 20 for a million, are 12.
+  refused({{"strategy.max_abs", "1000000"}}, {"strategy.max_abs leaves too few bits", "make it smaller"});
   // Also where there is nothing to merge.
   refused({{"device.peft_type", "NONE"}, {"strategy.no_such", "1"}}, {"'no_such'"});
   // Who expects an attacker needs the devices for it.

@@ -5,6 +5,7 @@
 
 #include <cmath>
 
+#include "model/weights/base_weights.h"
 #include "tests/unit/split/split_world.h"
 
 namespace heddle {
@@ -232,6 +233,21 @@ TEST(SplitPrivacy, AGpuAddsNoNoise) {
       client::PrepareSplitDevice(world.plan, world.folder() / "device-0.txt", resources, {}, "cuda").status();
   EXPECT_EQ(status.code(), Code::kInvalidArgument);
   EXPECT_NE(status.message().find("--compute-device cpu"), std::string::npos) << status;
+}
+
+// Not by what other programs call it.
+TEST(SplitSetup, AGpuThatIsNotThereIsRefusedByTheNameOfTheOptionThatAskedForIt) {
+  if (model::DeviceFromName("cuda").ok()) GTEST_SKIP() << "there is a GPU";
+  SplitWorld world;
+  client::TaskResources resources;
+  const Status server = coordinator::PrepareSplitServer(world.plan, world.folder() / "other", "cuda").status();
+  const Status device =
+      client::PrepareSplitDevice(world.plan, world.folder() / "device-0.txt", resources, {}, "cuda").status();
+  for (const Status& status : {server, device}) {
+    EXPECT_EQ(status.code(), Code::kFailedPrecondition);
+    EXPECT_NE(status.message().find("--compute-device is cuda"), std::string::npos) << status;
+    EXPECT_EQ(status.message().find("worker.device"), std::string::npos) << status;
+  }
 }
 
 TEST(SplitPrivacy, WithoutASecretThereIsNoNoise) {

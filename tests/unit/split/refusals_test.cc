@@ -227,6 +227,21 @@ TEST(SplitLimits, ARoundWaitsForADeviceThatIsHeardOfAndForOneThatWouldTakeAPlace
   EXPECT_NE(protocol::ParseControlFrame(answer)->session, 0U);
 }
 
+// 0 is never, at the round's end and where another asks for the place.
+TEST(SplitLimits, WithoutASessionTimeoutASilentDeviceKeepsItsPlace) {
+  SplitWorld world(
+      Settings{{"split.session_timeout_s", "0"}, {"split.round_timeout_s", "0"}, {"split.server", "per_device"}});
+  OneOfTwo(world);
+  world.AddDevice("device-9");
+  for (const double time : {1.0, 1e6}) {
+    const std::string answer = world.server->Handle("device-9", world.Next("device-9"), Seconds(time));
+    EXPECT_EQ(protocol::ParseControlFrame(answer)->session, 0U) << time;
+    EXPECT_FALSE(world.server->Advance(Seconds(time)).computed) << time;
+    EXPECT_EQ(world.server->round(), 1U) << time;
+  }
+  EXPECT_EQ(CodeOf(world.server->Handle("device-1", world.Next("device-1"), Seconds(1e6))), Code::kOk);
+}
+
 TEST(SplitLimits, ADeviceThatIsHeardOfAndNeverDoneDoesNotHoldUpARoundForever) {
   for (const char* timeout : {"", "0"}) {  // an hour, and never
     Settings settings = {{"split.session_timeout_s", "60"}, {"split.server", "per_device"}};
