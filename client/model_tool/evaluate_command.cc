@@ -26,23 +26,29 @@ Status EvaluateCommand(const EvaluateSettings& settings, std::ostream& out) {
   }
   if (!settings.adapter.empty()) HEDDLE_RETURN_IF_ERROR(peft::CheckBaseModel(settings.adapter, settings.folder));
   const auto resources = MakeTaskResources();
+  const EvaluationForm form = {
+      .device = settings.device, .base_dtype = settings.dtype, .prompt = {}, .short_last_window = true};
   HEDDLE_ASSIGN_OR_RETURN(const Evaluation found,
                           EvaluateModel(settings.folder, settings.adapter, settings.data, static_cast<uint32_t>(length),
-                                        *resources, settings.threads, {settings.device, settings.dtype}));
+                                        *resources, settings.threads, form));
   if (!std::isfinite(found.loss)) {
     return DataLoss("the loss on " + settings.data.string() + " is not finite: the weights of " +
                     (settings.adapter.empty() ? settings.folder : settings.adapter).string() +
                     " hold a NaN or are far too large");
   }
+  if (found.perplexity > 0 && found.num_tokens == 0) {  // a mean over nothing is no figure
+    return InvalidArgument(settings.data.string() + " has no token to predict: its texts are empty; add text");
+  }
   if (settings.json) {
     json::object metrics;
     for (const auto& [name, value] : found.metrics) metrics[name] = value;
-    out << json::serialize(json::object{{"loss", found.loss},
-                                        {"metrics", std::move(metrics)},
-                                        {"examples", found.num_examples},
-                                        {"tokens", found.num_tokens},
-                                        {"length", length}})
-        << "\n";
+    json::object printed = {{"loss", found.loss},
+                            {"metrics", std::move(metrics)},
+                            {"examples", found.num_examples},
+                            {"tokens", found.num_tokens},
+                            {"length", length}};
+    if (found.data_tokens > 0) printed["data_tokens"] = found.data_tokens;
+    out << json::serialize(printed) << "\n";
     return OkStatus();
   }
   char line[96];
@@ -52,9 +58,13 @@ Status EvaluateCommand(const EvaluateSettings& settings, std::ostream& out) {
   };
   for (const auto& [name, value] : found.metrics) print(name, value);
   print("loss", found.loss);
-  out << "over " << found.num_examples << " examples";
-  if (found.num_tokens > 0) out << ", " << found.num_tokens << " tokens";
-  out << "\n";
+  const auto count = [&](const char* name, uint64_t number) {  // in full
+    std::snprintf(line, sizeof line, "%-20s %llu", name, static_cast<unsigned long long>(number));
+    out << line << "\n";
+  };
+  if (found.num_tokens > 0) count("tokens", found.num_tokens);
+  if (found.data_tokens > 0) count("data_tokens", found.data_tokens);
+  out << "over " << found.num_examples << " examples\n";
   return OkStatus();
 }
 

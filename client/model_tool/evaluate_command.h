@@ -21,8 +21,11 @@ struct EvaluateSettings {
 };
 
 // Prints the metrics of the model's head: perplexity; accuracy, F1 and Matthews' correlation; or Spearman's and
-// Pearson's correlation and the squared error. Errors: those of EvaluateModel (client/worker/local_task.h);
-// kInvalidArgument: a length that the model does not take.
+// Pearson's correlation and the squared error; and how many tokens were evaluated ("tokens": of a language model those
+// that it was asked for) and, of a causal model, how many the data have ("data_tokens"). Every token of a running text
+// but the first is asked for once, in a last, shorter window too. Errors: those of EvaluateModel
+// (client/worker/local_task.h); kInvalidArgument: a length that the model does not take, texts without a token to ask
+// for.
 Status EvaluateCommand(const EvaluateSettings& settings, std::ostream& out);
 
 }  // namespace heddle::client

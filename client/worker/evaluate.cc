@@ -21,13 +21,15 @@ Result<Evaluation> EvaluateWords(model::Transformer& network, HeadBatches& batch
   while (true) {
     HEDDLE_ASSIGN_OR_RETURN(std::optional<HeadBatch> batch, batches.Next());
     if (!batch) break;
+    result.num_examples += batch->rows;
+    if (batch->counted == 0) continue;
     if (!network->device().is_cpu()) batch = batch->On(network->device());
     perplexity.Add(static_cast<double>(network->Loss(batch->input, batch->targets).item<float>()), batch->counted);
-    result.num_examples += batch->rows;
   }
   result.loss = perplexity.loss();
   result.perplexity = perplexity.value();
   result.num_tokens = static_cast<uint64_t>(perplexity.tokens());
+  result.data_tokens = batches.data_tokens();
   result.metrics = {{"perplexity", result.perplexity}};
   return result;
 }
@@ -86,8 +88,9 @@ Result<Evaluation> EvaluateThrowing(const std::filesystem::path& base_dir, const
   model::ComputeOptions compute;
   if (type == model::WeightType::kBfloat16) compute.type = at::kBFloat16;
   HEDDLE_ASSIGN_OR_RETURN(TaskResources::Base base, resources.GetBase(base_dir, {type, device}));
+  const auto last = form.short_last_window ? model::LastWindow::kShort : model::LastWindow::kLeftOut;
   HEDDLE_ASSIGN_OR_RETURN(const std::unique_ptr<HeadBatches> batches,
-                          EvaluationBatches(data_path, sequence_length, base, resources, {}, form.prompt));
+                          EvaluationBatches(data_path, sequence_length, base, resources, {}, form.prompt, last));
   model::Transformer network(base.weights, compute);
   if (!adapter_dir.empty()) {
     HEDDLE_ASSIGN_OR_RETURN(peft::Adapter adapter, peft::ReadAdapter(adapter_dir));

@@ -10,7 +10,7 @@ namespace {
 
 constexpr int64_t kEvaluationRows = 16;
 
-// Windows of a text, in the order of a seed or in that of the file.
+// Windows of a text, in the order of a seed (windows of one length then) or in that of the file.
 class Windows final : public HeadBatches {
  public:
   Windows(std::shared_ptr<const model::TextDataset> data, int64_t rows, std::optional<uint64_t> seed)
@@ -19,9 +19,13 @@ class Windows final : public HeadBatches {
   }
 
   Result<std::optional<HeadBatch>> Next() override {
-    const int64_t rows = order_ ? rows_ : std::min(rows_, data_->num_sequences() - next_);
+    int64_t rows = order_ ? rows_ : std::min(rows_, data_->num_sequences() - next_);
     if (rows == 0) return std::optional<HeadBatch>();
-    const int64_t length = data_->sequence_length();
+    int64_t length = data_->sequence_length();
+    if (!order_) {  // a last window that is shorter is a batch of its own
+      length = Predicted(next_);
+      if (Predicted(next_ + rows - 1) < length) --rows;
+    }
     HeadBatch batch;
     batch.input.ids = torch::empty({rows, length}, torch::kInt64);
     batch.targets = torch::empty({rows, length}, torch::kInt64);
@@ -37,8 +41,11 @@ class Windows final : public HeadBatches {
     batch.counted = rows * length;
     return std::optional<HeadBatch>(std::move(batch));
   }
+  uint64_t data_tokens() const override { return static_cast<uint64_t>(data_->num_tokens()); }
 
  private:
+  int64_t Predicted(int64_t window) const { return static_cast<int64_t>(data_->Sequence(window).size()) - 1; }
+
   std::shared_ptr<const model::TextDataset> data_;
   int64_t rows_, next_ = 0;
   std::optional<model::SampleOrder> order_;  // none: the file's
@@ -108,6 +115,7 @@ class Stream final : public HeadBatches {
     if (!batch) return std::optional<HeadBatch>();
     return std::optional<HeadBatch>(ToHeadBatch(*batch, spec_));
   }
+  uint64_t data_tokens() const override { return stream_.document_tokens(); }
 
  private:
   model::BatchStream stream_;
@@ -154,12 +162,13 @@ Result<std::unique_ptr<HeadBatches>> TrainingBatches(const TaskInput& input, con
 Result<std::unique_ptr<HeadBatches>> EvaluationBatches(const std::filesystem::path& data, uint32_t sequence_length,
                                                        const TaskResources::Base& base, TaskResources& resources,
                                                        const DataFields& fields,
-                                                       const std::optional<PromptSettings>& prompt) {
+                                                       const std::optional<PromptSettings>& prompt,
+                                                       model::LastWindow last) {
   const model::ModelSpec& spec = base.weights->spec;
   HEDDLE_ASSIGN_OR_RETURN(const bool windowed, IsWindowed(data, fields, spec));
   if (windowed && !prompt) {
     HEDDLE_ASSIGN_OR_RETURN(std::shared_ptr<const model::TextDataset> dataset,
-                            resources.GetData(data, base, sequence_length));
+                            resources.GetData(data, base, sequence_length, last));
     return std::unique_ptr<HeadBatches>(std::make_unique<Windows>(std::move(dataset), kEvaluationRows, std::nullopt));
   }
   HEDDLE_ASSIGN_OR_RETURN(std::shared_ptr<const model::Examples> examples,

@@ -33,6 +33,9 @@ class HeadBatches {
   virtual ~HeadBatches() = default;
   // Nothing after the last batch of an evaluation; training has no last one. Errors: those of model::Examples.
   virtual Result<std::optional<HeadBatch>> Next() = 0;
+  // Of a causal model: tokens of the data read so far, those between texts and those that nothing predicts included.
+  // 0: they are not counted.
+  virtual uint64_t data_tokens() const { return 0; }
   // Of one of these batches, the mean over what counts.
   virtual torch::Tensor Loss(model::Transformer& network, const HeadBatch& batch) const;
 };
@@ -43,12 +46,13 @@ torch::Tensor Logits(model::Transformer& network, const HeadBatch& batch);
 HeadBatch ToHeadBatch(const model::Batch& batch, const model::ModelSpec& spec);
 
 // Running text for a causal model comes as windows of one stream of tokens (model::TextDataset), everything else as
-// model::Examples has it. sequence_length: the tokens of a row. Errors: those of both.
+// model::Examples has it. sequence_length: the tokens of a row. last: of running text. Errors: those of both.
 Result<std::unique_ptr<HeadBatches>> TrainingBatches(const TaskInput& input, const TaskResources::Base& base,
                                                      TaskResources& resources);
 Result<std::unique_ptr<HeadBatches>> EvaluationBatches(const std::filesystem::path& data, uint32_t sequence_length,
                                                        const TaskResources::Base& base, TaskResources& resources,
                                                        const DataFields& fields = {},
-                                                       const std::optional<PromptSettings>& prompt = {});
+                                                       const std::optional<PromptSettings>& prompt = {},
+                                                       model::LastWindow last = model::LastWindow::kLeftOut);
 
 }  // namespace heddle::client

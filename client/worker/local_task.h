@@ -142,6 +142,7 @@ struct Evaluation {
   double loss = 0;            // mean: nats a token, nats an example of a classifier, squared error
   double perplexity = 0;      // exp(loss) of a language model, else 0
   uint64_t num_tokens = 0;    // that were asked for (language models) or read (classifiers)
+  uint64_t data_tokens = 0;   // of a causal language model: all of the data's; else 0
   uint64_t num_examples = 0;  // rows
   // By name: perplexity; accuracy, f1 (of class 1, with two classes), macro_f1, matthews; or mean_squared_error,
   // pearson, spearman.
@@ -152,6 +153,8 @@ struct EvaluationForm {
   std::string device;      // "cpu" (also when empty) or "cuda"
   std::string base_dtype;  // of the frozen weights, by name; empty: float32. bfloat16 is also computed in
   std::optional<PromptSettings> prompt = {};  // a language model is asked for classes, and evaluated as a classifier
+  // Running text of a causal model: whether the tokens after the last whole window count too. Runs leave them out.
+  bool short_last_window = false;
 };
 // adapter_dir empty: the base alone. The data are read as lora_sft reads them. Tokens of masked language models are
 // masked the same in every call. With `threads` above 0 the calling thread computes with so many from then on.

@@ -116,16 +116,17 @@ std::shared_ptr<const model::TextDataset> TaskResources::FindData(const std::str
 }
 
 Result<std::shared_ptr<const model::TextDataset>> TaskResources::GetData(const std::filesystem::path& path,
-                                                                         const Base& base, uint32_t sequence_length) {
+                                                                         const Base& base, uint32_t sequence_length,
+                                                                         model::LastWindow last) {
   const std::string identity = FileIdentity(path) + "|" +
                                std::to_string(reinterpret_cast<uintptr_t>(base.tokenizer.get())) + "|" +
-                               std::to_string(sequence_length);
+                               std::to_string(sequence_length) + (last == model::LastWindow::kShort ? "|short" : "");
   {
     std::lock_guard lock(mutex_);
     if (auto found = FindData(identity)) return found;
   }
   // Unlocked: a long text must not hold up other tasks. Two tasks may both read it; the first to finish is kept.
-  auto read = model::TextDataset::Read(path, *base.tokenizer, sequence_length);
+  auto read = model::TextDataset::Read(path, *base.tokenizer, sequence_length, {}, last);
   if (!read.ok()) return read.status();
   auto dataset = std::make_shared<const model::TextDataset>(*std::move(read));
   std::lock_guard lock(mutex_);

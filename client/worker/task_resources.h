@@ -46,7 +46,8 @@ class TaskResources {
   Result<Base> GetBase(const std::filesystem::path& folder, const model::WeightOptions& options = {});
   // The file in ids of the base's tokenizer. Errors: those of TextDataset::Read.
   Result<std::shared_ptr<const model::TextDataset>> GetData(const std::filesystem::path& path, const Base& base,
-                                                            uint32_t sequence_length);
+                                                            uint32_t sequence_length,
+                                                            model::LastWindow last = model::LastWindow::kLeftOut);
   // The file or folder as examples for the base's head, with these names of its fields. Kept are the latest
   // kMaxExamples of them (the index of one takes at most 8 MiB). Errors: those of model::Examples::Open;
   // kInvalidArgument for a sequence_length the model does not take; those of model::Prompt::Make.
@@ -62,7 +63,7 @@ class TaskResources {
  private:
   static constexpr size_t kMaxExamples = 64;
   struct Data {
-    std::string identity;                               // of file, tokenizer and length
+    std::string identity;                               // of file, tokenizer, length and last window
     std::shared_ptr<const model::Tokenizer> tokenizer;  // kept, so that no other can have its address
     std::shared_ptr<const model::TextDataset> dataset;
   };

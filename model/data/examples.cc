@@ -212,6 +212,7 @@ Result<std::optional<Batch>> BatchStream::NextPacked() {
     if (!index) break;
     HEDDLE_ASSIGN_OR_RETURN(const EncodedExample document, examples_->Encode(*index));
     packer_->Add(document);
+    document_tokens_ += document.ids.size();
     if (++read >= examples_->size() && packer_->empty()) {
       return InvalidArgument(
           "no example of the data has anything to learn: each needs two tokens, one of them learned");

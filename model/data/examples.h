@@ -106,6 +106,9 @@ class BatchStream {
   // Nothing after the last batch of a pass. Errors: those of Examples; kInvalidArgument when no example of the data has
   // anything to learn.
   Result<std::optional<Batch>> Next();
+  // Of causal models: the tokens of the examples that Next has read so far, special ones and those that nothing
+  // predicts included. Else 0.
+  uint64_t document_tokens() const { return document_tokens_; }
 
  private:
   BatchStream(std::shared_ptr<const Examples> examples, int64_t rows, uint64_t seed, bool endless);
@@ -117,7 +120,7 @@ class BatchStream {
   uint64_t seed_;
   bool endless_;
   RecordOrder order_;
-  uint64_t position_ = 0, batches_ = 0;
+  uint64_t position_ = 0, batches_ = 0, document_tokens_ = 0;
   std::optional<SequencePacker> packer_;  // of causal models
 };
 

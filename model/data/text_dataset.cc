@@ -1,5 +1,6 @@
 #include "model/data/text_dataset.h"
 
+#include <algorithm>
 #include <boost/json.hpp>
 #include <limits>
 #include <numeric>
@@ -67,8 +68,12 @@ class Stream {
     return AddDocument(document, line);
   }
 
-  Result<std::shared_ptr<const TokenStore>> Finish(int64_t sequence_length) {
-    if (ids_.size() <= sequence_length) {
+  Result<std::shared_ptr<const TokenStore>> Finish(int64_t sequence_length, LastWindow last) {
+    if (last == LastWindow::kShort && ids_.size() < 2) {
+      return InvalidArgument("the data has " + std::string(ids_.size() == 0 ? "no token" : "1 token") +
+                             ", but a prediction takes two: add text");
+    }
+    if (last == LastWindow::kLeftOut && ids_.size() <= sequence_length) {
       return InvalidArgument("the data has " + std::to_string(ids_.size()) +
                              " tokens, but one sequence needs sequence_length + 1 = " +
                              std::to_string(sequence_length + 1) + ": add text or lower sequence_length");
@@ -134,16 +139,16 @@ Status AddFile(RecordReader reader, Stream* stream) {
 }  // namespace
 
 Result<TextDataset> TextDataset::FromText(std::string_view text, Format format, const Tokenizer& tokenizer,
-                                          int64_t sequence_length) {
+                                          int64_t sequence_length, LastWindow last) {
   if (sequence_length < 1) return InvalidArgument("sequence_length must be at least 1");
   Stream stream(format, tokenizer, {});
   HEDDLE_RETURN_IF_ERROR(format == Format::kJsonl ? AddJsonl(text, &stream) : AddText(text, &stream));
-  HEDDLE_ASSIGN_OR_RETURN(std::shared_ptr<const TokenStore> store, stream.Finish(sequence_length));
-  return TextDataset(std::move(store), sequence_length);
+  HEDDLE_ASSIGN_OR_RETURN(std::shared_ptr<const TokenStore> store, stream.Finish(sequence_length, last));
+  return TextDataset(std::move(store), sequence_length, last);
 }
 
 Result<TextDataset> TextDataset::Read(const std::filesystem::path& path, const Tokenizer& tokenizer,
-                                      int64_t sequence_length, const TextLimits& limits) {
+                                      int64_t sequence_length, const TextLimits& limits, LastWindow last) {
   std::error_code error;
   if (!std::filesystem::exists(path, error))
     return NotFound("there is no " + path.string() + "; check the data's path");
@@ -160,16 +165,22 @@ Result<TextDataset> TextDataset::Read(const std::filesystem::path& path, const T
   HEDDLE_ASSIGN_OR_RETURN(RecordReader reader, RecordReader::Open(path, framing));
   Stream stream(text ? Format::kText : Format::kJsonl, tokenizer, limits);
   if (const Status added = AddFile(std::move(reader), &stream); !added.ok()) return added.Annotate(path.string());
-  Result<std::shared_ptr<const TokenStore>> store = stream.Finish(sequence_length);
+  Result<std::shared_ptr<const TokenStore>> store = stream.Finish(sequence_length, last);
   if (!store.ok()) return store.status().Annotate(path.string());
-  return TextDataset(*std::move(store), sequence_length);
+  return TextDataset(*std::move(store), sequence_length, last);
 }
 
-int64_t TextDataset::num_sequences() const { return (num_tokens() - 1) / sequence_length_; }
+int64_t TextDataset::num_sequences() const {
+  const int64_t predicted = num_tokens() - 1;
+  const bool rest = last_ == LastWindow::kShort && predicted % sequence_length_ != 0;
+  return predicted / sequence_length_ + (rest ? 1 : 0);
+}
 
 std::span<const int32_t> TextDataset::Sequence(int64_t index) const {
   HEDDLE_ASSERT(index >= 0 && index < num_sequences(), "no such sequence");
-  return ids().subspan(static_cast<size_t>(index * sequence_length_), static_cast<size_t>(sequence_length_) + 1);
+  const int64_t begin = index * sequence_length_;
+  const int64_t predicted = std::min(sequence_length_, num_tokens() - 1 - begin);
+  return ids().subspan(static_cast<size_t>(begin), static_cast<size_t>(predicted) + 1);
 }
 
 SampleOrder::SampleOrder(int64_t num_sequences, uint64_t seed) : seed_(seed) {

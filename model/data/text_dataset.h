@@ -24,6 +24,10 @@ struct TextLimits {
   size_t tokens_in_memory = size_t{1} << 22;
 };
 
+// What becomes of the tokens at a text's end that do not fill a window: left out, as training wants rows of one length;
+// or a window of their own, so that an evaluation counts each of them.
+enum class LastWindow { kLeftOut, kShort };
+
 // Immutable; thread-safe; copies share the ids.
 class TextDataset {
  public:
@@ -31,27 +35,31 @@ class TextDataset {
   // or "prompt" and "completion". Each document is encoded, with eos (or bos) between. Errors: kNotFound,
   // kPermissionDenied; kInvalidArgument: another ending, no regular file, bytes that are not UTF-8, lines that are not
   // such objects, a document above `limits` (all with the line number), a file with fewer than sequence_length + 1
-  // tokens or more than `limits` allow; those of TokenStoreWriter; kDataLoss when the disk fails.
+  // tokens (with a short last window: than 2) or more than `limits` allow; those of TokenStoreWriter; kDataLoss when
+  // the disk fails.
   static Result<TextDataset> Read(const std::filesystem::path& path, const Tokenizer& tokenizer,
-                                  int64_t sequence_length, const TextLimits& limits = {});
+                                  int64_t sequence_length, const TextLimits& limits = {},
+                                  LastWindow last = LastWindow::kLeftOut);
   // The same from text in memory, with documents of any length.
   enum class Format { kText, kJsonl };
   static Result<TextDataset> FromText(std::string_view text, Format format, const Tokenizer& tokenizer,
-                                      int64_t sequence_length);
+                                      int64_t sequence_length, LastWindow last = LastWindow::kLeftOut);
 
-  // Non-overlapping windows of sequence_length + 1 tokens (the last token of one is the first of the next).
+  // Windows of sequence_length + 1 tokens (the last token of one is the first of the next). With a short last one every
+  // token but the text's first is predicted in just one window.
   int64_t num_sequences() const;
   int64_t sequence_length() const { return sequence_length_; }
   int64_t num_tokens() const { return static_cast<int64_t>(ids().size()); }
   std::span<const int32_t> ids() const { return store_->ids(); }  // the whole stream
-  // sequence_length + 1 ids of window `index`.
+  // sequence_length + 1 ids of window `index`; of a short last one fewer, at least 2.
   std::span<const int32_t> Sequence(int64_t index) const;
 
  private:
-  TextDataset(std::shared_ptr<const TokenStore> store, int64_t sequence_length)
-      : store_(std::move(store)), sequence_length_(sequence_length) {}
+  TextDataset(std::shared_ptr<const TokenStore> store, int64_t sequence_length, LastWindow last)
+      : store_(std::move(store)), sequence_length_(sequence_length), last_(last) {}
   std::shared_ptr<const TokenStore> store_;
   int64_t sequence_length_ = 0;
+  LastWindow last_ = LastWindow::kLeftOut;
 };
 
 // The order in which a task sees windows: epochs of permutations (Fisher-Yates) drawn from the seed; index `i` of the

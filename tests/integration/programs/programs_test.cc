@@ -11,6 +11,7 @@
 #include "common/safetensors.h"
 #include "common/subprocess.h"
 #include "tests/unit/common/temp_dir.h"
+#include "tests/unit/model/tiny_encoder.h"
 
 namespace heddle {
 namespace {
@@ -291,6 +292,56 @@ TEST_F(Programs, HeddleModelIsAProgramBesideHeddle) {
   EXPECT_NE(alone.said.find("not installed"), std::string::npos) << alone.said;
 }
 
+TEST_F(Programs, HeddleModelEvalSaysWhatIsWrongWithTexts) {
+  const auto expect = [&](const char* name, const std::string& content, std::vector<std::string> said,
+                          const char* what_to_do) {
+    SCOPED_TRACE(content);
+    const std::string data = temp_.Write(name, content).string();
+    said.push_back(data);
+    ExpectMistake({"heddle", "model", "eval", Path("base"), data}, said, what_to_do);
+    EXPECT_EQ(Slurp(temp_ / "stdout"), "");
+  };
+  expect("a.txt", "", {"no token"}, "add text");
+  expect("a.txt", "a\n", {"1 token", "a prediction takes two"}, "add text");
+  expect("a.jsonl", "\n", {"is an empty data set"}, "it needs at least one example");
+  expect("a.csv", "text\n", {"is an empty data set"}, "it needs at least one example");
+  expect("a.jsonl", "{\"words\": \"x\"}\n", {"line 1"}, "must be a JSON object with the string \"text\"");
+  expect("a.csv", "words,label\nx,1\n", {"there is no column text"}, "there are: words, label");
+}
+
+TEST_F(Programs, HeddleModelEvalSaysWhatIsWrongWithLabels) {
+  const std::string config = model::BertConfigJson("BertForSequenceClassification", 1);  // two classes
+  model::WriteWordPieceFiles(temp_ / "classifier");
+  temp_.Write("classifier/config.json", config);
+  const StateDict weights = model::RandomWeights(model::ParseModelConfig(config).value(), 1);
+  ASSERT_TRUE(WriteSafetensors(temp_ / "classifier/model.safetensors", weights).ok());
+  const auto expect = [&](const char* name, const std::string& content, std::vector<std::string> said,
+                          const char* what_to_do) {
+    SCOPED_TRACE(content);
+    const std::string data = temp_.Write(name, content).string();
+    said.push_back(data);
+    ExpectMistake({"heddle", "model", "eval", Path("classifier"), data}, said, what_to_do);
+    EXPECT_EQ(Slurp(temp_ / "stdout"), "");
+  };
+  expect("a.tsv", "text\tlabel\nthe river\t1\nthe loom\t2\n", {"line 3", "the label is 2"},
+         "must be a whole number from 0 to 1");
+  expect("a.jsonl", "{\"text\": \"the river\", \"label\": -1}\n", {"line 1", "the label is -1"},
+         "must be a whole number from 0 to 1");
+  expect("a.jsonl", "{\"text\": \"the river\"}\n", {"line 1"}, "there is no \"label\"");
+  expect("a.tsv", "text\nthe river\n", {"there is no column \"label\""}, "there are: text");
+  expect("a.tsv", "words\tlabel\nthe river\t1\n", {"there is no column text"}, "there are: words, label");
+  expect("a.tsv", "text\tlabel\n", {"is an empty data set"}, "it needs at least one example");
+  expect("a.txt", "the river\n", {"a text file has no labels"}, "use JSONL, CSV or TSV");
+
+  const std::string good = temp_.Write("a.tsv", "text\tlabel\nthe river\t1\nthe loom\t0\n").string();
+  const Ended ended = Run({"heddle", "model", "eval", Path("classifier"), good, "--format", "json"});
+  ASSERT_EQ(ended.status, 0) << ended.said;
+  const boost::json::object figures = boost::json::parse(Slurp(temp_ / "stdout")).as_object();
+  EXPECT_EQ(figures.at("examples").to_number<int>(), 2);
+  EXPECT_EQ(figures.at("tokens").to_number<int>(), 8);  // two words each, a beginning and an end
+  EXPECT_TRUE(figures.at("metrics").as_object().contains("accuracy"));
+}
+
 // That each option reaches what it is for; what it does there is commands_test's.
 TEST_F(Programs, HeddleModelTakesTheOptionsOfEvalAndGenerate) {
   fs::create_directories(temp_ / "adapter");
@@ -325,6 +376,7 @@ TEST_F(Programs, HeddleModelTakesTheOptionsOfEvalAndGenerate) {
                             tuned = eval({"--adapter", Path("adapter")});
   EXPECT_EQ(plain.at("length").to_number<int>(), 32);
   EXPECT_EQ(plain.at("tokens"), narrow.at("tokens"));
+  EXPECT_EQ(plain.at("data_tokens").to_number<int>(), plain.at("tokens").to_number<int>() + 1);
   const double loss = plain.at("loss").to_number<double>();
   EXPECT_NE(narrow.at("loss").to_number<double>(), loss);
   EXPECT_NEAR(narrow.at("loss").to_number<double>(), loss, 0.5);

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <limits>
 #include <numeric>
 
 #include "common/random.h"
@@ -72,6 +73,36 @@ TEST(TextDataset, TooShortATextIsRefused) {
   }
   EXPECT_EQ(TextDataset::FromText("0123", Format::kText, Bytes(), 0).status().code(), Code::kInvalidArgument);
   EXPECT_EQ(TextDataset::FromText("0123", Format::kText, Bytes(), -5).status().code(), Code::kInvalidArgument);
+}
+
+TEST(TextDataset, AShortLastWindowHoldsWhatTheOthersLeave) {
+  const auto windows = [](std::string_view text, int64_t length) {
+    const auto dataset = TextDataset::FromText(text, Format::kText, Bytes(), length, LastWindow::kShort);
+    EXPECT_TRUE(dataset.ok()) << dataset.status();
+    std::vector<std::string> all;
+    for (int64_t i = 0; dataset.ok() && i < dataset->num_sequences(); ++i) {
+      all.push_back(Bytes().Decode(dataset->Sequence(i)));
+    }
+    return all;
+  };
+  using Windows = std::vector<std::string>;
+  EXPECT_EQ(windows("0123456", 3), (Windows{"0123", "3456"}));
+  EXPECT_EQ(windows("01234567", 3), (Windows{"0123", "3456", "67"}));
+  EXPECT_EQ(windows("012345678", 3), (Windows{"0123", "3456", "678"}));
+  EXPECT_EQ(windows("0123456789", 3), (Windows{"0123", "3456", "6789"}));
+  for (const int64_t length : {int64_t{2}, int64_t{9}, std::numeric_limits<int64_t>::max()}) {
+    EXPECT_EQ(windows("01", length), Windows{"01"});
+  }
+  for (const auto& [text, tokens] : {std::pair("0", "1 token,"), std::pair("", "no token,"), std::pair("\n\n", "no")}) {
+    const Status status = TextDataset::FromText(text, Format::kText, Bytes(), 3, LastWindow::kShort).status();
+    EXPECT_EQ(status.code(), Code::kInvalidArgument);
+    EXPECT_NE(status.message().find(std::string("the data has ") + tokens), std::string::npos) << status;
+  }
+  const TempDir folder;
+  const auto file = TextDataset::Read(folder.Write("a.txt", "01234"), Bytes(), 3, {}, LastWindow::kShort);
+  ASSERT_TRUE(file.ok()) << file.status();
+  EXPECT_EQ(file->num_sequences(), 2);
+  EXPECT_EQ(TextDataset::Read(folder / "a.txt", Bytes(), 3)->num_sequences(), 1);
 }
 
 TEST(TextDataset, ReadGoesByTheEndingOfTheName) {

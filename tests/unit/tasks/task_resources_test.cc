@@ -39,11 +39,12 @@ TEST_F(TaskResourcesTest, AFolderThatChangesIsReadAgain) {
   EXPECT_FALSE(torch::equal(before.weights->tensors.at(name), after.weights->tensors.at(name)));
 }
 
-TEST_F(TaskResourcesTest, ATextIsTokenizedOncePerLength) {
+TEST_F(TaskResourcesTest, ATextIsTokenizedOncePerLengthAndKindOfLastWindow) {
   const auto base = *resources_->GetBase(input_.base_model_dir);
   const auto first = *resources_->GetData(input_.data_path, base, 16);
   EXPECT_EQ(*resources_->GetData(input_.data_path, base, 16), first);
   EXPECT_NE(*resources_->GetData(input_.data_path, base, 8), first);
+  EXPECT_NE(*resources_->GetData(input_.data_path, base, 16, model::LastWindow::kShort), first);
 }
 
 TEST_F(TaskResourcesTest, ATextThatChangesIsReadAgain) {

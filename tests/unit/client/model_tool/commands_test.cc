@@ -195,12 +195,15 @@ TEST_F(CommandsTest, WeightsThatAreNoNumbersGiveASentenceAndNoMetrics) {
 
 TEST_F(CommandsTest, EvaluationIsThatOfTheTasks) {
   const auto resources = MakeTaskResources();
-  const auto expected = EvaluateModel(evaluate_.folder, {}, evaluate_.data, 32, *resources);
+  EvaluationForm form;
+  form.short_last_window = true;
+  const auto expected = EvaluateModel(evaluate_.folder, {}, evaluate_.data, 32, *resources, 1, form);
   ASSERT_TRUE(expected.ok()) << expected.status();
   const json::object found = Evaluated();
   // But for the last digit, which a number loses in JSON.
   EXPECT_NEAR(found.at("loss").to_number<double>(), expected->loss, 1e-12);
   EXPECT_EQ(found.at("tokens").to_number<uint64_t>(), expected->num_tokens);
+  EXPECT_EQ(found.at("data_tokens").to_number<uint64_t>(), expected->data_tokens);
   EXPECT_NEAR(found.at("metrics").at("perplexity").to_number<double>(), std::exp(expected->loss),
               1e-9 * std::exp(expected->loss));
   evaluate_.json = false;

@@ -115,6 +115,26 @@ TEST(Examples, CompletionsArePackedForACausalModel) {
   EXPECT_FALSE(*IsRunningText(folder.Write("b.csv", "text\nx\n")));
 }
 
+TEST(Examples, APackedPassCountsAllTokensOfItsDocuments) {
+  const TempDir folder;
+  const auto data = folder.Write("a.jsonl",
+                                 "{\"prompt\": \"ab\", \"completion\": \"c\"}\n"
+                                 "{\"prompt\": \"\", \"completion\": \"\"}\n"
+                                 "{\"prompt\": \"d\", \"completion\": \"ef\"}\n");
+  BatchStream stream = BatchStream::Pass(*Open(Spec("LlamaForCausalLM"), data, 2), 1);
+  EXPECT_EQ(stream.document_tokens(), 0U);
+  while (true) {
+    const auto batch = stream.Next();
+    ASSERT_TRUE(batch.ok()) << batch.status();
+    if (!*batch) break;
+  }
+  EXPECT_EQ(stream.document_tokens(), 9U);  // each with an end
+  const auto rows = folder.Write("a.tsv", "text\tlabel\nab\t1\n");
+  BatchStream labelled = BatchStream::Pass(*Open(Spec("BertForSequenceClassification"), rows, 8), 1);
+  EXPECT_TRUE(labelled.Next().ok());
+  EXPECT_EQ(labelled.document_tokens(), 0U);
+}
+
 TEST(Examples, DataWithoutAnythingToLearnAreRefusedAndNotReadForEver) {
   const TempDir folder;
   const auto data = folder.Write("a.jsonl", "{\"prompt\": \"\", \"completion\": \"\"}\n{\"text\": \"\"}\n");
