@@ -189,6 +189,11 @@ std::optional<CachedBlob> BlobCache::Recall(const std::string& name) {
   return blob;
 }
 
+void BlobCache::Forget(const std::string& name) {
+  std::error_code ignored;
+  fs::remove(folder_ / ("latest-" + name), ignored);
+}
+
 Result<fs::path> BlobCache::Put(const CachedBlob& blob, std::string_view content) {
   HEDDLE_ASSIGN_OR_RETURN(Partial partial, Begin(blob));
   // What an earlier download left is of no use.
@@ -209,23 +214,30 @@ uint64_t BlobCache::TotalBytes() const {
 Status BlobCache::MakeRoom(uint64_t bytes, const Sha256Digest& for_digest) {
   std::vector<Entry> entries = List(folder_);
   const fs::path own_part = PartOf(for_digest);
-  uint64_t total = bytes;
+  const auto stays = [&](const Entry& entry) {
+    return pinned_.contains(entry.path.stem().string()) || entry.path == own_part;
+  };
+  uint64_t total = bytes, least = bytes;
   for (const Entry& entry : entries) {
-    if (entry.path != own_part) total += entry.size;
+    if (entry.path == own_part) continue;
+    total += entry.size;
+    if (stays(entry)) least += entry.size;
+  }
+  if (least > max_bytes_) {  // nothing is thrown away for what does not fit anyway
+    return ResourceExhausted("the cache has no room for " + std::to_string(bytes) +
+                             " bytes more; [cache] max_bytes is " + std::to_string(max_bytes_));
   }
   std::sort(entries.begin(), entries.end(), [](const Entry& a, const Entry& b) {
     return std::tie(a.last_use_ns, a.path) < std::tie(b.last_use_ns, b.path);
   });
   for (const Entry& entry : entries) {
     if (total <= max_bytes_) break;
-    if (pinned_.contains(entry.path.stem().string()) || entry.path == own_part) continue;
+    if (stays(entry)) continue;
     Remove(entry.path);
     ok_.erase(entry.path);
     total -= entry.size;
   }
-  if (total <= max_bytes_) return OkStatus();
-  return ResourceExhausted("the cache has no room for " + std::to_string(bytes) + " bytes more; [cache] max_bytes is " +
-                           std::to_string(max_bytes_));
+  return OkStatus();
 }
 
 Status BlobCache::Materialise(const std::vector<CachedBlob>& blobs, const fs::path& folder) {

@@ -63,6 +63,7 @@ class BlobCache {
   // that the next need only be patched. Nothing when there is none, or it has gone. A failure to remember is harmless.
   void Remember(const CachedBlob& blob);
   std::optional<CachedBlob> Recall(const std::string& name);
+  void Forget(const std::string& name);
   // Puts content that was made here. Errors: as Begin and Finish; those of writing.
   Result<std::filesystem::path> Put(const CachedBlob& blob, std::string_view content);
 

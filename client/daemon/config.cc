@@ -47,6 +47,10 @@ struct Bindings {
     schema.Bind(
         "worker.keep_alive_s", &keep_alive_s,
         {.help = "seconds the worker stays, model loaded, after its work; 0: it ends at once", .min = 0, .max = 1e7});
+    schema.Bind("worker.max_replayed_directions", &config->max_replayed_directions,
+                {.help = "where a zeroth-order run's ledger has more directions to replay, its weights are fetched "
+                         "instead: 4 bytes a trained parameter in place of so many moves of it",
+                 .max = uint64_t{1} << 40});
     schema.Bind("worker.nice", &nice, {.help = "niceness of the worker", .min = 0, .max = 19});
     schema.Bind("cache.max_bytes", &config->cache_max_bytes, {.help = "limit of the blob cache", .min = 1});
     schema.Bind("eligibility.command", &config->eligibility.command,

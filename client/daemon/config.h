@@ -28,7 +28,8 @@ struct ClientConfig {
   std::filesystem::path worker_binary;  // empty: heddle-worker beside this program
   uint32_t max_threads = 0;             // 0: as the plan says
   uint64_t memory_limit_bytes = 0;      // 0: none
-  std::string worker_device = "cpu";    // or "cuda"
+  uint64_t max_replayed_directions = 1 << 16;
+  std::string worker_device = "cpu";  // or "cuda"
   Duration worker_keep_alive{0};
   int nice = 10;
   uint64_t cache_max_bytes = uint64_t{8} << 30;

@@ -21,6 +21,7 @@
 #include "client/daemon/blob_cache.h"
 #include "client/daemon/enroll.h"
 #include "client/daemon/journal.h"
+#include "client/daemon/ledger_weights.h"
 #include "client/daemon/link.h"
 #include "client/daemon/noise_secret.h"
 #include "client/daemon/personal_state.h"
@@ -257,6 +258,8 @@ asio::awaitable<Event> Daemon::Impl::FetchNow(v1::TaskAssignment assignment) {
   if (!status.ok()) co_return FailedWith(status);
   if (!FetchesPart(plan)) ClearWork(BaseFolder(*BlobsOf(plan.base_model())));  // its blobs are read above
   Event event = co_await link.Fetch(*blobs, &cache);
+  if (const auto ledger = LedgerIn(*adapter); ledger && std::holds_alternative<Fetched>(event))
+    co_await link.FetchWeights(*ledger, config.max_replayed_directions, &cache);
   if (!FetchesPart(plan) || !std::holds_alternative<Fetched>(event)) co_return event;
   Result<BasePart> part = PartOf(plan, &cache);
   if (!part.ok()) co_return FailedWith(part.status());
@@ -277,7 +280,8 @@ void Daemon::Impl::Do(const Train& action) {
 Result<v1::WorkerRun> Daemon::Impl::PrepareRun(const v1::TaskAssignment& assignment) {
   const v1::TaskPlan& plan = assignment.plan();
   HEDDLE_ASSIGN_OR_RETURN(const std::vector<CachedBlob> base, FolderBlobs(plan, &cache));
-  HEDDLE_ASSIGN_OR_RETURN(const std::vector<CachedBlob> adapter, BlobsOf(plan.adapter()));
+  HEDDLE_ASSIGN_OR_RETURN(std::vector<CachedBlob> adapter, BlobsOf(plan.adapter()));
+  for (CachedBlob& file : NearestWeights(adapter, &cache)) adapter.push_back(std::move(file));
   const fs::path base_dir = BaseFolder(base), adapter_dir = work / "adapter";
   HEDDLE_RETURN_IF_ERROR(cache.Materialise(base, base_dir));
   HEDDLE_RETURN_IF_ERROR(cache.Materialise(adapter, adapter_dir));

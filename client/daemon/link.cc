@@ -4,6 +4,7 @@
 
 #include <charconv>
 
+#include "client/daemon/ledger_weights.h"
 #include "common/file.h"
 #include "common/logging.h"
 #include "common/test_hooks.h"
@@ -23,6 +24,7 @@ namespace {
 constexpr Duration kPollLimit = std::chrono::seconds(4000);
 // The coordinator checks and folds the update before it answers.
 constexpr Duration kReportLimit = std::chrono::seconds(120);
+constexpr int kWeightsTries = 3;
 constexpr int kMaxPatches = 64;  // of one Upload call
 
 CallFailed Failure(Status status) {
@@ -169,6 +171,32 @@ asio::awaitable<bool> CoordinatorLink::FetchPatch(const CachedBlob& blob, BlobCa
   const Result<HttpResponse> answer = co_await client_.Send(std::move(request));
   if (!answer.ok() || answer->status != 200) co_return false;  // whoever fetches it whole will tell why
   co_return TakePatch(blob, answer->body, cache);
+}
+
+asio::awaitable<void> CoordinatorLink::FetchWeights(CachedBlob ledger, uint64_t most, BlobCache* cache) {
+  if (!ReplaysMoreThan(most, ledger, cache)) co_return;
+  HttpRequest request("GET", BlobTarget(ledger) + "/weights");
+  const Result<HttpResponse> answer = co_await client_.Send(std::move(request));
+  if (!answer.ok() || answer->status != 200) co_return;  // its round is over, say
+  Status status;
+  const auto ref = protocol::ParseMessage<v1::BlobRef>(answer->body);
+  const Result<Sha256Digest> digest = ref.ok() ? protocol::DigestOf(*ref) : ref.status();
+  if (digest.ok()) {
+    const CachedBlob weights{*digest, ref->size_bytes(), std::string(zo::kLedgerWeightsFile)};
+    std::optional<CallFailed> failed;
+    // A line that breaks costs less than the replay.
+    for (int tries = 0; tries < kWeightsTries && !cache->Find(weights); ++tries) {
+      failed = co_await FetchOne(weights, cache);
+      if (!failed || failed->reason) break;
+      if (failed->status.code() != Code::kUnavailable && failed->status.code() != Code::kDataLoss) break;
+    }
+    if (!failed) co_return RememberWeights(weights, ledger, cache);
+    status = failed->status;
+  } else {
+    status = digest.status();
+  }
+  Log(Severity::kWarning, "the weights of a ledger could not be fetched and are replayed",
+      {{"error", status.message()}});
 }
 
 asio::awaitable<std::optional<CallFailed>> CoordinatorLink::FetchOne(const CachedBlob& blob, BlobCache* cache) {

@@ -38,6 +38,10 @@ class CoordinatorLink {
   boost::asio::awaitable<Event> CheckIn(std::vector<std::string> local_tasks, uint64_t memory_bytes, BlobCache* cache);
   // Fetches what the cache does not have. Resumes, verifies, and tries once more when bytes were not what they should.
   boost::asio::awaitable<Event> Fetch(std::vector<CachedBlob> blobs, BlobCache* cache);
+  // Where more than `most` directions would have to be replayed to the weights of this ledger, which is in the cache:
+  // fetches the weights in their place, if the coordinator has them still. Without them the device replays, so nothing
+  // that fails here is told but in the log.
+  boost::asio::awaitable<void> FetchWeights(CachedBlob ledger, uint64_t most, BlobCache* cache);
   // Fetches those tensors of larger blobs that the cache does not have, each verified by itself; as Fetch.
   boost::asio::awaitable<Event> FetchTensors(std::vector<model::TensorFile> tensors, BlobCache* cache);
   // Uploads the file a completed report names, from where it got to. `fresh`: nothing was sent yet, so the whole body

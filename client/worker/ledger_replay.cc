@@ -1,14 +1,33 @@
 #include "client/worker/ledger_replay.h"
 
 #include <algorithm>
+#include <cmath>
 #include <utility>
 
 #include "common/file.h"
+#include "common/logging.h"
 #include "common/safetensors.h"
 
 namespace heddle::client {
 
 namespace fs = std::filesystem;
+
+namespace {
+
+constexpr size_t kMaxLedgerBytes = size_t{1} << 30;
+
+// Errors: kNotFound where there are none.
+Result<FetchedWeights> ReadFetched(const fs::path& adapter_dir, const zo::LedgerHead& head) {
+  HEDDLE_ASSIGN_OR_RETURN(const std::string bytes, ReadFile(adapter_dir / zo::kLedgerOfWeightsFile, kMaxLedgerBytes));
+  FetchedWeights fetched;
+  HEDDLE_ASSIGN_OR_RETURN(fetched.ledger, zo::DecodeLedger(std::as_bytes(std::span(bytes))));
+  if (!(fetched.ledger.head == head)) return InvalidArgument("they are another run's");
+  HEDDLE_ASSIGN_OR_RETURN(SafetensorsFile file, ReadSafetensors(adapter_dir / zo::kLedgerWeightsFile));
+  fetched.tensors = std::move(file.tensors);
+  return fetched;
+}
+
+}  // namespace
 
 Result<StartOfRun> ReadStart(const fs::path& adapter_dir, zo::LedgerHead* head) {
   StartOfRun start;
@@ -16,7 +35,7 @@ Result<StartOfRun> ReadStart(const fs::path& adapter_dir, zo::LedgerHead* head) 
   HEDDLE_ASSIGN_OR_RETURN(head->start, Sha256File(adapter_dir / "adapter_model.safetensors"));
   start.ledger.head = *head;
   const fs::path file = adapter_dir / zo::kLedgerFile;
-  auto bytes = ReadFile(file, size_t{1} << 30);
+  auto bytes = ReadFile(file, kMaxLedgerBytes);
   if (bytes.status().code() == Code::kNotFound) return start;
   if (!bytes.ok()) return bytes.status();
   auto ledger = zo::DecodeLedger(std::as_bytes(std::span(*bytes)));
@@ -28,6 +47,12 @@ Result<StartOfRun> ReadStart(const fs::path& adapter_dir, zo::LedgerHead* head) 
     return InvalidArgument(file.string() + " was begun with other settings than the plan's");
   start.ledger = *std::move(ledger);
   start.given = true;
+  auto fetched = ReadFetched(adapter_dir, *head);
+  if (fetched.ok()) {
+    start.fetched = *std::move(fetched);
+  } else if (fetched.status().code() != Code::kNotFound) {
+    Log(Severity::kWarning, "fetched weights are of no use", {{"error", fetched.status().message()}});
+  }
   return start;
 }
 
@@ -52,11 +77,12 @@ bool LedgerCache::Begin(const zo::Ledger& ledger, std::span<zo::Parameter> param
 }
 
 // Over what was kept, so that there are never two copies.
-void LedgerCache::Keep(const zo::Ledger& ledger, std::span<const zo::Parameter> parameters, bool reused) {
+void LedgerCache::Keep(const zo::Ledger& ledger, std::span<const zo::Parameter> parameters, From from) {
   uint64_t bytes = 0;
   for (const zo::Parameter& parameter : parameters) bytes += parameter.values.size_bytes();
   const std::lock_guard lock(mutex_);
-  if (reused) ++reused_;
+  if (from == From::kKept) ++reused_;
+  if (from == From::kFetched) ++fetched_;
   const bool fits = Fits(ledger, parameters);
   if (!fits) kept_.reset();
   if (BytesKeptOf(bytes) == 0) return;
@@ -91,10 +117,30 @@ bool PutStart(const StateDict& start, std::span<zo::Parameter> parameters) {
   return true;
 }
 
+// Errors: they are not the weights that their ledger names, of all parameters and on their grids.
+Status PutFetched(const FetchedWeights& fetched, std::span<zo::Parameter> parameters) {
+  for (const zo::Parameter& parameter : parameters) {
+    const auto found = fetched.tensors.find(parameter.name);
+    if (found == fetched.tensors.end() || found->second.dtype() != DType::kF32)
+      return InvalidArgument("the fetched weights have no float32 tensor '" + parameter.name + "'");
+    const auto values = found->second.values<float>();
+    const auto in_range = [&](float value) { return std::abs(value) <= parameter.grid.range(); };
+    if (values.size() != parameter.values.size() || !std::all_of(values.begin(), values.end(), in_range))
+      return InvalidArgument("the fetched tensor '" + parameter.name + "' is none of this run's");
+    std::copy(values.begin(), values.end(), parameter.values.begin());
+    zo::SnapToGrid(parameter.grid, parameter.values);
+  }
+  if (zo::DigestOfWeights(parameters) != fetched.ledger.weights)
+    return InvalidArgument("the fetched weights are not those that their ledger names");
+  // The digest of a replay shows that this processor makes the directions of the others. Here there may be none.
+  return zo::CheckDirections();
+}
+
 }  // namespace
 
 Result<Sha256Digest> LedgerCache::Replay(const zo::Ledger& ledger, const StateDict& start,
-                                         std::span<zo::Parameter> parameters, unsigned threads) {
+                                         std::span<zo::Parameter> parameters, unsigned threads,
+                                         const FetchedWeights* fetched) {
   Sha256Digest digest;
   const auto replay = [&](std::span<const zo::SeedMove> moves) -> Status {
     HEDDLE_RETURN_IF_ERROR(zo::ApplyMoves(ledger.head.distribution, moves, parameters, threads));
@@ -104,20 +150,36 @@ Result<Sha256Digest> LedgerCache::Replay(const zo::Ledger& ledger, const StateDi
                            " has not the weights that it names");
   };
   std::vector<zo::SeedMove> moves;
-  bool reused = Begin(ledger, parameters, &moves);
-  Status replayed = replay(moves);
-  if (!replayed.ok() && reused) {
-    // What was kept may not be what it should be: once more, without it.
-    {
+  From from = Begin(ledger, parameters, &moves) ? From::kKept : From::kStart;
+  Status replayed;
+  if (fetched != nullptr && fetched->ledger.head == ledger.head) {
+    auto fewer = zo::MovesBetween(fetched->ledger, ledger);
+    if (fewer.size() < moves.size()) {
+      from = From::kFetched;
+      moves = std::move(fewer);
+      replayed = PutFetched(*fetched, parameters);
+    }
+  }
+  if (replayed.ok()) replayed = replay(moves);
+  if (!replayed.ok() && from != From::kStart) {
+    // What it began with may not be what it should be: once more, without it.
+    if (from == From::kFetched) {
+      Log(Severity::kWarning, "fetched weights are of no use", {{"error", replayed.message()}});
+    } else {
       const std::lock_guard lock(mutex_);
       kept_.reset();
     }
-    reused = false;
+    from = From::kStart;
     if (PutStart(start, parameters)) replayed = replay(zo::MovesBetween(zo::EmptyLedger(ledger.head), ledger));
   }
   HEDDLE_RETURN_IF_ERROR(replayed);
-  Keep(ledger, parameters, reused);
+  Keep(ledger, parameters, from);
   return digest;
+}
+
+uint64_t LedgerCache::fetched() const {
+  const std::lock_guard lock(mutex_);
+  return fetched_;
 }
 
 uint64_t LedgerCache::reused() const {

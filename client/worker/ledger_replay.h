@@ -14,13 +14,21 @@
 
 namespace heddle::client {
 
+// Weights that a ledger of the run led to, fetched in place of its replay.
+struct FetchedWeights {
+  zo::Ledger ledger;
+  StateDict tensors;  // float32, by the parameters' names
+};
+
 struct StartOfRun {
   peft::Adapter adapter;  // that the run began with
   zo::Ledger ledger;      // of the round; empty before the first commit
   bool given = false;     // whether there was one
+  std::optional<FetchedWeights> fetched;
 };
 
-// The adapter's folder with the ledger in it, where there is one. `head` is what the plan says and gets the adapter's
+// The adapter's folder with the ledger in it, where there is one, and fetched weights (of which a failure is logged and
+// costs the replay). `head` is what the plan says and gets the adapter's
 // digest. Errors: those of ReadAdapter; kInvalidArgument: the ledger is none, of an unknown version, of another start,
 // or was made with other settings than the plan's.
 Result<StartOfRun> ReadStart(const std::filesystem::path& adapter_dir, zo::LedgerHead* head);
@@ -34,15 +42,17 @@ class LedgerCache {
   // Of weights of so many bytes.
   static constexpr uint64_t BytesKeptOf(uint64_t weights) { return weights <= kMaxKeptBytes ? weights : 0; }
 
-  // `parameters` hold `start` on its grids; they become the ledger's weights, whose digest is returned. What was kept
-  // and does not lead there is forgotten, and all is replayed from `start`, of which no copy is made. Errors: those of
-  // ApplyMoves; kInvalidArgument when the weights are not those that the ledger names (an empty one names none). After
-  // an error the values are of no more use.
+  // `parameters` hold `start` on its grids; they become the ledger's weights, whose digest is returned. The replay
+  // begins with what was kept, with what was `fetched`, or with `start` (of which no copy is made), whichever is
+  // nearest. What was kept and does not lead there is forgotten, fetched weights that are not their ledger's are passed
+  // over, and all is replayed from `start`. Errors: those of ApplyMoves; kInvalidArgument when the weights are not
+  // those that the ledger names (an empty one names none). After an error the values are of no more use.
   Result<Sha256Digest> Replay(const zo::Ledger& ledger, const StateDict& start, std::span<zo::Parameter> parameters,
-                              unsigned threads);
+                              unsigned threads, const FetchedWeights* fetched = nullptr);
 
-  // Replays of changes alone, so far.
+  // Replays of changes alone, so far: since what was kept, since what was fetched.
   uint64_t reused() const;
+  uint64_t fetched() const;
 
  private:
   struct Kept {
@@ -54,11 +64,12 @@ class LedgerCache {
   bool Fits(const zo::Ledger& ledger, std::span<const zo::Parameter> parameters) const;
   // The moves that are left when the parameters have what is kept, or all of them. True: of what is kept.
   bool Begin(const zo::Ledger& ledger, std::span<zo::Parameter> parameters, std::vector<zo::SeedMove>* moves) const;
-  void Keep(const zo::Ledger& ledger, std::span<const zo::Parameter> parameters, bool reused);
+  enum class From : uint8_t { kStart, kKept, kFetched };
+  void Keep(const zo::Ledger& ledger, std::span<const zo::Parameter> parameters, From from);
 
   mutable std::mutex mutex_;
   std::optional<Kept> kept_;
-  uint64_t reused_ = 0;
+  uint64_t reused_ = 0, fetched_ = 0;
 };
 
 }  // namespace heddle::client

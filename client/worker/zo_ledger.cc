@@ -297,10 +297,11 @@ class Training {
 // with its scalars, or compared.
 uint64_t KeptBytes(const Plan& plan, const TaskInput& input, const TrainOptions& options, const StartOfRun& start) {
   const uint64_t weights = TotalBytes(start.adapter.tensors);
-  const uint64_t entries = start.ledger.entries.size();
+  const uint64_t entries = start.ledger.entries.size() + (start.fetched ? start.fetched->ledger.entries.size() : 0);
   const uint64_t tried = uint64_t{input.train.local_steps} * plan.perturbations + plan.candidates;
-  return weights + (options.weights.device.is_cpu() ? 0 : weights) + LedgerCache::BytesKeptOf(weights) + 128 * entries +
-         80 * (plan.head.pool_size > 0 ? entries + tried : tried);
+  const uint64_t fetched = start.fetched ? TotalBytes(start.fetched->tensors) : 0;
+  return weights + (options.weights.device.is_cpu() ? 0 : weights) + fetched + LedgerCache::BytesKeptOf(weights) +
+         128 * entries + 80 * (plan.head.pool_size > 0 ? entries + tried : tried);
 }
 
 class ZoLedger final : public LocalTask {
@@ -321,8 +322,15 @@ class ZoLedger final : public LocalTask {
     HEDDLE_ASSIGN_OR_RETURN(const TrainOptions options, MakeTrainOptions(input, spec));
     const OwnStream stream(options.weights.device);
     HEDDLE_RETURN_IF_ERROR(CheckForwardMemory(spec, input, options));
-    HEDDLE_ASSIGN_OR_RETURN(const StartOfRun start, ReadStart(input.adapter_dir, &plan.head));
-    const uint64_t need = EstimateForwardBytes(spec, train, options) + KeptBytes(plan, input, options, start);
+    HEDDLE_ASSIGN_OR_RETURN(StartOfRun start, ReadStart(input.adapter_dir, &plan.head));
+    const auto needed = [&] {
+      return EstimateForwardBytes(spec, train, options) + KeptBytes(plan, input, options, start);
+    };
+    uint64_t need = needed();
+    if (start.fetched && input.memory_limit_bytes != 0 && need > input.memory_limit_bytes) {
+      start.fetched.reset();  // the replay takes longer and no more memory
+      need = needed();
+    }
     HEDDLE_RETURN_IF_ERROR(CheckMemory(input.memory_limit_bytes, need, "a forward pass with a ledger's replay"));
     HEDDLE_ASSIGN_OR_RETURN(const TaskResources::Base base, resources.GetBase(input.base_model_dir, options.weights));
     HEDDLE_ASSIGN_OR_RETURN(const std::unique_ptr<HeadBatches> batches, TrainingBatches(input, base, resources));
@@ -347,7 +355,9 @@ class ZoLedger final : public LocalTask {
     }
     const unsigned threads = std::max(1U, train.threads);
     HEDDLE_ASSIGN_OR_RETURN(const Sha256Digest rebuilt,
-                            resources.ledgers().Replay(start.ledger, start.adapter.tensors, parameters, threads));
+                            resources.ledgers().Replay(start.ledger, start.adapter.tensors, parameters, threads,
+                                                       start.fetched ? &*start.fetched : nullptr));
+    start.fetched.reset();
     Training training(plan, front, tensors, parameters, start.ledger, threads);
     Directions directions(plan, start.ledger.importance, input.seed);
     const LastStep last(plan, start.ledger);

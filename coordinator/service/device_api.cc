@@ -30,12 +30,15 @@ const Duration kRetryFlight = Seconds(1);
 // A ledger that may be read while a connection's thread waits: a millisecond's work.
 constexpr uint64_t kMostLedgerAtOnce = uint64_t{256} << 10;
 
+constexpr std::string_view kWeightsEnding = "/weights";
+
 // A fixed set, so that labels do not grow with what strangers ask for.
 std::string_view EndpointOf(std::string_view path) {
   for (std::string_view known : {"/v1/enroll", "/v1/checkin", "/v1/reports", "/v1/uploads"}) {
     if (path == known) return known;
   }
   if (path.starts_with("/v1/blobs/")) {
+    if (path.ends_with(kWeightsEnding)) return "/v1/blobs/{sha256}/weights";
     return path.find("/from/") == std::string_view::npos ? "/v1/blobs/{sha256}" : "/v1/blobs/{sha256}/from/{sha256}";
   }
   if (path.starts_with("/v1/uploads/")) return "/v1/uploads/{id}";
@@ -133,6 +136,8 @@ Awaitable<void> DeviceApi::Route(Exchange& exchange, DeviceId device) {
   constexpr std::string_view kBlobs = "/v1/blobs/", kUploads = "/v1/uploads/";
   if (path.starts_with(kBlobs) && (method == "GET" || method == "HEAD")) {
     const std::string_view rest = std::string_view(path).substr(kBlobs.size());
+    if (rest.ends_with(kWeightsEnding) && method == "GET")
+      co_return co_await GetWeights(exchange, rest.substr(0, rest.size() - kWeightsEnding.size()));
     constexpr std::string_view kFrom = "/from/";
     const size_t from = rest.find(kFrom);
     if (from == std::string_view::npos) co_return co_await GetBlob(exchange, rest);
@@ -341,6 +346,21 @@ Awaitable<void> DeviceApi::GetPatch(Exchange& exchange, std::string_view hex, st
   }
   context_.metrics->CountRequest(EndpointOf(exchange.path()), 200);
   auto ignored = co_await exchange.Respond(200, "application/octet-stream", *std::move(patch), {});
+}
+
+// Where the weights are that a ledger stands for: a blob like others, which a device may fetch in place of a long
+// replay.
+Awaitable<void> DeviceApi::GetWeights(Exchange& exchange, std::string_view hex) {
+  const auto ledger = Sha256Digest::FromHex(hex);
+  const auto weights = ledger.ok() ? context_.driver->WeightsOf(*ledger) : std::nullopt;
+  if (!weights) {
+    Refused refused;
+    refused.reason = v1::REFUSAL_REASON_NOT_FOUND;
+    refused.message = "the weights of this ledger are not kept here; replay it";
+    co_return co_await Refuse(exchange, std::move(refused));
+  }
+  const v1::BlobRef ref = protocol::MakeBlobRef(weights->digest, weights->bytes, zo::kLedgerWeightsFile);
+  co_await Answer(exchange, 200, ref.SerializeAsString());
 }
 
 Awaitable<void> DeviceApi::GetBlob(Exchange& exchange, std::string_view hex) {

@@ -93,6 +93,7 @@ class DeviceApi {
   void Shorten(const v1::CheckinRequest& request, v1::TaskAssignment* assignment);
   Awaitable<void> GetBlob(Exchange& exchange, std::string_view hex);
   Awaitable<void> GetPatch(Exchange& exchange, std::string_view hex, std::string_view from_hex);
+  Awaitable<void> GetWeights(Exchange& exchange, std::string_view hex);
   Result<std::string> MakePatch(const Sha256Digest& from, const Sha256Digest& to) const;
   Awaitable<void> BeginUpload(Exchange& exchange, DeviceId device);
   Awaitable<void> UploadOffset(Exchange& exchange, DeviceId device, std::string id);

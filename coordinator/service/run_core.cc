@@ -343,7 +343,7 @@ void RunCore::On(const RoundEndedEffect& effect, std::vector<AddressedAnswer>*, 
          {"seconds", ToSeconds(round.ended_at - round.started_at)},
          {"model_sha256", round.model.ToHex()}});
     if (losses.told() && loss_watch_.Add(losses.train_loss)) {
-      Log(Severity::kWarning, loss_watch_.Sentence(recipe_.train.has_zo()),
+      Log(Severity::kWarning, loss_watch_.Sentence(recipe_.train.zo().zo_eps() > 0),
           {{"run_id", id().value()}, {"round", round.round}});
     }
   } else {

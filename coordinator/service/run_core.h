@@ -86,6 +86,13 @@ struct RunProgress {
 };
 
 // The content of a small update that came inside its report; null: none.
+// The blob of the weights that a ledger stands for.
+struct WeightsBlob {
+  Sha256Digest digest;
+  uint64_t bytes = 0;
+  friend bool operator==(const WeightsBlob&, const WeightsBlob&) = default;
+};
+
 using InlineContent = std::shared_ptr<const std::string>;
 
 // What an aggregator is told beside the update of a device that was given this view of the model.
@@ -138,6 +145,8 @@ class RunCore {
   const std::set<Sha256Digest>& published() const { return published_; }
   // The method's states of the present round's model and the one before: blobs that no row names and no device gets.
   const std::set<Sha256Digest>& states() const { return states_; }
+  // The weights that published ledgers stand for, by the ledger's digest; published too.
+  const std::map<Sha256Digest, WeightsBlob>& ledger_weights() const { return ledger_weights_; }
 
  private:
   explicit RunCore(RunCoreOptions options) : options_(std::move(options)), files_({}) {}
@@ -164,6 +173,9 @@ class RunCore {
 
   // The adapter of `parent` as a device with that view gets it; made once, and published. Errors: the storage's.
   Result<AdapterBlobs> ViewOf(const Sha256Digest& parent, const DeviceView& of);
+  // The ledger that `parent` holds, published with the weights that it stands for. Nothing: `parent` is an adapter.
+  Status PublishWeights(const StateDict& parent, const Sha256Digest& ledger);
+  Result<std::optional<v1::BlobRef>> LedgerView(const StateDict& parent, Sha256Digest* start);
   // What training starts from there: the digest of the ledger, or of the adapter. Writes nothing.
   Result<Sha256Digest> StartOf(const Sha256Digest& parent, const DeviceView& of) const;
   // Its configuration and tensors.
@@ -202,6 +214,7 @@ class RunCore {
   std::set<Sha256Digest> always_published_;     // the base model, the adapter's configuration
   std::set<Sha256Digest> published_;
   std::map<std::pair<Sha256Digest, DeviceView>, AdapterBlobs> views_;
+  std::map<Sha256Digest, WeightsBlob> ledger_weights_;
   std::set<Sha256Digest> states_;  // of the present round's model and the one before
   std::optional<double> last_train_loss_;
   RoundLossWatch loss_watch_;

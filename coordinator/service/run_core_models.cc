@@ -22,6 +22,12 @@ bool MayPass(Code code) {
   return code == Code::kResourceExhausted || code == Code::kPermissionDenied || code == Code::kUnavailable;
 }
 
+// The digest of the method's state that is named in a model.
+Result<Sha256Digest> StateDigestOf(const Tensor& named) {
+  const auto bytes = named.bytes();
+  return Sha256Digest::FromBytes(std::string_view(reinterpret_cast<const char*>(bytes.data()), bytes.size()));
+}
+
 }  // namespace
 
 aggregation::UpdateInfo UpdateInfoOf(const DeviceView& view, const DeviceId& device, const ReportMetrics& metrics) {
@@ -72,15 +78,7 @@ Result<AdapterBlobs> RunCore::ViewOf(const Sha256Digest& parent, const DeviceVie
   AdapterBlobs out;
   if (UsesSharedSeeds(recipe_.strategy)) {
     HEDDLE_ASSIGN_OR_RETURN(const StateDict whole, LoadModel(parent));
-    if (aggregation::HoldsLedger(whole)) {
-      HEDDLE_ASSIGN_OR_RETURN(const zo::Ledger ledger, aggregation::LedgerOf(whole));
-      model = ledger.head.start;
-      const auto bytes = whole.find(aggregation::kLedgerName)->second.bytes();
-      const std::string_view text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
-      HEDDLE_ASSIGN_OR_RETURN(const Sha256Digest stored, options_.blobs->Put(text));
-      published_.insert(stored);
-      out.ledger = protocol::MakeBlobRef(stored, text.size(), std::string(zo::kLedgerFile));
-    }
+    HEDDLE_ASSIGN_OR_RETURN(out.ledger, LedgerView(whole, &model));
   }
   if (of != DeviceView{}) {
     HEDDLE_ASSIGN_OR_RETURN(Checkpoint view, MakeView(parent, of));
@@ -94,6 +92,34 @@ Result<AdapterBlobs> RunCore::ViewOf(const Sha256Digest& parent, const DeviceVie
   out.config = protocol::MakeBlobRef(config_digest, config.size(), "adapter_config.json");
   out.model = protocol::MakeBlobRef(model, bytes, "adapter_model.safetensors");
   return views_[{parent, of}] = std::move(out);
+}
+
+// The method keeps the weights of its newest ledger as its state. What else it may have there (scalars of single
+// devices that wait for their round) is for no device.
+Status RunCore::PublishWeights(const StateDict& parent, const Sha256Digest& ledger) {
+  const auto named = parent.find(aggregation::kStateDigestName);
+  if (named == parent.end()) return OkStatus();
+  HEDDLE_ASSIGN_OR_RETURN(const Sha256Digest digest, StateDigestOf(named->second));
+  const Result<StateDict> state = LoadModel(digest);
+  if (!state.ok()) return OkStatus();  // devices replay
+  const auto own = [](const auto& tensor) { return tensor.first.starts_with(aggregation::kOwnPrefix); };
+  if (std::any_of(state->begin(), state->end(), own)) return OkStatus();
+  HEDDLE_ASSIGN_OR_RETURN(const uint64_t bytes, options_.blobs->Size(digest));
+  published_.insert(digest);
+  ledger_weights_[ledger] = {digest, bytes};
+  return OkStatus();
+}
+
+Result<std::optional<v1::BlobRef>> RunCore::LedgerView(const StateDict& parent, Sha256Digest* start) {
+  if (!aggregation::HoldsLedger(parent)) return std::optional<v1::BlobRef>();
+  HEDDLE_ASSIGN_OR_RETURN(const zo::Ledger ledger, aggregation::LedgerOf(parent));
+  *start = ledger.head.start;
+  const auto bytes = parent.find(aggregation::kLedgerName)->second.bytes();
+  const std::string_view text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+  HEDDLE_ASSIGN_OR_RETURN(const Sha256Digest stored, options_.blobs->Put(text));
+  published_.insert(stored);
+  HEDDLE_RETURN_IF_ERROR(PublishWeights(parent, stored));
+  return std::optional(protocol::MakeBlobRef(stored, text.size(), zo::kLedgerFile));
 }
 
 Result<Sha256Digest> RunCore::StartOf(const Sha256Digest& parent, const DeviceView& of) const {
@@ -118,15 +144,15 @@ void RunCore::PublishAround(const Sha256Digest& parent, const Sha256Digest& mode
     for (const v1::BlobRef* ref : {&view.config, &view.model}) published_.insert(protocol::DigestOf(*ref).value());
     if (view.ledger) published_.insert(protocol::DigestOf(*view.ledger).value());
   }
+  std::erase_if(ledger_weights_, [&](const auto& one) { return !published_.contains(one.first); });
+  for (const auto& [ledger, weights] : ledger_weights_) published_.insert(weights.digest);
 }
 
 // What the method remembered with this model; empty when it remembers nothing.
 Result<StateDict> RunCore::LoadState(const StateDict& model) {
   const auto named = model.find(aggregation::kStateDigestName);
   if (named == model.end()) return StateDict{};
-  const auto bytes = named->second.bytes();
-  HEDDLE_ASSIGN_OR_RETURN(const Sha256Digest digest, Sha256Digest::FromBytes(std::string_view(
-                                                         reinterpret_cast<const char*>(bytes.data()), bytes.size())));
+  HEDDLE_ASSIGN_OR_RETURN(const Sha256Digest digest, StateDigestOf(named->second));
   while (states_.size() > 1 && !states_.contains(digest)) states_.erase(states_.begin());
   states_.insert(digest);
   return LoadModel(digest);

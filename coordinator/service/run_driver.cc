@@ -217,6 +217,7 @@ void RunDriver::Publish() {
       open_assignments_ = core_->open_assignments();
       if (published_ != core_->published()) published_ = core_->published();
       if (states_ != core_->states()) states_ = core_->states();
+      if (ledger_weights_ != core_->ledger_weights()) ledger_weights_ = core_->ledger_weights();
     }
   }
   if (changed) changed_.notify_all();
@@ -448,6 +449,13 @@ bool RunDriver::IsNeeded(const Sha256Digest& digest) const {
 bool RunDriver::IsPublished(const Sha256Digest& digest) const {
   std::lock_guard lock(shared_mutex_);
   return published_.contains(digest);
+}
+
+std::optional<WeightsBlob> RunDriver::WeightsOf(const Sha256Digest& ledger) const {
+  std::lock_guard lock(shared_mutex_);
+  const auto found = ledger_weights_.find(ledger);
+  if (found == ledger_weights_.end()) return std::nullopt;
+  return found->second;
 }
 
 }  // namespace heddle::coordinator

@@ -89,6 +89,8 @@ class RunDriver {
   Watch WaitForChange(uint64_t seen, Duration timeout);
   // Whether a device may fetch the blob.
   bool IsPublished(const Sha256Digest& digest) const;
+  // The weights that a published ledger stands for, where they are kept.
+  std::optional<WeightsBlob> WeightsOf(const Sha256Digest& ledger) const;
   // Whether the active run needs the blob, though no row names it.
   bool IsNeeded(const Sha256Digest& digest) const;
   // Whether a run is active.
@@ -151,6 +153,7 @@ class RunDriver {
   mutable std::mutex shared_mutex_;  // of what others read without asking
   std::condition_variable changed_;
   std::set<Sha256Digest> published_, states_;
+  std::map<Sha256Digest, WeightsBlob> ledger_weights_;
   std::shared_ptr<const aggregation::Aggregator> validator_;
   std::shared_ptr<const UpdateReader> reader_;
   std::shared_ptr<const OpenAssignments> open_assignments_;

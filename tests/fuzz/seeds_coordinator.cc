@@ -243,6 +243,7 @@ void DeviceRequests() {
             Ask(1, 0, "GET /v1/blobs/$M" + one + "\r\nRange: bytes=5-9\r\nIf-Range: \"$M\"") +
             Ask(1, 0, "GET /v1/blobs/$M" + one + "\r\nRange: bytes=999999-") +
             Ask(1, 0, "GET /v1/blobs/$M" + one + "\r\nIf-None-Match: \"$M\"") +
+            Ask(1, 0, "GET /v1/blobs/$M/weights" + one) + Ask(1, 0, "HEAD /v1/blobs/$M/weights" + one) +
             Ask(1, 0, "GET /v1/blobs/../../coordinator.db" + one));
   Write("fuzz_device_api", "polls",
         task(1) + task(1) + Ask(1, 2, checkin, "\x08\x02") + Ask(1, 2, checkin, "", 2) + Ask(2, 2, checkin, "", 1) +

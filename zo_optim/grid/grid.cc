@@ -3,8 +3,12 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <string>
+#include <string_view>
+#include <vector>
 
 #include "common/assert.h"
+#include "common/digest.h"
 #include "zo_optim/direction/kernels.h"
 #include "zo_optim/direction/pieces.h"
 
@@ -90,6 +94,25 @@ void MoveManyOnGrid(Distribution distribution, uint64_t stream, std::span<const 
     }
     done += n;
   }
+}
+
+Status CheckDirections(Path path) {
+  // By tests/data/zo/make_direction_values.py.
+  constexpr std::string_view kKnown = "ae31adec6aa8b239df38b5f92e0c85e7b12f564e604e3c2a439fdad600ddc44b";
+  constexpr Grid kGrid{0x1p-12F};
+  constexpr std::array<Move, 2> kMoves{Move{0, 0.37F}, Move{0.11F, -0.21F}};
+  const uint64_t stream = ParameterStream("model.layers.0.self_attn.q_proj.weight");
+  Sha256Hasher hasher;
+  for (const Distribution distribution : {Distribution::kRademacher, Distribution::kNormal}) {
+    std::vector<float> weights(5000);
+    for (size_t k = 0; k < weights.size(); ++k) weights[k] = (static_cast<float>(k % 100) - 50) * kGrid.unit;
+    MoveOnGrid({distribution, 0x0123456789abcdef, stream}, 37, kMoves, kGrid, weights, path);
+    hasher.Update(std::as_bytes(std::span(weights)));
+  }
+  if (hasher.Finish().ToHex() == kKnown) return OkStatus();
+  return Internal("the " + std::string(PathName(path)) +
+                  " instructions of this machine do not give the directions of " +
+                  "their definition; it cannot take part in runs with shared seeds");
 }
 
 }  // namespace heddle::zo

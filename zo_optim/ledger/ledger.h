@@ -31,6 +31,9 @@ namespace heddle::zo {
 
 inline constexpr uint8_t kLedgerVersion = 2;
 inline constexpr std::string_view kLedgerFile = "ledger.bin";  // beside an adapter's files on a device
+// Weights that were fetched in place of a replay, and the ledger that led to them; both or neither are there.
+inline constexpr std::string_view kLedgerWeightsFile = "ledger_weights.safetensors";
+inline constexpr std::string_view kLedgerOfWeightsFile = "ledger_of_weights.bin";
 inline constexpr uint32_t kMaxPoolSize = 1U << 20;
 inline constexpr size_t kMaxLedgerEntries = size_t{1} << 24;
 inline constexpr uint64_t kMaxRef = (uint64_t{1} << 48) - 1;

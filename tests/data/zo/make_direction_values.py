@@ -52,6 +52,19 @@ def sign(seed, stream, i):
     return 1 - 2 * (word(seed, stream, i // 32) >> (i % 32) & 1)
 
 
+def known_answer(seed, stream):
+    """Of weights on a grid of 2^-12 that are moved along elements 37 to 5036, first signs, then normals."""
+    float32 = lambda x: struct.unpack("<f", struct.pack("<f", x))[0]
+    in_units = lambda scale, z: round(float32(float32(scale) * z) * 2**12)
+    hasher = hashlib.sha256()
+    for z_of in sign, lambda *where: normal_units(*where) / 2**13:
+        for k in range(5000):
+            z = z_of(seed, stream, 37 + k)
+            units = k % 100 - 50 + in_units(0.37, z) + in_units(-0.21, z) - in_units(0.11, z)
+            hasher.update(struct.pack("<f", units / 2**12))
+    return hasher.hexdigest()
+
+
 def main():
     name, seed = "model.layers.0.self_attn.q_proj.weight", 0x0123456789ABCDEF
     stream = stream_of(name)
@@ -65,6 +78,7 @@ def main():
         print(f"sha256 of the first {count} normals as float32:", end=" ")
         normals = (struct.pack("<f", normal_units(seed, stream, i) / 2**13) for i in range(count))
         print(hashlib.sha256(b"".join(normals)).hexdigest())
+    print("sha256 of CheckDirections:", known_answer(seed, stream))
 
 
 if __name__ == "__main__":

@@ -109,6 +109,19 @@ Sha256Digest ProofOf(const Values& weights) {
   return Sha256(text);
 }
 
+std::string WhyNotWeights(const std::string& ledger_bytes, const std::string& file) {
+  const auto ledger = zo::DecodeLedger(std::as_bytes(std::span(ledger_bytes)));
+  const auto parsed = ParseSafetensors(std::as_bytes(std::span(file)), nullptr);
+  if (!ledger.ok() || !parsed.ok()) return "one of them cannot be read";
+  Values weights;
+  for (const auto& [name, tensor] : parsed->tensors) {
+    if (name.starts_with("heddle.")) continue;  // the method's own
+    const auto given = tensor.values<float>();
+    weights[name].assign(given.begin(), given.end());
+  }
+  return ProofOf(weights) == ledger->weights ? "" : "their digest is another";
+}
+
 zo::Ledger EmptyLedger(const v1::TrainPlan& plan, const Sha256Digest& start_file) {
   return zo::EmptyLedger({.distribution = zo::Distribution::kRademacher,
                           .resolution_bits = static_cast<uint8_t>(plan.seeds().resolution_bits()),

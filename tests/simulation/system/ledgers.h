@@ -24,6 +24,8 @@ bool HasLedger(Method method);
 // The trained tensors of a ledger, from the run's first adapter; throws std::runtime_error where the ledger leaves the
 // grid.
 Values ReplayOf(const Values& start, const zo::Ledger& ledger);
+// Why the file, which may hold more, has not the weights that the ledger names; empty: it has.
+std::string WhyNotWeights(const std::string& ledger_bytes, const std::string& file);
 Sha256Digest ProofOf(const Values& weights);  // the digest that ledgers and devices name
 
 // The ledger of before the first commit, by what devices are told; its weights are left open.

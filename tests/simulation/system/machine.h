@@ -90,6 +90,7 @@ class Machine {
   void FetchNext(const Task& task);
   void FetchRange(const Task& task, const v1::BlobRef& blob, std::string have, uint64_t until);
   void FetchLedger(const Task& task, const v1::BlobRef& blob);
+  void FetchWeights(const Task& task);
   using Tensors = std::shared_ptr<const std::vector<model::TensorFile>>;
   void FetchPart(const Task& task);
   void FetchTensor(const Task& task, Tensors tensors, size_t at);

@@ -4,6 +4,7 @@
 #include "client/daemon/base_part.h"
 #include "client/daemon/link.h"
 #include "protocol/validate.h"
+#include "tests/simulation/system/ledgers.h"
 #include "tests/simulation/system/machine.h"
 
 namespace heddle::system_simulation {
@@ -42,7 +43,35 @@ void Machine::FetchNext(const Task& task) {
     return FetchRange(task, blob, "", first);
   }
   if (client::FetchesPart(task->plan())) return FetchPart(task);
+  if (checker_.has_ledger()) return FetchWeights(task);
   Tell(client::Fetched{});
+}
+
+// Some would rather fetch the weights than replay the ledger. Whatever hinders them, they replay.
+void Machine::FetchWeights(const Task& task) {
+  const v1::BlobRef& ledger = *task->plan().adapter().rbegin();
+  if (ledger.name() != zo::kLedgerFile || DeriveSeed(seed_, "weights", task->assignment_id()) % 4 != 0) {
+    return Tell(client::Fetched{});
+  }
+  const auto hex = [](const std::string& raw) { return Sha256Digest::FromBytes(raw).value().ToHex(); };
+  Request request{"GET", "/v1/blobs/" + hex(ledger.sha256()) + "/weights", {}, "", "weights"};
+  Call(std::move(request), [this, task, hex](Result<Network::Answer> answer) {
+    if (!answer.ok() || answer->status != 200) return Tell(client::Fetched{});
+    const auto ref = protocol::ParseMessage<v1::BlobRef>(answer->body);
+    if (!ref.ok()) return checker_.Breach("where a ledger's weights are cannot be read: " + ref.status().message());
+    Request blob{"GET", "/v1/blobs/" + hex(ref->sha256()), {}, "", "fetch"};
+    Call(std::move(blob), [this, task, ref = *ref](Result<Network::Answer> weights) {
+      if (weights.ok() && weights->status == 200) {
+        if (Sha256(weights->body).raw() != ref.sha256() || weights->body.size() != ref.size_bytes())
+          return checker_.Breach("a device was sent other bytes than it asked for");
+        const std::string wrong =
+            WhyNotWeights(kept_.ledgers[task->plan().adapter().rbegin()->sha256()], weights->body);
+        if (!wrong.empty()) return checker_.Breach("a ledger's weights are not those that it names: " + wrong);
+        ++checker_.counts.happened["weights in place of a replay"];
+      }
+      Tell(client::Fetched{});
+    });
+  });
 }
 
 // The rest of a device that computes with a part of the base model: of its file the tensors that it needs.

@@ -139,6 +139,7 @@ constexpr std::array kKinds = {"lost request",
                                "device's read error",
                                "enrolment",
                                "task too large",
+                               "weights in place of a replay",
                                "stolen token",
                                "used token",
                                "expired token"};

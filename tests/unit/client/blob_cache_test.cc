@@ -263,5 +263,18 @@ TEST_F(BlobCacheTest, FolderWithAMissingBlobIsAnError) {
   EXPECT_EQ(cache_->Materialise({BlobOf("nowhere")}, temp_.path() / "model").code(), Code::kNotFound);
 }
 
+TEST_F(BlobCacheTest, NothingIsThrownAwayForWhatDoesNotFitAnyway) {
+  const std::string pinned = MakeBytes(4000, 1), other = MakeBytes(3000, 2), large = MakeBytes(6500, 3);
+  ASSERT_TRUE(Download(BlobOf(pinned), pinned).ok());
+  ASSERT_TRUE(Download(BlobOf(other), other).ok());
+  cache_->Remember(BlobOf(other, "ledger.bin"));
+  ASSERT_TRUE(cache_->Pin({BlobOf(pinned)}).ok());
+  EXPECT_EQ(cache_->Begin(BlobOf(large)).status().code(), Code::kResourceExhausted);
+  EXPECT_TRUE(cache_->Find(BlobOf(other)));
+  EXPECT_TRUE(cache_->Recall("ledger.bin"));
+  cache_->Forget("ledger.bin");
+  EXPECT_FALSE(cache_->Recall("ledger.bin"));
+}
+
 }  // namespace
 }  // namespace heddle::client

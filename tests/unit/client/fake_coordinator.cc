@@ -71,6 +71,15 @@ v1::TaskAssignment FakeCoordinator::MakePartAssignment(int number, const std::ma
   return assignment;
 }
 
+void FakeCoordinator::AddLedger(const std::string& ledger, const std::optional<std::string>& weights,
+                                v1::TaskAssignment* assignment) {
+  *assignment->mutable_plan()->add_adapter() = AddBlob(ledger, "ledger.bin");
+  if (!weights) return;
+  const std::string named = AddBlob(*weights, "ledger_weights.safetensors").SerializeAsString();
+  const std::lock_guard lock(mutex_);
+  blobs_[Sha256(ledger).ToHex() + "/weights"] = named;
+}
+
 void FakeCoordinator::Offer(const v1::TaskAssignment& assignment) {
   const std::lock_guard lock(mutex_);
   offers_.push_back(assignment);

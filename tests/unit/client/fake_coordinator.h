@@ -31,6 +31,8 @@ class FakeCoordinator {
   v1::TaskAssignment MakePartAssignment(int number, const std::map<std::string, std::string>& base,
                                         const std::map<std::string, std::string>& trees,
                                         const std::vector<uint32_t>& layers);
+  // Adds a ledger to the task's adapter and, where there are some, the weights that it stands for to the blobs.
+  void AddLedger(const std::string& ledger, const std::optional<std::string>& weights, v1::TaskAssignment* assignment);
   void Offer(const v1::TaskAssignment& assignment);
   // The next requests whose path begins so are refused, each with one of the refusals.
   void RefuseNext(const std::string& path, v1::Refusal refusal);

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -93,6 +94,83 @@ TEST(LedgerCache, AWorkersSpoiltMemoryOfARunIsMendedFromTheStart) {
     EXPECT_EQ(one.Replay(*mended, later).value(), later.weights);
     EXPECT_EQ(mended->reused(), reused);
   }
+}
+
+// What a device fetches: the replay of a ledger, as a file has it.
+FetchedWeights WeightsOf(OneTensor& one, zo::Ledger ledger) {
+  ledger.weights = one.Expected(ledger);
+  StateDict tensors;
+  tensors.emplace(one.name, Tensor::FromFloats({static_cast<int64_t>(one.values.size())}, one.values));
+  tensors.emplace("heddle.more", Tensor::FromFloats({1}, std::vector<float>{1}));
+  return {std::move(ledger), std::move(tensors)};
+}
+
+TEST(LedgerCache, BeginsWithFetchedWeightsWhereTheyAreNearest) {
+  OneTensor one(5000);
+  zo::Ledger ledger = LedgerWith({{1, 3 << 20}, {5, 1 << 20}, {7, -(2 << 20)}});
+  const FetchedWeights fetched = WeightsOf(one, ledger);
+  // Another scale, a direction that is gone, a new one.
+  ledger.round = 4;
+  ledger.entries = {{1, 3 << 20}, {7, 5 << 20}, {9, 1 << 19}, {11, 7}};
+  ledger.weights = one.Expected(ledger);
+  LedgerCache cache;
+  const auto replay = [&](const zo::Ledger& to, const FetchedWeights* from) {
+    auto parameters = one.At(one.start);
+    return cache.Replay(to, one.given, parameters, 1, from);
+  };
+  ASSERT_EQ(zo::MovesBetween(fetched.ledger, ledger).size(), 4U);
+  EXPECT_EQ(replay(ledger, &fetched).value(), ledger.weights);
+  EXPECT_EQ(cache.fetched(), 0U) << "from the start there are no more moves";
+  LedgerCache other;
+  auto parameters = one.At(one.start);
+  ledger.entries.insert(ledger.entries.begin() + 1, {5, 1 << 20});
+  ledger.weights = one.Expected(ledger);
+  EXPECT_EQ(other.Replay(ledger, one.given, parameters, 1, &fetched).value(), ledger.weights);
+  EXPECT_EQ(other.fetched(), 1U);
+  EXPECT_EQ(other.reused(), 0U);
+  // From then on what it keeps is nearer.
+  zo::Ledger later = ledger;
+  later.round = 5;
+  later.entries.back().n += 1;
+  later.weights = one.Expected(later);
+  parameters = one.At(one.start);
+  EXPECT_EQ(other.Replay(later, one.given, parameters, 1, &fetched).value(), later.weights);
+  EXPECT_EQ(other.fetched(), 1U);
+  EXPECT_EQ(other.reused(), 1U);
+}
+
+TEST(LedgerCache, FetchedWeightsThatAreNotTheirLedgersCostTheReplayAndNoMore) {
+  OneTensor one(100);
+  zo::Ledger ledger = LedgerWith({{1, 3 << 20}, {5, 1 << 20}});
+  const FetchedWeights good = WeightsOf(one, ledger);
+  ledger.weights = good.ledger.weights;
+  std::vector<FetchedWeights> bad(5, good);
+  const auto with = [&](size_t at, float value) {
+    auto values = good.tensors.at(one.name).values<float>();
+    std::vector<float> other(values.begin(), values.end());
+    other[at] = value;
+    StateDict tensors;
+    tensors.emplace(one.name, Tensor::FromFloats({100}, other));
+    return tensors;
+  };
+  bad[0].tensors = with(17, 0.5F);
+  bad[1].tensors = with(99, std::numeric_limits<float>::quiet_NaN());
+  bad[2].tensors.erase(one.name);
+  bad[3].tensors.insert_or_assign(one.name, Tensor::FromFloats({99}, std::vector<float>(99, 0)));
+  bad[4].ledger.weights = Sha256("other");
+  for (const FetchedWeights& fetched : bad) {
+    LedgerCache cache;
+    auto parameters = one.At(one.start);
+    EXPECT_EQ(cache.Replay(ledger, one.given, parameters, 1, &fetched).value(), ledger.weights);
+    EXPECT_EQ(cache.fetched(), 0U);
+  }
+  // Another run's are not looked at.
+  FetchedWeights foreign = good;
+  foreign.ledger.head.seed = 9;
+  LedgerCache cache;
+  auto parameters = one.At(one.start);
+  EXPECT_EQ(cache.Replay(ledger, one.given, parameters, 1, &foreign).value(), ledger.weights);
+  EXPECT_EQ(cache.fetched(), 0U);
 }
 
 TEST(LedgerCache, HoldsOneCopyAndNoneOfLargeWeights) {

@@ -143,6 +143,46 @@ TEST_F(ZoLedgerTest, RoundsWithTheCoordinatorsHalfAgreeToTheBit) {
   EXPECT_GE(resources_->ledgers().reused(), 6U);
 }
 
+// The coordinator's state and its ledger as the daemon places them.
+TEST_F(ZoLedgerTest, FetchedWeightsAreTakenInPlaceOfTheReplayAndChangeNoBit) {
+  const auto folder = folder_ / "adapter";
+  const Sha256Digest start = Sha256(*ReadFile(folder / "adapter_model.safetensors", 1 << 20));
+  aggregation::AggregatorOptions options = Options(1);
+  options.parent_digest = start;
+  options.load_model = [&](const Sha256Digest&) -> Result<StateDict> { return initial_; };
+  const auto output = RunWith(*resources_);
+  ASSERT_TRUE(output.ok()) << output.status();
+  auto aggregator = aggregation::MakeAggregator("FedKSeed", initial_, options, {});
+  ASSERT_TRUE(aggregator.ok()) << aggregator.status();
+  ASSERT_TRUE((*aggregator)->Fold(output->update, {.num_examples = 8, .num_steps = 8, .device = "a"}).ok());
+  auto next = std::move(**aggregator).Finish();
+  ASSERT_TRUE(next.ok()) << next.status();
+  const std::string ledger = zo::EncodeLedger(*aggregation::LedgerOf(next->model));
+  GiveLedger(ledger);
+  const auto replaying = MakeTaskResources();
+  const auto replayed = RunWith(*replaying);
+  ASSERT_TRUE(replayed.ok()) << replayed.status();
+  const std::string weights = SerializeSafetensors(next->state);
+  ASSERT_TRUE(WriteFileAtomically(folder / zo::kLedgerOfWeightsFile, ledger).ok());
+  std::string damaged = weights;
+  damaged.back() = static_cast<char>(damaged.back() ^ 1);
+  for (const std::string& given : {weights, damaged, std::string("no file of tensors"), weights}) {
+    ASSERT_TRUE(WriteFileAtomically(folder / zo::kLedgerWeightsFile, given).ok());
+    const auto fetching = MakeTaskResources();
+    const auto fetched = RunWith(*fetching);
+    ASSERT_TRUE(fetched.ok()) << fetched.status();
+    EXPECT_EQ(fetching->ledgers().fetched(), given == weights ? 1U : 0U);
+    EXPECT_EQ(SerializeSafetensors(fetched->update), SerializeSafetensors(replayed->update));
+  }
+  EXPECT_EQ(replaying->ledgers().fetched(), 0U);
+  // Under a limit that holds the replay and not a second copy of the weights, it replays.
+  input_.memory_limit_bytes = replayed->stats.estimated_memory_bytes + TotalBytes(next->state) / 2;
+  const auto limited = MakeTaskResources();
+  const auto small = RunWith(*limited);
+  ASSERT_TRUE(small.ok()) << small.status();
+  EXPECT_EQ(limited->ledgers().fetched(), 0U);
+}
+
 TEST_F(ZoLedgerTest, ALogsDirectionsAreThoseOfTheRoundInOrder) {
   input_.train.seeds->pool_size = 0;
   input_.train.seeds->first_ref = 4800;

@@ -133,5 +133,9 @@ TEST_P(GridPath, TheOrderOfManyMovesAndTheWayThereDoNotMatter) {
   }
 }
 
+TEST(Grid, EveryPathGivesTheKnownAnswer) {
+  for (const Path path : SupportedPaths()) EXPECT_TRUE(CheckDirections(path).ok()) << PathName(path);
+}
+
 }  // namespace
 }  // namespace heddle::zo

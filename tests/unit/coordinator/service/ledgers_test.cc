@@ -87,6 +87,53 @@ TEST_F(LedgersTest, DevicesGetTheLedgerBesideTheFirstAdapterAndLaterWhatHasChang
   }
 }
 
+// A ledger's weights are a blob that a device may fetch in place of the replay, as long as its round may be under way.
+TEST_F(LedgersTest, TheWeightsOfALedgerCanBeFetchedInPlaceOfItsReplay) {
+  auto round = NextRound();
+  const StateDict start = GoodUpdateBase(round["anna"]);
+  const std::string first_adapter = HexOf(round["anna"].plan().adapter(1));
+  Sha256Digest weights = zo::DigestOfWeights(aggregation::WeightsOf(start, 1e-3)->parameters);
+  std::vector<std::string> ledgers;
+  for (int i = 0; i < 3; ++i) {
+    ASSERT_EQ(Tell("anna", round["anna"], weights, 0.5F + static_cast<float>(i)).verdict(),
+              v1::REPORT_VERDICT_ACCEPTED);
+    round = NextRound();
+    ledgers.push_back(HexOf(round["anna"].plan().adapter(2)));
+    const zo::Ledger ledger = Pki::Value(zo::DecodeLedger(Bytes(LedgerBytes(round["anna"]))));
+    const HttpResponse answer = Get("/v1/blobs/" + ledgers.back() + "/weights");
+    ASSERT_EQ(answer.status, 200U);
+    const auto ref = Pki::Value(protocol::ParseMessage<v1::BlobRef>(answer.body));
+    const std::string bytes = Get("/v1/blobs/" + HexOf(ref)).body;
+    EXPECT_EQ(bytes.size(), ref.size_bytes());
+    const auto file = Pki::Value(ParseSafetensors(Bytes(bytes), nullptr));
+    for (const auto& [name, tensor] : Pki::Value(aggregation::ReplayLedger(start, ledger, 1))) {
+      ASSERT_TRUE(file.tensors.contains(name)) << name;
+      const auto given = file.tensors.at(name).values<float>(), replayed = tensor.values<float>();
+      EXPECT_TRUE(std::equal(given.begin(), given.end(), replayed.begin(), replayed.end())) << name;
+    }
+    weights = ledger.weights;
+  }
+  for (const std::string& target : {ledgers[0], first_adapter, std::string(64, 'a'), std::string("..")}) {
+    ExpectRefused(Get("/v1/blobs/" + target + "/weights"), v1::REFUSAL_REASON_NOT_FOUND);
+  }
+}
+
+class ProLedgersTest : public LedgersTest {
+ protected:
+  ProLedgersTest() : LedgersTest({{"name", "\"FedKSeed-Pro\""}, {"pool_size", "512"}}) {}
+};
+
+// Whose state is more than weights: how large the scalars of each seed were.
+TEST_F(ProLedgersTest, AStateWithMoreThanWeightsIsForNoDevice) {
+  auto round = NextRound();
+  const Sha256Digest weights =
+      zo::DigestOfWeights(aggregation::WeightsOf(GoodUpdateBase(round["anna"]), 1e-3)->parameters);
+  ASSERT_EQ(Tell("anna", round["anna"], weights, 1).verdict(), v1::REPORT_VERDICT_ACCEPTED);
+  round = NextRound();
+  ASSERT_EQ(round["anna"].plan().adapter_size(), 3);
+  ExpectRefused(Get("/v1/blobs/" + HexOf(round["anna"].plan().adapter(2)) + "/weights"), v1::REFUSAL_REASON_NOT_FOUND);
+}
+
 // Two steps of three directions each, new ones in each round.
 class DeComFlLedgersTest : public LedgersTest {
  protected:
