@@ -58,6 +58,10 @@ FederationWorld::FederationWorld(std::vector<std::string> devices, std::map<std:
     names += (i > 0 ? ", \"" : "\"") + names_[i] + "\"";
     data += (i > 0 ? ", \"" : "\"") + data_[i].string() + "\"";
   }
+  if (!model.recipe.empty()) {
+    TakeRecipe(model, strategy_more, train_more, names, data);
+    return;
+  }
   std::map<std::string, std::string> strategy = {{"num_server_rounds", "2"},
                                                  {"cohort_size", std::to_string(names_.size())},
                                                  {"report_deadline_s", "120"},
@@ -77,6 +81,24 @@ FederationWorld::FederationWorld(std::vector<std::string> devices, std::map<std:
   for (const auto& [key, value] : train) text += key + " = " + value + "\n";
   text += "\n[simulation]\ndevices = [" + names + "]\ndata = [" + data + "]\n" + model.tables;
   recipe_ = temp_.Write("recipe.toml", text);
+}
+
+void FederationWorld::TakeRecipe(const FederationModel& model, const std::map<std::string, std::string>& strategy,
+                                 const std::map<std::string, std::string>& train, const std::string& names,
+                                 const std::string& data) {
+  recipe_ = model.recipe;
+  std::map<std::string, std::string> over = model.settings;
+  for (const auto& [key, value] : strategy) over["strategy." + key] = value;
+  for (const auto& [key, value] : train) over["train." + key] = value;
+  over.insert({{"model.base", HEDDLE_SOURCE_DIR "/model/pretrained/heddle-tiny"},
+               {"strategy.cohort_size", std::to_string(names_.size())},
+               {"strategy.max_retry_after_s", "1"},
+               {"simulation.source", "files"},
+               {"simulation.num_devices", "0"},  // they have names
+               {"simulation.test_fraction", "0"},
+               {"simulation.devices", "[" + names + "]"},
+               {"simulation.data", "[" + data + "]"}});
+  for (const auto& [key, value] : over) over_recipe_.insert(over_recipe_.end(), {"--set", key + "=" + value});
 }
 
 Status FederationWorld::Start(std::map<std::string, std::string> settings,
@@ -103,6 +125,7 @@ Result<std::string> FederationWorld::Heddle(std::vector<std::string> arguments) 
 
 Result<std::string> FederationWorld::Submit(const std::vector<std::string>& more) {
   std::vector<std::string> arguments = {"run", "submit", recipe_.string()};
+  arguments.insert(arguments.end(), over_recipe_.begin(), over_recipe_.end());
   arguments.insert(arguments.end(), more.begin(), more.end());
   HEDDLE_ASSIGN_OR_RETURN(std::string id, Heddle(arguments));
   while (!id.empty() && id.back() == '\n') id.pop_back();
@@ -133,8 +156,10 @@ Result<json::object> FederationWorld::WaitForEnd(const std::string& run, double 
 
 Result<std::string> FederationWorld::SimulatedHash() {
   HEDDLE_RETURN_IF_ERROR(MakeDirectories(fleet_.folder()));
-  HEDDLE_ASSIGN_OR_RETURN(const std::string out, fleet_.RunTool({"heddle-simulate", recipe_.string(), "--out",
-                                                                 (temp_ / "simulated").string(), "--format", "json"}));
+  std::vector<std::string> arguments = {
+      "heddle-simulate", recipe_.string(), "--out", (temp_ / "simulated").string(), "--format", "json"};
+  arguments.insert(arguments.end(), over_recipe_.begin(), over_recipe_.end());
+  HEDDLE_ASSIGN_OR_RETURN(const std::string out, fleet_.RunTool(arguments));
   boost::system::error_code error;
   const json::value value = json::parse(out, error);
   if (error || !value.is_object()) return Internal("heddle-simulate printed no JSON: " + out);

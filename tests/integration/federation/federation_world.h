@@ -20,13 +20,17 @@ double NumberOf(const boost::json::object& object, const char* key);
 std::string TextOf(const boost::json::object& object, const char* key);
 
 // Another base model than heddle-tiny with LoRA on all its linear layers, and each device's data for it; more keys of
-// [lora].
+// [lora]. Or a recipe that is there, on heddle-tiny.
 struct FederationModel {
   std::filesystem::path base;  // empty: heddle-tiny and text
   // Writes the data of a device into the folder and returns their path there; device by device.
   std::function<std::filesystem::path(const std::filesystem::path& folder, const std::string& name, size_t index)> data;
   std::map<std::string, std::string> lora = {};
   std::string tables = {};  // more of the recipe
+  // This file in place of the world's own recipe, with key -> value over it as --set takes them; `strategy` and `train`
+  // go over it too, `lora` and `tables` mean nothing then.
+  std::filesystem::path recipe = {};
+  std::map<std::string, std::string> settings = {};
 };
 
 class FederationWorld {
@@ -70,10 +74,15 @@ class FederationWorld {
   std::string DeviceLog(const std::string& name) const;
 
  private:
+  // `names` and `data`: those of the devices, as elements of an array.
+  void TakeRecipe(const FederationModel& model, const std::map<std::string, std::string>& strategy,
+                  const std::map<std::string, std::string>& train, const std::string& names, const std::string& data);
+
   TempDir temp_;
   std::vector<std::string> names_;
   std::vector<std::filesystem::path> data_;
   std::filesystem::path recipe_;
+  std::vector<std::string> over_recipe_;  // "--set", "key=value"
   simulator::Fleet fleet_;
 };
 

@@ -27,6 +27,8 @@ struct Method {
   std::string label = {};   // of the test, where the method has another
 };
 
+void PrintTo(const Method& method, std::ostream* out) { *out << method.name; }
+
 // A few sentences; of the first device some have labels.
 std::filesystem::path WriteFewLabels(const std::filesystem::path& folder, const std::string& name, size_t index) {
   std::string lines;

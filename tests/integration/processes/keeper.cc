@@ -25,13 +25,34 @@ std::map<std::string, std::string> StrategyOf(const KeeperOptions& options) {
   return strategy;
 }
 
-std::map<std::string, std::string> DeviceSettings(bool inline_updates) {
-  return {{"worker.binary", "\"" HEDDLE_BINARY_DIR "/bin/arithmetic_worker\""},
-          {"worker.keep_alive_s", "60"},
-          {"worker.nice", "0"},
-          {"coordinator.inline_update_bytes", inline_updates ? "65536" : "0"},
-          {"coordinator.retry_base_s", "0.02"},
-          {"coordinator.retry_max_s", "0.2"}};
+std::map<std::string, std::string> TrainOf(const KeeperOptions& options) {
+  if (!options.recipe.empty()) return {};
+  return {{"local_task", std::string("\"") + kArithmeticTask + "\""}};
+}
+
+FederationModel ModelOf(const KeeperOptions& options) {
+  FederationModel model;
+  model.recipe = options.recipe;
+  model.settings = options.settings;
+  return model;
+}
+
+std::map<std::string, std::string> DeviceSettings(const KeeperOptions& options) {
+  std::map<std::string, std::string> settings = {
+      {"worker.keep_alive_s", "60"},
+      {"worker.nice", "0"},
+      {"coordinator.inline_update_bytes", options.inline_updates ? "65536" : "0"},
+      {"coordinator.retry_base_s", "0.02"},
+      {"coordinator.retry_max_s", "0.2"}};
+  if (options.recipe.empty()) settings["worker.binary"] = "\"" HEDDLE_BINARY_DIR "/bin/arithmetic_worker\"";
+  return settings;
+}
+
+// That of a life which has a point of its own.
+simulator::Fleet::Environment EnvironmentOfLife(const std::vector<std::string>& points, int deaths) {
+  const auto life = static_cast<size_t>(deaths);
+  if (life >= points.size()) return {};
+  return {"HEDDLE_FAILPOINT=" + points[life]};
 }
 
 std::string End(const std::string& log) { return log.size() > 3000 ? "…" + log.substr(log.size() - 3000) : log; }
@@ -40,8 +61,8 @@ std::string End(const std::string& log) { return log.size() > 3000 ? "…" + log
 
 Keeper::Keeper(KeeperOptions options)
     : options_(std::move(options)),
-      world_(options_.devices, StrategyOf(options_), {{"local_task", std::string("\"") + kArithmeticTask + "\""}},
-             options_.coordinator_settings),
+      world_(options_.devices, StrategyOf(options_), TrainOf(options_), options_.coordinator_settings,
+             ModelOf(options_)),
       killed_device_(options_.devices.size()) {}
 
 simulator::Fleet::Environment Keeper::EnvironmentOf(const std::string& point, int deaths) const {
@@ -51,15 +72,24 @@ simulator::Fleet::Environment Keeper::EnvironmentOf(const std::string& point, in
   return {"HEDDLE_FAILPOINT=" + point.substr(0, colon) + ":" + std::to_string(first + deaths)};
 }
 
+simulator::Fleet::Environment Keeper::CoordinatorEnvironment() const {
+  return options_.coordinator_points.empty() ? EnvironmentOf(options_.coordinator_point, coordinator_deaths_)
+                                             : EnvironmentOfLife(options_.coordinator_points, coordinator_deaths_);
+}
+
+simulator::Fleet::Environment Keeper::DeviceEnvironment(size_t index) const {
+  if (index > 0) return {};
+  return options_.device_points.empty() ? EnvironmentOf(options_.device_point, device_deaths_)
+                                        : EnvironmentOfLife(options_.device_points, device_deaths_);
+}
+
 Status Keeper::Start() {
   // The authority and the database are there before anything dies.
-  Status started = world_.fleet().StartCoordinator(EnvironmentOf(options_.coordinator_point, 0));
+  Status started = world_.fleet().StartCoordinator(CoordinatorEnvironment());
   if (!started.ok()) HEDDLE_RETURN_IF_ERROR(Tend());
-  for (const std::string& name : options_.devices) {
-    HEDDLE_RETURN_IF_ERROR(Enrol(name));
-    const bool first = name == options_.devices.front();
-    HEDDLE_RETURN_IF_ERROR(
-        world_.fleet().StartDevice(name, EnvironmentOf(first ? options_.device_point : "", device_deaths_)));
+  for (size_t i = 0; i < options_.devices.size(); ++i) {
+    HEDDLE_RETURN_IF_ERROR(Enrol(options_.devices[i]));
+    HEDDLE_RETURN_IF_ERROR(world_.fleet().StartDevice(options_.devices[i], DeviceEnvironment(i)));
   }
   return OkStatus();
 }
@@ -70,7 +100,7 @@ Status Keeper::Enrol(const std::string& name) {
   const fs::path state = world_.fleet().folder() / "devices" / name / "state";
   Status last;
   for (int tries = 0; tries < 10; ++tries) {
-    last = world_.fleet().EnrolDevice(name, world_.DataOf(name), DeviceSettings(options_.inline_updates),
+    last = world_.fleet().EnrolDevice(name, world_.DataOf(name), DeviceSettings(options_),
                                       EnvironmentOf(first ? options_.enrol_point : "", enrol_deaths_));
     if (last.ok()) return last;
     if (last.message().find("status " + std::to_string(kKilled)) != std::string::npos) ++enrol_deaths_;
@@ -114,7 +144,7 @@ void Keeper::KillDevice(size_t index) {
 }
 
 Status Keeper::TendCoordinator() {
-  for (int lives = 0; lives < 10; ++lives) {
+  for (size_t lives = 0; lives < 10 + options_.coordinator_points.size(); ++lives) {
     const auto ended = world_.fleet().coordinator_process().Poll();
     if (!ended) return OkStatus();
     const std::string log = Slurp(world_.fleet().folder() / "coordinator.log");
@@ -122,8 +152,7 @@ Status Keeper::TendCoordinator() {
       return Internal("the coordinator ended with status " + std::to_string(*ended) + ": " + End(log));
     }
     if (!std::exchange(killed_coordinator_, false)) ++coordinator_deaths_;
-    const Status restarted =
-        world_.fleet().RestartCoordinator(EnvironmentOf(options_.coordinator_point, coordinator_deaths_));
+    const Status restarted = world_.fleet().RestartCoordinator(CoordinatorEnvironment());
     if (!restarted.ok() && !world_.fleet().coordinator_process().Poll()) return restarted;
   }
   return Internal("the coordinator dies again and again");
@@ -140,7 +169,7 @@ Status Keeper::TendDevice(size_t index) {
   const bool wanted = killed_device_[index];
   killed_device_[index] = false;
   if (!wanted) ++device_deaths_;
-  return world_.fleet().StartDevice(name, EnvironmentOf(index == 0 ? options_.device_point : "", device_deaths_));
+  return world_.fleet().StartDevice(name, DeviceEnvironment(index));
 }
 
 Status Keeper::Tend() {
@@ -197,6 +226,17 @@ Status Keeper::CheckFolder(const std::string& folder) const {
   return OkStatus();
 }
 
+Result<std::string> Keeper::Expected() {
+  if (!expected_.empty()) return expected_;
+  if (options_.recipe.empty()) {
+    HEDDLE_ASSIGN_OR_RETURN(const Sha256Digest arithmetic, ArithmeticModel(world_.recipe(), options_.devices));
+    expected_ = arithmetic.ToHex();
+  } else {
+    HEDDLE_ASSIGN_OR_RETURN(expected_, world_.SimulatedHash());
+  }
+  return expected_;
+}
+
 Status Keeper::Finish(double limit_s) {
   json::object end;
   Status folder;
@@ -211,9 +251,9 @@ Status Keeper::Finish(double limit_s) {
   const Status reached = TendUntil(over, "the run is complete and its folder whole", limit_s);
   if (!reached.ok()) return folder.ok() ? reached : reached.Annotate(folder.message());
   if (TextOf(end, "state") != "complete") return Internal("the run ended so: " + json::serialize(end));
-  HEDDLE_ASSIGN_OR_RETURN(const Sha256Digest expected, ArithmeticModel(world_.recipe(), options_.devices));
-  if (TextOf(end, "model_sha256") != expected.ToHex()) {
-    return DataLoss("the run committed " + TextOf(end, "model_sha256") + ", not " + expected.ToHex());
+  HEDDLE_ASSIGN_OR_RETURN(const std::string expected, Expected());
+  if (TextOf(end, "model_sha256") != expected) {
+    return DataLoss("the run committed " + TextOf(end, "model_sha256") + ", not " + expected);
   }
   return OkStatus();
 }

@@ -5,6 +5,7 @@
 // the end of the run. Not thread-safe.
 #pragma once
 
+#include <filesystem>
 #include <functional>
 #include <map>
 #include <string>
@@ -26,6 +27,12 @@ struct KeeperOptions {
   // up to `kills` times in all.
   std::string coordinator_point, enrol_point, device_point;
   int kills = 3;
+  // In place of coordinator_point and of device_point: one for each life, in this order.
+  std::vector<std::string> coordinator_points = {}, device_points = {};
+  // This recipe on real workers in place of the arithmetic, with settings over it (FederationModel). It must commit
+  // what heddle-simulate does, where nothing is killed.
+  std::filesystem::path recipe = {};
+  std::map<std::string, std::string> settings = {};
 };
 
 class Keeper {
@@ -36,7 +43,8 @@ class Keeper {
   Status Submit();
   // Starts again what was killed. Errors: a process ended in another way than by SIGKILL; it does not come back.
   Status Tend();
-  // Tends until the run is complete and its folder whole, and compares the hash with the one that arithmetic says.
+  // Tends until the run is complete and its folder whole, and compares the hash with the one that arithmetic says, or
+  // the simulator.
   Status Finish(double limit_s = 60);
   // Tends until the condition holds.
   Status TendUntil(const std::function<bool()>& condition, const std::string& what, double limit_s = 30);
@@ -62,11 +70,15 @@ class Keeper {
   Status Enrol(const std::string& name);
   // What is missing in the run's folder; ok when it is whole.
   Status CheckFolder(const std::string& folder) const;
+  // What the run has to commit, in hexadecimal.
+  Result<std::string> Expected();
   simulator::Fleet::Environment EnvironmentOf(const std::string& point, int deaths) const;
+  simulator::Fleet::Environment CoordinatorEnvironment() const;
+  simulator::Fleet::Environment DeviceEnvironment(size_t index) const;
 
   KeeperOptions options_;
   FederationWorld world_;
-  std::string run_;
+  std::string run_, expected_;
   bool killed_coordinator_ = false;  // by KillCoordinator
   std::vector<bool> killed_device_;
   int coordinator_deaths_ = 0, enrol_deaths_ = 0, device_deaths_ = 0;
