@@ -39,6 +39,16 @@ int64_t LayersBefore(const model::ModelSpec& spec, std::string_view key) {
   return IsOfHead(spec, path) ? static_cast<int64_t>(layers.size()) : 0;
 }
 
+// Leading layers that make the same of the same in every pass.
+int64_t LayersBeforeDropout(const model::TransformerImpl& network) {
+  auto layers = static_cast<int64_t>(network.spec().Layers().size());
+  for (const auto& [path, linear] : network.LinearModules()) {
+    if (!linear->lora_A.defined() || linear->dropout <= 0 || !linear->is_training()) continue;
+    layers = std::min(layers, LayersBefore(network.spec(), std::string(kPeftPrefix) + path));
+  }
+  return layers;
+}
+
 std::string_view BytesOf(const torch::Tensor& contiguous) {
   return {static_cast<const char*>(contiguous.data_ptr()), contiguous.nbytes()};
 }
@@ -100,7 +110,8 @@ Sha256Digest DigestBelow(const model::ModelSpec& spec, const peft::Tuning& tunin
     Hash(hasher, one.key, BytesOf(values));
   }
   for (const auto& [name, tensor] : adapter) {
-    if (!name.starts_with(peft::kHeddlePrefix)) continue;  // some of these are folded into the base
+    // What becomes part of the base (peft/tuning/tuning.h). Of other names some change each round, and no layer.
+    if (!name.starts_with("heddle.base_delta.") && !name.starts_with("heddle.dense")) continue;
     any = true;
     const std::span<const std::byte> bytes = tensor.bytes();
     Hash(hasher, name, {reinterpret_cast<const char*>(bytes.data()), bytes.size()});
@@ -124,10 +135,12 @@ FrozenFront FrozenFront::Make(model::Transformer network, const peft::Tuning& tu
   const model::ModelSpec& spec = front.network_->spec();
   const model::TuningSlots& slots = front.network_->slots();
   front.in_halves_ = slots.prompts.empty() && slots.prefixes.empty();
-  if (front.in_halves_) front.layers_ = FrozenLayers(spec, trained);
+  if (front.in_halves_) front.layers_ = std::min(FrozenLayers(spec, trained), LayersBeforeDropout(*front.network_));
   front.limit_ = uint64_t{input.train.zo.kept_front_mb} << 20;
   memory.Shrink(front.limit_);
   if (front.layers_ == 0 || front.limit_ == 0 || !front.network_->device().is_cpu()) return front;
+  // Its angles follow the longest row of a batch, also where the row itself is shorter.
+  if (spec.rotary.scaling == model::RotaryScaling::kDynamic) return front;
   front.memory_ = &memory;
   front.identity_ = std::to_string(base.serial) + "|" + std::to_string(front.layers_) + "|" + input.train.base_dtype +
                     "|" + (input.train.bf16 ? "bf16" : "f32") + "|" + std::to_string(input.train.threads) + "|";

@@ -7,9 +7,13 @@
 #include <chrono>
 #include <cmath>
 #include <cstring>
+#include <optional>
+#include <set>
+#include <string>
 
 #include "aggregation/layer_choice.h"
 #include "client/worker/few_shot.h"
+#include "client/worker/frozen_front.h"
 #include "client/worker/given_adapter.h"
 #include "client/worker/head_data.h"
 #include "client/worker/library_wall.h"
@@ -82,7 +86,12 @@ class LoraSft final : public LocalTask {
     if (few_shot != nullptr && few_shot->size() == 0) {
       output.stats.num_examples = 1;  // it took no step, and says so: such an update weighs nothing
     } else {
-      HEDDLE_ASSIGN_OR_RETURN(output.stats, Train(network, tuning, ruled, *batches, input, options, progress));
+      std::optional<FrozenFront> front;
+      if (few_shot == nullptr) front = KeptFront(network, tuning, ruled, adapter.tensors, input, base, resources);
+      const LossOf loss = [&](const HeadBatch& batch) {
+        return front ? front->Loss(front->Take(batch)) : batches->Loss(network, batch);
+      };
+      HEDDLE_ASSIGN_OR_RETURN(output.stats, Train(loss, tuning, ruled, *batches, input, options, progress));
     }
     if (few_shot != nullptr) {
       output.stats.pseudo_labels = few_shot->num_pseudo();
@@ -117,6 +126,26 @@ class LoraSft final : public LocalTask {
     return OkStatus();
   }
 
+  // The frozen layers below the trained ones, where the plan allows memory for what they make of examples; none where
+  // nothing can be kept.
+  static std::optional<FrozenFront> KeptFront(const model::Transformer& network, const peft::Tuning& tuning,
+                                              const RuledTraining& ruled, const StateDict& adapter,
+                                              const TaskInput& input, const TaskResources::Base& base,
+                                              TaskResources& resources) {
+    if (input.train.zo.kept_front_mb == 0) {
+      resources.fronts().Shrink(0);  // what an earlier task was allowed
+      return std::nullopt;
+    }
+    std::set<std::string> keys;
+    for (const torch::Tensor& tensor : ruled.Trained()) {
+      for (const peft::TunedParameter& one : tuning.parameters()) {
+        if (one.tensor.is_same(tensor)) keys.insert(one.key);
+      }
+    }
+    FrozenFront front = FrozenFront::Make(network, tuning, adapter, keys, input, base, resources.fronts());
+    return front.keeps() ? std::optional(std::move(front)) : std::nullopt;
+  }
+
   // Of each trained tensor, how much faster than the others it learns (LoRA+); none when all learn alike.
   static std::vector<double> RateFactors(const peft::Tuning& tuning, const std::vector<torch::Tensor>& trained) {
     std::vector<double> factors;
@@ -132,7 +161,10 @@ class LoraSft final : public LocalTask {
     return alike ? std::vector<double>() : factors;
   }
 
-  static Result<TaskStats> Train(model::Transformer& network, const peft::Tuning& tuning, RuledTraining& ruled,
+  // Of a batch on the network's device, with the graph for its gradient.
+  using LossOf = std::function<torch::Tensor(const HeadBatch&)>;
+
+  static Result<TaskStats> Train(const LossOf& loss, const peft::Tuning& tuning, RuledTraining& ruled,
                                  HeadBatches& batches, const TaskInput& input, const TrainOptions& options,
                                  const ProgressCallback& progress) {
     const TrainSettings& train = input.train;
@@ -149,7 +181,7 @@ class LoraSft final : public LocalTask {
         HEDDLE_ASSIGN_OR_RETURN(const std::optional<HeadBatch> batch, batches.Next());
         HEDDLE_ASSERT(batch.has_value(), "training data have no end");
         const HeadBatch there = batch->On(options.weights.device);
-        accumulator.Add(batches.Loss(network, there), batch->counted);
+        accumulator.Add(loss(there), batch->counted);
         stats.num_examples += batch->rows;
         stats.num_tokens += batch->tokens;
       }

@@ -6,6 +6,7 @@
 #include <string_view>
 
 #include "client/worker/local_task.h"
+#include "client/worker/task_resources.h"
 #include "client/worker/worker_loop.h"
 #include "common/build_info.h"
 #include "common/logging.h"
@@ -41,6 +42,7 @@ int Main(int argc, char** argv) {
   backend.run = [&](const std::string& name, const TaskInput& input,
                     const ProgressCallback& progress) -> Result<TaskOutput> {
     HEDDLE_ASSIGN_OR_RETURN(const auto task, FindLocalTask(name));
+    resources->fronts().Shrink(uint64_t{input.train.zo.kept_front_mb} << 20);  // to what this task allows
     Result<TaskOutput> output_of_task = task->Run(input, *resources, progress);
     model::ReleaseTensorMemory();  // a worker that is kept waits with the model, not with what training it took
     return output_of_task;

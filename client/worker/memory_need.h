@@ -9,8 +9,8 @@
 
 namespace heddle::client {
 
-// Bytes: the base, activations of one batch with the inputs of the linear layers that the adapter trains, and the
-// adapter four times: with its gradient and two moments.
+// Bytes: the base, activations of one batch with the inputs of the linear layers that the adapter trains, what may be
+// kept of frozen layers for later steps, and the adapter four times: with its gradient and two moments.
 uint64_t EstimateTrainingBytes(const model::ModelSpec& spec, const TrainSettings& train, const TrainOptions& options,
                                const StateDict& adapter);
 

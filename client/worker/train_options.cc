@@ -86,7 +86,8 @@ model::MemorySettings MemorySettingsOf(const TrainSettings& train, const TrainOp
 
 uint64_t EstimateTrainingBytes(const model::ModelSpec& spec, const TrainSettings& train, const TrainOptions& options,
                                const StateDict& adapter) {
-  return peft::TrainingBytes(spec, MemorySettingsOf(train, options), SpecOf(adapter));
+  const uint64_t kept = options.weights.device.is_cpu() ? uint64_t{train.zo.kept_front_mb} << 20 : 0;
+  return peft::TrainingBytes(spec, MemorySettingsOf(train, options), SpecOf(adapter)) + kept;
 }
 
 uint64_t EstimateTrainingBytes(const model::ModelSpec& spec, const TrainSettings& train, const TrainOptions& options) {

@@ -41,7 +41,8 @@ class OwnStream {
 Result<TrainOptions> MakeTrainOptions(const TaskInput& input, const model::ModelSpec& spec);
 
 // Rough need in bytes of training an adapter: the base, activations of one batch that are kept for the backward pass,
-// and one block of logits. The adapter and its optimizer are not counted: they are small.
+// one block of logits, and what may be kept of frozen layers for later steps (zo.kept_front_mb). The adapter and its
+// optimizer are not counted: they are small.
 uint64_t EstimateTrainingBytes(const model::ModelSpec& spec, const TrainSettings& train, const TrainOptions& options);
 
 // The same of forward passes alone: the base, what one layer computes at a time, what the frozen layers make of a

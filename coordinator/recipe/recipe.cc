@@ -335,6 +335,7 @@ Result<Recipe> Recipe::LoadText(const std::string& text, const fs::path& folder,
   HEDDLE_RETURN_IF_ERROR(CheckSeeds(recipe).Annotate(name));
   HEDDLE_RETURN_IF_ERROR(CheckFewShot(recipe).Annotate(name));
   HEDDLE_RETURN_IF_ERROR(CheckGenerator(recipe).Annotate(name));
+  HEDDLE_RETURN_IF_ERROR(CheckKeptFront(recipe).Annotate(name));
   HEDDLE_RETURN_IF_ERROR(CheckPrivacy(recipe).Annotate(name));
   recipe.resolved_json = bindings.schema().ResolvedJson();
   return recipe;

@@ -7,6 +7,7 @@
 #include "aggregation/averaging/few_shot.h"
 #include "aggregation/device_rules.h"
 #include "aggregation/layer_choice.h"
+#include "coordinator/recipe/zo_bindings.h"
 #include "protocol/limits.h"
 
 namespace heddle::coordinator {
@@ -110,6 +111,18 @@ Status TieLocalMomentum(Recipe* recipe) {
   const auto [said, derived] = recipe->aggregator.method.emplace("local_momentum", train.momentum());
   refuse(said->second != train.momentum(), "strategy.local_momentum: the devices' is train.momentum = " +
                                                std::to_string(train.momentum()) + "; remove it");
+  return mistakes.empty() ? OkStatus() : InvalidArgument("the recipe contradicts itself:" + mistakes);
+}
+
+Status CheckKeptFront(const Recipe& recipe) {
+  if (recipe.train.zo().kept_front_mb() == 0 || IsZerothOrderTask(recipe.local_task)) return OkStatus();
+  std::string mistakes;
+  if (recipe.local_task != "lora_sft" && recipe.local_task != "sft") {
+    mistakes += "\n  train.kept_front_mb: the local task '" + recipe.local_task + "' keeps nothing; remove it";
+  }
+  if (peft::IsPromptLearning(recipe.lora.kind())) {
+    mistakes += "\n  train.kept_front_mb: virtual tokens are before all layers, so none can be kept; remove it";
+  }
   return mistakes.empty() ? OkStatus() : InvalidArgument("the recipe contradicts itself:" + mistakes);
 }
 

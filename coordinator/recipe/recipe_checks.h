@@ -22,6 +22,9 @@ Status CheckGenerator(const Recipe& recipe);
 // steps of another kind.
 Status TieLocalMomentum(Recipe* recipe);
 
+// That what frozen layers make of examples is kept by a task that can use it. Errors: as CheckSeeds.
+Status CheckKeptFront(const Recipe& recipe);
+
 // That devices which prune their rank have one rank to prune. Errors: kInvalidArgument.
 Status CheckPruning(const Recipe& recipe);
 

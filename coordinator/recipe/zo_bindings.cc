@@ -70,6 +70,9 @@ void ZoBindings::Bind(ConfigSchema* schema) {
   number("zo.kept_front_mb", &kept_front_mb_,
          "MiB in which a device keeps what the layers below the trained ones make of its examples; 0: none", 0,
          protocol::kMaxKeptFrontMb);
+  number("train.kept_front_mb", &trained_front_mb_,
+         "MiB in which a device keeps what the frozen layers below the trained ones make of its examples; 0: none", 0,
+         protocol::kMaxKeptFrontMb);
   number("zo.projection_scale", &projection_scale_, "black-box tuning: size of the projection's columns", 1e-9, 1e6);
 }
 
@@ -81,9 +84,16 @@ Status ZoBindings::Store(const ConfigSchema& schema, const peft::AdapterConfig& 
   if (local_task->empty() && (given != kKeys.end() || spry)) *local_task = "zo_sft";
   if (spry && !schema.WasGiven("zo.estimator")) estimator_ = "forward_gradient";
   if (!IsZerothOrderTask(*local_task)) {
-    if (given == kKeys.end()) return OkStatus();
-    return InvalidArgument("the recipe contradicts itself:\n  " + std::string(*given) + ": the local task '" +
-                           *local_task + "' computes gradients; remove it, or set train.local_task = \"zo_sft\"");
+    if (given != kKeys.end()) {
+      return InvalidArgument("the recipe contradicts itself:\n  " + std::string(*given) + ": the local task '" +
+                             *local_task + "' computes gradients; remove it, or set train.local_task = \"zo_sft\"");
+    }
+    if (trained_front_mb_ > 0) train->mutable_zo()->set_kept_front_mb(static_cast<uint32_t>(trained_front_mb_));
+    return OkStatus();
+  }
+  if (trained_front_mb_ > 0) {
+    return InvalidArgument("the recipe contradicts itself:\n  train.kept_front_mb: the local task '" + *local_task +
+                           "' computes no gradients; set zo.kept_front_mb in its place");
   }
   // What is sent is checked against a bound, which the recipe has to say (FedKSeed-Pro's own: 1000).
   if (*local_task == "zo_ledger" && clip_projected_grad_ == 0) clip_projected_grad_ = 1000;

@@ -1,5 +1,6 @@
 // The keys of [zo] and where their values go: training with forward passes only. Part of RecipeBindings. All are silent
-// at their defaults.
+// at their defaults. Beside them train.kept_front_mb, which is zo.kept_front_mb for tasks that compute gradients, and
+// travels in the same field of the plan.
 //
 // A recipe trains so when its local task is one of IsZerothOrderTask, or when it has a key of [zo] and names no task
 // (then it is zo_sft), or when its strategy is SPRY (zo_sft) or FedBPT (bbpt). What such a recipe leaves out follows
@@ -22,7 +23,7 @@
 
 namespace heddle::coordinator {
 
-// Local tasks that read TrainPlan.zo.
+// Local tasks with forward passes only, which read all of TrainPlan.zo.
 bool IsZerothOrderTask(std::string_view local_task);
 
 class ZoBindings {
@@ -39,7 +40,7 @@ class ZoBindings {
   std::string estimator_ = "spsa", distribution_ = "normal", optimizer_ = "zo_sgd";
   double zo_eps_ = 0, clip_projected_grad_ = 0, max_loss_difference_ = 0, sparse_fraction_ = 0, projection_scale_ = 1;
   uint64_t num_perturbations_ = 1, anchor_interval_ = 0, anchor_perturbations_ = 16, intrinsic_dim_ = 0;
-  uint64_t population_ = 0, kept_front_mb_ = 0;
+  uint64_t population_ = 0, kept_front_mb_ = 0, trained_front_mb_ = 0;
 };
 
 }  // namespace heddle::coordinator

@@ -7,6 +7,8 @@
 #include <torch/types.h>
 #include <torch/utils.h>
 
+#include "client/worker/lora_sft.h"
+#include "client/worker/memory_need.h"
 #include "client/worker/train_options.h"
 #include "client/worker/zo_ledger.h"
 #include "client/worker/zo_sft.h"
@@ -126,6 +128,47 @@ class FrozenFrontTest : public TaskTest {
     EXPECT_NE(Bytes(task, other), expected);
     input_.seed ^= 1;
     EXPECT_EQ(Bytes(task, other), expected);
+  }
+
+  // A task that computes gradients; with `forget` all that was kept is lost after every step.
+  struct Curve {
+    std::vector<double> losses;
+    std::string update;
+  };
+  Curve Trained(TaskResources& resources, bool forget = false) const {
+    Curve curve;
+    const auto output = MakeLoraSft()->Run(input_, resources, [&](uint32_t, uint32_t, double loss) {
+      curve.losses.push_back(loss);
+      if (forget) resources.fronts().Shrink(0);
+      return true;
+    });
+    EXPECT_TRUE(output.ok()) << output.status();
+    if (output.ok()) curve.update = SerializeSafetensors(output->update);
+    return curve;
+  }
+  void ExpectTheSameCurveWhateverIsKept() {
+    input_.train.zo.kept_front_mb = 64;
+    TaskResources cold, forgetful, none;
+    const Curve kept = Trained(cold);
+    ASSERT_EQ(kept.losses.size(), input_.train.local_steps);
+    EXPECT_GT(cold.fronts().bytes(), 0U);
+    const uint64_t found = cold.fronts().found();
+    const Curve warm = Trained(cold), computed_anew = Trained(forgetful, /*forget=*/true);
+    EXPECT_GT(cold.fronts().found(), found);
+    EXPECT_EQ(forgetful.fronts().bytes(), 0U);
+    for (const Curve* other : {&warm, &computed_anew}) {
+      EXPECT_EQ(other->losses, kept.losses);
+      EXPECT_TRUE(other->update == kept.update);
+    }
+    // Whole passes of whole batches are the same but for rounding.
+    input_.train.zo.kept_front_mb = 0;
+    const Curve whole = Trained(none);
+    EXPECT_EQ(none.fronts().bytes(), 0U);
+    ASSERT_EQ(whole.losses.size(), kept.losses.size());
+    EXPECT_NEAR(whole.losses[0], kept.losses[0], 1e-5 * whole.losses[0]);
+    for (size_t i = 0; i < kept.losses.size(); ++i) {
+      EXPECT_NEAR(whole.losses[i], kept.losses[i], 1e-3 * whole.losses[i]) << i;
+    }
   }
 
   std::shared_ptr<const model::BaseWeights> Base(const model::ModelSpec& spec) {
@@ -274,11 +317,71 @@ TEST_F(FrozenFrontTest, NothingIsKeptWhereAllLayersAreTrainedOrTheModelIsAnother
   EXPECT_EQ(resources_->fronts().bytes(), 0U) << "of a model that is not there any more";
 }
 
+TEST_F(FrozenFrontTest, GradientsHaveTheSameCurveToTheBitWhateverIsKept) {
+  input_.train.learning_rate = 1e-2;
+  ExpectTheSameCurveWhateverIsKept();
+  input_.train.gradient_accumulation_steps = 2;
+  ExpectTheSameCurveWhateverIsKept();
+  UseBert();
+  ExpectTheSameCurveWhateverIsKept();
+  input_.train.gradient_checkpointing = true;
+  ExpectTheSameCurveWhateverIsKept();
+  // What FedAdapter's devices train: small networks in the top layer, and the head.
+  peft::AdapterConfig config;
+  config.peft_type = "BOTTLENECK";
+  config.placement = "pfeiffer";
+  config.bottleneck_size = 8;
+  config.layers_to_transform = {2};
+  config.modules_to_save = {"classifier"};
+  Adapt(SpecOf(kBert), config);
+  ExpectTheSameCurveWhateverIsKept();
+}
+
+TEST_F(FrozenFrontTest, NothingIsKeptAboveADropoutThatDraws) {
+  input_.train.learning_rate = 1e-2;
+  // Where all that draws is trained, the layers below are kept: the same masks whatever is kept.
+  peft::AdapterConfig config;
+  config.lora_dropout = 0.3;
+  config.layers_to_transform = {1};
+  Adapt(model::TinyConfig(), config);
+  input_.train.zo.kept_front_mb = 16;
+  TaskResources above, forgetful;
+  const Curve kept = Trained(above);
+  EXPECT_GT(above.fronts().bytes(), 0U);
+  EXPECT_EQ(Trained(forgetful, /*forget=*/true).losses, kept.losses);
+  // A frozen adapter below that draws is no frozen front.
+  config.layers_to_transform.clear();
+  input_.train.rules.frozen = {"layers.0"};
+  for (const double dropout : {0.3, 0.0}) {
+    config.lora_dropout = dropout;
+    Adapt(model::TinyConfig(), config);
+    TaskResources resources, none;
+    input_.train.zo.kept_front_mb = 16;
+    const Curve with = Trained(resources);
+    EXPECT_EQ(resources.fronts().bytes() > 0, dropout == 0);
+    if (dropout == 0) continue;
+    input_.train.zo.kept_front_mb = 0;
+    EXPECT_EQ(Trained(none).losses, with.losses) << "whole passes, whatever the setting";
+  }
+}
+
+TEST_F(FrozenFrontTest, ATaskThatMayKeepNothingLetsGoWhatAnEarlierOneKept) {
+  input_.train.zo.kept_front_mb = 16;
+  Trained(*resources_);
+  EXPECT_GT(resources_->fronts().bytes(), 0U);
+  input_.train.zo.kept_front_mb = 0;
+  Trained(*resources_);
+  EXPECT_EQ(resources_->fronts().bytes(), 0U);
+}
+
 TEST_F(FrozenFrontTest, TheMemoryForItIsPartOfTheEstimate) {
   const auto options = MakeTrainOptions(input_, model::TinyConfig());
   ASSERT_TRUE(options.ok());
   const uint64_t without = EstimateForwardBytes(model::TinyConfig(), input_.train, *options);
+  const uint64_t training = EstimateTrainingBytes(model::TinyConfig(), input_.train, *options, initial_);
   input_.train.zo.kept_front_mb = 3;
+  EXPECT_EQ(EstimateTrainingBytes(model::TinyConfig(), input_.train, *options, initial_),
+            training + (uint64_t{3} << 20));
   EXPECT_EQ(EstimateForwardBytes(model::TinyConfig(), input_.train, *options), without + (uint64_t{3} << 20));
   input_.memory_limit_bytes = without + (uint64_t{2} << 20);
   EXPECT_EQ(MakeZoSft()->Run(input_, *resources_, {}).status().code(), Code::kResourceExhausted);

@@ -86,6 +86,32 @@ TEST(ZerothOrderRecipe, OfATaskThatComputesGradientsIsRefused) {
   EXPECT_EQ(Load("[train]\nlocal_task = \"sft\"\n[zo]\nkept_front_mb = 1\n").status().code(), Code::kInvalidArgument);
 }
 
+TEST(KeptFrontRecipe, OfATaskThatComputesGradientsHasAKeyOfItsOwn) {
+  const std::string kept = "[train]\nkept_front_mb = 24\n";
+  for (const auto& [lines, task] :
+       {std::pair("", "lora_sft"),
+        std::pair("[strategy]\nname = \"FedAdapter\"\n[tuning]\nmethod = \"bottleneck\"\n", "sft")}) {
+    const auto recipe = Load(kept + lines);
+    ASSERT_TRUE(recipe.ok()) << recipe.status();
+    EXPECT_EQ(recipe->local_task, task);
+    EXPECT_EQ(recipe->TrainPlanOf(1).zo().kept_front_mb(), 24U);
+    EXPECT_EQ(recipe->TrainPlanOf(1).zo().zo_eps(), 0) << "nothing else of a task without gradients";
+    EXPECT_EQ(recipe->train.learning_rate(), 1e-3);
+    EXPECT_THAT(recipe->resolved_json, HasSubstr("\"kept_front_mb\":24"));
+  }
+  const auto refused = [&](const std::string& lines) {
+    const Status status = Load(kept + lines).status();
+    EXPECT_EQ(status.code(), Code::kInvalidArgument) << lines;
+    return status.message();
+  };
+  EXPECT_THAT(refused("local_task = \"zo_sft\"\n"), HasSubstr("zo.kept_front_mb in its place"));
+  EXPECT_THAT(refused("[zo]\nzo_eps = 0.1\n"), HasSubstr("zo.kept_front_mb in its place"));
+  EXPECT_THAT(refused("[tuning]\nmethod = \"prompt-tuning\"\n"), HasSubstr("virtual tokens are before all layers"));
+  EXPECT_THAT(refused("[prompt]\npattern = \"{text} {mask}\"\nwords = [\"no\", \"yes\"]\n"),
+              HasSubstr("'few_shot' keeps nothing"));
+  EXPECT_EQ(Load("[train]\nkept_front_mb = 2000000\n").status().code(), Code::kInvalidArgument);
+}
+
 TEST(ZerothOrderRecipe, OfSpryGivesEachDeviceAGroupOfLayersAndForwardGradients) {
   const auto recipe = Load("[strategy]\nname = \"SPRY\"\ncohort_size = 4\n");
   ASSERT_TRUE(recipe.ok()) << recipe.status();
