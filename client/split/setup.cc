@@ -6,18 +6,6 @@
 #include "model/parts/part_folder.h"
 
 namespace heddle::client {
-namespace {
-
-// DeviceFromName says what each program calls the setting; the programs of split learning have this name for it.
-Result<torch::Device> ComputeDevice(const std::string& name) {
-  Result<torch::Device> device = model::DeviceFromName(name);
-  if (device.ok()) return device;
-  if (device.status().code() != Code::kFailedPrecondition) return device.status().Annotate("--compute-device");
-  return FailedPrecondition("--compute-device is " + name +
-                            ", but LibTorch finds no GPU that it can use here; set it to cpu");
-}
-
-}  // namespace
 
 Result<SplitDeviceOptions> PrepareSplitDevice(const protocol::SplitPlan& plan, const std::filesystem::path& data,
                                               TaskResources& resources, const std::filesystem::path& state_file,
@@ -31,7 +19,9 @@ Result<SplitDeviceOptions> PrepareSplitDevice(const protocol::SplitPlan& plan, c
         "again, or it would send the same activations with other noise; a GPU does not promise that: "
         "--compute-device cpu");
   }
-  HEDDLE_ASSIGN_OR_RETURN(weights.device, ComputeDevice(compute));
+  const auto computes_on = model::DeviceFromName(compute);
+  if (!computes_on.ok()) return computes_on.status().Annotate("--compute-device");
+  weights.device = *computes_on;
   HEDDLE_ASSIGN_OR_RETURN(weights.part, model::DevicePart(spec, {plan.cut, topology}));
   HEDDLE_ASSIGN_OR_RETURN(const std::string digest, model::BaseModelDigest(plan.base_model));
   HEDDLE_ASSIGN_OR_RETURN(const TaskResources::Base base, resources.GetBase(plan.base_model, weights));

@@ -5,18 +5,6 @@
 #include "model/parts/part_folder.h"
 
 namespace heddle::coordinator {
-namespace {
-
-// DeviceFromName says what each program calls the setting; the programs of split learning have this name for it.
-Result<torch::Device> ComputeDevice(const std::string& name) {
-  Result<torch::Device> device = model::DeviceFromName(name);
-  if (device.ok()) return device;
-  if (device.status().code() != Code::kFailedPrecondition) return device.status().Annotate("--compute-device");
-  return FailedPrecondition("--compute-device is " + name +
-                            ", but LibTorch finds no GPU that it can use here; set it to cpu");
-}
-
-}  // namespace
 
 Result<SplitServerOptions> PrepareSplitServer(const protocol::SplitPlan& plan, const std::filesystem::path& folder,
                                               const std::string& compute) {
@@ -24,7 +12,9 @@ Result<SplitServerOptions> PrepareSplitServer(const protocol::SplitPlan& plan, c
   HEDDLE_ASSIGN_OR_RETURN(const model::SplitTopology topology, model::SplitTopologyFromName(plan.topology));
   const model::Cut cut{plan.cut, topology};
   model::WeightOptions here, there;
-  HEDDLE_ASSIGN_OR_RETURN(here.device, ComputeDevice(compute));
+  const auto computes_on = model::DeviceFromName(compute);
+  if (!computes_on.ok()) return computes_on.status().Annotate("--compute-device");
+  here.device = *computes_on;
   HEDDLE_ASSIGN_OR_RETURN(here.part, model::ServerPart(spec, cut));
   HEDDLE_ASSIGN_OR_RETURN(there.part, model::DevicePart(spec, cut));
   HEDDLE_ASSIGN_OR_RETURN(const std::string digest, model::BaseModelDigest(plan.base_model));

@@ -67,8 +67,7 @@ Result<torch::Device> DeviceFromName(const std::string& name) {
   if (name != "cuda") return InvalidArgument("there is no device '" + name + "'; known are cpu, cuda");
   if (!torch::cuda::is_available()) {
     return FailedPrecondition(
-        "the device is set to cuda, but LibTorch finds no GPU that it can use here; set worker.device to cpu (or "
-        "--device cpu, --compute-device cpu)");
+        "the device is set to cuda, but LibTorch finds no GPU that it can use here; set it to cpu");
   }
   return torch::Device(torch::kCUDA, 0);
 }

@@ -245,7 +245,7 @@ TEST(SplitSetup, AGpuThatIsNotThereIsRefusedByTheNameOfTheOptionThatAskedForIt) 
       client::PrepareSplitDevice(world.plan, world.folder() / "device-0.txt", resources, {}, "cuda").status();
   for (const Status& status : {server, device}) {
     EXPECT_EQ(status.code(), Code::kFailedPrecondition);
-    EXPECT_NE(status.message().find("--compute-device is cuda"), std::string::npos) << status;
+    EXPECT_NE(status.message().find("--compute-device: the device is set to cuda"), std::string::npos) << status;
     EXPECT_EQ(status.message().find("worker.device"), std::string::npos) << status;
   }
 }
