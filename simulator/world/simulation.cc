@@ -20,6 +20,7 @@
 #include "protocol/validate.h"
 #include "simulator/world/devices.h"
 #include "simulator/world/output_folder.h"
+#include "simulator/world/spent_updates.h"
 #include "simulator/world/training_pool.h"
 #include "simulator/world/virtual_clock.h"
 #include "zo_optim/ledger/ledger.h"
@@ -118,6 +119,7 @@ class World {
   uint64_t next_order_ = 0;
   std::priority_queue<Planned, std::vector<Planned>, std::greater<>> queue_;
   coordinator::Traffic traffic_;
+  SpentUpdates spent_;
   bool cancelled_ = false;
   std::unique_ptr<TrainingPool> pool_;  // last: its threads use what stands above
 };
@@ -214,6 +216,7 @@ Result<fs::path> World::OwnModel(const DeviceSpec& device, const fs::path& check
 
 // The round's line of history is written by now, and the model of a committed one stands in its checkpoint.
 Status World::EndRound(const coordinator::RoundRecord& round) {
+  HEDDLE_RETURN_IF_ERROR(spent_.EndRound(round.round, *blobs_));
   std::string members = CostJson(round_cost_);
   round_cost_ = DeviceCost();
   const bool anything = !set_.test.empty() || !set_.devices.front().test.empty();
@@ -390,6 +393,7 @@ Status World::Complete(Device& device, const client::TaskOutput& output, coordin
   traffic_.up += bytes.size();
   HEDDLE_ASSIGN_OR_RETURN(report->update, blobs_->Put(bytes));
   report->update_bytes = bytes.size();
+  spent_.Note(device.assignment->round(), report->update);
   const client::TaskStats& stats = output.stats;
   report->metrics = {.num_examples = stats.num_examples,
                      .num_tokens = stats.num_tokens,

@@ -146,6 +146,25 @@ TEST_F(SimulationTest, TheRunFolderHoldsRunHistoryAndACheckpointARound) {
 }
 
 // Devices are 1 to 1.5 times as slow as a second a step; only the virtual clock knows.
+// Of whole models they would fill the disk.
+TEST_F(SimulationTest, UpdatesOfRoundsThatAreOverDoNotStay) {
+  const auto blobs_after = [&](const std::string& rounds) {
+    const std::string out = "rounds-" + rounds;
+    const auto result = Run(out, {{"strategy.num_server_rounds", rounds}});
+    EXPECT_TRUE(result.ok()) << result.status();
+    size_t updates = 0;
+    for (const auto& entry : fs::recursive_directory_iterator(folder_ / out / "state" / "blobs")) {
+      if (!entry.is_regular_file()) continue;
+      const auto file = ReadSafetensors(entry.path());
+      // The others are the adapters of each round, which begin with the same names, and the base model's files.
+      updates += file.ok() && entry.file_size() > 0 ? 1 : 0;
+    }
+    return updates;
+  };
+  const size_t two = blobs_after("2"), five = blobs_after("5");
+  EXPECT_EQ(five - two, 3U) << "an adapter a round, and no update more";
+}
+
 TEST_F(SimulationTest, TimeIsThatOfTheSlowestDeviceOfEachRound) {
   const auto result = Run("out", {{"strategy.cohort_size", "6"}, {"train.local_steps", "2"}});
   ASSERT_TRUE(result.ok()) << result.status();
