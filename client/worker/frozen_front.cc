@@ -5,8 +5,9 @@
 #include <cstring>
 #include <utility>
 
+#include "aggregation/device_rules.h"
 #include "common/digest.h"
-#include "peft/adapter/slots.h"
+#include "common/sparse_delta.h"
 
 namespace heddle::client {
 namespace {
@@ -111,7 +112,8 @@ Sha256Digest DigestBelow(const model::ModelSpec& spec, const peft::Tuning& tunin
   }
   for (const auto& [name, tensor] : adapter) {
     // What becomes part of the base (peft/tuning/tuning.h). Of other names some change each round, and no layer.
-    if (!name.starts_with("heddle.base_delta.") && !name.starts_with("heddle.dense")) continue;
+    if (!name.starts_with(aggregation::kBaseDeltaPrefix) && !name.starts_with(kDensePrefix) && name != kDenseSeedName)
+      continue;
     any = true;
     const std::span<const std::byte> bytes = tensor.bytes();
     Hash(hasher, name, {reinterpret_cast<const char*>(bytes.data()), bytes.size()});

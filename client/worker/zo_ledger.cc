@@ -292,9 +292,9 @@ class Training {
 };
 
 // What a task keeps beside forward passes: the trained copy of the adapter (on a GPU another here), what the worker
-// remembers of it, 128 bytes an entry of the ledger (it, the worker's copy and the one on its way there, the moves of
-// its replay and of the last step, a pool's shares), 80 more for what is known of each direction that may be tried,
-// with its scalars, or compared.
+// remembers of it and what was fetched in place of its replay, 128 bytes an entry of the ledger (it, the worker's copy
+// and the one on its way there, the moves of its replay and of the last step, a pool's shares), 80 more for what is
+// known of each direction that may be tried, with its scalars, or compared.
 uint64_t KeptBytes(const Plan& plan, const TaskInput& input, const TrainOptions& options, const StartOfRun& start) {
   const uint64_t weights = TotalBytes(start.adapter.tensors);
   const uint64_t entries = start.ledger.entries.size() + (start.fetched ? start.fetched->ledger.entries.size() : 0);

@@ -8,6 +8,7 @@
 #include "aggregation/ledger/ledger_model.h"
 #include "aggregation/rounded_model.h"
 #include "common/logging.h"
+#include "common/passing.h"
 #include "common/safetensors.h"
 #include "common/test_hooks.h"
 #include "coordinator/service/run_core.h"
@@ -16,11 +17,6 @@
 namespace heddle::coordinator {
 
 namespace {
-
-// What is of the moment and nobody's mistake: a disk that is full or not writable, no descriptors, a held lock.
-bool MayPass(Code code) {
-  return code == Code::kResourceExhausted || code == Code::kPermissionDenied || code == Code::kUnavailable;
-}
 
 // The digest of the method's state that is named in a model.
 Result<Sha256Digest> StateDigestOf(const Tensor& named) {

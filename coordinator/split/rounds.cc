@@ -5,6 +5,7 @@
 #include "aggregation/fixed_point.h"
 #include "common/file.h"
 #include "common/logging.h"
+#include "common/passing.h"
 #include "coordinator/split/server_impl.h"
 
 namespace heddle::coordinator {
@@ -19,11 +20,6 @@ Status Caught(const Function& function) {
   } catch (const std::exception& error) {
     return ResourceExhausted(std::string("the split server cannot finish: ") + error.what());
   }
-}
-
-// What is of the moment and not of the updates: a full disk, no memory, no descriptors.
-bool MayPass(Code code) {
-  return code == Code::kResourceExhausted || code == Code::kPermissionDenied || code == Code::kUnavailable;
 }
 
 // The disk's as well, but perhaps for good.
