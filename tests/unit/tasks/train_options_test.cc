@@ -184,7 +184,7 @@ TEST_F(TrainOptionsTest, WithoutAGpuCudaIsRefusedWithTheCure) {
   if (torch::cuda::is_available()) GTEST_SKIP() << "this machine has a GPU";
   input_.device = "cuda";
   EXPECT_EQ(Refusal().code(), Code::kFailedPrecondition);
-  EXPECT_THAT(Refusal().message(), HasSubstr("set worker.device to cpu"));
+  EXPECT_THAT(Refusal().message(), HasSubstr("set it to cpu"));
 }
 
 TEST_F(TrainOptionsTest, TheEstimateFallsWithTheBitsOfTheBaseAndWithCheckpointing) {
