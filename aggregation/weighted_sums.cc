@@ -7,6 +7,11 @@
 #include "common/assert.h"
 
 namespace heddle::aggregation {
+namespace {
+
+constexpr size_t kBlock = 4096;  // elements whose sums (32 KiB) stay near the processor while all updates are added
+
+}  // namespace
 
 Result<WeightedSums> WeightedSums::Make(const StateDictSpec& spec, const AggregatorOptions& options) {
   HEDDLE_ASSIGN_OR_RETURN(const FixedPointGrid grid,
@@ -31,21 +36,40 @@ Status WeightedSums::Add(const StateDict& update, uint64_t weight, double factor
     return ResourceExhausted("the sum holds " + std::to_string(num_updates_) + " updates, as many as it may");
   }
   if (low_weight_ + weight > grid_.low_capacity()) HEDDLE_RETURN_IF_ERROR(Spill());
-  std::vector<std::span<const float>> values;  // in the order of slots_: both are sorted by name
-  values.reserve(slots_.size());
-  for (const auto& [name, tensor] : update) values.push_back(tensor.values<float>());
-  ForRanges([&](size_t slot, size_t begin, size_t count) {
-    const auto part = values[slot].subspan(begin, count);
-    if (factor == 1) {
-      slots_[slot].sum.Add(part, weight, begin);
-    } else {
-      slots_[slot].sum.AddScaled(part, weight, factor, begin);
-    }
-  });
+  try {
+    Waiting waiting{{}, weight, factor};
+    waiting.tensors.reserve(slots_.size());
+    for (const auto& [name, tensor] : update) waiting.tensors.push_back(tensor);  // slots_ are sorted by name too
+    waiting_.push_back(std::move(waiting));
+  } catch (const std::bad_alloc&) {
+    return ResourceExhausted("there is no memory to hold an update until it is added");
+  }
   low_weight_ += weight;
   total_weight_ += weight;
   ++num_updates_;
+  const size_t bytes = num_elements_ * sizeof(float);
+  waiting_bytes_ += bytes;
+  if (waiting_.size() == kMaxWaiting || waiting_bytes_ + bytes > kMaxWaitingBytes) Settle();
   return OkStatus();
+}
+
+void WeightedSums::Settle() {
+  if (waiting_.empty()) return;
+  ForRanges([&](size_t slot, size_t begin, size_t count) {
+    for (size_t done = 0; done < count; done += kBlock) {
+      const size_t first = begin + done, size = std::min(kBlock, count - done);
+      for (const Waiting& update : waiting_) {
+        const auto part = update.tensors[slot].values<float>().subspan(first, size);
+        if (update.factor == 1) {
+          slots_[slot].sum.Add(part, update.weight, first);
+        } else {
+          slots_[slot].sum.AddScaled(part, update.weight, update.factor, first);
+        }
+      }
+    }
+  });
+  waiting_.clear();
+  waiting_bytes_ = 0;
 }
 
 void WeightedSums::MeanOnto(std::string_view name, std::span<const float> parent, std::span<float> out) const {
@@ -62,6 +86,7 @@ const WeightedSums::Slot& WeightedSums::At(std::string_view name) const {
   const auto slot = std::lower_bound(slots_.begin(), slots_.end(), name,
                                      [](const Slot& s, std::string_view wanted) { return s.name < wanted; });
   HEDDLE_ASSERT(slot != slots_.end() && slot->name == name, "a sum is asked for a tensor of its spec");
+  HEDDLE_ASSERT(waiting_.empty(), "what waits is added before a sum is read");
   return *slot;
 }
 
@@ -84,6 +109,7 @@ Status WeightedSums::Spill() {
   } catch (const std::bad_alloc&) {
     return ResourceExhausted("there is no memory for the second limb of the sums");
   }
+  Settle();
   ForRanges([&](size_t slot, size_t begin, size_t count) { slots_[slot].sum.Spill(begin, begin + count); });
   low_weight_ = 0;
   return OkStatus();

@@ -1,6 +1,12 @@
 // The sums of all tensors of a round's updates, exact and independent of order (fixed_point.h): what every method that
 // averages is made of. It counts weights and spills in time. Not thread-safe; uses options.threads itself.
+//
+// A sum is four times as long to read and write as an update is to read, so updates wait until a few can be added in
+// one pass: Add keeps a share of the update's tensors until then, of at most kMaxWaitingBytes together (a longer update
+// does not wait). Settle adds what waits; it comes before anything is read.
 #pragma once
+
+#include <cstddef>
 
 #include <cstdint>
 #include <span>
@@ -20,13 +26,15 @@ class WeightedSums {
 
   // Adds update * factor with this weight; the weight counts whatever the factor, 0 <= factor <= 1. The caller has
   // checked the update (CheckUpdateSpec) and the weight (1 .. max_num_examples). Errors: kResourceExhausted after
-  // max_updates and without memory; nothing has then changed.
+  // max_updates and without memory; the sum is then the same as before.
   Status Add(const StateDict& update, uint64_t weight, double factor = 1);
+  void Settle();
 
   uint64_t num_updates() const { return num_updates_; }
   uint64_t total_weight() const { return total_weight_; }
 
-  // out[i] = the weighted mean of element begin + i of the tensor, in double. At least one update was added (asserted).
+  // out[i] = the weighted mean of element begin + i of the tensor, in double. At least one update was added, and none
+  // waits (asserted).
   void Mean(std::string_view name, size_t begin, std::span<double> out) const {
     At(name).sum.Mean(total_weight_, begin, out);
   }
@@ -41,6 +49,13 @@ class WeightedSums {
     size_t offset;  // of its first element among all
     FixedPointSum sum;
   };
+  struct Waiting {
+    std::vector<Tensor> tensors;  // in the order of slots_
+    uint64_t weight;
+    double factor;
+  };
+  static constexpr size_t kMaxWaitingBytes = 48 << 20, kMaxWaiting = 8;
+
   WeightedSums(FixedPointGrid grid, const AggregatorOptions& options)
       : grid_(grid), max_updates_(options.max_updates), threads_(options.threads) {}
 
@@ -56,7 +71,9 @@ class WeightedSums {
   size_t num_elements_ = 0;
   uint64_t num_updates_ = 0;
   uint64_t total_weight_ = 0;
-  uint64_t low_weight_ = 0;  // added since the low limbs last spilled
+  uint64_t low_weight_ = 0;  // added or waiting since the low limbs last spilled
+  std::vector<Waiting> waiting_;
+  size_t waiting_bytes_ = 0;
 };
 
 }  // namespace heddle::aggregation

@@ -34,6 +34,7 @@ Status MeanAggregator::Fold(const StateDict& update, const UpdateInfo& info) {
 
 Result<RoundModel> MeanAggregator::Finish() && {
   if (sums_.num_updates() == 0) return FailedPrecondition("no update was folded, so there is no mean");
+  sums_.Settle();
   try {
     return Next();
   } catch (const std::bad_alloc&) {

@@ -58,6 +58,7 @@ class LayerwiseMean final : public Aggregator {
         broken_ = true;  // perhaps some sums have it
         return added;
       }
+      sums.Settle();  // many sums, each with updates that wait, would hold many updates
     }
     ++num_folded_;
     total_examples_ += info.num_examples;

@@ -37,6 +37,12 @@ Status FileOps::WriteAt(const UniqueFd& fd, uint64_t offset, std::span<const std
   return OkStatus();
 }
 
+void FileOps::BeginWriteback(const UniqueFd& fd, uint64_t offset, uint64_t bytes) {
+  // Without a flag that waits, errors of the disk stay for fdatasync.
+  static_cast<void>(
+      ::sync_file_range(fd.get(), static_cast<off_t>(offset), static_cast<off_t>(bytes), SYNC_FILE_RANGE_WRITE));
+}
+
 Status FileOps::Truncate(const UniqueFd& fd, uint64_t size, const std::filesystem::path& path) {
   if (::ftruncate(fd.get(), static_cast<off_t>(size)) == 0) return OkStatus();
   return DiskStatus(errno, "cannot truncate " + path.string());

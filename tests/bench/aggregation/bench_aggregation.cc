@@ -116,7 +116,8 @@ int Main(int argc, char** argv) {
   Options options;
   bool json = false;
   CLI::App app("Folding updates into FedAvg's sum against memcpy of the same bytes");
-  app.add_option("--mb", options.megabytes, "MiB an update")->check(CLI::Range(1, 1024));
+  app.add_option("--mb", options.megabytes, "MiB an update; shorter ones would wait to be added together")
+      ->check(CLI::Range(25, 1024));
   app.add_option("--runs", options.runs, "runs of each, taken in turns")->check(CLI::Range(1, 1000));
   app.add_option("--threads", options.threads, "threads of the parallel figures")->check(CLI::Range(1, 64));
   app.add_flag("--json", json, "print [{id,value,unit,target,better,pass}]");

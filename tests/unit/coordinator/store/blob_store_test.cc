@@ -192,6 +192,38 @@ TEST_F(BlobStoreTest, TakesTheSameContentFromManyThreads) {
 
 // ---- uploads ----
 
+// Notes what the disk is told of before it is asked to sync.
+class WritebackFiles final : public FileOps {
+ public:
+  void BeginWriteback(const UniqueFd& fd, uint64_t offset, uint64_t bytes) override {
+    FileOps::BeginWriteback(fd, offset, bytes);
+    begun.push_back({offset, bytes});
+  }
+  std::vector<std::pair<uint64_t, uint64_t>> begun;
+};
+
+TEST(Writeback, BeginsForEachFourMebibytesOfALongUploadOnce) {
+  constexpr uint64_t kMiB = uint64_t{1} << 20;
+  TempFolder folder;
+  WritebackFiles files;
+  auto store = BlobStore::Open({.root = folder.path(), .files = &files});
+  ASSERT_TRUE(store.ok()) << store.status();
+  std::string content(19 * kMiB + 5, 'w');
+  for (size_t i = 0; i < content.size(); i += 4096) content[i] = static_cast<char>('a' + i / 4096 % 23);
+  auto upload = (*store)->BeginUpload(SpecFor(content));
+  ASSERT_TRUE(upload.ok()) << upload.status();
+  // Pieces that end before, at and after a border, and one over two of them.
+  uint64_t at = 0;
+  for (const uint64_t end : {3 * kMiB, 4 * kMiB, 4 * kMiB + 1, 9 * kMiB, 17 * kMiB, content.size()}) {
+    ASSERT_TRUE((*upload)->Append(at, Bytes(content).subspan(at, end - at)).ok());
+    at = end;
+  }
+  EXPECT_EQ(files.begun,
+            (std::vector<std::pair<uint64_t, uint64_t>>{{0, 4 * kMiB}, {4 * kMiB, 4 * kMiB}, {8 * kMiB, 8 * kMiB}}));
+  ASSERT_TRUE((*upload)->Finish().ok());
+  EXPECT_EQ(*ReadFile((*store)->Path(Sha256(content))), content);
+}
+
 TEST_F(BlobStoreTest, AnUploadInPiecesBecomesABlob) {
   auto upload = Begin(SpecFor(kContent));
   EXPECT_EQ(upload->offset(), 0U);
