@@ -1,5 +1,6 @@
 // A real coordinator (process, TLS, SQLite, disk) and devices that only move bytes: coroutines of this process on
-// protocol::HttpClient that check in, fetch the adapter with hash and file, upload an update and report it.
+// protocol::HttpClient that check in, fetch the adapter with hash (and keep it nowhere), upload an update and report
+// it.
 //
 // Life cycle: construct; StartCoordinator; then Submit and Round as often as the run has rounds, or CheckIn and leave
 // them waiting. From one thread that lives as long (the coordinator dies with it).

@@ -57,6 +57,7 @@ std::vector<Measurement> ModelMeasurements() {
                  {"load-narrowed", "loading 500 MB of float32 as bfloat16, to read()", "ratio", 1.2, false},
                  {"load-memory-narrowed", "the same, peak memory to the weights' size", "ratio", 1.1, false},
                  {"load-float32", "loading 500 MB of bfloat16 as float32 (1 GB), to read()", "ratio", 1.2, false},
+                 {"load-float32-floor", "filling 1 GB of fresh memory alone, to read()", "ratio", std::nullopt, false},
                  {"load-memory-float32", "the same, peak memory to the weights' size", "ratio", 1.1, false},
                  {"load-int8", "loading it as int8, to read()", "ratio", 1.2, false},
                  {"load-memory-int8", "the same, peak memory to the weights' size", "ratio", 1.1, false},

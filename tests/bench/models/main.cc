@@ -100,7 +100,9 @@ int Main(int argc, char** argv) {
     TrainOnce(kind, options);
     return 0;
   }
-  if (speed->parsed()) model::UseTensorMemory(model::kServerSpare);  // as in the programs that train
+  if (speed->parsed())
+    model::UseTensorMemory(
+        model::kServerSpare);  // as in the simulator and the tools; a device gives memory back at once
   const bool own = options.work.empty();
   if (own)
     options.work = std::filesystem::temp_directory_path() / ("heddle-bench-models-" + std::to_string(::getpid()));

@@ -34,6 +34,13 @@ double RelativeError(const torch::Tensor& actual, const torch::Tensor& expected)
   return difference / expected.to(at::kDouble).abs().max().item<double>();
 }
 
+// Of the whole, as a part of its length: what roundings that know nothing of each other add up to.
+double WholeError(const torch::Tensor& actual, const torch::Tensor& expected) {
+  EXPECT_EQ(actual.sizes(), expected.sizes());
+  const auto wanted = expected.to(at::kDouble);
+  return ((actual.to(at::kDouble) - wanted).norm() / wanted.norm()).item<double>();
+}
+
 class Fixture {
  public:
   explicit Fixture(const fs::path& folder, const std::string& reference = "reference.safetensors") : folder_(folder) {
@@ -171,15 +178,12 @@ TEST_P(Encoder, Bfloat16StaysWithinItsRounding) {
   const Fixture fixture = Fixture::Tiny(GetParam());
   Transformer model(fixture.base(), ComputeOptions{.type = at::kBFloat16});
   torch::NoGradGuard no_grad;
-  // Of the whole: eight bits of mantissa, a few dozen roundings on the way.
-  const auto error = [](const torch::Tensor& actual, const torch::Tensor& expected) {
-    return ((actual.to(at::kDouble) - expected).norm() / expected.norm()).item<double>();
-  };
-  EXPECT_LT(error(model->Hidden(fixture.Input()), fixture.Array("last")), 0.05);
+  // Eight bits of mantissa, a few dozen roundings on the way.
+  EXPECT_LT(WholeError(model->Hidden(fixture.Input()), fixture.Array("last")), 0.05);
   if (!fixture.Has("loss")) return;
   const auto logits = model->forward(fixture.Input());
   EXPECT_EQ(logits.scalar_type(), at::kFloat);
-  EXPECT_LT(error(logits, fixture.Array("logits")), 0.05);
+  EXPECT_LT(WholeError(logits, fixture.Array("logits")), 0.05);
 }
 
 TEST_P(Encoder, CheckpointingGivesTheSameGradientsBitForBit) {
@@ -233,6 +237,29 @@ TEST(MiniLm, EveryOutputIsThatOfTheReference) {
     const auto mask = input.mask.unsqueeze(2).to(at::kFloat);
     EXPECT_LT(RelativeError((last * mask).sum(1) / mask.sum(1), fixture.Array(which + "mean")), 1e-5) << which;
   }
+}
+
+TEST(MiniLm, Bfloat16StaysWithinItsRounding) {
+  HEDDLE_NEEDS_TEST_DATA("minilm-l6-v2");
+  const Fixture fixture(TestDataFolder() / "minilm-l6-v2", "reference/reference.safetensors");
+  Transformer model(fixture.base(), ComputeOptions{.type = at::kBFloat16});
+  torch::NoGradGuard no_grad;
+  for (const std::string which : {"in0_", "in1_", "in2_"}) {
+    const double error = WholeError(model->Hidden(fixture.Input(which)), fixture.Array(which + "last"));
+    EXPECT_LT(error, 0.05) << which;
+    EXPECT_GT(error, 1e-5) << "float32 computed";
+  }
+}
+
+TEST(VitMnist, Bfloat16StaysWithinItsRounding) {
+  HEDDLE_NEEDS_TEST_DATA("vit-mnist");
+  const Fixture fixture(TestDataFolder() / "vit-mnist", "reference/reference.safetensors");
+  Transformer model(fixture.base(), ComputeOptions{.type = at::kBFloat16});
+  torch::NoGradGuard no_grad;
+  const auto images = fixture.Array("images_u8").to(at::kFloat).unsqueeze(1) / 255;
+  const double error = WholeError(model->forward({.pixels = (images - 0.1307) / 0.3081}), fixture.Array("logits"));
+  EXPECT_LT(error, 0.05);
+  EXPECT_GT(error, 1e-5) << "float32 computed";
 }
 
 TEST(VitMnist, EveryOutputIsThatOfTheReference) {

@@ -76,6 +76,33 @@ TEST_P(ModelReference, LogitsAndResidualStreamMatchFloat64) {
   }
 }
 
+// Of the whole, as a part of its length: eight bits of mantissa, a few dozen roundings on the way.
+TEST_P(ModelReference, Bfloat16StaysWithinItsRounding) {
+  HEDDLE_NEEDS_TEST_DATA(GetParam());
+  const Reference reference(GetParam());
+  Transformer model(reference.base(), ComputeOptions{.type = at::kBFloat16});
+  torch::NoGradGuard no_grad;
+  for (const std::string input : {"in0_", "in1_", "in2_"}) {
+    const auto logits = model->forward(reference.Array(input + "ids").unsqueeze(0))[0];
+    const auto expected = reference.Array(input + "logits").to(at::kDouble);
+    EXPECT_EQ(logits.scalar_type(), at::kFloat);
+    const double error = ((logits.to(at::kDouble) - expected).norm() / expected.norm()).item<double>();
+    EXPECT_LT(error, 0.05) << input;
+    EXPECT_GT(error, 1e-5) << "float32 computed";
+  }
+}
+
+TEST_P(LlamaReference, TextLossesInBfloat16AreWithinItsRounding) {
+  HEDDLE_NEEDS_TEST_DATA(GetParam());
+  const Reference reference(GetParam());
+  Transformer model(reference.base(), ComputeOptions{.type = at::kBFloat16});
+  const auto losses = reference.Json("reference.json").at("text_loss");
+  for (const std::string text : {"story", "alice"}) {
+    const double expected = losses.at(text).at("mean_nll").to_number<double>();
+    EXPECT_NEAR(TextLoss(model, reference.Array(text + "_ids"), 256), expected, 0.02) << text;
+  }
+}
+
 TEST_P(LlamaReference, TextLossesMatchFloat64) {
   HEDDLE_NEEDS_TEST_DATA(GetParam());
   const Reference reference(GetParam());

@@ -57,6 +57,32 @@ TEST(ModelConfig, HeadsMayBeWiderThanTheHiddenSize) {
   EXPECT_EQ(config->WeightSpec().at("model.layers.0.self_attn.o_proj.weight").shape, (Shape{32, 256}));
 }
 
+// What stands in the files of two small models that people use, with the numbers of parameters that their cards tell.
+TEST(ModelConfig, TinyLlamaAndSmolLmAreRead) {
+  const auto tiny = ParseModelConfig(
+      R"({"architectures": ["LlamaForCausalLM"], "attention_bias": false, "bos_token_id": 1, "eos_token_id": 2,
+          "hidden_act": "silu", "hidden_size": 2048, "initializer_range": 0.02, "intermediate_size": 5632,
+          "max_position_embeddings": 2048, "model_type": "llama", "num_attention_heads": 32, "num_hidden_layers": 22,
+          "num_key_value_heads": 4, "pretraining_tp": 1, "rms_norm_eps": 1e-05, "rope_scaling": null,
+          "rope_theta": 10000.0, "tie_word_embeddings": false, "torch_dtype": "bfloat16",
+          "transformers_version": "4.35.0", "use_cache": true, "vocab_size": 32000})");
+  ASSERT_TRUE(tiny.ok()) << tiny.status();
+  EXPECT_EQ(tiny->NumParameters(), 1'100'048'384);
+  EXPECT_EQ(tiny->head_dim, 64);
+  const auto smol = ParseModelConfig(
+      R"({"architectures": ["LlamaForCausalLM"], "attention_bias": false, "attention_dropout": 0.0, "bos_token_id": 0,
+          "eos_token_id": 0, "hidden_act": "silu", "hidden_size": 576, "initializer_range": 0.041666666666666664,
+          "intermediate_size": 1536, "is_llama_config": true, "max_position_embeddings": 8192, "mlp_bias": false,
+          "model_type": "llama", "num_attention_heads": 9, "num_hidden_layers": 30, "num_key_value_heads": 3,
+          "pretraining_tp": 1, "rms_norm_eps": 1e-05, "rope_interleaved": false, "rope_scaling": null,
+          "rope_theta": 100000, "tie_word_embeddings": true, "torch_dtype": "bfloat16", "use_cache": true,
+          "vocab_size": 49152})");
+  ASSERT_TRUE(smol.ok()) << smol.status();
+  EXPECT_EQ(smol->NumParameters(), 134'515'008);
+  EXPECT_TRUE(smol->tie_word_embeddings);
+  EXPECT_EQ(smol->rotary.theta, 100000);
+}
+
 TEST(ModelConfig, SeveralEndTokensStandForTheirFirst) {
   EXPECT_EQ(ParseModelConfig(With("eos_token_id", "[7, 8]"))->eos_token_id, 7);
 }
