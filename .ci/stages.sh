@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # The stages of `./run ci`, one after the other; a failed one does not keep the next from being run, but the exit status
-# is then 1. HEDDLE_CI_MINUTES (80): what all of it may take. The suite and the sanitizers take what they take; the fuzz
-# targets share the rest, at most a minute and at least a few seconds each.
+# is then 1. HEDDLE_CI_MINUTES (240): what all of it may take. The fuzz targets come before the sanitizers, which take
+# what they take, so that each target gets its minute; only where less than that is left after the suite they share it.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-budget=$((${HEDDLE_CI_MINUTES:-80} * 60))
+budget=$((${HEDDLE_CI_MINUTES:-240} * 60))
 fuzz_jobs=$(nproc)
 table="" failed=0
 log=$(mktemp)
@@ -25,8 +25,6 @@ stage() {
 }
 
 stage suite ./run test
-stage asan ./run test --preset asan
-stage tsan ./run test --preset tsan
 
 targets=$(ls tests/fuzz/corpus | wc -l)
 left=$((budget - SECONDS))
@@ -35,6 +33,9 @@ each=$((left * fuzz_jobs / targets))
 [ "$each" -ge 3 ] || each=3
 [ "$each" -eq 60 ] || printf '\n%d s of %d are left for %d fuzz targets: each gets %d s instead of 60\n' "$left" "$budget" "$targets" "$each"
 stage fuzz ./run fuzz --each "$each"
+
+stage asan ./run test --preset asan
+stage tsan ./run test --preset tsan
 
 printf '\n%s' "$table"
 printf 'all of it: %d min %02d s of %d min\n' $((SECONDS / 60)) $((SECONDS % 60)) $((budget / 60))

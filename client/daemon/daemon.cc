@@ -334,6 +334,7 @@ asio::awaitable<Event> Daemon::Impl::TrainNow(v1::TaskAssignment assignment) {
   WorkerResult done = co_await worker.Run(*std::move(run), [this](const v1::WorkerProgress& p) { LogProgress(p); });
   // One that is kept holds a part of the model that was too large.
   if (done.out_of_memory) co_await worker.Stop(kWorkerStopLimit);
+  TakeReplayedWeights(assignment.plan(), work / "adapter", &cache);
   worker.Rest();
   trained.message = done.message;
   trained.metrics = done.metrics;
@@ -357,8 +358,7 @@ void Daemon::Impl::Do(const Upload& action) {
 }
 
 void Daemon::Impl::Do(const Report& action) {
-  const std::filesystem::path update = action.with_update ? journal.update_file() : std::filesystem::path();
-  Operation([&] { return link.Report(action.report, update); });
+  Operation([&] { return link.Report(action.report, action.with_update ? journal.update_file() : fs::path()); });
 }
 
 void Daemon::Impl::Do(const Wait& action) {

@@ -1,12 +1,20 @@
 #include "client/daemon/ledger_weights.h"
 
 #include <string>
+#include <system_error>
+#include <utility>
 
+#include "client/daemon/base_part.h"
+#include "client/worker/ledger_replay.h"
 #include "common/file.h"
+#include "common/logging.h"
 #include "protocol/limits.h"
 #include "zo_optim/ledger/ledger.h"
 
 namespace heddle::client {
+
+namespace fs = std::filesystem;
+
 namespace {
 
 // What a ledger may have that this process, which is to stay small, reads: a million directions and more.
@@ -37,6 +45,21 @@ std::optional<uint64_t> DirectionsBetween(const CachedBlob& from, const zo::Ledg
   const Result<zo::Ledger> kept = ReadLedger(from, cache);
   if (!kept.ok() || !(kept->head == to.head)) return std::nullopt;
   return zo::MovesBetween(*kept, to).size();
+}
+
+// Moves the file into the cache.
+Result<CachedBlob> Adopt(const fs::path& file, BlobCache* cache) {
+  CachedBlob blob{{}, 0, std::string(zo::kLedgerWeightsFile)};
+  HEDDLE_ASSIGN_OR_RETURN(blob.digest, Sha256File(file));
+  std::error_code error;
+  blob.size_bytes = fs::file_size(file, error);
+  if (error) return ErrnoStatus(error.value(), "cannot look at " + file.string());
+  // As a download that is complete: with room made for it, and its bytes read once more.
+  HEDDLE_ASSIGN_OR_RETURN(const BlobCache::Partial empty, cache->Begin(blob));
+  HEDDLE_RETURN_IF_ERROR(RenameDurably(file, empty.file));
+  HEDDLE_ASSIGN_OR_RETURN(BlobCache::Partial partial, cache->Begin(blob));
+  HEDDLE_RETURN_IF_ERROR(cache->Finish(blob, std::move(partial)).status());
+  return blob;
 }
 
 }  // namespace
@@ -76,6 +99,28 @@ void RememberWeights(const CachedBlob& weights, const CachedBlob& ledger, BlobCa
   cache->Forget(std::string(zo::kLedgerOfWeightsFile));  // so that a kill leaves both or none
   cache->Remember({weights.digest, weights.size_bytes, std::string(zo::kLedgerWeightsFile)});
   cache->Remember({ledger.digest, ledger.size_bytes, std::string(zo::kLedgerOfWeightsFile)});
+}
+
+void TakeReplayedWeights(const v1::TaskPlan& plan, const fs::path& folder, BlobCache* cache) {
+  const fs::path file = folder / kReplayedWeightsFile;
+  std::error_code ignored;
+  if (!fs::is_regular_file(fs::symlink_status(file, ignored))) return;
+  const Result<std::vector<CachedBlob>> adapter = BlobsOf(plan.adapter());
+  const std::optional<CachedBlob> ledger = adapter.ok() ? LedgerIn(*adapter) : std::nullopt;
+  if (ledger) {
+    // Those of before make room first, so that nothing else has to.
+    if (const std::optional<Kept> before = Recalled(cache)) {
+      cache->Forget(std::string(zo::kLedgerOfWeightsFile));
+      if (const auto path = cache->Find(before->weights)) fs::remove(*path, ignored);
+    }
+    const Result<CachedBlob> weights = Adopt(file, cache);
+    if (weights.ok()) {
+      Log(Severity::kInfo, "kept what a replay led to", {{"bytes", weights->size_bytes}});
+      return RememberWeights(*weights, *ledger, cache);
+    }
+    Log(Severity::kWarning, "what a replay led to cannot be kept", {{"error", weights.status().message()}});
+  }
+  fs::remove(file, ignored);
 }
 
 }  // namespace heddle::client

@@ -1,12 +1,17 @@
 #include "client/worker/ledger_replay.h"
 
+#include <fcntl.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <cmath>
+#include <cstring>
+#include <map>
 #include <utility>
 
-#include "common/file.h"
 #include "common/logging.h"
 #include "common/safetensors.h"
+#include "common/safetensors_head.h"
 
 namespace heddle::client {
 
@@ -22,8 +27,10 @@ Result<FetchedWeights> ReadFetched(const fs::path& adapter_dir, const zo::Ledger
   FetchedWeights fetched;
   HEDDLE_ASSIGN_OR_RETURN(fetched.ledger, zo::DecodeLedger(std::as_bytes(std::span(bytes))));
   if (!(fetched.ledger.head == head)) return InvalidArgument("they are another run's");
-  HEDDLE_ASSIGN_OR_RETURN(SafetensorsFile file, ReadSafetensors(adapter_dir / zo::kLedgerWeightsFile));
+  HEDDLE_ASSIGN_OR_RETURN(SafetensorsFile file,
+                          ReadSafetensors(adapter_dir / zo::kLedgerWeightsFile, Misaligned::kKeep));
   fetched.tensors = std::move(file.tensors);
+  fetched.files = std::move(file.files);
   return fetched;
 }
 
@@ -104,6 +111,8 @@ void LedgerCache::Keep(const zo::Ledger& ledger, std::span<const zo::Parameter> 
 
 namespace {
 
+constexpr size_t kFloatsAtOnce = size_t{1} << 18;
+
 // False where `start` has not these tensors.
 bool PutStart(const StateDict& start, std::span<zo::Parameter> parameters) {
   for (const zo::Parameter& parameter : parameters) {
@@ -123,12 +132,19 @@ Status PutFetched(const FetchedWeights& fetched, std::span<zo::Parameter> parame
     const auto found = fetched.tensors.find(parameter.name);
     if (found == fetched.tensors.end() || found->second.dtype() != DType::kF32)
       return InvalidArgument("the fetched weights have no float32 tensor '" + parameter.name + "'");
-    const auto values = found->second.values<float>();
     const auto in_range = [&](float value) { return std::abs(value) <= parameter.grid.range(); };
-    if (values.size() != parameter.values.size() || !std::all_of(values.begin(), values.end(), in_range))
+    const std::span<const std::byte> bytes = found->second.bytes();
+    if (bytes.size() != parameter.values.size_bytes())
       return InvalidArgument("the fetched tensor '" + parameter.name + "' is none of this run's");
-    std::copy(values.begin(), values.end(), parameter.values.begin());
-    zo::SnapToGrid(parameter.grid, parameter.values);
+    for (size_t first = 0; first < parameter.values.size(); first += kFloatsAtOnce) {
+      const auto values = parameter.values.subspan(first, std::min(kFloatsAtOnce, parameter.values.size() - first));
+      const auto from = bytes.subspan(first * sizeof(float), values.size_bytes());
+      std::memcpy(values.data(), from.data(), from.size());
+      for (const auto& file : fetched.files) file->DropPages(from);
+      if (!std::all_of(values.begin(), values.end(), in_range))
+        return InvalidArgument("the fetched tensor '" + parameter.name + "' is none of this run's");
+      zo::SnapToGrid(parameter.grid, values);
+    }
   }
   if (zo::DigestOfWeights(parameters) != fetched.ledger.weights)
     return InvalidArgument("the fetched weights are not those that their ledger names");
@@ -136,13 +152,60 @@ Status PutFetched(const FetchedWeights& fetched, std::span<zo::Parameter> parame
   return zo::CheckDirections();
 }
 
+// Without a copy of them. The content gets no fsync: whoever reads it holds it against the ledger's digest.
+Status WriteReplayed(const fs::path& path, std::span<const zo::Parameter> parameters) {
+  StateDictSpec specs;
+  std::map<std::string_view, std::span<const float>> values;  // in the order of the specs
+  for (const zo::Parameter& parameter : parameters) {
+    specs.emplace(parameter.name, TensorSpec{DType::kF32, {static_cast<int64_t>(parameter.values.size())}});
+    values.emplace(parameter.name, parameter.values);
+  }
+  fs::path part = path;
+  part += ".part";
+  UniqueFd fd(::open(part.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600));
+  if (!fd.valid()) return ErrnoStatus(errno, "cannot write " + part.string());
+  const std::string what = "cannot write " + part.string();
+  Status status = WriteAll(fd.get(), SafetensorsHead(specs), what);
+  for (auto one = values.begin(); status.ok() && one != values.end(); ++one) {
+    const auto bytes = std::as_bytes(one->second);
+    status = WriteAll(fd.get(), {reinterpret_cast<const char*>(bytes.data()), bytes.size()}, what);
+  }
+  if (status.ok()) status = RenameDurably(part, path);
+  if (!status.ok()) ::unlink(part.c_str());
+  return status;
+}
+
+// How many directions a process replays that begins with these weights, if there are some, or with the start.
+uint64_t DirectionsFrom(const FetchedWeights* weights, const zo::Ledger& ledger) {
+  const uint64_t all = ledger.entries.size();
+  if (weights == nullptr || !(weights->ledger.head == ledger.head)) return all;
+  return std::min<uint64_t>(all, zo::MovesBetween(weights->ledger, ledger).size());
+}
+
 }  // namespace
 
 Result<Sha256Digest> LedgerCache::Replay(const zo::Ledger& ledger, const StateDict& start,
                                          std::span<zo::Parameter> parameters, unsigned threads,
-                                         const FetchedWeights* fetched) {
+                                         const FetchedWeights* fetched, const fs::path& leave_in) {
+  uint64_t moved = 0;
+  HEDDLE_ASSIGN_OR_RETURN(const Sha256Digest digest,
+                          ReplayNearest(ledger, start, parameters, threads, &fetched, &moved));
+  if (leave_in.empty() || ledger.entries.empty()) return digest;
+  Log(Severity::kInfo, "replayed a ledger", {{"directions", moved}, {"of", ledger.entries.size()}});
+  // Weights without a name could not be told from others.
+  if (ledger.weights.IsZero() || DirectionsFrom(fetched, ledger) < kDirectionsWorthAFile) return digest;
+  const Status left = WriteReplayed(leave_in / kReplayedWeightsFile, parameters);
+  if (!left.ok()) Log(Severity::kWarning, "replayed weights could not be left", {{"error", left.message()}});
+  return digest;
+}
+
+Result<Sha256Digest> LedgerCache::ReplayNearest(const zo::Ledger& ledger, const StateDict& start,
+                                                std::span<zo::Parameter> parameters, unsigned threads,
+                                                const FetchedWeights** nearest, uint64_t* moved) {
+  const FetchedWeights*& fetched = *nearest;
   Sha256Digest digest;
   const auto replay = [&](std::span<const zo::SeedMove> moves) -> Status {
+    *moved += moves.size();
     HEDDLE_RETURN_IF_ERROR(zo::ApplyMoves(ledger.head.distribution, moves, parameters, threads));
     digest = zo::DigestOfWeights(parameters);
     if (ledger.weights.IsZero() || digest == ledger.weights) return OkStatus();
@@ -165,6 +228,7 @@ Result<Sha256Digest> LedgerCache::Replay(const zo::Ledger& ledger, const StateDi
     // What it began with may not be what it should be: once more, without it.
     if (from == From::kFetched) {
       Log(Severity::kWarning, "fetched weights are of no use", {{"error", replayed.message()}});
+      fetched = nullptr;
     } else {
       const std::lock_guard lock(mutex_);
       kept_.reset();
@@ -172,9 +236,18 @@ Result<Sha256Digest> LedgerCache::Replay(const zo::Ledger& ledger, const StateDi
     from = From::kStart;
     if (PutStart(start, parameters)) replayed = replay(zo::MovesBetween(zo::EmptyLedger(ledger.head), ledger));
   }
+  {
+    const std::lock_guard lock(mutex_);
+    directions_ += *moved;
+  }
   HEDDLE_RETURN_IF_ERROR(replayed);
   Keep(ledger, parameters, from);
   return digest;
+}
+
+uint64_t LedgerCache::directions() const {
+  const std::lock_guard lock(mutex_);
+  return directions_;
 }
 
 uint64_t LedgerCache::fetched() const {

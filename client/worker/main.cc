@@ -37,6 +37,7 @@ int Main(int argc, char** argv) {
   model::WarnOfSlowBlas();
 
   const std::shared_ptr<TaskResources> resources = MakeTaskResources();
+  resources->ledgers().LeaveWeights();  // the daemon keeps them, and this process may end after its task
   WorkerBackend backend;
   backend.local_tasks = LocalTaskNames();
   backend.run = [&](const std::string& name, const TaskInput& input,

@@ -292,16 +292,16 @@ class Training {
 };
 
 // What a task keeps beside forward passes: the trained copy of the adapter (on a GPU another here), what the worker
-// remembers of it and what was fetched in place of its replay, 128 bytes an entry of the ledger (it, the worker's copy
-// and the one on its way there, the moves of its replay and of the last step, a pool's shares), 80 more for what is
-// known of each direction that may be tried, with its scalars, or compared.
+// remembers of it, 128 bytes an entry of the ledger and of that of weights which spare its replay (it, the worker's
+// copy and the one on its way there, the moves of its replay and of the last step, a pool's shares), 80 more for what
+// is known of each direction that may be tried, with its scalars, or compared. Those weights are read from their file
+// piece by piece.
 uint64_t KeptBytes(const Plan& plan, const TaskInput& input, const TrainOptions& options, const StartOfRun& start) {
   const uint64_t weights = TotalBytes(start.adapter.tensors);
   const uint64_t entries = start.ledger.entries.size() + (start.fetched ? start.fetched->ledger.entries.size() : 0);
   const uint64_t tried = uint64_t{input.train.local_steps} * plan.perturbations + plan.candidates;
-  const uint64_t fetched = start.fetched ? TotalBytes(start.fetched->tensors) : 0;
-  return weights + (options.weights.device.is_cpu() ? 0 : weights) + fetched + LedgerCache::BytesKeptOf(weights) +
-         128 * entries + 80 * (plan.head.pool_size > 0 ? entries + tried : tried);
+  return weights + (options.weights.device.is_cpu() ? 0 : weights) + LedgerCache::BytesKeptOf(weights) + 128 * entries +
+         80 * (plan.head.pool_size > 0 ? entries + tried : tried);
 }
 
 class ZoLedger final : public LocalTask {
@@ -327,8 +327,10 @@ class ZoLedger final : public LocalTask {
       return EstimateForwardBytes(spec, train, options) + KeptBytes(plan, input, options, start);
     };
     uint64_t need = needed();
+    std::filesystem::path leave_in = resources.ledgers().leaves_weights() ? input.adapter_dir : "";
     if (start.fetched && input.memory_limit_bytes != 0 && need > input.memory_limit_bytes) {
       start.fetched.reset();  // the replay takes longer and no more memory
+      leave_in.clear();       // the next task would have no room for them either
       need = needed();
     }
     HEDDLE_RETURN_IF_ERROR(CheckMemory(input.memory_limit_bytes, need, "a forward pass with a ledger's replay"));
@@ -356,7 +358,7 @@ class ZoLedger final : public LocalTask {
     const unsigned threads = std::max(1U, train.threads);
     HEDDLE_ASSIGN_OR_RETURN(const Sha256Digest rebuilt,
                             resources.ledgers().Replay(start.ledger, start.adapter.tensors, parameters, threads,
-                                                       start.fetched ? &*start.fetched : nullptr));
+                                                       start.fetched ? &*start.fetched : nullptr, leave_in));
     start.fetched.reset();
     Training training(plan, front, tensors, parameters, start.ledger, threads);
     Directions directions(plan, start.ledger.importance, input.seed);

@@ -3,7 +3,8 @@
 // 2301.12195). See aggregation/ledger/methods.h for the other half.
 //
 //   a. The adapter that the run began with is put on its grid (zo_optim/grid) and the ledger beside it is replayed;
-//      where the worker has replayed an earlier ledger of the run, only what has changed.
+//      where the worker has replayed an earlier ledger of the run, or finds weights of one beside the adapter, only
+//      what has changed. A worker that a daemon has started leaves weights for the next one (LedgerCache::Replay).
 //   b. In each step, on one batch, num_perturbations directions are tried from the same weights: two forward passes
 //      each (a difference to both sides), or one and a common one (spsa_one_sided). A direction whose losses are not
 //      finite, or too far apart, is left out and counted.

@@ -242,8 +242,8 @@ std::optional<Duration> SplitServer::Impl::RoundIsDue() const {
     last = std::max(last, session->seen);
   }
   if (!busy && plan.session_timeout_s > 0) due = last + Seconds(plan.session_timeout_s);
-  if (plan.round_timeout_s > 0 && round_since) {
-    const Duration deadline = *round_since + Seconds(plan.round_timeout_s);
+  if (RoundTimeout() > 0 && round_since) {
+    const Duration deadline = *round_since + Seconds(RoundTimeout());
     due = std::min(due.value_or(deadline), deadline);
   }
   return due;

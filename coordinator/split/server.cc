@@ -275,7 +275,7 @@ void SplitServer::Impl::MakeRoom(const std::function<bool()>& full) {
     return true;
   });
   // Then whoever has been at it longest, if longer than a turn; not who is done but for the update.
-  const double timeout = plan.place_timeout_s();
+  const double timeout = PlaceTimeout();
   while (timeout > 0 && full()) {
     auto longest = sessions.end();
     for (auto it = sessions.begin(); it != sessions.end(); ++it) {

@@ -4,6 +4,7 @@
 // One thread at a time. Include only from translation units of targets with TORCH.
 #pragma once
 
+#include <algorithm>
 #include <functional>
 #include <map>
 #include <memory>
@@ -91,6 +92,13 @@ struct SplitServer::Impl {
   }
   uint64_t MemoryLimit() const { return static_cast<uint64_t>(plan.memory_limit_mb * (1 << 20)); }
   uint64_t MemoryInUse() const { return memory.With(sessions.size(), counted.size()); }
+  // So long after its first device a round ends without the others, and so long after a device got its place another
+  // that asks for one may have it; in seconds, 0: never.
+  double RoundTimeout() const {
+    if (plan.round_timeout_given) return plan.round_timeout_s;
+    return std::min(plan.round_timeout_s / plan.turns() * turns, 1e8);
+  }
+  double PlaceTimeout() const { return RoundTimeout() / turns; }
   // Whether one device more goes beyond the memory limit.
   bool MemoryIsFull() const { return MemoryLimit() > 0 && MemoryInUse() + memory.session > MemoryLimit(); }
 
@@ -110,6 +118,7 @@ struct SplitServer::Impl {
   std::unique_ptr<peft::SplitHalf> shared;   // with one part for all
   model::Transformer together{nullptr};      // for passes over several devices; null without
   SplitMemory memory;
+  uint32_t turns = 1;  // in which the devices of a round have their places, by the plan and by the memory limit
   uint64_t step_bytes = 0, update_bytes = 0;  // of a device's frames of a step and of its update, at most
   std::map<std::string, std::unique_ptr<SplitSession>> sessions;  // by device
   std::map<std::string, CountedUpdate> counted;                   // of this round, by device

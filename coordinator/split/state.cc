@@ -1,4 +1,5 @@
 // What a restart goes on from: one file, written whole.
+#include <algorithm>
 #include <charconv>
 #include <sstream>
 
@@ -60,6 +61,13 @@ Result<std::vector<uint64_t>> NumbersOf(const std::map<std::string, std::string>
 Status SplitServer::Impl::CheckMemory() {
   memory = EstimateSplitMemory(plan, options.part->spec, TotalBytes(device_adapter), TotalBytes(server_adapter),
                                options.compute.checkpoint_layers);
+  // The last of a round come when the others' updates are there.
+  uint32_t places = 1;
+  const auto fits = [this](uint32_t sessions) {
+    return MemoryLimit() == 0 || memory.With(sessions, plan.devices_per_round - sessions) <= MemoryLimit();
+  };
+  while (places < std::min(plan.max_sessions, plan.devices_per_round) && fits(places + 1)) ++places;
+  turns = plan.turns(places);
   const uint64_t needed = memory.With(1, plan.devices_per_round - 1);
   if (MemoryLimit() == 0 || needed <= MemoryLimit()) return OkStatus();
   return InvalidArgument("split.memory_limit_mb is " + std::to_string(MemoryLimit() >> 20) + ", but one device at a " +

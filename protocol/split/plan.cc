@@ -166,6 +166,7 @@ Result<SplitPlan> Finish(SplitPlan plan, const Texts& texts) {
                            ", more than the devices_per_round of a round");
   }
   plan.round_timeout_s = texts.round_timeout_s.value_or(LongestRound(plan));
+  plan.round_timeout_given = texts.round_timeout_s.has_value();
   HEDDLE_RETURN_IF_ERROR(TakeStrategy(texts.strategy, &plan));
   if (plan.server_mode == "sequential" && plan.strategy != "FedAvg") {
     return InvalidArgument(
@@ -231,8 +232,8 @@ std::string SplitSide::AdapterConfigJson() const {
   return json + "}";
 }
 
-uint32_t SplitPlan::turns() const {
-  const uint32_t places = std::max(1U, server_mode == "sequential" ? 1U : max_sessions);
+uint32_t SplitPlan::turns(uint32_t places) const {
+  places = std::max(1U, server_mode == "sequential" ? 1U : std::min(places, max_sessions));
   return std::max(1U, devices_per_round / places + (devices_per_round % places > 0 ? 1U : 0U));
 }
 

@@ -78,10 +78,11 @@ struct SplitPlan {
   // So long after its first device a round ends without those that are not done; 0: never. Unless the file says it: the
   // longer of an hour and local_steps * step_timeout_s, for each turn.
   double round_timeout_s = 3600;
-  uint32_t min_devices = 1;    // with fewer updates no round ends early
-  double step_timeout_s = 30;  // parallel: so long after the first device a step waits for the last
-  uint32_t server_batch = 1;   // devices whose micro-batches the server computes with in one pass
-  double server_wait_ms = 10;  // for so long the longest waiting of them waits for more
+  bool round_timeout_given = true;  // else it grows with the turns that the server's memory makes of a round
+  uint32_t min_devices = 1;         // with fewer updates no round ends early
+  double step_timeout_s = 30;       // parallel: so long after the first device a step waits for the last
+  uint32_t server_batch = 1;        // devices whose micro-batches the server computes with in one pass
+  double server_wait_ms = 10;       // for so long the longest waiting of them waits for more
 
   uint32_t local_steps = 8, gradient_accumulation_steps = 1, batch_size = 8, sequence_length = 64;
   SplitSide device, server;
@@ -97,9 +98,9 @@ struct SplitPlan {
 
   bool u_shaped() const { return topology == "u_shaped"; }
   // How often places have to be given anew until every device of a round has had one.
-  uint32_t turns() const;
-  // So long after a device got its place, in seconds, another that asks for one may have it; 0: never.
-  double place_timeout_s() const { return round_timeout_s / turns(); }
+  uint32_t turns() const { return turns(max_sessions); }
+  // The same for a server whose memory has room for `places` devices at a time.
+  uint32_t turns(uint32_t places) const;
   SplitSchedule schedule() const {
     return {.u_shaped = u_shaped(), .micros = gradient_accumulation_steps, .steps = local_steps, .ahead = pipeline};
   }

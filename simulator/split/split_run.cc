@@ -3,7 +3,9 @@
 #include <torch/types.h>
 #include <torch/utils.h>
 
+#include <algorithm>
 #include <deque>
+#include <set>
 
 #include "client/split/setup.h"
 #include "common/random.h"
@@ -19,6 +21,11 @@ class SplitRunner {
   explicit SplitRunner(const SplitRunOptions& options) : options_(options) {}
 
   Result<std::vector<SplitRound>> Run(const std::function<void(const SplitRound&)>& progress) {
+    if (options_.devices.size() < options_.plan.devices_per_round) {
+      return FailedPrecondition("a round needs " + std::to_string(options_.plan.devices_per_round) +
+                                " devices, and there are " + std::to_string(options_.devices.size()) +
+                                ": add devices, or make devices_per_round smaller");
+    }
     HEDDLE_ASSIGN_OR_RETURN(auto prepared,
                             coordinator::PrepareSplitServer(options_.plan, options_.folder, options_.compute));
     server_part_ = prepared.part;
@@ -40,23 +47,21 @@ class SplitRunner {
     HEDDLE_RETURN_IF_ERROR(note(0));
     while (!server_->done()) {
       const uint32_t round = server_->round();
-      if (options_.plan.server_mode == "parallel" || options_.plan.server_batch > 1) {
-        HEDDLE_RETURN_IF_ERROR(AllAtOnce(round));
-      } else {
-        // Once more for each attempt that is abandoned.
-        for (uint32_t attempt = 0; attempt < coordinator::kMaxAbandonedAttempts && server_->failure().empty();
-             ++attempt) {
-          for (auto& [name, device] : devices_) {
-            if (server_->round() != round || !server_->failure().empty()) break;
-            HEDDLE_RETURN_IF_ERROR(OneRound(name, *device));
-          }
-          if (server_->round() != round) break;
+      // Once more for each attempt that is abandoned.
+      for (uint32_t attempt = 0;
+           attempt < coordinator::kMaxAbandonedAttempts && server_->failure().empty() && server_->round() == round;
+           ++attempt) {
+        if (options_.plan.server_mode == "parallel" || options_.plan.server_batch > 1) {
+          HEDDLE_RETURN_IF_ERROR(AllAtOnce(round));
+        } else {
+          HEDDLE_RETURN_IF_ERROR(OneAfterTheOther(round));
         }
       }
       if (!server_->failure().empty()) return Aborted(server_->failure());
       if (server_->round() == round) {
-        return FailedPrecondition("a round needs " + std::to_string(options_.plan.devices_per_round) +
-                                  " devices, and there are " + std::to_string(devices_.size()));
+        return FailedPrecondition("round " + std::to_string(round) + " does not end: of its " +
+                                  std::to_string(options_.plan.devices_per_round) +
+                                  " devices some are refused each time that they begin it");
       }
       HEDDLE_RETURN_IF_ERROR(note(round));
     }
@@ -64,6 +69,14 @@ class SplitRunner {
   }
 
  private:
+  Status OneAfterTheOther(uint32_t round) {
+    for (auto& [name, device] : devices_) {
+      if (server_->round() != round || !server_->failure().empty()) break;
+      HEDDLE_RETURN_IF_ERROR(OneRound(name, *device));
+    }
+    return OkStatus();
+  }
+
   // Until the device waits for the next round.
   Status OneRound(const std::string& name, SplitDevice& device) {
     const uint32_t round = server_->round();
@@ -88,15 +101,17 @@ class SplitRunner {
     return true;
   }
 
-  // All devices have the round together, a frame of each in the order of their names. Time stands still, but where
-  // something waits for others.
+  // All devices have the round together, a frame of each in the order of their names. Those for whom there is no place
+  // ask again whenever nothing else happens: devices do so many times before anything else is due. Time stands still,
+  // but where something waits for others.
   Status AllAtOnce(uint32_t round) {
     std::map<std::string, std::deque<std::string>> frames;
     for (const auto& [name, device] : devices_) frames[name] = {device->Hello()};
     std::map<uint64_t, std::string> owners;
+    std::set<std::string> had, turned_away;  // who has had a place in this round, and who has asked for one in vain
+    bool asked = false;                      // again, since the last pass
     uint64_t ticket = 0;
     for (bool moved = true; moved && server_->round() == round;) {
-      moved = false;
       for (auto& [name, waiting] : frames) {
         for (; !waiting.empty(); waiting.pop_front()) {
           owners[++ticket] = name;
@@ -104,15 +119,30 @@ class SplitRunner {
         }
       }
       coordinator::SplitServer::Turn turn = server_->Advance(now_);
-      if (!turn.computed && turn.wake) {
-        now_ = std::max(now_, *turn.wake);
-        turn = server_->Advance(now_);
+      auto replies = server_->TakeReplies();
+      if (!turn.computed && replies.empty()) {
+        if (!asked && !turned_away.empty()) {
+          for (const std::string& name : turned_away) frames.at(name) = {devices_.at(name)->Hello()};
+          turned_away.clear();
+          asked = true;
+          continue;
+        }
+        if (turn.wake) {
+          now_ = std::max(now_, *turn.wake);
+          turn = server_->Advance(now_);
+          replies = server_->TakeReplies();
+        }
       }
-      moved = turn.computed;
-      for (const auto& reply : server_->TakeReplies()) {
+      if (turn.computed) asked = false;
+      moved = turn.computed || !replies.empty();
+      for (const auto& reply : replies) {
         const std::string& name = owners.at(reply.ticket);
         HEDDLE_ASSIGN_OR_RETURN(const bool goes_on, Answered(*devices_.at(name), reply.frame, &frames.at(name)));
-        moved = moved || goes_on;
+        if (goes_on) {
+          had.insert(name);
+        } else if (!had.contains(name)) {
+          turned_away.insert(name);
+        }
       }
     }
     return OkStatus();

@@ -33,8 +33,9 @@ struct SplitRound {
 
 // One device after the other has its round to itself, in the order of their names, so that the outcome is the same each
 // time; with a server that computes for several at once (split.server_batch, or steps of all in parallel), all have the
-// round together. `progress` is called after each round, and before the first. Errors: those of the machines and of the
-// files.
+// round together, or as many of them at a time as there are places (split.max_sessions, split.memory_limit_mb).
+// `progress` is called after each round, and before the first. Errors: kFailedPrecondition for too few devices, and
+// for a round that does not end because devices are refused again and again; those of the machines and of the files.
 Result<std::vector<SplitRound>> RunSplit(const SplitRunOptions& options,
                                          const std::function<void(const SplitRound&)>& progress = {});
 

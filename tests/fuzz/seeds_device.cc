@@ -1,6 +1,7 @@
 // Seeds of what a device reads: tokens, its journal, the coordinator's answers, client.toml, the run folder's report.
 #include "common/digest.h"
 #include "protocol/refusal.h"
+#include "protocol/short_form.h"
 #include "protocol/validate.h"
 #include "tests/fuzz/seeds.h"
 
@@ -107,6 +108,41 @@ void Sessions() {
             assigned);
 }
 
+// A coordinator that knows short forms: a whole assignment, and the next round's without what the device was told.
+void ShortForms() {
+  const std::string begin = Event(0, "") + Event(1) + Event(7);
+  const std::string trained = Event(9) + Event(10) + std::string(1, '\0') + Number(0, 2) + std::string(1, '\0');
+  v1::ReportResponse verdict;
+  verdict.set_verdict(v1::REPORT_VERDICT_ACCEPTED);
+  const std::string accepted = trained + Event(11) + Event(12, verdict) + Event(5);
+  v1::CheckinResponse first = Assignment(), second, rejected;
+  first.mutable_assignment()->set_short_forms(true);
+  v1::SharedSeeds* seeds = first.mutable_assignment()->mutable_plan()->mutable_train()->mutable_seeds();
+  seeds->set_seed(7);
+  seeds->set_resolution_bits(16);
+  second = first;
+  v1::TaskAssignment* next = second.mutable_assignment();
+  next->set_round(4);
+  next->set_deadline_unix_us(1'700'000'001'000'000);
+  next->mutable_plan()->set_seed(8);
+  const uint64_t key = protocol::LastingKey(protocol::LastingPart(first.assignment()));
+  protocol::Shorten(key, next);
+  if (next->lasting_key() != key) Fail("the assignment has no short form");
+  next->set_ledger_patch("what leads to the next ledger");
+  Write("fuzz_session", "short", begin + Event(8, first) + accepted + Event(8, second) + accepted);
+  Write("fuzz_session", "short-of-nothing", begin + Event(8, second) + Event(5) + Event(8, first));
+  rejected.mutable_rejection()->set_reason(v1::REJECTION_REASON_UNSUPPORTED_TASK);
+  Write("fuzz_session", "short-then-another-task",
+        begin + Event(8, first) + accepted + Event(8, rejected) + Event(5) + Event(8, second));
+  // What is sent beside the key is joined to what is kept: a file more than there was.
+  *next->mutable_plan()->add_base_model() = protocol::MakeBlobRef(Sha256(std::string_view("z")), 1, "z.safetensors");
+  next->set_lasting_key(key ^ 1);
+  Write("fuzz_session", "short-of-another", begin + Event(8, first) + accepted + Event(8, second) + Event(5));
+  Write("fuzz_session", "short-and-more", begin + Event(8, first) + accepted + Event(15, second) + accepted);
+  next->mutable_plan()->mutable_train()->set_threads(0xFFFFFFFF);
+  Write("fuzz_session", "short-out-of-range", begin + Event(8, first) + accepted + Event(15, second) + Event(5));
+}
+
 }  // namespace
 
 void DeviceSeeds() {
@@ -128,6 +164,7 @@ void DeviceSeeds() {
   Write("fuzz_journal", "failed", Number(0, 2) + failed.SerializeAsString());
   Write("fuzz_journal", "nothing", "");
   Sessions();
+  ShortForms();
 
   const std::string client =
       "[coordinator]\nhost = \"c.example\"\nport = 7443\nretry_base_s = 0.5\n[device]\nstate_dir = \"state\"\n"

@@ -1,12 +1,66 @@
-// Seeds of fuzz_tensor_tree and fuzz_emulator.
+// Seeds of fuzz_tensor_tree and fuzz_emulator, and of what lies beside a model's weights: the index of its shards for
+// fuzz_safetensors, generation_config.json for fuzz_model_config.
 #include "common/safetensors.h"
 #include "model/parts/tensor_tree.h"
 #include "tests/fuzz/parts_model.h"
 #include "tests/fuzz/seeds.h"
 
 namespace heddle::fuzz {
+namespace {
+
+// Where fuzz_safetensors has the shards a (x, y) and b (z).
+void ShardSeeds() {
+  const std::string ours = R"("x":"a.safetensors","y":"a.safetensors","z":"b.safetensors")";
+  StateDict third;
+  third.emplace("w", Tensor::FromFloats({2}, std::vector<float>{3, 4}));
+  const auto write = [](const std::string& name, const std::string& weights, const std::string& shard = "") {
+    Write("fuzz_safetensors", "index-" + name,
+          "index\n" + std::string(R"({"metadata":{"total_size":24},"weight_map":{)") + weights + "}}\n" + shard);
+  };
+  write("two", ours);
+  write("three", ours + R"(,"w":"c.safetensors")", SerializeSafetensors(third));
+  write("one", R"("z":"b.safetensors")");
+  write("none", "");
+  write("twice", ours + R"(,"x":"a.safetensors")");
+  write("damaged", ours + R"(,"w":"c.safetensors")", SerializeSafetensors(third).substr(0, 60));
+  write("absent", ours + R"(,"w":"d.safetensors")");
+  write("not-all", R"("x":"a.safetensors")");
+  write("too-many", ours + R"(,"v":"a.safetensors")");
+  write("elsewhere", R"("x":"b.safetensors","y":"a.safetensors","z":"b.safetensors")");
+  write("outside", R"("x":"../a.safetensors")");
+  write("absolute", R"("x":"/a.safetensors")");
+  write("itself", R"("x":"model.safetensors.index.json")");
+  write("no-name", R"("x":"")");
+  write("nul", R"("z":"b.safetensors\u0000.x")");
+  write("long", R"("x":")" + std::string(300, 'a') + "\"");
+  write("number", R"("x":1)");
+  Write("fuzz_safetensors", "index-list", "index\n{\"weight_map\":[]}\n");
+}
+
+void GenerationSeeds() {
+  const auto write = [](const std::string& name, const std::string& tokens) {
+    Write("fuzz_model_config", "generation-" + name,
+          "generation\n" + std::string(R"({"bos_token_id":1,"temperature":0.6,"eos_token_id":)") + tokens + "}");
+  };
+  write("one", "9");
+  write("several", "[128001,128008,2,128001]");
+  write("null", "null");
+  write("none", "[]");
+  write("minus-one", "[-1,7]");
+  write("real", "[7.0,1e2]");
+  write("half", "7.5");
+  write("too-large", "16777217");
+  write("name", "\"</s>\"");
+  write("nested", "[[7]]");
+  Write("fuzz_model_config", "generation-of-no-tokens", "generation\n{}");
+  Write("fuzz_model_config", "generation-list", "generation\n[2]");
+}
+
+}  // namespace
 
 void PartSeeds() {
+  ShardSeeds();
+  GenerationSeeds();
   StateDict weights;
   for (const auto& [name, spec] : PartsModel().WeightSpec()) {
     std::span<std::byte> zeros;  // as Allocate leaves them

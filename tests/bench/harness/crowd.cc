@@ -10,14 +10,13 @@
 #include <cmath>
 #include <limits>
 #include <mutex>
-#include <thread>
 
 #include "aggregation/aggregator.h"
 #include "common/digest.h"
-#include "common/file.h"
 #include "common/random.h"
 #include "common/safetensors.h"
 #include "coordinator/recipe/recipe.h"
+#include "history.h"
 #include "light_devices.h"
 #include "protocol/v1/device.pb.h"
 #include "protocol/validate.h"
@@ -226,22 +225,6 @@ Result<Sha256Digest> ExpectedModel(const coordinator::Recipe& recipe, const Crow
   return Sha256(SerializeSafetensors(made.model));
 }
 
-// The only line of history.jsonl, when the run has come to its end.
-Result<json::object> CommittedRound(LightDevices& devices) {
-  for (int i = 0; i < 600; ++i) {
-    HEDDLE_RETURN_IF_ERROR(devices.fleet().CheckAlive());
-    HEDDLE_ASSIGN_OR_RETURN(const json::object run, devices.fleet().admin().Get("/v1/runs/" + devices.run_id()));
-    if (run.at("state") == "complete") {
-      HEDDLE_ASSIGN_OR_RETURN(const std::string text,
-                              ReadFile(fs::path(json::value_to<std::string>(run.at("folder"))) / "history.jsonl"));
-      return json::parse(std::string_view(text).substr(0, text.find('\n'))).as_object();
-    }
-    if (run.at("state") != "running") return Internal("the run ended so: " + json::serialize(run));
-    std::this_thread::sleep_for(std::chrono::milliseconds(50));
-  }
-  return DeadlineExceeded("the round did not commit");
-}
-
 }  // namespace
 
 Result<CrowdRound> RunCrowdRound(const Context& context, const fs::path& folder, const CrowdOptions& options) {
@@ -264,7 +247,9 @@ Result<CrowdRound> RunCrowdRound(const Context& context, const fs::path& folder,
   crowd.adapter = std::move(material.initial_adapter);
   HEDDLE_RETURN_IF_ERROR(
       devices.Each([&](int index, protocol::HttpClient& client) { return Take(client, crowd, index); }));
-  HEDDLE_ASSIGN_OR_RETURN(const json::object line, CommittedRound(devices));
+  HEDDLE_ASSIGN_OR_RETURN(const std::vector<json::object> history, HistoryOfTheRun(devices));
+  if (history.size() != 1) return Internal("history.jsonl has " + std::to_string(history.size()) + " lines, not one");
+  const json::object& line = history.front();
   HEDDLE_RETURN_IF_ERROR(devices.Stop());
 
   CrowdRound round;

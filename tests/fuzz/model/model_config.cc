@@ -1,12 +1,15 @@
 // Any bytes as a model's config.json, of whatever architecture: refused with a reason, or a specification that hangs
-// together.
+// together. After a line "generation": a generation_config.json, refused, or the tokens that end a text.
+#include <boost/json.hpp>
 #include <cmath>
+#include <set>
 
 #include "model/architectures/architectures.h"
 #include "model/config/new_head.h"
 #include "model/config/registry.h"
 #include "model/config/rotary.h"
 #include "tests/fuzz/fuzz_input.h"
+#include "tests/fuzz/scratch.h"
 
 using heddle::fuzz::Require;
 using heddle::model::ModelSpec;
@@ -74,9 +77,50 @@ void CheckNewHead(std::string_view text) {
   Require(heddle::model::MissingHeadParameters(*spec, body).size() == spec->fresh.size(), "all of the head is missing");
 }
 
+namespace json = boost::json;
+
+// They are those of config.json and those that the JSON library finds, each once, in order.
+void CheckEndTokens(std::string_view text) {
+  static const heddle::fuzz::Scratch scratch;
+  scratch.Write("generation_config.json", text);
+  ModelSpec spec = heddle::model::LlamaSpec();
+  spec.eos_token_id = 2;
+  spec.more_eos_token_ids = {5, 2};
+  const auto ids = heddle::model::ReadEndTokens(scratch.path(), spec);
+  if (!ids.ok()) {
+    Require(ids.status().code() == heddle::Code::kInvalidArgument, "a refusal is an invalid argument",
+            ids.status().message());
+    return;
+  }
+  json::error_code error;
+  const json::value root = json::parse(text, error);
+  Require(!error && root.is_object(), "what is read is an object", text);
+  std::set<int64_t> expected = {2, 5};
+  const auto add = [&](const json::value& id) {
+    json::error_code none;
+    const auto number = id.to_number<double>(none);  // exact: ids are below 2^53
+    Require(!none, "an id is a number", text);
+    if (number != -1) expected.insert(static_cast<int64_t>(number));
+  };
+  const json::value* end = root.get_object().if_contains("eos_token_id");
+  if (end != nullptr && end->is_array()) {
+    for (const json::value& id : end->get_array()) add(id);
+  } else if (end != nullptr && !end->is_null()) {
+    add(*end);
+  }
+  Require(std::vector<int64_t>(expected.begin(), expected.end()) == *ids, "these are the tokens", text);
+  Require(ids->front() >= 0 && ids->back() <= heddle::model::kMaxVocab, "and can be tokens", text);
+}
+
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  constexpr std::string_view kGeneration = "generation\n";
+  const std::string_view input(reinterpret_cast<const char*>(data), size);
+  if (input.starts_with(kGeneration)) {
+    CheckEndTokens(input.substr(kGeneration.size()));
+    return 0;
+  }
   CheckNewHead({reinterpret_cast<const char*>(data), size});
   CheckMaskedHead({reinterpret_cast<const char*>(data), size});
   const auto spec = heddle::model::ParseModelConfig({reinterpret_cast<const char*>(data), size});

@@ -1,6 +1,7 @@
 // A worker whose task is arithmetic; the text of its data file says how it behaves: "ok", "slow" (steps until it is
-// cancelled), "deaf" (never cancelled), "kill", "abort", "exit", "fail", "big" (takes memory). Argument "silent": never
-// gets ready; "rubbish": writes no frames.
+// cancelled), "deaf" (never cancelled), "kill", "abort", "exit", "fail", "big" (takes memory), "leave" (as "ok", and
+// leaves a file in place of weights that a ledger led to). Argument "silent": never gets ready; "rubbish": writes no
+// frames.
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,6 +22,11 @@ Result<TaskOutput> RunTask(const std::string& name, const TaskInput& input, cons
   HEDDLE_ASSIGN_OR_RETURN(const std::string mode, ReadFile(input.data_path));
   HEDDLE_ASSIGN_OR_RETURN(const std::string config, ReadFile(input.base_model_dir / "config.json"));
   HEDDLE_ASSIGN_OR_RETURN(const std::string adapter, ReadFile(input.adapter_dir / "adapter_model.safetensors"));
+  if (mode == "leave") {
+    HEDDLE_ASSIGN_OR_RETURN(const std::string ledger, ReadFile(input.adapter_dir / "ledger.bin"));
+    HEDDLE_RETURN_IF_ERROR(
+        WriteFileAtomically(input.adapter_dir / "replayed_weights.safetensors", "replayed " + ledger));
+  }
   if (mode == "fail") return InvalidArgument("the data is not to my taste");
   const uint32_t steps = mode == "slow" || mode == "deaf" || mode == "big" ? 1'000'000 : input.train.local_steps;
   std::vector<char> memory;

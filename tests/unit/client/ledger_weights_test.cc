@@ -98,6 +98,117 @@ TEST_F(LedgerWeightsTest, WithoutTheWeightsTheTaskIsDoneByReplay) {
   EXPECT_EQ(Given().at("ledger_of_weights.bin"), later);
 }
 
+// Each task is done by a daemon and a worker of its own.
+TEST_F(LedgerWeightsTest, WhatAWorkerLeavesIsWhereTheNextOneBegins) {
+  EnrollDevice();
+  using Files = std::map<std::string, std::string>;
+  const auto cached = [&](const std::string& bytes) { return config_.state_dir / "cache" / Sha256(bytes).ToHex(); };
+  const std::string first = LedgerOf(1, 50), second = LedgerOf(2, 60), third = LedgerOf(3, 70),
+                    fourth = LedgerOf(4, 80), other = LedgerOf(4, 80, 8);
+  Mode("leave");
+  Task(first, std::nullopt);
+  EXPECT_EQ(Given(), (Files{{"ledger.bin", first}})) << "what was left has been taken";
+  EXPECT_TRUE(fs::exists(cached("replayed " + first)));
+  Task(second, std::nullopt);
+  EXPECT_EQ(Given(), (Files{{"ledger.bin", second},
+                            {"ledger_weights.safetensors", "replayed " + first},
+                            {"ledger_of_weights.bin", first}}));
+  EXPECT_FALSE(fs::exists(cached("replayed " + first))) << "the newer ones take their place";
+  Mode("ok");
+  for (const std::string& ledger : {third, fourth}) {
+    Task(ledger, std::nullopt);
+    EXPECT_EQ(Given(), (Files{{"ledger.bin", ledger},
+                              {"ledger_weights.safetensors", "replayed " + second},
+                              {"ledger_of_weights.bin", second}}));
+  }
+  // To another run they are of no use, and other bytes are not taken for them.
+  Task(other, std::nullopt);
+  EXPECT_EQ(Given(), (Files{{"ledger.bin", other}}));
+  std::string changed = "replayed " + second;
+  changed.back() = static_cast<char>(changed.back() ^ 1);
+  ASSERT_TRUE(WriteFileAtomically(cached("replayed " + second), changed).ok());
+  Task(fourth, std::nullopt);
+  EXPECT_EQ(Given(), (Files{{"ledger.bin", fourth}}));
+  EXPECT_FALSE(fs::exists(cached("replayed " + second)));
+  EXPECT_EQ(Asked(), 0U);
+}
+
+// The weights that a ledger leads to say nothing of the frozen ones below: those are held to the plan by their digest.
+TEST_F(LedgerWeightsTest, ASpoiltOrAnotherFrozenBaseIsRefusedBeforeTheTask) {
+  EnrollDevice();
+  const std::string ledger = LedgerOf(1, 50), right = protocol::MakeBytes(1000, 77),
+                    wrong = protocol::MakeBytes(1000, 5);
+  Task(ledger, std::nullopt);
+  // On the device's disk its base is spoilt, and what the coordinator sends in its place is another.
+  const fs::path base = config_.state_dir / "cache" / Sha256(right).ToHex();
+  ASSERT_EQ(ReadFile(base).value(), right);
+  ASSERT_TRUE(WriteFileAtomically(base, wrong).ok());
+  v1::TaskAssignment assignment = coordinator_.MakeAssignment(++tasks_);
+  coordinator_.AddLedger(ledger, std::nullopt, &assignment);
+  coordinator_.Corrupt(assignment.plan().base_model(1), wrong);
+  coordinator_.Offer(assignment);
+  EXPECT_TRUE(RunTasks(1).ok());
+  ASSERT_EQ(coordinator_.reports().size(), 2U);
+  EXPECT_EQ(coordinator_.reports().back().outcome(), v1::TASK_OUTCOME_FAILED);
+  EXPECT_NE(coordinator_.reports().back().message().find(Sha256(right).ToHex()), std::string::npos)
+      << coordinator_.reports().back().message();
+  EXPECT_FALSE(fs::exists(config_.state_dir / "work" / "adapter")) << "a task was made ready";
+  EXPECT_FALSE(fs::exists(base));
+  coordinator_.Corrupt(assignment.plan().base_model(1), right);
+  Task(ledger, std::nullopt);
+  EXPECT_EQ(ReadFile(base).value(), right);
+}
+
+TEST(LedgerReplays, WhatIsLeftCountsInTheCacheAndWhatDoesNotFitIsThrownAway) {
+  protocol::TempDir temp;
+  const fs::path folder = temp.path() / "adapter", file = folder / "replayed_weights.safetensors";
+  ASSERT_TRUE(MakeDirectories(folder).ok());
+  BlobCache cache = *BlobCache::Open(temp.path() / "cache", 10'000);
+  const auto put = [&](const std::string& bytes) {
+    const CachedBlob blob{Sha256(bytes), bytes.size(), "ledger.bin"};
+    EXPECT_TRUE(cache.Put(blob, bytes).ok());
+    return blob;
+  };
+  zo::Ledger run{.head = {.seed = 3}, .round = 1, .entries = {{1, 5}}, .importance = {}, .weights = Sha256("w")};
+  const CachedBlob ledger = put(zo::EncodeLedger(run));
+  v1::TaskPlan plan;
+  *plan.add_adapter() = protocol::MakeBlobRef(ledger.digest, ledger.size_bytes, ledger.name);
+  const CachedBlob task = put(std::string(4000, 't')), old = put(std::string(3000, 'o'));
+  ASSERT_TRUE(cache.Pin({ledger, task}).ok());
+  const auto leave = [&](const std::string& bytes, const v1::TaskPlan& of) {
+    ASSERT_TRUE(WriteFileAtomically(file, bytes).ok());
+    TakeReplayedWeights(of, folder, &cache);
+    EXPECT_FALSE(fs::exists(fs::symlink_status(file)));
+    EXPECT_LE(cache.TotalBytes(), 10'000U);
+  };
+  TakeReplayedWeights(plan, folder, &cache);  // nothing was left
+  EXPECT_TRUE(NearestWeights({ledger}, &cache).empty());
+  leave("of no ledger", {});
+  EXPECT_TRUE(NearestWeights({ledger}, &cache).empty());
+  leave(std::string(5000, 'w'), plan);
+  auto nearest = NearestWeights({ledger}, &cache);
+  ASSERT_EQ(nearest.size(), 2U);
+  EXPECT_EQ(nearest[0].digest, Sha256(std::string(5000, 'w')));
+  EXPECT_EQ(nearest[0].size_bytes, 5000U);
+  EXPECT_EQ(nearest[1].digest, ledger.digest);
+  EXPECT_FALSE(cache.Find(old).has_value()) << "it had to make room";
+  EXPECT_TRUE(cache.Find(task).has_value());
+  // The next ones fit only where those were.
+  leave(std::string(5500, 'x'), plan);
+  nearest = NearestWeights({ledger}, &cache);
+  ASSERT_EQ(nearest.size(), 2U);
+  EXPECT_EQ(nearest[0].digest, Sha256(std::string(5500, 'x')));
+  leave(std::string(9000, 'y'), plan);
+  EXPECT_TRUE(NearestWeights({ledger}, &cache).empty());
+  EXPECT_TRUE(cache.Find(task).has_value());
+  // A link to what is the daemon's alone.
+  ASSERT_TRUE(WriteFileAtomically(temp.path() / "secret", "secret").ok());
+  fs::create_symlink(temp.path() / "secret", file);
+  TakeReplayedWeights(plan, folder, &cache);
+  EXPECT_TRUE(NearestWeights({ledger}, &cache).empty());
+  EXPECT_FALSE(cache.Find({Sha256("secret"), 6, "secret"}).has_value());
+}
+
 TEST(LedgerReplays, AShortLedgerIsNotEvenReadAndOneTooLongForThisProcessIsLong) {
   protocol::TempDir temp;
   BlobCache cache = *BlobCache::Open(temp.path() / "cache", 1 << 24);

@@ -161,6 +161,30 @@ TEST(SplitMemoryLimit, HoldsWhereDevicesTakeTurns) {
   }
 }
 
+// Three devices for whom there is room one at a time come in three turns of an hour, and no device has more than one.
+TEST(SplitMemoryLimit, ARoundHasTheTimeOfTheTurnsThatItMakes) {
+  const auto hello = [](SplitWorld& world, const char* name, double seconds) {
+    const std::string answer = world.server->Handle(name, world.devices.at(name)->Hello(), Seconds(seconds));
+    const auto welcome = protocol::ParseControlFrame(answer);
+    return welcome.ok() && welcome->kind == protocol::FrameKind::kWelcome && welcome->session != 0;
+  };
+  SplitWorld world(LimitedTo(1, 2));
+  for (world.waited = false; !world.waited && world.Turn("device-0");) {
+  }
+  for (double time = 500; time < 3 * 3600; time += 500) {  // it is heard of, and never done
+    EXPECT_TRUE(hello(world, "device-1", time));
+    EXPECT_FALSE(world.server->Advance(Seconds(time)).computed) << time;
+  }
+  EXPECT_EQ(world.server->round(), 1U);
+  (void)world.server->Advance(Seconds(3 * 3600));
+  EXPECT_EQ(world.server->round(), 2U);
+  // A time that the plan gives is the round's, and a third of it a turn's.
+  SplitWorld given(With(LimitedTo(1, 2), {{"split.round_timeout_s", "300"}}));
+  EXPECT_TRUE(hello(given, "device-0", 0));
+  EXPECT_FALSE(hello(given, "device-1", 99));
+  EXPECT_TRUE(hello(given, "device-1", 101));
+}
+
 // A frame that is larger than the plan is no reason to come again, however full the server is.
 TEST(SplitMemoryLimit, ARefusalOfAFrameSaysNoTimeToComeBack) {
   SplitWorld world(Settings{{"split.max_sessions", "1"}, {"split.server", "per_device"}});

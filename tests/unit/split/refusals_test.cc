@@ -381,8 +381,8 @@ TEST(SplitStrategies, ThatAskMoreOfDevicesAreRefusedBeforeOneComes) {
     auto options = coordinator::PrepareSplitServer(*plan, world.folder() / "other");
     return coordinator::SplitServer::Make(*std::move(options)).status();
   };
-  for (const char* name :
-       {"NoSuchMethod", "FLoRA", "FFA-LoRA", "FedSA-LoRA", "RoLoRA", "HetLoRA", "SCAFFOLD", "FedKSeed", "MultiKrum"}) {
+  for (const char* name : {"NoSuchMethod", "FLoRA", "FFA-LoRA", "FedSA-LoRA", "RoLoRA", "HetLoRA", "SCAFFOLD",
+                           "FedProx", "FedDyn", "FedNova", "FedAdapter", "FedKSeed", "MultiKrum"}) {
     EXPECT_EQ(made(name).code(), Code::kInvalidArgument) << name << ": " << made(name);
   }
   for (const char* name : {"FedAvg", "FedAdam", "FedYogi", "CoordinateMedian", "FlexLoRA"}) {

@@ -1,12 +1,18 @@
-// What a worker remembers of a ledger's replay: that it is right, that it is mended when it is not, and its memory.
+// What a worker remembers of a ledger's replay and leaves of it for the next process: that it is right, that it is
+// mended when it is not, and its memory.
 #include "client/worker/ledger_replay.h"
 
 #include <gtest/gtest.h>
 
+#include <filesystem>
+#include <functional>
 #include <limits>
 #include <string>
 #include <vector>
 
+#include "common/file.h"
+#include "common/safetensors.h"
+#include "tests/unit/common/temp_dir.h"
 #include "tests/unit/tasks/counting_new.h"
 
 namespace heddle::client {
@@ -199,6 +205,174 @@ TEST(LedgerCache, HoldsOneCopyAndNoneOfLargeWeights) {
   EXPECT_LT(CountingNew::live_bytes(), with_large - kBytes + kSlack) << "the smaller one has gone";
   EXPECT_EQ(LedgerCache::BytesKeptOf(4 * large.size()), 0U);
   EXPECT_EQ(LedgerCache::BytesKeptOf(LedgerCache::kMaxKeptBytes), LedgerCache::kMaxKeptBytes);
+}
+
+// An adapter's folder, from which each replay is one of a new process, and what a daemon does with it in between
+// (client/daemon/ledger_weights.h).
+class ManyProcesses : public testing::Test {
+ protected:
+  ManyProcesses() {
+    peft::AdapterConfig config;
+    config.target_modules = {"q_proj"};
+    EXPECT_TRUE(peft::WriteAdapter(folder_.path(), config, one_.given).ok());
+  }
+  // With so many directions, and its weights.
+  zo::Ledger Ledger(uint32_t round, uint64_t directions, uint64_t seed = 3) {
+    zo::Ledger ledger = LedgerWith({});
+    ledger.head.seed = seed;
+    ledger.head.start = *Sha256File(folder_ / "adapter_model.safetensors");
+    ledger.round = round;
+    for (uint64_t ref = 0; ref < directions; ++ref) ledger.entries.push_back({ref, int64_t{1} << (15 + ref % 5)});
+    Name(&ledger);
+    return ledger;
+  }
+  void Name(zo::Ledger* ledger) { ledger->weights = one_.Expected(*ledger); }
+
+  struct Replayed {
+    Sha256Digest weights;
+    uint64_t directions = 0, fetched = 0;
+    bool left = false;
+  };
+  Replayed NewProcess(const zo::Ledger& ledger) {
+    EXPECT_TRUE(WriteFileAtomically(folder_ / zo::kLedgerFile, zo::EncodeLedger(ledger)).ok());
+    zo::LedgerHead head = ledger.head;
+    const auto start = ReadStart(folder_.path(), &head);
+    EXPECT_TRUE(start.ok()) << start.status();
+    if (!start.ok()) return {};
+    LedgerCache cache;
+    auto parameters = one_.At(one_.start);
+    const auto weights = cache.Replay(start->ledger, start->adapter.tensors, parameters, 1,
+                                      start->fetched ? &*start->fetched : nullptr, folder_.path());
+    EXPECT_TRUE(weights.ok()) << weights.status();
+    return {weights.ok() ? *weights : Sha256Digest(), cache.directions(), cache.fetched(),
+            std::filesystem::exists(folder_ / kReplayedWeightsFile)};
+  }
+  void KeepAsTheDaemonDoes(const zo::Ledger& ledger) {
+    std::filesystem::rename(folder_ / kReplayedWeightsFile, folder_ / zo::kLedgerWeightsFile);
+    ASSERT_TRUE(WriteFileAtomically(folder_ / zo::kLedgerOfWeightsFile, zo::EncodeLedger(ledger)).ok());
+  }
+
+  OneTensor one_{5000};
+  TempDir folder_;
+};
+
+TEST_F(ManyProcesses, TheNextOneReplaysOnlyWhatHasChangedToTheSameBits) {
+  for (const bool importance : {false, true}) {  // a log; a pool whose seeds are drawn by what they are worth
+    const auto ledger_of = [&](uint32_t round, uint64_t directions) {
+      zo::Ledger ledger = Ledger(round, directions);
+      if (importance) {
+        ledger.head.pool_size = 512;
+        ledger.importance = std::vector<uint8_t>(512, static_cast<uint8_t>(round));
+      }
+      ledger.entries.front().n += 77 * round;
+      Name(&ledger);
+      return ledger;
+    };
+    const zo::Ledger first = ledger_of(1, 200), second = ledger_of(2, 240), third = ledger_of(3, 400);
+    const Replayed begun = NewProcess(first);
+    EXPECT_EQ(begun.weights, first.weights);
+    EXPECT_EQ(begun.directions, 200U);
+    ASSERT_TRUE(begun.left);
+    KeepAsTheDaemonDoes(first);
+    const Replayed next = NewProcess(second);
+    EXPECT_EQ(next.weights, second.weights);
+    EXPECT_EQ(next.directions, 41U) << "the changed one and the new ones";
+    EXPECT_EQ(next.fetched, 1U);
+    EXPECT_FALSE(next.left) << "so few are replayed sooner than weights are written";
+    const Replayed later = NewProcess(third);
+    EXPECT_EQ(later.weights, third.weights);
+    EXPECT_EQ(later.directions, 201U);
+    ASSERT_TRUE(later.left);
+    KeepAsTheDaemonDoes(third);
+    const Replayed same = NewProcess(third);
+    EXPECT_EQ(same.weights, third.weights);
+    EXPECT_EQ(same.directions, 0U);
+    EXPECT_EQ(same.fetched, 1U);
+    EXPECT_FALSE(same.left) << "nothing has changed";
+    std::filesystem::remove(folder_ / zo::kLedgerWeightsFile);
+    std::filesystem::remove(folder_ / zo::kLedgerOfWeightsFile);
+  }
+}
+
+TEST_F(ManyProcesses, DamagedAndForeignWeightsCostTheReplayAndAreReplaced) {
+  const zo::Ledger ledger = Ledger(2, 200), other = Ledger(1, 150), foreign = Ledger(2, 200, 8);
+  ASSERT_TRUE(NewProcess(other).left);
+  std::filesystem::remove(folder_ / kReplayedWeightsFile);
+  ASSERT_TRUE(NewProcess(ledger).left);
+  KeepAsTheDaemonDoes(ledger);
+  const std::filesystem::path weights = folder_ / zo::kLedgerWeightsFile, of = folder_ / zo::kLedgerOfWeightsFile;
+  const std::string good = Slurp(weights);
+  std::string flipped = good;
+  flipped.back() = static_cast<char>(flipped.back() ^ 1);
+  const std::vector<std::function<void()>> damages = {
+      [&] { folder_.Write(weights.filename().string(), flipped); },
+      [&] { folder_.Write(weights.filename().string(), good.substr(0, good.size() / 2)); },
+      [&] { folder_.Write(weights.filename().string(), ""); },
+      [&] { std::filesystem::remove(weights); },
+      [&] { folder_.Write(of.filename().string(), zo::EncodeLedger(other)); },  // not of these weights
+      [&] { folder_.Write(of.filename().string(), zo::EncodeLedger(foreign)); },
+      [&] { folder_.Write(of.filename().string(), "no ledger"); },
+  };
+  for (size_t i = 0; i < damages.size(); ++i) {
+    damages[i]();
+    const Replayed all = NewProcess(ledger);
+    EXPECT_EQ(all.weights, ledger.weights) << i;
+    EXPECT_EQ(all.directions, 200U) << i;
+    EXPECT_EQ(all.fetched, 0U) << i;
+    ASSERT_TRUE(all.left) << i;
+    EXPECT_EQ(Slurp(folder_ / kReplayedWeightsFile), good) << i;
+    KeepAsTheDaemonDoes(ledger);
+    EXPECT_EQ(NewProcess(ledger).directions, 0U) << i;
+  }
+}
+
+TEST_F(ManyProcesses, WeightsAreLeftWhereThatIsWorthWhileAndPossible) {
+  EXPECT_FALSE(NewProcess(Ledger(1, kDirectionsWorthAFile - 1)).left);
+  const zo::Ledger ledger = Ledger(1, kDirectionsWorthAFile);
+  // Not without a name by which the next process could tell them, not without a daemon, and not where there is no disk.
+  zo::Ledger unnamed = ledger;
+  unnamed.weights = {};
+  EXPECT_FALSE(NewProcess(unnamed).left);
+  LedgerCache cache;
+  EXPECT_FALSE(cache.leaves_weights());
+  auto parameters = one_.At(one_.start);
+  EXPECT_EQ(cache.Replay(ledger, one_.given, parameters, 1).value(), ledger.weights);
+  LedgerCache fresh;
+  parameters = one_.At(one_.start);
+  EXPECT_EQ(fresh.Replay(ledger, one_.given, parameters, 1, nullptr, folder_ / "none").value(), ledger.weights);
+  EXPECT_FALSE(std::filesystem::exists(folder_ / kReplayedWeightsFile));
+  const size_t files = folder_.Count();
+  EXPECT_TRUE(NewProcess(ledger).left);
+  EXPECT_EQ(folder_.Count(), files + 1) << "nothing half written stays";
+  // Also by a process that remembers them: it may end before the next task.
+  std::filesystem::remove(folder_ / kReplayedWeightsFile);
+  parameters = one_.At(one_.start);
+  EXPECT_EQ(fresh.Replay(ledger, one_.given, parameters, 1, nullptr, folder_.path()).value(), ledger.weights);
+  EXPECT_EQ(fresh.reused(), 1U);
+  EXPECT_TRUE(std::filesystem::exists(folder_ / kReplayedWeightsFile));
+}
+
+TEST_F(ManyProcesses, WeightsTooLargeToBeRememberedAreLeftAndNeverCopied) {
+  std::vector<float> large(LedgerCache::kMaxKeptBytes / sizeof(float) + 1);
+  std::vector<zo::Parameter> parameters = {*zo::MakeParameter("w", large, 0)};
+  zo::Ledger ledger = LedgerWith({});
+  for (uint64_t ref = 0; ref < kDirectionsWorthAFile; ++ref) ledger.entries.push_back({ref, 1 << 20});
+  LedgerCache naming;
+  ledger.weights = naming.Replay(ledger, {}, parameters, 2).value();
+  std::fill(large.begin(), large.end(), 0.0F);
+  const int64_t before = CountingNew::live_bytes();
+  CountingNew::ForgetPeak();
+  LedgerCache leaving;
+  ASSERT_EQ(leaving.Replay(ledger, {}, parameters, 2, nullptr, folder_.path()).value(), ledger.weights);
+  auto file = ReadSafetensors(folder_ / kReplayedWeightsFile, Misaligned::kKeep);
+  ASSERT_TRUE(file.ok()) << file.status();
+  const FetchedWeights left{ledger, std::move(file->tensors), std::move(file->files)};
+  std::fill(large.begin(), large.end(), 0.0F);
+  LedgerCache next;
+  EXPECT_EQ(next.Replay(ledger, {}, parameters, 2, &left, folder_.path()).value(), ledger.weights);
+  EXPECT_EQ(next.directions(), 0U);
+  EXPECT_EQ(next.fetched(), 1U);
+  EXPECT_LT(CountingNew::peak_bytes() - before, 4'000'000) << "of 64 MiB";
 }
 
 }  // namespace

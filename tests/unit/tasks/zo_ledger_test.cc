@@ -175,12 +175,69 @@ TEST_F(ZoLedgerTest, FetchedWeightsAreTakenInPlaceOfTheReplayAndChangeNoBit) {
     EXPECT_EQ(SerializeSafetensors(fetched->update), SerializeSafetensors(replayed->update));
   }
   EXPECT_EQ(replaying->ledgers().fetched(), 0U);
-  // Under a limit that holds the replay and not a second copy of the weights, it replays.
-  input_.memory_limit_bytes = replayed->stats.estimated_memory_bytes + TotalBytes(next->state) / 2;
-  const auto limited = MakeTaskResources();
-  const auto small = RunWith(*limited);
-  ASSERT_TRUE(small.ok()) << small.status();
-  EXPECT_EQ(limited->ledgers().fetched(), 0U);
+  // They take the memory of their ledger and no second copy of the weights. Under a limit without that, it replays.
+  const uint64_t with =
+      replayed->stats.estimated_memory_bytes + (128 + 80) * aggregation::LedgerOf(next->model)->entries.size();
+  ASSERT_GT(with, replayed->stats.estimated_memory_bytes);
+  for (const uint64_t limit : {with, with - 1}) {
+    input_.memory_limit_bytes = limit;
+    const auto limited = MakeTaskResources();
+    limited->ledgers().LeaveWeights();
+    const auto small = RunWith(*limited);
+    ASSERT_TRUE(small.ok()) << small.status();
+    EXPECT_EQ(limited->ledgers().fetched(), limit == with ? 1U : 0U);
+  }
+}
+
+// Two processes with the daemon's work in between, on a run whose devices draw seeds of a pool by their importance: the
+// second moves the weights along what has changed, and sends the bytes, its proof among them, of one that replays all.
+TEST_F(ZoLedgerTest, AWorkerThatWasStartedAnewGoesOnFromWhatTheLastOneLeft) {
+  constexpr uint32_t kPool = 512;
+  input_.train.seeds->pool_size = kPool;
+  const auto folder = folder_ / "adapter";
+  zo::Ledger ledger{.head = {.seed = Seed(), .pool_size = kPool, .epsilon = 1e-3},
+                    .round = 1,
+                    .entries = {},
+                    .importance = std::vector<uint8_t>(kPool, 9),
+                    .weights = {}};
+  ledger.head.start = *Sha256File(folder / "adapter_model.safetensors");
+  for (uint64_t ref = 0; ref < 200; ++ref) ledger.entries.push_back({ref, 1000 + static_cast<int64_t>(ref)});
+  const auto give = [&] {
+    auto weights = *aggregation::WeightsOf(initial_, 1e-3);
+    const auto moves = zo::MovesBetween(zo::EmptyLedger(ledger.head), ledger);
+    ASSERT_TRUE(zo::ApplyMoves(ledger.head.distribution, moves, weights.parameters).ok());
+    ledger.weights = zo::DigestOfWeights(weights.parameters);
+    GiveLedger(zo::EncodeLedger(ledger));
+  };
+  give();
+  const auto simulating = MakeTaskResources();
+  ASSERT_TRUE(RunWith(*simulating).ok());
+  EXPECT_FALSE(std::filesystem::exists(folder / kReplayedWeightsFile)) << "nobody would take it";
+  const auto first = MakeTaskResources();
+  first->ledgers().LeaveWeights();
+  const auto begun = RunWith(*first);
+  ASSERT_TRUE(begun.ok()) << begun.status();
+  EXPECT_EQ(first->ledgers().directions(), 200U);
+  std::filesystem::rename(folder / kReplayedWeightsFile, folder / zo::kLedgerWeightsFile);
+  ASSERT_TRUE(WriteFileAtomically(folder / zo::kLedgerOfWeightsFile, zo::EncodeLedger(ledger)).ok());
+  ledger.round = 2;
+  ledger.entries[7].n += 500;
+  ledger.entries.erase(ledger.entries.begin() + 100);
+  ledger.entries.push_back({400, -3000});
+  give();
+  const auto second = MakeTaskResources();
+  second->ledgers().LeaveWeights();
+  const auto next = RunWith(*second);
+  ASSERT_TRUE(next.ok()) << next.status();
+  EXPECT_EQ(second->ledgers().directions(), 3U);
+  EXPECT_EQ(second->ledgers().fetched(), 1U);
+  EXPECT_EQ(ScalarsOf(*next)->weights, ledger.weights);
+  std::filesystem::remove(folder / zo::kLedgerWeightsFile);
+  const auto replaying = MakeTaskResources();
+  const auto all = RunWith(*replaying);
+  ASSERT_TRUE(all.ok()) << all.status();
+  EXPECT_EQ(replaying->ledgers().directions(), 200U);
+  EXPECT_EQ(SerializeSafetensors(next->update), SerializeSafetensors(all->update));
 }
 
 TEST_F(ZoLedgerTest, ALogsDirectionsAreThoseOfTheRoundInOrder) {

@@ -80,13 +80,15 @@ TEST(SplitPlan, ARoundHasAnHourOrTheTimeOfItsStepsForEachTurnUnlessTheFileSaysMo
   EXPECT_EQ(Load("[train]\nlocal_steps = 1000")->round_timeout_s, 30'000) << "of 30 s each, step_timeout_s";
   EXPECT_EQ(Load("[split]\nround_timeout_s = 90")->round_timeout_s, 90);
   EXPECT_EQ(Load("[split]\nround_timeout_s = 0")->round_timeout_s, 0);
-  EXPECT_EQ(Load("[split]\nround_timeout_s = 0")->place_timeout_s(), 0);
   // Five devices of which two have a place at a time come in three turns.
   const auto turns = Load("devices_per_round = 5\n[split]\nmax_sessions = 2");
   EXPECT_EQ(turns->round_timeout_s, 3 * 3600);
-  EXPECT_EQ(turns->place_timeout_s(), 3600);
+  EXPECT_EQ(turns->turns(), 3U);
+  EXPECT_EQ(turns->turns(1), 5U) << "where memory has room for one at a time";
+  EXPECT_FALSE(turns->round_timeout_given);
   const auto sequence = Load("devices_per_round = 5\n[split]\nserver = \"sequential\"\nround_timeout_s = 100");
-  EXPECT_EQ(sequence->place_timeout_s(), 20);
+  EXPECT_EQ(sequence->turns(), 5U);
+  EXPECT_TRUE(sequence->round_timeout_given);
 }
 
 TEST(SplitPlan, ItsDigestIsThatOfWhatBothSidesMustAgreeOn) {
