@@ -34,8 +34,8 @@ Status MeanAggregator::Fold(const StateDict& update, const UpdateInfo& info) {
 
 Result<RoundModel> MeanAggregator::Finish() && {
   if (sums_.num_updates() == 0) return FailedPrecondition("no update was folded, so there is no mean");
-  sums_.Settle();
   try {
+    sums_.Settle();
     return Next();
   } catch (const std::bad_alloc&) {
     return ResourceExhausted("there is no memory for the mean of the updates");

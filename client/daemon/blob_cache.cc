@@ -205,6 +205,26 @@ Result<fs::path> BlobCache::Put(const CachedBlob& blob, std::string_view content
   return Finish(blob, std::move(partial));
 }
 
+Result<CachedBlob> BlobCache::Adopt(const fs::path& file, std::string name) {
+  Sha256Hasher hasher;
+  CachedBlob blob{{}, 0, std::move(name)};
+  HEDDLE_ASSIGN_OR_RETURN(blob.size_bytes, HashInto(file, &hasher));
+  blob.digest = hasher.Finish();
+  HEDDLE_RETURN_IF_ERROR(MakeRoom(blob.size_bytes, blob.digest));
+  const fs::path path = PathOf(blob.digest);
+  HEDDLE_RETURN_IF_ERROR(RenameDurably(file, path));
+  if (const auto identity = IdentityOf(path)) ok_[path] = *identity;
+  Touch(path);
+  return blob;
+}
+
+bool BlobCache::Fits(uint64_t bytes) const {
+  for (const Entry& entry : List(folder_)) {
+    if (pinned_.contains(entry.path.stem().string())) bytes += entry.size;
+  }
+  return bytes <= max_bytes_;
+}
+
 uint64_t BlobCache::TotalBytes() const {
   uint64_t total = 0;
   for (const Entry& entry : List(folder_)) total += entry.size;

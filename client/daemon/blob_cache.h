@@ -67,6 +67,12 @@ class BlobCache {
   // Puts content that was made here. Errors: as Begin and Finish; those of writing.
   Result<std::filesystem::path> Put(const CachedBlob& blob, std::string_view content);
 
+  // Moves a file that was made here, on the same file system, into the cache, and says what it is; it is read once.
+  // Errors: kResourceExhausted, as Begin; those of reading and renaming. The file is then where it was.
+  Result<CachedBlob> Adopt(const std::filesystem::path& file, std::string name);
+  // Whether so many bytes more fit beside what is pinned.
+  bool Fits(uint64_t bytes) const;
+
   uint64_t TotalBytes() const;
 
  private:

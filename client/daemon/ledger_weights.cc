@@ -47,19 +47,25 @@ std::optional<uint64_t> DirectionsBetween(const CachedBlob& from, const zo::Ledg
   return zo::MovesBetween(*kept, to).size();
 }
 
-// Moves the file into the cache.
-Result<CachedBlob> Adopt(const fs::path& file, BlobCache* cache) {
-  CachedBlob blob{{}, 0, std::string(zo::kLedgerWeightsFile)};
-  HEDDLE_ASSIGN_OR_RETURN(blob.digest, Sha256File(file));
+Status Take(const fs::path& file, const CachedBlob& ledger, BlobCache* cache) {
   std::error_code error;
-  blob.size_bytes = fs::file_size(file, error);
+  const uint64_t size = fs::file_size(file, error);
   if (error) return ErrnoStatus(error.value(), "cannot look at " + file.string());
-  // As a download that is complete: with room made for it, and its bytes read once more.
-  HEDDLE_ASSIGN_OR_RETURN(const BlobCache::Partial empty, cache->Begin(blob));
-  HEDDLE_RETURN_IF_ERROR(RenameDurably(file, empty.file));
-  HEDDLE_ASSIGN_OR_RETURN(BlobCache::Partial partial, cache->Begin(blob));
-  HEDDLE_RETURN_IF_ERROR(cache->Finish(blob, std::move(partial)).status());
-  return blob;
+  if (ledger.size_bytes > kMaxLedgerBytes)
+    return FailedPrecondition("their ledger is too long to be compared with the next");
+  if (!cache->Fits(size)) {
+    return ResourceExhausted("a task's files and these " + std::to_string(size) +
+                             " bytes are more than [cache] max_bytes; a larger one spares the replay");
+  }
+  // Those of before make room first, so that nothing else has to.
+  if (const std::optional<Kept> before = Recalled(cache)) {
+    cache->Forget(std::string(zo::kLedgerOfWeightsFile));
+    if (const auto path = cache->Find(before->weights)) fs::remove(*path, error);
+  }
+  HEDDLE_ASSIGN_OR_RETURN(const CachedBlob weights, cache->Adopt(file, std::string(zo::kLedgerWeightsFile)));
+  Log(Severity::kInfo, "kept what a replay led to", {{"bytes", weights.size_bytes}});
+  RememberWeights(weights, ledger, cache);
+  return OkStatus();
 }
 
 }  // namespace
@@ -104,21 +110,15 @@ void RememberWeights(const CachedBlob& weights, const CachedBlob& ledger, BlobCa
 void TakeReplayedWeights(const v1::TaskPlan& plan, const fs::path& folder, BlobCache* cache) {
   const fs::path file = folder / kReplayedWeightsFile;
   std::error_code ignored;
+  fs::remove(folder / (std::string(kReplayedWeightsFile) + ".part"), ignored);  // of a worker that was killed
   if (!fs::is_regular_file(fs::symlink_status(file, ignored))) return;
   const Result<std::vector<CachedBlob>> adapter = BlobsOf(plan.adapter());
   const std::optional<CachedBlob> ledger = adapter.ok() ? LedgerIn(*adapter) : std::nullopt;
   if (ledger) {
-    // Those of before make room first, so that nothing else has to.
-    if (const std::optional<Kept> before = Recalled(cache)) {
-      cache->Forget(std::string(zo::kLedgerOfWeightsFile));
-      if (const auto path = cache->Find(before->weights)) fs::remove(*path, ignored);
-    }
-    const Result<CachedBlob> weights = Adopt(file, cache);
-    if (weights.ok()) {
-      Log(Severity::kInfo, "kept what a replay led to", {{"bytes", weights->size_bytes}});
-      return RememberWeights(*weights, *ledger, cache);
-    }
-    Log(Severity::kWarning, "what a replay led to cannot be kept", {{"error", weights.status().message()}});
+    const Status taken = Take(file, *ledger, cache);
+    if (!taken.ok()) Log(Severity::kWarning, "what a replay led to cannot be kept", {{"error", taken.message()}});
+    // Another name of the weights of before, whose bytes it would keep on the disk.
+    if (taken.ok()) fs::remove(folder / zo::kLedgerWeightsFile, ignored);
   }
   fs::remove(file, ignored);
 }

@@ -162,7 +162,8 @@ Status WriteReplayed(const fs::path& path, std::span<const zo::Parameter> parame
   }
   fs::path part = path;
   part += ".part";
-  UniqueFd fd(::open(part.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600));
+  ::unlink(part.c_str());  // never written to: it might be a name of something that the daemon keeps
+  UniqueFd fd(::open(part.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600));
   if (!fd.valid()) return ErrnoStatus(errno, "cannot write " + part.string());
   const std::string what = "cannot write " + part.string();
   Status status = WriteAll(fd.get(), SafetensorsHead(specs), what);

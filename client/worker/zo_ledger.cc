@@ -25,6 +25,7 @@
 #include "model/config/registry.h"
 #include "model/transformer/transformer.h"
 #include "peft/tuning/tuning.h"
+#include "protocol/limits.h"
 #include "zo_optim/estimator/loss_watch.h"
 #include "zo_optim/ledger/scalars.h"
 
@@ -327,7 +328,11 @@ class ZoLedger final : public LocalTask {
       return EstimateForwardBytes(spec, train, options) + KeptBytes(plan, input, options, start);
     };
     uint64_t need = needed();
-    std::filesystem::path leave_in = resources.ledgers().leaves_weights() ? input.adapter_dir : "";
+    // The daemon compares no longer ledgers, so weights of such a one would be written for nothing.
+    std::error_code unknown;
+    const bool compared =
+        std::filesystem::file_size(input.adapter_dir / zo::kLedgerFile, unknown) <= protocol::kMaxPatchedLedgerBytes;
+    std::filesystem::path leave_in = resources.ledgers().leaves_weights() && compared ? input.adapter_dir : "";
     if (start.fetched && input.memory_limit_bytes != 0 && need > input.memory_limit_bytes) {
       start.fetched.reset();  // the replay takes longer and no more memory
       leave_in.clear();       // the next task would have no room for them either

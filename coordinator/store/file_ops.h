@@ -31,8 +31,8 @@ class FileOps {
   // Writes all of it at `offset`.
   virtual Status WriteAt(const UniqueFd& fd, uint64_t offset, std::span<const std::byte> data,
                          const std::filesystem::path& path);
-  // Has the system begin to write those bytes to the disk, without waiting: Sync is then quick. Promises nothing; what
-  // goes wrong is told by Sync.
+  // Has the system begin to write those bytes to the disk, without waiting for them to be there (only, as any write
+  // does, for a disk that has too much to do): Sync is then quick. Promises nothing; what goes wrong is told by Sync.
   virtual void BeginWriteback(const UniqueFd& fd, uint64_t offset, uint64_t bytes);
   virtual Status Truncate(const UniqueFd& fd, uint64_t size, const std::filesystem::path& path);
   virtual Status Sync(const UniqueFd& fd, const std::filesystem::path& path);

@@ -111,7 +111,7 @@ class SplitRunner {
     std::set<std::string> had, turned_away;  // who has had a place in this round, and who has asked for one in vain
     bool asked = false;                      // again, since the last pass
     uint64_t ticket = 0;
-    for (bool moved = true; moved && server_->round() == round;) {
+    for (bool moved = true; moved && server_->round() == round && server_->failure().empty();) {
       for (auto& [name, waiting] : frames) {
         for (; !waiting.empty(); waiting.pop_front()) {
           owners[++ticket] = name;

@@ -97,7 +97,20 @@ TEST(WeightedSums, WhatWaitsIsAddedBeforeASpill) {
   auto sums = WeightedSums::Make({{"x", {DType::kF32, {3}}}}, options);
   ASSERT_TRUE(sums.ok()) << sums.status();
   const StateDict update = Single({16.0F, -16.0F, 0.5F});
-  for (int i = 0; i < 1003; ++i) ASSERT_TRUE(sums->Add(update, options.max_num_examples).ok());
+  Watched last(12, 0.5F);
+  (*last.memory)[0] = 16;
+  (*last.memory)[1] = -16;
+  // The limb takes 256 of these weights, and every eighth update is added with those that wait: two of half a weight
+  // let the 257th of all wait when the limb is full.
+  for (int i = 0; i < 2; ++i) ASSERT_TRUE(sums->Add(update, options.max_num_examples / 2).ok());
+  for (int i = 0; i < 1003; ++i) {
+    ASSERT_TRUE(sums->Add(i == 254 ? last.update : update, options.max_num_examples).ok());
+    if (i == 254) {
+      EXPECT_GT(last.memory.use_count(), 2) << "it does not wait";
+    } else if (i == 255) {
+      EXPECT_EQ(last.memory.use_count(), 2) << "the limb spilled without it";
+    }
+  }
   sums->Settle();
   std::vector<double> mean(3);
   sums->Mean("x", 0, mean);

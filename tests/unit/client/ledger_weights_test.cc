@@ -109,11 +109,15 @@ TEST_F(LedgerWeightsTest, WhatAWorkerLeavesIsWhereTheNextOneBegins) {
   Task(first, std::nullopt);
   EXPECT_EQ(Given(), (Files{{"ledger.bin", first}})) << "what was left has been taken";
   EXPECT_TRUE(fs::exists(cached("replayed " + first)));
+  Mode("ok");
   Task(second, std::nullopt);
   EXPECT_EQ(Given(), (Files{{"ledger.bin", second},
                             {"ledger_weights.safetensors", "replayed " + first},
                             {"ledger_of_weights.bin", first}}));
+  Mode("leave");
+  Task(second, std::nullopt);
   EXPECT_FALSE(fs::exists(cached("replayed " + first))) << "the newer ones take their place";
+  EXPECT_FALSE(Given().contains("ledger_weights.safetensors")) << "and no name keeps them on the disk";
   Mode("ok");
   for (const std::string& ledger : {third, fourth}) {
     Task(ledger, std::nullopt);
@@ -198,14 +202,28 @@ TEST(LedgerReplays, WhatIsLeftCountsInTheCacheAndWhatDoesNotFitIsThrownAway) {
   nearest = NearestWeights({ledger}, &cache);
   ASSERT_EQ(nearest.size(), 2U);
   EXPECT_EQ(nearest[0].digest, Sha256(std::string(5500, 'x')));
+  // Of those that never fit nothing is kept, and nothing makes room for them.
   leave(std::string(9000, 'y'), plan);
-  EXPECT_TRUE(NearestWeights({ledger}, &cache).empty());
+  nearest = NearestWeights({ledger}, &cache);
+  ASSERT_EQ(nearest.size(), 2U);
+  EXPECT_EQ(nearest[0].digest, Sha256(std::string(5500, 'x')));
   EXPECT_TRUE(cache.Find(task).has_value());
+  // What a killed worker had begun, and the task's own name for weights that newer ones replace.
+  for (const char* name : {"replayed_weights.safetensors.part", "ledger_weights.safetensors"}) {
+    ASSERT_TRUE(WriteFileAtomically(folder / name, "of before").ok());
+  }
+  leave(std::string(5600, 'z'), plan);
+  EXPECT_TRUE(fs::is_empty(folder));
+  nearest = NearestWeights({ledger}, &cache);
+  ASSERT_EQ(nearest.size(), 2U);
+  EXPECT_EQ(nearest[0].digest, Sha256(std::string(5600, 'z')));
   // A link to what is the daemon's alone.
   ASSERT_TRUE(WriteFileAtomically(temp.path() / "secret", "secret").ok());
   fs::create_symlink(temp.path() / "secret", file);
   TakeReplayedWeights(plan, folder, &cache);
-  EXPECT_TRUE(NearestWeights({ledger}, &cache).empty());
+  nearest = NearestWeights({ledger}, &cache);
+  ASSERT_EQ(nearest.size(), 2U);
+  EXPECT_EQ(nearest[0].digest, Sha256(std::string(5600, 'z')));
   EXPECT_FALSE(cache.Find({Sha256("secret"), 6, "secret"}).has_value());
 }
 
