@@ -18,7 +18,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 # Reads the commands without the compiler cache in front and the options that only GCC knows; writes files that include the sources of a group
 # (group_N.cc) and each alone (alone_N_M.cc), and their commands.
-sed -E -e 's/("command": ").*ccache /\1/' -e 's/ -fcoroutines| -fpch-preprocess| --param=ggc-min-heapsize=[0-9]+//g' "$build/compile_commands.json" |
+sed -E -e 's/("command": ").*ccache /\1/' -e 's/ -fcoroutines| -fpch-preprocess//g' "$build/compile_commands.json" |
   awk -v root="$root" -v work="$work" -v directory="$build" '
     # What the nameless namespaces of a file declare at the beginning of a line, into names[]: how many. What it takes from other namespaces,
     # or defines for other files, into uses[].
