@@ -7,7 +7,6 @@
 #pragma once
 
 #include <cstddef>
-
 #include <cstdint>
 #include <span>
 #include <string>
@@ -28,6 +27,7 @@ class WeightedSums {
   // checked the update (CheckUpdateSpec) and the weight (1 .. max_num_examples). Errors: kResourceExhausted after
   // max_updates and without memory; the sum is then the same as before.
   Status Add(const StateDict& update, uint64_t weight, double factor = 1);
+  // Adds what waits, and lets go of it. Changes no figure; nothing to do where nothing waits.
   void Settle();
 
   uint64_t num_updates() const { return num_updates_; }
