@@ -4,6 +4,7 @@
 #include <cmath>
 #include <string>
 
+#include "aggregation/aggregator.h"
 #include "aggregation/averaging/few_shot.h"
 #include "aggregation/device_rules.h"
 #include "aggregation/layer_choice.h"
@@ -124,6 +125,22 @@ Status CheckKeptFront(const Recipe& recipe) {
     mistakes += "\n  train.kept_front_mb: virtual tokens are before all layers, so none can be kept; remove it";
   }
   return mistakes.empty() ? OkStatus() : InvalidArgument("the recipe contradicts itself:" + mistakes);
+}
+
+Status CheckPopulation(const Recipe& recipe) {
+  const auto settings = aggregation::SettingsOf(recipe.strategy);
+  if (std::none_of(settings.begin(), settings.end(), [](const auto& one) { return one.name == "num_devices"; })) {
+    return OkStatus();
+  }
+  const size_t cohort = std::max(recipe.spec.cohort_size, recipe.spec.later_cohort_size);
+  const size_t simulated = recipe.simulation.names.size();
+  const auto given = recipe.aggregator.method.find("num_devices");
+  const bool said = given != recipe.aggregator.method.end();
+  if (said ? given->second >= static_cast<double>(cohort) : simulated > 0 && simulated <= cohort) return OkStatus();
+  return InvalidArgument("strategy.num_devices: " + recipe.strategy +
+                         " weighs a round by its share of all devices; say how many there are" +
+                         (simulated > 0 ? " ([simulation] has " + std::to_string(simulated) + ")" : "") +
+                         ", at least the " + std::to_string(cohort) + " of a round");
 }
 
 Status CheckPruning(const Recipe& recipe) {

@@ -25,6 +25,11 @@ Status TieLocalMomentum(Recipe* recipe);
 // That what frozen layers make of examples is kept by a task that can use it. Errors: as CheckSeeds.
 Status CheckKeptFront(const Recipe& recipe);
 
+// That a strategy which weighs a round by its share of all devices knows how many there are: strategy.num_devices, or
+// all take part in each round. Else those of a round would be taken for all, and FedDyn would learn nothing. Errors:
+// kInvalidArgument.
+Status CheckPopulation(const Recipe& recipe);
+
 // That devices which prune their rank have one rank to prune. Errors: kInvalidArgument.
 Status CheckPruning(const Recipe& recipe);
 

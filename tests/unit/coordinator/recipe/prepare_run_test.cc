@@ -84,8 +84,8 @@ TEST_F(PrepareRunTest, TheLongestUpdateFollowsFromHowItIsMadeSmaller) {
   EXPECT_EQ(material->spec.max_update_bytes, bytes);
   EXPECT_EQ(material->spec.local_task, "sft");
   // Control variates are as many again.
-  const auto scaffold =
-      Prepare("optimizer = \"SGD\"\n[strategy]\nname = \"SCAFFOLD\"\n[compression]\nupload = [\"int4\"]\n");
+  const auto scaffold = Prepare(
+      "optimizer = \"SGD\"\n[strategy]\nname = \"SCAFFOLD\"\nnum_devices = 9\n[compression]\nupload = [\"int4\"]\n");
   ASSERT_TRUE(scaffold.ok()) << scaffold.status();
   EXPECT_EQ(scaffold->spec.max_update_bytes, 2 * (bytes - 27) + 27);
 }

@@ -377,6 +377,29 @@ TEST(RecipeText, ADownloadIsRoundedForEveryDeviceWhereTheRecipeSaysSo) {
               HasSubstr("compression.download: devices replay the ledger from the same start to the bit"));
 }
 
+TEST(PopulationRecipes, StrategiesThatWeighARoundByItsShareAreToldOfAllDevices) {
+  const std::string sgd = "[train]\noptimizer = \"SGD\"\nmax_grad_norm = 0.0\n";
+  const std::string thirty = sgd + "[simulation]\nsource = \"split\"\ndata = [\"d.tsv\"]\nnum_devices = 30\n";
+  for (const std::string name : {"SCAFFOLD", "FedDyn"}) {
+    const std::string strategy = "[strategy]\nname = \"" + name + "\"\n", four = "cohort_size = 4\n";
+    const auto loads = [&](const std::string& lines) { return Load(strategy + lines).status(); };
+    EXPECT_TRUE(loads(four + "num_devices = 500\n" + thirty).ok());
+    EXPECT_TRUE(loads(four + "num_devices = 4\n" + sgd).ok());
+    EXPECT_TRUE(loads("cohort_size = 30\n" + thirty).ok()) << "all take part";
+    EXPECT_THAT(Refusal(strategy + four + sgd), HasSubstr("strategy.num_devices: " + name)) << "with real devices";
+    EXPECT_THAT(Refusal(strategy + four + thirty), HasSubstr("([simulation] has 30)"));
+    EXPECT_THAT(Refusal(strategy + four + "num_devices = 3\n" + sgd), HasSubstr("at least the 4 of a round"));
+    EXPECT_THAT(Refusal(strategy +
+                        "first_stage_rounds = 1\nnum_server_rounds = 2\nlater_cohort_size = 9\n"
+                        "num_devices = 8\n" +
+                        sgd),
+                HasSubstr("at least the 9 of a round"));
+    const auto begun =
+        Recipe::LoadText(kSmallest + strategy + four + thirty, "/recipes", "stored", {}, Recipe::Origin::kStored);
+    EXPECT_TRUE(begun.ok()) << begun.status() << "a run that has begun goes on";
+  }
+}
+
 TEST(FedNovaRecipes, TheDevicesMomentumIsTheOneThatIsCounted) {
   const std::string nova = "[strategy]\nname = \"FedNova\"\n", sgd = "[train]\noptimizer = \"SGD\"\n";
   const auto counted = [&](const std::string& lines) {
