@@ -94,10 +94,7 @@ struct SplitServer::Impl {
   uint64_t MemoryInUse() const { return memory.With(sessions.size(), counted.size()); }
   // So long after its first device a round ends without the others, and so long after a device got its place another
   // that asks for one may have it; in seconds, 0: never.
-  double RoundTimeout() const {
-    if (plan.round_timeout_given) return plan.round_timeout_s;
-    return std::min(plan.round_timeout_s / plan.turns() * turns, 1e8);
-  }
+  double RoundTimeout() const { return plan.RoundTimeout(turns); }
   double PlaceTimeout() const { return RoundTimeout() / turns; }
   // Whether one device more goes beyond the memory limit.
   bool MemoryIsFull() const { return MemoryLimit() > 0 && MemoryInUse() + memory.session > MemoryLimit(); }

@@ -143,12 +143,6 @@ Status TakeStrategy(const std::map<std::string, std::string>& table, SplitPlan* 
   return OkStatus();
 }
 
-// The longest that a round takes whose devices keep to what else the plan says.
-double LongestRound(const SplitPlan& plan) {
-  const double turn = std::max(3600.0, plan.local_steps * plan.gradient_accumulation_steps * plan.step_timeout_s);
-  return std::min(turn * plan.turns(), 1e8);
-}
-
 Result<SplitPlan> Finish(SplitPlan plan, const Texts& texts) {
   plan.base_model = texts.base_model;
   plan.rounds = static_cast<uint32_t>(texts.rounds);
@@ -165,8 +159,7 @@ Result<SplitPlan> Finish(SplitPlan plan, const Texts& texts) {
     return InvalidArgument("split.min_devices is " + std::to_string(plan.min_devices) +
                            ", more than the devices_per_round of a round");
   }
-  plan.round_timeout_s = texts.round_timeout_s.value_or(LongestRound(plan));
-  plan.round_timeout_given = texts.round_timeout_s.has_value();
+  plan.round_timeout_s = texts.round_timeout_s;
   HEDDLE_RETURN_IF_ERROR(TakeStrategy(texts.strategy, &plan));
   if (plan.server_mode == "sequential" && plan.strategy != "FedAvg") {
     return InvalidArgument(
@@ -235,6 +228,11 @@ std::string SplitSide::AdapterConfigJson() const {
 uint32_t SplitPlan::turns(uint32_t places) const {
   places = std::max(1U, server_mode == "sequential" ? 1U : std::min(places, max_sessions));
   return std::max(1U, devices_per_round / places + (devices_per_round % places > 0 ? 1U : 0U));
+}
+
+double SplitPlan::RoundTimeout(uint32_t turns) const {
+  const double turn = std::max(3600.0, local_steps * gradient_accumulation_steps * step_timeout_s);
+  return round_timeout_s.value_or(std::min(turn * turns, 1e8));
 }
 
 std::string SplitPlan::Digest(std::string_view base_digest) const {

@@ -18,6 +18,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <map>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -75,14 +76,13 @@ struct SplitPlan {
   // A device that is silent for so long may lose its place to another; a round in which everybody is ends without them.
   // 0: never, either.
   double session_timeout_s = 600;
-  // So long after its first device a round ends without those that are not done; 0: never. Unless the file says it: the
-  // longer of an hour and local_steps * step_timeout_s, for each turn.
-  double round_timeout_s = 3600;
-  bool round_timeout_given = true;  // else it grows with the turns that the server's memory makes of a round
-  uint32_t min_devices = 1;         // with fewer updates no round ends early
-  double step_timeout_s = 30;       // parallel: so long after the first device a step waits for the last
-  uint32_t server_batch = 1;        // devices whose micro-batches the server computes with in one pass
-  double server_wait_ms = 10;       // for so long the longest waiting of them waits for more
+  // So long after its first device a round ends without those that are not done; 0: never. None: what its turns need,
+  // RoundTimeout.
+  std::optional<double> round_timeout_s;
+  uint32_t min_devices = 1;    // with fewer updates no round ends early
+  double step_timeout_s = 30;  // parallel: so long after the first device a step waits for the last
+  uint32_t server_batch = 1;   // devices whose micro-batches the server computes with in one pass
+  double server_wait_ms = 10;  // for so long the longest waiting of them waits for more
 
   uint32_t local_steps = 8, gradient_accumulation_steps = 1, batch_size = 8, sequence_length = 64;
   SplitSide device, server;
@@ -97,10 +97,11 @@ struct SplitPlan {
   std::map<std::string, double> strategy_settings;
 
   bool u_shaped() const { return topology == "u_shaped"; }
-  // How often places have to be given anew until every device of a round has had one.
-  uint32_t turns() const { return turns(max_sessions); }
-  // The same for a server whose memory has room for `places` devices at a time.
+  // How often places have to be given anew until every device of a round has had one, where there is room for `places`
+  // devices at a time, of which max_sessions allows no more than it says.
   uint32_t turns(uint32_t places) const;
+  // round_timeout_s, or for each of so many turns the longer of an hour and what its steps may take by step_timeout_s.
+  double RoundTimeout(uint32_t turns) const;
   SplitSchedule schedule() const {
     return {.u_shaped = u_shaped(), .micros = gradient_accumulation_steps, .steps = local_steps, .ahead = pipeline};
   }

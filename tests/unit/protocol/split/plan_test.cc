@@ -76,19 +76,18 @@ TEST(SplitPlan, TheStrategyTakesNumbersOfItsOwn) {
 }
 
 TEST(SplitPlan, ARoundHasAnHourOrTheTimeOfItsStepsForEachTurnUnlessTheFileSaysMore) {
-  EXPECT_EQ(Load("")->round_timeout_s, 3600);
-  EXPECT_EQ(Load("[train]\nlocal_steps = 1000")->round_timeout_s, 30'000) << "of 30 s each, step_timeout_s";
-  EXPECT_EQ(Load("[split]\nround_timeout_s = 90")->round_timeout_s, 90);
-  EXPECT_EQ(Load("[split]\nround_timeout_s = 0")->round_timeout_s, 0);
+  EXPECT_EQ(Load("")->RoundTimeout(1), 3600);
+  EXPECT_EQ(Load("[train]\nlocal_steps = 1000")->RoundTimeout(1), 30'000) << "of 30 s each, step_timeout_s";
+  EXPECT_EQ(Load("[split]\nround_timeout_s = 90")->RoundTimeout(3), 90);
+  EXPECT_EQ(Load("[split]\nround_timeout_s = 0")->RoundTimeout(3), 0);
   // Five devices of which two have a place at a time come in three turns.
   const auto turns = Load("devices_per_round = 5\n[split]\nmax_sessions = 2");
-  EXPECT_EQ(turns->round_timeout_s, 3 * 3600);
-  EXPECT_EQ(turns->turns(), 3U);
+  EXPECT_EQ(turns->turns(9), 3U);
   EXPECT_EQ(turns->turns(1), 5U) << "where memory has room for one at a time";
-  EXPECT_FALSE(turns->round_timeout_given);
+  EXPECT_EQ(turns->RoundTimeout(5), 5 * 3600);
   const auto sequence = Load("devices_per_round = 5\n[split]\nserver = \"sequential\"\nround_timeout_s = 100");
-  EXPECT_EQ(sequence->turns(), 5U);
-  EXPECT_TRUE(sequence->round_timeout_given);
+  EXPECT_EQ(sequence->turns(9), 5U);
+  EXPECT_EQ(sequence->RoundTimeout(5), 100);
 }
 
 TEST(SplitPlan, ItsDigestIsThatOfWhatBothSidesMustAgreeOn) {
