@@ -47,11 +47,14 @@ void AddFormat(CLI::App* app, std::string* format) {
   app->add_option("--format", *format, "text or json")->check(CLI::IsMember({"text", "json"}));
 }
 
+constexpr unsigned kMostThreads = 1024;  // as worker.threads
+
 void AddCompute(CLI::App* app, std::string* device, std::string* dtype, unsigned* threads) {
   app->add_option("--device", *device, "cpu or cuda")->default_str("cpu");
   app->add_option("--dtype", *dtype, "of the weights: float32, bfloat16 (also computed in), int8, nf4")
       ->default_str("float32");
-  app->add_option("--threads", *threads, "compute threads; 0: as LibTorch chooses");
+  app->add_option("--threads", *threads, "compute threads; 0: as LibTorch chooses")
+      ->check(CLI::Range(0U, kMostThreads));
 }
 
 void CommandLine::Inspect(CLI::App* app) {
@@ -159,7 +162,7 @@ void CommandLine::Emulator(CLI::App* app) {
       ->capture_default_str();
   add("--seed", &distil.seed, "of the order of the data")->capture_default_str();
   add("--device", &distil.device, "cpu or cuda")->default_str("cpu");
-  add("--threads", &distil.threads, "compute threads; 0: as LibTorch chooses");
+  add("--threads", &distil.threads, "compute threads; 0: as LibTorch chooses")->check(CLI::Range(0U, kMostThreads));
   AddFormat(command, &format);
   command->callback([this, data] {
     const bool distils = data->count() > 0;

@@ -1,5 +1,5 @@
 # heddle_library(NAME [TORCH] [QUICK] SOURCES … [HEADERS …] [DEPENDS …] [PRIVATE_DEPENDS …]): the library heddle_NAME with alias
-# heddle::NAME. TORCH: links LibTorch, uses its precompiled header, compiles four sources as one (heddle_compile_together), and is left out without
+# heddle::NAME. TORCH: links LibTorch, uses its precompiled header, compiles eight sources as one (heddle_compile_together), and is left out without
 # HEDDLE_WITH_TORCH. QUICK: a HEDDLE_FAST_BUILD with tests does not optimise it.
 function(heddle_library name)
   cmake_parse_arguments(ARG "TORCH;QUICK" "" "SOURCES;HEADERS;DEPENDS;PRIVATE_DEPENDS" ${ARGN})
@@ -86,6 +86,10 @@ function(heddle_test name)
     heddle_use_torch(${name})
   elseif(HEDDLE_FAST_BUILD AND ARG_LABEL MATCHES "unit|integration|tidy")
     heddle_speed_up(${name} TEST)
+  elseif(TARGET heddle_standard_test_pch AND ARG_LABEL MATCHES "unit|integration")
+    heddle_use_standard_header(${name} heddle_standard_test_pch)
+  elseif(NOT HEDDLE_FAST_BUILD)
+    heddle_speed_up(${name})
   endif()
   if(ARG_LABEL MATCHES "unit|integration")
     heddle_compile_quickly(${name})
@@ -105,21 +109,21 @@ function(heddle_compile_quickly target)
   if(HEDDLE_FAST_BUILD OR NOT CMAKE_BUILD_TYPE STREQUAL "RelWithDebInfo")
     return()
   endif()
-  # From 13 on g++ does not take LibTorch's precompiled header, which has -O2, with another level.
+  # From 13 on g++ does not take a precompiled header that has -O2, as all but that of tests have, with another level.
   get_target_property(header ${target} PRECOMPILE_HEADERS_REUSE_FROM)
-  if(header AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_GREATER_EQUAL 13)
+  if(header AND NOT header STREQUAL "heddle_standard_test_pch" AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_GREATER_EQUAL 13)
     target_compile_options(${target} PRIVATE -g0)
   else()
     target_compile_options(${target} PRIVATE -O1 -g0)
   endif()
 endfunction()
 
-# heddle_compile_together(TARGET): four sources are one in optimised builds, so two of them may not have nameless things of the same name; else the
-# target is named in heddle_apart (HeddleDependencies.cmake). Of tests that is a third less; what a source needs of LibTorch's header takes 3 s even
+# heddle_compile_together(TARGET): eight sources are one in optimised builds, so two of them may not have nameless things of the same name; else the
+# target is named in heddle_apart (HeddleDependencies.cmake). Of tests that is half; what a source needs of LibTorch's header takes 3 s even
 # precompiled.
 function(heddle_compile_together target)
   if(CMAKE_BUILD_TYPE STREQUAL "RelWithDebInfo" AND NOT HEDDLE_FAST_BUILD AND NOT target IN_LIST heddle_apart)
-    set_target_properties(${target} PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 4)
+    set_target_properties(${target} PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 8)
   endif()
 endfunction()
 

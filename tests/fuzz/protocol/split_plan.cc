@@ -47,7 +47,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   Require(plan->batch_size >= 1 && plan->batch_size <= kMaxSplitRows, "a micro-batch is a frame's");
   Require(plan->gradient_accumulation_steps >= 1 && plan->gradient_accumulation_steps <= kMaxSplitMicroBatches,
           "so are the micro-batches of a step");
-  for (const double seconds : {plan->session_timeout_s, plan->round_timeout_s, plan->step_timeout_s}) {
+  for (const double seconds : {plan->session_timeout_s, plan->RoundTimeout(plan->turns(1)), plan->step_timeout_s}) {
     RequireWithin(seconds, 0, 1e8, "seconds");
   }
   RequireWithin(plan->privacy.noise_multiplier, 0, 1e6, "noise_multiplier");

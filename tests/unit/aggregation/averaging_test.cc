@@ -12,7 +12,7 @@
 namespace heddle::aggregation {
 namespace {
 
-const Shapes kShapes = {{"a.lora_A.weight", {3, 17}}, {"a.lora_B.weight", {9, 3}}, {"bias", {5}}, {"one", {}}};
+const Shapes kAveraged = {{"a.lora_A.weight", {3, 17}}, {"a.lora_B.weight", {9, 3}}, {"bias", {5}}, {"one", {}}};
 
 std::vector<double> WeightedMean(const std::vector<Sent>& sent) {
   const auto rows = FlatRows(sent);
@@ -55,12 +55,12 @@ TEST_P(ServerOptimizerFormulas, FiveRoundsAreThoseOfTheFormulas) {
   const OptimizerCase& c = GetParam();
   AggregatorOptions options;
   options.method = c.settings;
-  StateDict model = RandomUpdate(kShapes, 3, 2.0F), state;
+  StateDict model = RandomUpdate(kAveraged, 3, 2.0F), state;
   const size_t count = Flat(model).size();
   std::vector<double> m(count, 0.0), v(count, c.tau * c.tau);
   for (uint32_t round = 1; round <= 5; ++round) {
     options.round = round;
-    const auto sent = RandomSent(kShapes, 1 + round * 2, round, 0.1F);
+    const auto sent = RandomSent(kAveraged, 1 + round * 2, round, 0.1F);
     const std::vector<double> mean = WeightedMean(sent);
     std::vector<double> expected = Flat(model);
     for (size_t i = 0; i < count; ++i) {
@@ -144,15 +144,15 @@ TEST_P(ServerOptimizerFormulas, HoldAtTheirEdges) {
   AggregatorOptions options;
   options.method = c.settings;
   for (const size_t devices : {size_t{1}, size_t{4}}) {
-    StateDict model = RandomUpdate(kShapes, 3, 2.0F), state;
+    StateDict model = RandomUpdate(kAveraged, 3, 2.0F), state;
     const size_t count = Flat(model).size();
     std::vector<double> m(count, 0.0), v(count, c.tau * c.tau);
     for (uint32_t round = 1; round <= 4; ++round) {
       SCOPED_TRACE(std::to_string(devices) + " devices, round " + std::to_string(round));
       options.round = round;
-      auto sent = RandomSent(kShapes, devices, round, 0.1F);
+      auto sent = RandomSent(kAveraged, devices, round, 0.1F);
       const bool still = round == 1 || round == 3;
-      for (Sent& item : sent) item.update = RandomUpdate(kShapes, round, still ? 0.0F : 0.1F);
+      for (Sent& item : sent) item.update = RandomUpdate(kAveraged, round, still ? 0.0F : 0.1F);
       const std::vector<double> all = Flat(sent[0].update), before = Flat(model);
       std::vector<double> expected = before;
       for (size_t i = 0; i < count; ++i) {
@@ -192,8 +192,8 @@ TEST(FedYogi, AMomentThatIsTheSquareAlreadyStays) {
 }
 
 TEST(ServerOptimizers, AStateOfAnotherModelOrMethodIsRefused) {
-  const StateDict model = RandomUpdate(kShapes, 1);
-  const auto sent = RandomSent(kShapes, 3, 1);
+  const StateDict model = RandomUpdate(kAveraged, 1);
+  const auto sent = RandomSent(kAveraged, 3, 1);
   const StateDict momentum = RunRound("FedAvgM", model, sent).state;
   const auto status = MakeAggregator("FedAdam", model, {}, momentum).status();
   EXPECT_EQ(status.code(), Code::kInvalidArgument);
@@ -204,8 +204,8 @@ TEST(ServerOptimizers, AStateOfAnotherModelOrMethodIsRefused) {
 }
 
 TEST(ServerOptimizers, WithoutMomentumAndWithALearningRateOfOneFedAvgMIsFedAvg) {
-  const StateDict model = RandomUpdate(kShapes, 1);
-  const auto sent = RandomSent(kShapes, 6, 2);
+  const StateDict model = RandomUpdate(kAveraged, 1);
+  const auto sent = RandomSent(kAveraged, 6, 2);
   AggregatorOptions options;
   options.method = {{"server_momentum", 0}};
   EXPECT_EQ(SerializeSafetensors(RunRound("FedAvgM", model, sent, options).model),
@@ -213,8 +213,8 @@ TEST(ServerOptimizers, WithoutMomentumAndWithALearningRateOfOneFedAvgMIsFedAvg) 
 }
 
 TEST(FedProx, TheServerIsFedAvgsAndDevicesAreToldTheirMu) {
-  const StateDict model = RandomUpdate(kShapes, 1);
-  const auto sent = RandomSent(kShapes, 6, 2);
+  const StateDict model = RandomUpdate(kAveraged, 1);
+  const auto sent = RandomSent(kAveraged, 6, 2);
   AggregatorOptions options;
   options.method = {{"proximal_mu", 0.25}};
   EXPECT_EQ(SerializeSafetensors(RunRound("FedProx", model, sent, options).model),
@@ -233,9 +233,9 @@ std::string Trace(Crowd crowd) {
 }
 
 std::vector<Sent> SentBy(Crowd crowd, size_t devices, uint32_t round) {
-  auto sent = RandomSent(kShapes, crowd == Crowd::kOne ? 1 : devices, round);
+  auto sent = RandomSent(kAveraged, crowd == Crowd::kOne ? 1 : devices, round);
   if (crowd == Crowd::kDiffer || crowd == Crowd::kOne) return sent;
-  for (Sent& item : sent) item.update = RandomUpdate(kShapes, round, crowd == Crowd::kStill ? 0.0F : 1.0F);
+  for (Sent& item : sent) item.update = RandomUpdate(kAveraged, round, crowd == Crowd::kStill ? 0.0F : 1.0F);
   return sent;
 }
 
@@ -244,7 +244,7 @@ std::vector<Sent> SentBy(Crowd crowd, size_t devices, uint32_t round) {
 // What devices send: the change of the model and that of their control variates.
 std::vector<Sent> WithControls(std::vector<Sent> sent, uint64_t seed) {
   for (Sent& item : sent) {
-    for (const auto& [name, shape] : kShapes) {
+    for (const auto& [name, shape] : kAveraged) {
       StateDict change = RandomUpdate({{name, shape}}, seed++, 0.5F);
       item.update.emplace(std::string(kControlPrefix) + name, std::move(change.at(name)));
     }
@@ -265,7 +265,7 @@ TEST(Scaffold, ModelAndControlVariateFollowTheFormulasForThreeRounds) {
   options.method = {{"num_devices", 20}, {"server_learning_rate", 0.5}};
   for (const Crowd crowd : kCrowds) {
     SCOPED_TRACE(Trace(crowd));
-    StateDict model = RandomUpdate(kShapes, 1);
+    StateDict model = RandomUpdate(kAveraged, 1);
     std::vector<double> c(Flat(model).size(), 0.0);
     for (uint32_t round = 1; round <= 3; ++round) {
       const auto sent = WithControls(SentBy(crowd, 4 + round, round), 100 * round);
@@ -291,8 +291,8 @@ TEST(Scaffold, ModelAndControlVariateFollowTheFormulasForThreeRounds) {
 
 TEST(Scaffold, AsksDevicesForTheirControlVariates) {
   EXPECT_EQ(RulesOf("SCAFFOLD", {})->correction, Correction::kScaffold);
-  const StateDict model = RandomUpdate(kShapes, 1);
-  const auto plain = RandomSent(kShapes, 1, 1);
+  const StateDict model = RandomUpdate(kAveraged, 1);
+  const auto plain = RandomSent(kAveraged, 1, 1);
   const auto aggregator = MakeMethod("SCAFFOLD", model);
   EXPECT_EQ(aggregator->Validate(plain[0].update, plain[0].info).refusal, Refusal::kWrongTensors);
   EXPECT_EQ(aggregator->Fold(plain[0].update, plain[0].info).code(), Code::kInvalidArgument);
@@ -300,15 +300,15 @@ TEST(Scaffold, AsksDevicesForTheirControlVariates) {
 }
 
 TEST(Scaffold, APopulationSmallerThanTheRoundCountsAsTheRound) {
-  const StateDict model = RandomUpdate(kShapes, 1);
-  const auto sent = WithControls(RandomSent(kShapes, 3, 1), 9);
+  const StateDict model = RandomUpdate(kAveraged, 1);
+  const auto sent = WithControls(RandomSent(kAveraged, 3, 1), 9);
   AggregatorOptions two;
   two.method = {{"num_devices", 2}};
   EXPECT_EQ(BytesOf(RunRound("SCAFFOLD", model, sent, two)), BytesOf(RunRound("SCAFFOLD", model, sent)));
 }
 
 TEST(Scaffold, AControlVariateOfNoTensorIsRefused) {
-  StateDict model = RandomUpdate(kShapes, 1);
+  StateDict model = RandomUpdate(kAveraged, 1);
   model.emplace("heddle.control.other", Tensor::FromFloats({1}, std::vector<float>{1}));
   EXPECT_EQ(MakeAggregator("SCAFFOLD", model, {}).status().code(), Code::kInvalidArgument);
 }
@@ -331,7 +331,7 @@ TEST(FedNova, UpdatesAreNormalisedByTheirSteps) {
       SCOPED_TRACE(Trace(crowd));
       AggregatorOptions options;
       options.method = {{"local_momentum", rho}};
-      const StateDict model = RandomUpdate(kShapes, 1);
+      const StateDict model = RandomUpdate(kAveraged, 1);
       const auto sent = SentBy(crowd, 7, 4);
       const auto rows = FlatRows(sent);
       std::vector<double> expected = Flat(model);
@@ -355,27 +355,27 @@ TEST(FedNova, UpdatesAreNormalisedByTheirSteps) {
 }
 
 TEST(FedNova, WithEqualStepsItIsFedAvg) {
-  const StateDict model = RandomUpdate(kShapes, 1);
-  auto sent = RandomSent(kShapes, 7, 4);
+  const StateDict model = RandomUpdate(kAveraged, 1);
+  auto sent = RandomSent(kAveraged, 7, 4);
   for (Sent& item : sent) item.info.num_steps = 10;
   const auto expected = Flat(RunRound("FedAvg", model, sent).model);
   ExpectRoundedFrom(expected, RunRound("FedNova", model, sent).model, 1e-7);
 }
 
 TEST(FedNova, AnUpdateThatDoesNotSayItsStepsOrSaysTooManyIsRefused) {
-  const StateDict model = RandomUpdate(kShapes, 1);
+  const StateDict model = RandomUpdate(kAveraged, 1);
   AggregatorOptions options;
   options.method = {{"max_local_steps", 50}};
   const auto aggregator = MakeMethod("FedNova", model, options);
   for (const uint32_t steps : {0U, 51U, ~0U}) {
     const UpdateInfo info{.num_examples = 5, .num_steps = steps};
-    const Validity validity = aggregator->Validate(RandomUpdate(kShapes, 2), info);
+    const Validity validity = aggregator->Validate(RandomUpdate(kAveraged, 2), info);
     EXPECT_FALSE(validity.ok()) << steps;
     EXPECT_NE(validity.message.find("num_steps"), std::string::npos) << validity.message;
-    EXPECT_EQ(aggregator->Fold(RandomUpdate(kShapes, 2), info).code(), Code::kInvalidArgument);
+    EXPECT_EQ(aggregator->Fold(RandomUpdate(kAveraged, 2), info).code(), Code::kInvalidArgument);
   }
   EXPECT_EQ(aggregator->num_folded(), 0U);
-  EXPECT_TRUE(aggregator->Fold(RandomUpdate(kShapes, 2), {.num_examples = 5, .num_steps = 50}).ok());
+  EXPECT_TRUE(aggregator->Fold(RandomUpdate(kAveraged, 2), {.num_examples = 5, .num_steps = 50}).ok());
 }
 
 // ---- FedDyn ----
@@ -386,7 +386,7 @@ TEST(FedDyn, ModelAndHFollowTheFormulasForThreeRounds) {
   options.method = {{"feddyn_alpha", alpha}, {"num_devices", 12}};
   for (const Crowd crowd : kCrowds) {
     SCOPED_TRACE(Trace(crowd));
-    StateDict model = RandomUpdate(kShapes, 1), state;
+    StateDict model = RandomUpdate(kAveraged, 1), state;
     std::vector<double> h(Flat(model).size(), 0.0);
     for (uint32_t round = 1; round <= 3; ++round) {
       const auto sent = SentBy(crowd, 3 + round, round);

@@ -16,16 +16,16 @@ double NormOf(const StateDict& update) {
   return std::sqrt(squares);
 }
 
-const Shapes kShapes = {{"a", {3, 40}}, {"b", {7}}};
+const Shapes kClipped = {{"a", {3, 40}}, {"b", {7}}};
 
 TEST(Clipping, AnUpdateWithinTheBoundKeepsItsBytes) {
-  const StateDict update = RandomUpdate(kShapes, 1);
+  const StateDict update = RandomUpdate(kClipped, 1);
   const StateDict same = ClipUpdate(update, NormOf(update) * (1 + 1e-12));
   for (const auto& [name, tensor] : update) EXPECT_EQ(same.at(name).bytes().data(), tensor.bytes().data());
 }
 
 TEST(Clipping, ALongerOneGetsTheBoundsLengthInItsDirection) {
-  const StateDict update = RandomUpdate(kShapes, 2);
+  const StateDict update = RandomUpdate(kClipped, 2);
   const double norm = NormOf(update);
   for (const double bound : {norm * 0.999, 1.0, 1e-3}) {
     const StateDict clipped = ClipUpdate(update, bound);

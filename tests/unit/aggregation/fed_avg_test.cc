@@ -69,7 +69,7 @@ std::vector<Weighted> RandomUpdates(const Shapes& shapes, size_t count, uint64_t
   return updates;
 }
 
-const Shapes kShapes = {{"a.lora_A", {4, 33}}, {"a.lora_B", {17, 4}}, {"b", {1}}, {"empty", {0, 4}}, {"scalar", {}}};
+const Shapes kMixed = {{"a.lora_A", {4, 33}}, {"a.lora_B", {17, 4}}, {"b", {1}}, {"empty", {0, 4}}, {"scalar", {}}};
 
 struct GridCase {
   double max_abs;
@@ -85,8 +85,8 @@ TEST_P(FedAvgPrecision, MeanIsWithinTheStatedBoundOfBruteForce) {
   options.max_abs = c.max_abs;
   options.max_num_examples = c.max_weight;
   options.max_updates = c.max_updates;
-  const StateDict parent = RandomUpdate(kShapes, 99, 2.0F);
-  const auto updates = RandomUpdates(kShapes, c.count, 5, static_cast<float>(c.max_abs), c.max_weight);
+  const StateDict parent = RandomUpdate(kMixed, 99, 2.0F);
+  const auto updates = RandomUpdates(kMixed, c.count, 5, static_cast<float>(c.max_abs), c.max_weight);
   const StateDict next = Aggregate(parent, updates, options);
   ASSERT_EQ(SpecOf(next), SpecOf(parent));
   for (const auto& [name, tensor] : next) {
@@ -124,8 +124,8 @@ TEST(FedAvg, AnyOrderAndAnyThreadCountGiveTheSameBytes) {
     AggregatorOptions options;
     options.max_abs = std::ldexp(1.0, *rc::gen::inRange(-10, 11));
     options.max_num_examples = uint64_t{1} << *rc::gen::inRange(0, 22);
-    const StateDict parent = RandomUpdate(kShapes, seed, 3.0F);
-    auto updates = RandomUpdates(kShapes, count, seed, static_cast<float>(options.max_abs), options.max_num_examples);
+    const StateDict parent = RandomUpdate(kMixed, seed, 3.0F);
+    auto updates = RandomUpdates(kMixed, count, seed, static_cast<float>(options.max_abs), options.max_num_examples);
     const std::string expected = SerializeSafetensors(Aggregate(parent, updates, options));
     Shuffle(&updates, *rc::gen::arbitrary<uint64_t>());
     options.threads = *rc::gen::inRange(1U, 6U);
@@ -213,8 +213,8 @@ TEST(FedAvg, RefusesMoreUpdatesThanItMayFoldAndKeepsTheRest) {
 }
 
 TEST(FedAvg, ARefusedUpdateChangesNothing) {
-  const StateDict parent = RandomUpdate(kShapes, 1);
-  const auto good = RandomUpdates(kShapes, 3, 8, 1.0F, 100);
+  const StateDict parent = RandomUpdate(kMixed, 1);
+  const auto good = RandomUpdates(kMixed, 3, 8, 1.0F, 100);
   const std::string expected = SerializeSafetensors(Aggregate(parent, good, {}));
   auto aggregator = Make(parent);
   ASSERT_TRUE(aggregator->Fold(good[0].update, {good[0].weight}).ok());

@@ -10,7 +10,7 @@
 namespace heddle::aggregation {
 namespace {
 
-const Shapes kShapes = {{"a.weight", {3, 5}}, {"b", {7}}};
+const Shapes kFewShot = {{"a.weight", {3, 5}}, {"b", {7}}};
 
 PseudoLabelling LabelsOfRound(const std::string& method, uint32_t round, const Settings& settings = {}) {
   AggregatorOptions options;
@@ -64,8 +64,8 @@ TEST(FewShotPace, WhoLabelsIsDrawnAnewForEachRoundAndDoesNotDependOnOthers) {
 }
 
 TEST(FewShotMean, IsThatOfTheDevicesThatTookSteps) {
-  const StateDict parent = RandomUpdate(kShapes, 1, 2.0F);
-  std::vector<Sent> sent = RandomSent(kShapes, 4, 5);
+  const StateDict parent = RandomUpdate(kFewShot, 1, 2.0F);
+  std::vector<Sent> sent = RandomSent(kFewShot, 4, 5);
   sent[1].info.num_steps = sent[2].info.num_steps = 0;  // whatever they send
   std::vector<double> expected = Flat(parent);
   const double total = static_cast<double>(sent[0].info.num_examples + sent[3].info.num_examples);
@@ -83,8 +83,8 @@ TEST(FewShotMean, IsThatOfTheDevicesThatTookSteps) {
 }
 
 TEST(FewShotMean, LeavesTheModelWhenNobodyHadALabel) {
-  const StateDict parent = RandomUpdate(kShapes, 1, 2.0F);
-  std::vector<Sent> sent = RandomSent(kShapes, 3, 5);
+  const StateDict parent = RandomUpdate(kFewShot, 1, 2.0F);
+  std::vector<Sent> sent = RandomSent(kFewShot, 3, 5);
   for (Sent& one : sent) one.info.num_steps = 0;
   RoundModel made = RunRound("LP-FL", parent, sent);
   EraseFigures(&made.model);

@@ -16,7 +16,7 @@
 namespace heddle::aggregation {
 namespace {
 
-std::vector<float> Values(size_t count, uint64_t seed) {
+std::vector<float> RandomValues(size_t count, uint64_t seed) {
   const PhiloxStream random(seed);
   std::vector<float> values(count);
   for (size_t i = 0; i < count; ++i) {
@@ -35,7 +35,7 @@ std::vector<uint32_t> Bits(const std::vector<float>& values) {
 
 TEST(RowKernels, EveryNumberOfRowsIsSortedAndNothingIsLost) {
   for (size_t rows = 0; rows <= 70; ++rows) {
-    const auto start = Values(rows * kTileColumns, rows + 1);
+    const auto start = RandomValues(rows * kTileColumns, rows + 1);
     std::vector<uint32_t> first;
     for (const RowKernels& kernels : UsableRowKernels()) {
       std::vector<float> tile = start;
@@ -60,7 +60,7 @@ TEST(RowKernels, EveryNumberOfRowsIsSortedAndNothingIsLost) {
 
 TEST(RowKernels, SumsAreTheSameBitsOnEveryInstructionSet) {
   for (const size_t count : {0, 3, 8, 21, 1000, 1003}) {
-    const auto a = Values(count, 1), b = Values(count, 2);
+    const auto a = RandomValues(count, 1), b = RandomValues(count, 2);
     const std::vector<double> wide(a.begin(), a.end());
     std::array<double, 8> expected{};
     std::vector<double> expected_sum(count, 0.25);

@@ -14,7 +14,8 @@ namespace {
 
 using Rows = std::vector<std::vector<double>>;
 
-const Shapes kShapes = {{"a.lora_A.weight", {3, 17}}, {"a.lora_B.weight", {9, 3}}, {"empty", {0, 2}}, {"one", {}}};
+const Shapes kRobustShapes = {
+    {"a.lora_A.weight", {3, 17}}, {"a.lora_B.weight", {9, 3}}, {"empty", {0, 2}}, {"one", {}}};
 
 // ---- the rules by the book ----
 
@@ -179,8 +180,8 @@ AggregatorOptions With(const Settings& settings) {
 class RobustRules : public testing::TestWithParam<size_t> {
  protected:
   const size_t n = GetParam();
-  const StateDict parent = RandomUpdate(kShapes, 11, 2.0F);
-  const std::vector<Sent> sent = RandomSent(kShapes, n, 17 + n);
+  const StateDict parent = RandomUpdate(kRobustShapes, 11, 2.0F);
+  const std::vector<Sent> sent = RandomSent(kRobustShapes, n, 17 + n);
   const Rows rows = FlatRows(sent);
 };
 INSTANTIATE_TEST_SUITE_P(Updates, RobustRules, testing::Values(1, 2, 3, 4, 5, 7, 8, 11, 16, 17, 33, 100));
@@ -236,7 +237,7 @@ TEST_P(RobustRules, FoolsGoldWeighsByTheLikenessOfHistories) {
   AggregatorOptions options;
   for (uint32_t round = 1; round <= 3; ++round) {
     options.round = round;
-    auto of_round = RandomSent(kShapes, n, 100 * n + round);
+    auto of_round = RandomSent(kRobustShapes, n, 100 * n + round);
     // Some of them are nearly one.
     for (size_t k = 1; k < n; k += 3) of_round[k].update = of_round[k - 1].update;
     const Rows changes = FlatRows(of_round);
@@ -259,8 +260,8 @@ const std::vector<std::string> kRobust = {"CoordinateMedian", "TrimmedMean", "Kr
                                           "Bulyan",           "FoolsGold",   "GeometricMedian"};
 
 TEST(RobustEdges, WhereOneDeviceIsEnoughItsUpdateIsTheStep) {
-  const StateDict parent = RandomUpdate(kShapes, 1);
-  const auto sent = RandomSent(kShapes, 1, 2);
+  const StateDict parent = RandomUpdate(kRobustShapes, 1);
+  const auto sent = RandomSent(kRobustShapes, 1, 2);
   const auto expected = Plus(Flat(parent), Flat(sent[0].update));
   for (const char* method : {"CoordinateMedian", "TrimmedMean", "FoolsGold", "GeometricMedian"}) {
     SCOPED_TRACE(method);
@@ -269,8 +270,8 @@ TEST(RobustEdges, WhereOneDeviceIsEnoughItsUpdateIsTheStep) {
 }
 
 TEST(RobustEdges, OfEqualUpdatesTheStepIsThatUpdate) {
-  const StateDict parent = RandomUpdate(kShapes, 1);
-  auto sent = RandomSent(kShapes, 7, 2);
+  const StateDict parent = RandomUpdate(kRobustShapes, 1);
+  auto sent = RandomSent(kRobustShapes, 7, 2);
   for (Sent& item : sent) item.update = sent[0].update;
   const auto expected = Plus(Flat(parent), Flat(sent[0].update));
   for (const std::string& method : kRobust) {
@@ -282,8 +283,8 @@ TEST(RobustEdges, OfEqualUpdatesTheStepIsThatUpdate) {
 
 // Its public code divides by zero here.
 TEST(RobustEdges, WhenAllAreAlikeFoolsGoldTrustsNobodyAndTheModelStays) {
-  const StateDict parent = RandomUpdate(kShapes, 1);
-  auto sent = RandomSent(kShapes, 4, 2);
+  const StateDict parent = RandomUpdate(kRobustShapes, 1);
+  auto sent = RandomSent(kRobustShapes, 4, 2);
   for (Sent& item : sent) item.update = sent[0].update;
   const RoundModel made = RunRound("FoolsGold", parent, sent);
   EXPECT_EQ(Flat(made.model), Flat(parent));
@@ -291,9 +292,9 @@ TEST(RobustEdges, WhenAllAreAlikeFoolsGoldTrustsNobodyAndTheModelStays) {
 }
 
 TEST(RobustEdges, UpdatesOfZerosLeaveTheModel) {
-  const StateDict parent = RandomUpdate(kShapes, 1);
-  auto sent = RandomSent(kShapes, 7, 2);
-  for (Sent& item : sent) item.update = RandomUpdate(kShapes, 1, 0.0F);
+  const StateDict parent = RandomUpdate(kRobustShapes, 1);
+  auto sent = RandomSent(kRobustShapes, 7, 2);
+  for (Sent& item : sent) item.update = RandomUpdate(kRobustShapes, 1, 0.0F);
   for (const std::string& method : kRobust) EXPECT_EQ(Flat(RunRound(method, parent, sent).model), Flat(parent));
 }
 
@@ -360,12 +361,12 @@ TEST(RobustEdges, FewerUpdatesThanTheBoundAreRefusedAndTheBoundItselfIsNot) {
     const char* method;
     uint64_t f, least;
   };
-  const StateDict parent = RandomUpdate(kShapes, 1);
+  const StateDict parent = RandomUpdate(kRobustShapes, 1);
   for (const Case& c :
        {Case{"Krum", 0, 3}, Case{"Krum", 2, 7}, Case{"MultiKrum", 2, 7}, Case{"Bulyan", 0, 3}, Case{"Bulyan", 2, 11}}) {
     auto options = With({{"num_attackers", static_cast<double>(c.f)}});
-    EXPECT_TRUE(FinishStatus(c.method, parent, RandomSent(kShapes, c.least, 3), options).ok()) << c.method;
-    const Status few = FinishStatus(c.method, parent, RandomSent(kShapes, c.least - 1, 3), options);
+    EXPECT_TRUE(FinishStatus(c.method, parent, RandomSent(kRobustShapes, c.least, 3), options).ok()) << c.method;
+    const Status few = FinishStatus(c.method, parent, RandomSent(kRobustShapes, c.least - 1, 3), options);
     EXPECT_EQ(few.code(), Code::kFailedPrecondition) << c.method;
     EXPECT_NE(few.message().find(std::to_string(c.least)), std::string::npos) << few;
     // A run that can never have enough is not begun.
@@ -375,13 +376,14 @@ TEST(RobustEdges, FewerUpdatesThanTheBoundAreRefusedAndTheBoundItselfIsNot) {
     EXPECT_TRUE(MakeAggregator(c.method, parent, options).ok()) << c.method;
   }
   const auto select = With({{"num_selected", 5}});
-  EXPECT_EQ(FinishStatus("MultiKrum", parent, RandomSent(kShapes, 4, 3), select).code(), Code::kFailedPrecondition);
-  EXPECT_TRUE(FinishStatus("MultiKrum", parent, RandomSent(kShapes, 5, 3), select).ok());
+  EXPECT_EQ(FinishStatus("MultiKrum", parent, RandomSent(kRobustShapes, 4, 3), select).code(),
+            Code::kFailedPrecondition);
+  EXPECT_TRUE(FinishStatus("MultiKrum", parent, RandomSent(kRobustShapes, 5, 3), select).ok());
 }
 
 TEST(RobustEdges, AnUnequalSetOfTensorsOrAnotherShapeIsRefusedAndChangesNothing) {
-  const StateDict parent = RandomUpdate(kShapes, 1);
-  const auto sent = RandomSent(kShapes, 7, 3);
+  const StateDict parent = RandomUpdate(kRobustShapes, 1);
+  const auto sent = RandomSent(kRobustShapes, 7, 3);
   for (const std::string& method : kRobust) {
     auto aggregator = MakeMethod(method, parent);
     for (const Sent& item : sent) {

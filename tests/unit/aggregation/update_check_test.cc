@@ -10,18 +10,18 @@
 namespace heddle::aggregation {
 namespace {
 
-const Shapes kShapes = {{"first", {3, 5}}, {"second", {5000}}, {"third", {2}}};
+const Shapes kChecked = {{"first", {3, 5}}, {"second", {5000}}, {"third", {2}}};
 
 class UpdateCheck : public testing::Test {
  protected:
   Validity Check(const StateDict& update, uint64_t num_examples = 10) {
-    auto aggregator = MakeAggregator("FedAvg", RandomUpdate(kShapes, 1), options_);
+    auto aggregator = MakeAggregator("FedAvg", RandomUpdate(kChecked, 1), options_);
     EXPECT_TRUE(aggregator.ok()) << aggregator.status();
     return (*aggregator)->Validate(update, {num_examples});
   }
   // The good update with one value changed.
   static StateDict With(const std::string& name, size_t index, float value) {
-    StateDict update = RandomUpdate(kShapes, 2);
+    StateDict update = RandomUpdate(kChecked, 2);
     const auto old = update.at(name).values<float>();
     std::vector<float> values(old.begin(), old.end());
     values[index] = value;
@@ -32,7 +32,7 @@ class UpdateCheck : public testing::Test {
 };
 
 TEST_F(UpdateCheck, AcceptsAnUpdateWithinAllBounds) {
-  const Validity validity = Check(RandomUpdate(kShapes, 2));
+  const Validity validity = Check(RandomUpdate(kChecked, 2));
   EXPECT_TRUE(validity.ok()) << validity.message;
   EXPECT_EQ(validity.message, "");
 }
@@ -63,7 +63,7 @@ TEST_F(UpdateCheck, BoundOnElementsIsInclusive) {
 
 TEST_F(UpdateCheck, BoundOnTheNormCountsAllTensors) {
   long double squares = 0;
-  const StateDict update = RandomUpdate(kShapes, 2);
+  const StateDict update = RandomUpdate(kChecked, 2);
   for (const auto& [name, tensor] : update) {
     for (const float x : tensor.values<float>()) squares += static_cast<long double>(x) * static_cast<long double>(x);
   }
@@ -79,11 +79,11 @@ TEST_F(UpdateCheck, BoundOnTheNormCountsAllTensors) {
 }
 
 TEST_F(UpdateCheck, RefusesAnotherSetOfTensors) {
-  StateDict missing = RandomUpdate(kShapes, 2);
+  StateDict missing = RandomUpdate(kChecked, 2);
   missing.erase("second");
   EXPECT_EQ(Check(missing).refusal, Refusal::kWrongTensors);
   EXPECT_NE(Check(missing).message.find("'second' is missing"), std::string::npos);
-  StateDict extra = RandomUpdate(kShapes, 2);
+  StateDict extra = RandomUpdate(kChecked, 2);
   extra.emplace("fourth", Tensor::FromFloats({1}, std::vector<float>{0}));
   EXPECT_EQ(Check(extra).refusal, Refusal::kWrongTensors);
   EXPECT_NE(Check(extra).message.find("'fourth'"), std::string::npos);
@@ -91,11 +91,11 @@ TEST_F(UpdateCheck, RefusesAnotherSetOfTensors) {
 }
 
 TEST_F(UpdateCheck, RefusesAnotherShapeOrDtypeOfTheSameSize) {
-  StateDict transposed = RandomUpdate(kShapes, 2);
+  StateDict transposed = RandomUpdate(kChecked, 2);
   transposed["first"] = Tensor::FromFloats({5, 3}, std::vector<float>(15, 0.0F));
   EXPECT_EQ(Check(transposed).refusal, Refusal::kWrongShape);
   for (const DType dtype : {DType::kI32, DType::kF16, DType::kF64}) {
-    StateDict other = RandomUpdate(kShapes, 2);
+    StateDict other = RandomUpdate(kChecked, 2);
     std::span<std::byte> bytes;
     other["first"] = Tensor::Allocate({dtype, {3, 5}}, &bytes);
     const Validity validity = Check(other);
@@ -125,10 +125,10 @@ TEST(UpdateCheckOfFactors, AnotherRankIsNamedAsSuch) {
 
 TEST_F(UpdateCheck, RefusesNumbersOfExamplesOutOfRange) {
   options_.max_num_examples = 500;
-  EXPECT_TRUE(Check(RandomUpdate(kShapes, 2), 1).ok());
-  EXPECT_TRUE(Check(RandomUpdate(kShapes, 2), 500).ok());
+  EXPECT_TRUE(Check(RandomUpdate(kChecked, 2), 1).ok());
+  EXPECT_TRUE(Check(RandomUpdate(kChecked, 2), 500).ok());
   for (const uint64_t bad : {uint64_t{0}, uint64_t{501}, ~uint64_t{0}}) {
-    EXPECT_EQ(Check(RandomUpdate(kShapes, 2), bad).refusal, Refusal::kBadNumExamples) << bad;
+    EXPECT_EQ(Check(RandomUpdate(kChecked, 2), bad).refusal, Refusal::kBadNumExamples) << bad;
   }
 }
 

@@ -18,15 +18,14 @@
 namespace heddle::model {
 namespace {
 
-using torch::Tensor;
-using Inputs = std::vector<Tensor>;
-using Forward = std::function<Tensor(const Inputs&)>;
+using Inputs = std::vector<torch::Tensor>;
+using Forward = std::function<torch::Tensor(const Inputs&)>;
 
 // d sum(weights * reference(inputs)) / d inputs[k], entry by entry.
-Tensor CentralDifferences(const Forward& reference, Inputs inputs, size_t k, const Tensor& weights) {
+torch::Tensor CentralDifferences(const Forward& reference, Inputs inputs, size_t k, const torch::Tensor& weights) {
   torch::NoGradGuard no_grad;
   inputs[k] = inputs[k].clone();
-  Tensor gradient = torch::zeros_like(inputs[k]);
+  torch::Tensor gradient = torch::zeros_like(inputs[k]);
   const auto loss = [&] { return (reference(inputs) * weights).sum().item<double>(); };
   constexpr double kStep = 1e-5;
   auto* x = inputs[k].data_ptr<double>();
@@ -45,13 +44,13 @@ Tensor CentralDifferences(const Forward& reference, Inputs inputs, size_t k, con
 // Values and all gradients of `ours` (float32) against `reference` (float64).
 void Check(const Forward& ours, const Forward& reference, const Inputs& inputs, double tolerance = 1e-5) {
   Inputs leaves, wide;
-  for (const Tensor& input : inputs) {
+  for (const torch::Tensor& input : inputs) {
     leaves.push_back(input.clone().requires_grad_(true));
     wide.push_back(input.to(torch::kDouble).contiguous());
   }
-  const Tensor out = ours(leaves);
+  const torch::Tensor out = ours(leaves);
   EXPECT_LT(MaxDifference(out, reference(wide)), tolerance);
-  const Tensor weights = RandomTensor(out.sizes(), 77).to(torch::kDouble);
+  const torch::Tensor weights = RandomTensor(out.sizes(), 77).to(torch::kDouble);
   (out * weights.to(torch::kFloat)).sum().backward();
   for (size_t k = 0; k < inputs.size(); ++k) {
     ASSERT_TRUE(leaves[k].grad().defined()) << "input " << k;
@@ -60,7 +59,7 @@ void Check(const Forward& ours, const Forward& reference, const Inputs& inputs, 
   }
 }
 
-Tensor WideRmsNorm(const Tensor& x, const Tensor& weight, double eps) {
+torch::Tensor WideRmsNorm(const torch::Tensor& x, const torch::Tensor& weight, double eps) {
   return x / (x * x).mean(-1, true).add(eps).sqrt() * weight;
 }
 
@@ -74,15 +73,15 @@ TEST(RmsNorm, MatchesFloat64) {
 }
 
 TEST(RmsNorm, OfZerosIsZeroAndFinite) {
-  const Tensor x = torch::zeros({2, 4}).requires_grad_(true);
-  const Tensor y = RmsNorm(x, torch::ones({4}), 1e-6);
+  const torch::Tensor x = torch::zeros({2, 4}).requires_grad_(true);
+  const torch::Tensor y = RmsNorm(x, torch::ones({4}), 1e-6);
   EXPECT_EQ(y.abs().max().item<float>(), 0.0F);
   y.sum().backward();
   EXPECT_TRUE(x.grad().isfinite().all().item<bool>());
 }
 
 TEST(RmsNorm, AFrozenWeightGetsNoGradient) {
-  const Tensor x = RandomTensor({2, 4}, 1).requires_grad_(true), weight = RandomTensor({4}, 2);
+  const torch::Tensor x = RandomTensor({2, 4}, 1).requires_grad_(true), weight = RandomTensor({4}, 2);
   RmsNorm(x, weight, 1e-6).sum().backward();
   EXPECT_TRUE(x.grad().defined());
   EXPECT_FALSE(weight.grad().defined());
@@ -90,25 +89,26 @@ TEST(RmsNorm, AFrozenWeightGetsNoGradient) {
 
 TEST(RotateHeads, MatchesFloat64) {
   const int64_t length = 5, heads = 3, head_dim = 4;
-  const Tensor angle = RandomTensor({length + 2, head_dim / 2}, 9, 3.0F);  // tables may be longer than the sequence
+  const torch::Tensor angle =
+      RandomTensor({length + 2, head_dim / 2}, 9, 3.0F);  // tables may be longer than the sequence
   const auto ours = [&](const Inputs& in) {
     return RotateHeads(in[0], angle.cos().contiguous(), angle.sin().contiguous(), heads, 0.37);
   };
   const auto reference = [&](const Inputs& in) {
-    const Tensor x = in[0].view({2, length, heads, head_dim}).transpose(1, 2);
-    const Tensor wide = angle.slice(0, 0, length).to(torch::kDouble);
+    const torch::Tensor x = in[0].view({2, length, heads, head_dim}).transpose(1, 2);
+    const torch::Tensor wide = angle.slice(0, 0, length).to(torch::kDouble);
     const auto halves = x.chunk(2, -1);
-    const Tensor first = halves[0] * wide.cos() - halves[1] * wide.sin();
-    const Tensor second = halves[1] * wide.cos() + halves[0] * wide.sin();
+    const torch::Tensor first = halves[0] * wide.cos() - halves[1] * wide.sin();
+    const torch::Tensor second = halves[1] * wide.cos() + halves[0] * wide.sin();
     return torch::cat({first, second}, -1) * 0.37;
   };
   Check(ours, reference, {RandomTensor({2, length, heads * head_dim}, 1)});
 }
 
 TEST(RotateHeads, TakesViewsThatAreNotContiguous) {
-  const Tensor angle = RandomTensor({3, 2}, 9), wide = RandomTensor({8, 3, 2}, 1);
-  const Tensor view = wide.permute({2, 1, 0});  // [2, 3, 8]
-  const auto rotate = [&](const Tensor& x) { return RotateHeads(x, angle.cos(), angle.sin(), 2, 1.0); };
+  const torch::Tensor angle = RandomTensor({3, 2}, 9), wide = RandomTensor({8, 3, 2}, 1);
+  const torch::Tensor view = wide.permute({2, 1, 0});  // [2, 3, 8]
+  const auto rotate = [&](const torch::Tensor& x) { return RotateHeads(x, angle.cos(), angle.sin(), 2, 1.0); };
   EXPECT_TRUE(torch::equal(rotate(view), rotate(view.contiguous())));
 }
 
@@ -118,15 +118,15 @@ TEST(SwiGlu, MatchesFloat64) {
   Check(ours, reference, {RandomTensor({3, 11}, 1, 4.0F), RandomTensor({3, 11}, 2, 2.0F)}, 2e-5);
 }
 
-Tensor Causal(const Tensor& q, const Tensor& k, const Tensor& v) {
+torch::Tensor Causal(const torch::Tensor& q, const torch::Tensor& k, const torch::Tensor& v) {
   return Attention(q, k, v, AttentionMask({q.size(2), k.size(2), true, 0, {}, {}}, q.options().requires_grad(false)));
 }
 
-Tensor WideAttention(const Inputs& in) {
+torch::Tensor WideAttention(const Inputs& in) {
   const int64_t group = in[0].size(1) / in[1].size(1), length = in[0].size(2);
-  const Tensor k = in[1].repeat_interleave(group, 1), v = in[2].repeat_interleave(group, 1);
-  const Tensor later = torch::ones({length, length}, torch::kBool).triu(1);
-  const Tensor scores =
+  const torch::Tensor k = in[1].repeat_interleave(group, 1), v = in[2].repeat_interleave(group, 1);
+  const torch::Tensor later = torch::ones({length, length}, torch::kBool).triu(1);
+  const torch::Tensor scores =
       torch::matmul(in[0], k.transpose(2, 3)).masked_fill(later, -std::numeric_limits<double>::infinity());
   return torch::matmul(torch::softmax(scores, -1), v).transpose(1, 2).flatten(2);
 }
@@ -143,26 +143,26 @@ TEST(CausalAttention, MatchesFloat64WithAndWithoutGroups) {
 }
 
 TEST(CausalAttention, LaterTokensDoNotReachEarlierOnes) {
-  const Tensor q = RandomTensor({1, 2, 6, 4}, 1);
-  Tensor k = RandomTensor({1, 2, 6, 4}, 2), v = RandomTensor({1, 2, 6, 4}, 3);
-  const Tensor before = Causal(q, k, v);
+  const torch::Tensor q = RandomTensor({1, 2, 6, 4}, 1);
+  torch::Tensor k = RandomTensor({1, 2, 6, 4}, 2), v = RandomTensor({1, 2, 6, 4}, 3);
+  const torch::Tensor before = Causal(q, k, v);
   k.slice(2, 4, 6).fill_(100);
   v.slice(2, 4, 6).fill_(-100);
   EXPECT_TRUE(torch::equal(Causal(q, k, v).slice(1, 0, 4), before.slice(1, 0, 4)));
 }
 
 TEST(CausalAttention, LargeScoresDoNotOverflow) {
-  const Tensor q = torch::full({1, 1, 3, 2}, 1e4F).requires_grad_(true), k = torch::full({1, 1, 3, 2}, 1e4F);
-  const Tensor out = Causal(q, k, torch::ones({1, 1, 3, 2}));
+  const torch::Tensor q = torch::full({1, 1, 3, 2}, 1e4F).requires_grad_(true), k = torch::full({1, 1, 3, 2}, 1e4F);
+  const torch::Tensor out = Causal(q, k, torch::ones({1, 1, 3, 2}));
   EXPECT_TRUE(torch::allclose(out, torch::ones_like(out)));
   out.sum().backward();
   EXPECT_TRUE(q.grad().isfinite().all().item<bool>());
 }
 
-Tensor WideCrossEntropy(const Tensor& hidden, const Tensor& weight, const Tensor& targets) {
-  Tensor total = torch::zeros({}, torch::kDouble);
+torch::Tensor WideCrossEntropy(const torch::Tensor& hidden, const torch::Tensor& weight, const torch::Tensor& targets) {
+  torch::Tensor total = torch::zeros({}, torch::kDouble);
   int64_t counted = 0;
-  const Tensor log_probabilities = torch::log_softmax(torch::matmul(hidden, weight.t()), -1);
+  const torch::Tensor log_probabilities = torch::log_softmax(torch::matmul(hidden, weight.t()), -1);
   for (int64_t i = 0; i < targets.size(0); ++i) {
     const auto target = targets[i].item<int64_t>();
     if (target == -100) continue;
@@ -173,7 +173,7 @@ Tensor WideCrossEntropy(const Tensor& hidden, const Tensor& weight, const Tensor
 }
 
 TEST(LinearCrossEntropy, MatchesFloat64) {
-  const Tensor targets = torch::tensor({3, -100, 0, 6, 6, -100, 2}, torch::kLong);
+  const torch::Tensor targets = torch::tensor({3, -100, 0, 6, 6, -100, 2}, torch::kLong);
   Check([&](const Inputs& in) { return LinearCrossEntropy(in[0], in[1], targets); },
         [&](const Inputs& in) { return WideCrossEntropy(in[0], in[1], targets); },
         {RandomTensor({7, 4}, 1, 2.0F), RandomTensor({7, 4}, 2, 2.0F)});
@@ -182,16 +182,16 @@ TEST(LinearCrossEntropy, MatchesFloat64) {
 TEST(LinearCrossEntropy, ManyRowsOfALargeVocabularyGoThroughInPieces) {
   // 256 rows a piece at this vocabulary; 600 rows are three pieces. Autograd of the float64 formula is the yardstick.
   const int64_t vocab = 4'000, rows = 600;
-  Tensor targets = torch::empty({rows}, torch::kLong);
+  torch::Tensor targets = torch::empty({rows}, torch::kLong);
   PhiloxStream random(4);
   for (int64_t i = 0; i < rows; ++i) {
     targets[i] = i % 9 == 0 ? int64_t{-100} : static_cast<int64_t>(random.NextBelow(static_cast<uint32_t>(vocab)));
   }
-  const Tensor hidden = RandomTensor({rows, 6}, 1, 2.0F), weight = RandomTensor({vocab, 6}, 2);
-  Tensor a = hidden.clone().requires_grad_(true), b = weight.clone().requires_grad_(true);
-  Tensor wide_a = hidden.to(torch::kDouble).requires_grad_(true),
-         wide_b = weight.to(torch::kDouble).requires_grad_(true);
-  const Tensor loss = LinearCrossEntropy(a, b, targets), wide_loss = WideCrossEntropy(wide_a, wide_b, targets);
+  const torch::Tensor hidden = RandomTensor({rows, 6}, 1, 2.0F), weight = RandomTensor({vocab, 6}, 2);
+  torch::Tensor a = hidden.clone().requires_grad_(true), b = weight.clone().requires_grad_(true);
+  torch::Tensor wide_a = hidden.to(torch::kDouble).requires_grad_(true),
+                wide_b = weight.to(torch::kDouble).requires_grad_(true);
+  const torch::Tensor loss = LinearCrossEntropy(a, b, targets), wide_loss = WideCrossEntropy(wide_a, wide_b, targets);
   EXPECT_NEAR(loss.item<double>(), wide_loss.item<double>(), 1e-5);
   (loss * 3).backward();
   (wide_loss * 3).backward();
@@ -200,9 +200,9 @@ TEST(LinearCrossEntropy, ManyRowsOfALargeVocabularyGoThroughInPieces) {
 }
 
 TEST(LinearCrossEntropy, FrozenInputsCostNoGradientAndChangeNothing) {
-  const Tensor targets = torch::tensor({1, 2}, torch::kLong);
-  const Tensor hidden = RandomTensor({2, 3}, 1).requires_grad_(true), weight = RandomTensor({5, 3}, 2);
-  const Tensor loss = LinearCrossEntropy(hidden, weight, targets);
+  const torch::Tensor targets = torch::tensor({1, 2}, torch::kLong);
+  const torch::Tensor hidden = RandomTensor({2, 3}, 1).requires_grad_(true), weight = RandomTensor({5, 3}, 2);
+  const torch::Tensor loss = LinearCrossEntropy(hidden, weight, targets);
   loss.backward();
   EXPECT_TRUE(hidden.grad().defined());
   EXPECT_FALSE(weight.grad().defined());
@@ -211,8 +211,8 @@ TEST(LinearCrossEntropy, FrozenInputsCostNoGradientAndChangeNothing) {
 }
 
 TEST(LinearCrossEntropy, WithoutTargetsThatCountTheLossIsZero) {
-  const Tensor hidden = RandomTensor({2, 3}, 1).requires_grad_(true);
-  const Tensor loss = LinearCrossEntropy(hidden, RandomTensor({5, 3}, 2), torch::full({2}, -100, torch::kLong));
+  const torch::Tensor hidden = RandomTensor({2, 3}, 1).requires_grad_(true);
+  const torch::Tensor loss = LinearCrossEntropy(hidden, RandomTensor({5, 3}, 2), torch::full({2}, -100, torch::kLong));
   EXPECT_EQ(loss.item<double>(), 0.0);
   loss.backward();
   EXPECT_EQ(hidden.grad().abs().max().item<float>(), 0.0F);
@@ -220,15 +220,15 @@ TEST(LinearCrossEntropy, WithoutTargetsThatCountTheLossIsZero) {
 
 TEST(LinearCrossEntropy, ATargetOutsideTheVocabularyIsAnException) {
   for (const int64_t bad : {int64_t{5}, int64_t{-1}, int64_t{-101}, std::numeric_limits<int64_t>::max()}) {
-    const Tensor targets = torch::tensor({int64_t{0}, bad}, torch::kLong);
+    const torch::Tensor targets = torch::tensor({int64_t{0}, bad}, torch::kLong);
     EXPECT_THROW(LinearCrossEntropy(RandomTensor({2, 3}, 1), RandomTensor({5, 3}, 2), targets), c10::Error) << bad;
   }
 }
 
 TEST(LinearCrossEntropy, LargeLogitsDoNotOverflow) {
-  const Tensor hidden = torch::tensor({{1e4F}}).requires_grad_(true);
-  const Tensor weight = torch::tensor({{1.0F}, {-1.0F}});
-  const Tensor loss = LinearCrossEntropy(hidden, weight, torch::tensor({1}, torch::kLong));
+  const torch::Tensor hidden = torch::tensor({{1e4F}}).requires_grad_(true);
+  const torch::Tensor weight = torch::tensor({{1.0F}, {-1.0F}});
+  const torch::Tensor loss = LinearCrossEntropy(hidden, weight, torch::tensor({1}, torch::kLong));
   EXPECT_FLOAT_EQ(loss.item<float>(), 2e4F);
   loss.backward();
   EXPECT_FLOAT_EQ(hidden.grad().item<float>(), 2.0F);

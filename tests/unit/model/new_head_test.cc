@@ -8,15 +8,15 @@
 namespace heddle::model {
 namespace {
 
-constexpr const char* kSizes =
+constexpr const char* kBodySizes =
     R"("hidden_size": 12, "num_hidden_layers": 1, "num_attention_heads": 3, "intermediate_size": 20, "vocab_size": 37,
        "max_position_embeddings": 16, "dim": 12, "hidden_dim": 20, "n_layers": 1, "n_heads": 3, "image_size": 8,
        "patch_size": 4)";
 
-std::string Config(const std::string& start) { return "{" + start + ", " + kSizes + "}"; }
+std::string WithSizes(const std::string& start) { return "{" + start + ", " + kBodySizes + "}"; }
 
 ModelSpec WithHead(const std::string& start, int64_t labels) {
-  const auto text = ConfigWithNewHead(Config(start), labels);
+  const auto text = ConfigWithNewHead(WithSizes(start), labels);
   EXPECT_TRUE(text.ok()) << text.status();
   const auto spec = ParseModelConfig(*text);
   EXPECT_TRUE(spec.ok()) << spec.status() << *text;
@@ -62,7 +62,7 @@ TEST(NewHead, OnlyTheHeadMayBeAbsentAndThatOfOtherClassesIsPassedOver) {
   body.erase("bert.embeddings.LayerNorm.bias");
   EXPECT_EQ(spec.CheckTensors(body).code(), Code::kInvalidArgument);
   // Without the word in config.json nothing may be absent.
-  const auto strict = ParseModelConfig(Config(R"("architectures": ["BertForSequenceClassification"])"));
+  const auto strict = ParseModelConfig(WithSizes(R"("architectures": ["BertForSequenceClassification"])"));
   StateDictSpec headless = strict->WeightSpec();
   headless.erase("classifier.weight");
   EXPECT_EQ(strict->CheckTensors(headless).code(), Code::kInvalidArgument);
@@ -75,14 +75,14 @@ TEST(NewHead, WhatCannotBeIsRefusedInASentence) {
     EXPECT_EQ(changed.status().code(), code) << text;
     EXPECT_NE(changed.status().message().find(said), std::string::npos) << changed.status();
   };
-  const std::string bert = Config(R"("architectures": ["BertModel"])");
+  const std::string bert = WithSizes(R"("architectures": ["BertModel"])");
   refused(bert, 0, {}, Code::kInvalidArgument, "from 1 to 65536 labels, not 0");
   refused(bert, 70000, {}, Code::kInvalidArgument, "not 70000");
   refused(bert, 2, {"one"}, Code::kInvalidArgument, "1 names for 2 labels");
   refused("[]", 2, {}, Code::kInvalidArgument, "object");
   refused("{", 2, {}, Code::kInvalidArgument, "object");
-  refused(Config(R"("architectures": ["GPT2LMHeadModel"])"), 2, {}, Code::kUnimplemented, "GPT2LMHeadModel");
-  refused(Config(R"("model_type": "t5")"), 2, {}, Code::kUnimplemented, "of type 't5'");
+  refused(WithSizes(R"("architectures": ["GPT2LMHeadModel"])"), 2, {}, Code::kUnimplemented, "GPT2LMHeadModel");
+  refused(WithSizes(R"("model_type": "t5")"), 2, {}, Code::kUnimplemented, "of type 't5'");
 }
 
 }  // namespace

@@ -19,7 +19,6 @@ namespace fs = std::filesystem;
 using model::BaseWeights;
 using model::Cut;
 using model::SplitTopology;
-using torch::Tensor;
 
 // The architecture of a committed model with four layers, of random weights; or a part of it.
 std::shared_ptr<const BaseWeights> Deep(const std::string& folder, const model::ModelPart& part = {}) {
@@ -36,7 +35,7 @@ std::shared_ptr<const BaseWeights> Deep(const std::string& folder, const model::
 
 struct Outcome {
   double loss = 0;
-  std::map<std::string, Tensor> gradients;  // by the adapter's keys
+  std::map<std::string, torch::Tensor> gradients;  // by the adapter's keys
 };
 
 void Collect(const Tuning& tuning, Outcome* out) {
@@ -49,7 +48,7 @@ Outcome Unsplit(const std::shared_ptr<const BaseWeights>& base, const AdapterCon
   const Tuning tuning = *Tuning::Inject(network, config, adapter);
   network->SeedDropout(5);
   network->train();
-  const Tensor loss = network->Loss(example.input, example.targets);
+  const torch::Tensor loss = network->Loss(example.input, example.targets);
   loss.backward();
   Outcome out{loss.item<double>(), {}};
   Collect(tuning, &out);
@@ -65,7 +64,7 @@ Result<StateDict> PartOf(const model::ModelSpec& spec, const AdapterConfig& conf
 }
 
 // What goes over a wire: numbers alone.
-Tensor OverTheWire(const Tensor& tensor) { return tensor.detach().clone(); }
+torch::Tensor OverTheWire(const torch::Tensor& tensor) { return tensor.detach().clone(); }
 
 class Half {
  public:
@@ -83,16 +82,16 @@ class Half {
 
 Outcome Split(Half& device, Half& server, const Cut& cut, const Example& example) {
   Outcome out;
-  const Tensor front = device.network->Front(example.input);
-  const Tensor arrived = OverTheWire(front).requires_grad_(true);
+  const torch::Tensor front = device.network->Front(example.input);
+  const torch::Tensor arrived = OverTheWire(front).requires_grad_(true);
   const model::ModelInput told{.mask = example.input.mask};
-  const Tensor body = server.network->Middle(arrived, told);
-  Tensor loss;
+  const torch::Tensor body = server.network->Middle(arrived, told);
+  torch::Tensor loss;
   if (cut.topology == SplitTopology::kLabelSharing) {
     loss = server.network->TailLoss(body, told, example.targets);
     loss.backward();
   } else {
-    const Tensor back = OverTheWire(body).requires_grad_(true);
+    const torch::Tensor back = OverTheWire(body).requires_grad_(true);
     loss = device.network->TailLoss(back, told, example.targets);
     loss.backward();
     body.backward(OverTheWire(back.grad()));
@@ -147,7 +146,7 @@ TEST_P(CutModel, ASplitStepIsTheUnsplitOneBitForBit) {
           EXPECT_EQ(split.loss, expected.loss);
           ASSERT_EQ(split.gradients.size(), expected.gradients.size());
           for (const auto& [key, gradient] : expected.gradients) {
-            const Tensor found = split.gradients.at(key);
+            const torch::Tensor found = split.gradients.at(key);
             ASSERT_EQ(found.defined(), gradient.defined()) << key;
             if (gradient.defined()) {
               EXPECT_TRUE(torch::equal(found, gradient)) << key;
@@ -257,7 +256,7 @@ TEST(CutModelRefusals, APieceThatIsNotHereIsRefusedAndSoIsWhatCannotCrossTheCut)
   EXPECT_THROW(device->forward(example.input), c10::Error);
   EXPECT_THROW(server->Loss(example.input, example.targets), c10::Error);
   EXPECT_THROW(server->Front(example.input), c10::Error);
-  const Tensor x = device->Front(example.input);
+  const torch::Tensor x = device->Front(example.input);
   EXPECT_THROW(device->Middle(x, {}), c10::Error);
   EXPECT_THROW(server->TailLoss(x, {}, example.targets), c10::Error);
   EXPECT_THROW(server->Middle(x.slice(2, 1), {}), c10::Error);

@@ -16,18 +16,17 @@ namespace heddle::peft {
 namespace {
 
 using model::BaseWeights;
-using torch::Tensor;
 
-constexpr int64_t kLayers = 6;
+constexpr int64_t kWholeLayers = 6;
 
 // A deep model of random weights, and an emulator of it.
 struct World {
   explicit World(const std::string& folder, int64_t kept = 2) {
     whole = *model::ReadModelConfig(std::filesystem::path(HEDDLE_SOURCE_DIR) / "tests/data" / folder);
-    whole.num_hidden_layers = kLayers;
+    whole.num_hidden_layers = kWholeLayers;
     weights = model::RandomWeights(whole, 3);
     base = Loaded(whole, weights);
-    emulator = {*model::EmulatorLayers(kLayers, 1, kept), kLayers, 1, {}};
+    emulator = {*model::EmulatorLayers(kWholeLayers, 1, kept), kWholeLayers, 1, {}};
     example = ExampleFor(whole);
   }
   Distiller Make() const {
@@ -52,7 +51,7 @@ struct World {
 };
 
 // KD by its formula, a number at a time.
-double DistanceByLoops(const Tensor& teacher, const Tensor& student, const Tensor& mask) {
+double DistanceByLoops(const torch::Tensor& teacher, const torch::Tensor& student, const torch::Tensor& mask) {
   const auto t = teacher.accessor<double, 3>(), s = student.accessor<double, 3>();
   double squares = 0, sum = 0;
   int64_t count = 0;
@@ -92,7 +91,7 @@ TEST_P(DistillerOf, HasTheLossOfTheEmulatorAloneAndItsDistanceToTheModelsMiddle)
 }
 
 TEST_P(DistillerOf, WithNoLayerDroppedIsNoDistanceAway) {
-  const World world(GetParam(), kLayers - 2);
+  const World world(GetParam(), kWholeLayers - 2);
   Distiller distiller = world.Make();
   EXPECT_EQ(distiller.LossOf(world.example.input, world.example.targets, 1, 30).kd, 0);
 }
@@ -101,7 +100,7 @@ TEST_P(DistillerOf, TrainsAllOfTheKeptMiddleAndNothingElse) {
   const World world(GetParam());
   Distiller distiller = world.Make();
   distiller.LossOf(world.example.input, world.example.targets, 1, 30).total.backward();
-  for (const Tensor& parameter : distiller.parameters()) {
+  for (const torch::Tensor& parameter : distiller.parameters()) {
     ASSERT_TRUE(parameter.grad().defined());
     torch::NoGradGuard no_grad;
     parameter.add_(0.5);
@@ -126,8 +125,8 @@ TEST(Distiller, ItsGradientIsThatOfDifferences) {
   total().backward();
   torch::NoGradGuard no_grad;
   double slope = 0;
-  std::vector<Tensor> along;
-  for (const Tensor& parameter : distiller.parameters()) {
+  std::vector<torch::Tensor> along;
+  for (const torch::Tensor& parameter : distiller.parameters()) {
     along.push_back(parameter.grad().clone());
     slope += along.back().to(at::kDouble).square().sum().item<double>();
   }
@@ -144,7 +143,8 @@ TEST(Distiller, ItsGradientIsThatOfDifferences) {
 }
 
 TEST(Distiller, WhatIsPaddingDoesNotCount) {
-  const Tensor teacher = torch::tensor({{{3.0, 4.0}, {1e9, 1e9}}}), student = torch::tensor({{{3.0, 2.0}, {0.0, 5.0}}});
+  const torch::Tensor teacher = torch::tensor({{{3.0, 4.0}, {1e9, 1e9}}}),
+                      student = torch::tensor({{{3.0, 2.0}, {0.0, 5.0}}});
   EXPECT_NEAR(RelativeDistance(teacher, student, torch::tensor({{1, 0}})).item<double>(), 4.0 / 25.0, 1e-6);
   EXPECT_GT(RelativeDistance(teacher, student, {}).item<double>(), 0.9);
 }

@@ -18,7 +18,6 @@ namespace heddle::peft {
 namespace {
 
 namespace fs = std::filesystem;
-using torch::Tensor;
 
 constexpr int64_t kLayers = 5;
 

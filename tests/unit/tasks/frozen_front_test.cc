@@ -21,7 +21,7 @@
 namespace heddle::client {
 namespace {
 
-constexpr const char* kBert = R"({"architectures": ["BertForSequenceClassification"], "hidden_size": 24,
+constexpr const char* kThreeLayerBert = R"({"architectures": ["BertForSequenceClassification"], "hidden_size": 24,
   "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 32, "vocab_size": 20, "max_position_embeddings": 32,
   "type_vocab_size": 2, "pad_token_id": 0, "id2label": {"0": "negative", "1": "positive"}})";
 constexpr const char* kVit = R"({"architectures": ["ViTForImageClassification"], "hidden_size": 24,
@@ -31,7 +31,7 @@ constexpr const char* kVit = R"({"architectures": ["ViTForImageClassification"],
 model::ModelSpec SpecOf(const char* json) { return *model::ParseModelConfig(json); }
 
 TEST(FrozenLayers, EndAtTheFirstThatIsTrained) {
-  const model::ModelSpec bert = SpecOf(kBert);
+  const model::ModelSpec bert = SpecOf(kThreeLayerBert);
   const std::string layer1 = "base_model.model.bert.encoder.layer.1.attention.self.query.lora_A.weight",
                     layer2 = "base_model.model.bert.encoder.layer.2.output.dense.bias",
                     head = "base_model.model.classifier.weight", pooler = "base_model.model.bert.pooler.dense.weight";
@@ -82,10 +82,10 @@ class FrozenFrontTest : public TaskTest {
 
   // Sentences for a BERT of three layers whose last one and head are trained.
   void UseBert() {
-    const model::ModelSpec spec = SpecOf(kBert);
+    const model::ModelSpec spec = SpecOf(kThreeLayerBert);
     std::filesystem::remove_all(folder_ / "base");
     std::filesystem::create_directory(folder_ / "base");
-    folder_.Write("base/config.json", kBert);
+    folder_.Write("base/config.json", kThreeLayerBert);
     ASSERT_TRUE(WriteSafetensors(folder_ / "base/model.safetensors", model::RandomWeights(spec, 4, 0.15F)).ok());
     folder_.Write("base/tokenizer.json", TokenizerJson());
     folder_.Write(
@@ -234,7 +234,7 @@ TEST_F(FrozenFrontTest, ALossBehindItHasTheBitsOfAWholeForwardPass) {
   padded.input.types = torch::randint(2, {4, 9}, torch::kLong);
   padded.input.mask = torch::arange(9).unsqueeze(0).lt(torch::tensor({9, 4, 7, 1}).unsqueeze(1)).to(torch::kLong);
   padded.targets = torch::randint(2, {4}, torch::kLong);
-  ExpectTheLossOfAWholePass(SpecOf(kBert), padded, 2);
+  ExpectTheLossOfAWholePass(SpecOf(kThreeLayerBert), padded, 2);
 
   peft::AdapterConfig config;
   config.target_modules = {"query"};
@@ -333,7 +333,7 @@ TEST_F(FrozenFrontTest, GradientsHaveTheSameCurveToTheBitWhateverIsKept) {
   config.bottleneck_size = 8;
   config.layers_to_transform = {2};
   config.modules_to_save = {"classifier"};
-  Adapt(SpecOf(kBert), config);
+  Adapt(SpecOf(kThreeLayerBert), config);
   ExpectTheSameCurveWhateverIsKept();
 }
 

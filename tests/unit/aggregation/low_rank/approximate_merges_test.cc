@@ -10,8 +10,6 @@
 namespace heddle::aggregation::low_rank {
 namespace {
 
-constexpr double kScaling = 2;
-
 // Padded mean of one factor with these weights, element by element in double.
 std::vector<double> PaddedMean(const StateDict& model, const std::vector<Device>& devices, const std::string& key,
                                const std::vector<double>& weights) {

@@ -9,7 +9,6 @@ namespace heddle::aggregation::low_rank {
 namespace {
 
 constexpr double kExact = 1e-6;  // relative; factors are stored in float32
-constexpr double kScaling = 2;
 
 struct ExactCase {
   std::string method;

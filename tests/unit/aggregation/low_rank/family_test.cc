@@ -9,7 +9,6 @@
 namespace heddle::aggregation::low_rank {
 namespace {
 
-constexpr double kScaling = 2;
 const char* const kFamily[] = {"FFA-LoRA", "FLoRA",   "FedEx-LoRA", "FedIT",     "FedSA-LoRA",
                                "FlexLoRA", "HetLoRA", "HLoRA",      "LoRA-FAIR", "RoLoRA"};
 

@@ -9,7 +9,7 @@
 namespace heddle::aggregation::low_rank {
 namespace {
 
-constexpr double kScaling = 2, kClip = 50;  // longer than any update here
+constexpr double kClip = 50;  // longer than any update here
 
 struct NoiseError {
   double seen = 0, expected = 0;  // Frobenius norms over all layers

@@ -27,6 +27,7 @@ struct Layer {
 inline std::string AKey(const std::string& path) { return "base_model.model." + path + ".lora_A.weight"; }
 inline std::string BKey(const std::string& path) { return "base_model.model." + path + ".lora_B.weight"; }
 
+inline constexpr double kScaling = 2;  // lora_alpha / r
 inline constexpr const char* kHead = "base_model.model.classifier.weight";
 
 // Sides above, below and equal to the rank; square and not.

@@ -12,7 +12,6 @@ namespace heddle::aggregation::low_rank {
 namespace {
 
 constexpr const char* kMethod = "SLoRA";
-constexpr double kScaling = 2;
 
 std::string DenseKey(const std::string& path) { return std::string(kDensePrefix) + path; }
 

@@ -103,6 +103,12 @@ E Only(const Step& step) {
   return found.empty() ? E{} : found.front();
 }
 
+// Of SmallSpec: both devices of a round.
+inline void FillTwo(World& world) {
+  world.Checkin("a");
+  world.Checkin("b");
+}
+
 template <typename R>
 std::vector<R> Rows(const Step& step) {
   std::vector<R> found;

@@ -6,11 +6,6 @@ namespace {
 constexpr int kReasonTooLarge = 2;
 constexpr int kReasonBadNumExamples = 13;
 
-void FillTwo(World& world) {
-  world.Checkin("a");
-  world.Checkin("b");
-}
-
 TEST(Reports, AreAcceptedWrittenAndFoldedInOneStep) {
   World world(SmallSpec());
   FillTwo(world);

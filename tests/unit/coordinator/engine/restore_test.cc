@@ -8,11 +8,6 @@ namespace {
 
 using ::testing::HasSubstr;
 
-void FillTwo(World& world) {
-  world.Checkin("a");
-  world.Checkin("b");
-}
-
 // ---- phase by phase ----
 
 TEST(Restore, OfASelectionGivesItItsTimeAnewAndWaitsForTheDevicesToReturn) {

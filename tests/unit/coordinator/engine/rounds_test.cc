@@ -3,11 +3,6 @@
 namespace heddle::coordinator::testing {
 namespace {
 
-void FillTwo(World& world) {
-  world.Checkin("a");
-  world.Checkin("b");
-}
-
 TEST(Rounds, CloseWithTheReportThatFillsTheCohort) {
   World world(SmallSpec());
   FillTwo(world);

@@ -33,7 +33,7 @@ Result<std::shared_ptr<const Examples>> Open(const ModelSpec& spec, const std::f
   return Examples::Open(spec, spec.TakesImages() ? nullptr : Bytes(), data.parent_path(), data, options);
 }
 
-std::vector<Batch> All(BatchStream stream, size_t most = 1000) {
+std::vector<Batch> Collected(BatchStream stream, size_t most = 1000) {
   std::vector<Batch> batches;
   while (batches.size() < most) {
     auto batch = stream.Next();
@@ -49,7 +49,7 @@ TEST(Examples, ClassifiedTextsArePaddedRowsWithLabels) {
   const auto data = folder.Write("a.tsv", "text\tlabel\nab\t1\nabcdefghij\t0\nx\t1\n");
   const auto examples = *Open(Spec("BertForSequenceClassification"), data, 8);
   EXPECT_EQ(examples->size(), 3);
-  const auto batches = All(BatchStream::Pass(examples, 2));
+  const auto batches = Collected(BatchStream::Pass(examples, 2));
   ASSERT_EQ(batches.size(), 2U);
   EXPECT_EQ(batches[0].tokens.length, 8);  // cut
   EXPECT_EQ(batches[0].labels, (std::vector<double>{1, 0}));
@@ -65,7 +65,7 @@ TEST(Examples, TrainingSeesEveryExampleOnceInAnEpochInTheSeedsOrder) {
   const auto examples = *Open(Spec("BertForSequenceClassification"), folder.Write("a.tsv", file), 32);
   const auto lengths = [&](uint64_t seed) {
     std::vector<int64_t> all;
-    for (const Batch& batch : All(BatchStream::Training(examples, 1, seed), 20)) all.push_back(batch.NumTokens());
+    for (const Batch& batch : Collected(BatchStream::Training(examples, 1, seed), 20)) all.push_back(batch.NumTokens());
     return all;
   };
   const auto one = lengths(1);
@@ -84,7 +84,8 @@ TEST(Examples, MaskedTokensAreOtherOnesEachTimeButTheSameForASeed) {
   const auto examples = *Open(Spec("BertForMaskedLM"), data, 64);
   const auto targets = [&](uint64_t seed) {
     std::vector<std::vector<int64_t>> all;
-    for (const Batch& batch : All(BatchStream::Training(examples, 1, seed), 3)) all.push_back(batch.tokens.targets);
+    for (const Batch& batch : Collected(BatchStream::Training(examples, 1, seed), 3))
+      all.push_back(batch.tokens.targets);
     return all;
   };
   const auto one = targets(1);
@@ -100,7 +101,7 @@ TEST(Examples, CompletionsArePackedForACausalModel) {
                                  "{\"prompt\": \"d\", \"completion\": \"ef\"}\n");
   EXPECT_FALSE(*IsRunningText(data));
   const auto examples = *Open(Spec("LlamaForCausalLM"), data, 8);
-  const auto batches = All(BatchStream::Pass(examples, 1));
+  const auto batches = Collected(BatchStream::Pass(examples, 1));
   ASSERT_EQ(batches.size(), 1U);
   const TokenBatch& t = batches[0].tokens;
   EXPECT_EQ(t.segments, (std::vector<int64_t>{1, 1, 1, 2, 2, 2, 0, 0}));
@@ -199,7 +200,7 @@ TEST(Examples, ImagesBecomeNormalisedPlanes) {
       Spec("ViTForImageClassification", R"(, "image_size": 4, "patch_size": 2, "id2label": {"0": "b", "1": "a"})");
   Examples::Options options;
   const auto examples = *Examples::Open(spec, nullptr, folder.path(), folder / "data", options);
-  const auto batches = All(BatchStream::Pass(examples, 8));
+  const auto batches = Collected(BatchStream::Pass(examples, 8));
   ASSERT_EQ(batches.size(), 1U);
   EXPECT_EQ(batches[0].labels, (std::vector<double>{1, 0}));
   ASSERT_EQ(batches[0].pixels.size(), 2U * 3 * 16);

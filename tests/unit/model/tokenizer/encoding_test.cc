@@ -21,7 +21,7 @@ PostProcessor Parsed(std::string_view text) {
   return processor.ok() ? *processor : PostProcessor();
 }
 
-constexpr std::string_view kBert = R"({"type": "TemplateProcessing",
+constexpr std::string_view kBertPairs = R"({"type": "TemplateProcessing",
     "single": [{"SpecialToken": {"id": "[CLS]", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}},
                {"SpecialToken": {"id": "[SEP]", "type_id": 0}}],
     "pair": [{"SpecialToken": {"id": "[CLS]", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}},
@@ -31,7 +31,7 @@ constexpr std::string_view kBert = R"({"type": "TemplateProcessing",
                        "[SEP]": {"id": "[SEP]", "ids": [102], "tokens": ["[SEP]"]}}})";
 
 TEST(PostProcessor, BertsTemplate) {
-  const PostProcessor bert = Parsed(kBert);
+  const PostProcessor bert = Parsed(kBertPairs);
   Ids second = {3};
   const Encoding single = *bert.Build({1, 2}, nullptr, {});
   EXPECT_EQ(single.ids, (Ids{101, 1, 2, 102}));
@@ -58,7 +58,7 @@ TEST(PostProcessor, TheOlderFormsSayTheSame) {
   EXPECT_EQ(PostProcessor().Build({7}, &second, {})->ids, (Ids{7, 3}));
   EXPECT_EQ(PostProcessor().Build({7}, &second, {})->type_ids, (Ids{0, 1}));
   const PostProcessor llama3 =
-      Parsed(R"({"type": "Sequence", "processors": [{"type": "ByteLevel"},)" + std::string(kBert) + "]}");
+      Parsed(R"({"type": "Sequence", "processors": [{"type": "ByteLevel"},)" + std::string(kBertPairs) + "]}");
   EXPECT_EQ(llama3.Build({1}, nullptr, {})->ids, (Ids{101, 1, 102}));
 }
 
@@ -111,7 +111,7 @@ TEST(Truncation, KeepsTheSideThatIsAskedFor) {
 }
 
 TEST(Truncation, CountsTheSpecialTokensAndSaysWhenThereIsNoRoom) {
-  const PostProcessor bert = Parsed(kBert);
+  const PostProcessor bert = Parsed(kBertPairs);
   EncodeOptions options;
   options.max_length = 5;
   Ids text(20);

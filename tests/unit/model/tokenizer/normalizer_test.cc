@@ -11,29 +11,29 @@
 namespace heddle::model {
 namespace {
 
-constexpr std::string_view kBert = R"({"type": "BertNormalizer"})";
+constexpr std::string_view kBertNormalizer = R"({"type": "BertNormalizer"})";
 
 TEST(BertNormalizer, LowersStripsAndCleans) {
-  EXPECT_EQ(Normalized(kBert, "ALL Caps"), "all caps");
-  EXPECT_EQ(Normalized(kBert, "naïve Café"), "naive cafe");
-  EXPECT_EQ(Normalized(kBert, "e\u0301a\u0323\u0302"), "ea");  // combining marks, more than one
-  EXPECT_EQ(Normalized(kBert, "tab\tline\r\nend"), "tab line  end");
-  EXPECT_EQ(Normalized(kBert, std::string("a\0b\x01\x7f"
-                                          "c",
-                                          6)),
+  EXPECT_EQ(Normalized(kBertNormalizer, "ALL Caps"), "all caps");
+  EXPECT_EQ(Normalized(kBertNormalizer, "naïve Café"), "naive cafe");
+  EXPECT_EQ(Normalized(kBertNormalizer, "e\u0301a\u0323\u0302"), "ea");  // combining marks, more than one
+  EXPECT_EQ(Normalized(kBertNormalizer, "tab\tline\r\nend"), "tab line  end");
+  EXPECT_EQ(Normalized(kBertNormalizer, std::string("a\0b\x01\x7f"
+                                                    "c",
+                                                    6)),
             "abc");
-  EXPECT_EQ(Normalized(kBert, "zero\u200bwidth\ufeff"), "zerowidth");  // Cf
-  EXPECT_EQ(Normalized(kBert, "a\u00a0b\u2003c\u3000d"), "a b c d");   // odd white space
-  EXPECT_EQ(Normalized(kBert, "\u0130stanbul"), "istanbul");           // the dot is a mark of its own after NFD
-  EXPECT_EQ(Normalized(kBert, "stra\u00dfe \u1e9e"), "stra\u00dfe \u00df");
-  EXPECT_EQ(Normalized(kBert, "\u03a3\u03a3"), "\u03c3\u03c3");  // no final sigma
-  EXPECT_EQ(Normalized(kBert, "\U0001F600 x"), "\U0001F600 x");
-  EXPECT_EQ(Normalized(kBert, "한"), "\u1112\u1161\u11ab");  // NFD takes syllables apart
+  EXPECT_EQ(Normalized(kBertNormalizer, "zero\u200bwidth\ufeff"), "zerowidth");  // Cf
+  EXPECT_EQ(Normalized(kBertNormalizer, "a\u00a0b\u2003c\u3000d"), "a b c d");   // odd white space
+  EXPECT_EQ(Normalized(kBertNormalizer, "\u0130stanbul"), "istanbul");  // the dot is a mark of its own after NFD
+  EXPECT_EQ(Normalized(kBertNormalizer, "stra\u00dfe \u1e9e"), "stra\u00dfe \u00df");
+  EXPECT_EQ(Normalized(kBertNormalizer, "\u03a3\u03a3"), "\u03c3\u03c3");  // no final sigma
+  EXPECT_EQ(Normalized(kBertNormalizer, "\U0001F600 x"), "\U0001F600 x");
+  EXPECT_EQ(Normalized(kBertNormalizer, "한"), "\u1112\u1161\u11ab");  // NFD takes syllables apart
 }
 
 TEST(BertNormalizer, SurroundsIdeographsOnly) {
-  EXPECT_EQ(Normalized(kBert, "ab中文c"), "ab 中  文 c");
-  EXPECT_EQ(Normalized(kBert, "テキスト"), "テキスト");  // katakana: the marks of voicing would go
+  EXPECT_EQ(Normalized(kBertNormalizer, "ab中文c"), "ab 中  文 c");
+  EXPECT_EQ(Normalized(kBertNormalizer, "テキスト"), "テキスト");  // katakana: the marks of voicing would go
   EXPECT_EQ(Normalized(R"({"type": "BertNormalizer", "handle_chinese_chars": false})", "中"), "中");
 }
 
@@ -45,12 +45,12 @@ TEST(BertNormalizer, EachStepCanBeLeftOut) {
 }
 
 TEST(BertNormalizer, BytesThatAreNoTextGo) {
-  EXPECT_EQ(Normalized(kBert,
+  EXPECT_EQ(Normalized(kBertNormalizer,
                        "a\xff\xfe"
                        "b\xc3"),
             "ab");
   EXPECT_TRUE(rc::check("valid UTF-8 comes out, with no character of ASCII in upper case", [](const std::string& text) {
-    const std::string out = Normalized(kBert, text);
+    const std::string out = Normalized(kBertNormalizer, text);
     RC_ASSERT(IsValidUtf8(out));
     for (const char c : out) RC_ASSERT(c < 'A' || c > 'Z');
   }));
@@ -58,9 +58,9 @@ TEST(BertNormalizer, BytesThatAreNoTextGo) {
 
 // Control characters go before white space is looked for: a form feed between two words joins them.
 TEST(BertNormalizer, WhiteSpaceThatIsAControlCharacterGoes) {
-  EXPECT_EQ(Normalized(kBert, "a\fb\vc"), "abc");
-  EXPECT_EQ(Normalized(kBert, "a\u0085b"), "ab");
-  EXPECT_EQ(Normalized(kBert, "\u0416\fb\vc"), "\u0436bc");  // not in ASCII's fast pass
+  EXPECT_EQ(Normalized(kBertNormalizer, "a\fb\vc"), "abc");
+  EXPECT_EQ(Normalized(kBertNormalizer, "a\u0085b"), "ab");
+  EXPECT_EQ(Normalized(kBertNormalizer, "\u0416\fb\vc"), "\u0436bc");  // not in ASCII's fast pass
   EXPECT_EQ(Normalized(R"({"type": "BertNormalizer", "clean_text": false})", "a\fb"), "a\fb");
 }
 
@@ -68,9 +68,9 @@ TEST(BertNormalizer, WhiteSpaceThatIsAControlCharacterGoes) {
 TEST(BertNormalizer, AnAsciiTextIsTheSameBesideOtherCharacters) {
   EXPECT_TRUE(rc::check("prefix and suffix do not matter", [] {
     const auto ascii = *rc::gen::container<std::string>(rc::gen::inRange('\x01', '\x7f'));
-    const std::string plain = Normalized(kBert, ascii);
-    RC_ASSERT(Normalized(kBert, ascii + "\u0416") == plain + "\u0436");
-    RC_ASSERT(Normalized(kBert, "\u0416" + ascii) == "\u0436" + plain);
+    const std::string plain = Normalized(kBertNormalizer, ascii);
+    RC_ASSERT(Normalized(kBertNormalizer, ascii + "\u0416") == plain + "\u0436");
+    RC_ASSERT(Normalized(kBertNormalizer, "\u0416" + ascii) == "\u0436" + plain);
   }));
 }
 
@@ -87,7 +87,7 @@ TEST(Normalizers, ACharacterWithoutEndIsNoTrouble) {
   std::string text = "a";
   for (int i = 0; i < 1'000'000; ++i) text += "\u0301\u0323";
   EXPECT_EQ(Normalized(R"({"type": "NFD"})", text).size(), text.size());
-  EXPECT_EQ(Normalized(kBert, text), "a");
+  EXPECT_EQ(Normalized(kBertNormalizer, text), "a");
   EXPECT_EQ(Normalized(R"({"type": "NFD"})", "a\u0301\u0323"), "a\u0323\u0301");
 }
 

@@ -12,19 +12,20 @@
 namespace heddle::model {
 namespace {
 
-std::vector<torch::Tensor> Parameters(at::ScalarType type = at::kFloat) {
+std::vector<torch::Tensor> SgdParameters(at::ScalarType type = at::kFloat) {
   return {RandomTensor({4, 5}, 1).to(type).requires_grad_(true), RandomTensor({7}, 2).to(type).requires_grad_(true)};
 }
-std::vector<torch::Tensor> Gradients(uint64_t step) {
+std::vector<torch::Tensor> SgdGradients(uint64_t step) {
   return {RandomTensor({4, 5}, 10 * step), RandomTensor({7}, 10 * step + 1)};
 }
 
-struct Case {
+struct SgdCase {
   double momentum, weight_decay, max_grad_norm;
 };
-class SgdCases : public testing::TestWithParam<Case> {};
+class SgdCases : public testing::TestWithParam<SgdCase> {};
 INSTANTIATE_TEST_SUITE_P(Settings, SgdCases,
-                         testing::Values(Case{0, 0, 0}, Case{0.9, 0, 0}, Case{0, 0.1, 0.7}, Case{0.5, 0.3, 1.5}));
+                         testing::Values(SgdCase{0, 0, 0}, SgdCase{0.9, 0, 0}, SgdCase{0, 0.1, 0.7},
+                                         SgdCase{0.5, 0.3, 1.5}));
 
 TEST_P(SgdCases, FollowsTheFormulasInFloat64AndAgreesWithLibTorchs) {
   const auto [momentum, decay, max_norm] = GetParam();
@@ -32,7 +33,7 @@ TEST_P(SgdCases, FollowsTheFormulasInFloat64AndAgreesWithLibTorchs) {
   options.momentum = momentum;
   options.weight_decay = decay;
   options.max_grad_norm = max_norm;
-  auto ours = Parameters(), wide = Parameters(at::kDouble), theirs = Parameters();
+  auto ours = SgdParameters(), wide = SgdParameters(at::kDouble), theirs = SgdParameters();
   std::vector<torch::Tensor> p, b;
   for (const auto& tensor : wide) {
     p.push_back(tensor.detach().clone());
@@ -42,7 +43,7 @@ TEST_P(SgdCases, FollowsTheFormulasInFloat64AndAgreesWithLibTorchs) {
   Sgd operators(wide, options);
   torch::optim::SGD other(theirs, torch::optim::SGDOptions(0.05).momentum(momentum).weight_decay(decay));
   for (uint64_t step = 1; step <= 20; ++step) {
-    const auto gradients = Gradients(step);
+    const auto gradients = SgdGradients(step);
     double squares = 0;
     for (size_t k = 0; k < 2; ++k) {
       squares += gradients[k].to(at::kDouble).square().sum().item<double>();
@@ -83,7 +84,7 @@ TEST(Sgd, AParameterWithoutAGradientStillDecaysAndKeepsItsMomentum) {
 
 TEST(RateFactors, OneParameterLearnsSoManyTimesAsFastAsAnother) {
   for (const OptimizerKind kind : {OptimizerKind::kSgd, OptimizerKind::kAdamW, OptimizerKind::kAdamW8bit}) {
-    auto with = Parameters(), alone = Parameters();
+    auto with = SgdParameters(), alone = SgdParameters();
     OptimizerOptions options;
     options.weight_decay = 0.1;
     options.rate_factors = {1, 16};
@@ -91,7 +92,7 @@ TEST(RateFactors, OneParameterLearnsSoManyTimesAsFastAsAnother) {
     options.rate_factors.clear();
     const auto slow = MakeOptimizer(kind, {alone[0]}, options), fast = MakeOptimizer(kind, {alone[1]}, options);
     for (uint64_t step = 1; step <= 3; ++step) {
-      const auto gradients = Gradients(step);
+      const auto gradients = SgdGradients(step);
       for (size_t k = 0; k < 2; ++k) {
         with[k].mutable_grad() = gradients[k].clone();
         alone[k].mutable_grad() = gradients[k].clone();
@@ -104,7 +105,7 @@ TEST(RateFactors, OneParameterLearnsSoManyTimesAsFastAsAnother) {
   }
   OptimizerOptions wrong;
   wrong.rate_factors = {1, 2, 3};
-  EXPECT_THROW(MakeOptimizer(OptimizerKind::kSgd, Parameters(), wrong), c10::Error);
+  EXPECT_THROW(MakeOptimizer(OptimizerKind::kSgd, SgdParameters(), wrong), c10::Error);
 }
 
 }  // namespace
