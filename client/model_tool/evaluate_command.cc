@@ -7,11 +7,26 @@
 
 #include "client/worker/local_task.h"
 #include "model/config/registry.h"
+#include "model/data/image_records.h"
 #include "peft/adapter/base_model.h"
 
 namespace heddle::client {
 
 namespace json = boost::json;
+
+namespace {
+
+// Of a folder with a data set's two IDX pairs the one for tests: the other is what training takes.
+Result<std::filesystem::path> TestPart(const std::filesystem::path& data) {
+  HEDDLE_ASSIGN_OR_RETURN(const std::filesystem::path images, model::FindIdxImages(data));
+  const std::string name = images.filename().string();
+  if (images == data || !name.starts_with("train-")) return data;
+  std::filesystem::path test = images.parent_path() / ("t10k-" + name.substr(6));
+  std::error_code error;
+  return std::filesystem::exists(test, error) ? test : data;
+}
+
+}  // namespace
 
 Status EvaluateCommand(const EvaluateSettings& settings, std::ostream& out) {
   HEDDLE_ASSIGN_OR_RETURN(const model::ModelSpec spec, model::ReadModelConfig(settings.folder));
@@ -25,11 +40,12 @@ Status EvaluateCommand(const EvaluateSettings& settings, std::ostream& out) {
     return NotFound("there is no " + settings.data.string() + "; check the data's path");
   }
   if (!settings.adapter.empty()) HEDDLE_RETURN_IF_ERROR(peft::CheckBaseModel(settings.adapter, settings.folder));
+  HEDDLE_ASSIGN_OR_RETURN(const std::filesystem::path data, TestPart(settings.data));
   const auto resources = MakeTaskResources();
   const EvaluationForm form = {
       .device = settings.device, .base_dtype = settings.dtype, .prompt = {}, .short_last_window = true};
   HEDDLE_ASSIGN_OR_RETURN(const Evaluation found,
-                          EvaluateModel(settings.folder, settings.adapter, settings.data, static_cast<uint32_t>(length),
+                          EvaluateModel(settings.folder, settings.adapter, data, static_cast<uint32_t>(length),
                                         *resources, settings.threads, form));
   if (!std::isfinite(found.loss)) {
     return DataLoss("the loss on " + settings.data.string() + " is not finite: the weights of " +
@@ -64,7 +80,7 @@ Status EvaluateCommand(const EvaluateSettings& settings, std::ostream& out) {
   };
   if (found.num_tokens > 0) count("tokens", found.num_tokens);
   if (found.data_tokens > 0) count("data_tokens", found.data_tokens);
-  out << "over " << found.num_examples << " examples\n";
+  out << "over " << found.num_examples << (found.perplexity > 0 ? " rows\n" : " examples\n");
   return OkStatus();
 }
 

@@ -103,6 +103,11 @@ Result<ModelReport> Gather(const std::filesystem::path& folder, const InspectOpt
   report.targets = adapter.target_modules_regex.empty() ? adapter.target_modules : options.target_modules;
   const std::vector<model::LinearSpec> linears = report.spec.LinearModules();
   HEDDLE_ASSIGN_OR_RETURN(const auto found, peft::FindTargets(report.spec, adapter));
+  for (const std::string& name : adapter.target_modules) {  // a name that matches nothing is a mistake here
+    peft::AdapterConfig alone;
+    alone.target_modules = {name};
+    HEDDLE_RETURN_IF_ERROR(peft::FindTargets(report.spec, alone).status());
+  }
   model::MemorySettings& settings = report.settings;
   for (const peft::TargetModule& target : found) {
     for (const model::LinearSpec& linear : linears) {

@@ -51,7 +51,8 @@ constexpr unsigned kMostThreads = 1024;  // as worker.threads
 
 void AddCompute(CLI::App* app, std::string* device, std::string* dtype, unsigned* threads) {
   app->add_option("--device", *device, "cpu or cuda")->default_str("cpu");
-  app->add_option("--dtype", *dtype, "of the weights: float32, bfloat16 (also computed in), int8, nf4")
+  app->add_option("--dtype", *dtype,
+                  "of the weights: float32, bfloat16 (also computed in, which many processors are slow at), int8, nf4")
       ->default_str("float32");
   app->add_option("--threads", *threads, "compute threads; 0: as LibTorch chooses")
       ->check(CLI::Range(0U, kMostThreads));
@@ -101,7 +102,9 @@ void CommandLine::Generate(CLI::App* app) {
   command->add_option("DIR", generate.folder, "the model's folder")->required();
   command->add_option("PROMPT", generate.prompt, "the text to go on with")->required();
   command->add_option("--adapter", generate.adapter, "a folder in PEFT's layout");
-  command->add_option("--max-tokens", generate.max_new_tokens, "most tokens to add")->capture_default_str();
+  command->add_option("--max-tokens", generate.max_new_tokens, "most tokens to add")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
   command->add_option("--temperature", generate.temperature, "0: the likeliest token; 1: as the model says")
       ->capture_default_str();
   command->add_option("--top-k", generate.top_k, "draw from so many of the likeliest tokens; 0: from all");

@@ -21,8 +21,9 @@ Result<Evaluation> EvaluateWords(model::Transformer& network, HeadBatches& batch
   while (true) {
     HEDDLE_ASSIGN_OR_RETURN(std::optional<HeadBatch> batch, batches.Next());
     if (!batch) break;
-    result.num_examples += batch->rows;
     if (batch->counted == 0) continue;
+    // Of the last batch some rows may be empty.
+    result.num_examples += batch->targets.ge(0).flatten(1).any(1).sum().item<int64_t>();
     if (!network->device().is_cpu()) batch = batch->On(network->device());
     perplexity.Add(static_cast<double>(network->Loss(batch->input, batch->targets).item<float>()), batch->counted);
   }

@@ -337,7 +337,11 @@ Result<Recipe> Recipe::LoadText(const std::string& text, const fs::path& folder,
   HEDDLE_RETURN_IF_ERROR(CheckGenerator(recipe).Annotate(name));
   HEDDLE_RETURN_IF_ERROR(CheckKeptFront(recipe).Annotate(name));
   HEDDLE_RETURN_IF_ERROR(CheckPrivacy(recipe).Annotate(name));
-  if (origin == Origin::kGiven) HEDDLE_RETURN_IF_ERROR(CheckPopulation(recipe).Annotate(name));
+  if (origin == Origin::kGiven) {
+    HEDDLE_RETURN_IF_ERROR(CheckPopulation(recipe).Annotate(name));
+    HEDDLE_RETURN_IF_ERROR(CheckCorrections(recipe).Annotate(name));
+    HEDDLE_RETURN_IF_ERROR(CheckLabels(recipe).Annotate(name));
+  }
   recipe.resolved_json = bindings.schema().ResolvedJson();
   return recipe;
 }

@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <set>
 #include <string>
+#include <vector>
 
 #include "aggregation/aggregator.h"
 #include "aggregation/averaging/few_shot.h"
@@ -141,6 +143,22 @@ Status CheckPopulation(const Recipe& recipe) {
                          " weighs a round by its share of all devices; say how many there are" +
                          (simulated > 0 ? " ([simulation] has " + std::to_string(simulated) + ")" : "") +
                          ", at least the " + std::to_string(cohort) + " of a round");
+}
+
+Status CheckCorrections(const Recipe& recipe) {
+  const v1::TrainPlan& train = recipe.train;
+  if (recipe.RulesOf(1).correction != aggregation::Correction::kScaffold || IsZerothOrderTask(recipe.local_task)) {
+    return OkStatus();
+  }
+  if (train.optimizer() == "SGD" && train.momentum() == 0 && train.weight_decay() == 0) return OkStatus();
+  return InvalidArgument("train.optimizer: " + recipe.strategy +
+                         " needs \"SGD\" without momentum and weight_decay: its control variates are mean gradients");
+}
+
+Status CheckLabels(const Recipe& recipe) {
+  const std::vector<std::string>& names = recipe.head.label_names;
+  const std::set<std::string> different(names.begin(), names.end());
+  return different.size() == names.size() ? OkStatus() : InvalidArgument("model.label_names: a name stands twice");
 }
 
 Status CheckPruning(const Recipe& recipe) {

@@ -30,6 +30,13 @@ Status CheckKeptFront(const Recipe& recipe);
 // kInvalidArgument.
 Status CheckPopulation(const Recipe& recipe);
 
+// That devices with SCAFFOLD's control variates, which are mean gradients, take plain steps of SGD. Errors:
+// kInvalidArgument.
+Status CheckCorrections(const Recipe& recipe);
+
+// That labels can be told apart by their names. Errors: kInvalidArgument.
+Status CheckLabels(const Recipe& recipe);
+
 // That devices which prune their rank have one rank to prune. Errors: kInvalidArgument.
 Status CheckPruning(const Recipe& recipe);
 

@@ -122,6 +122,10 @@ Status TuningBindings::CheckAllCount(const peft::AdapterConfig& adapter) const {
   only({Kind::kFull}, !bias_layers_.empty(), "tuning.bias_only_layers");
   only({Kind::kIa3}, !adapter.feedforward_modules.empty(), "tuning.feedforward_modules");
   only({Kind::kIa3}, !adapter.feedforward_modules_regex.empty(), "tuning.feedforward_modules_regex");
+  if (adapter.kind() == Kind::kIa3 && target_modules_.empty() && adapter.target_modules_regex.empty() &&
+      !(adapter.feedforward_modules.empty() && adapter.feedforward_modules_regex.empty())) {
+    mistakes += "\n  tuning.feedforward_modules: without targets ia3 takes its own; name tuning.target_modules too";
+  }
   only({Kind::kPromptTuning, Kind::kPrefixTuning, Kind::kPTuning},
        adapter.num_virtual_tokens != plain.num_virtual_tokens, "tuning.num_virtual_tokens");
   only({Kind::kPromptTuning}, adapter.prompt_tuning_init != plain.prompt_tuning_init, "tuning.prompt_tuning_init");

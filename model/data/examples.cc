@@ -42,7 +42,7 @@ Result<bool> IsRunningText(const std::filesystem::path& data) {
   HEDDLE_ASSIGN_OR_RETURN(const TextRecords records, TextRecords::Open(data, first_ones));
   for (int64_t i = 0; i < records.size(); ++i) {
     const Result<TextExample> example = records.Read(i);
-    if (!example.ok()) break;  // is told by whoever reads it
+    if (!example.ok()) return example.status();
     if (example->spans.size() != 1 || !example->spans[0].learned) return false;
   }
   return true;

@@ -167,6 +167,14 @@ class Lister {
       }
     }
     if (!found.empty()) return found;
+    AdapterConfig all = config_;
+    all.exclude_modules.clear();
+    all.exclude_modules_regex.clear();
+    const auto modules = spec_.LinearModules();
+    if (std::any_of(modules.begin(), modules.end(), [&](const auto& one) { return all.Targets(one.path); })) {
+      return InvalidArgument(
+          "exclude_modules, modules_to_save or layers_to_transform leave nothing of what target_modules matches");
+    }
     return InvalidArgument("target_modules matches no linear layer of the base model" + DidYouMean(Asked(), names) +
                            "; its linear layers are: " + Listed(names));
   }

@@ -89,6 +89,7 @@ Result<std::vector<SweepCell>> MakeCells(const std::vector<std::string>& vary) {
       return InvalidArgument("write what is varied as key=value,value, not '" + one + "'");
     }
     const std::string key = one.substr(0, equals);
+    if (key == "seed") return InvalidArgument("seeds are given by --seeds " + one.substr(equals + 1) + ", not varied");
     std::vector<SweepCell> next;
     for (const SweepCell& cell : cells) {
       if (cell.overrides.contains(key)) return InvalidArgument(key + " is varied twice");

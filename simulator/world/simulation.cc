@@ -127,6 +127,14 @@ class World {
 Status World::TakeDevices() {
   HEDDLE_ASSIGN_OR_RETURN(set_, MakeDevices(recipe_, options_.recipe.string(), options_.out / "data"));
   for (const DeviceSpec& spec : set_.devices) devices_.emplace_back().spec = spec;
+  const coordinator::RunSpec& spec = recipe_.spec;
+  const uint32_t needed = std::max({spec.min_available_devices, spec.min_reports, spec.later_min_reports});
+  if (devices_.size() < needed) {  // no round would ever begin, or end
+    return InvalidArgument("a round needs " + std::to_string(needed) + " devices, but [simulation] has " +
+                           std::to_string(devices_.size()) +
+                           "; add devices, or lower strategy.cohort_size and what else was set of over_selection, "
+                           "min_available_devices and min_reports");
+  }
   const unsigned cores = std::max(1U, std::thread::hardware_concurrency());
   const unsigned threads = recipe_.simulation.threads;
   pool_ = std::make_unique<TrainingPool>(threads > 0 ? threads : cores, resources_);

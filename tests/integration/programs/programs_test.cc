@@ -305,7 +305,7 @@ TEST_F(Programs, HeddleModelEvalSaysWhatIsWrongWithTexts) {
   expect("a.txt", "a\n", {"1 token", "a prediction takes two"}, "add text");
   expect("a.jsonl", "\n", {"is an empty data set"}, "it needs at least one example");
   expect("a.csv", "text\n", {"is an empty data set"}, "it needs at least one example");
-  expect("a.jsonl", "{\"words\": \"x\"}\n", {"line 1"}, "must be a JSON object with the string \"text\"");
+  expect("a.jsonl", "{\"words\": \"x\"}\n", {"line 1"}, "the object needs \"text\"");
   expect("a.csv", "words,label\nx,1\n", {"there is no column text"}, "there are: words, label");
 }
 

@@ -200,6 +200,12 @@ TEST_F(SimulationTest, InterruptedDevicesAreReportedAndTheRunCompletesWithOthers
   EXPECT_EQ(States("again"), States("out"));
 }
 
+TEST_F(SimulationTest, ARoundThatNeedsMoreDevicesThanThereAreIsRefusedAtTheStart) {
+  const auto refused = Run("refused", {{"strategy.cohort_size", "1000"}});
+  EXPECT_EQ(refused.status().code(), Code::kInvalidArgument);
+  EXPECT_NE(refused.status().message().find("a round needs 1000 devices"), std::string::npos) << refused.status();
+}
+
 // Gradients do not fit, forward passes do; where only some devices lack the memory the others make the rounds.
 TEST_F(SimulationTest, AMemoryLimitRefusesGradientsAndTakesForwardPasses) {
   const std::map<std::string, std::string> limit = {

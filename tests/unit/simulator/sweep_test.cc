@@ -25,7 +25,7 @@ TEST(Sweep, EveryCombinationIsACellAndListsStayWhole) {
 
 TEST(Sweep, WhatCannotBeVariedIsRefused) {
   for (const std::vector<std::string>& vary : std::vector<std::vector<std::string>>{
-           {"lora.r"}, {"=4"}, {"lora.r="}, {"lora.r=4,,8"}, {"lora.r=4", "lora.r=8"}}) {
+           {"lora.r"}, {"=4"}, {"lora.r="}, {"lora.r=4,,8"}, {"lora.r=4", "lora.r=8"}, {"seed=1,2"}}) {
     EXPECT_EQ(MakeCells(vary).status().code(), Code::kInvalidArgument) << vary[0];
   }
   std::string hundred = "=1";

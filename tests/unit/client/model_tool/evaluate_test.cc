@@ -14,6 +14,7 @@
 #include "client/worker/local_task.h"
 #include "model/transformer/transformer.h"
 #include "tests/unit/common/temp_dir.h"
+#include "tests/unit/model/data/idx_bytes.h"
 #include "tests/unit/model/tiny_encoder.h"
 #include "tests/unit/model/tiny_model.h"
 
@@ -137,8 +138,34 @@ TEST_F(EvaluateCommandTest, PackedTextsCountEachByItselfToTheLastToken) {
       nats += Nats(ids, length);
       tokens += ids.size();
     }
-    ExpectFigures(Evaluated(data, length), nats, tokens - documents.size(), tokens);
+    const json::object found = Evaluated(data, length);
+    ExpectFigures(found, nats, tokens - documents.size(), tokens);
+    EXPECT_LE(found.at("examples").to_number<size_t>(),
+              (tokens + static_cast<size_t>(length) - 1) / static_cast<size_t>(length) + documents.size())
+        << "rows with something in them";
   }
+}
+
+TEST_F(EvaluateCommandTest, OfADataSetWithTwoPairsOfFilesTheOneForTestsIsTaken) {
+  const std::string config = R"({"architectures": ["ViTForImageClassification"], "hidden_size": 8,
+      "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "image_size": 8, "patch_size": 4,
+      "num_channels": 1, "id2label": {"0": "a", "1": "b"}})";
+  settings_.folder = folder_ / "vit";
+  std::filesystem::create_directory(settings_.folder);
+  folder_.Write("vit/config.json", config);
+  ASSERT_TRUE(WriteSafetensors(settings_.folder / "model.safetensors",
+                               model::RandomWeights(*model::ParseModelConfig(config), 3))
+                  .ok());
+  std::filesystem::create_directory(folder_ / "set");
+  const auto write = [this](const std::string& part, uint32_t count) {
+    folder_.Write("set/" + part + "-labels-idx1-ubyte", model::Idx({count}, std::string(count, '\1')));
+    folder_.Write("set/" + part + "-images-idx3-ubyte", model::Idx({count, 8, 8}, std::string(count * 64, 'x')));
+  };
+  write("train", 5);
+  EXPECT_EQ(Evaluated(folder_ / "set", 0).at("examples").to_number<int>(), 5) << "where there is no other";
+  write("t10k", 3);
+  EXPECT_EQ(Evaluated(folder_ / "set", 0).at("examples").to_number<int>(), 3);
+  EXPECT_EQ(Evaluated(folder_ / "set/train-images-idx3-ubyte", 0).at("examples").to_number<int>(), 5);
 }
 
 TEST_F(EvaluateCommandTest, ATableHasTheCountsInFull) {

@@ -141,6 +141,8 @@ TEST_F(InspectTest, WhatIsWrongIsSaid) {
   options = {};
   options.target_modules = {"c_attn"};
   EXPECT_THAT(Refusal(options).message(), HasSubstr("q_proj"));
+  options.target_modules = {"q_proj", "c_attn"};
+  EXPECT_THAT(Refusal(options).message(), HasSubstr("target_modules matches no linear layer")) << "of one of the two";
   options = {};
   options.base_dtype = "int3";
   EXPECT_THAT(Refusal(options).message(), HasSubstr("nf4"));

@@ -87,8 +87,9 @@ TEST_F(PrivacyRecipe, RefusesMethodsForWhichItCouldNotBeSaid) {
       {"[strategy]\nname = \"LP-FL\"\n" + prompt, "remember labels"},
       {"[strategy]\nkept = [\"lora_B\"]\n", "strategy.kept"},
       {"[strategy]\nname = \"FedSA-LoRA\"\n", "what devices keep"},
-      {"[strategy]\nname = \"SCAFFOLD\"\n[train]\noptimizer = \"SGD\"\nmax_grad_norm = 0.0\n", "corrections"},
-      {"[strategy]\nname = \"FedDyn\"\n[train]\noptimizer = \"SGD\"\n", "corrections"},
+      {"[strategy]\nname = \"SCAFFOLD\"\nnum_devices = 9\n[train]\noptimizer = \"SGD\"\nmax_grad_norm = 0.0\n",
+       "corrections"},
+      {"[strategy]\nname = \"FedDyn\"\nnum_devices = 9\n[train]\noptimizer = \"SGD\"\n", "corrections"},
       {"[strategy]\nname = \"HetLoRA\"\n", "strategy.prune_gamma = 0"},
       {"[train]\nlocal_task = \"lora_sft\"\n", "'lora_sft' does not know it"},
       {"[compression]\nupload = [\"top_k:0.9\", \"top_k:0.9\", \"top_k:0.9\", \"top_k:0.9\", \"top_k:0.9\", "

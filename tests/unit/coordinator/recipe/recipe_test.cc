@@ -400,6 +400,18 @@ TEST(PopulationRecipes, StrategiesThatWeighARoundByItsShareAreToldOfAllDevices) 
   }
 }
 
+TEST(RecipeText, SaysAtOnceWhatEveryDeviceWouldRefuse) {
+  const std::string scaffold = "[strategy]\nname = \"SCAFFOLD\"\nnum_devices = 9\n[train]\n";
+  for (const char* train : {"", "optimizer = \"SGD\"\nmomentum = 0.9\n", "optimizer = \"SGD\"\nweight_decay = 0.1\n"}) {
+    EXPECT_THAT(Refusal(scaffold + train), HasSubstr("train.optimizer: SCAFFOLD needs")) << train;
+  }
+  const std::string labels = "[model]\nbase = \"base\"\nnum_labels = 2\nlabel_names = [\"a\", \"a\"]\n";
+  const auto twice = Recipe::LoadText("name = \"labels\"\n" + labels, "/recipes", "labels.toml");
+  EXPECT_THAT(twice.status().message(), HasSubstr("model.label_names: a name stands twice"));
+  EXPECT_THAT(Refusal("[tuning]\nmethod = \"ia3\"\nfeedforward_modules = [\"q_proj\"]\n"),
+              HasSubstr("tuning.feedforward_modules: without targets"));
+}
+
 TEST(FedNovaRecipes, TheDevicesMomentumIsTheOneThatIsCounted) {
   const std::string nova = "[strategy]\nname = \"FedNova\"\n", sgd = "[train]\noptimizer = \"SGD\"\n";
   const auto counted = [&](const std::string& lines) {

@@ -1,6 +1,7 @@
 // A data file as a model's head takes it, and the preprocessing of pixels.
 #include "model/data/examples.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include "model/config/registry.h"
@@ -112,6 +113,10 @@ TEST(Examples, CompletionsArePackedForACausalModel) {
        {R"({"prompt": "a", "completion": "b"})", R"({"messages": [{"role": "assistant", "content": "b"}]})"}) {
     EXPECT_FALSE(*IsRunningText(folder.Write("b.jsonl", "{\"text\": \"x\"}\n" + std::string(later) + "\n")));
   }
+  const auto silent = folder.Write("b.jsonl", R"({"messages": [{"role": "user", "content": "hi"}]})"
+                                              "\n");
+  EXPECT_THAT(IsRunningText(silent).status().message(), testing::HasSubstr("nothing to learn"))
+      << "whatever is asked first";
   EXPECT_TRUE(*IsRunningText(folder.Write("b.txt", "x\n")));
   EXPECT_FALSE(*IsRunningText(folder.Write("b.csv", "text\nx\n")));
 }
