@@ -32,6 +32,17 @@ if(HEDDLE_BUILD_BENCH)
   find_package(benchmark REQUIRED)
 endif()
 
+# heddle_precompiled(NAME HEADERS header… [LIBRARIES target…] [OPTIONS option…]): a precompiled header for many targets, which take it by
+# REUSE_FROM NAME and then link what the libraries need by themselves.
+function(heddle_precompiled name)
+  cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "HEADERS;LIBRARIES;OPTIONS")
+  file(CONFIGURE OUTPUT ${CMAKE_BINARY_DIR}/precompiled.cc CONTENT "int heddle_precompiled_anchor = 0;\n")
+  add_library(${name} STATIC ${CMAKE_BINARY_DIR}/precompiled.cc)
+  target_link_libraries(${name} PUBLIC heddle_options PRIVATE ${arg_LIBRARIES})
+  target_compile_options(${name} PRIVATE ${arg_OPTIONS})
+  target_precompile_headers(${name} PRIVATE ${arg_HEADERS})
+endfunction()
+
 if(HEDDLE_WITH_TORCH)
   # The distribution's TorchConfig asks for nothing we set; a LibTorch elsewhere is given by CMAKE_PREFIX_PATH.
   find_package(Torch REQUIRED)
@@ -42,13 +53,9 @@ if(HEDDLE_WITH_TORCH)
   target_compile_options(heddle_torch INTERFACE -Wno-pedantic -Wno-unused-parameter)
   target_compile_options(heddle_options INTERFACE ${HEDDLE_TORCH_FLAGS})  # the ABI of strings, which all of a program must share
 
-  # One precompiled header for all targets that use it. Not torch/torch.h: GCC instantiates anew in each source what the header leaves pending,
-  # three times as much there.
-  file(WRITE ${CMAKE_BINARY_DIR}/torch_pch.cc "int heddle_torch_pch_anchor = 0;\n")
-  add_library(heddle_torch_pch STATIC ${CMAKE_BINARY_DIR}/torch_pch.cc)
-  target_link_libraries(heddle_torch_pch PUBLIC heddle_options heddle_torch)
-  target_precompile_headers(heddle_torch_pch PRIVATE <torch/autograd.h> <torch/nn/module.h> <torch/nn/pimpl.h> <torch/types.h> <torch/utils.h> <map>
-    <string> <vector>)
+  # Not torch/torch.h: GCC instantiates anew in each source what the header leaves pending, three times as much there.
+  heddle_precompiled(heddle_torch_pch LIBRARIES heddle_torch
+    HEADERS <torch/autograd.h> <torch/nn/module.h> <torch/nn/pimpl.h> <torch/types.h> <torch/utils.h> <map> <string> <vector>)
 endif()
 
 function(heddle_use_torch target)
@@ -62,15 +69,10 @@ endfunction()
 set(heddle_standard_headers <algorithm> <array> <atomic> <chrono> <condition_variable> <filesystem> <fstream> <functional> <map> <memory> <mutex>
   <optional> <random> <set> <span> <sstream> <string> <thread> <unordered_map> <variant> <vector>)
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_BUILD_TYPE STREQUAL "RelWithDebInfo" AND NOT HEDDLE_FAST_BUILD)
-  file(WRITE ${CMAKE_BINARY_DIR}/standard_pch.cc "int heddle_standard_pch_anchor = 0;\n")
-  add_library(heddle_standard_pch STATIC ${CMAKE_BINARY_DIR}/standard_pch.cc)
-  target_link_libraries(heddle_standard_pch PUBLIC heddle_options)
-  target_precompile_headers(heddle_standard_pch PRIVATE ${heddle_standard_headers})
+  heddle_precompiled(heddle_standard_pch HEADERS ${heddle_standard_headers})
   if(HEDDLE_BUILD_TESTS)
-    add_library(heddle_standard_test_pch STATIC ${CMAKE_BINARY_DIR}/standard_pch.cc)
-    target_link_libraries(heddle_standard_test_pch PUBLIC heddle_options PRIVATE GTest::gmock)
-    target_compile_options(heddle_standard_test_pch PRIVATE -O1 -g0)  # as heddle_compile_quickly
-    target_precompile_headers(heddle_standard_test_pch PRIVATE ${heddle_standard_headers} <gmock/gmock.h> <gtest/gtest.h>)
+    heddle_precompiled(heddle_standard_test_pch LIBRARIES GTest::gmock OPTIONS -O1 -g0  # as heddle_compile_quickly
+      HEADERS ${heddle_standard_headers} <gmock/gmock.h> <gtest/gtest.h>)
   endif()
 endif()
 
@@ -88,23 +90,15 @@ endfunction()
 if(HEDDLE_FAST_BUILD)
   set(heddle_common_headers ${heddle_standard_headers} <boost/asio.hpp> <boost/asio/ssl.hpp> <boost/beast.hpp> <boost/beast/ssl.hpp> <boost/json.hpp>
     <google/protobuf/message.h> <google/protobuf/map.h> <google/protobuf/repeated_field.h>)
-  file(WRITE ${CMAKE_BINARY_DIR}/fast_pch.cc "int heddle_fast_pch_anchor = 0;\n")
+  set(heddle_common_libraries Boost::headers OpenSSL::SSL protobuf::libprotobuf)
   set(heddle_fast_test_level -O0)
   if(HEDDLE_SANITIZE)
     set(heddle_fast_test_level)  # a sanitizer is slow enough
   endif()
-  function(heddle_precompiled name)
-    add_library(${name} STATIC ${CMAKE_BINARY_DIR}/fast_pch.cc)
-    target_link_libraries(${name} PUBLIC heddle_options)
-    target_link_libraries(${name} PRIVATE Boost::headers OpenSSL::SSL protobuf::libprotobuf ${ARGN})
-    target_compile_options(${name} PRIVATE -fpch-instantiate-templates)
-  endfunction()
-  heddle_precompiled(heddle_fast_pch)
-  target_precompile_headers(heddle_fast_pch PRIVATE ${heddle_common_headers})
+  heddle_precompiled(heddle_fast_pch LIBRARIES ${heddle_common_libraries} OPTIONS -fpch-instantiate-templates HEADERS ${heddle_common_headers})
   if(HEDDLE_BUILD_TESTS)
-    heddle_precompiled(heddle_fast_test_pch GTest::gmock)
-    target_compile_options(heddle_fast_test_pch PRIVATE ${heddle_fast_test_level})
-    target_precompile_headers(heddle_fast_test_pch PRIVATE <gmock/gmock.h> <gtest/gtest.h> ${heddle_common_headers})
+    heddle_precompiled(heddle_fast_test_pch LIBRARIES ${heddle_common_libraries} GTest::gmock
+      OPTIONS -fpch-instantiate-templates ${heddle_fast_test_level} HEADERS <gmock/gmock.h> <gtest/gtest.h> ${heddle_common_headers})
   endif()
 endif()
 
