@@ -14,20 +14,6 @@ namespace heddle::client {
 
 namespace json = boost::json;
 
-namespace {
-
-// Of a folder with a data set's two IDX pairs the one for tests: the other is what training takes.
-Result<std::filesystem::path> TestPart(const std::filesystem::path& data) {
-  HEDDLE_ASSIGN_OR_RETURN(const std::filesystem::path images, model::FindIdxImages(data));
-  const std::string name = images.filename().string();
-  if (images == data || !name.starts_with("train-")) return data;
-  std::filesystem::path test = images.parent_path() / ("t10k-" + name.substr(6));
-  std::error_code error;
-  return std::filesystem::exists(test, error) ? test : data;
-}
-
-}  // namespace
-
 Status EvaluateCommand(const EvaluateSettings& settings, std::ostream& out) {
   HEDDLE_ASSIGN_OR_RETURN(const model::ModelSpec spec, model::ReadModelConfig(settings.folder));
   if (settings.length < 0 || (!spec.TakesImages() && settings.length > spec.MaxLength())) {
@@ -40,7 +26,10 @@ Status EvaluateCommand(const EvaluateSettings& settings, std::ostream& out) {
     return NotFound("there is no " + settings.data.string() + "; check the data's path");
   }
   if (!settings.adapter.empty()) HEDDLE_RETURN_IF_ERROR(peft::CheckBaseModel(settings.adapter, settings.folder));
-  HEDDLE_ASSIGN_OR_RETURN(const std::filesystem::path data, TestPart(settings.data));
+  // Of a data set's two parts that for tests; whatever else DATA is, it stays.
+  HEDDLE_ASSIGN_OR_RETURN(const std::filesystem::path images,
+                          model::FindIdxImages(settings.data, model::IdxPart::kTest));
+  const std::filesystem::path& data = images.empty() ? settings.data : images;
   const auto resources = MakeTaskResources();
   const EvaluationForm form = {
       .device = settings.device, .base_dtype = settings.dtype, .prompt = {}, .short_last_window = true};

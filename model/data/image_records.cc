@@ -146,15 +146,19 @@ class FolderRecords final : public ImageRecords {
   int64_t size_ = 0;
 };
 
-// The images' file of a folder with an IDX pair; empty when there is none.
-Result<std::string> IdxNameIn(const fs::path& folder, const std::vector<std::string>& names) {
+// The images' file of a folder with an IDX pair, or of the wanted one of two; empty when there is none.
+Result<std::string> IdxNameIn(const fs::path& folder, const std::vector<std::string>& names, IdxPart part) {
   std::vector<std::string> found;
   for (const std::string& name : names) {
     if (name.ends_with(kImagesPart) || name.ends_with(std::string(kImagesPart) + ".gz")) found.push_back(name);
   }
-  if (found.size() > 1) std::erase_if(found, [](const std::string& name) { return !name.starts_with("train-"); });
-  if (found.size() > 1) return InvalidArgument(folder.string() + " has several IDX files of images: name one of them");
-  return found.empty() ? std::string() : found[0];
+  if (found.empty()) return std::string();
+  if (found.size() > 1) {
+    const char* wanted = part == IdxPart::kTrain ? "train-" : "t10k-";
+    std::erase_if(found, [&](const std::string& name) { return !name.starts_with(wanted); });
+  }
+  if (found.size() != 1) return InvalidArgument(folder.string() + " has several IDX files of images: name one of them");
+  return found[0];
 }
 
 }  // namespace
@@ -184,21 +188,21 @@ Result<IdxPair> OpenIdxPair(const fs::path& images_path, const IdxFile::ShapeChe
   return IdxPair{std::move(images), std::move(classes)};
 }
 
-Result<fs::path> FindIdxImages(const fs::path& path) {
+Result<fs::path> FindIdxImages(const fs::path& path, IdxPart part) {
   std::error_code error;
   if (!fs::exists(path, error)) return NotFound(path.string() + ": there is no such file or folder");
   if (!fs::is_directory(path, error)) {
     return path.filename().string().find(kImagesPart) == std::string::npos ? fs::path() : path;
   }
   HEDDLE_ASSIGN_OR_RETURN(const std::vector<std::string> names, SortedNames(path));
-  HEDDLE_ASSIGN_OR_RETURN(const std::string idx, IdxNameIn(path, names));
+  HEDDLE_ASSIGN_OR_RETURN(const std::string idx, IdxNameIn(path, names, part));
   return idx.empty() ? fs::path() : path / idx;
 }
 
 Result<std::shared_ptr<const ImageRecords>> ImageRecords::Open(const fs::path& path, ImageShape shape,
                                                                LabelMap labels) {
   HEDDLE_ASSERT(labels.kind() == LabelMap::Kind::kClass, "images have classes");
-  HEDDLE_ASSIGN_OR_RETURN(const fs::path idx, FindIdxImages(path));
+  HEDDLE_ASSIGN_OR_RETURN(const fs::path idx, FindIdxImages(path, IdxPart::kTrain));
   if (!idx.empty()) return IdxRecords::Open(idx, shape, std::move(labels));
   std::error_code error;
   if (!fs::is_directory(path, error)) return IdxRecords::Open(path, shape, std::move(labels));  // says what is missing

@@ -25,9 +25,13 @@ struct ImageExample {
   int64_t label = 0;
 };
 
-// The images' file of an IDX pair: `path` itself if it is called so, or the one in that folder, as Open takes it.
-// Empty: there is none. Errors: kNotFound; kInvalidArgument: several pairs in the folder; those of reading a folder.
-Result<std::filesystem::path> FindIdxImages(const std::filesystem::path& path);
+// Which of two IDX pairs of a folder is meant, by how data sets call them: train-… and t10k-….
+enum class IdxPart { kTrain, kTest };
+
+// The images' file of an IDX pair: `path` itself if it is called so, or the one in that folder, of several that of
+// `part`. Empty: there is none. Errors: kNotFound; kInvalidArgument: several pairs in the folder and not one of them
+// that of the part; those of reading a folder.
+Result<std::filesystem::path> FindIdxImages(const std::filesystem::path& path, IdxPart part);
 
 struct IdxPair {
   std::shared_ptr<const IdxFile> images, labels;  // as many of each

@@ -79,7 +79,7 @@ Status LabelledData::OpenPictures(const LabelledSource& source) {
   std::vector<std::filesystem::path> found;
   for (const std::filesystem::path& path : source.files) {
     std::error_code error;
-    HEDDLE_ASSIGN_OR_RETURN(found.emplace_back(), model::FindIdxImages(path));
+    HEDDLE_ASSIGN_OR_RETURN(found.emplace_back(), model::FindIdxImages(path, model::IdxPart::kTrain));
     if (found.back().empty() && std::filesystem::is_directory(path, error))
       return InvalidArgument(path.string() + ": of folders only those with an IDX pair of pictures can be dealt");
   }

@@ -136,6 +136,7 @@ TEST(DecodeImage, WhatIsWrongIsToldInASentence) {
   const std::string png = EncodePng(Gradient(8, 8, 3)), jpeg = EncodeJpeg(Gradient(8, 8, 3));
   ExpectPart(error("GIF89a"), "neither a PNG nor a JPEG");
   ExpectPart(error(""), "neither a PNG nor a JPEG");
+  ExpectPart(error(EncodeJpeg(Gradient(8, 8, 4))), "four inks of print (CMYK): convert it to RGB");
   ExpectPart(error(png, {3, 8, 9}), "has 8 x 8 pixels, but must have 9 x 8 pixels");
   ExpectPart(error(jpeg, {3, 9, 8}), "has 8 x 8 pixels, but must have 8 x 9 pixels");
   for (size_t cut : {size_t{9}, size_t{30}, png.size() / 2, png.size() - 20}) {
@@ -189,6 +190,19 @@ TEST(ImageRecords, IdxPairsAreReadPlainAndCompressed) {
       EXPECT_EQ(example->image, (Image{2, 2, 1, std::vector<uint8_t>(part.begin(), part.end())}));
     }
   }
+}
+
+TEST(ImageRecords, OfTwoIdxPairsThePartIsFoundThatIsWanted) {
+  const TempDir folder;
+  for (const char* name : {"train-images-idx3-ubyte", "t10k-images-idx3-ubyte.gz"}) folder.Write(name, "");
+  EXPECT_EQ(*FindIdxImages(folder.path(), IdxPart::kTrain), folder / "train-images-idx3-ubyte");
+  EXPECT_EQ(*FindIdxImages(folder.path(), IdxPart::kTest), folder / "t10k-images-idx3-ubyte.gz");
+  EXPECT_EQ(*FindIdxImages(folder / "train-images-idx3-ubyte", IdxPart::kTest), folder / "train-images-idx3-ubyte");
+  const TempDir other;
+  other.Write("a-images-idx3-ubyte", "");
+  EXPECT_EQ(*FindIdxImages(other.path(), IdxPart::kTest), other / "a-images-idx3-ubyte");
+  other.Write("b-images-idx3-ubyte", "");
+  ExpectPart(FindIdxImages(other.path(), IdxPart::kTest).status().message(), "several IDX files of images");
 }
 
 TEST(ImageRecords, BadIdxFilesAreRefusedByName) {
