@@ -1,5 +1,7 @@
 #include "peft/adapter/adapter.h"
 
+#include <algorithm>
+#include <bit>
 #include <cmath>
 #include <map>
 
@@ -23,6 +25,13 @@ Tensor Widened(const Tensor& tensor) {
   ConvertToFloat(tensor.dtype(), tensor.bytes().data(), bytes.size() / sizeof(float),
                  reinterpret_cast<float*>(bytes.data()));
   return out;
+}
+
+// In one pass without branches, which compilers make wide: full tuning's files are as large as the model.
+bool AllFinite(std::span<const float> values) {
+  uint32_t largest = 0;
+  for (const float value : values) largest = std::max(largest, std::bit_cast<uint32_t>(value) & 0x7fffffffU);
+  return largest < 0x7f800000U;
 }
 
 }  // namespace
@@ -94,9 +103,14 @@ Result<Adapter> ReadAdapter(const std::filesystem::path& folder) {
   HEDDLE_ASSIGN_OR_RETURN(std::string text, ReadFile(config_path, kMaxConfigBytes));
   auto config = AdapterConfig::FromJson(text);
   if (!config.ok()) return config.status().Annotate(config_path.string());
-  HEDDLE_ASSIGN_OR_RETURN(SafetensorsFile file, ReadSafetensors(folder / "adapter_model.safetensors"));
+  const std::filesystem::path weights_path = folder / "adapter_model.safetensors";
+  HEDDLE_ASSIGN_OR_RETURN(SafetensorsFile file, ReadSafetensors(weights_path));
   for (auto& [key, tensor] : file.tensors) {
     if (tensor.dtype() == DType::kBF16 || tensor.dtype() == DType::kF16) tensor = Widened(tensor);
+    if (tensor.dtype() == DType::kF32 && !AllFinite(tensor.values<float>())) {
+      return InvalidArgument(weights_path.string() + ": " + key +
+                             " has values that are NaN or infinite; take an adapter of before its training diverged");
+    }
   }
   return Adapter{*std::move(config), std::move(file.tensors)};
 }

@@ -46,7 +46,8 @@ struct Adapter {
   AdapterConfig config;
   StateDict tensors;
 };
-// Folder in PEFT layout. Tensors in BF16 and F16 are widened to F32, which is exact. Errors name the file.
+// Folder in PEFT layout. Tensors in BF16 and F16 are widened to F32, which is exact. Errors name the file:
+// kInvalidArgument also for a value that is NaN or infinite, which would spoil every output without a word.
 Result<Adapter> ReadAdapter(const std::filesystem::path& folder);
 Status WriteAdapter(const std::filesystem::path& folder, const AdapterConfig& config, const StateDict& tensors);
 

@@ -178,6 +178,32 @@ TEST(AdapterFolder, TensorsOfSixteenBitsAreWidened) {
   EXPECT_EQ(back->tensors.at("b").dtype(), DType::kU8);
 }
 
+TEST(AdapterFolder, AValueThatIsNotFiniteIsRefusedWithItsTensor) {
+  const AdapterConfig config = Config();
+  for (const float bad : {std::numeric_limits<float>::quiet_NaN(), -std::numeric_limits<float>::infinity()}) {
+    const TempDir folder;
+    StateDict tensors = MakeInitialAdapter(Targets(config), config, 3);
+    const std::string key = std::next(tensors.begin())->first;
+    Tensor& tensor = tensors.at(key);
+    const auto whole = tensor.values<float>();
+    std::vector<float> values(whole.begin(), whole.end());
+    values.back() = bad;
+    tensor = Tensor::FromFloats(tensor.shape(), values);
+    ASSERT_TRUE(WriteAdapter(folder / "a", config, tensors).ok());
+    const Status refused = ReadAdapter(folder / "a").status();
+    EXPECT_EQ(refused.code(), Code::kInvalidArgument);
+    EXPECT_NE(refused.message().find("adapter_model.safetensors: " + key), std::string::npos) << refused;
+  }
+  // Also of sixteen bits.
+  const TempDir folder;
+  std::span<std::byte> bytes;
+  StateDict half{{"h", Tensor::Allocate({DType::kF16, {1}}, &bytes)}};
+  const uint16_t infinity = 0x7c00;
+  std::memcpy(bytes.data(), &infinity, bytes.size());
+  ASSERT_TRUE(WriteAdapter(folder / "a", config, half).ok());
+  EXPECT_EQ(ReadAdapter(folder / "a").status().code(), Code::kInvalidArgument);
+}
+
 TEST(AdapterFolder, MistakesNameTheFile) {
   const TempDir folder;
   EXPECT_EQ(ReadAdapter(folder / "nowhere").status().code(), Code::kNotFound);
