@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <boost/json/parse.hpp>
 #include <boost/json/serialize.hpp>
-#include <charconv>
 #include <cmath>
 #include <cstdlib>
 #include <set>
@@ -46,9 +45,7 @@ std::string EnvironmentName(const std::string& key) {
 
 std::string Number(double value) {
   if (value == std::floor(value) && std::abs(value) < 1e15) return std::to_string(static_cast<int64_t>(value));
-  char buffer[32];
-  auto end = std::to_chars(buffer, buffer + sizeof buffer, value).ptr;
-  return std::string(buffer, end);
+  return DoubleText(value);
 }
 
 template <typename T>
@@ -104,25 +101,6 @@ json::value ToJson(const ConfigSchema::Target& target) {
     json::value operator()(const std::vector<int64_t>* v) const { return json::array(v->begin(), v->end()); }
   };
   return std::visit(Visitor{}, target);
-}
-
-std::string DoubleText(double value) {
-  char buffer[32];
-  auto end = std::to_chars(buffer, buffer + sizeof buffer, value).ptr;
-  return std::string(buffer, end);
-}
-
-// A JSON string is one of TOML too, but for the one control character that JSON does not escape.
-std::string TomlText(std::string_view text) {
-  std::string out;
-  for (char c : json::serialize(json::string(text))) {
-    if (c == '\x7F') {
-      out += "\\u007F";
-    } else {
-      out += c;
-    }
-  }
-  return out;
 }
 
 // Boost.JSON writes 3e-4 as 3E-4 and 0.1 as 1E-1; people read the shortest decimal.
@@ -249,7 +227,8 @@ struct ConfigSchema::Impl {
            bool resolve_paths) {
     Key& k = keys.at(key);
     if (!Assign(k.target, node)) {
-      Error(where, key, "it must be " + std::visit(TypeName{}, k.target));
+      const bool quoted = node.is_string() && !std::holds_alternative<std::vector<std::string>*>(k.target);
+      Error(where, key, "it must be " + std::visit(TypeName{}, k.target) + (quoted ? ", without quotes" : ""));
       return;
     }
     k.source = source;
@@ -373,6 +352,8 @@ struct ConfigSchema::Impl {
       std::string key = Snake(raw_key);
       if (keys.contains(key)) {
         SetText("flag", key, value, "flag");
+      } else if (const auto table = tables.find(key); table != tables.end()) {
+        SetTable(key, value, table->second.target);
       } else {
         auto free = FreeTableOf(key);
         if (free != tables.end()) {
@@ -383,6 +364,21 @@ struct ConfigSchema::Impl {
         }
       }
     }
+  }
+
+  // A whole free-form table from a flag, "{ a = 1 }", in place of the file's.
+  void SetTable(const std::string& key, const std::string& text, std::map<std::string, std::string>* target) {
+    try {
+      const toml::table parsed = toml::parse("v = " + text);
+      if (const toml::table* table = parsed.get_as<toml::table>("v"); table != nullptr && parsed.size() == 1) {
+        target->clear();
+        CollectTable(*table, "", target);
+        for (const auto& [name, value] : *target) flag_keys.insert(key + "." + name);
+        return;
+      }
+    } catch (const toml::parse_error&) {
+    }
+    Error("flag", key, "'" + text + "' is not a table: write { name = value }, or " + key + ".name=value");
   }
 
   Status Finish() {

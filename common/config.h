@@ -54,8 +54,9 @@ class ConfigSchema {
   // Marks a whole table as free-form: its keys are collected as dotted key -> text of the value, unchecked.
   void BindTable(std::string key, std::map<std::string, std::string>* target, std::string help);
 
-  // Overrides are {"lora.r", "16"}: from flags. Environment: HEDDLE_LORA_R for key lora.r, unless `use_environment` is
-  // false. Errors: kNotFound, kInvalidArgument with every mistake on a line of its own: file:line: key: sentence.
+  // Overrides are {"lora.r", "16"}: from flags; of a free-form table a key of it, or all of it as TOML. Environment:
+  // HEDDLE_LORA_R for key lora.r, unless `use_environment` is false. Errors: kNotFound, kInvalidArgument with every
+  // mistake on a line of its own: file:line: key: sentence.
   Status LoadFile(const std::filesystem::path& path, const std::map<std::string, std::string>& overrides = {},
                   bool use_environment = true);
   Status LoadText(std::string_view toml, std::string_view name,

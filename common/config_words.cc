@@ -1,9 +1,11 @@
-// The parts of config.h that need no schema: "key=value" texts and names that were nearly right.
+// The parts of config.h that need no schema: "key=value" texts, names that were nearly right, values as text.
 #include "common/config_words.h"
 
 #include <unistd.h>
 
 #include <algorithm>
+#include <boost/json/serialize.hpp>
+#include <charconv>
 
 #include "common/config.h"
 
@@ -29,6 +31,25 @@ size_t EditDistance(std::string_view from, std::string_view to) {
 }
 
 }  // namespace
+
+// A JSON string is one of TOML too, but for the one control character that JSON does not escape.
+std::string TomlText(std::string_view text) {
+  std::string out;
+  for (char c : boost::json::serialize(boost::json::string(text))) {
+    if (c == '\x7F') {
+      out += "\\u007F";
+    } else {
+      out += c;
+    }
+  }
+  return out;
+}
+
+std::string DoubleText(double value) {
+  char buffer[32];
+  auto end = std::to_chars(buffer, buffer + sizeof buffer, value).ptr;
+  return std::string(buffer, end);
+}
 
 Result<std::map<std::string, std::string>> ParseSettings(const std::vector<std::string>& settings) {
   std::map<std::string, std::string> overrides;

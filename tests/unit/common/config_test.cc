@@ -240,6 +240,27 @@ TEST(Config, AFreeTableCollectsItsKeysAsText) {
                          {"a", "2"}, {"b_c", "t"}, {"d", "0.25"}, {"deep.e", "true"}, {"deep.f", "g"}}));
 }
 
+TEST(Config, AFlagGivesAFreeTableWhole) {
+  Config c;
+  const Status status = c.Load("[extra]\na = 1\n", {{"extra", "{ \"b.c\" = 2, d = {e = \"t\"} }"}, {"extra.f", "3"}});
+  ASSERT_TRUE(status.ok()) << status;
+  EXPECT_EQ(c.extra, (std::map<std::string, std::string>{{"b.c", "2"}, {"d.e", "t"}, {"f", "3"}}));
+  EXPECT_THAT(c.schema.ShowResolved(), HasSubstr("extra.b.c = \"2\"  # source: flag"));
+  for (const char* wrong : {"5", "{ a = 1", "{}\nw = 1", "a=1"}) {
+    Config refused;
+    EXPECT_THAT(refused.Load("", {{"extra", wrong}}).message(), HasSubstr("is not a table: write { name = value }"))
+        << wrong;
+  }
+}
+
+TEST(Config, ANumberInQuotesIsToldToBeWithoutThem) {
+  Config c;
+  EXPECT_THAT(c.Errors("listen.port = \"1\""), HasSubstr("it must be a whole number, without quotes"));
+  EXPECT_THAT(c.Load("", {{"listen.port", "\"1\""}}).message(), HasSubstr(", without quotes"));
+  EXPECT_THAT(c.Errors("verbose = \"true\""), HasSubstr("it must be true or false, without quotes"));
+  EXPECT_THAT(c.Errors("listen.server_names = \"a\""), Not(HasSubstr("without quotes")));
+}
+
 TEST(Config, PathsOfAFileLieBesideItAndThoseOfAFlagWhereItWasTyped) {
   TempDir dir;
   dir.Write("c.toml", "data.path = \"sub/../d.txt\"");
