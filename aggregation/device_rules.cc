@@ -29,6 +29,10 @@ TensorSpec CutSpec(std::string_view key, TensorSpec spec, int64_t rank) {
 
 }  // namespace
 
+bool IsPlainSgd(std::string_view optimizer, double momentum, double weight_decay) {
+  return optimizer == "SGD" && momentum == 0 && weight_decay == 0;
+}
+
 bool MatchesAny(const std::vector<std::string>& patterns, std::string_view key) {
   return std::any_of(patterns.begin(), patterns.end(), [&](const std::string& p) { return HasComponents(key, p); });
 }

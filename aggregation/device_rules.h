@@ -69,6 +69,9 @@ struct DeviceRules {
   friend bool operator==(const DeviceRules&, const DeviceRules&) = default;
 };
 
+// Whether a device's steps are its gradients times learning rates, as SCAFFOLD's control variates take them to be.
+bool IsPlainSgd(std::string_view optimizer, double momentum, double weight_decay);
+
 // Whether one of the patterns has its components (common/dotted_name.h) in the key: "lora_A", "classifier",
 // "layers.0.self_attn".
 bool MatchesAny(const std::vector<std::string>& patterns, std::string_view key);

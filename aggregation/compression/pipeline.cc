@@ -77,13 +77,16 @@ std::optional<Stage> ParseWord(const std::string& word, std::vector<std::string>
     if (colon != std::string::npos) return wrong("takes no number; write '" + name + "'");
     return Stage{known->kind, 0};
   }
+  const bool weight = known->kind == StageKind::kAdaptive;
   if (colon == std::string::npos) {
-    return wrong("needs the share of values to keep, such as '" + name + ":0.01'");
+    return wrong(std::string("needs ") +
+                 (weight ? "the weight of bytes against accuracy" : "the share of values to keep") + ", such as '" +
+                 name + ":0.01'");
   }
   const auto share = ParseShare(std::string_view(word).substr(colon + 1));
   if (!share || *share == 0 || *share > kWhole) {
-    return wrong("needs a share above 0 and up to 1 with at most six digits behind the point, such as '" + name +
-                 ":0.01'");
+    return wrong(std::string("needs a ") + (weight ? "weight" : "share") +
+                 " above 0 and up to 1 with at most six digits behind the point, such as '" + name + ":0.01'");
   }
   return Stage{known->kind, *share};
 }

@@ -31,8 +31,7 @@ Status CheckRules(const TrainSettings& train) {
   if (!rules.correction.empty() && rules.correction != "scaffold" && rules.correction != "feddyn") {
     return InvalidArgument("this worker knows no correction '" + rules.correction + "'");
   }
-  // Control variates are mean gradients only when steps are gradients times learning rates.
-  if (rules.correction == "scaffold" && (train.optimizer != "SGD" || train.momentum != 0 || train.weight_decay != 0)) {
+  if (rules.correction == "scaffold" && !aggregation::IsPlainSgd(train.optimizer, train.momentum, train.weight_decay)) {
     return InvalidArgument("SCAFFOLD needs the optimizer SGD without momentum and weight decay");
   }
   if (rules.correction == "feddyn" && !(rules.feddyn_alpha > 0)) {

@@ -320,6 +320,7 @@ Status RecipeCheck(const CommandContext& context, const fs::path& recipe,
       *context.out << i + 1 << ": " << ((needs[i] - 1) >> 20) + 1 << " MiB" << (i + 1 < needs.size() ? ", " : "\n");
     }
   }
+  if (const auto warning = loaded.Warning()) *context.out << "warning           " << *warning << "\n";
   if (const auto guarantee = loaded.Guarantee()) *context.out << "privacy           " << guarantee->ToText() << "\n";
   return OkStatus();
 }

@@ -348,6 +348,10 @@ Status RecipeBindings::Store(Recipe::Origin origin) {
   train.set_momentum(momentum_);
   train.set_gradient_checkpointing(gradient_checkpointing_);
   train.set_bf16(bf16_);
+  if (origin == Recipe::Origin::kGiven && prompt_pattern_.empty() && prompt_words_.empty() &&
+      !prompt_label_names_.empty()) {
+    return InvalidArgument("the recipe is wrong:\n  prompt.label_names: they go with prompt.pattern and prompt.words");
+  }
   if (!prompt_pattern_.empty() || !prompt_words_.empty()) {
     v1::PromptTemplate& prompt = *train.mutable_prompt();
     prompt.set_pattern(prompt_pattern_);

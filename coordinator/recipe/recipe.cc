@@ -115,7 +115,8 @@ Status CheckStrategyTakes(const Recipe& recipe, const peft::AdapterConfig& adapt
       return HasComponents(item.first, pattern) && !item.first.starts_with(aggregation::kOwnPrefix);
     };
     if (std::any_of(initial.begin(), initial.end(), fits)) continue;
-    return InvalidArgument("strategy.kept: no tensor of the adapter has '" + pattern + "' in its name; the first is '" +
+    return InvalidArgument("strategy.kept: no tensor of the adapter has '" + pattern +
+                           "' between the dots of its name; write whole words, such as those of '" +
                            initial.begin()->first + "'");
   }
   aggregation::AggregatorOptions options = recipe.AggregatorOf(1);
@@ -406,6 +407,18 @@ std::optional<privacy::RunGuarantee> Recipe::Guarantee() const {
   return privacy::GuaranteeOf(update_privacy.noise_multiplier, spec.rounds, privacy_delta);
 }
 
+std::optional<std::string> Recipe::Warning() const {
+  const auto set = [this](const char* name) {
+    const auto given = aggregator.method.find(name);
+    return given != aggregator.method.end() && given->second > 0;
+  };
+  if (strategy != "MultiKrum" && strategy != "Bulyan") return std::nullopt;
+  if (set("num_attackers") || set("num_selected")) return std::nullopt;
+  return strategy +
+         " with strategy.num_attackers = 0 takes the mean of all updates, which protects against nothing; set it to "
+         "how many devices of a round may send anything";
+}
+
 bool UsesSharedSeeds(const std::string& strategy) {
   const auto rules = aggregation::RulesOf(strategy, {});
   return rules.ok() && rules->seeds.on;
@@ -426,6 +439,7 @@ Result<RunMaterial> PrepareRun(const Recipe& recipe) {
     return InvalidArgument(recipe.base_model.string() + ": " + config.architecture +
                            " has no head to train; model.num_labels makes one for classification");
   }
+  HEDDLE_RETURN_IF_ERROR(CheckFewShotClasses(recipe, config));
   if (!config.TakesImages()) HEDDLE_RETURN_IF_ERROR(CheckTexts(recipe, config));
 
   HEDDLE_ASSIGN_OR_RETURN(std::vector<fs::path> files, BaseFiles(recipe.base_model));

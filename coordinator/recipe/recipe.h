@@ -85,6 +85,8 @@ struct Recipe {
   }
   // What the noise guarantees a device that takes part in every round; none without noise.
   std::optional<privacy::RunGuarantee> Guarantee() const;
+  // A sentence for people where the settings make a robust strategy the plain mean.
+  std::optional<std::string> Warning() const;
   // The TrainPlan of a round, with the schedule and the method's rules applied. round in 1 .. num_server_rounds.
   v1::TrainPlan TrainPlanOf(uint32_t round) const;
 

@@ -150,15 +150,45 @@ Status CheckCorrections(const Recipe& recipe) {
   if (recipe.RulesOf(1).correction != aggregation::Correction::kScaffold || IsZerothOrderTask(recipe.local_task)) {
     return OkStatus();
   }
-  if (train.optimizer() == "SGD" && train.momentum() == 0 && train.weight_decay() == 0) return OkStatus();
+  if (aggregation::IsPlainSgd(train.optimizer(), train.momentum(), train.weight_decay())) return OkStatus();
   return InvalidArgument("train.optimizer: " + recipe.strategy +
                          " needs \"SGD\" without momentum and weight_decay: its control variates are mean gradients");
 }
 
 Status CheckLabels(const Recipe& recipe) {
-  const std::vector<std::string>& names = recipe.head.label_names;
-  const std::set<std::string> different(names.begin(), names.end());
-  return different.size() == names.size() ? OkStatus() : InvalidArgument("model.label_names: a name stands twice");
+  const v1::PromptTemplate& prompt = recipe.train.prompt();
+  const auto check = [](const char* key, const auto& names) {
+    std::set<std::string> seen;
+    for (const std::string& name : names) {
+      if (seen.insert(name).second) continue;
+      return InvalidArgument(std::string(key) + ": '" + name + "' stands twice; classes are told apart by it");
+    }
+    return OkStatus();
+  };
+  HEDDLE_RETURN_IF_ERROR(check("model.label_names", recipe.head.label_names));
+  HEDDLE_RETURN_IF_ERROR(check("simulation.label_names", recipe.simulation.label_names));
+  HEDDLE_RETURN_IF_ERROR(check("prompt.words", prompt.words()));
+  HEDDLE_RETURN_IF_ERROR(check("prompt.label_names", prompt.label_names()));
+  if (prompt.label_names().empty() || prompt.label_names_size() == prompt.words_size()) return OkStatus();
+  return InvalidArgument("prompt.label_names has " + std::to_string(prompt.label_names_size()) +
+                         " entries, prompt.words " + std::to_string(prompt.words_size()) +
+                         "; each class has one of both");
+}
+
+Status CheckFewShotClasses(const Recipe& recipe, const model::ModelSpec& base) {
+  if (recipe.local_task != "few_shot") return OkStatus();
+  const bool words = base.head.task == model::Task::kCausalLm || base.head.task == model::Task::kMaskedLm;
+  if (words && !recipe.train.has_prompt()) {
+    return InvalidArgument("model.base: " + base.architecture +
+                           " has no classes to label with; give [prompt] a pattern and words, or take a model with a "
+                           "classifier head (model.num_labels)");
+  }
+  if (!words && base.num_labels == 1) {
+    return InvalidArgument(
+        "model.base: pseudo-labels are classes, and this model predicts numbers; set "
+        "model.num_labels to 2 or more");
+  }
+  return OkStatus();
 }
 
 Status CheckPruning(const Recipe& recipe) {

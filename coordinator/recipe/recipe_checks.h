@@ -34,8 +34,11 @@ Status CheckPopulation(const Recipe& recipe);
 // kInvalidArgument.
 Status CheckCorrections(const Recipe& recipe);
 
-// That labels can be told apart by their names. Errors: kInvalidArgument.
+// That labels can be told apart by their names, and that each class of a prompt has a word. Errors: kInvalidArgument.
 Status CheckLabels(const Recipe& recipe);
+
+// That few_shot finds classes to label with on this base model. Errors: kInvalidArgument.
+Status CheckFewShotClasses(const Recipe& recipe, const model::ModelSpec& base);
 
 // That devices which prune their rank have one rank to prune. Errors: kInvalidArgument.
 Status CheckPruning(const Recipe& recipe);

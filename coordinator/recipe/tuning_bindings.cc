@@ -120,6 +120,11 @@ Status TuningBindings::CheckAllCount(const peft::AdapterConfig& adapter) const {
   only({Kind::kLora, Kind::kIa3, Kind::kBitFit}, !adapter.target_modules_regex.empty(), "tuning.target_modules_regex");
   only({Kind::kLora, Kind::kBottleneck, Kind::kBitFit, Kind::kFull}, !layers_.empty(), "tuning.layers_to_transform");
   only({Kind::kFull}, !bias_layers_.empty(), "tuning.bias_only_layers");
+  for (const int64_t layer : bias_layers_) {
+    if (std::find(layers_.begin(), layers_.end(), layer) == layers_.end()) continue;
+    mistakes += "\n  tuning.bias_only_layers: layer " + std::to_string(layer) +
+                " is in layers_to_transform too, which trains it whole; take it out of one of the two";
+  }
   only({Kind::kIa3}, !adapter.feedforward_modules.empty(), "tuning.feedforward_modules");
   only({Kind::kIa3}, !adapter.feedforward_modules_regex.empty(), "tuning.feedforward_modules_regex");
   if (adapter.kind() == Kind::kIa3 && target_modules_.empty() && adapter.target_modules_regex.empty() &&

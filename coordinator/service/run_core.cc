@@ -52,6 +52,9 @@ Result<std::unique_ptr<RunCore>> RunCore::Create(RunCoreOptions options, const S
   std::unique_ptr<RunCore> core(new RunCore(std::move(options)));
   RunMaterial material;
   HEDDLE_RETURN_IF_ERROR(core->Prepare(submission, &material));
+  if (const auto warning = core->recipe_.Warning()) {
+    Log(Severity::kWarning, *warning, {{"run_id", material.spec.id.value()}});
+  }
   BlobStore& blobs = *core->options_.blobs;
   for (const auto& [ref, path] : material.base_model) {
     if (path.empty()) {

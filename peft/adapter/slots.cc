@@ -359,6 +359,12 @@ Status CheckNames(const model::ModelSpec& spec, const AdapterConfig& config) {
   HEDDLE_ASSIGN_OR_RETURN(const std::vector<Slot> slots, ListSlots(spec, config));
   const AdapterConfig complete = Complete(spec, config);
   const TuningKind kind = config.kind();
+  for (const int64_t layer : config.bias_only_layers) {
+    const auto of_layer = [&](const Slot& slot) { return LayerOf(spec, slot.path) == layer; };
+    if (std::any_of(slots.begin(), slots.end(), of_layer)) continue;
+    return InvalidArgument("bias_only_layers: layer " + std::to_string(layer) +
+                           " of this model has no biases, so nothing of it would be trained; take it out");
+  }
   if (kind != TuningKind::kLora && kind != TuningKind::kIa3 && kind != TuningKind::kBitFit) return OkStatus();
   std::set<std::string> modules = {spec.head.output}, possible, targets;
   std::map<std::string, model::LinearSpec> linears;

@@ -26,6 +26,13 @@ TEST(DeviceRules, OneOfTheirPatternsIsEnough) {
   EXPECT_FALSE(MatchesAny({}, kA));
 }
 
+TEST(DeviceRules, PlainSgdHasNeitherMomentumNorWeightDecay) {
+  EXPECT_TRUE(IsPlainSgd("SGD", 0, 0));
+  EXPECT_FALSE(IsPlainSgd("AdamW", 0, 0));
+  EXPECT_FALSE(IsPlainSgd("SGD", 0.9, 0));
+  EXPECT_FALSE(IsPlainSgd("SGD", 0, 0.1));
+}
+
 TEST(DeviceRules, TheModelOfASmallerRankIsASlice) {
   const StateDict model = Model(), cut = DeviceModel(model, 3);
   ASSERT_EQ(cut.size(), model.size());

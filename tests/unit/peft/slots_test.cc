@@ -220,6 +220,11 @@ TEST(CheckNames, EveryNameOfARecipeStandsForSomething) {
   AdapterConfig bitfit = Of(TuningKind::kBitFit);
   bitfit.target_modules = {"LayerNorm", "qeury"};
   refused(Bert(), bitfit, "did you mean 'query'?");
+  AdapterConfig full = Of(TuningKind::kFull);
+  full.layers_to_transform = {1};
+  full.bias_only_layers = {0};
+  EXPECT_TRUE(CheckNames(Bert(), full).ok());
+  refused(llama, full, "bias_only_layers: layer 0 of this model has no biases");
   for (const TuningKind kind : {TuningKind::kIa3, TuningKind::kBitFit, TuningKind::kFull, TuningKind::kPrefixTuning}) {
     EXPECT_TRUE(CheckNames(Bert(), Of(kind)).ok()) << PeftTypeOf(kind);
   }

@@ -310,7 +310,7 @@ TEST(FedObd, WordsAreReadAndWrittenInTheirOrder) {
   EXPECT_THAT(refused({"top_k:0.1", "blocks:0.5"}), HasSubstr("must stand first"));
   EXPECT_THAT(refused({"int8", "blocks:0.5"}), HasSubstr("must stand before"));
   EXPECT_THAT(refused({"nnadq"}), HasSubstr("needs"));
-  EXPECT_THAT(refused({"nnadq:0"}), HasSubstr("needs a share above 0"));
+  EXPECT_THAT(refused({"nnadq:0"}), HasSubstr("needs a weight above 0"));
   EXPECT_THAT(refused({"nnadq:0.1", "int8"}), HasSubstr("one way"));
 }
 

@@ -47,6 +47,9 @@ TEST(Pipeline, AShareThatIsNoneIsRefused) {
        {"", "0", "0.0", "1.000001", "2", "-0.1", "0.0000001", "1e-2", "0.1x", ".5", "5%", "0.", "nan"}) {
     EXPECT_THAT(Mistakes({std::string("top_k:") + share}), HasSubstr("needs a share above 0 and up to 1")) << share;
   }
+  EXPECT_THAT(Mistakes({"nnadq:2"}), HasSubstr("needs a weight above 0 and up to 1"));
+  EXPECT_THAT(Mistakes({"nnadq"}),
+              HasSubstr("'nnadq' needs the weight of bytes against accuracy, such as 'nnadq:0.01'"));
 }
 
 TEST(Pipeline, EveryMistakeIsToldAtOnceWithTheNearestName) {

@@ -214,6 +214,13 @@ TEST_F(PrepareRunTest, RefusesAModelWithoutAHead) {
   ExpectRefused(Code::kInvalidArgument, "BertModel has no head to train");
 }
 
+TEST_F(PrepareRunTest, RefusesLabellingByAModelWithoutClasses) {
+  for (const char* strategy : {"FeS", "LP-FL"}) {
+    ExpectRefused(Code::kInvalidArgument, "LlamaForCausalLM has no classes to label with; give [prompt] a pattern",
+                  std::string("[strategy]\nname = \"") + strategy + "\"\n");
+  }
+}
+
 TEST_F(PrepareRunTest, TakesWeightsInShardsAndNamesEachOfThem) {
   StateDict weights = model::RandomWeights(model::TinyConfig(), 1);
   StateDict first, second;

@@ -407,9 +407,33 @@ TEST(RecipeText, SaysAtOnceWhatEveryDeviceWouldRefuse) {
   }
   const std::string labels = "[model]\nbase = \"base\"\nnum_labels = 2\nlabel_names = [\"a\", \"a\"]\n";
   const auto twice = Recipe::LoadText("name = \"labels\"\n" + labels, "/recipes", "labels.toml");
-  EXPECT_THAT(twice.status().message(), HasSubstr("model.label_names: a name stands twice"));
+  EXPECT_THAT(twice.status().message(), HasSubstr("model.label_names: 'a' stands twice"));
+  EXPECT_THAT(Refusal("[simulation]\nlabel_names = [\"a\", \"b\", \"a\"]\n"),
+              HasSubstr("simulation.label_names: 'a' stands twice"));
+  const std::string prompt = "[prompt]\npattern = \"{text} is {mask}\"\n", words = "words = [\"good\", \"bad\"]\n";
+  EXPECT_TRUE(Load(prompt + words + "label_names = [\"a\", \"b\"]\n").ok());
+  EXPECT_THAT(Refusal(prompt + words + "label_names = [\"a\", \"a\"]\n"),
+              HasSubstr("prompt.label_names: 'a' stands twice"));
+  EXPECT_THAT(Refusal(prompt + words + "label_names = [\"a\"]\n"), HasSubstr("prompt.label_names has 1 entries"));
+  EXPECT_THAT(Refusal(prompt + "words = [\"good\", \"good\"]\n"), HasSubstr("prompt.words: 'good' stands twice"));
+  EXPECT_THAT(Refusal("[prompt]\nlabel_names = [\"a\"]\n"), HasSubstr("prompt.label_names: they go with"));
   EXPECT_THAT(Refusal("[tuning]\nmethod = \"ia3\"\nfeedforward_modules = [\"q_proj\"]\n"),
               HasSubstr("tuning.feedforward_modules: without targets"));
+}
+
+TEST(RecipeText, WarnsOfARobustRuleThatIsThePlainMean) {
+  const auto warning = [](const std::string& strategy) {
+    const auto recipe = Load("[strategy]\ncohort_size = 7\n" + strategy);
+    EXPECT_TRUE(recipe.ok()) << recipe.status();
+    return recipe.ok() ? recipe->Warning().value_or("") : "";
+  };
+  for (const std::string name : {"name = \"MultiKrum\"\n", "name = \"Bulyan\"\n"}) {
+    EXPECT_THAT(warning(name), HasSubstr("with strategy.num_attackers = 0 takes the mean of all updates"));
+    EXPECT_EQ(warning(name + "num_attackers = 1\n"), "");
+  }
+  EXPECT_EQ(warning("name = \"MultiKrum\"\nnum_selected = 3\n"), "") << "the three that lie closest together";
+  EXPECT_EQ(warning("name = \"Krum\"\n"), "") << "one update, the one nearest to the others";
+  EXPECT_EQ(warning("name = \"FedAvg\"\n"), "");
 }
 
 TEST(FedNovaRecipes, TheDevicesMomentumIsTheOneThatIsCounted) {

@@ -96,6 +96,9 @@ TEST(TuningKeys, SettingsThatMeanNothingToTheMethodAreRefusedByName) {
   refused("[tuning]\nnum_virtual_tokens = 3\n", "tuning.num_virtual_tokens");
   refused("[tuning]\nmethod = \"prefix-tuning\"\n[lora]\nuse_dora = true\n", "lora.use_dora");
   refused("[tuning]\nmethod = \"bitfit\"\n[lora]\nrank_pattern = { q_proj = 2 }\n", "lora.rank_pattern");
+  EXPECT_THAT(
+      Load("[tuning]\nmethod = \"full\"\nlayers_to_transform = [0, 1]\nbias_only_layers = [1]\n").status().message(),
+      HasSubstr("tuning.bias_only_layers: layer 1 is in layers_to_transform too"));
   // A run that an earlier version began with such a setting is taken up.
   EXPECT_TRUE(
       Recipe::LoadText("name = \"tuned\"\n[model]\nbase = \"base\"\n[tuning]\nmethod = \"full\"\ntarget_modules = "
@@ -246,6 +249,7 @@ TEST_F(NewHeadTest, ANameThatStandsForNothingIsRefusedWithTheNearest) {
   refused("[tuning]\nmethod = \"ia3\"\ntarget_modules = [\"key\"]\nfeedforward_modules_regex = \".*output.dense\"\n",
           "feedforward_modules: '.*output.dense' is none of key");
   EXPECT_TRUE(Prepare(kThree + query + "exclude_modules_regex = \".*layer.0.*\"\n").ok());
+  refused(query + "[strategy]\nkept = [\"lora_\"]\n", "no tensor of the adapter has 'lora_' between the dots");
 }
 
 TEST_F(NewHeadTest, AModelThatHasNoClassifierHereIsRefused) {
