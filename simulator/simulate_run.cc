@@ -9,6 +9,7 @@
 #include "coordinator/recipe/base_folder.h"
 #include "coordinator/service/run_files.h"
 #include "simulator/report/report.h"
+#include "simulator/world/devices.h"
 #include "simulator/world/lone_training.h"
 
 namespace heddle::simulator {
@@ -131,6 +132,31 @@ std::string CostsText(const std::map<std::string, DeviceCost>& costs) {
   return out;
 }
 
+std::map<std::string, std::string> OverridesOf(const SimulateSettings& settings, const SweepCell& cell) {
+  std::map<std::string, std::string> overrides = settings.overrides;
+  for (const auto& [key, value] : cell.overrides) overrides[key] = value;
+  return overrides;
+}
+
+// All that can be told of a recipe before it runs.
+Status CheckRecipe(const fs::path& path, const std::map<std::string, std::string>& overrides) {
+  HEDDLE_ASSIGN_OR_RETURN(const auto recipe, coordinator::Recipe::Load(path, overrides));
+  HEDDLE_RETURN_IF_ERROR(CheckDevices(recipe, path.string()));
+  return coordinator::PrepareRun(recipe).status();
+}
+
+// A mistake in the last cell is not told after the hours that the others take.
+Status CheckCells(const SimulateSettings& settings, const std::vector<SweepCell>& cells) {
+  std::string mistakes;
+  for (const SweepCell& cell : cells) {
+    const Status status = CheckRecipe(settings.recipe, OverridesOf(settings, cell));
+    if (!status.ok()) mistakes += "\n  " + (cell.name.empty() ? "" : cell.name + ": ") + status.message();
+    if (Interrupted(settings)) return Cancelled("the sweep was interrupted");
+  }
+  return mistakes.empty() ? OkStatus()
+                          : InvalidArgument("nothing of the sweep has run; change what it varies:" + mistakes);
+}
+
 }  // namespace
 
 Result<SimulateOutcome> SimulateOnce(const SimulateSettings& settings) {
@@ -238,14 +264,17 @@ std::string OutcomeJson(const SimulateOutcome& outcome) {
 
 Result<std::vector<SweepRun>> SimulateSweep(const SimulateSettings& settings, const std::vector<SweepCell>& cells,
                                             const std::vector<uint64_t>& seeds) {
+  HEDDLE_RETURN_IF_ERROR(CheckOldRuns(settings.out, cells.size(), seeds));
+  HEDDLE_RETURN_IF_ERROR(CheckCells(settings, cells));
+  std::error_code error;
+  for (const char* old : {"sweep.json", "sweep.txt"}) fs::remove(settings.out / old, error);  // of an earlier sweep
   std::vector<SweepRun> runs;
   for (size_t c = 0; c < cells.size(); ++c) {
     for (const uint64_t seed : seeds) {
       SimulateSettings one = settings;
-      one.overrides.insert(cells[c].overrides.begin(), cells[c].overrides.end());
-      for (const auto& [key, value] : cells[c].overrides) one.overrides[key] = value;
+      one.overrides = OverridesOf(settings, cells[c]);
       one.overrides["seed"] = std::to_string(seed);
-      one.out = settings.out / ("cell-" + std::to_string(c + 1)) / ("seed-" + std::to_string(seed));
+      one.out = FolderOf(settings.out, c, seed);
       SweepRun run{c, seed, {}, ""};
       const auto outcome = SimulateOnce(one);
       if (Interrupted(settings)) return Cancelled("the sweep was interrupted");

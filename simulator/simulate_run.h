@@ -44,7 +44,8 @@ std::string OutcomeText(const SimulateSettings& settings, const SimulateOutcome&
 std::string OutcomeJson(const SimulateOutcome& outcome);
 
 // The runs of every cell with every seed, each in a folder of its own under settings.out; a run that fails does not end
-// the others. With sweep.json and sweep.txt. Errors: kCancelled; those of files.
+// the others. With sweep.json and sweep.txt. Errors: kInvalidArgument before the first run, for cells that cannot run
+// and for runs of an earlier sweep that would stay; kCancelled; those of files.
 Result<std::vector<SweepRun>> SimulateSweep(const SimulateSettings& settings, const std::vector<SweepCell>& cells,
                                             const std::vector<uint64_t>& seeds);
 

@@ -4,10 +4,12 @@
 #include <boost/json.hpp>
 #include <charconv>
 #include <cmath>
+#include <set>
 
 namespace heddle::simulator {
 namespace {
 
+namespace fs = std::filesystem;
 namespace json = boost::json;
 
 constexpr size_t kMaxCells = 10'000, kMaxSeeds = 1000;
@@ -18,8 +20,8 @@ std::vector<std::string> SplitValues(std::string_view text) {
   bool quoted = false;
   for (const char c : text) {
     if (c == '"') quoted = !quoted;
-    if (!quoted && c == '[') ++depth;
-    if (!quoted && c == ']') --depth;
+    if (!quoted && (c == '[' || c == '{')) ++depth;
+    if (!quoted && (c == ']' || c == '}')) --depth;
     if (c == ',' && depth == 0 && !quoted) {
       values.emplace_back();
     } else {
@@ -104,6 +106,36 @@ Result<std::vector<SweepCell>> MakeCells(const std::vector<std::string>& vary) {
     cells = std::move(next);
   }
   return cells;
+}
+
+fs::path FolderOf(const fs::path& out, size_t cell, uint64_t seed) {
+  return out / ("cell-" + std::to_string(cell + 1)) / ("seed-" + std::to_string(seed));
+}
+
+Status CheckOldRuns(const fs::path& out, size_t cells, const std::vector<uint64_t>& seeds) {
+  std::set<fs::path> planned;
+  for (size_t cell = 0; cell < cells; ++cell) {
+    for (const uint64_t seed : seeds) planned.insert(FolderOf(out, cell, seed));
+  }
+  const auto folders = [](const fs::path& where, std::string_view prefix) {
+    std::set<fs::path> found;
+    std::error_code error;
+    for (fs::directory_iterator entry(where, error), end; !error && entry != end; entry.increment(error)) {
+      if (entry->path().filename().string().starts_with(prefix)) found.insert(entry->path());
+    }
+    return found;
+  };
+  const std::set<fs::path> old_cells = folders(out, "cell-");
+  for (const fs::path& cell : old_cells) {
+    const std::set<fs::path> old_runs = folders(cell, "seed-");
+    for (const fs::path& run : old_runs) {
+      if (planned.contains(run)) continue;
+      return InvalidArgument(run.string() +
+                             " is of an earlier sweep and would stand among the runs of this one; remove it, or name "
+                             "a new folder with --out");
+    }
+  }
+  return OkStatus();
 }
 
 Result<std::vector<uint64_t>> ParseSeeds(const std::string& text) {

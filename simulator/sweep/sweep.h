@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <map>
 #include <string>
 #include <utility>
@@ -20,12 +21,20 @@ struct SweepCell {
   std::map<std::string, std::string> overrides;  // key -> value
 };
 
-// Every combination of `vary`, each "key=value,value,…"; a comma inside [ ] or " " belongs to the value. The last key
-// changes fastest. Errors: kInvalidArgument: no key or value, a key that stands twice, more than 10 000 combinations.
+// Every combination of `vary`, each "key=value,value,…"; a comma inside [ ], { } or " " belongs to the value. The last
+// key changes fastest. Errors: kInvalidArgument: no key or value, a key that stands twice, more than 10 000
+// combinations.
 Result<std::vector<SweepCell>> MakeCells(const std::vector<std::string>& vary);
 
 // "1,2,3" or "1-5", mixed. Errors: kInvalidArgument: something else, one twice, more than 1000.
 Result<std::vector<uint64_t>> ParseSeeds(const std::string& text);
+
+// Where a sweep into `out` puts a run.
+std::filesystem::path FolderOf(const std::filesystem::path& out, size_t cell, uint64_t seed);
+
+// That `out` holds no run of an earlier sweep beside those that a sweep of so many cells replaces: it would be taken
+// for one of them. Errors: kInvalidArgument, with its folder.
+Status CheckOldRuns(const std::filesystem::path& out, size_t cells, const std::vector<uint64_t>& seeds);
 
 // What one run gave, by name, in the order of the columns; or why it gave nothing.
 struct SweepRun {

@@ -1,5 +1,7 @@
 #include "simulator/world/devices.h"
 
+#include <algorithm>
+
 #include "aggregation/privacy/update_privacy.h"
 #include "client/worker/upload.h"
 #include "common/digest.h"
@@ -82,12 +84,23 @@ Result<std::string> UploadOf(const coordinator::Recipe& recipe, const DeviceSpec
   return client::MakeUpload(*input, output, privacy::TaskSecret(secret, plan.SerializeAsString()));
 }
 
+Status CheckDevices(const coordinator::Recipe& recipe, const std::string& recipe_name) {
+  const size_t devices = recipe.simulation.names.size();
+  if (devices == 0) {
+    return InvalidArgument(recipe_name + ": there is nothing to simulate; name devices in [simulation]");
+  }
+  const coordinator::RunSpec& spec = recipe.spec;
+  const uint32_t needed = std::max({spec.min_available_devices, spec.min_reports, spec.later_min_reports});
+  if (devices >= needed) return OkStatus();
+  return InvalidArgument("a round needs " + std::to_string(needed) + " devices, but [simulation] has " +
+                         std::to_string(devices) +
+                         "; add devices, or lower strategy.cohort_size and what else was set of over_selection, "
+                         "min_available_devices and min_reports");
+}
+
 Result<DeviceSet> MakeDevices(const coordinator::Recipe& recipe, const std::string& recipe_name,
                               const fs::path& folder) {
   const SimulatedDevices& sim = recipe.simulation;
-  if (sim.names.empty()) {
-    return InvalidArgument(recipe_name + ": there is nothing to simulate; name devices in [simulation]");
-  }
   DeviceSet set;
   HEDDLE_ASSIGN_OR_RETURN(const DeviceFiles files, MakeFiles(recipe, folder, &set));
   if (files.train.size() != sim.names.size()) {

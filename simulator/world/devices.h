@@ -34,9 +34,12 @@ struct DeviceSet {
 Result<std::string> UploadOf(const coordinator::Recipe& recipe, const DeviceSpec& device, const v1::TaskPlan& plan,
                              client::TaskInput* input, client::TaskOutput* output);
 
-// Writes what has to be written under <folder>. Profiles are dealt by their shares, which device gets which is drawn by
-// the recipe's seed. Errors: kInvalidArgument when the recipe names no devices, or has no file for some; those of
-// WriteKjv and WriteSplit. Messages about the recipe begin with `recipe_name`.
+// That there are devices, and enough for a round to begin and to end. Errors: kInvalidArgument.
+Status CheckDevices(const coordinator::Recipe& recipe, const std::string& recipe_name);
+
+// Writes what has to be written under <folder>, once CheckDevices is content. Profiles are dealt by their shares, which
+// device gets which is drawn by the recipe's seed. Errors: kInvalidArgument when the recipe has no file for some
+// device; those of WriteKjv and WriteSplit. Messages about the recipe begin with `recipe_name`.
 Result<DeviceSet> MakeDevices(const coordinator::Recipe& recipe, const std::string& recipe_name,
                               const std::filesystem::path& folder);
 

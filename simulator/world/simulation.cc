@@ -33,6 +33,9 @@ using coordinator::RunCore;
 
 constexpr const char* kConfigFile = "adapter_config.json";
 constexpr const char* kAdapterFile = "adapter_model.safetensors";
+// A device's task of a round, and so its update, is the same in every attempt: where each one is refused, only tasks
+// that were interrupted before can still change that.
+constexpr uint32_t kMostRefusedAttempts = 10;
 
 struct Device {
   DeviceSpec spec;
@@ -88,6 +91,8 @@ class World {
     return static_cast<uint64_t>(ProfileOf(device).memory_limit_mb * (1 << 20));
   }
   Status EndRound(const coordinator::RoundRecord& round);
+  Status CountRefused(const coordinator::RoundRecord& round,
+                      std::span<const coordinator::AssignmentRecord> assignments);
   Result<fs::path> OwnModel(const DeviceSpec& device, const fs::path& checkpoint) const;
   Status Count(Device& device, const v1::TaskPlan& plan);
   Result<std::vector<model::TensorFile>> PartOf(const v1::TaskPlan& plan) const;
@@ -105,7 +110,8 @@ class World {
   std::shared_ptr<client::TaskResources> resources_;
   DeviceSet set_;
   std::vector<Device> devices_;
-  size_t refusals_in_a_row_ = 0;  // for want of memory: where nobody has it, no round will ever be complete
+  size_t refusals_in_a_row_ = 0;   // for want of memory: where nobody has it, no round will ever be complete
+  uint32_t refused_attempts_ = 0;  // in a row: abandoned, with updates of which none was accepted
   DeviceCost round_cost_;
   SimulationResult result_;
   Status round_status_;                             // what went wrong at the end of a round
@@ -127,14 +133,6 @@ class World {
 Status World::TakeDevices() {
   HEDDLE_ASSIGN_OR_RETURN(set_, MakeDevices(recipe_, options_.recipe.string(), options_.out / "data"));
   for (const DeviceSpec& spec : set_.devices) devices_.emplace_back().spec = spec;
-  const coordinator::RunSpec& spec = recipe_.spec;
-  const uint32_t needed = std::max({spec.min_available_devices, spec.min_reports, spec.later_min_reports});
-  if (devices_.size() < needed) {  // no round would ever begin, or end
-    return InvalidArgument("a round needs " + std::to_string(needed) + " devices, but [simulation] has " +
-                           std::to_string(devices_.size()) +
-                           "; add devices, or lower strategy.cohort_size and what else was set of over_selection, "
-                           "min_available_devices and min_reports");
-  }
   const unsigned cores = std::max(1U, std::thread::hardware_concurrency());
   const unsigned threads = recipe_.simulation.threads;
   pool_ = std::make_unique<TrainingPool>(threads > 0 ? threads : cores, resources_);
@@ -142,6 +140,7 @@ Status World::TakeDevices() {
 }
 
 Status World::Begin() {
+  HEDDLE_RETURN_IF_ERROR(CheckDevices(recipe_, options_.recipe.string()));
   HEDDLE_RETURN_IF_ERROR(ClearOutput(options_.out));
   HEDDLE_ASSIGN_OR_RETURN(recipe_.base_model, coordinator::DeviceBaseFolder(recipe_, options_.out));
   HEDDLE_RETURN_IF_ERROR(TakeDevices());
@@ -156,8 +155,9 @@ Status World::Begin() {
   core.run_folder = options_.out;
   core.traffic = [this] { return traffic_; };
   core.observer.round_ended = [this](const coordinator::RoundRecord& round,
-                                     std::span<const coordinator::AssignmentRecord>) {
+                                     std::span<const coordinator::AssignmentRecord> assignments) {
     if (round_status_.ok()) round_status_ = EndRound(round);
+    if (round_status_.ok()) round_status_ = CountRefused(round, assignments);
     if (core_ && options_.progress && !options_.progress(core_->Progress())) cancelled_ = true;
   };
   coordinator::Submission submission;
@@ -177,12 +177,12 @@ Status World::Loop() {
     if (queue_.empty() || (deadline && *deadline <= queue_.top().at)) {
       clock_.AdvanceTo(*deadline);
       HEDDLE_RETURN_IF_ERROR(Feed(coordinator::TickEvent{}));
-      continue;
+    } else {
+      const Planned next = queue_.top();
+      queue_.pop();
+      clock_.AdvanceTo(next.at);
+      HEDDLE_RETURN_IF_ERROR(Step(next));
     }
-    const Planned next = queue_.top();
-    queue_.pop();
-    clock_.AdvanceTo(next.at);
-    HEDDLE_RETURN_IF_ERROR(Step(next));
     HEDDLE_RETURN_IF_ERROR(round_status_);
   }
   return cancelled_ ? Cancelled("the simulation was interrupted") : OkStatus();
@@ -238,6 +238,26 @@ Status World::EndRound(const coordinator::RoundRecord& round) {
     members += (members.empty() || figures.empty() ? "" : ",") + figures;
   }
   return AddToLastLine(options_.out / "history.jsonl", members);
+}
+
+// A coordinator of real devices goes on: others may come. Here they are all known.
+Status World::CountRefused(const coordinator::RoundRecord& round,
+                           std::span<const coordinator::AssignmentRecord> assignments) {
+  using coordinator::AssignmentState;
+  std::string refusal;
+  for (const coordinator::AssignmentRecord& one : assignments) {
+    if (one.state == AssignmentState::kAccepted) {
+      refusal.clear();
+      break;
+    }
+    if (one.state == AssignmentState::kInvalid) refusal = one.device.value() + ": " + one.message;
+  }
+  const bool refused = round.phase == coordinator::RoundPhase::kAbandoned && !refusal.empty();
+  refused_attempts_ = refused ? refused_attempts_ + 1 : 0;
+  if (refused_attempts_ < kMostRefusedAttempts) return OkStatus();
+  return FailedPrecondition("every update of round " + std::to_string(round.round) + " was refused in " +
+                            std::to_string(refused_attempts_) + " attempts in a row, the last one of " + refusal +
+                            "; change the setting that it names, or the training");
 }
 
 Status World::Feed(const coordinator::Event& event) {

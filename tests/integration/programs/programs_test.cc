@@ -182,6 +182,11 @@ TEST_F(Programs, SayWhatIsWrongWithARecipeAndItsBaseModel) {
 
   const std::string good = Recipe(simulated);
   EXPECT_EQ(Run({"heddle", "recipe", "check", good}).status, 0);
+  EXPECT_EQ(Run({"heddle", "recipe", "check", good, "--set", "lora.rank_pattern={ q_proj = 2 }"}).status, 0);
+  // A sweep tells what is wrong with its last cell before it runs the first.
+  ExpectMistake({"heddle-simulate", "--out", Path("sweep"), good, "--vary", "train.batch_size=1,two"},
+                {"train.batch_size=two", "'two' is not a whole number"}, "change what it varies");
+  EXPECT_FALSE(fs::exists(temp_ / "sweep"));
   const std::string weights = Slurp(temp_ / "base/model.safetensors");
   temp_.Write("base/model.safetensors", weights.substr(0, weights.size() - 1000));
   expect_both(good, {"model.safetensors", "truncated"}, "copy or save the file anew");
@@ -283,6 +288,15 @@ TEST_F(Programs, HeddleModelIsAProgramBesideHeddle) {
     ExpectMistake({"heddle", "model", "eval", Path("base"), Path(data)}, {Path(data)}, "check the data's path");
   }
   EXPECT_EQ(Run({"heddle", "model", "inspekt"}).status, 2);
+  for (const char* command : {"inspect", "eval", "generate"}) {
+    std::vector<std::string> call = {"heddle", "model", command, Path("base"), Path("data.txt"), "--dtype", "fp16"};
+    if (std::string(command) == "inspect") call.erase(call.begin() + 4);
+    const Ended ended = Run(call);
+    EXPECT_EQ(ended.status, 2) << ended.said;
+    for (const char* part : {"--dtype", "fp16", "float32", "bfloat16", "nf4"}) {
+      EXPECT_NE(ended.said.find(part), std::string::npos) << ended.said;
+    }
+  }
   EXPECT_EQ(Run({"heddle", "--format", "json", "model", "inspect"}).status, 2);  // 'model' comes first
 
   // Where it is not installed, heddle says so.

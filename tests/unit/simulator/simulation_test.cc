@@ -204,6 +204,7 @@ TEST_F(SimulationTest, ARoundThatNeedsMoreDevicesThanThereAreIsRefusedAtTheStart
   const auto refused = Run("refused", {{"strategy.cohort_size", "1000"}});
   EXPECT_EQ(refused.status().code(), Code::kInvalidArgument);
   EXPECT_NE(refused.status().message().find("a round needs 1000 devices"), std::string::npos) << refused.status();
+  EXPECT_FALSE(fs::exists(folder_ / "refused")) << "before data are dealt";
 }
 
 // Gradients do not fit, forward passes do; where only some devices lack the memory the others make the rounds.
@@ -236,6 +237,19 @@ TEST_F(SimulationTest, ARunWhoseDevicesAllFailFailsAndSaysSo) {
   const json::object run = json::parse(Slurp(folder_ / "out" / "run.json")).as_object();
   EXPECT_EQ(run.at("state"), "failed");
   EXPECT_EQ(run.at("committed_rounds").to_number<int>(), 0);
+}
+
+// The engine alone would try a round a million times.
+TEST_F(SimulationTest, ARunEndsOnceEveryUpdateIsRefusedTimeAndAgain) {
+  const auto result = Run("out", {{"strategy.max_norm", "1e-9"}, {"strategy.max_abandoned_attempts", "0"}});
+  EXPECT_EQ(result.status().code(), Code::kFailedPrecondition) << result.status();
+  const std::string said = result.status().message();
+  EXPECT_NE(said.find("every update of round 1 was refused in 10 attempts in a row"), std::string::npos) << said;
+  EXPECT_NE(said.find("norm"), std::string::npos) << said;
+  EXPECT_EQ(History("out").size(), 10U);
+  // A limit of the recipe's own comes first.
+  const auto limited = Run("limited", {{"strategy.max_norm", "1e-9"}, {"strategy.max_abandoned_attempts", "2"}});
+  EXPECT_NE(limited.status().message().find("was abandoned 2 times in a row"), std::string::npos) << limited.status();
 }
 
 TEST_F(SimulationTest, ExamplesOfOneFileAreSplitOverNumberedDevices) {

@@ -6,6 +6,8 @@
 #include <boost/json.hpp>
 #include <cmath>
 
+#include "tests/unit/common/temp_dir.h"
+
 namespace heddle::simulator {
 namespace {
 
@@ -19,6 +21,7 @@ TEST(Sweep, EveryCombinationIsACellAndListsStayWhole) {
   EXPECT_EQ((*cells)[0].overrides.at("lora.target_modules"), R"(["query","value"])");
   EXPECT_EQ((*cells)[1].overrides.at("lora.target_modules"), R"(["query"])");
   EXPECT_EQ((*cells)[3].name, R"(strategy.name=FLoRA lora.target_modules=["query"])");
+  EXPECT_EQ(MakeCells({"lora.rank_pattern={up_proj=2, down_proj=4},{}"})->size(), 2U);
   ASSERT_EQ(MakeCells({})->size(), 1U);
   EXPECT_TRUE(MakeCells({})->front().overrides.empty());
 }
@@ -48,6 +51,24 @@ std::vector<SweepRun> Runs() {
           {0, 3, {{"accuracy", 0.7}, {"loss", NAN}}, ""},
           {1, 1, {{"accuracy", 0.5}}, ""},
           {1, 2, {}, "it broke"}};
+}
+
+TEST(Sweep, RunsOfAnEarlierSweepAreReplacedAndOthersRefused) {
+  const TempDir out;
+  EXPECT_TRUE(CheckOldRuns(out / "new", 2, {1}).ok());
+  for (const size_t cell : {0, 1}) {
+    for (const uint64_t seed : {1, 2}) std::filesystem::create_directories(FolderOf(out.path(), cell, seed));
+  }
+  out.Write("sweep.json", "{}");
+  EXPECT_TRUE(CheckOldRuns(out.path(), 2, {1, 2}).ok());
+  EXPECT_TRUE(CheckOldRuns(out.path(), 3, {1, 2, 3}).ok());
+  const auto refused = [&](size_t cells, const std::vector<uint64_t>& seeds) {
+    const Status status = CheckOldRuns(out.path(), cells, seeds);
+    EXPECT_EQ(status.code(), Code::kInvalidArgument);
+    return status.message();
+  };
+  EXPECT_EQ(refused(2, {1}).find((out / "cell-1/seed-2").string()), 0U);
+  EXPECT_EQ(refused(1, {1, 2}).find((out / "cell-2/seed-1").string()), 0U);
 }
 
 TEST(Sweep, SpreadsAreThoseOfASample) {
