@@ -30,6 +30,9 @@ struct Entry {
 };
 
 constexpr size_t kMaxRank = 16;
+constexpr std::string_view kPickle =
+    " is a pickle, which can run code when it is read; convert it with safetensors.torch.save_file in Python, or "
+    "download the model's safetensors files";
 
 // A SAX handler that takes exactly the grammar of a safetensors header, so that duplicate keys, other types and deep
 // nesting are seen (a DOM would hide the first and build the last).
@@ -232,6 +235,20 @@ Status CheckCoverage(std::vector<Entry>& entries, uint64_t data_size) {
   return OkStatus();
 }
 
+// What else people have under the name of a safetensors file, and what to do; empty for a file that may be one. None of
+// these can: where a header's length stands, they have a number above what is taken.
+std::string_view OtherFormat(std::span<const std::byte> bytes) {
+  const std::string_view text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+  if (text.starts_with("version https://git-lfs")) {
+    return " is a git-LFS pointer and not the weights themselves; run `git lfs pull` where it was cloned, or download "
+           "the file";
+  }
+  uint64_t header_size = 0;
+  if (bytes.size() >= 8) std::memcpy(&header_size, bytes.data(), 8);
+  const bool pickle = text.starts_with('\x80') || text.starts_with("PK\x03\x04");
+  return pickle && header_size > kMaxSafetensorsHeaderBytes ? kPickle : "";
+}
+
 }  // namespace
 
 Result<SafetensorsFile> ParseSafetensors(std::span<const std::byte> bytes, std::shared_ptr<const void> owner,
@@ -269,6 +286,9 @@ Result<SafetensorsFile> ParseSafetensors(std::span<const std::byte> bytes, std::
 
 Result<SafetensorsFile> ReadSafetensors(const fs::path& path, Misaligned misaligned) {
   HEDDLE_ASSIGN_OR_RETURN(std::shared_ptr<const MappedFile> mapped, MappedFile::Open(path));
+  if (const auto other = OtherFormat(mapped->bytes()); !other.empty()) {
+    return InvalidArgument(path.string() + std::string(other));
+  }
   auto file = ParseSafetensors(mapped->bytes(), mapped, misaligned);
   if (!file.ok()) {
     return Status(file.status().code(),
@@ -334,15 +354,22 @@ Result<SafetensorsFile> ReadModelSafetensors(const fs::path& folder, Misaligned 
   if (fs::exists(single, ignored)) return ReadSafetensors(single, misaligned);
   fs::path index = folder / "model.safetensors.index.json";
   if (fs::exists(index, ignored)) return ReadShards(folder, index, misaligned);
+  for (const fs::path& path : {single, index}) {
+    if (!fs::is_symlink(path, ignored)) continue;
+    return InvalidArgument(path.string() + " is a link to " + fs::read_symlink(path, ignored).string() +
+                           ", which is not there; copy the file itself");
+  }
   fs::directory_iterator entries(folder, ignored);
   if (ignored) return ErrnoStatus(ignored.value(), "cannot read the model folder " + folder.string());
   for (; entries != fs::directory_iterator(); entries.increment(ignored)) {
     fs::path extension = entries->path().extension();
     if (extension == ".bin" || extension == ".pt" || extension == ".pth") {
-      return InvalidArgument(
-          entries->path().string() +
-          " is a pickle, which can run code when it is read; convert it with safetensors.torch.save_file in "
-          "Python, or download the model's safetensors files");
+      return InvalidArgument(entries->path().string() + std::string(kPickle));
+    }
+    const std::string name = entries->path().filename().string();
+    if (name.starts_with("model-") && extension == ".safetensors") {
+      return InvalidArgument(entries->path().string() + " is one of several files, but " + index.string() +
+                             ", which lists them, is not there; download it from where they came from");
     }
   }
   return NotFound("the folder " + folder.string() + " has neither model.safetensors nor model.safetensors.index.json");

@@ -36,13 +36,14 @@ inline constexpr size_t kMaxSafetensorsHeaderBytes = size_t{16} << 20;
 Result<SafetensorsFile> ParseSafetensors(std::span<const std::byte> bytes, std::shared_ptr<const void> owner,
                                          Misaligned misaligned = Misaligned::kCopy);
 
-// Maps and parses. Errors: those of MappedFile::Open and ParseSafetensors, with the path in front.
+// Maps and parses. Errors: those of MappedFile::Open and ParseSafetensors, with the path in front; kInvalidArgument
+// also for a pickle or a git-LFS pointer, by these names.
 Result<SafetensorsFile> ReadSafetensors(const std::filesystem::path& path, Misaligned misaligned = Misaligned::kCopy);
 
 // Reads a model folder: model.safetensors, or model.safetensors.index.json with its shards. A folder that only has
 // pickle weights (*.bin, *.pt, *.pth) is refused with a sentence that says how to convert. Errors: those of
-// ReadSafetensors; kInvalidArgument when index and shards disagree or there are only pickles; kNotFound when there is
-// nothing to read or a shard is absent.
+// ReadSafetensors; kInvalidArgument when index and shards disagree, shards have no index, a file is a link to nowhere
+// or there are only pickles; kNotFound when there is nothing to read or a shard is absent.
 Result<SafetensorsFile> ReadModelSafetensors(const std::filesystem::path& folder,
                                              Misaligned misaligned = Misaligned::kCopy);
 

@@ -192,6 +192,48 @@ TEST_F(ModelFolder, PicklesAreRefusedWithAWayToConvertThem) {
   }
 }
 
+TEST_F(ModelFolder, AnotherFormatUnderTheNameIsToldByItsBeginning) {
+  const std::string old_pickle("\x80\x02\x8a\nl\xfc\x9c", 7), pickle("\x80\x04\x95\x10\0\0\0\0\0\0\0", 11);
+  for (const std::string& file : {"PK\x03\x04" + std::string(60, 'a'), old_pickle + std::string(60, 'a'), pickle}) {
+    dir_.Write("model.safetensors", file);
+    EXPECT_EQ(StatusOf().code(), Code::kInvalidArgument);
+    EXPECT_NE(StatusOf().message().find("model.safetensors is a pickle"), std::string::npos) << StatusOf();
+  }
+  dir_.Write("model.safetensors", "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n");
+  EXPECT_EQ(StatusOf().code(), Code::kInvalidArgument);
+  EXPECT_NE(StatusOf().message().find("model.safetensors is a git-LFS pointer"), std::string::npos) << StatusOf();
+  EXPECT_NE(StatusOf().message().find("git lfs pull"), std::string::npos) << StatusOf();
+}
+
+TEST_F(ModelFolder, AHeaderWhoseLengthBeginsLikeAPickleIsRead) {
+  StateDict dict{{"a", Tensor::FromFloats({1}, std::vector<float>{1})}};
+  std::string file;
+  for (size_t more = 0; file.substr(0, 2) != "\x80\x02"; ++more) {
+    ASSERT_LT(more, 1000U);
+    file = SerializeSafetensors(dict, {{"x", std::string(more, 'x')}});
+  }
+  dir_.Write("model.safetensors", file);
+  EXPECT_TRUE(StatusOf().ok()) << StatusOf();
+}
+
+TEST_F(ModelFolder, ShardsWithoutTheirIndexAreRefused) {
+  WriteShard("model-00001-of-00002.safetensors", {"a"});
+  EXPECT_EQ(StatusOf().code(), Code::kInvalidArgument);
+  for (const char* said : {"model-00001-of-00002.safetensors is one of several files", "index.json", "download it"}) {
+    EXPECT_NE(StatusOf().message().find(said), std::string::npos) << StatusOf();
+  }
+}
+
+TEST_F(ModelFolder, ALinkToNowhereIsSaidToBeOne) {
+  for (const char* name : {"model.safetensors", "model.safetensors.index.json"}) {
+    std::filesystem::create_symlink(dir_ / "moved", dir_ / name);
+    EXPECT_EQ(StatusOf().code(), Code::kInvalidArgument);
+    EXPECT_NE(StatusOf().message().find(std::string(name) + " is a link to "), std::string::npos) << StatusOf();
+    EXPECT_NE(StatusOf().message().find("moved, which is not there"), std::string::npos) << StatusOf();
+    std::filesystem::remove(dir_ / name);
+  }
+}
+
 TEST_F(ModelFolder, SafetensorsBesideAPickleAreRead) {
   dir_.Write("pytorch_model.bin", "x");
   WriteShard("model.safetensors", {"a"});

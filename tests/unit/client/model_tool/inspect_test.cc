@@ -127,6 +127,10 @@ TEST_F(InspectTest, WeightsAreLookedAtByTheirHeads) {
   EXPECT_THAT(Refusal({}).message(), HasSubstr("model.norm.weight"));
   std::filesystem::remove(file);
   EXPECT_THAT(stored(), HasSubstr("no weights here"));
+  std::filesystem::create_symlink(folder_ / "moved", file);
+  EXPECT_THAT(Refusal({}).message(), HasSubstr("is a link to"));
+  std::filesystem::rename(file, folder_ / "model-00001-of-00002.safetensors");
+  EXPECT_THAT(Refusal({}).message(), HasSubstr("model.safetensors.index.json, which lists them, is not there"));
   folder_.Write("model.safetensors.index.json", R"({"weight_map": {"model.norm.weight": "absent.safetensors"}})");
   EXPECT_THAT(Refusal({}).message(), HasSubstr("absent.safetensors"));
 }
