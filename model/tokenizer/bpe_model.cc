@@ -104,7 +104,7 @@ class CharacterBpe : public TokenModel {
 
 Status ReadVocab(const json::object& model, bool byte_level, Vocabulary* vocabulary) {
   const json::value* vocab = Member(model, "vocab");
-  if (vocab == nullptr || !vocab->is_object()) return InvalidArgument("tokenizer.json: model.vocab must be an object");
+  if (vocab == nullptr || !vocab->is_object()) return InvalidArgument("model.vocab must be an object");
   for (const auto& [key, value] : vocab->get_object()) {
     const std::string_view name(key.data(), key.size());
     HEDDLE_ASSIGN_OR_RETURN(const int32_t id, TokenId(value, name));
@@ -136,11 +136,11 @@ bool SplitMerge(const json::value& value, std::string_view* left, std::string_vi
 // `crosses`: a merge puts a space sign behind something else, so that no text may be cut there.
 Result<BpeMerges> ReadMerges(const json::object& model, const Vocabulary& vocabulary, bool* crosses) {
   const json::value* list = Member(model, "merges");
-  if (list == nullptr || !list->is_array()) return InvalidArgument("tokenizer.json: model.merges must be a list");
+  if (list == nullptr || !list->is_array()) return InvalidArgument("model.merges must be a list");
   BpeMerges merges;
   size_t index = 0;
   for (const json::value& value : list->get_array()) {
-    const auto where = [&] { return "tokenizer.json: model.merges[" + std::to_string(index) + "]"; };
+    const auto where = [&] { return "model.merges[" + std::to_string(index) + "]"; };
     std::string_view left, right;
     if (!SplitMerge(value, &left, &right))
       return InvalidArgument(where() + " must be \"left right\" or [\"left\", \"right\"]");
@@ -160,11 +160,11 @@ Result<BpeMerges> ReadMerges(const json::object& model, const Vocabulary& vocabu
 Status CheckSettings(const json::object& model) {
   const json::value* dropout = Member(model, "dropout");
   const bool none = dropout == nullptr || (dropout->is_number() && dropout->to_number<double>() == 0);
-  if (!none) return Unimplemented("tokenizer.json: model.dropout is not supported");
+  if (!none) return Unimplemented("model.dropout is not supported");
   for (const char* key : {"continuing_subword_prefix", "end_of_word_suffix"}) {
     const json::value* value = Member(model, key);
     if (value != nullptr && !(value->is_string() && value->get_string().empty()))
-      return Unimplemented(std::string("tokenizer.json: model.") + key + " is not supported");
+      return Unimplemented(std::string("model.") + key + " is not supported");
   }
   return OkStatus();
 }
@@ -174,7 +174,7 @@ Result<std::array<int32_t, 256>> ByteIds(const Vocabulary& vocabulary) {
   for (int b = 0; b < 256; ++b) {
     const auto found = vocabulary.ids.find(ByteCharacters()[b]);
     if (found == vocabulary.ids.end()) {
-      return InvalidArgument("tokenizer.json: model.vocab lacks the token of byte " + std::to_string(b) +
+      return InvalidArgument("model.vocab lacks the token of byte " + std::to_string(b) +
                              ", so not every text could be encoded");
     }
     ids[b] = found->second;
@@ -212,8 +212,7 @@ Result<std::unique_ptr<const TokenModel>> ParseBpe(const json::object& model, bo
   if (!unknown.empty()) {
     const auto found = vocabulary->ids.find(unknown);
     if (found == vocabulary->ids.end()) {
-      return InvalidArgument("tokenizer.json: model.unk_token is \"" + Shorten(unknown) +
-                             "\", which is not in model.vocab");
+      return InvalidArgument("model.unk_token is \"" + Shorten(unknown) + "\", which is not in model.vocab");
     }
     options.unknown = found->second;
   }

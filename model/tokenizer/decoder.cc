@@ -179,17 +179,17 @@ Result<DecoderPtr> ParseReplace(const json::object& object) {
   const json::value* pattern = Member(object, "pattern");
   if (pattern != nullptr && pattern->is_object()) pattern = Member(pattern->get_object(), "String");
   if (pattern == nullptr || !pattern->is_string() || pattern->get_string().empty())
-    return InvalidArgument("tokenizer.json: the pattern of the decoder Replace must be {\"String\": ...}");
+    return InvalidArgument("the pattern of the decoder Replace must be {\"String\": ...}");
   HEDDLE_ASSIGN_OR_RETURN(std::string content, StringMember(object, "content"));
   if (content.size() > kMaxContentBytes)
-    return InvalidArgument("tokenizer.json: the content of the decoder Replace has more than 8 bytes");
+    return InvalidArgument("the content of the decoder Replace has more than 8 bytes");
   return Make<ReplaceDecoder>(std::string(pattern->get_string()), std::move(content));
 }
 
 Result<DecoderPtr> Parse(const json::value* value, int depth, size_t* replacements);
 
 Result<DecoderPtr> ParseSequence(const Component& component, int depth, size_t* replacements) {
-  if (depth >= kMaxDepth) return InvalidArgument("tokenizer.json: decoders are nested too deeply");
+  if (depth >= kMaxDepth) return InvalidArgument("decoders are nested too deeply");
   HEDDLE_ASSIGN_OR_RETURN(const json::array* list, SequenceMembers(component, "decoders"));
   std::vector<DecoderPtr> parts;
   for (const json::value& one : *list) {
@@ -209,7 +209,7 @@ Result<DecoderPtr> Parse(const json::value* value, int depth, size_t* replacemen
   if (type == "Fuse") return Make<FuseDecoder>();
   if (type == "Metaspace") return ParseMetaspace(object);
   if (type == "Replace") {
-    if (++*replacements > kMaxReplacements) return InvalidArgument("tokenizer.json: more than 3 decoders Replace");
+    if (++*replacements > kMaxReplacements) return InvalidArgument("more than 3 decoders Replace");
     return ParseReplace(object);
   }
   if (type == "Strip") {

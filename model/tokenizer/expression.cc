@@ -110,12 +110,11 @@ class Rewriter {
   }
 
   Status Refuse(std::string_view what) const {
-    return Unimplemented("tokenizer.json: the regular expression \"" + Shorten(expression_) + "\" has " +
-                         std::string(what) + " at byte " + std::to_string(position_) + ", which is not supported");
+    return Unimplemented("the regular expression \"" + Shorten(expression_) + "\" has " + std::string(what) +
+                         " at byte " + std::to_string(position_) + ", which is not supported");
   }
   Status Wrong(std::string_view what) const {
-    return InvalidArgument("tokenizer.json: the regular expression \"" + Shorten(expression_) + "\" has " +
-                           std::string(what));
+    return InvalidArgument("the regular expression \"" + Shorten(expression_) + "\" has " + std::string(what));
   }
 
   // An escape as it stands, with its braces: \p{L}, \x{41}.

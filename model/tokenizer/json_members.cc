@@ -11,7 +11,7 @@ namespace {
 constexpr size_t kMaxSequence = 32;
 
 Status MustBe(std::string_view key, std::string_view what) {
-  return InvalidArgument("tokenizer.json: " + std::string(key) + " must be " + std::string(what));
+  return InvalidArgument(std::string(key) + " must be " + std::string(what));
 }
 
 }  // namespace
@@ -30,6 +30,11 @@ Result<bool> BoolMember(const json::object& object, std::string_view key, bool o
   if (value == nullptr) return otherwise;
   if (!value->is_bool()) return MustBe(key, "true or false");
   return value->get_bool();
+}
+
+Result<bool> ConfigFlag(const json::object& config, std::string_view key, bool otherwise) {
+  const Result<bool> flag = BoolMember(config, key, otherwise);
+  return flag.ok() ? flag : flag.status().Annotate("tokenizer_config.json");
 }
 
 Result<int64_t> IntMember(const json::object& object, std::string_view key, int64_t otherwise) {
@@ -84,8 +89,8 @@ Result<const json::array*> SequenceMembers(const Component& component, std::stri
 }
 
 Status UnsupportedComponent(std::string_view where, std::string_view type, std::string_view known) {
-  return Unimplemented("tokenizer.json: " + std::string(where) + " of type \"" + Shorten(type) +
-                       "\" is not supported (only " + std::string(known) + ")");
+  return Unimplemented(std::string(where) + " of type \"" + Shorten(type) + "\" is not supported (only " +
+                       std::string(known) + ")");
 }
 
 }  // namespace heddle::model

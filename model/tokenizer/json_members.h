@@ -18,8 +18,10 @@ std::string Shorten(std::string_view text);
 
 // The member, or null when absent or JSON null.
 const boost::json::value* Member(const boost::json::object& object, std::string_view key);
-// Errors of all below: kInvalidArgument, "tokenizer.json: KEY must be ...".
+// Errors of all below: kInvalidArgument, "KEY must be ...", for the reader of a file to put its name before.
 Result<bool> BoolMember(const boost::json::object& object, std::string_view key, bool otherwise);
+// The same of tokenizer_config.json, which the error names.
+Result<bool> ConfigFlag(const boost::json::object& config, std::string_view key, bool otherwise);
 Result<int64_t> IntMember(const boost::json::object& object, std::string_view key, int64_t otherwise);
 // The second form has no default: the member must be there.
 Result<std::string> StringMember(const boost::json::object& object, std::string_view key, std::string_view otherwise);

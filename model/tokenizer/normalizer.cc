@@ -157,7 +157,7 @@ Result<NormalizerPtr> ParseBert(const json::object& object) {
 
 Status CheckContent(const std::string& content) {
   if (content.size() <= kMaxContentBytes) return OkStatus();
-  return InvalidArgument("tokenizer.json: what a normalizer puts into the text has " + std::to_string(content.size()) +
+  return InvalidArgument("what a normalizer puts into the text has " + std::to_string(content.size()) +
                          " bytes; at most " + std::to_string(kMaxContentBytes) + " are allowed");
 }
 
@@ -203,12 +203,12 @@ Status Collect(const json::value* value, int depth, std::vector<NormalizerPtr>* 
   HEDDLE_ASSIGN_OR_RETURN(const Component component, ReadComponent(value, "normalizer"));
   if (component.object == nullptr) return OkStatus();
   if (component.type != "Sequence") {
-    if (parts->size() >= kMaxParts) return InvalidArgument("tokenizer.json: there are too many normalizers");
+    if (parts->size() >= kMaxParts) return InvalidArgument("there are too many normalizers");
     HEDDLE_ASSIGN_OR_RETURN(NormalizerPtr part, ParseOne(component));
     parts->push_back(std::move(part));
     return OkStatus();
   }
-  if (depth >= kMaxDepth) return InvalidArgument("tokenizer.json: normalizers are nested too deeply");
+  if (depth >= kMaxDepth) return InvalidArgument("normalizers are nested too deeply");
   HEDDLE_ASSIGN_OR_RETURN(const json::array* list, SequenceMembers(component, "normalizers"));
   for (const json::value& one : *list) HEDDLE_RETURN_IF_ERROR(Collect(&one, depth + 1, parts));
   return OkStatus();

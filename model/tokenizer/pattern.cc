@@ -103,7 +103,7 @@ std::string PcreMessage(int code) {
 }  // namespace
 
 Result<std::unique_ptr<const Pattern>> Pattern::OfText(std::string text) {
-  if (text.empty()) return InvalidArgument("tokenizer.json: a pattern is empty");
+  if (text.empty()) return InvalidArgument("a pattern is empty");
   return std::unique_ptr<const Pattern>(std::make_unique<TextPattern>(std::move(text)));
 }
 
@@ -111,8 +111,8 @@ Result<std::unique_ptr<const Pattern>> Pattern::OfRegex(std::string_view express
   if (expression == kGpt2 || expression == kGpt2Grouped)
     return std::unique_ptr<const Pattern>(std::make_unique<Gpt2Pattern>());
   if (expression.empty() || expression.size() > kMaxExpressionBytes) {
-    return InvalidArgument("tokenizer.json: a regular expression must have from 1 to " +
-                           std::to_string(kMaxExpressionBytes) + " bytes");
+    return InvalidArgument("a regular expression must have from 1 to " + std::to_string(kMaxExpressionBytes) +
+                           " bytes");
   }
   HEDDLE_ASSIGN_OR_RETURN(const std::string words, ToPcre2(expression));
   int code = 0;
@@ -122,8 +122,7 @@ Result<std::unique_ptr<const Pattern>> Pattern::OfRegex(std::string_view express
   std::unique_ptr<pcre2_code, Release> compiled(
       pcre2_compile(reinterpret_cast<PCRE2_SPTR>(words.data()), words.size(), kOptions, &code, &offset, nullptr));
   if (compiled == nullptr) {
-    return InvalidArgument("tokenizer.json: the regular expression \"" + Shorten(expression) +
-                           "\" is wrong: " + PcreMessage(code));
+    return InvalidArgument("the regular expression \"" + Shorten(expression) + "\" is wrong: " + PcreMessage(code));
   }
   return std::unique_ptr<const Pattern>(std::make_unique<RegexPattern>(std::move(compiled)));
 }
@@ -139,8 +138,7 @@ Result<std::unique_ptr<const Pattern>> Pattern::FromJson(const json::value* valu
     HEDDLE_ASSIGN_OR_RETURN(const std::string expression, StringMember(*object, "Regex"));
     return OfRegex(expression);
   }
-  return InvalidArgument("tokenizer.json: the pattern of " + std::string(where) +
-                         " must be {\"String\": ...} or {\"Regex\": ...}");
+  return InvalidArgument("the pattern of " + std::string(where) + " must be {\"String\": ...} or {\"Regex\": ...}");
 }
 
 }  // namespace heddle::model

@@ -27,7 +27,7 @@ Result<int32_t> NamedId(const json::object& object, std::string_view key) {
   const json::value* value = Member(object, key);
   const json::array* pair = value == nullptr ? nullptr : value->if_array();
   if (pair == nullptr || pair->size() != 2 || !(*pair)[0].is_string())
-    return InvalidArgument("tokenizer.json: post_processor." + std::string(key) + " must be [\"token\", id]");
+    return InvalidArgument("post_processor." + std::string(key) + " must be [\"token\", id]");
   return TokenId((*pair)[1], std::string_view((*pair)[0].get_string()));
 }
 
@@ -49,7 +49,7 @@ Result<std::vector<int32_t>> TemplateIds(const json::object& object, const std::
   const json::value* token = all != nullptr && all->is_object() ? Member(all->get_object(), name) : nullptr;
   const json::value* list = token != nullptr && token->is_object() ? Member(token->get_object(), "ids") : nullptr;
   if (list == nullptr || !list->is_array() || list->get_array().size() > kMaxSteps) {
-    return InvalidArgument("tokenizer.json: post_processor.special_tokens lacks the ids of \"" + Shorten(name) + "\"");
+    return InvalidArgument("post_processor.special_tokens lacks the ids of \"" + Shorten(name) + "\"");
   }
   std::vector<int32_t> ids;
   for (const json::value& id : list->get_array()) {
@@ -62,7 +62,7 @@ Result<std::vector<int32_t>> TemplateIds(const json::object& object, const std::
 Result<std::vector<Step>> ParseTemplate(const json::object& object, std::string_view key) {
   const json::value* list = Member(object, key);
   const auto wrong = [&] {
-    return InvalidArgument("tokenizer.json: post_processor." + std::string(key) +
+    return InvalidArgument("post_processor." + std::string(key) +
                            " must be a list of at most 64 {\"SpecialToken\": ...} and {\"Sequence\": ...}");
   };
   if (list == nullptr || !list->is_array() || list->get_array().size() > kMaxSteps) return wrong();
@@ -89,7 +89,7 @@ Result<std::vector<Step>> ParseTemplate(const json::object& object, std::string_
     return std::count_if(steps.begin(), steps.end(), [kind](const Step& step) { return step.kind == kind; });
   };
   if (steps.size() > kMaxSteps || count(Kind::kFirst) != 1 || count(Kind::kSecond) != (key == "pair" ? 1 : 0)) {
-    return InvalidArgument("tokenizer.json: post_processor." + std::string(key) + " must have each text in it once");
+    return InvalidArgument("post_processor." + std::string(key) + " must have each text in it once");
   }
   return steps;
 }
@@ -110,14 +110,14 @@ Result<PostProcessor> Parse(const json::value* value, int depth) {
   if (component.type == "RobertaProcessing") return ParseBertOrRoberta(*component.object, false);
   if (component.type == "TemplateProcessing") return ParseTemplates(*component.object);
   if (component.type != "Sequence") return UnsupportedComponent("post_processor", component.type, kKnown);
-  if (depth > 0) return InvalidArgument("tokenizer.json: post_processors are nested too deeply");
+  if (depth > 0) return InvalidArgument("post_processors are nested too deeply");
   HEDDLE_ASSIGN_OR_RETURN(const json::array* list, SequenceMembers(component, "processors"));
   PostProcessor all;
   for (const json::value& one : *list) {
     HEDDLE_ASSIGN_OR_RETURN(PostProcessor part, Parse(&one, depth + 1));
     if (AddsNothing(part.single()) && AddsNothing(part.pair())) continue;
     if (!AddsNothing(all.single()) || !AddsNothing(all.pair()))
-      return Unimplemented("tokenizer.json: two post_processors that add tokens are not supported");
+      return Unimplemented("two post_processors that add tokens are not supported");
     all = std::move(part);
   }
   return all;
@@ -136,7 +136,7 @@ Result<PostProcessor> PostProcessor::FromJson(const json::value* value, int64_t 
   for (const std::vector<Step>* steps : {&all.single_, &all.pair_}) {
     for (const Step& step : *steps) {
       if (step.kind == Kind::kSpecial && step.id >= vocab_size) {
-        return InvalidArgument("tokenizer.json: the post_processor adds the token " + std::to_string(step.id) +
+        return InvalidArgument("the post_processor adds the token " + std::to_string(step.id) +
                                ", but the largest id is " + std::to_string(vocab_size - 1));
       }
     }

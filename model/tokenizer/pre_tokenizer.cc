@@ -365,14 +365,14 @@ Status Collect(const json::value* value, int depth, ParsedPreTokenizer* all, std
   HEDDLE_ASSIGN_OR_RETURN(const Component component, ReadComponent(value, "pre_tokenizer"));
   if (component.object == nullptr) return OkStatus();
   if (component.type == "Sequence") {
-    if (depth >= kMaxDepth) return InvalidArgument("tokenizer.json: pre_tokenizers are nested too deeply");
+    if (depth >= kMaxDepth) return InvalidArgument("pre_tokenizers are nested too deeply");
     HEDDLE_ASSIGN_OR_RETURN(const json::array* list, SequenceMembers(component, "pretokenizers"));
     for (const json::value& one : *list) HEDDLE_RETURN_IF_ERROR(Collect(&one, depth + 1, all, parts));
     return OkStatus();
   }
-  if (parts->size() >= 32) return InvalidArgument("tokenizer.json: there are too many pre_tokenizers");
+  if (parts->size() >= 32) return InvalidArgument("there are too many pre_tokenizers");
   if (all->byte_level) {
-    return Unimplemented("tokenizer.json: the pre_tokenizer \"" + Shorten(component.type) +
+    return Unimplemented("the pre_tokenizer \"" + Shorten(component.type) +
                          "\" after ByteLevel is not supported: ByteLevel must be the last");
   }
   HEDDLE_ASSIGN_OR_RETURN(PreTokenizerPtr part, ParseOne(component, all));

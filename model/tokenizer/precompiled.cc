@@ -32,7 +32,7 @@ Result<std::string> DecodeBase64(std::string_view text) {
   int count = 0;
   for (const char c : text) {
     const int8_t digit = kDigits[static_cast<uint8_t>(c)];
-    if (digit < 0) return InvalidArgument("tokenizer.json: precompiled_charsmap is not base64");
+    if (digit < 0) return InvalidArgument("precompiled_charsmap is not base64");
     bits = bits << 6 | static_cast<uint32_t>(digit);
     count += 6;
     if (count < 8) continue;

@@ -43,8 +43,7 @@ Status SetTokenText(int32_t id, std::string text, Vocabulary* vocabulary) {
   if (vocabulary->texts.size() <= static_cast<size_t>(id)) vocabulary->texts.resize(static_cast<size_t>(id) + 1);
   std::string& slot = vocabulary->texts[id];
   if (!slot.empty() && slot != text) {
-    return InvalidArgument("tokenizer.json: two tokens have the id " + std::to_string(id) + ", one of them \"" +
-                           Shorten(text) + "\"");
+    return InvalidArgument("two tokens have the id " + std::to_string(id) + ", one of them \"" + Shorten(text) + "\"");
   }
   slot = std::move(text);
   return OkStatus();
@@ -56,8 +55,7 @@ Result<std::vector<int32_t>> ByteTokens(const Vocabulary& vocabulary) {
     const std::string name = ByteToken(static_cast<uint8_t>(b));
     const auto found = vocabulary.ids.find(name);
     if (found == vocabulary.ids.end()) {
-      return InvalidArgument("tokenizer.json: model.byte_fallback needs the token " + name +
-                             ", which is not in model.vocab");
+      return InvalidArgument("model.byte_fallback needs the token " + name + ", which is not in model.vocab");
     }
     ids.push_back(found->second);
   }

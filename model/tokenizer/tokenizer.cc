@@ -219,7 +219,7 @@ Result<SentencePieceSettings> SettingsOf(const std::string& config) {
   for (const auto& [key, target] :
        {std::pair("add_bos_token", &settings.add_bos), std::pair("add_eos_token", &settings.add_eos)}) {
     if (Member(root.get_object(), key) == nullptr) continue;
-    HEDDLE_ASSIGN_OR_RETURN(*target, BoolMember(root.get_object(), key, false));
+    HEDDLE_ASSIGN_OR_RETURN(*target, ConfigFlag(root.get_object(), key, false));
   }
   return settings;
 }
@@ -233,6 +233,14 @@ Result<std::shared_ptr<const Tokenizer>> ReadSentencePieceFile(const Folder& fol
   return tokenizer;
 }
 
+// Of what was made of older files, with the name of the one that a mistake is in.
+Result<TokenizerParts> ParseConverted(const json::object& root, const char* vocab) {
+  Result<TokenizerParts> parts = ParseTokenizer(root);
+  if (parts.ok()) return parts;
+  const bool of_merges = parts.status().message().starts_with("model.merges");
+  return parts.status().Annotate(of_merges ? "merges.txt" : vocab);
+}
+
 Result<TokenizerParts> ReadParts(const Folder& folder) {
   if (folder.Has("tokenizer.json")) {
     HEDDLE_ASSIGN_OR_RETURN(const std::string text, folder.Text("tokenizer.json"));
@@ -242,13 +250,13 @@ Result<TokenizerParts> ReadParts(const Folder& folder) {
     HEDDLE_ASSIGN_OR_RETURN(const std::string text, folder.Text("vocab.txt"));
     HEDDLE_ASSIGN_OR_RETURN(json::object root, TokenizerFromVocabTxt(text, folder.config));
     HEDDLE_RETURN_IF_ERROR(AddLaterTokens(folder, &root));
-    return ParseTokenizer(root);
+    return ParseConverted(root, "vocab.txt");
   }
   HEDDLE_ASSIGN_OR_RETURN(const std::string vocab, folder.Text("vocab.json"));
   HEDDLE_ASSIGN_OR_RETURN(const std::string merges, folder.Text("merges.txt"));
   HEDDLE_ASSIGN_OR_RETURN(json::object root, TokenizerFromMerges(vocab, merges, folder.config, folder.ModelType()));
   HEDDLE_RETURN_IF_ERROR(AddLaterTokens(folder, &root));
-  return ParseTokenizer(root);
+  return ParseConverted(root, "vocab.json");
 }
 
 Result<std::shared_ptr<const Tokenizer>> ReadFolder(Folder folder) {

@@ -17,12 +17,12 @@ Result<AddedToken> ReadAddedToken(const json::value& value, bool* normalized) {
   const json::value* content = object == nullptr ? nullptr : Member(*object, "content");
   const json::value* id = object == nullptr ? nullptr : Member(*object, "id");
   if (content == nullptr || !content->is_string() || id == nullptr) {
-    return InvalidArgument("tokenizer.json: each of added_tokens must be an object with an id and a content");
+    return InvalidArgument("each of added_tokens must be an object with an id and a content");
   }
   AddedToken token;
   token.content = std::string(content->get_string());
   if (token.content.size() > kMaxAddedBytes) {
-    return InvalidArgument("tokenizer.json: the added token \"" + Shorten(token.content) + "\" has more than " +
+    return InvalidArgument("the added token \"" + Shorten(token.content) + "\" has more than " +
                            std::to_string(kMaxAddedBytes) + " bytes");
   }
   HEDDLE_ASSIGN_OR_RETURN(token.id, TokenId(*id, token.content));
@@ -37,7 +37,7 @@ Result<AddedToken> ReadAddedToken(const json::value& value, bool* normalized) {
 Status ReadAddedTokens(const json::object& root, TokenizerParts* parts) {
   const json::value* list = Member(root, "added_tokens");
   if (list == nullptr) return OkStatus();
-  if (!list->is_array()) return InvalidArgument("tokenizer.json: added_tokens must be a list");
+  if (!list->is_array()) return InvalidArgument("added_tokens must be a list");
   std::vector<AddedToken> unnormalized, normalized;
   for (const json::value& value : list->get_array()) {
     bool is_normalized = false;
@@ -131,7 +131,7 @@ Status OverrideTemplate(const json::object& config, json::object* root) {
       if (text != nullptr && text->is_string() && text->get_string() == content) id = Member(*one, "id");
     }
     if (id == nullptr) {
-      return InvalidArgument("tokenizer_config.json: " + std::string(key) + " \"" + Shorten(content) +
+      return InvalidArgument(std::string(key) + " \"" + Shorten(content) +
                              "\" is to go around a text, but is not one of added_tokens in tokenizer.json");
     }
     special[content] = {{"id", content}, {"ids", json::array{*id}}, {"tokens", json::array{content}}};
@@ -176,9 +176,12 @@ Result<TokenizerParts> ParseTokenizerJson(std::string_view text, std::string_vie
     if (error)
       return InvalidArgument("tokenizer_config.json is not valid JSON: " + error.message() + "; copy the file anew");
     if (!settings.is_object()) return InvalidArgument("tokenizer_config.json must hold a JSON object");
-    HEDDLE_RETURN_IF_ERROR(Override(settings.get_object(), &root.get_object()));
+    const Status overridden = Override(settings.get_object(), &root.get_object());
+    if (!overridden.ok()) return overridden.Annotate("tokenizer_config.json");
   }
-  return ParseTokenizer(root.get_object());
+  Result<TokenizerParts> parts = ParseTokenizer(root.get_object());
+  if (!parts.ok()) return parts.status().Annotate("tokenizer.json");
+  return parts;
 }
 
 Result<TokenizerParts> ParseTokenizer(const json::object& root) {

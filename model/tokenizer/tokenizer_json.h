@@ -36,6 +36,7 @@ struct TokenizerParts {
 // reference's classes: do_lower_case, strip_accents and tokenize_chinese_chars (BertNormalizer), add_prefix_space
 // (ByteLevel), add_bos_token and add_eos_token (of a tokenizer_class Llama...).
 Result<TokenizerParts> ParseTokenizerJson(std::string_view text, std::string_view config = {});
+// Its errors do not name the file, which the caller knows.
 Result<TokenizerParts> ParseTokenizer(const boost::json::object& root);
 // Sets the special tokens from bos_token and so on of tokenizer_config.json. One of them that is no token is an error
 // for bos and eos, and otherwise none.

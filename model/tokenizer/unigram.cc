@@ -85,7 +85,7 @@ class Unigram : public TokenModel {
 Result<std::unique_ptr<const TokenModel>> ParseUnigram(const json::object& model, Vocabulary* vocabulary) {
   const json::value* vocab = Member(model, "vocab");
   if (vocab == nullptr || !vocab->is_array() || static_cast<int64_t>(vocab->get_array().size()) > kMaxTokenId)
-    return InvalidArgument("tokenizer.json: model.vocab of a Unigram model must be a list of tokens with scores");
+    return InvalidArgument("model.vocab of a Unigram model must be a list of tokens with scores");
   std::vector<std::pair<std::string_view, int32_t>> entries;
   std::vector<double> scores;
   for (const json::value& value : vocab->get_array()) {
@@ -95,12 +95,11 @@ Result<std::unique_ptr<const TokenModel>> ParseUnigram(const json::object& model
     const double score = pair != nullptr && pair->size() == 2 ? (*pair)[1].to_number<double>(error) : 0;
     if (pair == nullptr || pair->size() != 2 || !(*pair)[0].is_string() || error || !std::isfinite(score) ||
         std::abs(score) > 1e30) {
-      return InvalidArgument("tokenizer.json: model.vocab[" + std::to_string(id) + "] must be [\"token\", score]");
+      return InvalidArgument("model.vocab[" + std::to_string(id) + "] must be [\"token\", score]");
     }
     const json::string& name = (*pair)[0].get_string();
     if (name.size() > kMaxTokenBytes || !IsValidUtf8({name.data(), name.size()})) {
-      return InvalidArgument("tokenizer.json: model.vocab[" + std::to_string(id) +
-                             "] is longer than 512 bytes, or not UTF-8");
+      return InvalidArgument("model.vocab[" + std::to_string(id) + "] is longer than 512 bytes, or not UTF-8");
     }
     entries.emplace_back(std::string_view(name.data(), name.size()), id);
     scores.push_back(score);
@@ -111,7 +110,7 @@ Result<std::unique_ptr<const TokenModel>> ParseUnigram(const json::object& model
   HEDDLE_ASSIGN_OR_RETURN(const bool byte_fallback, BoolMember(model, "byte_fallback", false));
   if (unknown < 0 || unknown >= static_cast<int64_t>(scores.size())) {
     return InvalidArgument(
-        "tokenizer.json: model.unk_id must be the number of a token of model.vocab, so that every text "
+        "model.unk_id must be the number of a token of model.vocab, so that every text "
         "can be encoded");
   }
   std::vector<int32_t> byte_ids;

@@ -80,11 +80,12 @@ Result<json::object> TokenizerFromVocabTxt(std::string_view vocab_text, std::str
     }
     return OkStatus();
   }));
-  HEDDLE_ASSIGN_OR_RETURN(const bool lowercase, BoolMember(config, "do_lower_case", true));
-  HEDDLE_ASSIGN_OR_RETURN(const bool chinese, BoolMember(config, "tokenize_chinese_chars", true));
+  HEDDLE_ASSIGN_OR_RETURN(const bool lowercase, ConfigFlag(config, "do_lower_case", true));
+  HEDDLE_ASSIGN_OR_RETURN(const bool chinese, ConfigFlag(config, "tokenize_chinese_chars", true));
   json::object normalizer = {{"type", "BertNormalizer"}, {"lowercase", lowercase}, {"handle_chinese_chars", chinese}};
-  if (const json::value* strip = Member(config, "strip_accents"); strip != nullptr)
-    normalizer["strip_accents"] = *strip;
+  if (Member(config, "strip_accents") != nullptr) {
+    HEDDLE_ASSIGN_OR_RETURN(normalizer["strip_accents"], ConfigFlag(config, "strip_accents", false));
+  }
 
   const std::string unknown = NameOf(config, "unk_token", "[UNK]");
   const std::string cls = NameOf(config, "cls_token", "[CLS]"), sep = NameOf(config, "sep_token", "[SEP]");
@@ -124,8 +125,8 @@ Result<json::object> TokenizerFromMerges(std::string_view vocab_json, std::strin
     merges.emplace_back(line);
     return OkStatus();
   }));
-  HEDDLE_ASSIGN_OR_RETURN(const bool prefix, BoolMember(config, "add_prefix_space", false));
-  HEDDLE_ASSIGN_OR_RETURN(const bool add_bos, BoolMember(config, "add_bos_token", false));
+  HEDDLE_ASSIGN_OR_RETURN(const bool prefix, ConfigFlag(config, "add_prefix_space", false));
+  HEDDLE_ASSIGN_OR_RETURN(const bool add_bos, ConfigFlag(config, "add_bos_token", false));
   const std::string kind = NameOf(config, "tokenizer_class", "");
   const bool roberta = kind.empty()
                            ? model_type == "roberta" || model_type == "longformer" || model_type == "bart"

@@ -50,12 +50,12 @@ class WordPiece : public TokenModel {
 
 Result<std::unique_ptr<const TokenModel>> ParseWordPiece(const json::object& model, Vocabulary* vocabulary) {
   const json::value* vocab = Member(model, "vocab");
-  if (vocab == nullptr || !vocab->is_object()) return InvalidArgument("tokenizer.json: model.vocab must be an object");
+  if (vocab == nullptr || !vocab->is_object()) return InvalidArgument("model.vocab must be an object");
   HEDDLE_ASSIGN_OR_RETURN(const std::string unknown, StringMember(model, "unk_token", "[UNK]"));
   HEDDLE_ASSIGN_OR_RETURN(const std::string prefix, StringMember(model, "continuing_subword_prefix", "##"));
   HEDDLE_ASSIGN_OR_RETURN(const int64_t max_characters, IntMember(model, "max_input_chars_per_word", 100));
   if (max_characters > kMaxWordCharacters) {
-    return InvalidArgument("tokenizer.json: model.max_input_chars_per_word is " + std::to_string(max_characters) +
+    return InvalidArgument("model.max_input_chars_per_word is " + std::to_string(max_characters) +
                            ", but must be at most " + std::to_string(kMaxWordCharacters));
   }
   std::vector<std::pair<std::string_view, int32_t>> first, further;
@@ -63,8 +63,8 @@ Result<std::unique_ptr<const TokenModel>> ParseWordPiece(const json::object& mod
     const std::string_view name(key.data(), key.size());
     HEDDLE_ASSIGN_OR_RETURN(const int32_t id, TokenId(value, name));
     if (name.size() > kMaxTokenBytes) {
-      return InvalidArgument("tokenizer.json: the token \"" + Shorten(name) + "\" has more than " +
-                             std::to_string(kMaxTokenBytes) + " bytes");
+      return InvalidArgument("the token \"" + Shorten(name) + "\" has more than " + std::to_string(kMaxTokenBytes) +
+                             " bytes");
     }
     HEDDLE_RETURN_IF_ERROR(SetTokenText(id, std::string(name), vocabulary));
     vocabulary->ids.emplace(name, id);
@@ -74,8 +74,7 @@ Result<std::unique_ptr<const TokenModel>> ParseWordPiece(const json::object& mod
   }
   const auto found = vocabulary->ids.find(unknown);
   if (found == vocabulary->ids.end()) {
-    return InvalidArgument("tokenizer.json: model.unk_token is \"" + Shorten(unknown) +
-                           "\", which is not in model.vocab");
+    return InvalidArgument("model.unk_token is \"" + Shorten(unknown) + "\", which is not in model.vocab");
   }
   return std::unique_ptr<const TokenModel>(std::make_unique<WordPiece>(
       TokenTrie(std::move(first)), TokenTrie(std::move(further)), found->second, static_cast<size_t>(max_characters)));

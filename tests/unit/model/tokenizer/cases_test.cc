@@ -119,6 +119,10 @@ TEST(OlderFiles, VocabJsonAndMergesAreGpt2) {
   ASSERT_TRUE(gpt2.ok()) << gpt2.status();
   ExpectTheCases("byte-level", **gpt2);
   EXPECT_EQ((*gpt2)->eos_id(), static_cast<int32_t>(vocab.size()) - 1);
+  folder.Write("merges.txt", merges + "qq zz\n");
+  const Status unknown = Tokenizer::Read(folder.path()).status();
+  EXPECT_NE(unknown.message().find("merges.txt: model.merges["), std::string::npos) << unknown;
+  folder.Write("merges.txt", merges);
 
   // RoBERTa puts its own tokens around.
   for (const char* name : {"<s>", "</s>", "<mask>", "<pad>"}) vocab[name] = vocab.size();
@@ -223,8 +227,14 @@ TEST(OlderFiles, WhatIsWrongInThemIsSaid) {
   expect("line 5 has the token \"a\" for the second time");
   folder.Write("vocab.txt", "[UNK]\n[CLS]\na\n");
   expect("lacks \"[SEP]\"");
+  folder.Write("tokenizer_config.json", R"({"do_lower_case": "no"})");
+  folder.Write("vocab.txt", "[UNK]\n[CLS]\n[SEP]\na\n");
+  expect("tokenizer_config.json: do_lower_case must be true or false");
+  folder.Write("tokenizer_config.json", R"({"strip_accents": "no"})");
+  expect("tokenizer_config.json: strip_accents must be true or false");
+  fs::remove(folder.path() / "tokenizer_config.json");
   folder.Write("vocab.txt", "[CLS]\n[SEP]\na\n");
-  expect("[UNK]");
+  expect("vocab.txt: model.unk_token is \"[UNK]\"");
   folder.Write("vocab.txt", "[UNK]\n[CLS]\n[SEP]\n\xff\n");
   expect("line 4 is not UTF-8");
   fs::remove(folder.path() / "vocab.txt");
@@ -235,7 +245,7 @@ TEST(OlderFiles, WhatIsWrongInThemIsSaid) {
   folder.Write("vocab.json", "{}");
   expect("merges.txt: line 3");
   folder.Write("merges.txt", "");
-  expect("lacks the token of byte 0");
+  expect("vocab.json: model.vocab lacks the token of byte 0");
 }
 
 TEST(TokenizerConfig, HoldsWhereItContradictsTokenizerJson) {
