@@ -178,6 +178,9 @@ Result<Image> DecodeJpeg(std::string_view file, const ImageShape& shape) {
   };
   if (!JpegHead(&jpeg, &errors, file, shape.channels == 1 ? JCS_GRAYSCALE : JCS_RGB)) return damaged();
   HEDDLE_RETURN_IF_ERROR(CheckSize(jpeg.image_height, jpeg.image_width, shape));
+  if (jpeg.jpeg_color_space == JCS_CMYK || jpeg.jpeg_color_space == JCS_YCCK) {
+    return InvalidArgument("the JPEG image has the four inks of print (CMYK): convert it to RGB");
+  }
   if (jpeg.num_components == 3 && jpeg.jpeg_color_space == JCS_RGB && shape.channels == 1) {
     return InvalidArgument("a JPEG image that is stored as red, green and blue cannot be read as grey: convert it");
   }

@@ -46,6 +46,15 @@ class Reader {
     Fail(InvalidArgument(Quoted(key) + " must be a finite positive number"));
     return otherwise;
   }
+  ResizeFilter Filter(std::string_view key, ResizeFilter otherwise) {
+    const json::value* value = Find(key);
+    if (value == nullptr) return otherwise;
+    const std::optional<double> number = Number(*value);
+    if (number == kPillowBilinear) return ResizeFilter::kBilinear;
+    if (number == kPillowBicubic) return ResizeFilter::kBicubic;
+    Fail(Unimplemented(Quoted(key) + " must be 2 (bilinear) or 3 (bicubic): no other filter is known"));
+    return otherwise;
+  }
   ImagePreprocessing::Size Size(std::string_view key, int64_t otherwise) {
     const json::value* value = Find(key);
     if (value == nullptr) return {otherwise, otherwise};
@@ -124,11 +133,7 @@ void ReadSizes(Reader& reader, const ModelSpec& spec, ImagePreprocessing* out) {
   if (reader.Flag("do_resize", true)) {
     // A ViT of another size whose file does not say so: Hugging Face would make images that the model refuses.
     out->resize = reader.Size("size", deit ? kDeitSize : own > 0 ? own : kVitSize);
-    const double filter = reader.Positive("resample", deit ? kPillowBicubic : kPillowBilinear);
-    if (filter != kPillowBilinear && filter != kPillowBicubic) {
-      reader.Fail(Unimplemented("\"resample\" other than 2 (bilinear) and 3 (bicubic) is not supported"));
-    }
-    out->filter = filter == kPillowBicubic ? ResizeFilter::kBicubic : ResizeFilter::kBilinear;
+    out->filter = reader.Filter("resample", deit ? ResizeFilter::kBicubic : ResizeFilter::kBilinear);
   }
   if (reader.Flag("do_center_crop", deit)) {
     if (!deit) reader.Fail(Unimplemented("\"do_center_crop\" of a ViTImageProcessor is not supported"));

@@ -150,7 +150,10 @@ TEST(ImagePreprocessing, WhatIsNotDoneIsRefusedByName) {
     Refusal(bad, kVit);
   }
   ExpectPart(Refusal(R"({"image_processor_type": "CLIPImageProcessor"})", kVit), "\"CLIPImageProcessor\" is not");
-  ExpectPart(Refusal(R"({"resample": 1})", kVit), "\"resample\" other than 2");
+  for (const char* filter : {"0", "1", "2.5", "\"bilinear\""}) {
+    ExpectPart(Refusal("{\"resample\": " + std::string(filter) + "}", kVit),
+               "\"resample\" must be 2 (bilinear) or 3 (bicubic)");
+  }
   ExpectPart(Refusal(R"({"do_pad": true})", kVit), "\"do_pad\"");
   ExpectPart(Refusal(R"({"do_center_crop": true})", kVit), "\"do_center_crop\"");
   ExpectPart(Refusal(R"({"size": {"shortest_edge": 224}})", kVit), "\"size\" must be");

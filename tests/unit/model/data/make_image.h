@@ -32,7 +32,7 @@ inline std::string EncodePng(const Image& image) {
   return file;
 }
 
-// Of 1 or 3 channels.
+// Of 1, 3 or 4 channels, four being inks (CMYK).
 inline std::string EncodeJpeg(const Image& image, int quality = 95) {
   jpeg_compress_struct jpeg;
   jpeg_error_mgr errors;
@@ -44,7 +44,7 @@ inline std::string EncodeJpeg(const Image& image, int quality = 95) {
   jpeg.image_width = static_cast<JDIMENSION>(image.width);
   jpeg.image_height = static_cast<JDIMENSION>(image.height);
   jpeg.input_components = static_cast<int>(image.channels);
-  jpeg.in_color_space = image.channels == 1 ? JCS_GRAYSCALE : JCS_RGB;
+  jpeg.in_color_space = image.channels == 1 ? JCS_GRAYSCALE : image.channels == 3 ? JCS_RGB : JCS_CMYK;
   jpeg_set_defaults(&jpeg);
   jpeg_set_quality(&jpeg, quality, TRUE);
   jpeg_start_compress(&jpeg, TRUE);
