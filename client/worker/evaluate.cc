@@ -8,6 +8,7 @@
 #include "client/worker/local_task.h"
 #include "client/worker/train_options.h"
 #include "model/metrics/metrics.h"
+#include "model/transformer/blas_check.h"
 #include "model/transformer/transformer.h"
 #include "peft/adapter/prompt_projection.h"
 #include "peft/tuning/tuning.h"
@@ -87,7 +88,10 @@ Result<Evaluation> EvaluateThrowing(const std::filesystem::path& base_dir, const
   HEDDLE_ASSIGN_OR_RETURN(const torch::Device device, model::DeviceFromName(form.device));
   HEDDLE_ASSIGN_OR_RETURN(const model::WeightType type, model::WeightTypeFromName(form.base_dtype));
   model::ComputeOptions compute;
-  if (type == model::WeightType::kBfloat16) compute.type = at::kBFloat16;
+  if (type == model::WeightType::kBfloat16) {
+    compute.type = at::kBFloat16;
+    if (device.is_cpu()) model::WarnOfSlowBfloat16();
+  }
   HEDDLE_ASSIGN_OR_RETURN(TaskResources::Base base, resources.GetBase(base_dir, {type, device}));
   const auto last = form.short_last_window ? model::LastWindow::kShort : model::LastWindow::kLeftOut;
   HEDDLE_ASSIGN_OR_RETURN(const std::unique_ptr<HeadBatches> batches,

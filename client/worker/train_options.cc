@@ -7,6 +7,7 @@
 
 #include "client/worker/memory_need.h"
 #include "model/config/memory_estimate.h"
+#include "model/transformer/blas_check.h"
 #include "peft/adapter/memory_need.h"
 
 namespace heddle::client {
@@ -65,7 +66,10 @@ Result<TrainOptions> MakeTrainOptions(const TaskInput& input, const model::Model
   options.optimizer_options.momentum = train.momentum;
   options.optimizer_options.weight_decay = train.weight_decay;
   options.optimizer_options.max_grad_norm = train.max_grad_norm;
-  if (train.bf16) options.compute.type = at::kBFloat16;
+  if (train.bf16) {
+    options.compute.type = at::kBFloat16;
+    if (device.is_cpu()) model::WarnOfSlowBfloat16();
+  }
   options.compute.checkpoint_layers = train.gradient_checkpointing;
   return options;
 }

@@ -2,8 +2,10 @@
 
 #include <torch/types.h>
 
+#include <algorithm>
 #include <fstream>
 #include <iterator>
+#include <mutex>
 
 #include "common/logging.h"
 
@@ -45,6 +47,28 @@ BlasCheck CheckLoadedBlas() {
   std::ifstream in("/proc/self/maps");
   const std::string maps{std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};
   return CheckBlas(maps, at::show_config());
+}
+
+bool IsBfloat16Slow(std::string_view cpu_info) {
+  const size_t flags = std::min(cpu_info.find("\nflags"), cpu_info.find("\nFeatures"));
+  if (flags == std::string_view::npos) return false;
+  const std::string line = std::string(cpu_info.substr(flags, cpu_info.find('\n', flags + 1) - flags)) + " ";
+  for (const char* name : {" avx512_bf16 ", " amx_bf16 ", " bf16 "}) {
+    if (line.find(name) != std::string::npos) return false;
+  }
+  return true;
+}
+
+void WarnOfSlowBfloat16() {
+  static std::once_flag once;
+  std::call_once(once, [] {
+    std::ifstream in("/proc/cpuinfo");
+    const std::string cpu_info{std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};
+    if (!IsBfloat16Slow(cpu_info)) return;
+    Log(Severity::kWarning,
+        "computing in bfloat16 on a processor without instructions for it (avx512_bf16, amx_bf16) is many times slower "
+        "than in float32: take float32 if memory allows");
+  });
 }
 
 void WarnOfSlowBlas() {

@@ -2,9 +2,11 @@
 
 #include <torch/cuda.h>
 
+#include <cstring>
 #include <optional>
 #include <set>
 
+#include "common/logging.h"
 #include "common/safetensors.h"
 #include "model/config/registry.h"
 #include "model/weights/tensor_loader.h"
@@ -31,6 +33,24 @@ std::optional<QuantKind> KindOf(WeightType type) {
   if (type == WeightType::kInt8) return QuantKind::kInt8;
   if (type == WeightType::kNf4) return QuantKind::kNf4;
   return std::nullopt;
+}
+
+// A head that is tied is not read from the file: people whose file has one of its own are told, once a load.
+void WarnOfUnusedHead(const std::filesystem::path& folder, const ModelSpec& spec, const SafetensorsFile& file) {
+  if (!spec.TiedHead() || !spec.part.head) return;
+  const auto head = file.tensors.find(spec.head.output + ".weight");
+  if (head == file.tensors.end()) return;
+  for (const auto& [stored_name, name] : spec.NamesOf(SpecOf(file.tensors))) {
+    if (name != spec.token_embedding || stored_name == head->first) continue;
+    const Tensor &own = head->second, &embedding = file.tensors.find(stored_name)->second;
+    const bool same = own.spec() == embedding.spec() &&
+                      std::memcmp(own.bytes().data(), embedding.bytes().data(), own.bytes().size()) == 0;
+    for (const auto& mapped : file.files) mapped->DropPages();
+    if (same) return;
+    Log(Severity::kWarning, folder.string() + ": " + head->first + " differs from " + stored_name +
+                                ", which takes its place by tie_word_embeddings of config.json: set that to false if "
+                                "the model has a head of its own");
+  }
 }
 
 Result<std::shared_ptr<const BaseWeights>> LoadThrowing(const std::filesystem::path& folder, ModelSpec spec,
@@ -79,6 +99,7 @@ Result<std::shared_ptr<const BaseWeights>> BaseWeights::Load(const std::filesyst
   HEDDLE_RETURN_IF_ERROR(spec.Check());
   HEDDLE_ASSIGN_OR_RETURN(const SafetensorsFile file, ReadModelSafetensors(folder, Misaligned::kKeep));
   if (Status status = spec.CheckTensors(SpecOf(file.tensors)); !status.ok()) return status.Annotate(folder.string());
+  WarnOfUnusedHead(folder, spec, file);
   try {
     return LoadThrowing(folder, std::move(spec), file, options);
   } catch (const std::bad_alloc&) {

@@ -66,6 +66,29 @@ TEST_F(BaseWeightsTest, WeightsOutliveTheFileTheyWereReadFrom) {
   EXPECT_TRUE(std::equal(expected.begin(), expected.end(), loaded.data_ptr<float>()));
 }
 
+TEST_F(BaseWeightsTest, AHeadThatIsTiedAndStoredAsAnotherIsNotUsedAndSaidSo) {
+  const auto said = [this](const StateDict& weights) {
+    Write(weights);
+    testing::internal::CaptureStdout();  // where spdlog writes to when nobody has set it up
+    testing::internal::CaptureStderr();
+    const auto base = Load();
+    std::string text = testing::internal::GetCapturedStdout() + testing::internal::GetCapturedStderr();
+    EXPECT_TRUE(base.ok()) << base.status();
+    EXPECT_FALSE(base.ok() && (*base)->tensors.contains("lm_head.weight"));
+    return text;
+  };
+  const Tensor embedding = weights_.at("model.embed_tokens.weight");
+  StateDict both = weights_;
+  both["lm_head.weight"] = embedding;
+  EXPECT_EQ(said(both), "");
+  std::vector<float> values(embedding.values<float>().begin(), embedding.values<float>().end());
+  values.back() += 1;
+  both["lm_head.weight"] = Tensor::FromFloats(embedding.shape(), values);
+  EXPECT_NE(said(both).find("lm_head.weight differs from model.embed_tokens.weight"), std::string::npos);
+  both["lm_head.weight"] = Tensor::FromFloats({1}, std::vector<float>{1});
+  EXPECT_NE(said(both).find("tie_word_embeddings"), std::string::npos);
+}
+
 TEST_F(BaseWeightsTest, ATiedWeightThatIsStoredAsTheHeadsOnlyIsTheEmbedding) {
   StateDict moved = weights_;
   const Tensor embedding = moved.at("model.embed_tokens.weight");

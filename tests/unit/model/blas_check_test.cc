@@ -1,4 +1,4 @@
-// Which BLAS is loaded, read from the text of /proc/self/maps.
+// Which BLAS is loaded, read from the text of /proc/self/maps, and what a processor has, from that of /proc/cpuinfo.
 #include "model/transformer/blas_check.h"
 
 #include <gtest/gtest.h>
@@ -47,6 +47,19 @@ TEST(CheckBlas, NothingMappedIsBuiltIn) {
     EXPECT_FALSE(check.slow);
     EXPECT_EQ(check.library, "built in");
   }
+}
+
+TEST(IsBfloat16Slow, WithoutInstructionsForIt) {
+  const auto slow = [](const std::string& flags) {
+    return IsBfloat16Slow("processor\t: 0\nmodel name\t: bf16 \n" + flags + "\nbugs\t\t: spectre_v1\n");
+  };
+  EXPECT_TRUE(slow("flags\t\t: fpu avx2 avx512f avx512bw"));
+  EXPECT_FALSE(slow("flags\t\t: fpu avx512_bf16 wbnoinvd"));
+  EXPECT_FALSE(slow("flags\t\t: fpu avx2 amx_bf16"));
+  EXPECT_TRUE(slow("Features\t: fp asimd svebf16x"));
+  EXPECT_FALSE(slow("Features\t: fp asimd bf16 dgh"));
+  EXPECT_FALSE(slow("features\t: another system's")) << "nothing is known";
+  EXPECT_FALSE(IsBfloat16Slow(""));
 }
 
 TEST(CheckBlas, ThisProcessHasOne) { EXPECT_FALSE(CheckLoadedBlas().library.empty()); }
