@@ -25,6 +25,10 @@ Status EvaluateCommand(const EvaluateSettings& settings, std::ostream& out) {
   if (!std::filesystem::exists(settings.data, error)) {
     return NotFound("there is no " + settings.data.string() + "; check the data's path");
   }
+  if (!spec.TakesImages() && std::filesystem::is_directory(settings.data, error)) {
+    return InvalidArgument(settings.data.string() + " is a folder, which images come in, but " + spec.architecture +
+                           " reads text: name a .txt, .jsonl, .csv or .tsv file");
+  }
   if (!settings.adapter.empty()) HEDDLE_RETURN_IF_ERROR(peft::CheckBaseModel(settings.adapter, settings.folder));
   // Of a data set's two parts that for tests; whatever else DATA is, it stays.
   HEDDLE_ASSIGN_OR_RETURN(const std::filesystem::path images,
@@ -42,7 +46,10 @@ Status EvaluateCommand(const EvaluateSettings& settings, std::ostream& out) {
                     " hold a NaN or are far too large");
   }
   if (found.perplexity > 0 && found.num_tokens == 0) {  // a mean over nothing is no figure
-    return InvalidArgument(settings.data.string() + " has no token to predict: its texts are empty; add text");
+    const std::string or_short =
+        settings.length > 0 ? ", or rows of --length " + std::to_string(length) + " have no room for them" : "";
+    return InvalidArgument(settings.data.string() + " has no token to predict: its texts are empty" + or_short +
+                           "; add text" + (or_short.empty() ? "" : " or take longer rows"));
   }
   if (settings.json) {
     json::object metrics;
@@ -50,8 +57,8 @@ Status EvaluateCommand(const EvaluateSettings& settings, std::ostream& out) {
     json::object printed = {{"loss", found.loss},
                             {"metrics", std::move(metrics)},
                             {"examples", found.num_examples},
-                            {"tokens", found.num_tokens},
-                            {"length", length}};
+                            {"tokens", found.num_tokens}};
+    if (!spec.TakesImages()) printed["length"] = length;
     if (found.data_tokens > 0) printed["data_tokens"] = found.data_tokens;
     out << json::serialize(printed) << "\n";
     return OkStatus();

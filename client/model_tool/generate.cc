@@ -8,6 +8,7 @@
 #include "model/config/registry.h"
 #include "model/tokenizer/stream_decoder.h"
 #include "model/tokenizer/unicode.h"
+#include "model/transformer/blas_check.h"
 #include "model/transformer/generate.h"
 #include "peft/adapter/base_model.h"
 #include "peft/tuning/tuning.h"
@@ -37,12 +38,15 @@ std::string ValidUtf8(std::string_view text) {
   return valid;
 }
 
-Status GenerateThrowing(const GenerateSettings& settings, std::ostream& out) {
+Status GenerateThrowing(const GenerateSettings& settings, std::ostream& out, std::ostream& said) {
   if (settings.threads > 0) at::set_num_threads(static_cast<int>(settings.threads));
   HEDDLE_ASSIGN_OR_RETURN(const torch::Device device, model::DeviceFromName(settings.device));
   HEDDLE_ASSIGN_OR_RETURN(const model::WeightType type, model::WeightTypeFromName(settings.dtype));
   model::ComputeOptions compute;
-  if (type == model::WeightType::kBfloat16) compute.type = at::kBFloat16;
+  if (type == model::WeightType::kBfloat16) {
+    compute.type = at::kBFloat16;
+    if (device.is_cpu()) model::WarnOfSlowBfloat16();
+  }
   HEDDLE_ASSIGN_OR_RETURN(const auto base, model::BaseWeights::Load(settings.folder, {type, device}));
   HEDDLE_ASSIGN_OR_RETURN(const auto tokenizer, model::Tokenizer::Read(settings.folder));
   HEDDLE_RETURN_IF_ERROR(model::CheckTokenizerFits(base->spec.vocab_size, *tokenizer));
@@ -76,6 +80,8 @@ Status GenerateThrowing(const GenerateSettings& settings, std::ostream& out) {
     }
     return out.good();
   };
+  bool at_limit = false;
+  options.on_limit = [&at_limit] { at_limit = true; };
   HEDDLE_ASSIGN_OR_RETURN(const std::vector<int64_t> ids, model::Generate(network, prompt, options));
   if (settings.json) {
     text += decoder.Finish();
@@ -84,14 +90,18 @@ Status GenerateThrowing(const GenerateSettings& settings, std::ostream& out) {
     out << decoder.Finish();
   }
   out << "\n" << std::flush;
+  if (at_limit) {
+    said << "heddle model: the text ends after " << ids.size() << " tokens: with its prompt it fills the "
+         << base->spec.MaxLength() << " positions that the model has\n";
+  }
   return OkStatus();
 }
 
 }  // namespace
 
-Status GenerateText(const GenerateSettings& settings, std::ostream& out) {
+Status GenerateText(const GenerateSettings& settings, std::ostream& out, std::ostream& said) {
   try {
-    return GenerateThrowing(settings, out);
+    return GenerateThrowing(settings, out, said);
   } catch (const c10::Error& error) {
     return Internal(std::string("LibTorch failed: ") + error.what_without_backtrace());
   } catch (const std::exception& error) {

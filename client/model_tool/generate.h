@@ -26,9 +26,9 @@ struct GenerateSettings {
 };
 
 // Writes the text to `out` as it comes, without the prompt, and ends it with a newline; as JSON, with U+FFFD for each
-// byte that is no UTF-8. What the tokenizer puts before
+// byte that is no UTF-8. To `said` goes a line where the model's positions end the text. What the tokenizer puts before
 // a text is put before the prompt, what it puts behind is not. Errors: kNotFound, kInvalidArgument: one sentence about
 // the model, the adapter, the tokenizer or a setting; kFailedPrecondition: no such device; kInternal: LibTorch failed.
-Status GenerateText(const GenerateSettings& settings, std::ostream& out);
+Status GenerateText(const GenerateSettings& settings, std::ostream& out, std::ostream& said);
 
 }  // namespace heddle::client

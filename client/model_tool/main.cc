@@ -11,9 +11,11 @@
 #include "client/model_tool/merge.h"
 #include "common/build_info.h"
 #include "common/command_line.h"
+#include "common/logging.h"
 #include "model/memory/tensor_memory.h"
 #include "model/parts/masked_model.h"
 #include "model/parts/part_folder.h"
+#include "model/quant/weight_type.h"
 #include "model/transformer/blas_check.h"
 #include "peft/parts/emulator.h"
 
@@ -53,6 +55,7 @@ void AddCompute(CLI::App* app, std::string* device, std::string* dtype, unsigned
   app->add_option("--device", *device, "cpu or cuda")->default_str("cpu");
   app->add_option("--dtype", *dtype,
                   "of the weights: float32, bfloat16 (also computed in, which many processors are slow at), int8, nf4")
+      ->check(CLI::IsMember(model::WeightTypeNames()))
       ->default_str("float32");
   app->add_option("--threads", *threads, "compute threads; 0: as LibTorch chooses")
       ->check(CLI::Range(0U, kMostThreads));
@@ -68,6 +71,7 @@ void CommandLine::Inspect(CLI::App* app) {
       ->add_option("--target-modules", inspect.target_modules, "LoRA's targets, or all-linear; default: the suggested")
       ->delimiter(',');
   command->add_option("--dtype", inspect.base_dtype, "of frozen weights: float32, bfloat16, int8, nf4")
+      ->check(CLI::IsMember(model::WeightTypeNames()))
       ->default_str("float32");
   command->add_flag("--bf16", inspect.bf16, "activations in bfloat16");
   command->add_flag("--checkpoint", inspect.checkpoint, "activation checkpointing");
@@ -82,6 +86,10 @@ void CommandLine::Inspect(CLI::App* app) {
 
 void CommandLine::Evaluate(CLI::App* app) {
   CLI::App* command = app->add_subcommand("eval", "metrics of the model, and an adapter, on a data set");
+  command->footer(
+      "A causal model reads the texts of a .txt or .jsonl as one stream, EOS between them and no BOS, and other rows "
+      "each "
+      "by itself, with EOS and, where the tokenizer adds one, BOS.");
   command->add_option("DIR", evaluate.folder, "the model's folder")->required();
   command->add_option("DATA", evaluate.data, ".txt, .jsonl, .csv, .tsv; for images an IDX file or a folder")
       ->required();
@@ -116,7 +124,7 @@ void CommandLine::Generate(CLI::App* app) {
   command->callback([this] {
     action = [this] {
       generate.json = format == "json";
-      return GenerateText(generate, std::cout);
+      return GenerateText(generate, std::cout, std::cerr);
     };
   });
 }
@@ -244,6 +252,10 @@ int Main(int argc, char** argv) {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     return ExitOfUsage(app, error);
+  }
+  if (const Status logging = InitLogging({}); !logging.ok()) {  // to standard error: the other has the results
+    std::cerr << "heddle model: " << logging.message() << "\n";
+    return 1;
   }
   model::UseTensorMemory(model::kServerSpare);
   model::WarnOfSlowBlas();

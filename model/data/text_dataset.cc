@@ -154,7 +154,7 @@ Result<TextDataset> TextDataset::Read(const std::filesystem::path& path, const T
     return NotFound("there is no " + path.string() + "; check the data's path");
   const std::string ending = path.extension().string();
   if (ending != ".txt" && ending != ".jsonl") {
-    return InvalidArgument(path.string() + ": training data must be a .txt or a .jsonl file");
+    return InvalidArgument(path.string() + ": text must be a .txt or a .jsonl file, or of rows a .csv or a .tsv");
   }
   if (sequence_length < 1) return InvalidArgument("sequence_length must be at least 1");
   const bool text = ending == ".txt";

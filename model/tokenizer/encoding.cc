@@ -38,8 +38,9 @@ void Encoding::Append(int32_t id, int32_t type_id, bool special) {
 Status Truncate(int64_t max_tokens, const EncodeOptions& options, std::vector<int32_t>* first,
                 std::vector<int32_t>* second) {
   if (max_tokens < 0) {
-    return InvalidArgument("max_length is " + std::to_string(options.max_length) + ", which is less than the " +
-                           std::to_string(options.max_length - max_tokens) + " special tokens: choose a larger one");
+    return InvalidArgument("a length of " + std::to_string(options.max_length) + " has no room for the " +
+                           std::to_string(options.max_length - max_tokens) +
+                           " special tokens: choose a larger one (sequence_length, --length)");
   }
   const auto size = static_cast<int64_t>(first->size());
   const int64_t other = second == nullptr ? 0 : static_cast<int64_t>(second->size());

@@ -82,10 +82,12 @@ Result<std::vector<int64_t>> Generate(Transformer& model, std::span<const int64_
     if (std::find(options.stop.begin(), options.stop.end(), token) != options.stop.end()) break;
     out.push_back(token);
     if (options.on_token && !options.on_token(token)) break;
-    if (cache.length >= spec.MaxLength()) break;
-    if (static_cast<int64_t>(out.size()) < options.max_new_tokens) {
-      logits = model->Decode(ModelInput{.ids = row({&token, 1})}, &cache);
+    if (static_cast<int64_t>(out.size()) == options.max_new_tokens) break;
+    if (cache.length >= spec.MaxLength()) {
+      if (options.on_limit) options.on_limit();
+      break;
     }
+    logits = model->Decode(ModelInput{.ids = row({&token, 1})}, &cache);
   }
   return out;
 }

@@ -22,6 +22,8 @@ struct GenerateOptions {
   std::vector<int64_t> stop;  // ends with one of these, which is not part of the result
   // Called with each new token; false ends the text after it. May be empty.
   std::function<bool(int64_t token)> on_token;
+  // Called when the text ends because the model has no more positions. May be empty.
+  std::function<void()> on_limit;
 };
 
 // The tokens that follow `prompt`; fewer than asked for when the model has no more positions. One thread at a time a

@@ -100,8 +100,13 @@ StateDictSpec AdapterSpec(const std::vector<TargetModule>& targets, const Adapte
 
 Result<Adapter> ReadAdapter(const std::filesystem::path& folder) {
   std::filesystem::path config_path = folder / "adapter_config.json";
-  HEDDLE_ASSIGN_OR_RETURN(std::string text, ReadFile(config_path, kMaxConfigBytes));
-  auto config = AdapterConfig::FromJson(text);
+  const Result<std::string> text = ReadFile(config_path, kMaxConfigBytes);
+  if (text.status().code() == Code::kNotFound) {
+    return NotFound("there is no adapter in " + folder.string() +
+                    ": name a folder in PEFT's layout, with adapter_config.json and adapter_model.safetensors");
+  }
+  HEDDLE_RETURN_IF_ERROR(text.status());
+  auto config = AdapterConfig::FromJson(*text);
   if (!config.ok()) return config.status().Annotate(config_path.string());
   const std::filesystem::path weights_path = folder / "adapter_model.safetensors";
   HEDDLE_ASSIGN_OR_RETURN(SafetensorsFile file, ReadSafetensors(weights_path));

@@ -288,6 +288,8 @@ TEST_F(Programs, HeddleModelIsAProgramBesideHeddle) {
     ExpectMistake({"heddle", "model", "eval", Path("base"), Path(data)}, {Path(data)}, "check the data's path");
   }
   EXPECT_EQ(Run({"heddle", "model", "inspekt"}).status, 2);
+  EXPECT_EQ(Run({"heddle", "model", "eval", "--help"}).status, 0);
+  EXPECT_NE(Slurp(temp_ / "stdout").find("EOS between them and no BOS"), std::string::npos);
   for (const char* command : {"inspect", "eval", "generate"}) {
     std::vector<std::string> call = {"heddle", "model", command, Path("base"), Path("data.txt"), "--dtype", "fp16"};
     if (std::string(command) == "inspect") call.erase(call.begin() + 4);

@@ -74,7 +74,12 @@ TEST_F(GenerateTest, EndsWhereItIsToldTo) {
   int64_t calls = 0;
   EXPECT_EQ(Text({.max_new_tokens = 8, .on_token = [&](int64_t) { return ++calls < 3; }}).size(), 3U);
   // 16 positions, of which the prompt takes 3: the last token needs none.
-  EXPECT_EQ(Text({.max_new_tokens = 100}).size(), 14U);
+  int64_t limits = 0;
+  const std::function<void()> count = [&limits] { ++limits; };
+  EXPECT_EQ(Text({.max_new_tokens = 100, .on_limit = count}).size(), 14U);
+  EXPECT_EQ(limits, 1);
+  EXPECT_EQ(Text({.max_new_tokens = 14, .on_limit = count}).size(), 14U);
+  EXPECT_EQ(limits, 1) << "as many as were asked for";
 }
 
 TEST_F(GenerateTest, MistakesAreSentences) {

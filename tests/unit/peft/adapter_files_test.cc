@@ -206,7 +206,10 @@ TEST(AdapterFolder, AValueThatIsNotFiniteIsRefusedWithItsTensor) {
 
 TEST(AdapterFolder, MistakesNameTheFile) {
   const TempDir folder;
-  EXPECT_EQ(ReadAdapter(folder / "nowhere").status().code(), Code::kNotFound);
+  const Status none = ReadAdapter(folder / "nowhere").status();
+  EXPECT_EQ(none.code(), Code::kNotFound);
+  EXPECT_NE(none.message().find("nowhere: name a folder in PEFT's layout, with adapter_config.json"), std::string::npos)
+      << none;
   std::filesystem::create_directory(folder / "a");
   folder.Write("a/adapter_config.json", "{}");
   EXPECT_NE(ReadAdapter(folder / "a").status().message().find("adapter_config.json"), std::string::npos);

@@ -40,13 +40,14 @@ class CommandsTest : public testing::Test {
   }
   std::string Text() {
     std::ostringstream out;
-    const Status status = GenerateText(generate_, out);
+    said_.str("");
+    const Status status = GenerateText(generate_, out, said_);
     EXPECT_TRUE(status.ok()) << status;
     return out.str();
   }
   Status Refusal() {
     std::ostringstream out;
-    return GenerateText(generate_, out);
+    return GenerateText(generate_, out, said_);
   }
   json::object Evaluated() {
     std::ostringstream out;
@@ -72,6 +73,7 @@ class CommandsTest : public testing::Test {
   }
 
   const TempDir folder_;
+  std::ostringstream said_;
   GenerateSettings generate_;
   EvaluateSettings evaluate_;
 };
@@ -159,6 +161,18 @@ TEST_F(CommandsTest, AnEmptyPromptBeginsWithTheBeginning) {
   EXPECT_FALSE(Text().empty());
 }
 
+TEST_F(CommandsTest, ATextThatFillsTheModelsPositionsSaysSo) {
+  Text();
+  EXPECT_EQ(said_.str(), "");
+  generate_.max_new_tokens = 1000;
+  for (const double temperature : {0.0, 2.0}) {  // one that comes to no end
+    generate_.temperature = temperature;
+    const std::string text = Text();
+    if (!said_.str().empty()) break;
+  }
+  EXPECT_THAT(said_.str(), HasSubstr("fills the 64 positions that the model has\n"));
+}
+
 TEST_F(CommandsTest, MistakesAreSentences) {
   generate_.adapter = folder_ / "nowhere";
   EXPECT_FALSE(Refusal().ok());
@@ -229,7 +243,7 @@ TEST(RealModel, TellsAStory) {
   settings.prompt = "Once upon a time";
   settings.max_new_tokens = 12;
   std::ostringstream out;
-  ASSERT_TRUE(GenerateText(settings, out).ok());
+  ASSERT_TRUE(GenerateText(settings, out, out).ok());
   // The reference's own text has the same words next.
   EXPECT_EQ(out.str(), ", there was a little girl named Lily. She loved\n");
 }

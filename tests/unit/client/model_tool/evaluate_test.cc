@@ -162,7 +162,9 @@ TEST_F(EvaluateCommandTest, OfADataSetWithTwoPairsOfFilesTheOneForTestsIsTaken) 
     folder_.Write("set/" + part + "-images-idx3-ubyte", model::Idx({count, 8, 8}, std::string(count * 64, 'x')));
   };
   write("train", 5);
-  EXPECT_EQ(Evaluated(folder_ / "set", 0).at("examples").to_number<int>(), 5) << "where there is no other";
+  const json::object found = Evaluated(folder_ / "set", 0);
+  EXPECT_EQ(found.at("examples").to_number<int>(), 5) << "where there is no other";
+  EXPECT_FALSE(found.contains("length")) << "of images";
   write("t10k", 3);
   EXPECT_EQ(Evaluated(folder_ / "set", 0).at("examples").to_number<int>(), 3);
   EXPECT_EQ(Evaluated(folder_ / "set/train-images-idx3-ubyte", 0).at("examples").to_number<int>(), 5);
@@ -192,6 +194,12 @@ TEST_F(EvaluateCommandTest, WithoutATokenToPredictThereIsNoFigure) {
   EXPECT_THAT(Refusal(folder_.Write("none.jsonl", "\n")), HasSubstr("none.jsonl is an empty data set"));
 }
 
+TEST_F(EvaluateCommandTest, AFolderOfImagesIsNoText) {
+  std::filesystem::create_directories(folder_ / "pictures/cat");
+  EXPECT_THAT(Refusal(folder_ / "pictures"),
+              AllOf(HasSubstr("pictures is a folder, which images come in"), HasSubstr("LlamaForCausalLM reads text")));
+}
+
 TEST_F(EvaluateCommandTest, MaskedTokensAreCountedAndTextsWithoutAnyRefused) {
   model::WriteMaskedFolder(folder_ / "masked");
   settings_.folder = folder_ / "masked";
@@ -201,6 +209,11 @@ TEST_F(EvaluateCommandTest, MaskedTokensAreCountedAndTextsWithoutAnyRefused) {
   EXPECT_FALSE(found.contains("data_tokens"));
   EXPECT_THAT(Refusal(folder_.Write("empty.jsonl", "{\"text\": \"\"}\n")),
               AllOf(HasSubstr("empty.jsonl has no token to predict"), HasSubstr("add text")));
+  settings_.length = 1;
+  EXPECT_THAT(Refusal(folder_ / "data.txt"),
+              AllOf(HasSubstr("a length of 1 has no room for the 2 special tokens"), HasSubstr("--length")));
+  settings_.length = 2;
+  EXPECT_THAT(Refusal(folder_ / "data.txt"), HasSubstr("rows of --length 2 have no room"));
 }
 
 // A run's figures stay comparable with each other: they are of whole windows, the same ones for all sides.
