@@ -88,8 +88,7 @@ void CommandLine::Evaluate(CLI::App* app) {
   CLI::App* command = app->add_subcommand("eval", "metrics of the model, and an adapter, on a data set");
   command->footer(
       "A causal model reads the texts of a .txt or .jsonl as one stream, EOS between them and no BOS, and other rows "
-      "each "
-      "by itself, with EOS and, where the tokenizer adds one, BOS.");
+      "each by itself, with EOS and, where the tokenizer adds one, BOS.");
   command->add_option("DIR", evaluate.folder, "the model's folder")->required();
   command->add_option("DATA", evaluate.data, ".txt, .jsonl, .csv, .tsv; for images an IDX file or a folder")
       ->required();
