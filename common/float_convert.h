@@ -7,6 +7,7 @@
 #include <bit>
 #include <cstddef>
 #include <cstdint>
+#include <span>
 
 #include "common/state_dict.h"
 
@@ -30,5 +31,8 @@ inline uint16_t FloatToBfloat16(float value) {
 void ConvertToFloat(DType from, const std::byte* in, size_t count, float* out);
 // The same to bfloat16: float64 by way of float32, bfloat16 as it is.
 void ConvertToBfloat16(DType from, const std::byte* in, size_t count, uint16_t* out);
+
+// Whether none is NaN or infinite.
+bool AllFinite(std::span<const float> values);
 
 }  // namespace heddle

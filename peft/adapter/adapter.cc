@@ -1,7 +1,5 @@
 #include "peft/adapter/adapter.h"
 
-#include <algorithm>
-#include <bit>
 #include <cmath>
 #include <map>
 
@@ -25,13 +23,6 @@ Tensor Widened(const Tensor& tensor) {
   ConvertToFloat(tensor.dtype(), tensor.bytes().data(), bytes.size() / sizeof(float),
                  reinterpret_cast<float*>(bytes.data()));
   return out;
-}
-
-// In one pass without branches, which compilers make wide: full tuning's files are as large as the model.
-bool AllFinite(std::span<const float> values) {
-  uint32_t largest = 0;
-  for (const float value : values) largest = std::max(largest, std::bit_cast<uint32_t>(value) & 0x7fffffffU);
-  return largest < 0x7f800000U;
 }
 
 }  // namespace

@@ -1,7 +1,6 @@
 #include "protocol/split/tensor_code.h"
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
 #include <cstring>
 #include <vector>
@@ -13,15 +12,8 @@
 namespace heddle::protocol {
 namespace {
 
-constexpr uint32_t kExponent = 0x7f800000U;  // all ones: infinite or NaN
 constexpr float kLargestCode = 127;
 constexpr float kSmallestChannel = 0x1p-120F;
-
-bool AllFinite(std::span<const float> values) {
-  uint32_t bad = 0;
-  for (const float value : values) bad |= (std::bit_cast<uint32_t>(value) & kExponent) == kExponent ? 1U : 0U;
-  return bad == 0;
-}
 
 Status NotFinite() { return InvalidArgument("a tensor at the cut has a value that is not finite"); }
 

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <bit>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -125,6 +126,22 @@ TEST(ConvertToBfloat16, NanStaysNanAndOtherTypesGoByWayOfFloat32) {
   for (size_t i = 0; i < 3; ++i) EXPECT_EQ(out[i], halves[i]);
   ConvertToBfloat16(DType::kF64, Bytes(std::vector<double>{1.5}).data(), 1, out.data());
   EXPECT_EQ(out[0], 0x3fc0);
+}
+
+TEST(AllFinite, FindsOneAmongManyWhereverItStands) {
+  constexpr float kInfinite = std::numeric_limits<float>::infinity(), kLargest = std::numeric_limits<float>::max();
+  std::vector<float> values(67, kLargest);
+  values[0] = -kLargest;
+  values[1] = std::numeric_limits<float>::denorm_min();
+  EXPECT_TRUE(AllFinite(values));
+  EXPECT_TRUE(AllFinite({}));
+  for (const float bad : {kInfinite, -kInfinite, std::nanf(""), -std::nanf(""), std::bit_cast<float>(0x7f800001U)}) {
+    for (size_t i = 0; i < values.size(); ++i) {
+      std::vector<float> spoilt = values;
+      spoilt[i] = bad;
+      EXPECT_FALSE(AllFinite(spoilt)) << i;
+    }
+  }
 }
 
 }  // namespace
