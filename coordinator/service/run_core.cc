@@ -34,6 +34,9 @@ Status UnknownStatus(const UnknownAssignmentEffect& effect) {
                              : NotFound("there is no assignment with this id");
 }
 
+// A folder that could not be written: what stands in its way lasts minutes, and an attempt costs a read of the history.
+constexpr Duration kMendFolderEvery = std::chrono::seconds(5);
+
 }  // namespace
 
 // ---- start ----
@@ -90,6 +93,7 @@ Result<std::unique_ptr<RunCore>> RunCore::Create(RunCoreOptions options, const S
   first.writes.clear();
   std::vector<AddressedAnswer> none;
   Status begun = core->TakeUp(stored);
+  if (begun.ok()) begun = core->folder_state_;  // whoever submits is there to mend it
   if (begun.ok()) begun = core->Execute({std::move(first)}, &none);
   if (begun.ok()) return core;
   stored.run.state = RunState::kFailed;
@@ -136,9 +140,16 @@ Status RunCore::TakeUp(const StoredRun& stored) {
   published_ = always_published_;
   published_.insert(stored.run.model);
   start_traffic_ = round_traffic_ = TrafficNow();
+  FolderIs(WriteFolder(stored));
+  return OkStatus();
+}
+
+Status RunCore::WriteFolder(const StoredRun& stored) {
   HEDDLE_RETURN_IF_ERROR(MakeDirectories(files_.folder() / "checkpoints"));
-  HEDDLE_RETURN_IF_ERROR(files_.Repair(stored, *options_.store, *options_.blobs, material_.adapter_config_json));
-  return files_.WriteRun(stored.run, origin_, {});
+  HEDDLE_RETURN_IF_ERROR(
+      files_.Repair(stored, *options_.store, *options_.blobs, material_.adapter_config_json, unwritten_traffic_));
+  const Traffic now = TrafficNow();
+  return files_.WriteRun(stored.run, origin_, {now.down - start_traffic_.down, now.up - start_traffic_.up});
 }
 
 // The engine anew from what is stored: at a restart, and after storage failed under a step.
@@ -203,6 +214,7 @@ Result<std::vector<AddressedAnswer>> RunCore::Commit() {
   std::vector<Step> steps = std::exchange(taken_, {});
   if (status.ok()) status = Execute(std::move(steps), &answers);
   contents_.clear();
+  MendFolder();
   if (status.ok()) return answers;
   Log(Severity::kError, "storage failed under a step; the run goes on from what is stored",
       {{"run_id", id().value()}, {"error", status.message()}});
@@ -217,7 +229,9 @@ Result<std::vector<AddressedAnswer>> RunCore::Handle(const Event& event, InlineC
 
 std::optional<Time> RunCore::NextDeadline() const {
   if (!engine_) return options_.clock->Now() + Seconds(1);  // try again to rebuild it
-  return engine_->NextDeadline();
+  std::optional<Time> next = engine_->NextDeadline();
+  if (!folder_state_.ok()) next = next ? std::min(*next, mend_folder_at_) : mend_folder_at_;
+  return next;
 }
 
 // The rows of all steps and the contents of the updates they accept, in one transaction.
@@ -317,22 +331,50 @@ void RunCore::On(const UnknownAssignmentEffect& effect, std::vector<AddressedAns
   answers->push_back({effect.token, UnknownStatus(effect)});
 }
 
-// ---- effects for people: a failure here is logged, and mended by the next restart ----
+// ---- effects for people: a failure here is logged, and mended when the folder can be written again ----
+
+void RunCore::FolderIs(Status status) {
+  folder_state_ = std::move(status);
+  if (folder_state_.ok()) return;
+  mend_folder_at_ = options_.clock->Now() + kMendFolderEvery;
+  Log(Severity::kError, "the run folder could not be written; it is tried again",
+      {{"run_id", id().value()}, {"error", folder_state_.message()}});
+}
+
+void RunCore::MendFolder(bool now_too) {
+  if (folder_state_.ok() || (!now_too && options_.clock->Now() < mend_folder_at_)) return;
+  const auto mend = [this]() -> Status {
+    HEDDLE_ASSIGN_OR_RETURN(const StoredRun stored, options_.store->GetRun(id()));
+    return WriteFolder(stored);
+  };
+  mend_folder_at_ = options_.clock->Now() + kMendFolderEvery;
+  if (folder_state_ = mend(); !folder_state_.ok()) return;
+  unwritten_traffic_.clear();
+  Log(Severity::kInfo, "the run folder is whole again", {{"run_id", id().value()}});
+}
+
+// After a failure everything goes by way of MendFolder: a line must not be added to a torn one, and lines are in order.
+void RunCore::WriteRound(const RoundEndedEffect& effect, const Traffic& traffic) {
+  const RoundRecord& round = effect.round;
+  const bool committed = round.phase == RoundPhase::kCommitted;
+  if (folder_state_.ok()) {
+    const RoundFigures figures = committed ? FiguresOfModel(round.model, *options_.blobs) : RoundFigures{};
+    Status status = files_.AppendHistory(HistoryLine(round, effect.assignments, traffic, figures));
+    if (committed && status.ok()) {
+      status = files_.WriteCheckpoint(round.round, material_.adapter_config_json, round.model, *options_.blobs);
+    }
+    FolderIs(std::move(status));
+    if (folder_state_.ok()) return;
+  }
+  unwritten_traffic_[{round.round, round.attempt}] = traffic;
+}
 
 void RunCore::On(const RoundEndedEffect& effect, std::vector<AddressedAnswer>*, std::vector<Event>*) {
   const RoundRecord& round = effect.round;
   const Traffic now = TrafficNow();
   const Traffic traffic{now.down - round_traffic_.down, now.up - round_traffic_.up};
   const bool committed = round.phase == RoundPhase::kCommitted;
-  const RoundFigures figures = committed ? FiguresOfModel(round.model, *options_.blobs) : RoundFigures{};
-  Status status = files_.AppendHistory(HistoryLine(round, effect.assignments, traffic, figures));
-  if (committed && status.ok()) {
-    status = files_.WriteCheckpoint(round.round, material_.adapter_config_json, round.model, *options_.blobs);
-  }
-  if (!status.ok()) {
-    Log(Severity::kError, "the run folder could not be written",
-        {{"run_id", id().value()}, {"round", round.round}, {"error", status.message()}});
-  }
+  WriteRound(effect, traffic);
   const RoundLosses losses = LossesOf(effect.assignments);
   if (committed) {
     PublishAround(round.parent, round.model);
@@ -359,8 +401,11 @@ void RunCore::On(const RoundEndedEffect& effect, std::vector<AddressedAnswer>*, 
 void RunCore::On(const RunEndedEffect& effect, std::vector<AddressedAnswer>*, std::vector<Event>*) {
   const Traffic now = TrafficNow();
   HEDDLE_FAILPOINT(kRunEndUnwritten);
-  Status status = files_.WriteRun(effect.run, origin_, {now.down - start_traffic_.down, now.up - start_traffic_.up});
-  if (!status.ok()) Log(Severity::kError, "run.json could not be written", {{"error", status.message()}});
+  if (folder_state_.ok()) {
+    FolderIs(files_.WriteRun(effect.run, origin_, {now.down - start_traffic_.down, now.up - start_traffic_.up}));
+  } else {
+    MendFolder(true);
+  }
   Log(Severity::kInfo, "run ended",
       {{"run_id", id().value()},
        {"state", StateName(effect.run.state)},

@@ -105,7 +105,7 @@ class RunCore {
   // the same recipe with the same seed has been run here; kFailedPrecondition: another run is active).
   static Result<std::unique_ptr<RunCore>> Create(RunCoreOptions options, const Submission& submission);
 
-  // Takes up a stored run. Errors: kNotFound, kDataLoss.
+  // Takes up a stored run; also where its folder cannot be written (folder_state). Errors: kNotFound, kDataLoss.
   static Result<std::unique_ptr<RunCore>> Resume(RunCoreOptions options, const RunId& id);
 
   // The engine takes the event up; nothing of it is written or answered before Commit. `content` goes with a report.
@@ -123,6 +123,9 @@ class RunCore {
   bool ready() const { return engine_.has_value(); }
   RunProgress Progress() const;
   const std::filesystem::path& folder() const { return files_.folder(); }
+  // Why the folder does not tell all that is stored; ok when it does. It is tried again by itself (NextDeadline), and
+  // rounds go on meanwhile.
+  const Status& folder_state() const { return folder_state_; }
   const Recipe& recipe() const { return recipe_; }
 
   // True when the present attempt has this assignment and it is open; such a report's update needs a look.
@@ -192,6 +195,12 @@ class RunCore {
   // The sum or the model could not be made. Where the disk is to blame for the moment (full, no descriptors, not
   // writable), the step fails, and the next one rebuilds and tries again: accepted updates are not thrown away.
   void SpoilSum(const Status& status, uint32_t round, uint32_t attempt, std::vector<Event>* next);
+  void WriteRound(const RoundEndedEffect& effect, const Traffic& traffic);
+  // Writes all that the folder lacks.
+  Status WriteFolder(const StoredRun& stored);
+  // The same if it lacks anything and it is time; `now_too`: whether or not it is time.
+  void MendFolder(bool now_too = false);
+  void FolderIs(Status status);
   Traffic TrafficNow() const { return options_.traffic ? options_.traffic() : Traffic{}; }
 
   RunCoreOptions options_;
@@ -219,6 +228,10 @@ class RunCore {
   std::optional<double> last_train_loss_;
   RoundLossWatch loss_watch_;
   Traffic start_traffic_, round_traffic_;
+  // What the run folder could not take up: why, when to try again, and what of it the store does not know.
+  Status folder_state_;
+  Time mend_folder_at_{};
+  TrafficOfRounds unwritten_traffic_;
 };
 
 // Writes what is missing in the folders of runs that have ended: a kill may come between a run's last commit and the

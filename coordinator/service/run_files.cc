@@ -262,7 +262,7 @@ Status RunFiles::WriteCheckpoint(uint32_t round, const std::string& adapter_conf
 }
 
 Status RunFiles::Repair(const StoredRun& run, Store& store, const BlobStore& blobs,
-                        const std::string& adapter_config_json) {
+                        const std::string& adapter_config_json, const TrafficOfRounds& traffic) {
   HEDDLE_RETURN_IF_ERROR(MakeDirectories(folder_));
   std::string text;
   if (auto read = ReadFile(folder_ / "history.jsonl", kMaxHistoryBytes); read.ok()) {
@@ -281,8 +281,10 @@ Status RunFiles::Repair(const StoredRun& run, Store& store, const BlobStore& blo
     if (!committed && round.phase != RoundPhase::kAbandoned) continue;
     if (!lines.contains({round.round, round.attempt})) {
       HEDDLE_ASSIGN_OR_RETURN(const auto assignments, store.ListAssignments(run.run.id, round.round, round.attempt));
-      HEDDLE_RETURN_IF_ERROR(AppendHistory(
-          HistoryLine(round, assignments, {}, committed ? FiguresOfModel(round.model, blobs) : RoundFigures{})));
+      const auto known = traffic.find({round.round, round.attempt});
+      HEDDLE_RETURN_IF_ERROR(
+          AppendHistory(HistoryLine(round, assignments, known == traffic.end() ? Traffic{} : known->second,
+                                    committed ? FiguresOfModel(round.model, blobs) : RoundFigures{})));
     }
     std::error_code error;
     if (committed && !fs::exists(CheckpointFolder(folder_, round.round), error)) {

@@ -12,6 +12,7 @@
 #include <cmath>
 #include <cstdint>
 #include <filesystem>
+#include <map>
 #include <optional>
 #include <span>
 #include <string>
@@ -32,6 +33,8 @@ struct Traffic {
   uint64_t up = 0;    // from devices
   friend bool operator==(const Traffic&, const Traffic&) = default;
 };
+// By round and attempt.
+using TrafficOfRounds = std::map<std::pair<uint32_t, uint32_t>, Traffic>;
 
 // Losses are means over the accepted updates, weighted by num_examples. A device that took no step (with few labels:
 // aggregation/averaging/few_shot.h) has no loss and trained on nothing: it is accepted, and counts for nothing else.
@@ -72,8 +75,10 @@ class RunFiles {
   Status AppendHistory(const std::string& line);
   Status WriteCheckpoint(uint32_t round, const std::string& adapter_config_json, const Sha256Digest& model,
                          const BlobStore& blobs);
-  // After a restart: lines of rounds that ended without one are added, missing checkpoints are written.
-  Status Repair(const StoredRun& run, Store& store, const BlobStore& blobs, const std::string& adapter_config_json);
+  // After a restart, or after something could not be written: a torn last line goes, lines of rounds that ended without
+  // one are added, missing checkpoints are written. `traffic`: of those rounds, where it is known.
+  Status Repair(const StoredRun& run, Store& store, const BlobStore& blobs, const std::string& adapter_config_json,
+                const TrafficOfRounds& traffic = {});
 
  private:
   std::filesystem::path folder_;

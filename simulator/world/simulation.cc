@@ -224,6 +224,7 @@ Result<fs::path> World::OwnModel(const DeviceSpec& device, const fs::path& check
 
 // The round's line of history is written by now, and the model of a committed one stands in its checkpoint.
 Status World::EndRound(const coordinator::RoundRecord& round) {
+  if (core_) HEDDLE_RETURN_IF_ERROR(core_->folder_state());
   HEDDLE_RETURN_IF_ERROR(spent_.EndRound(round.round, *blobs_));
   std::string members = CostJson(round_cost_);
   round_cost_ = DeviceCost();
@@ -506,6 +507,7 @@ Result<SimulationResult> World::Run() {
   const auto start = std::chrono::steady_clock::now();
   HEDDLE_RETURN_IF_ERROR(Begin());
   HEDDLE_RETURN_IF_ERROR(Loop());
+  HEDDLE_RETURN_IF_ERROR(core_->folder_state());
   SimulationResult result = std::move(result_);
   result.run = core_->Progress().run;
   result.rounds = recipe_.spec.rounds;

@@ -133,6 +133,28 @@ TEST(Starved, AFullDiskIsRefusedAndTheRunGoesOnWhenThereIsRoom) {
   ExpectNothingThrownAway(keeper);
 }
 
+// People's files lie on a disk of their own (a mount at runs/): the run does not need it, and its folder is whole when
+// that disk can be written again, also where the run has ended meanwhile.
+TEST(Starved, ARunFolderOnAFullDiskIsWrittenWhenThereIsRoom) {
+  TempDir folder;
+  SmallDisk disk(folder / "state/runs");
+  if (!disk.mounted()) GTEST_SKIP() << "a small file system cannot be mounted here (it needs root)";
+  KeeperOptions options = LongRun();
+  options.coordinator_settings["storage.state_dir"] = "\"" + (folder / "state").string() + "\"";
+  Keeper keeper(options);
+  ASSERT_OK(StartAndCommitOne(keeper));
+  disk.Fill();
+  const uint32_t committed = keeper.CommittedRounds();
+  ASSERT_LT(committed, options.rounds) << "too late to disturb anything";
+  ASSERT_OK(keeper.TendUntil([&] { return TextOf(keeper.Progress(), "state") == "complete"; }, "the run is complete"));
+  EXPECT_TRUE(CoordinatorLog(keeper).find("the run folder could not be written") != std::string::npos);
+  const double refused = Refusals(keeper);
+  EXPECT_EQ(refused, 0) << "devices heard of it: " << Metrics(keeper);
+  disk.Free();
+  ASSERT_OK(keeper.Finish());
+  ExpectNothingThrownAway(keeper);
+}
+
 // ---- no descriptors ----
 
 // Connections that say nothing.

@@ -138,4 +138,6 @@ void SmallRun::Round() {
   Report(kSecond);
 }
 
+void SmallRun::Tick() { Feed(TickEvent{}); }
+
 }  // namespace heddle::coordinator::testing

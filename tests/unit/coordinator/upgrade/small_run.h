@@ -39,6 +39,8 @@ class SmallRun {
   void Report(const std::string& device);
   // Both devices take part in one round, which commits.
   void Round();
+  // A second passes.
+  void Tick();
 
   Store& store() { return *store_; }
   BlobStore& blobs() { return *blobs_; }
