@@ -151,6 +151,15 @@ Result<std::string> ReadFile(const fs::path& path, size_t max_bytes) {
   return content;
 }
 
+Status SyncFile(const fs::path& path) {
+  UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (!fd.valid()) return ErrnoStatus(errno, "cannot open " + path.string());
+  HEDDLE_FAILPOINT(kFileUnsynced);
+  if (::fsync(fd.get()) != 0) return ErrnoStatus(errno, "cannot fsync " + path.string());
+  HEDDLE_FAILPOINT(kFileSynced);
+  return OkStatus();
+}
+
 Status SyncDirectory(const fs::path& directory) {
   const fs::path& target = directory.empty() ? fs::path(".") : directory;
   UniqueFd fd(::open(target.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));

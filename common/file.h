@@ -88,6 +88,9 @@ Status WriteFileAtomically(const std::filesystem::path& path, std::string_view c
 // Renames a finished, already fsynced file into place and fsyncs the target's folder.
 Status RenameDurably(const std::filesystem::path& from, const std::filesystem::path& to);
 
+// fsync of a file that was written elsewhere: its content outlives a power cut. Errors: those of ErrnoStatus.
+Status SyncFile(const std::filesystem::path& path);
+
 // fsync of a folder: makes names created or renamed in it durable.
 Status SyncDirectory(const std::filesystem::path& directory);
 

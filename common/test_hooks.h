@@ -131,6 +131,7 @@ namespace heddle::test_hooks {
   X(kWeighAbsentDevices, "divides a layer's sum by the weight of devices without that layer") \
   X(kTakeOtherLayers, "accepts tensors of layers that the device was not asked to train")     \
   X(kGiveAllLayers, "gives a device the adapter of layers that it does not hold")             \
+  X(kForgetFolder, "never writes what a run's folder could not take up when it came")         \
   X(kForgetReferences, "deletes blobs that rows name and the moment does not need")           \
   X(kPatchFromStart, "sends what has changed since the start to a device that has a ledger")
 

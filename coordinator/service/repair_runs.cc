@@ -37,9 +37,13 @@ Status RepairEndedRun(const RunCoreOptions& options, const RunId& id, const std:
 
 }  // namespace
 
-void RepairEndedRuns(const RunCoreOptions& options) {
+bool RepairEndedRuns(const RunCoreOptions& options) {
   const auto runs = options.store->ListRuns();
-  if (!runs.ok()) return Log(Severity::kWarning, "runs cannot be listed", {{"error", runs.status().message()}});
+  if (!runs.ok()) {
+    Log(Severity::kWarning, "runs cannot be listed", {{"error", runs.status().message()}});
+    return false;
+  }
+  bool whole = true;
   for (const RunRecord& run : *runs) {
     const std::filesystem::path folder = options.runs_folder / run.id.value();
     if (run.state == RunState::kRunning || TellsTheEnd(folder / "run.json", run)) continue;
@@ -49,8 +53,10 @@ void RepairEndedRuns(const RunCoreOptions& options) {
     } else {
       Log(Severity::kWarning, "the folder of an ended run could not be written",
           {{"run_id", run.id.value()}, {"error", repaired.message()}});
+      whole = false;
     }
   }
+  return whole;
 }
 
 }  // namespace heddle::coordinator

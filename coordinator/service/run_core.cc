@@ -230,8 +230,9 @@ Result<std::vector<AddressedAnswer>> RunCore::Handle(const Event& event, InlineC
 std::optional<Time> RunCore::NextDeadline() const {
   if (!engine_) return options_.clock->Now() + Seconds(1);  // try again to rebuild it
   std::optional<Time> next = engine_->NextDeadline();
-  if (!folder_state_.ok()) next = next ? std::min(*next, mend_folder_at_) : mend_folder_at_;
-  return next;
+  if (folder_state_.ok()) return next;
+  const Time mend = std::min(mend_folder_at_, options_.clock->Now() + kMendFolderEvery);  // the clock may be set back
+  return next ? std::min(*next, mend) : mend;
 }
 
 // The rows of all steps and the contents of the updates they accept, in one transaction.
@@ -334,7 +335,7 @@ void RunCore::On(const UnknownAssignmentEffect& effect, std::vector<AddressedAns
 // ---- effects for people: a failure here is logged, and mended when the folder can be written again ----
 
 void RunCore::FolderIs(Status status) {
-  folder_state_ = std::move(status);
+  if (!HEDDLE_PLANTED(kForgetFolder)) folder_state_ = std::move(status);
   if (folder_state_.ok()) return;
   mend_folder_at_ = options_.clock->Now() + kMendFolderEvery;
   Log(Severity::kError, "the run folder could not be written; it is tried again",
@@ -342,12 +343,15 @@ void RunCore::FolderIs(Status status) {
 }
 
 void RunCore::MendFolder(bool now_too) {
-  if (folder_state_.ok() || (!now_too && options_.clock->Now() < mend_folder_at_)) return;
+  if (folder_state_.ok()) return;
+  const Time now = options_.clock->Now();
+  const bool clock_set_back = mend_folder_at_ > now + kMendFolderEvery;
+  if (!now_too && !clock_set_back && now < mend_folder_at_) return;
   const auto mend = [this]() -> Status {
     HEDDLE_ASSIGN_OR_RETURN(const StoredRun stored, options_.store->GetRun(id()));
     return WriteFolder(stored);
   };
-  mend_folder_at_ = options_.clock->Now() + kMendFolderEvery;
+  mend_folder_at_ = now + kMendFolderEvery;
   if (folder_state_ = mend(); !folder_state_.ok()) return;
   unwritten_traffic_.clear();
   Log(Severity::kInfo, "the run folder is whole again", {{"run_id", id().value()}});

@@ -236,7 +236,8 @@ class RunCore {
 
 // Writes what is missing in the folders of runs that have ended: a kill may come between a run's last commit and the
 // files that tell of it. A folder whose run.json tells the end is whole. Failures are logged: nothing depends on them.
-void RepairEndedRuns(const RunCoreOptions& options);
+// Returns whether all is whole now.
+bool RepairEndedRuns(const RunCoreOptions& options);
 
 // Answers a report when no run has been taken up. Errors: the storage failed.
 Result<AddressedAnswer> AnswerReportWithoutRun(Store& store, Time now, const ReportEvent& event);

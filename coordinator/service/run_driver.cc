@@ -13,6 +13,9 @@ namespace {
 // Of one transaction: what waits for the disk together. Bounds its memory and the time until the first is answered.
 constexpr size_t kMaxEventsPerCommit = 512;
 
+// Folders of runs that have ended and could not be written.
+constexpr Duration kRepairFoldersEvery = std::chrono::seconds(60);
+
 // A run that cannot be taken up ends as failed, so that it does not keep the next one, or the coordinator, from
 // starting.
 Status EndAsFailed(Store& store, RunRecord run, const std::string& reason, Time now) {
@@ -58,7 +61,7 @@ Status RunDriver::Start() {
       return core.status().Annotate("taking up run " + active->value());
     }
   }
-  RepairEndedRuns(options_.core);
+  RepairFolders();
   Publish();
   {
     std::lock_guard lock(mutex_);
@@ -172,9 +175,15 @@ void RunDriver::RunPending() {
   }
 }
 
+void RunDriver::RepairFolders() {
+  repair_folders_at_.reset();
+  if (!RepairEndedRuns(options_.core)) repair_folders_at_ = options_.core.clock->Now() + kRepairFoldersEvery;
+}
+
 std::optional<Time> RunDriver::NextWake() const {
   std::optional<Time> next;
   if (core_) next = core_->NextDeadline();
+  if (repair_folders_at_) next = next ? std::min(*next, *repair_folders_at_) : *repair_folders_at_;
   if (!lobby_by_time_.empty()) {
     const Time until = lobby_by_time_.begin()->first;
     next = next ? std::min(*next, until) : until;
@@ -187,6 +196,10 @@ void RunDriver::Tick() {
   if (core_) {
     const std::optional<Time> due = core_->NextDeadline();
     if (due && *due <= now) Feed(TickEvent{});
+  }
+  // Later than it can be: the clock was set back.
+  if (repair_folders_at_ && (*repair_folders_at_ <= now || *repair_folders_at_ > now + kRepairFoldersEvery)) {
+    RepairFolders();
   }
   while (!lobby_by_time_.empty() && lobby_by_time_.begin()->first <= now) {
     const PollToken token = lobby_by_time_.begin()->second;
@@ -406,6 +419,8 @@ Result<RunId> RunDriver::Submit(const Submission& submission) {
         }
         Flush();  // late reports on the run of before
         HEDDLE_ASSIGN_OR_RETURN(std::unique_ptr<RunCore> core, RunCore::Create(options_.core, submission));
+        // Nobody else would write what the folder of the run before still lacks.
+        if (core_ && !core_->folder_state().ok()) repair_folders_at_ = options_.core.clock->Now();
         core_ = std::move(core);
         EmptyLobby();
         Publish();  // whoever hears of the run can watch it

@@ -195,6 +195,11 @@ Result<Sha256Digest> RunFiles::AdapterDigest(const fs::path& run_folder, uint32_
 
 Status RunFiles::WriteRun(const RunRecord& run, const RunOrigin& origin, const Traffic& traffic) {
   HEDDLE_RETURN_IF_ERROR(MakeDirectories(folder_));
+  if (run.state != RunState::kRunning) {
+    // A folder that tells the end is never looked at again: what it tells must outlive a power cut with it.
+    std::error_code error;
+    if (fs::exists(HistoryPath(), error)) HEDDLE_RETURN_IF_ERROR(SyncFile(HistoryPath()));
+  }
   const auto digest = AdapterDigest(folder_, run.committed_rounds);
   const std::optional<Sha256Digest> adapter = digest.ok() ? std::optional(*digest) : std::nullopt;
   HEDDLE_RETURN_IF_ERROR(WriteFileAtomically(folder_ / "run.json", RunJson(run, origin, traffic, adapter)));
@@ -203,7 +208,7 @@ Status RunFiles::WriteRun(const RunRecord& run, const RunOrigin& origin, const T
 }
 
 Status RunFiles::AppendHistory(const std::string& line) {
-  const fs::path path = folder_ / "history.jsonl";
+  const fs::path path = HistoryPath();
   UniqueFd fd(::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644));
   if (!fd.valid()) return ErrnoStatus(errno, "cannot open " + path.string());
   HEDDLE_RETURN_IF_ERROR(WriteAll(fd.get(), line + "\n", "cannot write " + path.string()));
@@ -238,7 +243,7 @@ Status WriteAdapter(const Sha256Digest& model, const std::string& adapter_config
   fs::copy_file(blobs.Path(model), tensors, error);
   if (error) return ErrnoStatus(error.value(), "cannot write " + tensors.string());
   fs::permissions(tensors, fs::perms(0644), error);
-  return OkStatus();
+  return SyncFile(tensors);
 }
 
 }  // namespace
@@ -265,14 +270,14 @@ Status RunFiles::Repair(const StoredRun& run, Store& store, const BlobStore& blo
                         const std::string& adapter_config_json, const TrafficOfRounds& traffic) {
   HEDDLE_RETURN_IF_ERROR(MakeDirectories(folder_));
   std::string text;
-  if (auto read = ReadFile(folder_ / "history.jsonl", kMaxHistoryBytes); read.ok()) {
+  if (auto read = ReadFile(HistoryPath(), kMaxHistoryBytes); read.ok()) {
     text = *std::move(read);
   } else if (read.status().code() != Code::kNotFound) {
     return read.status();
   }
   if (!text.empty() && text.back() != '\n') {  // a line that a kill tore
     text.erase(text.rfind('\n') == std::string::npos ? 0 : text.rfind('\n') + 1);
-    HEDDLE_RETURN_IF_ERROR(WriteFileAtomically(folder_ / "history.jsonl", text));
+    HEDDLE_RETURN_IF_ERROR(WriteFileAtomically(HistoryPath(), text));
   }
   const auto lines = LinesOf(text);
   HEDDLE_ASSIGN_OR_RETURN(const std::vector<RoundRecord> rounds, store.ListRounds(run.run.id));

@@ -81,6 +81,8 @@ class RunFiles {
                 const TrafficOfRounds& traffic = {});
 
  private:
+  std::filesystem::path HistoryPath() const { return folder_ / "history.jsonl"; }
+
   std::filesystem::path folder_;
   std::string base_model_json_;
 };

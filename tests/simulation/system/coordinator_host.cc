@@ -1,12 +1,17 @@
 #include "tests/simulation/system/coordinator_host.h"
 
+#include <fcntl.h>
+
+#include <algorithm>
 #include <cerrno>
 #include <utility>
 
+#include "common/file.h"
 #include "coordinator/service/clean_up.h"
 
 namespace heddle::system_simulation {
 
+namespace fs = std::filesystem;
 using coordinator::BlobStore;
 using coordinator::BlobStoreOptions;
 using coordinator::DeviceApi;
@@ -53,7 +58,7 @@ Status CoordinatorHost::OpenLife(Life& life) {
   options.core.store = life.store.get();
   options.core.blobs = life.blobs.get();
   options.core.clock = &time_;
-  options.core.runs_folder = stage_.state() / "runs";
+  options.core.runs_folder = runs_;
   options.core.observer.round_ended = [this](const coordinator::RoundRecord& round,
                                              std::span<const coordinator::AssignmentRecord>) {
     if (!dying_ && round_ended) round_ended(round);
@@ -142,6 +147,29 @@ void CoordinatorHost::FailReads() {
 void CoordinatorHost::LockDatabase() {
   Heal();
   disk_.LockOut();
+}
+
+void CoordinatorHost::BlockRuns() {
+  std::error_code ignored;
+  if (fs::exists(stage_.runs_aside(), ignored)) return;
+  fs::rename(runs_, stage_.runs_aside(), ignored);
+  const UniqueFd in_the_way(::open(runs_.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0640));
+}
+
+void CoordinatorHost::UnblockRuns() {
+  std::error_code ignored;
+  if (!fs::exists(stage_.runs_aside(), ignored)) return;
+  fs::remove(runs_, ignored);
+  fs::rename(stage_.runs_aside(), runs_, ignored);
+}
+
+void CoordinatorHost::TearHistory(const RunId& run, uint32_t bytes) {
+  std::error_code error;
+  const auto told = ReadFile(runs_ / run.value() / "run.json");
+  if (told.ok() && told->find(R"("state":"running")") == std::string::npos) return;  // synced before the end was told
+  const fs::path history = runs_ / run.value() / "history.jsonl";
+  const uint64_t size = fs::file_size(history, error);
+  if (!error) fs::resize_file(history, size - std::min<uint64_t>(size, bytes), error);
 }
 
 void CoordinatorHost::Die(bool power_cut) {

@@ -51,6 +51,11 @@ class CoordinatorHost {
   void FailReads();
   void LockDatabase();
   void Heal();
+  // The folders of runs cannot be written, or can again: beside all other troubles. Heal leaves it as it is.
+  void BlockRuns();
+  void UnblockRuns();
+  // What a kill or a power cut takes of the end of a run's history, at most so many bytes.
+  void TearHistory(const RunId& run, uint32_t bytes);
 
   // ---- use; only while up ----
   Result<RunId> Submit(const std::string& recipe);
@@ -58,6 +63,7 @@ class CoordinatorHost {
   void Serve(const std::shared_ptr<testing::LocalExchange>& exchange);
   // Does everything that can be done now, and plans what is due later.
   void Pump();
+  const std::filesystem::path& RunsFolder() const { return runs_; }
   // Deletes what nothing needs, of blobs those that are older than this. Returns how many.
   size_t CleanUp(Duration age);
   void Revoke(const DeviceId& device);
@@ -88,6 +94,7 @@ class CoordinatorHost {
   void PlanWork();
 
   Stage& stage_;
+  std::filesystem::path runs_ = stage_.runs();
   Timeline& time_;
   coordinator::testing::MemoryDisk disk_;
   coordinator::CoordinatorConfig config_;

@@ -109,7 +109,8 @@ std::string Stage::SerialOf(const std::string& certificate_pem) {
 void Stage::Sweep() {
   files_.Sweep();
   std::error_code ignored;
-  fs::remove_all(state() / "runs", ignored);
+  fs::remove_all(runs(), ignored);
+  fs::remove_all(runs_aside(), ignored);
 }
 
 DeviceId Stage::DeviceName(size_t index) {

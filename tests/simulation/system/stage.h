@@ -26,6 +26,9 @@ class Stage {
   Stage& operator=(const Stage&) = delete;
 
   std::filesystem::path state() const { return folder_ / "state"; }
+  // Where the coordinator writes the folders of runs; and where they are while something stands in their place.
+  std::filesystem::path runs() const { return state() / "runs"; }
+  std::filesystem::path runs_aside() const { return state() / "runs-aside"; }
   // What a recipe's paths are relative to. The same text in every process, since a run's name, and with it all of a
   // world, depends on the paths in its recipe.
   static std::filesystem::path RecipeFolder();

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "tests/simulation/system/told_run.h"
+
 namespace heddle::system_simulation {
 namespace {
 
@@ -32,7 +34,8 @@ SystemWorld::SystemWorld(Stage& stage, uint64_t seed)
       checker_(time_, host_, seed, DrawMethod(seed), DeriveSeed(seed, "cleaning", "") % 3 == 0, RoundsDownloads(seed),
                DrawSecondStage(seed)),
       rogue_(time_, network_, checker_, machines_),
-      enrolments_(stage, time_, host_, network_, checker_) {
+      enrolments_(stage, time_, host_, network_, checker_),
+      folder_troubles_(DrawFolderTroubles(seed)) {
   DrawWeather();
   DrawMachines();
   DrawTroubles();
@@ -45,9 +48,7 @@ SystemWorld::SystemWorld(Stage& stage, uint64_t seed)
   host_.gone = [this] { network_.CoordinatorGone(); };
   host_.died = [this](bool power_cut) {
     if (power_cut) checker_.PowerWasCut();
-    checker_.Disturbed();
-    disk_trouble_ = false;
-    RestartLater();
+    HasDied();
   };
 }
 
@@ -134,6 +135,12 @@ bool SystemWorld::RoundsDownloads(uint64_t seed) { return DeriveSeed(seed, "down
 // Answers that are cut off, devices' disks, enrolment: one world in three, of which no kept one is.
 bool SystemWorld::HasNewerTroubles(uint64_t seed) { return DeriveSeed(seed, "late enrolment", "") % 3 == 0; }
 
+// What is wrong with the folder of runs: one world in six, of which no kept one is.
+std::optional<PhiloxStream> SystemWorld::DrawFolderTroubles(uint64_t seed) {
+  const uint64_t draw = DeriveSeed(seed, "folders of runs", "");
+  return draw % 6 == 0 ? std::optional(PhiloxStream(draw)) : std::nullopt;
+}
+
 // One world in eight; of a stream of its own that draws no kept seed, as the parts of the model.
 std::optional<SecondStage> SystemWorld::DrawSecondStage(uint64_t seed) {
   const uint64_t draw = DeriveSeed(seed, "second stage", "");
@@ -214,6 +221,7 @@ std::optional<std::string> SystemWorld::Run() {
     submitted_ = true;
     checker_.RunBegan(*run);
     host_.Pump();
+    PlanFolderTroubles();
     time_.After(time_.Between(0.1, 5), [this] { NextTrouble(); });
   });
   time_.After(kFaultsEnd, [this] { EndFaults(); });
@@ -228,9 +236,28 @@ std::optional<std::string> SystemWorld::Run() {
   if (!checker_.breach()) {
     EndFaults();
     if (!host_.up()) StartCoordinator();
-    if (host_.up()) checker_.AtEnd();
+    LetFoldersBeMended();
+    if (host_.up() && !checker_.breach()) checker_.AtEnd();
+    if (host_.up() && !checker_.breach()) CheckFolder();
   }
   return checker_.breach();
+}
+
+// A minute is what the coordinator takes at most, and a little more than it sleeps.
+void SystemWorld::LetFoldersBeMended() {
+  if (!folder_troubles_) return;
+  const Time until = time_.true_now() + Seconds(130);
+  while (!checker_.breach() && time_.true_now() < until && time_.Step()) checker_.AfterPump();
+}
+
+void SystemWorld::CheckFolder() {
+  const auto run = host_.store().GetRun(*checker_.run());
+  const auto rounds = host_.store().ListRounds(*checker_.run());
+  if (!run.ok() || !rounds.ok()) return checker_.Breach("the run cannot be read at the end");
+  const auto folder = host_.RunsFolder() / checker_.run()->value();
+  if (const auto mistake = MistakeInFolder(folder, run->run, *rounds, DrawMethod(seed_) == Method::kFedAvg)) {
+    checker_.Breach(*mistake);
+  }
 }
 
 Counts SystemWorld::counts() const {
@@ -302,9 +329,14 @@ void SystemWorld::CoordinatorDies(bool power_cut) {
   time_.Note(power_cut ? "power cut" : "killed");
   if (!power_cut) ++checker_.counts.happened["kill"];
   if (power_cut) checker_.PowerWasCut();
-  checker_.Disturbed();
   host_.Die(power_cut);
+  HasDied();
+}
+
+void SystemWorld::HasDied() {
+  checker_.Disturbed();
   disk_trouble_ = false;
+  if (folder_troubles_ && submitted_) host_.TearHistory(*checker_.run(), folder_troubles_->NextBelow(600));
   RestartLater();
 }
 
@@ -387,6 +419,22 @@ void SystemWorld::LockDatabase() {
   HealLater(time_.Skewed(0.5, 20));
 }
 
+// What people read of a run cannot be written for a while, up to three times.
+void SystemWorld::PlanFolderTroubles() {
+  if (!folder_troubles_) return;
+  for (uint32_t times = 1 + folder_troubles_->NextBelow(3); times > 0; --times) {
+    const Duration begin = std::chrono::milliseconds(folder_troubles_->NextBelow(240'000));
+    const Duration length = std::chrono::milliseconds(folder_troubles_->NextBelow(90'000));
+    time_.After(begin, [this] {
+      if (faults_over_) return;
+      time_.Note("the folder of runs cannot be written");
+      ++checker_.counts.happened["blocked run folder"];
+      host_.BlockRuns();
+    });
+    time_.After(begin + length, [this] { host_.UnblockRuns(); });
+  }
+}
+
 void SystemWorld::Partition() {
   const double share = time_.Chance(0.3) ? 1 : ToSeconds(time_.Between(0, 1));
   const Duration length = time_.Skewed(1, 90);
@@ -420,6 +468,7 @@ void SystemWorld::EndFaults() {
   network_.weather = {};
   network_.HealAll();
   if (!host_.dying()) host_.Heal();
+  host_.UnblockRuns();
   disk_trouble_ = false;
   checker_.Disturbed();
   checker_.FaultsEnd();

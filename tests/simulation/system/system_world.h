@@ -40,14 +40,18 @@ class SystemWorld {
   static bool RoundsDownloads(uint64_t seed);
   static std::optional<SecondStage> DrawSecondStage(uint64_t seed);
   static bool HasNewerTroubles(uint64_t seed);
+  static std::optional<PhiloxStream> DrawFolderTroubles(uint64_t seed);
   std::string DrawRecipe();
 
   // ---- the coordinator ----
   void StartCoordinator();
   void RestartLater();
   void CoordinatorDies(bool power_cut);
+  void HasDied();
   bool RunHasEnded();
   void CleanUpNowAndThen();
+  void LetFoldersBeMended();
+  void CheckFolder();
   std::string State();
 
   // ---- troubles ----
@@ -61,6 +65,7 @@ class SystemWorld {
   void FailReads();
   void LockDatabase();
   void HealLater(Duration after);
+  void PlanFolderTroubles();
   void Partition();
   void MachineVanishes();
   void MachineLosesPower();
@@ -83,7 +88,8 @@ class SystemWorld {
   Rogue rogue_;
   Enrolments enrolments_;
   std::string recipe_;
-  std::vector<Trouble> troubles_;  // those of this world, the frequent ones several times
+  std::optional<PhiloxStream> folder_troubles_;  // their own chance
+  std::vector<Trouble> troubles_;                // those of this world, the frequent ones several times
   double trouble_pause_s_ = 10;
   bool submitted_ = false, disk_trouble_ = false, faults_over_ = false;
   uint64_t trouble_number_ = 0;

@@ -32,6 +32,15 @@ TEST(WriteFileAtomically, WritesTheContentAndLeavesNothingElse) {
   EXPECT_EQ(dir.Count(), 1U);
 }
 
+TEST(SyncFile, TakesWhatIsThereAndNamesWhatIsNot) {
+  TempDir dir;
+  ASSERT_TRUE(WriteFileAtomically(dir / "f", "content", 0400).ok());
+  EXPECT_TRUE(SyncFile(dir / "f").ok());
+  const Status absent = SyncFile(dir / "g");
+  EXPECT_EQ(absent.code(), Code::kNotFound);
+  EXPECT_NE(absent.message().find((dir / "g").string()), std::string::npos) << absent.message();
+}
+
 TEST(WriteFileAtomically, GivesTheModeAskedForWhateverTheUmask) {
   TempDir dir;
   mode_t before = ::umask(0077);
