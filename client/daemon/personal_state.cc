@@ -37,15 +37,16 @@ void ForgetOldRuns(const fs::path& folder, size_t keep) {
 
 Result<PersonalState::Paths> PersonalState::Begin(std::string_view run_id) {
   HEDDLE_RETURN_IF_ERROR(MakeDirectories(folder_));
-  HEDDLE_RETURN_IF_ERROR(End(false));
+  HEDDLE_RETURN_IF_ERROR(End(false));  // of what was accepted, and could not be put in place: that first
   // A run's name may hold what no file name may.
   const std::string name = Sha256(run_id).ToHex().substr(0, 32);
   return Paths{folder_ / (name + std::string(kNow)), folder_ / (name + std::string(kNext))};
 }
 
 Status PersonalState::End(bool accepted) {
+  accepted_ = accepted_ || accepted;
   for (const fs::path& next : FilesThatEndWith(folder_, kNext)) {
-    if (!accepted) {
+    if (!accepted_) {
       std::error_code error;
       fs::remove(next, error);
       if (error) return ErrnoStatus(error.value(), "cannot delete " + next.string());
@@ -55,6 +56,7 @@ Status PersonalState::End(bool accepted) {
     HEDDLE_RETURN_IF_ERROR(RenameDurably(next, now.replace_extension(kNow)));
     ForgetOldRuns(folder_, kMaxRuns);
   }
+  accepted_ = false;
   return OkStatus();
 }
 

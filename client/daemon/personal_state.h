@@ -24,12 +24,15 @@ class PersonalState {
   struct Paths {
     std::filesystem::path now, next;  // `now` may not exist
   };
-  // A task of this run begins: what an earlier task left unfinished goes. Errors: those of the folder.
+  // A task of this run begins: what an earlier task left unfinished goes; what was accepted is put in place, if End
+  // could not do it, since the coordinator counts on it. Errors: those of the folder.
   Result<Paths> Begin(std::string_view run_id);
-  // The task has ended. Errors: the file cannot be put in place; what was kept before stays.
+  // The task has ended. Errors: the file cannot be put in place; what was kept before stays, and the next call tries
+  // again.
   Status End(bool accepted);
 
  private:
+  bool accepted_ = false;  // and not in its place yet
   std::filesystem::path folder_;
 };
 

@@ -1,4 +1,4 @@
-// RepairEndedRuns of run_core.h.
+// UntoldRuns and RepairEndedRun of run_core.h.
 #include <boost/json.hpp>
 
 #include "common/file.h"
@@ -24,39 +24,32 @@ bool TellsTheEnd(const std::filesystem::path& run_json, const RunRecord& run) {
          (run.committed_rounds == 0 || object->contains("adapter_sha256"));
 }
 
-Status RepairEndedRun(const RunCoreOptions& options, const RunId& id, const std::filesystem::path& folder) {
+}  // namespace
+
+std::set<RunId> UntoldRuns(const RunCoreOptions& options) {
+  std::set<RunId> untold;
+  const auto runs = options.store->ListRuns();
+  if (!runs.ok()) {
+    Log(Severity::kWarning, "runs cannot be listed", {{"error", runs.status().message()}});
+    return untold;
+  }
+  for (const RunRecord& run : *runs) {
+    const std::filesystem::path folder = options.runs_folder / run.id.value();
+    std::error_code error;
+    const bool there = std::filesystem::is_directory(folder, error);
+    if (there && run.state != RunState::kRunning && !TellsTheEnd(folder / "run.json", run)) untold.insert(run.id);
+  }
+  return untold;
+}
+
+Status RepairEndedRun(const RunCoreOptions& options, const RunId& id) {
   HEDDLE_ASSIGN_OR_RETURN(const StoredRun stored, options.store->GetRun(id));
   Submission submission;
   RunMaterial material;
   HEDDLE_RETURN_IF_ERROR(ReadMaterialJson(stored.origin.material_json, &submission, &material));
-  RunFiles files(folder, BaseModelJsonOf(material));
-  HEDDLE_RETURN_IF_ERROR(MakeDirectories(folder / "checkpoints"));
-  HEDDLE_RETURN_IF_ERROR(files.Repair(stored, *options.store, *options.blobs, material.adapter_config_json));
+  RunFiles files(options.runs_folder / id.value(), BaseModelJsonOf(material));
+  HEDDLE_RETURN_IF_ERROR(files.Repair(id, *options.store, *options.blobs, material.adapter_config_json).status());
   return files.WriteRun(stored.run, stored.origin, {});
-}
-
-}  // namespace
-
-bool RepairEndedRuns(const RunCoreOptions& options) {
-  const auto runs = options.store->ListRuns();
-  if (!runs.ok()) {
-    Log(Severity::kWarning, "runs cannot be listed", {{"error", runs.status().message()}});
-    return false;
-  }
-  bool whole = true;
-  for (const RunRecord& run : *runs) {
-    const std::filesystem::path folder = options.runs_folder / run.id.value();
-    if (run.state == RunState::kRunning || TellsTheEnd(folder / "run.json", run)) continue;
-    const Status repaired = RepairEndedRun(options, run.id, folder);
-    if (repaired.ok()) {
-      Log(Severity::kInfo, "the folder of an ended run was written anew", {{"run_id", run.id.value()}});
-    } else {
-      Log(Severity::kWarning, "the folder of an ended run could not be written",
-          {{"run_id", run.id.value()}, {"error", repaired.message()}});
-      whole = false;
-    }
-  }
-  return whole;
 }
 
 }  // namespace heddle::coordinator

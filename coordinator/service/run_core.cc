@@ -36,6 +36,8 @@ Status UnknownStatus(const UnknownAssignmentEffect& effect) {
 
 // A folder that could not be written: what stands in its way lasts minutes, and an attempt costs a read of the history.
 constexpr Duration kMendFolderEvery = std::chrono::seconds(5);
+// Bytes of checkpoints that are written before devices are answered again.
+constexpr uint64_t kMendAtOnce = uint64_t{64} << 20;
 
 }  // namespace
 
@@ -82,29 +84,21 @@ Result<std::unique_ptr<RunCore>> RunCore::Create(RunCoreOptions options, const S
   Step first;
   HEDDLE_ASSIGN_OR_RETURN(Engine engine, Engine::Create(material.spec, adapter, core->options_.clock->Now(), &first));
   HEDDLE_FAILPOINT(kRunBlobsStored);
+  core->files_ = RunFiles(core->FolderOf(material.spec.id), BaseModelJsonOf(material));
+  HEDDLE_RETURN_IF_ERROR(core->files_.Make());
   HEDDLE_RETURN_IF_ERROR(core->options_.store->CreateRun(stored.origin, first.writes));
   HEDDLE_FAILPOINT(kRunCreated);
-  // From here on the run exists; one that cannot be begun must end, or it would keep the next from starting.
+  // From here on the run exists, and would keep the next one from starting if nobody took it up.
   stored.run = engine.run();
   material.initial_adapter.clear();
   std::string().swap(material.initial_adapter_bytes);  // clear() would keep the memory for the whole run
   core->material_ = std::move(material);
   core->engine_.emplace(std::move(engine));
   first.writes.clear();
+  HEDDLE_RETURN_IF_ERROR(core->TakeUp(stored));
   std::vector<AddressedAnswer> none;
-  Status begun = core->TakeUp(stored);
-  if (begun.ok()) begun = core->folder_state_;  // whoever submits is there to mend it
-  if (begun.ok()) begun = core->Execute({std::move(first)}, &none);
-  if (begun.ok()) return core;
-  stored.run.state = RunState::kFailed;
-  stored.run.reason = "it could not be begun: " + begun.message();
-  stored.run.ended_at = core->options_.clock->Now();
-  const std::vector<Record> writes = {stored.run};
-  if (Status ended = core->options_.store->Apply(writes); !ended.ok()) {
-    Log(Severity::kError, "a run that could not be begun could not be ended either; the next start takes it up",
-        {{"run_id", stored.run.id.value()}, {"error", ended.message()}});
-  }
-  return begun;
+  if (Status begun = core->Execute({std::move(first)}, &none); !begun.ok()) core->GoOnFromWhatIsStored(begun);
+  return core;
 }
 
 Result<std::unique_ptr<RunCore>> RunCore::Resume(RunCoreOptions options, const RunId& id) {
@@ -126,8 +120,7 @@ Result<std::unique_ptr<RunCore>> RunCore::Resume(RunCoreOptions options, const R
 // What Create and Resume have in common: the folder and what devices may fetch.
 Status RunCore::TakeUp(const StoredRun& stored) {
   origin_ = stored.origin;
-  files_ = RunFiles(options_.run_folder.empty() ? options_.runs_folder / origin_.spec.id.value() : options_.run_folder,
-                    BaseModelJsonOf(material_));
+  files_ = RunFiles(FolderOf(origin_.spec.id), BaseModelJsonOf(material_));
   for (const auto& [ref, path] : material_.base_model) {
     HEDDLE_ASSIGN_OR_RETURN(const Sha256Digest digest, protocol::DigestOf(ref));
     always_published_.insert(digest);
@@ -140,16 +133,22 @@ Status RunCore::TakeUp(const StoredRun& stored) {
   published_ = always_published_;
   published_.insert(stored.run.model);
   start_traffic_ = round_traffic_ = TrafficNow();
-  FolderIs(WriteFolder(stored));
+  Status folder = files_.Make();
+  if (folder.ok()) folder = WriteFolder(UINT64_MAX).status();
+  FolderIs(std::move(folder));
   return OkStatus();
 }
 
-Status RunCore::WriteFolder(const StoredRun& stored) {
-  HEDDLE_RETURN_IF_ERROR(MakeDirectories(files_.folder() / "checkpoints"));
-  HEDDLE_RETURN_IF_ERROR(
-      files_.Repair(stored, *options_.store, *options_.blobs, material_.adapter_config_json, unwritten_traffic_));
+Result<bool> RunCore::WriteFolder(uint64_t most_bytes) {
+  HEDDLE_ASSIGN_OR_RETURN(const StoredRun stored, options_.store->GetRun(id()));
+  HEDDLE_ASSIGN_OR_RETURN(const bool whole,
+                          files_.Repair(id(), *options_.store, *options_.blobs, material_.adapter_config_json,
+                                        unwritten_traffic_, most_bytes));
+  if (!whole) return false;
   const Traffic now = TrafficNow();
-  return files_.WriteRun(stored.run, origin_, {now.down - start_traffic_.down, now.up - start_traffic_.up});
+  HEDDLE_RETURN_IF_ERROR(
+      files_.WriteRun(stored.run, origin_, {now.down - start_traffic_.down, now.up - start_traffic_.up}));
+  return true;
 }
 
 // The engine anew from what is stored: at a restart, and after storage failed under a step.
@@ -216,10 +215,14 @@ Result<std::vector<AddressedAnswer>> RunCore::Commit() {
   contents_.clear();
   MendFolder();
   if (status.ok()) return answers;
+  GoOnFromWhatIsStored(status);
+  return status;
+}
+
+void RunCore::GoOnFromWhatIsStored(const Status& status) {
   Log(Severity::kError, "storage failed under a step; the run goes on from what is stored",
       {{"run_id", id().value()}, {"error", status.message()}});
   engine_.reset();
-  return status;
 }
 
 Result<std::vector<AddressedAnswer>> RunCore::Handle(const Event& event, InlineContent content) {
@@ -231,8 +234,7 @@ std::optional<Time> RunCore::NextDeadline() const {
   if (!engine_) return options_.clock->Now() + Seconds(1);  // try again to rebuild it
   std::optional<Time> next = engine_->NextDeadline();
   if (folder_state_.ok()) return next;
-  const Time mend = std::min(mend_folder_at_, options_.clock->Now() + kMendFolderEvery);  // the clock may be set back
-  return next ? std::min(*next, mend) : mend;
+  return next ? std::min(*next, MendFolderAt()) : MendFolderAt();
 }
 
 // The rows of all steps and the contents of the updates they accept, in one transaction.
@@ -335,9 +337,10 @@ void RunCore::On(const UnknownAssignmentEffect& effect, std::vector<AddressedAns
 // ---- effects for people: a failure here is logged, and mended when the folder can be written again ----
 
 void RunCore::FolderIs(Status status) {
+  const bool new_trouble = !status.ok() && status.message() != folder_state_.message();
   if (!HEDDLE_PLANTED(kForgetFolder)) folder_state_ = std::move(status);
-  if (folder_state_.ok()) return;
   mend_folder_at_ = options_.clock->Now() + kMendFolderEvery;
+  if (!new_trouble) return;
   Log(Severity::kError, "the run folder could not be written; it is tried again",
       {{"run_id", id().value()}, {"error", folder_state_.message()}});
 }
@@ -345,16 +348,22 @@ void RunCore::FolderIs(Status status) {
 void RunCore::MendFolder(bool now_too) {
   if (folder_state_.ok()) return;
   const Time now = options_.clock->Now();
-  const bool clock_set_back = mend_folder_at_ > now + kMendFolderEvery;
-  if (!now_too && !clock_set_back && now < mend_folder_at_) return;
-  const auto mend = [this]() -> Status {
-    HEDDLE_ASSIGN_OR_RETURN(const StoredRun stored, options_.store->GetRun(id()));
-    return WriteFolder(stored);
-  };
-  mend_folder_at_ = now + kMendFolderEvery;
-  if (folder_state_ = mend(); !folder_state_.ok()) return;
+  if (!now_too && now < MendFolderAt()) return;
+  const Result<bool> whole = WriteFolder(kMendAtOnce);
+  if (whole.ok() && !*whole) {
+    mend_folder_at_ = now;  // the rest of it, after what has come in meanwhile
+    return;
+  }
+  FolderIs(whole.status());
+  if (!folder_state_.ok()) return;
   unwritten_traffic_.clear();
   Log(Severity::kInfo, "the run folder is whole again", {{"run_id", id().value()}});
+}
+
+// A time that lies further off than it can was set when the clock stood elsewhere.
+Time RunCore::MendFolderAt() const {
+  const Time now = options_.clock->Now();
+  return mend_folder_at_ > now + kMendFolderEvery ? now : mend_folder_at_;
 }
 
 // After a failure everything goes by way of MendFolder: a line must not be added to a torn one, and lines are in order.
@@ -363,7 +372,7 @@ void RunCore::WriteRound(const RoundEndedEffect& effect, const Traffic& traffic)
   const bool committed = round.phase == RoundPhase::kCommitted;
   if (folder_state_.ok()) {
     const RoundFigures figures = committed ? FiguresOfModel(round.model, *options_.blobs) : RoundFigures{};
-    Status status = files_.AppendHistory(HistoryLine(round, effect.assignments, traffic, figures));
+    Status status = files_.AppendHistory(round, HistoryLine(round, effect.assignments, traffic, figures));
     if (committed && status.ok()) {
       status = files_.WriteCheckpoint(round.round, material_.adapter_config_json, round.model, *options_.blobs);
     }
@@ -403,10 +412,10 @@ void RunCore::On(const RoundEndedEffect& effect, std::vector<AddressedAnswer>*, 
 }
 
 void RunCore::On(const RunEndedEffect& effect, std::vector<AddressedAnswer>*, std::vector<Event>*) {
-  const Traffic now = TrafficNow();
   HEDDLE_FAILPOINT(kRunEndUnwritten);
   if (folder_state_.ok()) {
-    FolderIs(files_.WriteRun(effect.run, origin_, {now.down - start_traffic_.down, now.up - start_traffic_.up}));
+    const Result<bool> whole = WriteFolder(kMendAtOnce);
+    FolderIs(whole.ok() && !*whole ? Unavailable("there is more to write") : whole.status());
   } else {
     MendFolder(true);
   }

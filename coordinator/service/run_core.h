@@ -101,7 +101,8 @@ aggregation::UpdateInfo UpdateInfoOf(const DeviceView& view, const DeviceId& dev
 class RunCore {
  public:
   // Starts a run: reads the recipe, puts the base model's files, the adapter's configuration and the initial adapter
-  // into the blobs, and writes the run. Errors: those of Recipe::LoadText, PrepareRun and the store (kAlreadyExists:
+  // into the blobs, makes the run's folder, and writes the run. Once it is written it goes on, whatever the disk says
+  // (ready, folder_state). Errors: those of Recipe::LoadText, PrepareRun and the store (kAlreadyExists:
   // the same recipe with the same seed has been run here; kFailedPrecondition: another run is active).
   static Result<std::unique_ptr<RunCore>> Create(RunCoreOptions options, const Submission& submission);
 
@@ -126,6 +127,8 @@ class RunCore {
   // Why the folder does not tell all that is stored; ok when it does. It is tried again by itself (NextDeadline), and
   // rounds go on meanwhile.
   const Status& folder_state() const { return folder_state_; }
+  // Writes what the folder lacks, if it lacks anything and it is time to try; `now_too`: whether or not it is time.
+  void MendFolder(bool now_too = false);
   const Recipe& recipe() const { return recipe_; }
 
   // True when the present attempt has this assignment and it is open; such a report's update needs a look.
@@ -196,11 +199,15 @@ class RunCore {
   // writable), the step fails, and the next one rebuilds and tries again: accepted updates are not thrown away.
   void SpoilSum(const Status& status, uint32_t round, uint32_t attempt, std::vector<Event>* next);
   void WriteRound(const RoundEndedEffect& effect, const Traffic& traffic);
-  // Writes all that the folder lacks.
-  Status WriteFolder(const StoredRun& stored);
-  // The same if it lacks anything and it is time; `now_too`: whether or not it is time.
-  void MendFolder(bool now_too = false);
+  // Writes what the folder lacks. False: not all of it yet.
+  Result<bool> WriteFolder(uint64_t most_bytes);
   void FolderIs(Status status);
+  Time MendFolderAt() const;
+  std::filesystem::path FolderOf(const RunId& run) const {
+    return options_.run_folder.empty() ? options_.runs_folder / run.value() : options_.run_folder;
+  }
+  // Storage failed: the engine is rebuilt at the next event.
+  void GoOnFromWhatIsStored(const Status& status);
   Traffic TrafficNow() const { return options_.traffic ? options_.traffic() : Traffic{}; }
 
   RunCoreOptions options_;
@@ -234,10 +241,11 @@ class RunCore {
   TrafficOfRounds unwritten_traffic_;
 };
 
-// Writes what is missing in the folders of runs that have ended: a kill may come between a run's last commit and the
-// files that tell of it. A folder whose run.json tells the end is whole. Failures are logged: nothing depends on them.
-// Returns whether all is whole now.
-bool RepairEndedRuns(const RunCoreOptions& options);
+// Ended runs whose folder does not tell so: a kill may come between a run's last commit and the files that tell of it.
+// A folder whose run.json tells the end is whole; one that is not there was thrown away, and stays so.
+std::set<RunId> UntoldRuns(const RunCoreOptions& options);
+// Writes what is missing in such a folder. Errors: what could not be read or written; nothing depends on it.
+Status RepairEndedRun(const RunCoreOptions& options, const RunId& id);
 
 // Answers a report when no run has been taken up. Errors: the storage failed.
 Result<AddressedAnswer> AnswerReportWithoutRun(Store& store, Time now, const ReportEvent& event);

@@ -13,8 +13,8 @@ namespace {
 // Of one transaction: what waits for the disk together. Bounds its memory and the time until the first is answered.
 constexpr size_t kMaxEventsPerCommit = 512;
 
-// Folders of runs that have ended and could not be written.
-constexpr Duration kRepairFoldersEvery = std::chrono::seconds(60);
+// Between attempts on folders of ended runs.
+constexpr Duration kMinRepairPause = std::chrono::seconds(60), kMaxRepairPause = std::chrono::hours(1);
 
 // A run that cannot be taken up ends as failed, so that it does not keep the next one, or the coordinator, from
 // starting.
@@ -34,7 +34,7 @@ bool IsPermanent(Code code) {
 
 }  // namespace
 
-RunDriver::RunDriver(RunDriverOptions options) : options_(std::move(options)) {}
+RunDriver::RunDriver(RunDriverOptions options) : options_(std::move(options)), repair_pause_(kMinRepairPause) {}
 
 RunDriver::~RunDriver() { Stop(); }
 
@@ -61,6 +61,7 @@ Status RunDriver::Start() {
       return core.status().Annotate("taking up run " + active->value());
     }
   }
+  untold_ = UntoldRuns(options_.core);
   RepairFolders();
   Publish();
   {
@@ -75,6 +76,7 @@ void RunDriver::Stop() {
   if (!started_ || std::exchange(ended_, true)) return;
   Post([this] {
     Flush();
+    if (core_) core_->MendFolder(true);
     AnswerAll([this](const Poll& poll) { return StoppedAnswer(poll.report); });
   });
   {
@@ -175,9 +177,23 @@ void RunDriver::RunPending() {
   }
 }
 
+// Those that cannot be written are tried again, at first after a minute and then ever more seldom.
 void RunDriver::RepairFolders() {
+  for (auto run = untold_.begin(); run != untold_.end();) {
+    const Status repaired = RepairEndedRun(options_.core, *run);
+    if (repaired.ok()) {
+      Log(Severity::kInfo, "the folder of an ended run was written anew", {{"run_id", run->value()}});
+      run = untold_.erase(run);
+    } else {
+      Log(Severity::kWarning, "the folder of an ended run could not be written; it is tried again",
+          {{"run_id", run->value()}, {"error", repaired.message()}});
+      ++run;
+    }
+  }
   repair_folders_at_.reset();
-  if (!RepairEndedRuns(options_.core)) repair_folders_at_ = options_.core.clock->Now() + kRepairFoldersEvery;
+  if (untold_.empty()) return;
+  repair_folders_at_ = options_.core.clock->Now() + repair_pause_;
+  repair_pause_ = std::min<Duration>(2 * repair_pause_, kMaxRepairPause);
 }
 
 std::optional<Time> RunDriver::NextWake() const {
@@ -198,7 +214,7 @@ void RunDriver::Tick() {
     if (due && *due <= now) Feed(TickEvent{});
   }
   // Later than it can be: the clock was set back.
-  if (repair_folders_at_ && (*repair_folders_at_ <= now || *repair_folders_at_ > now + kRepairFoldersEvery)) {
+  if (repair_folders_at_ && (*repair_folders_at_ <= now || *repair_folders_at_ > now + kMaxRepairPause)) {
     RepairFolders();
   }
   while (!lobby_by_time_.empty() && lobby_by_time_.begin()->first <= now) {
@@ -411,6 +427,15 @@ void RunDriver::AnswerAll(const std::function<Answer(const Poll&)>& answer) {
 
 // ---- runs ----
 
+// The run before, which has ended: what its folder still lacks.
+void RunDriver::LeaveRun() {
+  core_->MendFolder(true);
+  if (core_->folder_state().ok()) return;
+  untold_.insert(core_->id());
+  repair_pause_ = kMinRepairPause;
+  repair_folders_at_ = options_.core.clock->Now();
+}
+
 Result<RunId> RunDriver::Submit(const Submission& submission) {
   return Ask<Result<RunId>>(
       [&]() -> Result<RunId> {
@@ -419,8 +444,7 @@ Result<RunId> RunDriver::Submit(const Submission& submission) {
         }
         Flush();  // late reports on the run of before
         HEDDLE_ASSIGN_OR_RETURN(std::unique_ptr<RunCore> core, RunCore::Create(options_.core, submission));
-        // Nobody else would write what the folder of the run before still lacks.
-        if (core_ && !core_->folder_state().ok()) repair_folders_at_ = options_.core.clock->Now();
+        if (core_) LeaveRun();
         core_ = std::move(core);
         EmptyLobby();
         Publish();  // whoever hears of the run can watch it

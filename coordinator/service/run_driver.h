@@ -116,7 +116,8 @@ class RunDriver {
   void Loop();
   void RunJobs(std::deque<Job> jobs);
   void Tick();
-  void RepairFolders();  // of runs that have ended
+  void RepairFolders();
+  void LeaveRun();
   void OnCheckin(PollToken token);
   // To be written and answered by the next Flush, together with what else is fed before it.
   void Feed(const Event& event, InlineContent content = nullptr);
@@ -136,7 +137,9 @@ class RunDriver {
   std::map<PollToken, Poll> polls_;                     // driver thread
   std::map<DeviceId, PollToken> lobby_;                 // driver thread
   std::set<std::pair<Time, PollToken>> lobby_by_time_;  // driver thread
-  std::optional<Time> repair_folders_at_;               // driver thread; none: they are whole
+  std::set<RunId> untold_;                              // driver thread: ended, and their folders do not tell so
+  std::optional<Time> repair_folders_at_;               // driver thread
+  Duration repair_pause_;                               // driver thread
   uint64_t jitter_ = 0;                                 // driver thread
   size_t fed_ = 0;                                      // driver thread: events since the last Flush
 

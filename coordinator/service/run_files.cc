@@ -26,9 +26,6 @@ namespace {
 namespace fs = std::filesystem;
 namespace json = boost::json;
 
-constexpr const char* kAdapterFile = "adapter_model.safetensors";  // PEFT's name
-constexpr size_t kMaxHistoryBytes = size_t{1} << 30;
-
 // JSON has no NaN; a device may report one.
 json::value Number(double value) { return std::isfinite(value) ? json::value(value) : json::value(nullptr); }
 
@@ -82,24 +79,6 @@ json::value GuaranteeJson(const json::value& recipe, uint32_t rounds) {
                       {"delta", guarantee.delta},
                       {"any_data", BudgetJson(guarantee.any_data)},
                       {"zeros", BudgetJson(guarantee.zeros)}};
-}
-
-// Rounds and attempts that have a line already.
-std::set<std::pair<uint32_t, uint32_t>> LinesOf(const std::string& text) {
-  std::set<std::pair<uint32_t, uint32_t>> found;
-  for (size_t begin = 0; begin < text.size();) {
-    size_t end = text.find('\n', begin);
-    if (end == std::string::npos) break;  // a torn last line does not count
-    json::error_code error;
-    json::value line = json::parse(std::string_view(text).substr(begin, end - begin), error);
-    begin = end + 1;
-    const json::object* object = error ? nullptr : line.if_object();
-    if (object == nullptr || !object->contains("round") || !object->contains("attempt")) continue;
-    const json::value& round = object->at("round");
-    const json::value& attempt = object->at("attempt");
-    if (round.is_int64() && attempt.is_int64()) found.emplace(round.get_int64(), attempt.get_int64());
-  }
-  return found;
 }
 
 }  // namespace
@@ -193,25 +172,40 @@ Result<Sha256Digest> RunFiles::AdapterDigest(const fs::path& run_folder, uint32_
   return Sha256File(CheckpointFolder(run_folder, round) / kAdapterFile);
 }
 
+Status RunFiles::Make() {
+  HEDDLE_RETURN_IF_ERROR(MakeDirectories(folder_ / "checkpoints"));
+  HEDDLE_RETURN_IF_ERROR(SyncDirectory(folder_));
+  return SyncDirectory(folder_.parent_path());
+}
+
 Status RunFiles::WriteRun(const RunRecord& run, const RunOrigin& origin, const Traffic& traffic) {
-  HEDDLE_RETURN_IF_ERROR(MakeDirectories(folder_));
-  if (run.state != RunState::kRunning) {
-    // A folder that tells the end is never looked at again: what it tells must outlive a power cut with it.
-    std::error_code error;
-    if (fs::exists(HistoryPath(), error)) HEDDLE_RETURN_IF_ERROR(SyncFile(HistoryPath()));
-  }
   const auto digest = AdapterDigest(folder_, run.committed_rounds);
+  if (run.state != RunState::kRunning) {
+    // A folder that tells the end is never looked at again.
+    std::error_code error;
+    if (fs::exists(HistoryPath(), error)) {
+      const Status synced = SyncFile(HistoryPath());
+      if (!synced.ok()) unsynced_ = true;
+      HEDDLE_RETURN_IF_ERROR(synced);
+    }
+    HEDDLE_RETURN_IF_ERROR(SyncDirectory(folder_ / "checkpoints"));
+    if (!digest.ok() && fs::exists(CheckpointFolder(folder_, run.committed_rounds), error)) return digest.status();
+  }
   const std::optional<Sha256Digest> adapter = digest.ok() ? std::optional(*digest) : std::nullopt;
   HEDDLE_RETURN_IF_ERROR(WriteFileAtomically(folder_ / "run.json", RunJson(run, origin, traffic, adapter)));
   HEDDLE_FAILPOINT(kRunFileWritten);
   return OkStatus();
 }
 
-Status RunFiles::AppendHistory(const std::string& line) {
+Status RunFiles::AppendHistory(const RoundRecord& round, const std::string& line) {
   const fs::path path = HistoryPath();
   UniqueFd fd(::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644));
   if (!fd.valid()) return ErrnoStatus(errno, "cannot open " + path.string());
   HEDDLE_RETURN_IF_ERROR(WriteAll(fd.get(), line + "\n", "cannot write " + path.string()));
+  if (told_) {
+    told_->bytes += line.size() + 1;
+    told_->last = {round.round, round.attempt};
+  }
   HEDDLE_FAILPOINT(kHistoryWritten);
   return OkStatus();
 }
@@ -263,39 +257,6 @@ Status RunFiles::WriteCheckpoint(uint32_t round, const std::string& adapter_conf
   fs::remove_all(final, error);
   HEDDLE_RETURN_IF_ERROR(RenameDurably(temporary, final));
   HEDDLE_FAILPOINT(kCheckpointWritten);
-  return OkStatus();
-}
-
-Status RunFiles::Repair(const StoredRun& run, Store& store, const BlobStore& blobs,
-                        const std::string& adapter_config_json, const TrafficOfRounds& traffic) {
-  HEDDLE_RETURN_IF_ERROR(MakeDirectories(folder_));
-  std::string text;
-  if (auto read = ReadFile(HistoryPath(), kMaxHistoryBytes); read.ok()) {
-    text = *std::move(read);
-  } else if (read.status().code() != Code::kNotFound) {
-    return read.status();
-  }
-  if (!text.empty() && text.back() != '\n') {  // a line that a kill tore
-    text.erase(text.rfind('\n') == std::string::npos ? 0 : text.rfind('\n') + 1);
-    HEDDLE_RETURN_IF_ERROR(WriteFileAtomically(HistoryPath(), text));
-  }
-  const auto lines = LinesOf(text);
-  HEDDLE_ASSIGN_OR_RETURN(const std::vector<RoundRecord> rounds, store.ListRounds(run.run.id));
-  for (const RoundRecord& round : rounds) {
-    const bool committed = round.phase == RoundPhase::kCommitted;
-    if (!committed && round.phase != RoundPhase::kAbandoned) continue;
-    if (!lines.contains({round.round, round.attempt})) {
-      HEDDLE_ASSIGN_OR_RETURN(const auto assignments, store.ListAssignments(run.run.id, round.round, round.attempt));
-      const auto known = traffic.find({round.round, round.attempt});
-      HEDDLE_RETURN_IF_ERROR(
-          AppendHistory(HistoryLine(round, assignments, known == traffic.end() ? Traffic{} : known->second,
-                                    committed ? FiguresOfModel(round.model, blobs) : RoundFigures{})));
-    }
-    std::error_code error;
-    if (committed && !fs::exists(CheckpointFolder(folder_, round.round), error)) {
-      HEDDLE_RETURN_IF_ERROR(WriteCheckpoint(round.round, adapter_config_json, round.model, blobs));
-    }
-  }
   return OkStatus();
 }
 

@@ -6,6 +6,9 @@
 //   history.jsonl                a line per round attempt
 //   checkpoints/round-<n>/       the model after n rounds in PEFT's layout
 //
+// Life cycle: Make or Repair, then the others. One that answered an error is followed by Repair until that answers
+// true; AppendHistory in between would put a line behind a torn one. Lines stand in the order of rounds and attempts.
+//
 // Thread-safety: one thread a folder.
 #pragma once
 
@@ -14,6 +17,7 @@
 #include <filesystem>
 #include <map>
 #include <optional>
+#include <set>
 #include <span>
 #include <string>
 #include <utility>
@@ -27,14 +31,16 @@
 
 namespace heddle::coordinator {
 
+inline constexpr const char* kAdapterFile = "adapter_model.safetensors";  // PEFT's name
+
 // Bytes of bodies that moved between the coordinator and devices.
 struct Traffic {
   uint64_t down = 0;  // to devices
   uint64_t up = 0;    // from devices
   friend bool operator==(const Traffic&, const Traffic&) = default;
 };
-// By round and attempt.
-using TrafficOfRounds = std::map<std::pair<uint32_t, uint32_t>, Traffic>;
+using RoundKey = std::pair<uint32_t, uint32_t>;  // round and attempt
+using TrafficOfRounds = std::map<RoundKey, Traffic>;
 
 // Losses are means over the accepted updates, weighted by num_examples. A device that took no step (with few labels:
 // aggregation/averaging/few_shot.h) has no loss and trained on nothing: it is accepted, and counts for nothing else.
@@ -70,21 +76,41 @@ class RunFiles {
   // SHA-256 of the adapter_model.safetensors of that round's checkpoint. Errors: those of Sha256File.
   static Result<Sha256Digest> AdapterDigest(const std::filesystem::path& run_folder, uint32_t round);
 
-  // Errors of all: those of files.
+  // Makes the folder, when it is not there. Errors of all: those of files.
+  Status Make();
+  // A run.json that tells an end promises that history and checkpoints are whole, and outlive a power cut as it does.
   Status WriteRun(const RunRecord& run, const RunOrigin& origin, const Traffic& traffic);
-  Status AppendHistory(const std::string& line);
+  Status AppendHistory(const RoundRecord& round, const std::string& line);
   Status WriteCheckpoint(uint32_t round, const std::string& adapter_config_json, const Sha256Digest& model,
                          const BlobStore& blobs);
-  // After a restart, or after something could not be written: a torn last line goes, lines of rounds that ended without
-  // one are added, missing checkpoints are written. `traffic`: of those rounds, where it is known.
-  Status Repair(const StoredRun& run, Store& store, const BlobStore& blobs, const std::string& adapter_config_json,
-                const TrafficOfRounds& traffic = {});
+  // Writes what is missing: after a restart, or after something could not be written. A torn last line goes, lines of
+  // rounds that ended without one are added in their places, with `traffic` where it is known, missing checkpoints are
+  // written. A round whose model cannot be read any more gets none, and a line in the log says so. Returns whether all
+  // is there; after about `most_bytes` of checkpoints it stops, and is to be called again. Errors: kNotFound also when
+  // there is no folder (a disk that is not mounted: nothing may be written in its place).
+  Result<bool> Repair(const RunId& run, Store& store, const BlobStore& blobs, const std::string& adapter_config_json,
+                      const TrafficOfRounds& traffic = {}, uint64_t most_bytes = UINT64_MAX);
 
  private:
+  // What is known of history.jsonl: so many bytes are whole lines, and these tell of every ended attempt up to `last`.
+  struct Told {
+    uint64_t bytes = 0;
+    RoundKey last;
+    uint64_t inode = 0;  // another file is read first
+  };
+
   std::filesystem::path HistoryPath() const { return folder_ / "history.jsonl"; }
+  Status RepairHistory(std::span<const RoundRecord> ended, Store& store, const BlobStore& blobs,
+                       const TrafficOfRounds& traffic);
+  Status RewriteHistory(std::span<const RoundRecord> ended, const std::set<RoundKey>& found, Store& store,
+                        const BlobStore& blobs, const TrafficOfRounds& traffic);
+  static Result<std::string> LineOf(const RoundRecord& round, Store& store, const BlobStore& blobs,
+                                    const TrafficOfRounds& traffic);
 
   std::filesystem::path folder_;
   std::string base_model_json_;
+  std::optional<Told> told_;
+  bool unsynced_ = false;  // an fsync of the history failed: what it has may be lost, whatever a later one answers
 };
 
 }  // namespace heddle::coordinator

@@ -166,6 +166,7 @@ Status World::Begin() {
   submission.folder = fs::absolute(options_.recipe, error).parent_path();
   submission.overrides = options_.overrides;
   HEDDLE_ASSIGN_OR_RETURN(core_, RunCore::Create(std::move(core), submission));
+  HEDDLE_RETURN_IF_ERROR(core_->folder_state());
   for (size_t i = 0; i < devices_.size(); ++i) Plan(Duration(0), i, Planned::What::kCheckin);
   return OkStatus();
 }

@@ -286,6 +286,7 @@ const char* MethodName(Method method) {
 
 Version NextVersion(Method method, const Version& parent,
                     const std::vector<std::pair<const Values*, uint64_t>>& accepted, uint64_t max_updates) {
+  __extension__ typedef __int128 Exact;
   const double scale = GridScale(max_updates);
   Version next;
   for (const auto& [name, base] : parent.model) {
@@ -307,10 +308,11 @@ Version NextVersion(Method method, const Version& parent,
       if (method == Method::kCoordinateMedian || method == Method::kTrimmedMean) {
         step = StepOfSorted(method, sent, i);
       } else {
-        __extension__ __int128 sum = 0;
+        Exact sum = 0;
         for (const auto& [values, weight] : sent) {
           const long double exact = static_cast<long double>((*values)[i]) * static_cast<long double>(weight);
-          sum += static_cast<int64_t>(std::nearbyintl(exact * static_cast<long double>(scale)));
+          // With a planted bug weights may be what devices make up: beyond 64 bits, never beyond 128.
+          if (std::isfinite(exact)) sum += static_cast<Exact>(std::nearbyintl(exact * static_cast<long double>(scale)));
         }
         const double mean = static_cast<double>(sum) / (static_cast<double>(total) * scale);
         step = StepOfMean(method, mean, parent.state, name, i, &next.state);

@@ -54,6 +54,21 @@ TEST_F(PersonalStateTest, WhatACrashLeftIsNotTakenForTheNextTasks) {
   EXPECT_EQ(Read(paths.now), "none");
 }
 
+// The coordinator counts on it: a device must not go on from what it had before.
+TEST_F(PersonalStateTest, WhatWasAcceptedIsPutInPlaceWhenItCanBe) {
+  const auto paths = Begin("run");
+  Write(paths.next, "one");
+  std::filesystem::create_directories(paths.now / "in the way");
+  EXPECT_FALSE(state_.End(true).ok());
+  EXPECT_FALSE(state_.Begin("run").ok()) << "a task would begin from the state before";
+  EXPECT_FALSE(state_.End(false).ok()) << "that of the task that could not begin";
+  std::filesystem::remove_all(paths.now);
+  EXPECT_EQ(Read(Begin("run").now), "one");
+  Write(paths.next, "two");
+  ASSERT_TRUE(state_.End(false).ok());
+  EXPECT_EQ(Read(Begin("run").now), "one");
+}
+
 TEST_F(PersonalStateTest, AReportThatIsAnsweredAfterARestartStillCounts) {
   Write(Begin("run").next, "one");
   PersonalState after_restart(folder_ / "personal");

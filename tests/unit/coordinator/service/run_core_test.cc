@@ -3,13 +3,9 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <boost/json.hpp>
 #include <cmath>
-#include <fstream>
-#include <sstream>
 
 #include "aggregation/compression/coded_model.h"
-#include "common/file.h"
 #include "common/safetensors.h"
 #include "protocol/validate.h"
 #include "tests/unit/coordinator/store/temp_folder.h"
@@ -61,99 +57,6 @@ TEST_F(RunCoreTest, AnAssignmentGivenOutAndClosedInOneCommitIsNotOpen) {
   const std::vector<AssignmentId> ids = Assigned();
   ASSERT_EQ(ids.size(), 2u);
   for (const AssignmentId& id : ids) EXPECT_FALSE(core().open_assignments()->Find(id).has_value());
-}
-
-// The folder that people read cannot be written for a while: rounds go on, and it tells everything when it can be.
-class UnwritableFolder : public ::testing::Test {
- protected:
-  UnwritableFolder() {
-    EXPECT_TRUE(run_.Open().ok());
-    run_.Create(folder_.path());
-    run_.Round();
-    EXPECT_TRUE(run_.core().folder_state().ok()) << run_.core().folder_state();
-  }
-  // A file where the folder of checkpoints should be: nothing can be made in it, by root neither.
-  void Break() {
-    std::filesystem::rename(Checkpoints(), Aside());
-    std::ofstream(Checkpoints()) << "in the way";
-  }
-  void Mend() {
-    std::filesystem::remove(Checkpoints());
-    std::filesystem::rename(Aside(), Checkpoints());
-  }
-  std::filesystem::path Checkpoints() { return run_.folder() / "checkpoints"; }
-  std::filesystem::path Aside() { return folder_.path() / "aside"; }
-
-  void ExpectWholeAfter(uint32_t rounds, const char* state) {
-    std::istringstream history(ReadFile(run_.folder() / "history.jsonl").value());
-    uint32_t lines = 0;
-    for (std::string line; std::getline(history, line);) {
-      boost::json::error_code error;
-      const boost::json::value value = boost::json::parse(line, error);
-      ASSERT_FALSE(error) << line;
-      EXPECT_EQ(value.at("round").as_int64(), ++lines);
-      EXPECT_EQ(value.at("train_loss").as_double(), 2.5) << line;
-    }
-    EXPECT_EQ(lines, rounds);
-    for (uint32_t round = 1; round <= rounds; ++round) {
-      EXPECT_TRUE(RunFiles::AdapterDigest(run_.folder(), round).ok()) << round;
-    }
-    const std::string run = ReadFile(run_.folder() / "run.json").value();
-    EXPECT_EQ(boost::json::parse(run).at("state").as_string(), state) << run;
-    EXPECT_EQ(boost::json::parse(run).at("committed_rounds").as_int64(), rounds) << run;
-  }
-
-  testing::TempFolder folder_;
-  testing::SmallRun run_{folder_.path() / "state"};
-};
-
-TEST_F(UnwritableFolder, IsMendedWhenItCanBeWrittenAgain) {
-  Break();
-  run_.Round();
-  EXPECT_EQ(run_.run().committed_rounds, 2u);
-  EXPECT_FALSE(run_.core().folder_state().ok());
-  for (int second = 0; second < 10; ++second) run_.Tick();
-  EXPECT_FALSE(run_.core().folder_state().ok()) << "it is still in the way";
-  Mend();
-  // What a write that ran out of disk leaves.
-  std::ofstream(run_.folder() / "history.jsonl", std::ios::app) << R"({"run_id":"upg)";
-  for (int second = 0; second < 5; ++second) run_.Tick();
-  EXPECT_TRUE(run_.core().folder_state().ok()) << run_.core().folder_state();
-  ExpectWholeAfter(2, "running");
-  run_.Round();
-  ExpectWholeAfter(3, "complete");
-}
-
-TEST_F(UnwritableFolder, IsWholeAtTheLatestWithTheEndOfTheRun) {
-  Break();
-  run_.Round();
-  Mend();
-  run_.Round();
-  EXPECT_FALSE(run_.running());
-  ExpectWholeAfter(3, "complete");
-}
-
-TEST_F(UnwritableFolder, IsMendedAfterTheEndOfTheRun) {
-  run_.Round();
-  Break();
-  run_.Round();
-  EXPECT_FALSE(run_.running());
-  ASSERT_TRUE(run_.core().NextDeadline().has_value()) << "nothing would wake it";
-  Mend();
-  for (int second = 0; second < 5; ++second) run_.Tick();
-  ExpectWholeAfter(3, "complete");
-  EXPECT_FALSE(run_.core().NextDeadline().has_value());
-}
-
-TEST_F(UnwritableFolder, DoesNotKeepARunFromBeingTakenUp) {
-  Break();
-  run_.Resume();
-  EXPECT_FALSE(run_.core().folder_state().ok());
-  run_.Round();
-  EXPECT_EQ(run_.run().committed_rounds, 2u);
-  Mend();
-  run_.Round();
-  ExpectWholeAfter(3, "complete");
 }
 
 // Downloads in bfloat16: what a device starts from is a file of its own; the canonical model stays float32.

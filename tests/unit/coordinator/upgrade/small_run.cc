@@ -62,12 +62,17 @@ RunCoreOptions SmallRun::Options() {
   options.blobs = blobs_.get();
   options.clock = &clock_;
   options.runs_folder = state_ / "runs";
+  options.traffic = [this] { return traffic_; };
   return options;
 }
 
-void SmallRun::Create(const fs::path& folder, const std::map<std::string, std::string>& overrides) {
+Submission SmallRun::Prepare(const fs::path& folder, const std::map<std::string, std::string>& overrides) {
   model::WriteModelFolder(folder / "base", Base());
-  core_ = Need(RunCore::Create(Options(), {.recipe_text = kRecipe, .folder = folder, .overrides = overrides}));
+  return {.recipe_text = kRecipe, .folder = folder, .overrides = overrides};
+}
+
+void SmallRun::Create(const fs::path& folder, const std::map<std::string, std::string>& overrides) {
+  core_ = Need(RunCore::Create(Options(), Prepare(folder, overrides)));
 }
 
 void SmallRun::Resume() {
@@ -80,6 +85,8 @@ void SmallRun::Resume() {
 
 void SmallRun::Feed(const Event& event) {
   clock_.Step();
+  traffic_.down += 3;
+  traffic_.up += 1;
   for (AddressedAnswer& item : Need(core_->Handle(event))) {
     const auto who = asked_.find(item.token);
     if (who == asked_.end()) continue;

@@ -28,6 +28,9 @@ class SmallRun {
   Status Open();
   // Begins the run with a base model that is written to `folder`; `overrides` go over the recipe's keys.
   void Create(const std::filesystem::path& folder, const std::map<std::string, std::string>& overrides = {});
+  // The same for others who begin it: writes the base model.
+  static Submission Prepare(const std::filesystem::path& folder,
+                            const std::map<std::string, std::string>& overrides = {});
   // Takes up the run that is running.
   void Resume();
 
@@ -41,6 +44,8 @@ class SmallRun {
   void Round();
   // A second passes.
   void Tick();
+  void SetClockBack(Duration by) { clock_.Add(-by); }
+  Time Now() const { return clock_.Now(); }
 
   Store& store() { return *store_; }
   BlobStore& blobs() { return *blobs_; }
@@ -57,6 +62,7 @@ class SmallRun {
    public:
     Time Now() const override { return now_; }
     void Step() { now_ += Seconds(1); }
+    void Add(Duration duration) { now_ += duration; }
     void NotBefore(Time time) { now_ = std::max(now_, time); }
 
    private:
@@ -68,6 +74,7 @@ class SmallRun {
 
   std::filesystem::path state_;
   SteppingClock clock_;
+  Traffic traffic_;  // grows with each event
   std::unique_ptr<Store> store_;
   std::unique_ptr<BlobStore> blobs_;
   std::unique_ptr<RunCore> core_;
