@@ -13,9 +13,8 @@ namespace fs = std::filesystem;
 
 constexpr std::string_view kNow = ".safetensors", kNext = ".next";
 
-std::vector<fs::path> FilesThatEndWith(const fs::path& folder, std::string_view end) {
+std::vector<fs::path> FilesThatEndWith(const fs::path& folder, std::string_view end, std::error_code& error) {
   std::vector<fs::path> files;
-  std::error_code error;
   for (const fs::directory_entry& entry : fs::directory_iterator(folder, error)) {
     if (entry.path().filename().string().ends_with(end)) files.push_back(entry.path());
   }
@@ -26,7 +25,7 @@ std::vector<fs::path> FilesThatEndWith(const fs::path& folder, std::string_view 
 void ForgetOldRuns(const fs::path& folder, size_t keep) {
   std::vector<std::pair<fs::file_time_type, fs::path>> files;
   std::error_code error;
-  for (const fs::path& file : FilesThatEndWith(folder, kNow))
+  for (const fs::path& file : FilesThatEndWith(folder, kNow, error))
     files.emplace_back(fs::last_write_time(file, error), file);
   if (files.size() <= keep) return;
   std::sort(files.rbegin(), files.rend());
@@ -45,7 +44,12 @@ Result<PersonalState::Paths> PersonalState::Begin(std::string_view run_id) {
 
 Status PersonalState::End(bool accepted) {
   accepted_ = accepted_ || accepted;
-  for (const fs::path& next : FilesThatEndWith(folder_, kNext)) {
+  std::error_code listed;
+  const std::vector<fs::path> unplaced = FilesThatEndWith(folder_, kNext, listed);
+  if (listed && listed != std::errc::no_such_file_or_directory) {
+    return ErrnoStatus(listed.value(), "cannot list " + folder_.string());
+  }
+  for (const fs::path& next : unplaced) {
     if (!accepted_) {
       std::error_code error;
       fs::remove(next, error);

@@ -35,10 +35,8 @@ std::optional<RoundKey> KeyOfLine(const std::string& line) {
   return RoundKey(round->get_int64(), attempt->get_int64());
 }
 
-// Calls `each` with every whole line and returns how many bytes these are. A file that is not there has none.
+// Calls `each` with every whole line and returns how many bytes these are.
 Result<uint64_t> ForEachLine(const fs::path& path, const std::function<Status(const std::string&)>& each) {
-  std::error_code error;
-  if (!fs::exists(path, error)) return uint64_t{0};
   std::ifstream in(path, std::ios::binary);
   uint64_t bytes = 0;
   for (std::string line; std::getline(in, line) && !in.eof();) {
@@ -66,7 +64,9 @@ Result<bool> RunFiles::Repair(const RunId& run, Store& store, const BlobStore& b
   std::erase_if(rounds, [](const RoundRecord& round) {
     return round.phase != RoundPhase::kCommitted && round.phase != RoundPhase::kAbandoned;
   });
-  HEDDLE_RETURN_IF_ERROR(RepairHistory(rounds, store, blobs, traffic));
+  const Status history = RepairHistory(rounds, store, blobs, traffic);
+  if (!history.ok()) told_.reset();  // what it has of them is known when it has been read
+  HEDDLE_RETURN_IF_ERROR(history);
   uint64_t written = 0;
   for (const RoundRecord& round : rounds) {
     const fs::path adapter = CheckpointFolder(folder_, round.round) / kAdapterFile;
@@ -89,16 +89,18 @@ Status RunFiles::RepairHistory(std::span<const RoundRecord> ended, Store& store,
                                const TrafficOfRounds& traffic) {
   struct stat file {};
   const bool there = ::stat(HistoryPath().c_str(), &file) == 0;
+  if (!there && errno != ENOENT) return ErrnoStatus(errno, "cannot look at " + HistoryPath().string());
   const auto size = there ? static_cast<uint64_t>(file.st_size) : 0;
   std::set<RoundKey> found;
-  const bool known = told_ && there && !unsynced_ && file.st_ino == told_->inode && size >= told_->bytes;
+  const bool known = told_ && there && !unsynced_ && file.st_ino == told_->inode && size == told_->bytes;
   if (!known) {
-    told_.reset();
-    HEDDLE_ASSIGN_OR_RETURN(const uint64_t bytes, ForEachLine(HistoryPath(), [&found](const std::string& line) {
-                              if (const auto key = KeyOfLine(line)) found.insert(*key);
-                              return OkStatus();
-                            }));
-    told_ = Told{.bytes = bytes, .inode = file.st_ino};
+    told_ = Told{.bytes = 0, .inode = file.st_ino};
+    if (there) {
+      HEDDLE_ASSIGN_OR_RETURN(told_->bytes, ForEachLine(HistoryPath(), [&found](const std::string& line) {
+                                if (const auto key = KeyOfLine(line)) found.insert(*key);
+                                return OkStatus();
+                              }));
+    }
   }
   const auto is_told = [&](const RoundRecord& round) {
     return known ? KeyOf(round) <= told_->last : found.contains(KeyOf(round));

@@ -24,32 +24,37 @@ bool TellsTheEnd(const std::filesystem::path& run_json, const RunRecord& run) {
          (run.committed_rounds == 0 || object->contains("adapter_sha256"));
 }
 
+// Its folder was there once: an operator made room. Not so when nothing of any run can be seen.
+bool IsThrownAway(const RunCoreOptions& options, const RunId& id) {
+  std::error_code error;
+  if (!std::filesystem::is_directory(options.runs_folder, error)) return false;
+  const auto status = std::filesystem::status(options.runs_folder / id.value(), error);
+  return status.type() == std::filesystem::file_type::not_found;
+}
+
 }  // namespace
 
-std::set<RunId> UntoldRuns(const RunCoreOptions& options) {
+Result<std::set<RunId>> UntoldRuns(const RunCoreOptions& options) {
+  HEDDLE_ASSIGN_OR_RETURN(const std::vector<RunRecord> runs, options.store->ListRuns());
   std::set<RunId> untold;
-  const auto runs = options.store->ListRuns();
-  if (!runs.ok()) {
-    Log(Severity::kWarning, "runs cannot be listed", {{"error", runs.status().message()}});
-    return untold;
-  }
-  for (const RunRecord& run : *runs) {
-    const std::filesystem::path folder = options.runs_folder / run.id.value();
-    std::error_code error;
-    const bool there = std::filesystem::is_directory(folder, error);
-    if (there && run.state != RunState::kRunning && !TellsTheEnd(folder / "run.json", run)) untold.insert(run.id);
+  for (const RunRecord& run : runs) {
+    if (run.state == RunState::kRunning || IsThrownAway(options, run.id)) continue;
+    if (!TellsTheEnd(options.runs_folder / run.id.value() / "run.json", run)) untold.insert(run.id);
   }
   return untold;
 }
 
 Status RepairEndedRun(const RunCoreOptions& options, const RunId& id) {
+  if (IsThrownAway(options, id)) return OkStatus();
   HEDDLE_ASSIGN_OR_RETURN(const StoredRun stored, options.store->GetRun(id));
   Submission submission;
   RunMaterial material;
   HEDDLE_RETURN_IF_ERROR(ReadMaterialJson(stored.origin.material_json, &submission, &material));
   RunFiles files(options.runs_folder / id.value(), BaseModelJsonOf(material));
   HEDDLE_RETURN_IF_ERROR(files.Repair(id, *options.store, *options.blobs, material.adapter_config_json).status());
-  return files.WriteRun(stored.run, stored.origin, {});
+  HEDDLE_RETURN_IF_ERROR(files.WriteRun(stored.run, stored.origin, {}));
+  Log(Severity::kInfo, "the folder of an ended run was written anew", {{"run_id", id.value()}});
+  return OkStatus();
 }
 
 }  // namespace heddle::coordinator

@@ -15,6 +15,8 @@
 
 namespace heddle::coordinator {
 
+namespace fs = std::filesystem;
+
 namespace {
 
 v1::RejectionReason ReasonOf(RejectReason reason) { return static_cast<v1::RejectionReason>(reason); }
@@ -36,6 +38,8 @@ Status UnknownStatus(const UnknownAssignmentEffect& effect) {
 
 // A folder that could not be written: what stands in its way lasts minutes, and an attempt costs a read of the history.
 constexpr Duration kMendFolderEvery = std::chrono::seconds(5);
+// After storage failed under a step.
+constexpr Duration kRebuildAfter = std::chrono::seconds(1);
 // Bytes of checkpoints that are written before devices are answered again.
 constexpr uint64_t kMendAtOnce = uint64_t{64} << 20;
 
@@ -85,8 +89,16 @@ Result<std::unique_ptr<RunCore>> RunCore::Create(RunCoreOptions options, const S
   HEDDLE_ASSIGN_OR_RETURN(Engine engine, Engine::Create(material.spec, adapter, core->options_.clock->Now(), &first));
   HEDDLE_FAILPOINT(kRunBlobsStored);
   core->files_ = RunFiles(core->FolderOf(material.spec.id), BaseModelJsonOf(material));
-  HEDDLE_RETURN_IF_ERROR(core->files_.Make());
-  HEDDLE_RETURN_IF_ERROR(core->options_.store->CreateRun(stored.origin, first.writes));
+  std::error_code error;
+  const fs::path folder = core->files_.folder();
+  const bool was_there = fs::exists(folder, error);
+  Status created = core->files_.Make();
+  if (created.ok()) created = core->options_.store->CreateRun(stored.origin, first.writes);
+  if (!created.ok() && !was_there) {  // no run, no folder
+    fs::remove(folder / "checkpoints", error);
+    fs::remove(folder, error);
+  }
+  HEDDLE_RETURN_IF_ERROR(created);
   HEDDLE_FAILPOINT(kRunCreated);
   // From here on the run exists, and would keep the next one from starting if nobody took it up.
   stored.run = engine.run();
@@ -223,6 +235,7 @@ void RunCore::GoOnFromWhatIsStored(const Status& status) {
   Log(Severity::kError, "storage failed under a step; the run goes on from what is stored",
       {{"run_id", id().value()}, {"error", status.message()}});
   engine_.reset();
+  rebuild_at_ = options_.clock->Now() + kRebuildAfter;
 }
 
 Result<std::vector<AddressedAnswer>> RunCore::Handle(const Event& event, InlineContent content) {
@@ -231,8 +244,7 @@ Result<std::vector<AddressedAnswer>> RunCore::Handle(const Event& event, InlineC
 }
 
 std::optional<Time> RunCore::NextDeadline() const {
-  if (!engine_) return options_.clock->Now() + Seconds(1);  // try again to rebuild it
-  std::optional<Time> next = engine_->NextDeadline();
+  std::optional<Time> next = engine_ ? engine_->NextDeadline() : RebuildAt();
   if (folder_state_.ok()) return next;
   return next ? std::min(*next, MendFolderAt()) : MendFolderAt();
 }
@@ -360,7 +372,12 @@ void RunCore::MendFolder(bool now_too) {
   Log(Severity::kInfo, "the run folder is whole again", {{"run_id", id().value()}});
 }
 
-// A time that lies further off than it can was set when the clock stood elsewhere.
+// Times that lie further off than they can were set when the clock stood elsewhere.
+Time RunCore::RebuildAt() const {
+  const Time now = options_.clock->Now();
+  return rebuild_at_ > now + kRebuildAfter ? now : rebuild_at_;
+}
+
 Time RunCore::MendFolderAt() const {
   const Time now = options_.clock->Now();
   return mend_folder_at_ > now + kMendFolderEvery ? now : mend_folder_at_;

@@ -203,6 +203,7 @@ class RunCore {
   Result<bool> WriteFolder(uint64_t most_bytes);
   void FolderIs(Status status);
   Time MendFolderAt() const;
+  Time RebuildAt() const;
   std::filesystem::path FolderOf(const RunId& run) const {
     return options_.run_folder.empty() ? options_.runs_folder / run.value() : options_.run_folder;
   }
@@ -238,13 +239,16 @@ class RunCore {
   // What the run folder could not take up: why, when to try again, and what of it the store does not know.
   Status folder_state_;
   Time mend_folder_at_{};
+  Time rebuild_at_{};  // while there is no engine
   TrafficOfRounds unwritten_traffic_;
 };
 
 // Ended runs whose folder does not tell so: a kill may come between a run's last commit and the files that tell of it.
-// A folder whose run.json tells the end is whole; one that is not there was thrown away, and stays so.
-std::set<RunId> UntoldRuns(const RunCoreOptions& options);
-// Writes what is missing in such a folder. Errors: what could not be read or written; nothing depends on it.
+// A folder whose run.json tells the end is whole; one that is not there was thrown away, and stays so. Errors: those of
+// the store.
+Result<std::set<RunId>> UntoldRuns(const RunCoreOptions& options);
+// Writes what is missing in such a folder, if it is there. Errors: what could not be read or written; nothing depends
+// on it.
 Status RepairEndedRun(const RunCoreOptions& options, const RunId& id);
 
 // Answers a report when no run has been taken up. Errors: the storage failed.

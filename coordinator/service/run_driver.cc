@@ -61,7 +61,6 @@ Status RunDriver::Start() {
       return core.status().Annotate("taking up run " + active->value());
     }
   }
-  untold_ = UntoldRuns(options_.core);
   RepairFolders();
   Publish();
   {
@@ -179,19 +178,21 @@ void RunDriver::RunPending() {
 
 // Those that cannot be written are tried again, at first after a minute and then ever more seldom.
 void RunDriver::RepairFolders() {
+  if (const auto untold = untold_known_ ? Result<std::set<RunId>>(std::set<RunId>()) : UntoldRuns(options_.core);
+      untold.ok()) {
+    untold_known_ = true;
+    untold_.insert(untold->begin(), untold->end());
+  }
   for (auto run = untold_.begin(); run != untold_.end();) {
     const Status repaired = RepairEndedRun(options_.core, *run);
-    if (repaired.ok()) {
-      Log(Severity::kInfo, "the folder of an ended run was written anew", {{"run_id", run->value()}});
-      run = untold_.erase(run);
-    } else {
+    if (!repaired.ok()) {
       Log(Severity::kWarning, "the folder of an ended run could not be written; it is tried again",
           {{"run_id", run->value()}, {"error", repaired.message()}});
-      ++run;
     }
+    run = repaired.ok() ? untold_.erase(run) : std::next(run);
   }
   repair_folders_at_.reset();
-  if (untold_.empty()) return;
+  if (untold_known_ && untold_.empty()) return;
   repair_folders_at_ = options_.core.clock->Now() + repair_pause_;
   repair_pause_ = std::min<Duration>(2 * repair_pause_, kMaxRepairPause);
 }

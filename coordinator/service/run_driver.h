@@ -138,6 +138,7 @@ class RunDriver {
   std::map<DeviceId, PollToken> lobby_;                 // driver thread
   std::set<std::pair<Time, PollToken>> lobby_by_time_;  // driver thread
   std::set<RunId> untold_;                              // driver thread: ended, and their folders do not tell so
+  bool untold_known_ = false;                           // driver thread: those of before the start are among them
   std::optional<Time> repair_folders_at_;               // driver thread
   Duration repair_pause_;                               // driver thread
   uint64_t jitter_ = 0;                                 // driver thread

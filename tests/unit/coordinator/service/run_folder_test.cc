@@ -118,6 +118,34 @@ TEST_F(UnwritableFolder, GetsAMissingLineInItsPlace) {
   ExpectWholeAfter(3, "complete");
 }
 
+TEST_F(UnwritableFolder, DoublesNothingWhenItIsMendedInVainTwice) {
+  run_.Round();
+  const auto path = run_.folder() / "history.jsonl";
+  const std::string history = ReadFile(path).value();
+  ASSERT_TRUE(WriteFileAtomically(path, history.substr(history.find('\n') + 1)).ok());
+  std::filesystem::create_directories(path.string() + ".tmp/in the way");
+  run_.Resume();
+  for (int second = 0; second < 15; ++second) run_.Tick();
+  EXPECT_FALSE(run_.core().folder_state().ok());
+  std::filesystem::remove_all(path.string() + ".tmp");
+  for (int second = 0; second < 5; ++second) run_.Tick();
+  ExpectWholeAfter(2, "running");
+}
+
+TEST_F(UnwritableFolder, KeepsWhatSomebodyElseWroteIntoTheHistory) {
+  run_.Resume();  // it knows the file from now on
+  const std::string note = R"({"note":"mine"})";
+  std::ofstream(run_.folder() / "history.jsonl", std::ios::app) << note << "\n";
+  run_.Round();
+  run_.Round();
+  std::istringstream history(ReadFile(run_.folder() / "history.jsonl").value());
+  std::vector<std::string> lines;
+  for (std::string line; std::getline(history, line);) lines.push_back(line);
+  ASSERT_EQ(lines.size(), 4u);
+  EXPECT_EQ(lines[1], note);
+  EXPECT_EQ(boost::json::parse(lines[3]).at("round").as_int64(), 3);
+}
+
 TEST_F(UnwritableFolder, LacksOnlyTheCheckpointOfAModelThatIsGone) {
   const auto lost = RunFiles::CheckpointFolder(run_.folder(), 1);
   const Sha256Digest model = RunFiles::AdapterDigest(run_.folder(), 1).value();
