@@ -16,8 +16,7 @@ constexpr size_t kMaxEventsPerCommit = 512;
 // Between attempts on folders of ended runs.
 constexpr Duration kMinRepairPause = std::chrono::seconds(60), kMaxRepairPause = std::chrono::hours(1);
 
-// A run that cannot be taken up ends as failed, so that it does not keep the next one, or the coordinator, from
-// starting.
+// A run that cannot be taken up ends as failed: else it would keep the next one, or the coordinator, from starting.
 Status EndAsFailed(Store& store, RunRecord run, const std::string& reason, Time now) {
   run.state = RunState::kFailed;
   run.reason = reason;
@@ -178,10 +177,10 @@ void RunDriver::RunPending() {
 
 // Those that cannot be written are tried again, at first after a minute and then ever more seldom.
 void RunDriver::RepairFolders() {
-  if (const auto untold = untold_known_ ? Result<std::set<RunId>>(std::set<RunId>()) : UntoldRuns(options_.core);
-      untold.ok()) {
-    untold_known_ = true;
-    untold_.insert(untold->begin(), untold->end());
+  if (!untold_known_) {
+    const auto untold = UntoldRuns(options_.core);
+    untold_known_ = untold.ok();
+    if (untold_known_) untold_.insert(untold->begin(), untold->end());
   }
   for (auto run = untold_.begin(); run != untold_.end();) {
     const Status repaired = RepairEndedRun(options_.core, *run);
