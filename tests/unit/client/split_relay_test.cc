@@ -7,6 +7,7 @@
 #include <atomic>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/ip/tcp.hpp>
+#include <csignal>
 #include <mutex>
 
 #include "tests/unit/protocol/transport_fixture.h"
@@ -21,6 +22,9 @@ std::string Frame(const std::string& text) { return "\\" + std::to_string(text.s
 
 class SplitRelay : public testing::Test {
  protected:
+  // As the programs do: a worker that is gone is an error of a write.
+  static void SetUpTestSuite() { ::signal(SIGPIPE, SIG_IGN); }
+
   SplitRelay() {
     pki_.Enrol("phone-1");
     protocol::ListenerOptions options;

@@ -184,14 +184,17 @@ class FoldersOfTwoRuns : public ::testing::Test {
   };
   FoldersOfTwoRuns() {
     EXPECT_TRUE(state_.Open().ok());
+    driver_.emplace(Options());
+    EXPECT_TRUE(driver_->Start().ok());
+  }
+  RunDriverOptions Options() {
     RunDriverOptions options;
     options.own_thread = false;
     options.core.store = &state_.store();
     options.core.blobs = &state_.blobs();
     options.core.clock = &clock_;
     options.core.runs_folder = Runs();
-    driver_.emplace(std::move(options));
-    EXPECT_TRUE(driver_->Start().ok());
+    return options;
   }
   std::filesystem::path Runs() const { return folder_.path() / "state" / "runs"; }
   std::string StateTold(const RunId& run) {
@@ -229,13 +232,7 @@ TEST_F(FoldersOfTwoRuns, ThatWereThrownAwayStayAway) {
   EXPECT_EQ(StateTold(run), "stopped");
   driver_->Stop();
   std::filesystem::remove_all(Runs() / run.value());
-  RunDriverOptions options;
-  options.own_thread = false;
-  options.core.store = &state_.store();
-  options.core.blobs = &state_.blobs();
-  options.core.clock = &clock_;
-  options.core.runs_folder = Runs();
-  RunDriver again(std::move(options));
+  RunDriver again(Options());
   ASSERT_TRUE(again.Start().ok());
   EXPECT_FALSE(std::filesystem::exists(Runs() / run.value()));
   again.Stop();
