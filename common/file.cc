@@ -151,13 +151,21 @@ Result<std::string> ReadFile(const fs::path& path, size_t max_bytes) {
   return content;
 }
 
-Status SyncFile(const fs::path& path) {
-  UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
-  if (!fd.valid()) return ErrnoStatus(errno, "cannot open " + path.string());
+namespace {
+
+Status SyncOpenFile(const UniqueFd& fd, const fs::path& path) {
   HEDDLE_FAILPOINT(kFileUnsynced);
   if (::fsync(fd.get()) != 0) return ErrnoStatus(errno, "cannot fsync " + path.string());
   HEDDLE_FAILPOINT(kFileSynced);
   return OkStatus();
+}
+
+}  // namespace
+
+Status SyncFile(const fs::path& path) {
+  const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (!fd.valid()) return ErrnoStatus(errno, "cannot open " + path.string());
+  return SyncOpenFile(fd, path);
 }
 
 Status SyncDirectory(const fs::path& directory) {
@@ -202,10 +210,7 @@ Status WriteTemporary(const fs::path& temporary, std::string_view content, int m
   if (::fchmod(fd.get(), static_cast<mode_t>(mode)) != 0)
     return ErrnoStatus(errno, "cannot chmod " + temporary.string());
   HEDDLE_RETURN_IF_ERROR(WriteAll(fd.get(), content, "cannot write " + temporary.string()));
-  HEDDLE_FAILPOINT(kFileUnsynced);
-  if (::fsync(fd.get()) != 0) return ErrnoStatus(errno, "cannot fsync " + temporary.string());
-  HEDDLE_FAILPOINT(kFileSynced);
-  return OkStatus();
+  return SyncOpenFile(fd, temporary);
 }
 
 }  // namespace

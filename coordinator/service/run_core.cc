@@ -244,9 +244,10 @@ Result<std::vector<AddressedAnswer>> RunCore::Handle(const Event& event, InlineC
 }
 
 std::optional<Time> RunCore::NextDeadline() const {
-  std::optional<Time> next = engine_ ? engine_->NextDeadline() : RebuildAt();
+  std::optional<Time> next = engine_ ? engine_->NextDeadline() : NotLaterThanIn(kRebuildAfter, rebuild_at_);
   if (folder_state_.ok()) return next;
-  return next ? std::min(*next, MendFolderAt()) : MendFolderAt();
+  const Time mend = NotLaterThanIn(kMendFolderEvery, mend_folder_at_);
+  return next ? std::min(*next, mend) : mend;
 }
 
 // The rows of all steps and the contents of the updates they accept, in one transaction.
@@ -360,7 +361,7 @@ void RunCore::FolderIs(Status status) {
 void RunCore::MendFolder(bool now_too) {
   if (folder_state_.ok()) return;
   const Time now = options_.clock->Now();
-  if (!now_too && now < MendFolderAt()) return;
+  if (!now_too && now < NotLaterThanIn(kMendFolderEvery, mend_folder_at_)) return;
   const Result<bool> whole = WriteFolder(kMendAtOnce);
   if (whole.ok() && !*whole) {
     mend_folder_at_ = now;  // the rest of it, after what has come in meanwhile
@@ -372,15 +373,9 @@ void RunCore::MendFolder(bool now_too) {
   Log(Severity::kInfo, "the run folder is whole again", {{"run_id", id().value()}});
 }
 
-// Times that lie further off than they can were set when the clock stood elsewhere.
-Time RunCore::RebuildAt() const {
+Time RunCore::NotLaterThanIn(Duration most, Time at) const {
   const Time now = options_.clock->Now();
-  return rebuild_at_ > now + kRebuildAfter ? now : rebuild_at_;
-}
-
-Time RunCore::MendFolderAt() const {
-  const Time now = options_.clock->Now();
-  return mend_folder_at_ > now + kMendFolderEvery ? now : mend_folder_at_;
+  return at > now + most ? now : at;
 }
 
 // After a failure everything goes by way of MendFolder: a line must not be added to a torn one, and lines are in order.

@@ -202,8 +202,8 @@ class RunCore {
   // Writes what the folder lacks. False: not all of it yet.
   Result<bool> WriteFolder(uint64_t most_bytes);
   void FolderIs(Status status);
-  Time MendFolderAt() const;
-  Time RebuildAt() const;
+  // `at`; now, where it lies further off than it can: it was set when the clock stood elsewhere.
+  Time NotLaterThanIn(Duration most, Time at) const;
   std::filesystem::path FolderOf(const RunId& run) const {
     return options_.run_folder.empty() ? options_.runs_folder / run.value() : options_.run_folder;
   }
