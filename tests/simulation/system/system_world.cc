@@ -235,6 +235,7 @@ std::optional<std::string> SystemWorld::Run() {
   if (!checker_.breach() && !over) checker_.Breach("the run waits for ever: " + State());
   if (!checker_.breach()) {
     EndFaults();
+    if (host_.dying()) host_.Pump();  // of what it has met in the last step: its connections go before a new life comes
     if (!host_.up()) StartCoordinator();
     LetFoldersBeMended();
     if (host_.up() && !checker_.breach()) checker_.AtEnd();
