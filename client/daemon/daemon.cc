@@ -299,6 +299,7 @@ Result<v1::WorkerRun> Daemon::Impl::PrepareRun(const v1::TaskAssignment& assignm
   *run.mutable_data_fields() = config.data_fields;
   run.set_update_path(journal.update_file().string());
   HEDDLE_ASSIGN_OR_RETURN(const PersonalState::Paths kept, personal.Begin(assignment.run_id()));
+  journal.Clear();  // one that was kept until what was accepted is in its place
   run.set_personal_path(kept.now.string());
   run.set_next_personal_path(kept.next.string());
   run.set_memory_limit_bytes(config.memory_limit_bytes);
@@ -379,11 +380,10 @@ void Daemon::Impl::Do(const SaveReport& action) {
 }
 
 void Daemon::Impl::Do(const EndTask& action) {
-  // First: with a journal that is still there, the report and this are repeated after a crash.
-  if (const Status kept = personal.End(action.accepted); !kept.ok()) {
-    Log(Severity::kWarning, "what this device keeps of the run could not be stored: " + kept.message());
-  }
-  journal.Clear();
+  // With a journal that is still there, the report and this are repeated after a crash; else when the next task begins.
+  const Status kept = personal.End(action.accepted);
+  if (kept.ok()) journal.Clear();
+  if (!kept.ok()) Log(Severity::kWarning, "what this device keeps of the run could not be stored: " + kept.message());
   link.ForgetUpload();
 }
 

@@ -3,7 +3,7 @@
 //
 // A task reads `now` and writes `next`; End puts `next` in the place of `now` when the task's update was accepted, so
 // what the device remembers is what the coordinator counted. After a crash between the two, the journal's report is
-// answered again and End is called again.
+// answered again and End is called again. So the journal stays until End, or the next Begin, has succeeded.
 //
 // Thread-safety: none; one task at a time.
 #pragma once

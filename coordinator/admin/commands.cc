@@ -273,8 +273,14 @@ Status RunExport(const CommandContext& context, const std::string& run, std::opt
                     std::to_string(stored.run.committed_rounds));
   }
   if (fs::exists(out, error)) return AlreadyExists(out.string() + " exists; name a new folder");
-  fs::copy(from, out, fs::copy_options::recursive, error);
-  if (error) return ErrnoStatus(error.value(), "cannot copy to " + out.string());
+  // Whole or not at all: the disk may be full.
+  const fs::path target = out.has_filename() ? out : out.parent_path(), partial = target.string() + ".partial";
+  fs::remove_all(partial, error);
+  fs::copy(from, partial, fs::copy_options::recursive, error);
+  const Status copied = error ? ErrnoStatus(error.value(), "cannot copy to " + target.string()) : OkStatus();
+  const Status placed = copied.ok() ? RenameDurably(partial, target) : copied;
+  if (!placed.ok()) fs::remove_all(partial, error);
+  HEDDLE_RETURN_IF_ERROR(placed);
   if (context.json) {
     PrintJson(context, json::object{{"run_id", run}, {"round", wanted}, {"folder", out.string()}});
   } else {

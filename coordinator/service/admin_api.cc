@@ -229,10 +229,16 @@ AdminApi::Reply AdminApi::ListRuns() {
   return {200, "application/json", json::serialize(json::object{{"runs", std::move(out)}}) + "\n"};
 }
 
+void AdminApi::AddFolder(const RunId& id, json::object* run) {
+  (*run)["folder"] = (context_.config->runs() / id.value()).string();
+  const auto errors = context_.driver->FolderErrors();
+  if (const auto error = errors.find(id); error != errors.end()) (*run)["folder_error"] = error->second;
+}
+
 AdminApi::Reply AdminApi::ShowRun(const RunId& id) {
   if (auto progress = context_.driver->Progress(); progress && progress->run.id == id) {
     json::object out = ProgressObject(*progress);
-    out["folder"] = (context_.config->runs() / id.value()).string();
+    AddFolder(id, &out);
     return {200, "application/json", json::serialize(out) + "\n"};
   }
   auto run = context_.store->GetRun(id);
@@ -241,7 +247,7 @@ AdminApi::Reply AdminApi::ShowRun(const RunId& id) {
   const RunSpec& spec = run->origin.spec;
   out["rounds"] = spec.rounds;
   out["cohort_size"] = SizesOf(spec, std::min(run->run.committed_rounds + 1, spec.rounds)).cohort_size;
-  out["folder"] = (context_.config->runs() / id.value()).string();
+  AddFolder(id, &out);
   return {200, "application/json", json::serialize(out) + "\n"};
 }
 
@@ -273,7 +279,7 @@ AdminApi::Reply AdminApi::Watch(const RunId& id, uint64_t seen, Duration timeout
   if (!watch.progress || watch.progress->run.id != id) return ShowRun(id);
   json::object out = ProgressObject(*watch.progress);
   out["version"] = watch.version;
-  out["folder"] = (context_.config->runs() / id.value()).string();
+  AddFolder(id, &out);
   return {200, "application/json", json::serialize(out) + "\n"};
 }
 
@@ -361,6 +367,7 @@ AdminApi::Reply AdminApi::MetricsText() {
   gauges.polls_waiting = context_.driver->waiting();
   gauges.blob_bytes = context_.blobs->total_bytes();
   gauges.uploads_unfinished = context_.blobs->num_uploads();
+  gauges.folders_incomplete = context_.driver->FolderErrors().size();
   gauges.run_active = context_.driver->busy();
   if (context_.audit != nullptr) {
     const AuditLog::Stats audit = context_.audit->log().stats();

@@ -12,6 +12,7 @@
 
 #include <atomic>
 #include <boost/asio/thread_pool.hpp>
+#include <boost/json/fwd.hpp>
 #include <functional>
 #include <string>
 
@@ -60,6 +61,8 @@ class AdminApi {
              const std::function<Status(AuditEvent& event)>& act);
   Reply ListRuns();
   Reply ShowRun(const RunId& id);
+  // Where the run's folder is, and what is wrong with it.
+  void AddFolder(const RunId& id, boost::json::object* run);
   Reply ListRounds(const RunId& id);
   Reply Watch(const RunId& id, uint64_t seen, Duration timeout);
   Reply Submit(const std::string& body, const std::string& from);

@@ -103,6 +103,8 @@ struct Metrics::Impl {
   Gauge& enrolled = OneGauge("heddle_clients_enrolled", "Enrolled devices, without revoked ones.");
   Gauge& blob_bytes = OneGauge("heddle_blob_bytes", "Bytes of stored blobs.");
   Gauge& uploads = OneGauge("heddle_uploads_unfinished", "Uploads that are not finished.");
+  Gauge& folders_incomplete =
+      OneGauge("heddle_run_folders_incomplete", "Runs whose folder lacks something that could not be written.");
   Gauge& handshakes_failed = OneGauge("heddle_tls_handshakes_failed", "TLS handshakes that failed since the start.");
   Gauge& audit_lines = OneGauge("heddle_audit_lines_total", "Lines written to the audit log since the start.");
   Gauge& audit_failures = OneGauge("heddle_audit_failures_total", "Times the audit log could not be written.");
@@ -213,6 +215,7 @@ std::string Metrics::Text(const Gauges& gauges) {
   m.enrolled.Set(static_cast<double>(gauges.devices_enrolled));
   m.blob_bytes.Set(static_cast<double>(gauges.blob_bytes));
   m.uploads.Set(static_cast<double>(gauges.uploads_unfinished));
+  m.folders_incomplete.Set(static_cast<double>(gauges.folders_incomplete));
   m.audit_lines.Set(static_cast<double>(gauges.audit_lines));
   m.audit_failures.Set(static_cast<double>(gauges.audit_failures));
   m.audit_last.Set(static_cast<double>(gauges.audit_last_sequence));

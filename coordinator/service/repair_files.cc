@@ -9,6 +9,7 @@
 #include <fstream>
 #include <functional>
 
+#include "aggregation/ledger/ledger_model.h"
 #include "common/file.h"
 #include "common/logging.h"
 #include "common/safetensors.h"
@@ -47,10 +48,22 @@ Result<uint64_t> ForEachLine(const fs::path& path, const std::function<Status(co
   return bytes;
 }
 
-// That a blob is gone or damaged is for ever; everything else may pass.
-bool IsLost(const fs::path& model) {
-  const Code code = ReadSafetensors(model).status().code();
-  return code == Code::kNotFound || code == Code::kDataLoss || code == Code::kInvalidArgument;
+// That a blob is gone or has other bytes is for ever; that it cannot be read may pass.
+bool IsLost(const Sha256Digest& blob, const BlobStore& blobs) {
+  std::error_code error;
+  if (!fs::exists(blobs.Path(blob), error)) return !error;
+  const auto digest = Sha256File(blobs.Path(blob));
+  return digest.ok() && *digest != blob;
+}
+
+// Of no use, now and later: the model, or the weights that its ledger starts from.
+bool IsModelLost(const Sha256Digest& model, const BlobStore& blobs) {
+  if (IsLost(model, blobs)) return true;
+  const auto file = ReadSafetensors(blobs.Path(model));
+  if (!file.ok()) return file.status().code() == Code::kInvalidArgument && Sha256File(blobs.Path(model)).ok();
+  if (!aggregation::HoldsLedger(file->tensors)) return false;
+  const auto ledger = aggregation::LedgerOf(file->tensors);
+  return !ledger.ok() || IsLost(ledger->head.start, blobs);
 }
 
 }  // namespace
@@ -73,7 +86,7 @@ Result<bool> RunFiles::Repair(const RunId& run, Store& store, const BlobStore& b
     if (round.phase != RoundPhase::kCommitted || fs::exists(adapter, error)) continue;
     if (written >= most_bytes) return false;
     const Status status = WriteCheckpoint(round.round, adapter_config_json, round.model, blobs);
-    if (!status.ok() && !IsLost(blobs.Path(round.model))) return status;
+    if (!status.ok() && !IsModelLost(round.model, blobs)) return status;
     if (!status.ok()) {
       Log(Severity::kError, "a round has no checkpoint: its model cannot be read any more",
           {{"run_id", run.value()}, {"round", round.round}, {"error", status.message()}});

@@ -243,14 +243,6 @@ class RunCore {
   TrafficOfRounds unwritten_traffic_;
 };
 
-// Ended runs whose folder does not tell so: a kill may come between a run's last commit and the files that tell of it.
-// A folder whose run.json tells the end is whole; one that is not there was thrown away, and stays so. Errors: those of
-// the store.
-Result<std::set<RunId>> UntoldRuns(const RunCoreOptions& options);
-// Writes what is missing in such a folder, if it is there. Errors: what could not be read or written; nothing depends
-// on it.
-Status RepairEndedRun(const RunCoreOptions& options, const RunId& id);
-
 // Answers a report when no run has been taken up. Errors: the storage failed.
 Result<AddressedAnswer> AnswerReportWithoutRun(Store& store, Time now, const ReportEvent& event);
 

@@ -13,9 +13,6 @@ namespace {
 // Of one transaction: what waits for the disk together. Bounds its memory and the time until the first is answered.
 constexpr size_t kMaxEventsPerCommit = 512;
 
-// Between attempts on folders of ended runs.
-constexpr Duration kMinRepairPause = std::chrono::seconds(60), kMaxRepairPause = std::chrono::hours(1);
-
 // A run that cannot be taken up ends as failed: else it would keep the next one, or the coordinator, from starting.
 Status EndAsFailed(Store& store, RunRecord run, const std::string& reason, Time now) {
   run.state = RunState::kFailed;
@@ -33,7 +30,7 @@ bool IsPermanent(Code code) {
 
 }  // namespace
 
-RunDriver::RunDriver(RunDriverOptions options) : options_(std::move(options)), repair_pause_(kMinRepairPause) {}
+RunDriver::RunDriver(RunDriverOptions options) : options_(std::move(options)) {}
 
 RunDriver::~RunDriver() { Stop(); }
 
@@ -60,7 +57,7 @@ Status RunDriver::Start() {
       return core.status().Annotate("taking up run " + active->value());
     }
   }
-  RepairFolders();
+  repairs_.Tick();
   Publish();
   {
     std::lock_guard lock(mutex_);
@@ -175,31 +172,10 @@ void RunDriver::RunPending() {
   }
 }
 
-// Those that cannot be written are tried again, at first after a minute and then ever more seldom.
-void RunDriver::RepairFolders() {
-  if (!untold_known_) {
-    const auto untold = UntoldRuns(options_.core);
-    untold_known_ = untold.ok();
-    if (untold_known_) untold_.insert(untold->begin(), untold->end());
-  }
-  for (auto run = untold_.begin(); run != untold_.end();) {
-    const Status repaired = RepairEndedRun(options_.core, *run);
-    if (!repaired.ok()) {
-      Log(Severity::kWarning, "the folder of an ended run could not be written; it is tried again",
-          {{"run_id", run->value()}, {"error", repaired.message()}});
-    }
-    run = repaired.ok() ? untold_.erase(run) : std::next(run);
-  }
-  repair_folders_at_.reset();
-  if (untold_known_ && untold_.empty()) return;
-  repair_folders_at_ = options_.core.clock->Now() + repair_pause_;
-  repair_pause_ = std::min<Duration>(2 * repair_pause_, kMaxRepairPause);
-}
-
 std::optional<Time> RunDriver::NextWake() const {
   std::optional<Time> next;
   if (core_) next = core_->NextDeadline();
-  if (repair_folders_at_) next = next ? std::min(*next, *repair_folders_at_) : *repair_folders_at_;
+  if (const auto repair = repairs_.NextDeadline()) next = next ? std::min(*next, *repair) : *repair;
   if (!lobby_by_time_.empty()) {
     const Time until = lobby_by_time_.begin()->first;
     next = next ? std::min(*next, until) : until;
@@ -213,10 +189,7 @@ void RunDriver::Tick() {
     const std::optional<Time> due = core_->NextDeadline();
     if (due && *due <= now) Feed(TickEvent{});
   }
-  // Later than it can be: the clock was set back.
-  if (repair_folders_at_ && (*repair_folders_at_ <= now || *repair_folders_at_ > now + kMaxRepairPause)) {
-    RepairFolders();
-  }
+  repairs_.Tick();
   while (!lobby_by_time_.empty() && lobby_by_time_.begin()->first <= now) {
     const PollToken token = lobby_by_time_.begin()->second;
     AnswerOne(token, protocol::MakeRejection(v1::REJECTION_REASON_POLL_AGAIN, Duration(0)));
@@ -226,9 +199,13 @@ void RunDriver::Tick() {
 void RunDriver::Publish() {
   busy_ = core_ && core_->running();
   waiting_ = polls_.size();
+  std::map<RunId, std::string> folder_errors = repairs_.untold();
+  if (core_ && !core_->folder_state().ok()) folder_errors[core_->id()] = core_->folder_state().message();
   bool changed = false;
   {
     std::lock_guard lock(shared_mutex_);
+    changed = folder_errors != folder_errors_;
+    folder_errors_ = std::move(folder_errors);
     if (core_) {
       RunProgress now = core_->Progress();
       const auto same = [](const RunProgress& a, const RunProgress& b) {
@@ -236,10 +213,7 @@ void RunDriver::Publish() {
                a.phase == b.phase && a.accepted == b.accepted && a.open == b.open && a.waiting == b.waiting &&
                a.run.committed_rounds == b.run.committed_rounds;
       };
-      if (!progress_ || !same(*progress_, now)) {
-        changed = true;
-        ++version_;
-      }
+      changed = changed || !progress_ || !same(*progress_, now);
       progress_ = std::move(now);
       validator_ = core_->validator();
       reader_ = core_->reader();
@@ -248,6 +222,7 @@ void RunDriver::Publish() {
       if (states_ != core_->states()) states_ = core_->states();
       if (ledger_weights_ != core_->ledger_weights()) ledger_weights_ = core_->ledger_weights();
     }
+    if (changed) ++version_;
   }
   if (changed) changed_.notify_all();
 }
@@ -431,9 +406,7 @@ void RunDriver::AnswerAll(const std::function<Answer(const Poll&)>& answer) {
 void RunDriver::LeaveRun() {
   core_->MendFolder(true);
   if (core_->folder_state().ok()) return;
-  untold_.insert(core_->id());
-  repair_pause_ = kMinRepairPause;
-  repair_folders_at_ = options_.core.clock->Now();
+  repairs_.Add(core_->id(), core_->folder_state().message());
 }
 
 Result<RunId> RunDriver::Submit(const Submission& submission) {
@@ -478,6 +451,11 @@ RunDriver::Watch RunDriver::WaitForChange(uint64_t seen, Duration timeout) {
   std::unique_lock lock(shared_mutex_);
   changed_.wait_for(lock, timeout, [&] { return version_ != seen || stopped_; });
   return {progress_, version_};
+}
+
+std::map<RunId, std::string> RunDriver::FolderErrors() const {
+  std::lock_guard lock(shared_mutex_);
+  return folder_errors_;
 }
 
 bool RunDriver::IsNeeded(const Sha256Digest& digest) const {

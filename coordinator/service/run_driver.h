@@ -25,6 +25,7 @@
 #include <string>
 #include <thread>
 
+#include "coordinator/service/folder_repairs.h"
 #include "coordinator/service/retry_spread.h"
 #include "coordinator/service/run_core.h"
 
@@ -87,6 +88,8 @@ class RunDriver {
     uint64_t version = 0;
   };
   Watch WaitForChange(uint64_t seen, Duration timeout);
+  // Runs, active and ended, whose folders lack something that could not be written, and why; it is tried again.
+  std::map<RunId, std::string> FolderErrors() const;
   // Whether a device may fetch the blob.
   bool IsPublished(const Sha256Digest& digest) const;
   // The weights that a published ledger stands for, where they are kept.
@@ -116,7 +119,6 @@ class RunDriver {
   void Loop();
   void RunJobs(std::deque<Job> jobs);
   void Tick();
-  void RepairFolders();
   void LeaveRun();
   void OnCheckin(PollToken token);
   // To be written and answered by the next Flush, together with what else is fed before it.
@@ -137,10 +139,7 @@ class RunDriver {
   std::map<PollToken, Poll> polls_;                     // driver thread
   std::map<DeviceId, PollToken> lobby_;                 // driver thread
   std::set<std::pair<Time, PollToken>> lobby_by_time_;  // driver thread
-  std::set<RunId> untold_;                              // driver thread: ended, and their folders do not tell so
-  bool untold_known_ = false;                           // driver thread: those of before the start are among them
-  std::optional<Time> repair_folders_at_;               // driver thread
-  Duration repair_pause_;                               // driver thread
+  FolderRepairs repairs_{options_.core};                // driver thread: of ended runs
   uint64_t jitter_ = 0;                                 // driver thread
   size_t fed_ = 0;                                      // driver thread: events since the last Flush
 
@@ -164,6 +163,7 @@ class RunDriver {
   std::shared_ptr<const UpdateReader> reader_;
   std::shared_ptr<const OpenAssignments> open_assignments_;
   std::optional<RunProgress> progress_;
+  std::map<RunId, std::string> folder_errors_;
   uint64_t version_ = 0;
   bool stopped_ = false;  // nobody needs to wait for changes any more
 

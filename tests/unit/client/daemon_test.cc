@@ -367,6 +367,25 @@ TEST_F(DaemonTest, FinishedWorkSurvivesARestart) {
   EXPECT_EQ(coordinator_.CountRequests("GET /v1/blobs/"), 3u);
 }
 
+// What it keeps of an accepted task cannot be put in place, and then the daemon ends.
+TEST_F(DaemonTest, WhatWasAcceptedIsKeptThroughAFailedRenameAndARestart) {
+  EnrollDevice();
+  Mode("keep");
+  const v1::TaskAssignment assignment = coordinator_.MakeAssignment(1);
+  const std::string name = Sha256(assignment.run_id()).ToHex().substr(0, 32) + ".safetensors";
+  const fs::path kept = config_.state_dir / "personal" / name;
+  fs::create_directories(kept / "in the way");
+  coordinator_.Offer(assignment);
+  EXPECT_TRUE(RunTasks(1).ok());
+  ExpectDelivered(assignment);
+  EXPECT_TRUE(fs::exists(config_.state_dir / "journal"));
+  fs::remove_all(kept);
+  EXPECT_TRUE(RunTasks(1).ok()) << "it tells its report again";
+  EXPECT_EQ(coordinator_.reports().size(), 2u);
+  EXPECT_TRUE(fs::is_regular_file(kept));
+  EXPECT_FALSE(fs::exists(config_.state_dir / "journal"));
+}
+
 TEST_F(DaemonTest, BrokenJournalIsDropped) {
   EnrollDevice();
   ASSERT_TRUE(WriteFileAtomically(config_.state_dir / "journal", "\xff\xff rubbish").ok());

@@ -6,6 +6,7 @@
 #include <map>
 
 #include "aggregation/ledger/ledger_model.h"
+#include "common/file.h"
 #include "common/safetensors.h"
 #include "protocol/validate.h"
 #include "tests/support/ledger_device.h"
@@ -276,6 +277,34 @@ TEST_F(LedgersTest, ThereIsNoPatchButBetweenLedgersOfTheRun) {
       ExpectRefused(answer, v1::REFUSAL_REASON_NOT_FOUND);
     }
   }
+}
+
+// Of a round whose ledger starts from weights that are gone there is no checkpoint; everything else is told.
+TEST_F(LedgersTest, ALostStartKeepsNothingFromTheFolderButItsCheckpoint) {
+  namespace fs = std::filesystem;
+  auto round = NextRound();
+  const StateDict start = GoodUpdateBase(round["anna"]);
+  const std::string first_adapter = HexOf(round["anna"].plan().adapter(1));
+  const fs::path folder(std::string(Run().at("folder").as_string()));
+  fs::remove(folder / "checkpoints");
+  ASSERT_TRUE(WriteFileAtomically(folder / "checkpoints", "in the way").ok());
+  const Sha256Digest weights = zo::DigestOfWeights(aggregation::WeightsOf(start, 1e-3)->parameters);
+  ASSERT_EQ(Tell("anna", round["anna"], weights, 0.5F).verdict(), v1::REPORT_VERDICT_ACCEPTED);
+  NextRound();
+  EXPECT_TRUE(Run().contains("folder_error"));
+  EXPECT_EQ(Metric("heddle_run_folders_incomplete"), 1);
+  fs::remove(folder / "checkpoints");
+  fs::create_directory(folder / "checkpoints");
+  size_t removed = 0;
+  for (const auto& entry : fs::recursive_directory_iterator(config_.state_dir)) {
+    if (entry.path().filename() == first_adapter) removed += fs::remove(entry.path()) ? 1 : 0;
+  }
+  ASSERT_EQ(removed, 1U);
+  ASSERT_TRUE(admin().Post("/v1/runs/" + run_id_ + ":stop", "").ok());
+  EXPECT_FALSE(Run().contains("folder_error"));
+  EXPECT_EQ(Metric("heddle_run_folders_incomplete"), 0);
+  EXPECT_FALSE(fs::exists(folder / "checkpoints" / "round-1"));
+  EXPECT_THAT(Pki::Value(ReadFile(folder / "run.json")), HasSubstr("stopped"));
 }
 
 TEST_F(LedgersTest, ADeviceWithOtherWeightsIsRefusedAndItsScalarsChangeNothing) {

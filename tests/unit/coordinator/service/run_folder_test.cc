@@ -162,6 +162,22 @@ TEST_F(UnwritableFolder, LacksOnlyTheCheckpointOfAModelThatIsGone) {
   EXPECT_NE(ReadFile(run_.folder() / "run.json").value().find("complete"), std::string::npos);
 }
 
+// A model that cannot be opened now is not lost.
+TEST_F(UnwritableFolder, WaitsForAModelThatCannotBeRead) {
+  const auto blob = run_.blobs().Path(RunFiles::AdapterDigest(run_.folder(), 1).value());
+  Break();
+  run_.Round();
+  std::filesystem::remove_all(Aside() / "round-1");
+  std::filesystem::rename(blob, folder_.path() / "model");
+  std::filesystem::create_symlink(blob, blob);
+  Mend();
+  for (int second = 0; second < 5; ++second) run_.Tick();
+  EXPECT_FALSE(run_.core().folder_state().ok());
+  std::filesystem::rename(folder_.path() / "model", blob);
+  for (int second = 0; second < 5; ++second) run_.Tick();
+  ExpectWholeAfter(2, "running");
+}
+
 TEST_F(UnwritableFolder, IsMendedWhenTheClockWasSetBack) {
   run_.Round();
   Break();
@@ -217,11 +233,14 @@ TEST_F(FoldersOfTwoRuns, AreMendedAlsoWhenTheNextRunHasBegun) {
   std::filesystem::rename(away, Runs() / first.value());
   EXPECT_EQ(StateTold(first), "running");
   EXPECT_EQ(StateTold(second), "running");
+  EXPECT_EQ(driver_->FolderErrors().count(first), 1u);
+  EXPECT_EQ(driver_->FolderErrors().size(), 1u);
   driver_->RunPending();  // it is tried at once, and then every minute at first
   ASSERT_TRUE(driver_->NextWake().has_value());
   clock_.now += Seconds(61);
   driver_->RunPending();
   EXPECT_EQ(StateTold(first), "stopped");
+  EXPECT_TRUE(driver_->FolderErrors().empty());
   driver_->Stop();
 }
 

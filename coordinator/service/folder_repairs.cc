@@ -1,9 +1,13 @@
-// UntoldRuns and RepairEndedRun of run_core.h.
+#include "coordinator/service/folder_repairs.h"
+
+#include <algorithm>
 #include <boost/json.hpp>
+#include <iterator>
+#include <set>
+#include <utility>
 
 #include "common/file.h"
 #include "common/logging.h"
-#include "coordinator/service/run_core.h"
 #include "coordinator/service/run_json.h"
 #include "coordinator/service/run_material_json.h"
 
@@ -32,8 +36,6 @@ bool IsThrownAway(const RunCoreOptions& options, const RunId& id) {
   return status.type() == std::filesystem::file_type::not_found;
 }
 
-}  // namespace
-
 Result<std::set<RunId>> UntoldRuns(const RunCoreOptions& options) {
   HEDDLE_ASSIGN_OR_RETURN(const std::vector<RunRecord> runs, options.store->ListRuns());
   std::set<RunId> untold;
@@ -44,7 +46,7 @@ Result<std::set<RunId>> UntoldRuns(const RunCoreOptions& options) {
   return untold;
 }
 
-Status RepairEndedRun(const RunCoreOptions& options, const RunId& id) {
+Status RepairFolder(const RunCoreOptions& options, const RunId& id) {
   if (IsThrownAway(options, id)) return OkStatus();
   HEDDLE_ASSIGN_OR_RETURN(const StoredRun stored, options.store->GetRun(id));
   Submission submission;
@@ -55,6 +57,40 @@ Status RepairEndedRun(const RunCoreOptions& options, const RunId& id) {
   HEDDLE_RETURN_IF_ERROR(files.WriteRun(stored.run, stored.origin, {}));
   Log(Severity::kInfo, "the folder of an ended run was written anew", {{"run_id", id.value()}});
   return OkStatus();
+}
+
+}  // namespace
+
+void FolderRepairs::Add(const RunId& run, std::string why) {
+  untold_[run] = std::move(why);
+  pause_ = kMinPause;
+  next_ = options_.clock->Now();
+}
+
+void FolderRepairs::Tick() {
+  const Time now = options_.clock->Now();
+  // Later than it can be: the clock was set back.
+  if (!next_ || (*next_ > now && *next_ <= now + kMaxPause)) return;
+  if (!listed_) {
+    const auto untold = UntoldRuns(options_);
+    listed_ = untold.ok();
+    if (listed_) {
+      for (const RunId& run : *untold) untold_.try_emplace(run, "not tried yet");
+    }
+  }
+  for (auto run = untold_.begin(); run != untold_.end();) {
+    const Status repaired = RepairFolder(options_, run->first);
+    if (!repaired.ok()) {
+      run->second = repaired.message();
+      Log(Severity::kWarning, "the folder of an ended run could not be written; it is tried again",
+          {{"run_id", run->first.value()}, {"error", repaired.message()}});
+    }
+    run = repaired.ok() ? untold_.erase(run) : std::next(run);
+  }
+  next_.reset();
+  if (listed_ && untold_.empty()) return;
+  next_ = now + pause_;
+  pause_ = std::min<Duration>(2 * pause_, kMaxPause);
 }
 
 }  // namespace heddle::coordinator
