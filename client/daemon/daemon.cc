@@ -104,11 +104,7 @@ WorkerOptions WorkerOptionsOf(const ClientConfig& config) {
   return options;
 }
 
-CallFailed FailedWith(const Status& status) {
-  CallFailed failed;
-  failed.status = status;
-  return failed;
-}
+CallFailed FailedWith(const Status& status) { return {.status = status}; }
 
 }  // namespace
 
@@ -255,7 +251,10 @@ asio::awaitable<Event> Daemon::Impl::FetchNow(v1::TaskAssignment assignment) {
     blobs->insert(blobs->end(), adapter->begin(), adapter->end());
     status = cache.Pin(*blobs);
   }
+  const bool unsettled = personal.unsettled();
+  if (status.ok() && unsettled) status = personal.End(false);
   if (!status.ok()) co_return FailedWith(status);
+  if (unsettled) journal.Clear();
   if (!FetchesPart(plan)) ClearWork(BaseFolder(*BlobsOf(plan.base_model())));  // its blobs are read above
   Event event = co_await link.Fetch(*blobs, &cache);
   if (const auto ledger = LedgerIn(*adapter); ledger && std::holds_alternative<Fetched>(event))
@@ -299,7 +298,6 @@ Result<v1::WorkerRun> Daemon::Impl::PrepareRun(const v1::TaskAssignment& assignm
   *run.mutable_data_fields() = config.data_fields;
   run.set_update_path(journal.update_file().string());
   HEDDLE_ASSIGN_OR_RETURN(const PersonalState::Paths kept, personal.Begin(assignment.run_id()));
-  journal.Clear();  // one that was kept until what was accepted is in its place
   run.set_personal_path(kept.now.string());
   run.set_next_personal_path(kept.next.string());
   run.set_memory_limit_bytes(config.memory_limit_bytes);
@@ -375,14 +373,15 @@ void Daemon::Impl::Do(const CancelOperation&) {
 }
 
 void Daemon::Impl::Do(const SaveReport& action) {
+  if (personal.unsettled()) return;  // the journal has what was accepted; this one is of a task that did not begin
   const Status saved = journal.Write(action.report);
   if (!saved.ok()) Log(Severity::kWarning, "the journal cannot be written: " + saved.message());
 }
 
 void Daemon::Impl::Do(const EndTask& action) {
-  // With a journal that is still there, the report and this are repeated after a crash; else when the next task begins.
+  // With a journal that is still there, the report and this are repeated after a crash.
   const Status kept = personal.End(action.accepted);
-  if (kept.ok()) journal.Clear();
+  if (!personal.unsettled()) journal.Clear();
   if (!kept.ok()) Log(Severity::kWarning, "what this device keeps of the run could not be stored: " + kept.message());
   link.ForgetUpload();
 }

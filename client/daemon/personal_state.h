@@ -3,7 +3,7 @@
 //
 // A task reads `now` and writes `next`; End puts `next` in the place of `now` when the task's update was accepted, so
 // what the device remembers is what the coordinator counted. After a crash between the two, the journal's report is
-// answered again and End is called again. So the journal stays until End, or the next Begin, has succeeded.
+// answered again and End is called again. So the journal stays while this is unsettled, and no task begins before.
 //
 // Thread-safety: none; one task at a time.
 #pragma once
@@ -30,9 +30,11 @@ class PersonalState {
   // The task has ended. Errors: the file cannot be put in place; what was kept before stays, and the next call tries
   // again.
   Status End(bool accepted);
+  // What was accepted is not in its place yet.
+  bool unsettled() const { return accepted_; }
 
  private:
-  bool accepted_ = false;  // and not in its place yet
+  bool accepted_ = false;
   std::filesystem::path folder_;
 };
 

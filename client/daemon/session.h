@@ -127,8 +127,8 @@ struct CancelOperation {};
 struct SaveReport {
   v1::ReportRequest report;
 };
-// Empties the journal and deletes the task's files. What the device keeps of an accepted task takes the place of what
-// it kept before; of any other it is thrown away.
+// What the device keeps of an accepted task takes the place of what it kept before; of any other it is thrown away.
+// Then the journal is emptied and the task's update deleted: not before, so that a restart tries again.
 struct EndTask {
   bool accepted = false;
 };

@@ -1,5 +1,7 @@
 #include "coordinator/admin/commands.h"
 
+#include <unistd.h>
+
 #include <boost/json.hpp>
 #include <chrono>
 #include <cmath>
@@ -274,11 +276,16 @@ Status RunExport(const CommandContext& context, const std::string& run, std::opt
   }
   if (fs::exists(out, error)) return AlreadyExists(out.string() + " exists; name a new folder");
   // Whole or not at all: the disk may be full.
-  const fs::path target = out.has_filename() ? out : out.parent_path(), partial = target.string() + ".partial";
-  fs::remove_all(partial, error);
-  fs::copy(from, partial, fs::copy_options::recursive, error);
-  const Status copied = error ? ErrnoStatus(error.value(), "cannot copy to " + target.string()) : OkStatus();
-  const Status placed = copied.ok() ? RenameDurably(partial, target) : copied;
+  const fs::path target = out.has_filename() ? out : out.parent_path();
+  const fs::path partial = target.string() + ".partial-" + std::to_string(::getpid());
+  const Status placed = [&]() -> Status {
+    fs::copy(from, partial, fs::copy_options::recursive, error);
+    if (error) return ErrnoStatus(error.value(), "cannot copy to " + target.string());
+    for (const fs::directory_entry& file : fs::directory_iterator(partial, error)) {
+      HEDDLE_RETURN_IF_ERROR(SyncFile(file.path()));
+    }
+    return RenameDurably(partial, target);
+  }();
   if (!placed.ok()) fs::remove_all(partial, error);
   HEDDLE_RETURN_IF_ERROR(placed);
   if (context.json) {

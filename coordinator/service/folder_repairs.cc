@@ -46,12 +46,23 @@ Result<std::set<RunId>> UntoldRuns(const RunCoreOptions& options) {
   return untold;
 }
 
+// A row that nothing can be read from stays so: such a run ended as failed, and its folder tells as much as it can.
+bool IsPermanent(Code code) { return code == Code::kDataLoss || code == Code::kNotFound; }
+
 Status RepairFolder(const RunCoreOptions& options, const RunId& id) {
   if (IsThrownAway(options, id)) return OkStatus();
-  HEDDLE_ASSIGN_OR_RETURN(const StoredRun stored, options.store->GetRun(id));
+  const Result<StoredRun> found = options.store->GetRun(id);
   Submission submission;
   RunMaterial material;
-  HEDDLE_RETURN_IF_ERROR(ReadMaterialJson(stored.origin.material_json, &submission, &material));
+  const Status read =
+      found.ok() ? ReadMaterialJson(found->origin.material_json, &submission, &material) : found.status();
+  if (IsPermanent(read.code())) {
+    Log(Severity::kError, "the folder of an ended run cannot be written: what is stored of the run is damaged",
+        {{"run_id", id.value()}, {"error", read.message()}});
+    return OkStatus();
+  }
+  HEDDLE_RETURN_IF_ERROR(read);
+  const StoredRun& stored = *found;
   RunFiles files(options.runs_folder / id.value(), BaseModelJsonOf(material));
   HEDDLE_RETURN_IF_ERROR(files.Repair(id, *options.store, *options.blobs, material.adapter_config_json).status());
   HEDDLE_RETURN_IF_ERROR(files.WriteRun(stored.run, stored.origin, {}));
@@ -89,7 +100,7 @@ void FolderRepairs::Tick() {
   }
   next_.reset();
   if (listed_ && untold_.empty()) return;
-  next_ = now + pause_;
+  next_ = options_.clock->Now() + pause_;
   pause_ = std::min<Duration>(2 * pause_, kMaxPause);
 }
 

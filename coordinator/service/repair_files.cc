@@ -48,22 +48,20 @@ Result<uint64_t> ForEachLine(const fs::path& path, const std::function<Status(co
   return bytes;
 }
 
-// That a blob is gone or has other bytes is for ever; that it cannot be read may pass.
-bool IsLost(const Sha256Digest& blob, const BlobStore& blobs) {
+// That tensors are gone, or are none, is for ever; that they cannot be read may pass.
+bool AreLost(const fs::path& tensors) {
   std::error_code error;
-  if (!fs::exists(blobs.Path(blob), error)) return !error;
-  const auto digest = Sha256File(blobs.Path(blob));
-  return digest.ok() && *digest != blob;
+  if (!fs::exists(tensors, error)) return !error;
+  return !ReadSafetensors(tensors).ok() && Sha256File(tensors).ok();
 }
 
 // Of no use, now and later: the model, or the weights that its ledger starts from.
 bool IsModelLost(const Sha256Digest& model, const BlobStore& blobs) {
-  if (IsLost(model, blobs)) return true;
   const auto file = ReadSafetensors(blobs.Path(model));
-  if (!file.ok()) return file.status().code() == Code::kInvalidArgument && Sha256File(blobs.Path(model)).ok();
+  if (!file.ok()) return AreLost(blobs.Path(model));
   if (!aggregation::HoldsLedger(file->tensors)) return false;
   const auto ledger = aggregation::LedgerOf(file->tensors);
-  return !ledger.ok() || IsLost(ledger->head.start, blobs);
+  return !ledger.ok() || AreLost(blobs.Path(ledger->head.start));
 }
 
 }  // namespace
@@ -88,6 +86,7 @@ Result<bool> RunFiles::Repair(const RunId& run, Store& store, const BlobStore& b
     const Status status = WriteCheckpoint(round.round, adapter_config_json, round.model, blobs);
     if (!status.ok() && !IsModelLost(round.model, blobs)) return status;
     if (!status.ok()) {
+      fs::remove_all(adapter.parent_path(), error);  // half of one
       Log(Severity::kError, "a round has no checkpoint: its model cannot be read any more",
           {{"run_id", run.value()}, {"round", round.round}, {"error", status.message()}});
     }

@@ -201,10 +201,11 @@ void RunDriver::Publish() {
   waiting_ = polls_.size();
   std::map<RunId, std::string> folder_errors = repairs_.untold();
   if (core_ && !core_->folder_state().ok()) folder_errors[core_->id()] = core_->folder_state().message();
+  const auto key = [](const auto& error) { return error.first; };
   bool changed = false;
   {
     std::lock_guard lock(shared_mutex_);
-    changed = folder_errors != folder_errors_;
+    changed = !std::ranges::equal(folder_errors, folder_errors_, {}, key, key);  // of whose, not the words
     folder_errors_ = std::move(folder_errors);
     if (core_) {
       RunProgress now = core_->Progress();

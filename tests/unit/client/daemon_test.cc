@@ -367,23 +367,21 @@ TEST_F(DaemonTest, FinishedWorkSurvivesARestart) {
   EXPECT_EQ(coordinator_.CountRequests("GET /v1/blobs/"), 3u);
 }
 
-// What it keeps of an accepted task cannot be put in place, and then the daemon ends.
+// What it keeps of an accepted task cannot be put in place, not before the next task either, and then the daemon ends.
 TEST_F(DaemonTest, WhatWasAcceptedIsKeptThroughAFailedRenameAndARestart) {
   EnrollDevice();
   Mode("keep");
-  const v1::TaskAssignment assignment = coordinator_.MakeAssignment(1);
-  const std::string name = Sha256(assignment.run_id()).ToHex().substr(0, 32) + ".safetensors";
-  const fs::path kept = config_.state_dir / "personal" / name;
+  const std::string name = Sha256("run-1").ToHex().substr(0, 32) + ".safetensors";
+  const fs::path kept = config_.state_dir / "personal" / name, journal = config_.state_dir / "journal";
   fs::create_directories(kept / "in the way");
-  coordinator_.Offer(assignment);
-  EXPECT_TRUE(RunTasks(1).ok());
-  ExpectDelivered(assignment);
-  EXPECT_TRUE(fs::exists(config_.state_dir / "journal"));
+  for (const int number : {1, 2}) coordinator_.Offer(coordinator_.MakeAssignment(number));
+  EXPECT_TRUE(RunTasks(2).ok());
+  ASSERT_EQ(coordinator_.reports().size(), 2u);
+  EXPECT_EQ(coordinator_.reports()[1].outcome(), v1::TASK_OUTCOME_FAILED) << "it would go on from an earlier state";
   fs::remove_all(kept);
-  EXPECT_TRUE(RunTasks(1).ok()) << "it tells its report again";
-  EXPECT_EQ(coordinator_.reports().size(), 2u);
-  EXPECT_TRUE(fs::is_regular_file(kept));
-  EXPECT_FALSE(fs::exists(config_.state_dir / "journal"));
+  EXPECT_TRUE(RunTasks(1).ok());
+  EXPECT_EQ(coordinator_.reports().back().assignment_id(), coordinator_.reports().front().assignment_id());
+  EXPECT_TRUE(fs::is_regular_file(kept) && !fs::exists(journal));
 }
 
 TEST_F(DaemonTest, BrokenJournalIsDropped) {

@@ -293,13 +293,13 @@ TEST_F(LedgersTest, ALostStartKeepsNothingFromTheFolderButItsCheckpoint) {
   NextRound();
   EXPECT_TRUE(Run().contains("folder_error"));
   EXPECT_EQ(Metric("heddle_run_folders_incomplete"), 1);
-  fs::remove(folder / "checkpoints");
-  fs::create_directory(folder / "checkpoints");
   size_t removed = 0;
   for (const auto& entry : fs::recursive_directory_iterator(config_.state_dir)) {
     if (entry.path().filename() == first_adapter) removed += fs::remove(entry.path()) ? 1 : 0;
   }
   ASSERT_EQ(removed, 1U);
+  fs::remove(folder / "checkpoints");
+  fs::create_directory(folder / "checkpoints");
   ASSERT_TRUE(admin().Post("/v1/runs/" + run_id_ + ":stop", "").ok());
   EXPECT_FALSE(Run().contains("folder_error"));
   EXPECT_EQ(Metric("heddle_run_folders_incomplete"), 0);
