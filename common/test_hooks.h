@@ -116,6 +116,8 @@ namespace heddle::test_hooks {
   X(kIgnoreExpiry, "takes an enrolment token after its time")                                 \
   X(kIgnoreSerial, "lets a device in whose certificate was replaced")                         \
   X(kForgetDeadline, "gives a round a new deadline when the coordinator restarts")            \
+  X(kAbandonEnough, "abandons an attempt with enough updates for want of more")               \
+  X(kCallLate, "calls a report late that came in time")                                       \
   X(kWaitForStragglers, "keeps a round open beyond its deadline while a device is at work")   \
   X(kFoldTwiceOnRestore, "folds an accepted update twice after a restart")                    \
   X(kDropTailOnRestore, "forgets the last accepted update of the open round after a restart") \
@@ -133,6 +135,7 @@ namespace heddle::test_hooks {
   X(kGiveAllLayers, "gives a device the adapter of layers that it does not hold")             \
   X(kForgetFolder, "never writes what a run's folder could not take up when it came")         \
   X(kForgetReferences, "deletes blobs that rows name and the moment does not need")           \
+  X(kDeleteWhatIsHeld, "deletes an update while a request is busy with it")                   \
   X(kPatchFromStart, "sends what has changed since the start to a device that has a ledger")
 
 #define HEDDLE_ENUMERATOR(name, text) name,

@@ -101,7 +101,7 @@ void Engine::Advance(Time now, Step* step) {
         }
         break;
       case RoundPhase::kCollecting:
-        if (accepted_ >= min_reports) {
+        if (accepted_ >= min_reports && !(HEDDLE_PLANTED(kAbandonEnough) && round_->attempt == 1)) {
           Close(now, step);
         } else {
           Abandon(now,

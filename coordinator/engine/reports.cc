@@ -132,6 +132,9 @@ void Engine::DecideOpen(Time now, const ReportEvent& event, AssignmentRecord* as
   } else if (auto fault = FindFault(spec_, event)) {
     MarkInvalid(*fault, assignment);
     history_[event.device].done = true;
+  } else if (HEDDLE_PLANTED(kCallLate) && accepted_ == 1) {
+    assignment->state = AssignmentState::kLate;
+    history_[event.device].done = true;
   } else {
     assignment->state = AssignmentState::kAccepted;
     history_[event.device].done = true;

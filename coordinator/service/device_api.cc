@@ -30,6 +30,9 @@ const Duration kRetryFlight = Seconds(1);
 // A ledger that may be read while a connection's thread waits: a millisecond's work.
 constexpr uint64_t kMostLedgerAtOnce = uint64_t{256} << 10;
 
+// Of the ledgers of a patch: decoding so many bytes is as much work as another request.
+constexpr uint64_t kPatchedBytesOfARequest = uint64_t{64} << 10;
+
 constexpr std::string_view kWeightsEnding = "/weights";
 
 // A fixed set, so that labels do not grow with what strangers ask for.
@@ -86,7 +89,9 @@ ByteBudget::Hold::~Hold() {
 DeviceApi::DeviceApi(DeviceApiContext context)
     : context_(std::move(context)),
       validation_(context_.config->validation_bytes_in_flight),
-      limits_(LimitsOf(*context_.config), context_.clock) {}
+      limits_(LimitsOf(*context_.config), context_.clock),
+      in_use_(context_.store, context_.blobs,
+              [this](const Sha256Digest& blob) { return context_.driver->IsNeeded(blob); }) {}
 
 // ---- the way in ----
 
@@ -141,7 +146,8 @@ Awaitable<void> DeviceApi::Route(Exchange& exchange, DeviceId device) {
     constexpr std::string_view kFrom = "/from/";
     const size_t from = rest.find(kFrom);
     if (from == std::string_view::npos) co_return co_await GetBlob(exchange, rest);
-    if (method == "GET") co_return co_await GetPatch(exchange, rest.substr(0, from), rest.substr(from + kFrom.size()));
+    if (method == "GET")
+      co_return co_await GetPatch(exchange, std::move(device), rest.substr(0, from), rest.substr(from + kFrom.size()));
   }
   if (path.starts_with(kUploads)) {
     std::string id = path.substr(kUploads.size());
@@ -327,10 +333,25 @@ Result<std::string> DeviceApi::MakePatch(const Sha256Digest& from, const Sha256D
   return patch;
 }
 
-Awaitable<void> DeviceApi::GetPatch(Exchange& exchange, std::string_view hex, std::string_view from_hex) {
+Awaitable<void> DeviceApi::GetPatch(Exchange& exchange, DeviceId device, std::string_view hex,
+                                    std::string_view from_hex) {
   const auto to = Sha256Digest::FromHex(hex), from = Sha256Digest::FromHex(from_hex);
   Result<std::string> patch = NotFound("");
+  std::optional<DeviceLimits::Flight> flight;
   if (to.ok() && from.ok() && context_.driver->IsPublished(*to)) {
+    // Two ledgers are decoded for it, and the answer, shorter than the later one, stands in memory.
+    const auto size_of = [this](const Sha256Digest& ledger) {
+      const auto size = context_.blobs->Size(ledger);
+      return size.ok() ? std::min<uint64_t>(*size, protocol::kMaxPatchedLedgerBytes) : 0;
+    };
+    const auto wait =
+        limits_.CountRequest(device, static_cast<double>((size_of(*to) + size_of(*from)) / kPatchedBytesOfARequest));
+    if (!wait) flight = limits_.BeginFlight(device, size_of(*to));
+    if (!flight) {
+      co_return co_await RefuseLimited(exchange, wait ? "requests" : "bytes_in_flight",
+                                       "the device asks for too many patches; come back later",
+                                       wait.value_or(kRetryFlight));
+    }
     auto work = [&]() -> Status {
       patch = MakePatch(*from, *to);
       return OkStatus();

@@ -18,6 +18,7 @@
 #include "coordinator/service/metrics.h"
 #include "coordinator/service/retry_spread.h"
 #include "coordinator/service/run_driver.h"
+#include "coordinator/service/updates_in_use.h"
 #include "coordinator/store/blob_store.h"
 #include "coordinator/store/store.h"
 #include "protocol/refusal.h"
@@ -92,7 +93,7 @@ class DeviceApi {
   // What the device said that it has is left out, and what changes its ledger put in.
   void Shorten(const v1::CheckinRequest& request, v1::TaskAssignment* assignment);
   Awaitable<void> GetBlob(Exchange& exchange, std::string_view hex);
-  Awaitable<void> GetPatch(Exchange& exchange, std::string_view hex, std::string_view from_hex);
+  Awaitable<void> GetPatch(Exchange& exchange, DeviceId device, std::string_view hex, std::string_view from_hex);
   Awaitable<void> GetWeights(Exchange& exchange, std::string_view hex);
   Result<std::string> MakePatch(const Sha256Digest& from, const Sha256Digest& to) const;
   Awaitable<void> BeginUpload(Exchange& exchange, DeviceId device);
@@ -104,7 +105,7 @@ class DeviceApi {
   std::unique_ptr<Upload> FindOwnUpload(const DeviceId& device, const std::string& id, Refused* refused);
   Awaitable<void> ReceiveInto(Exchange& exchange, Upload& upload, unsigned status, protocol::Headers headers);
   Awaitable<Status> CheckUpdate(const v1::ReportRequest& request, InlineContent content, ReportEvent* event,
-                                bool* looked_at);
+                                bool* looked_at, UpdatesInUse::Hold* hold);
   // The update's file as tensors: from the report itself, or from what was uploaded for its assignment. Errors:
   // kNotFound when it was not, by this device for this assignment.
   Result<StateDict> OpenUpdate(const RunDriver::Expectation& expected, const v1::ReportRequest& request,
@@ -127,6 +128,7 @@ class DeviceApi {
   RetrySpread retry_spread_{"device api"};
   ByteBudget validation_;
   DeviceLimits limits_;
+  UpdatesInUse in_use_;
 };
 
 }  // namespace heddle::coordinator

@@ -10,13 +10,14 @@ void TokenBucket::Fill(Rate rate, Time now) {
   last_ = now;
 }
 
-std::optional<Duration> TokenBucket::Take(Rate rate, Time now) {
+std::optional<Duration> TokenBucket::Take(Rate rate, Time now, double tokens) {
   Fill(rate, now);
-  if (tokens_ >= 1) {
-    tokens_ -= 1;
+  tokens = std::min(tokens, rate.burst);
+  if (tokens_ >= tokens) {
+    tokens_ -= tokens;
     return std::nullopt;
   }
-  return std::max(Duration(1), Seconds((1 - tokens_) / rate.per_s));
+  return std::max(Duration(1), Seconds((tokens - tokens_) / rate.per_s));
 }
 
 bool TokenBucket::Full(Rate rate, Time now) const {
@@ -38,11 +39,11 @@ DeviceLimits::Row& DeviceLimits::RowOf(const DeviceId& device, Time now) {
   return devices_.emplace(device.value(), Row{.bucket = TokenBucket(options_.requests, now)}).first->second;
 }
 
-std::optional<Duration> DeviceLimits::CountRequest(const DeviceId& device) {
+std::optional<Duration> DeviceLimits::CountRequest(const DeviceId& device, double as_many) {
   if (options_.requests.per_s <= 0) return std::nullopt;
   const Time now = clock_->Now();
   std::lock_guard lock(mutex_);
-  return RowOf(device, now).bucket.Take(options_.requests, now);
+  return RowOf(device, now).bucket.Take(options_.requests, now, as_many);
 }
 
 std::optional<DeviceLimits::Flight> DeviceLimits::BeginFlight(const DeviceId& device, uint64_t bytes) {

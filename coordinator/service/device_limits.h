@@ -26,8 +26,8 @@ class TokenBucket {
   };
 
   TokenBucket(Rate rate, Time now) : tokens_(rate.burst), last_(now) {}
-  // Takes one token. Nothing: it was there; else the time until there will be one.
-  std::optional<Duration> Take(Rate rate, Time now);
+  // Takes so many tokens, at most a full bucket. Nothing: they were there; else the time until they will be.
+  std::optional<Duration> Take(Rate rate, Time now, double tokens = 1);
   bool Full(Rate rate, Time now) const;
 
  private:
@@ -52,8 +52,9 @@ class DeviceLimits {
   // `clock` must outlive it.
   DeviceLimits(DeviceLimitOptions options, const Clock* clock) : options_(options), clock_(clock) {}
 
-  // A request of the device. Nothing: it may go on; else how long the device should stay away.
-  std::optional<Duration> CountRequest(const DeviceId& device);
+  // A request of the device, or one that is as much work as so many. Nothing: it may go on; else how long the device
+  // should stay away.
+  std::optional<Duration> CountRequest(const DeviceId& device, double as_many = 1);
 
   // Bytes in flight, given back when it goes. Movable; must not outlive the limits.
   class Flight {

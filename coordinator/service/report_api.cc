@@ -69,7 +69,7 @@ Result<StateDict> DeviceApi::OpenUpdate(const RunDriver::Expectation& expected, 
 
 // Looks at an open assignment's update; `event` gets what is wrong with it. Errors: the update is not here.
 Awaitable<Status> DeviceApi::CheckUpdate(const v1::ReportRequest& request, InlineContent content, ReportEvent* event,
-                                         bool* looked_at) {
+                                         bool* looked_at, UpdatesInUse::Hold* hold) {
   auto work = [&]() -> Status {
     const auto expected = context_.driver->ExpectationOf(event->assignment, event->device);
     if (!expected) return OkStatus();
@@ -86,8 +86,9 @@ Awaitable<Status> DeviceApi::CheckUpdate(const v1::ReportRequest& request, Inlin
           v1::REFUSAL_REASON_WRONG_BASE,
           "the update was trained from another adapter than the task's, which is " + expected->start->ToHex());
     }
-    ByteBudget::Hold hold(validation_,
-                          request.update().size_bytes() + expected->reader->ExtraBytes(expected->view.rank));
+    const ByteBudget::Hold budget(validation_,
+                                  request.update().size_bytes() + expected->reader->ExtraBytes(expected->view.rank));
+    if (!content) *hold = in_use_.Take(event->update);
     const Result<StateDict> update = OpenUpdate(*expected, request, content, event);
     if (update.status().code() == Code::kInvalidArgument || update.status().code() == Code::kDataLoss) {
       return invalid(v1::REFUSAL_REASON_BAD_UPDATE, update.status().message());
@@ -116,6 +117,7 @@ Awaitable<void> DeviceApi::Report(Exchange& exchange, DeviceId device) {
   }
   bool looked_at = false;
   InlineContent content;
+  UpdatesInUse::Hold hold;  // until the verdict
   ReportEvent event;
   event.assignment = AssignmentId(request->assignment_id());
   event.device = std::move(device);
@@ -138,7 +140,7 @@ Awaitable<void> DeviceApi::Report(Exchange& exchange, DeviceId device) {
         co_return co_await Refuse(exchange, std::move(refused));
       }
     }
-    Status checked = co_await CheckUpdate(*request, content, &event, &looked_at);
+    Status checked = co_await CheckUpdate(*request, content, &event, &looked_at, &hold);
     if (checked.code() == Code::kNotFound) {
       refused.reason = v1::REFUSAL_REASON_NOT_FOUND;
       refused.message = "the update " + event.update.ToHex() + " has not been uploaded; upload it, then report";

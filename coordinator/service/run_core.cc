@@ -181,11 +181,11 @@ Status RunCore::Rebuild(std::vector<AddressedAnswer>* answers) {
       return status;
     }
   }
-  if (Status status = Execute({std::move(first)}, answers); !status.ok()) {
-    engine_.reset();
-    return status;
-  }
-  return OkStatus();
+  restoring_ = true;
+  Status status = Execute({std::move(first)}, answers);
+  restoring_ = false;
+  if (!status.ok()) engine_.reset();
+  return status;
 }
 
 // What the losses of the rounds before a restart were, so that a stall that was told is not told again.

@@ -239,7 +239,8 @@ class RunCore {
   // What the run folder could not take up: why, when to try again, and what of it the store does not know.
   Status folder_state_;
   Time mend_folder_at_{};
-  Time rebuild_at_{};  // while there is no engine
+  Time rebuild_at_{};       // while there is no engine
+  bool restoring_ = false;  // what was accepted earlier is folded again
   TrafficOfRounds unwritten_traffic_;
 };
 

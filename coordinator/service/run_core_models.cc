@@ -151,7 +151,9 @@ Result<StateDict> RunCore::LoadState(const StateDict& model) {
   HEDDLE_ASSIGN_OR_RETURN(const Sha256Digest digest, StateDigestOf(named->second));
   while (states_.size() > 1 && !states_.contains(digest)) states_.erase(states_.begin());
   states_.insert(digest);
-  return LoadModel(digest);
+  HEDDLE_ASSIGN_OR_RETURN(const auto mapped, options_.blobs->MapChecked(digest));
+  HEDDLE_ASSIGN_OR_RETURN(SafetensorsFile file, ParseSafetensors(mapped->bytes(), mapped));
+  return std::move(file.tensors);
 }
 
 Result<StateDict> RunCore::LoadModel(const Sha256Digest& digest) const {
@@ -163,7 +165,7 @@ Result<StateDict> RunCore::LoadModel(const Sha256Digest& digest) const {
 Status RunCore::ResetSum(const Sha256Digest& parent, uint32_t round) {
   if (HEDDLE_PLANTED(kKeepAbandonedSum) && aggregator_ && engine_ && engine_->round()->attempt > 1) return OkStatus();
   aggregator_.reset();  // first, so that two sums are never there at once
-  HEDDLE_ASSIGN_OR_RETURN(const auto mapped, options_.blobs->Map(parent));
+  HEDDLE_ASSIGN_OR_RETURN(const auto mapped, options_.blobs->MapChecked(parent));
   HEDDLE_ASSIGN_OR_RETURN(const SafetensorsFile model, ParseSafetensors(mapped->bytes(), mapped));
   HEDDLE_ASSIGN_OR_RETURN(const StateDict state, LoadState(model.tensors));
   aggregation::AggregatorOptions options = recipe_.AggregatorOf(round);
@@ -190,7 +192,9 @@ Result<StateDict> RunCore::LoadUpdate(const AssignmentRecord& assignment) const 
     Result<std::string> stored = options_.store->GetSmallUpdate(assignment.id);
     if (!stored.ok() && stored.status().code() != Code::kNotFound) return stored.status();
     if (!stored.ok()) {
-      HEDDLE_ASSIGN_OR_RETURN(const auto mapped, options_.blobs->Map(assignment.update));
+      // Just uploaded, it was hashed then.
+      HEDDLE_ASSIGN_OR_RETURN(const auto mapped, restoring_ ? options_.blobs->MapChecked(assignment.update)
+                                                            : options_.blobs->Map(assignment.update));
       return reader_->Read(mapped->bytes(), mapped, assignment.device, view);
     }
     content = std::make_shared<const std::string>(*std::move(stored));
@@ -244,13 +248,8 @@ void RunCore::On(const ResetSumEffect& effect, std::vector<AddressedAnswer>*, st
   round_traffic_ = TrafficNow();
   sum_state_ = ResetSum(effect.parent, effect.round);
   if (sum_state_.ok()) return;
-  // Without a sum no update can be looked at. A model that could not be read may be read the next time.
-  const Status status = sum_state_.Annotate("beginning the sum");
-  if (status.code() == Code::kInternal) {
-    storage_ = status;
-  } else {
-    SpoilSum(status, effect.round, effect.attempt, next);
-  }
+  // Without a sum no update can be looked at.
+  SpoilSum(sum_state_.Annotate("beginning the sum"), effect.round, effect.attempt, next);
 }
 
 void RunCore::On(const FoldEffect& effect, std::vector<AddressedAnswer>*, std::vector<Event>* next) {

@@ -79,6 +79,8 @@ Awaitable<void> DeviceApi::ReceiveInto(Exchange& exchange, Upload& upload, unsig
   }
   if (upload.offset() == upload.spec().size_bytes) {
     auto finish = [&]() -> Status {
+      // Until a row names it, nobody else may find that none does.
+      UpdatesInUse::Hold hold = in_use_.Take(upload.spec().digest);
       HEDDLE_RETURN_IF_ERROR(upload.Finish());
       HEDDLE_ASSIGN_OR_RETURN(const RecordedUpload recorded,
                               context_.store->RecordUpload(upload.spec().assignment, upload.spec().digest,
@@ -86,10 +88,8 @@ Awaitable<void> DeviceApi::ReceiveInto(Exchange& exchange, Upload& upload, unsig
       HEDDLE_FAILPOINT(kUploadRecorded);
       // A device that sends one update after the other, for one task or for many, keeps one on the disk. What it sent
       // may be a file of the run, which stays.
-      for (const Sha256Digest& digest : recorded.unneeded) {
-        if (!context_.driver->IsNeeded(digest)) HEDDLE_RETURN_IF_ERROR(context_.blobs->Delete(digest));
-      }
-      return OkStatus();
+      hold = {};
+      return in_use_.DeleteUnneeded(recorded.unneeded);
     };
     Status finished = co_await protocol::RunBlocking(context_.disk, finish);
     if (finished.code() == Code::kDataLoss) {

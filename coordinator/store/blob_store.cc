@@ -86,6 +86,16 @@ Result<std::shared_ptr<const MappedFile>> BlobStore::Map(const Sha256Digest& dig
   return files_->Map(Path(digest));
 }
 
+Result<std::shared_ptr<const MappedFile>> BlobStore::MapChecked(const Sha256Digest& digest) const {
+  HEDDLE_ASSIGN_OR_RETURN(auto mapped, Map(digest));
+  const Result<Sha256Digest> found = Sha256File(Path(digest));
+  if (!found.ok())
+    return found.status().code() == Code::kInternal ? Unavailable(found.status().message()) : found.status();
+  if (*found != digest)
+    return DataLoss("the blob " + digest.ToHex() + " is damaged: it has other bytes than its name says");
+  return mapped;
+}
+
 // True when the blob is there. Its name is durable then: a rename and the fsync of the folder happen under one lock.
 Result<bool> BlobStore::TakeExisting(const Sha256Digest& digest) {
   std::lock_guard lock(FolderMutex(digest));

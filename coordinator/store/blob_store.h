@@ -120,6 +120,9 @@ class BlobStore {
   Result<uint64_t> Size(const Sha256Digest& digest) const;  // kNotFound
   // Maps the blob. Errors: kNotFound.
   Result<std::shared_ptr<const MappedFile>> Map(const Sha256Digest& digest) const;
+  // The same, if its bytes still have that digest: for what goes into a model, whatever the disk did to it meanwhile.
+  // Read whole first, so that a disk's error is a status and not a signal. Errors: kNotFound; kDataLoss: damaged.
+  Result<std::shared_ptr<const MappedFile>> MapChecked(const Sha256Digest& digest) const;
   // Of all blobs; kept up to date without scanning.
   uint64_t total_bytes() const { return total_bytes_.load(); }
   // Ok when there is none. Readers that have it open or mapped keep their data. `unless_younger_than`: one that was

@@ -11,7 +11,10 @@
 namespace heddle::coordinator {
 namespace {
 
-Status AsOfDisk(const Status& status) { return status.code() == Code::kDataLoss ? Internal(status.message()) : status; }
+// Of a disk that answers with an error now a file may be whole: what is lost is said by its content.
+Status AsOfDisk(const Status& status) {
+  return status.code() == Code::kDataLoss ? Unavailable(status.message()) : status;
+}
 
 }  // namespace
 

@@ -82,6 +82,7 @@ class SqliteStore final : public Store {
   Result<std::vector<RoundRecord>> ListRounds(const RunId& id) override;
   Result<std::vector<AssignmentRecord>> ListAssignments(const RunId& id, uint32_t round, uint32_t attempt) override;
   Result<std::vector<Sha256Digest>> ReferencedBlobs(uint32_t keep_rounds) override;
+  Result<bool> IsReferenced(const Sha256Digest& digest) override;
   Result<size_t> DeleteSmallUpdates(uint32_t keep_rounds) override;
 
   Status CreateToken(const Sha256Digest& token_hash, const DeviceId& device, Time expires_at) override;
@@ -160,7 +161,7 @@ class SqliteStore final : public Store {
   Status Write(const RunRecord& run);
   Status Write(const RoundRecord& round);
   Status Write(const AssignmentRecord& assignment);
-  bool IsReferenced(const Sha256Digest& digest);
+  bool IsNamed(const Sha256Digest& digest);
   std::vector<std::pair<std::string, Sha256Digest>> ForgottenUploads(const std::string& device, const std::string& but);
   std::vector<AssignmentRecord> Assignments(const RunId& id, uint32_t round, uint32_t attempt);
   Result<DeviceId> UsableToken(const Sha256Digest& token_hash, Time now);

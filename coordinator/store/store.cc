@@ -44,6 +44,7 @@ Status StatusOf(const SQLite::Exception& error, const std::string& path) {
     case SQLITE_AUTH:
       return PermissionDenied(what);
     case SQLITE_CANTOPEN:
+    case SQLITE_IOERR:  // the disk of the moment
       return Unavailable(what);
     case SQLITE_CONSTRAINT:
       return extended == SQLITE_CONSTRAINT_UNIQUE || extended == SQLITE_CONSTRAINT_PRIMARYKEY

@@ -110,6 +110,8 @@ class Store {
   // Nothing when nothing was uploaded.
   virtual Result<std::optional<Sha256Digest>> FindUpload(const AssignmentId& assignment) = 0;
 
+  // Whether any row names the blob.
+  virtual Result<bool> IsReferenced(const Sha256Digest& digest) = 0;
   // Blobs that rows need, sorted: models of all versions, accepted updates of committed or open attempts, and uploads
   // of assignments that are open. The driver adds those of its base models before it deletes what is left.
   // `keep_rounds`: of each run's committed rounds only the updates of the last so many are needed; 0: of all.

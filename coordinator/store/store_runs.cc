@@ -313,7 +313,7 @@ Result<size_t> SqliteStore::DeleteSmallUpdates(uint32_t keep_rounds) {
   });
 }
 
-bool SqliteStore::IsReferenced(const Sha256Digest& digest) {
+bool SqliteStore::IsNamed(const Sha256Digest& digest) {
   Query query = Prepared(
       "SELECT EXISTS (SELECT 1 FROM uploads WHERE sha256 = ?1) OR "
       "EXISTS (SELECT 1 FROM assignments WHERE update_sha256 = ?1 AND state = 1) OR "
@@ -383,7 +383,7 @@ Result<RecordedUpload> SqliteStore::RecordUpload(const AssignmentId& assignment,
       }
     }
     for (const Sha256Digest& one : left) {
-      if (!IsReferenced(one)) recorded.unneeded.push_back(one);
+      if (!IsNamed(one)) recorded.unneeded.push_back(one);
     }
     return recorded;
   });
@@ -396,6 +396,10 @@ Result<std::optional<Sha256Digest>> SqliteStore::FindUpload(const AssignmentId& 
     if (!query.Next()) return std::optional<Sha256Digest>();
     return std::optional<Sha256Digest>(query.Digest(0));
   });
+}
+
+Result<bool> SqliteStore::IsReferenced(const Sha256Digest& digest) {
+  return Guarded([&]() -> Result<bool> { return IsNamed(digest); });
 }
 
 Result<std::vector<Sha256Digest>> SqliteStore::ReferencedBlobs(uint32_t keep_rounds) {

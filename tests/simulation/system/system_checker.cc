@@ -235,6 +235,9 @@ void SystemChecker::OnReport(const std::string& device, const Request& request, 
 void SystemChecker::OnFirstVerdict(const std::string& device, const v1::ReportRequest& request,
                                    const v1::ReportResponse& response) {
   if (response.verdict() == v1::REPORT_VERDICT_ACCEPTED) return CheckAccepted(device, request.assignment_id());
+  if (response.verdict() == v1::REPORT_VERDICT_LATE || response.verdict() == v1::REPORT_VERDICT_SUPERSEDED) {
+    return CheckLate(device, request.assignment_id());
+  }
   if (response.verdict() != v1::REPORT_VERDICT_INVALID || !request.has_update()) return;
   auto known = updates_.find(protocol::DigestOf(request.update()).value());
   if (known == updates_.end()) return;
@@ -284,6 +287,17 @@ void SystemChecker::CheckAccepted(const std::string& device, const std::string& 
   if (issued != issued_.end() && ToUnixMicros(accepted.reported_at) >= issued->second.deadline) {
     Breach("a report of " + device + " was accepted at or after its deadline");
   }
+}
+
+// A task of a device that was revoked meanwhile has ended with that; any other is open until its round collects no
+// more.
+void SystemChecker::CheckLate(const std::string& device, const std::string& id) {
+  const auto row = host_.store().FindAssignment(AssignmentId(id));
+  const auto rounds = host_.store().ListRounds(*run_);
+  if (!row.ok() || !*row || !rounds.ok() || rounds->empty() || revoked_.contains(device)) return;
+  const RoundRecord& last = rounds->back();
+  if ((*row)->round != last.round || (*row)->attempt != last.attempt || last.phase != RoundPhase::kCollecting) return;
+  if ((*row)->reported_at < last.deadline) Breach("a report of " + device + " was called late that came in time");
 }
 
 // What was said is what is stored.
@@ -434,11 +448,23 @@ void SystemChecker::CheckModel(const RoundRecord& round, const Version& parent, 
     CheckBlob(Sha256(files.state), "what the method remembers of " + name);
 }
 
+// An attempt with enough updates commits, unless somebody stops the run.
+void SystemChecker::CheckAbandoned(const RoundRecord& round) {
+  if (round.reason.empty()) return Breach("an abandoned attempt does not say why");
+  auto rows = host_.store().ListAssignments(*run_, round.round, round.attempt);
+  if (!rows.ok() || round.reason == "the run was stopped") return;
+  const auto accepted = std::count_if(
+      rows->begin(), rows->end(), [](const AssignmentRecord& row) { return row.state == AssignmentState::kAccepted; });
+  if (accepted >= spec_.min_reports) {
+    Breach("an attempt with " + std::to_string(accepted) + " accepted updates was abandoned: " + round.reason);
+  }
+}
+
 void SystemChecker::OnRoundEnded(const RoundRecord& round) {
   const bool committed = round.phase == RoundPhase::kCommitted;
   ++(committed ? counts.committed : counts.abandoned);
   if (!committed) {
-    if (round.reason.empty()) Breach("an abandoned attempt does not say why");
+    CheckAbandoned(round);
   } else if (auto parent = models_.find(round.parent); parent == models_.end()) {
     Breach("round " + std::to_string(round.round) + " starts from a model that was never committed");
   } else {
@@ -460,41 +486,6 @@ void SystemChecker::AfterPump() {
   if (*next < time_.Now()) return Breach("what was due has not been done");
   const Duration longest = std::max({spec_.selection_timeout, spec_.report_deadline, Duration(Seconds(300))});
   if (run_ && *next - time_.Now() > longest + set_back_) Breach("a time limit lies too far in the future");
-}
-
-std::pair<uint32_t, Sha256Digest> SystemChecker::CheckChain(const std::vector<RoundRecord>& rounds, RunState state) {
-  Sha256Digest model = initial_;
-  uint32_t version = 0, last = 0;
-  for (const RoundRecord& round : rounds) last = round.phase == RoundPhase::kCommitted ? round.round : last;
-  for (const RoundRecord& round : rounds) {
-    if (round.parent != model) Breach("a round does not start from the last committed model");
-    if (round.phase == RoundPhase::kAbandoned && round.reason.empty()) {
-      Breach("an abandoned attempt does not say why");
-    }
-    if (round.phase != RoundPhase::kCommitted) continue;
-    if (round.round != version + 1) Breach("the rounds do not follow one another");
-    const bool newest = round.round == last && state == RunState::kRunning;
-    CheckModel(round, models_[model], newest, &models_[round.model]);
-    CheckBlob(round.model, "the model of round " + std::to_string(round.round));
-    if (breach_) break;
-    model = round.model;
-    ++version;
-  }
-  return {version, model};
-}
-
-// From the store alone, as an auditor would.
-void SystemChecker::AtEnd() {
-  auto run = host_.store().GetRun(*run_);
-  auto rounds = host_.store().ListRounds(*run_);
-  if (!run.ok() || !rounds.ok()) return Breach("the run cannot be read at the end");
-  if (rounds->back().phase != RoundPhase::kCommitted && rounds->back().phase != RoundPhase::kAbandoned) {
-    return Breach("a round is open after the end of the run");
-  }
-  const auto [version, model] = CheckChain(*rounds, run->run.state);
-  if (run->run.state == RunState::kComplete && version != spec_.rounds) Breach("rounds are missing");
-  if (run->run.model != model || run->run.committed_rounds != version) Breach("the run does not name its last model");
-  for (const auto& [id, verdict] : verdicts_) CheckRow(id, verdict);
 }
 
 }  // namespace heddle::system_simulation

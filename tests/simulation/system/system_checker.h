@@ -8,9 +8,9 @@
 //          A ledger leads to the weights that it names, and a patch to the ledger that was asked for
 //          A device is asked for the layers that are its own, and gets the adapter's tensors of these alone
 //   4      the chain of rounds explains itself from the store and the blobs alone, and everything it names is there
-//   5      what is due is done; deadlines stand; an abandoned attempt says why
+//   5      what is due is done; deadlines stand; an attempt with enough updates commits, an abandoned one says why
 //   6      every refusal is typed and comes with its own HTTP status; each flaw gets its own reason; a good update is
-//          never called invalid
+//          never called invalid, nor late while its round collects
 //
 // Not thread-safe; one a world.
 #pragma once
@@ -80,6 +80,7 @@ class SystemChecker {
     power_cut_at_ = time_.true_now();
   }
   void ClockWasSetBack(Duration by) { set_back_ += by; }
+  void WasRevoked(const std::string& device) { revoked_.insert(device); }
   // No fault from now on but those of malicious devices.
   void FaultsEnd() { faults_ended_at_ = time_.true_now(); }
 
@@ -140,6 +141,8 @@ class SystemChecker {
   void OnFirstVerdict(const std::string& device, const v1::ReportRequest& request, const v1::ReportResponse& response);
   void CheckRow(const std::string& id, const Verdict& verdict);
   void CheckAccepted(const std::string& device, const std::string& id);
+  void CheckLate(const std::string& device, const std::string& id);
+  void CheckAbandoned(const coordinator::RoundRecord& round);
   // Rounds that were committed, from the first on: their models, and that one follows from the other. Returns the
   // number and the digest of the last.
   std::pair<uint32_t, Sha256Digest> CheckChain(const std::vector<coordinator::RoundRecord>& rounds,
@@ -174,6 +177,7 @@ class SystemChecker {
   std::map<Sha256Digest, Known> updates_;
   std::map<std::string, std::set<uint32_t>> told_;  // how many layers devices ever had memory for, as they told it
   std::map<std::string, Issued> issued_;
+  std::set<std::string> revoked_;                   // once, at least
   std::map<uint64_t, v1::TaskAssignment> lasting_;  // parts of assignments by their keys
   std::vector<std::pair<std::string, std::string>> issued_list_;
   std::map<std::pair<uint32_t, uint32_t>, int64_t> deadlines_;  // of attempts, as devices were told

@@ -71,6 +71,7 @@ void SystemWorld::RevokeDevice() {
   const size_t device = time_.Below(kDevices);
   time_.Note("revoke " + machines_[device]->device());
   ++checker_.counts.happened["revocation"];
+  checker_.WasRevoked(machines_[device]->device());
   host_.Revoke(Stage::DeviceName(device));
   host_.Pump();
   // It gets a new token, some time; its old certificate is worth nothing any more, its twin's neither.

@@ -43,6 +43,16 @@ TEST_F(DeviceLimitsTest, ABurstIsTakenAndThenTheRate) {
   EXPECT_EQ(Taken(limits, anna_, 10), 4) << "what was not used does not add up";
 }
 
+TEST_F(DeviceLimitsTest, ARequestThatIsAsMuchWorkAsManyCountsAsMany) {
+  TokenBucket bucket({.per_s = 10, .burst = 20}, clock_.Now());
+  EXPECT_FALSE(bucket.Take({.per_s = 10, .burst = 20}, clock_.Now(), 15));
+  const auto wait = bucket.Take({.per_s = 10, .burst = 20}, clock_.Now(), 15);
+  ASSERT_TRUE(wait);
+  EXPECT_EQ(*wait, Seconds(1)) << "ten are missing";
+  EXPECT_FALSE(bucket.Take({.per_s = 10, .burst = 20}, clock_.Now(), 5)) << "what is too much takes nothing";
+  EXPECT_EQ(bucket.Take({.per_s = 10, .burst = 20}, clock_.Now(), 1000), Seconds(2)) << "at most a full bucket";
+}
+
 TEST_F(DeviceLimitsTest, WhoComesBackWhenToldIsServed) {
   DeviceLimits limits(Small(), &clock_);
   Taken(limits, anna_, 4);

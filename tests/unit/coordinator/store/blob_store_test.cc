@@ -658,7 +658,7 @@ TEST_F(FailingFilesTest, MakeOpenFailAndTheNextOpenSucceed) {
   uint64_t calls = world.files.calls() - before;
   for (uint64_t at = 1; at <= calls; at += at < 5 || at + 8 > calls ? 1 : 13) {
     world.files.FailAt(at, EIO, false);
-    EXPECT_EQ(world.Open().code(), Code::kInternal) << at;
+    EXPECT_EQ(world.Open().code(), Code::kUnavailable) << at;
     world.files.Heal();
     ASSERT_TRUE(world.Open().ok());
     Check(world);
@@ -671,7 +671,7 @@ TEST_F(FailingFilesTest, AreNotMistakenForBytesOtherThanDeclared) {
   auto upload = world.store->BeginUpload(SpecFor(kContent));
   ASSERT_TRUE((*upload)->Append(0, Bytes(kContent)).ok());
   world.files.FailAt(1, EIO, false);
-  EXPECT_EQ((*upload)->Finish().code(), Code::kInternal);
+  EXPECT_EQ((*upload)->Finish().code(), Code::kUnavailable);
 }
 
 TEST_F(FailingFilesTest, AtAWriteOfAnUploadKeepWhatWasThereBefore) {

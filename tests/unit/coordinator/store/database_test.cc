@@ -192,7 +192,7 @@ struct Fault {
 TEST(FailingDisk, AtAnyOperationOfAStepLeavesTheWholeStepOrNothingAndTheStoreUsable) {
   uint64_t operations = OperationsOfAStep();
   ASSERT_GT(operations, 10U);
-  for (Fault fault : {Fault{SQLITE_FULL, Code::kResourceExhausted}, Fault{SQLITE_IOERR_WRITE, Code::kInternal}}) {
+  for (Fault fault : {Fault{SQLITE_FULL, Code::kResourceExhausted}, Fault{SQLITE_IOERR_WRITE, Code::kUnavailable}}) {
     for (uint64_t at = 1; at <= operations; ++at) {
       SCOPED_TRACE(at);
       MemoryDisk disk("failing");
