@@ -187,10 +187,16 @@ void Engine::On(Time now, const RoundModelReady& event, Step* step) {
 }
 
 void Engine::On(Time now, const RoundModelFailed& event, Step* step) {
+  if (!running() || event.round != round_->round || event.attempt != round_->attempt) return;
+  if (event.for_good) {
+    ExpireOpen(step);
+    round_->reason = event.reason;
+    RecordEnd(now, RoundPhase::kAbandoned, step);
+    EndRun(now, RunState::kFailed, "round " + std::to_string(round_->round) + ": " + event.reason, step);
+    return;
+  }
   // Also while collecting: an update that cannot be folded spoils the attempt as much as a failed commit.
-  bool open = running() && (round_->phase == RoundPhase::kCommitting || round_->phase == RoundPhase::kCollecting);
-  if (!open || event.round != round_->round || event.attempt != round_->attempt) return;
-  Abandon(now, event.reason, step);
+  if (round_->phase != RoundPhase::kSelecting) Abandon(now, event.reason, step);
 }
 
 void Engine::On(Time now, const DeviceRevokedEvent& event, Step* step) {

@@ -89,6 +89,7 @@ struct RoundModelFailed {
   uint32_t round = 0;
   uint32_t attempt = 0;
   std::string reason;
+  bool for_good = false;  // no other attempt could do better: the run fails
 };
 struct DeviceRevokedEvent {
   DeviceId device;

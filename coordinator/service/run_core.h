@@ -197,7 +197,9 @@ class RunCore {
   Status ResetSum(const Sha256Digest& parent, uint32_t round);
   // The sum or the model could not be made. Where the disk is to blame for the moment (full, no descriptors, not
   // writable), the step fails, and the next one rebuilds and tries again: accepted updates are not thrown away.
-  void SpoilSum(const Status& status, uint32_t round, uint32_t attempt, std::vector<Event>* next);
+  // `for_good`: what every attempt of the round starts from is lost.
+  void SpoilSum(const Status& status, uint32_t round, uint32_t attempt, std::vector<Event>* next,
+                bool for_good = false);
   void WriteRound(const RoundEndedEffect& effect, const Traffic& traffic);
   // Writes what the folder lacks. False: not all of it yet.
   Result<bool> WriteFolder(uint64_t most_bytes);

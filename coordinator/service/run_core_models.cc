@@ -233,7 +233,8 @@ Result<Sha256Digest> RunCore::MakeModel() {
   return options_.blobs->Put(bytes);
 }
 
-void RunCore::SpoilSum(const Status& status, uint32_t round, uint32_t attempt, std::vector<Event>* next) {
+void RunCore::SpoilSum(const Status& status, uint32_t round, uint32_t attempt, std::vector<Event>* next,
+                       bool for_good) {
   Log(Severity::kError, "the sum of a round failed",
       {{"run_id", id().value()}, {"round", round}, {"attempt", attempt}, {"error", status.message()}});
   if (sum_state_.ok()) sum_state_ = status;
@@ -241,7 +242,8 @@ void RunCore::SpoilSum(const Status& status, uint32_t round, uint32_t attempt, s
     storage_ = status;
     return;
   }
-  next->push_back(RoundModelFailed{.round = round, .attempt = attempt, .reason = status.message()});
+  next->push_back(
+      RoundModelFailed{.round = round, .attempt = attempt, .reason = status.message(), .for_good = for_good});
 }
 
 void RunCore::On(const ResetSumEffect& effect, std::vector<AddressedAnswer>*, std::vector<Event>* next) {
@@ -249,7 +251,8 @@ void RunCore::On(const ResetSumEffect& effect, std::vector<AddressedAnswer>*, st
   sum_state_ = ResetSum(effect.parent, effect.round);
   if (sum_state_.ok()) return;
   // Without a sum no update can be looked at.
-  SpoilSum(sum_state_.Annotate("beginning the sum"), effect.round, effect.attempt, next);
+  const bool lost = sum_state_.code() == Code::kDataLoss || sum_state_.code() == Code::kNotFound;
+  SpoilSum(sum_state_.Annotate("beginning the sum"), effect.round, effect.attempt, next, lost);
 }
 
 void RunCore::On(const FoldEffect& effect, std::vector<AddressedAnswer>*, std::vector<Event>* next) {

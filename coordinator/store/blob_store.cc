@@ -87,6 +87,10 @@ Result<std::shared_ptr<const MappedFile>> BlobStore::Map(const Sha256Digest& dig
 }
 
 Result<std::shared_ptr<const MappedFile>> BlobStore::MapChecked(const Sha256Digest& digest) const {
+  std::error_code error;
+  if (!fs::is_directory(Path(digest).parent_path(), error)) {
+    return Unavailable("the folder " + Path(digest).parent_path().string() + " is not there");
+  }
   HEDDLE_ASSIGN_OR_RETURN(auto mapped, Map(digest));
   const Result<Sha256Digest> found = Sha256File(Path(digest));
   if (!found.ok())

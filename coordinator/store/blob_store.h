@@ -121,7 +121,8 @@ class BlobStore {
   // Maps the blob. Errors: kNotFound.
   Result<std::shared_ptr<const MappedFile>> Map(const Sha256Digest& digest) const;
   // The same, if its bytes still have that digest: for what goes into a model, whatever the disk did to it meanwhile.
-  // Read whole first, so that a disk's error is a status and not a signal. Errors: kNotFound; kDataLoss: damaged.
+  // Read whole first, so that a disk's error is a status and not a signal. Errors: kNotFound; kDataLoss: damaged;
+  // kUnavailable also when the folder of blobs is not there (a disk that is not mounted).
   Result<std::shared_ptr<const MappedFile>> MapChecked(const Sha256Digest& digest) const;
   // Of all blobs; kept up to date without scanning.
   uint64_t total_bytes() const { return total_bytes_.load(); }

@@ -396,7 +396,10 @@ void CoordinatorWorld::Do(const Effect& effect) {
     sum_.clear();
   } else if (const auto* commit = std::get_if<CommitEffect>(&effect)) {
     RoundModelReady ready{.round = commit->round, .attempt = commit->attempt, .model = ModelOf(commit->parent, sum_)};
-    RoundModelFailed failed{.round = commit->round, .attempt = commit->attempt, .reason = "no room for the model"};
+    RoundModelFailed failed{.round = commit->round,
+                            .attempt = commit->attempt,
+                            .reason = "no room for the model",
+                            .for_good = commit->attempt > 3};
     bool fails = Chance(0.05);
     After(Chance(0.05) ? Between(55, 90) : Between(0.1, 4), [this, ready, failed, fails, life = life_] {
       if (life != life_ || !engine_) return;

@@ -14,7 +14,7 @@ class ManualClock final : public Clock {
   Time now = FromUnixMicros(1'700'000'000'000'000);
 };
 
-class DeviceLimitsTest : public testing::Test {
+class DeviceLimitsTest : public ::testing::Test {
  protected:
   static DeviceLimitOptions Small() {
     DeviceLimitOptions options;
