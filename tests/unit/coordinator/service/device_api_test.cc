@@ -3,8 +3,10 @@
 #include <boost/json.hpp>
 #include <cmath>
 #include <limits>
+#include <map>
 #include <numeric>
 #include <set>
+#include <sstream>
 
 #include "common/safetensors.h"
 #include "coordinator/service/retry_spread.h"
@@ -266,7 +268,10 @@ struct BadUpdate {
   const char* name;
   v1::RefusalReason reason;
   std::function<std::string(StateDict)> bytes;
+  std::function<void(v1::ReportRequest&)> say = {};  // what the report says beside it
 };
+
+constexpr const char* kMaxNorm = "8";  // far above the good updates
 
 std::string WithValue(StateDict update, float value) {
   Tensor& first = update.begin()->second;
@@ -275,6 +280,24 @@ std::string WithValue(StateDict update, float value) {
   first = Tensor::FromFloats(first.shape(), values);
   return SerializeSafetensors(update);
 }
+
+// Each element within max_abs.
+std::string Long(StateDict update) {
+  Tensor& first = update.begin()->second;
+  first = Tensor::FromFloats(first.shape(), std::vector<float>(static_cast<size_t>(first.numel()), 3.0F));
+  return SerializeSafetensors(update);
+}
+
+std::string OfRank(StateDict update, int64_t rank) {
+  for (auto& [name, tensor] : update) {
+    std::vector<int64_t> shape = tensor.shape();
+    shape[name.ends_with("lora_A.weight") ? 0 : 1] = rank;
+    tensor = Tensor::FromFloats(shape, std::vector<float>(static_cast<size_t>(shape[0] * shape[1]), 0.001F));
+  }
+  return SerializeSafetensors(update);
+}
+
+std::string Whole(const StateDict& update) { return SerializeSafetensors(update); }
 
 std::string WithHeader(const std::string& header) {
   std::string bytes(8, '\0');
@@ -290,6 +313,13 @@ std::vector<BadUpdate> BadUpdates() {
       {"infinity", kNotFinite,
        [](StateDict u) { return WithValue(std::move(u), -std::numeric_limits<float>::infinity()); }},
       {"out of bounds", v1::REFUSAL_REASON_OUT_OF_BOUNDS, [](StateDict u) { return WithValue(std::move(u), 4.5F); }},
+      {"too long", v1::REFUSAL_REASON_NORM_TOO_LARGE, [](StateDict u) { return Long(std::move(u)); }},
+      {"a smaller rank", v1::REFUSAL_REASON_WRONG_RANK, [](StateDict u) { return OfRank(std::move(u), 1); }},
+      {"a larger rank", v1::REFUSAL_REASON_WRONG_RANK, [](StateDict u) { return OfRank(std::move(u), 3); }},
+      {"another base", v1::REFUSAL_REASON_WRONG_BASE, Whole,
+       [](v1::ReportRequest& report) { report.set_parent_sha256(std::string(32, 'x')); }},
+      {"no examples", v1::REFUSAL_REASON_BAD_NUM_EXAMPLES, Whole,
+       [](v1::ReportRequest& report) { report.mutable_metrics()->set_num_examples(0); }},
       {"another shape", v1::REFUSAL_REASON_WRONG_SHAPE,
        [](StateDict u) {
          Tensor& first = u.begin()->second;
@@ -339,13 +369,29 @@ std::vector<BadUpdate> BadUpdates() {
 }
 
 TEST_F(DeviceApiTest, ABadUpdateIsRefusedWithItsReasonAndTheRoundCommitsWithAGoodOne) {
-  SubmitRun();
+  // Every reason that has refused something, with how often.
+  const auto refusals = [this] {
+    constexpr std::string_view kFamily = "heddle_refusals_total{";
+    std::map<std::string, double> counts;
+    std::istringstream lines(Admin("GET", "/metrics").body);
+    for (std::string line; std::getline(lines, line);) {
+      const size_t space = line.rfind(' ');
+      if (line.starts_with(kFamily)) counts[line.substr(0, space)] = std::stod(line.substr(space));
+    }
+    return counts;
+  };
+  SubmitRun({{"max_norm", kMaxNorm}});
   for (const BadUpdate& bad : BadUpdates()) {
     SCOPED_TRACE(bad.name);
     auto round = NextRound();
     const std::string bytes = bad.bytes(GoodUpdate(round["anna"]));
     EXPECT_EQ(Upload("anna", round["anna"].assignment_id(), bytes).status, 201U);
-    const HttpResponse response = Report("anna", ReportOf(round["anna"], bytes));
+    v1::ReportRequest report = ReportOf(round["anna"], bytes);
+    if (bad.say) bad.say(report);
+    std::map<std::string, double> expected = refusals();
+    ++expected["heddle_refusals_total{reason=\"" + std::string(protocol::ReasonName(bad.reason)) + "\"}"];
+    const double invalid = Metric(R"(heddle_client_updates_total{result="invalid"})");
+    const HttpResponse response = Report("anna", report);
     EXPECT_EQ(response.status, 200U);
     v1::ReportResponse verdict;
     ASSERT_TRUE(verdict.ParseFromString(response.body));
@@ -353,6 +399,8 @@ TEST_F(DeviceApiTest, ABadUpdateIsRefusedWithItsReasonAndTheRoundCommitsWithAGoo
     EXPECT_EQ(protocol::ReasonName(verdict.refusal().reason()), protocol::ReasonName(bad.reason));
     EXPECT_FALSE(verdict.refusal().message().empty());
     EXPECT_EQ(verdict.refusal().message().find(config_.state_dir), std::string::npos) << verdict.refusal().message();
+    EXPECT_EQ(refusals(), expected) << "counted once, as that and nothing else";
+    EXPECT_EQ(Metric(R"(heddle_client_updates_total{result="invalid"})"), invalid + 1);
     CommitRound("bert", round["bert"]);
   }
 }
