@@ -126,7 +126,7 @@ AdminApi::Reply AdminApi::Problem(unsigned http_status, const Status& status) {
                        {"code", CodeName(status.code())},
                        // It may repeat what was asked for, and JSON is UTF-8.
                        {"detail", protocol::CleanText(status.message(), protocol::kMaxRefusalMessageBytes)}};
-  return {http_status, "application/problem+json", json::serialize(body) + "\n"};
+  return {http_status, "application/problem+json", json::serialize(body) + "\n", status};
 }
 
 Awaitable<void> AdminApi::Handle(Exchange& exchange) {
@@ -134,6 +134,7 @@ Awaitable<void> AdminApi::Handle(Exchange& exchange) {
   if (method == "HEAD") method = "GET";
   const std::string path = exchange.path();
   Reply reply;
+  Caller caller{.address = exchange.peer().address};
   Status status = CheckOrigin(exchange);
   std::string body;
   bool too_large = false;
@@ -152,10 +153,8 @@ Awaitable<void> AdminApi::Handle(Exchange& exchange) {
       if (read.ok()) body = *std::move(read);
     }
   }
-  if (!status.ok()) {
-    if (context_.audit != nullptr) {
-      context_.audit->Refused(CodeName(status.code()), "", exchange.peer().address, "admin API", status.message());
-    }
+  const bool let_in = status.ok();
+  if (!let_in) {
     reply = too_large ? Problem(413, status) : Problem(status);
   } else {
     const bool watch = path.ends_with(":watch");
@@ -163,7 +162,7 @@ Awaitable<void> AdminApi::Handle(Exchange& exchange) {
     const Duration timeout = std::min(
         kMaxWatch, Seconds(static_cast<double>(std::min<uint64_t>(NumberOr(exchange.Query("timeout_s"), 20), 3600))));
     auto work = [&]() -> Status {
-      reply = Route(method, path, body, exchange.peer().address, seen, timeout);
+      reply = Route(method, path, body, caller, seen, timeout);
       return OkStatus();
     };
     // Whether this process lives must not wait behind uploads on their way to the disk.
@@ -174,11 +173,20 @@ Awaitable<void> AdminApi::Handle(Exchange& exchange) {
     }
     if (!status.ok()) reply = Problem(status);
   }
+  NoteRefusal(reply, caller, let_in && method == "GET");
   auto ignored = co_await exchange.Respond(reply.status, std::move(reply.type), std::move(reply.body));
 }
 
+void AdminApi::NoteRefusal(const Reply& reply, const Caller& caller, bool reading) {
+  const Status& refusal = reply.refusal;
+  if (refusal.ok()) return;
+  context_.metrics->CountAdminRefusal(CodeName(refusal.code()));
+  if (context_.audit == nullptr || reading || caller.acted) return;
+  context_.audit->Refused(CodeName(refusal.code()), "", caller.address, "admin API", refusal.message());
+}
+
 AdminApi::Reply AdminApi::Route(const std::string& method, const std::string& path, const std::string& body,
-                                const std::string& from, uint64_t seen, Duration timeout) {
+                                Caller& caller, uint64_t seen, Duration timeout) {
   const bool get = method == "GET", post = method == "POST";
   if (get && path == "/healthz") return {200, "text/plain", "ok\n"};
   if (get && path == "/readyz") {
@@ -189,7 +197,7 @@ AdminApi::Reply AdminApi::Route(const std::string& method, const std::string& pa
   if (get && path == "/v1/config") return Config();
   if (get && path == "/v1/clients") return ListDevices();
   if (get && path == "/v1/runs") return ListRuns();
-  if (post && path == "/v1/runs") return Submit(body, from);
+  if (post && path == "/v1/runs") return Submit(body, caller);
   constexpr std::string_view kRuns = "/v1/runs/", kClients = "/v1/clients/";
   const auto between = [&](std::string_view prefix, std::string_view suffix) -> std::optional<std::string> {
     if (path.size() <= prefix.size() + suffix.size() || !path.starts_with(prefix) || !path.ends_with(suffix)) {
@@ -198,8 +206,8 @@ AdminApi::Reply AdminApi::Route(const std::string& method, const std::string& pa
     return path.substr(prefix.size(), path.size() - prefix.size() - suffix.size());
   };
   if (post) {
-    if (auto id = between(kRuns, ":stop")) return StopRun(RunId(*id), from);
-    if (auto id = between(kClients, ":revoke")) return Revoke(DeviceId(*id), from);
+    if (auto id = between(kRuns, ":stop")) return StopRun(RunId(*id), caller);
+    if (auto id = between(kClients, ":revoke")) return Revoke(DeviceId(*id), caller);
   }
   if (get) {
     if (auto id = between(kRuns, ":watch")) return Watch(RunId(*id), seen, timeout);
@@ -209,14 +217,18 @@ AdminApi::Reply AdminApi::Route(const std::string& method, const std::string& pa
   return Problem(NotFound(method + " " + path + " does not exist; see docs/openapi.yaml"));
 }
 
-Status AdminApi::Act(AuditKind kind, const std::string& object, const std::string& from,
+Status AdminApi::Act(AuditKind kind, const std::string& object, Caller& caller,
                      const std::function<Status(AuditEvent& event)>& act) {
   AuditEvent event;
   event.kind = kind;
   event.actor = "admin";
-  event.from = from;
+  event.from = caller.address;
   event.object = object;
-  return context_.audit != nullptr ? Audited(context_.audit->log(), std::move(event), act) : act(event);
+  if (context_.audit == nullptr) return act(event);
+  return Audited(context_.audit->log(), std::move(event), [&](AuditEvent& begun) {
+    caller.acted = true;
+    return act(begun);
+  });
 }
 
 // ---- runs ----
@@ -283,7 +295,7 @@ AdminApi::Reply AdminApi::Watch(const RunId& id, uint64_t seen, Duration timeout
   return {200, "application/json", json::serialize(out) + "\n"};
 }
 
-AdminApi::Reply AdminApi::Submit(const std::string& body, const std::string& from) {
+AdminApi::Reply AdminApi::Submit(const std::string& body, Caller& caller) {
   Submission submission;
   try {
     const json::value value = json::parse(body);
@@ -303,7 +315,7 @@ AdminApi::Reply AdminApi::Submit(const std::string& body, const std::string& fro
   if (!submission.folder.is_absolute()) return Problem(InvalidArgument("folder must be an absolute path"));
   std::string id;
   const std::string recipe = "recipe " + Sha256(submission.recipe_text).ToHex();
-  const Status status = Act(AuditKind::kRunSubmitted, recipe, from, [&](AuditEvent& event) -> Status {
+  const Status status = Act(AuditKind::kRunSubmitted, recipe, caller, [&](AuditEvent& event) -> Status {
     event.detail = recipe;
     HEDDLE_ASSIGN_OR_RETURN(const RunId made, context_.driver->Submit(submission));
     event.object = id = made.value();
@@ -314,8 +326,8 @@ AdminApi::Reply AdminApi::Submit(const std::string& body, const std::string& fro
           json::serialize(json::object{{"run_id", id}, {"folder", (context_.config->runs() / id).string()}}) + "\n"};
 }
 
-AdminApi::Reply AdminApi::StopRun(const RunId& id, const std::string& from) {
-  const Status status = Act(AuditKind::kRunStopped, id.value(), from,
+AdminApi::Reply AdminApi::StopRun(const RunId& id, Caller& caller) {
+  const Status status = Act(AuditKind::kRunStopped, id.value(), caller,
                             [&](AuditEvent&) { return context_.driver->StopRun(id, "stopped by the administrator"); });
   return status.ok() ? ShowRun(id) : Problem(status);
 }
@@ -338,11 +350,11 @@ AdminApi::Reply AdminApi::ListDevices() {
 }
 
 // In the database first, then in memory, then the connections: whoever hears ok can rely on all three.
-AdminApi::Reply AdminApi::Revoke(const DeviceId& device, const std::string& from) {
+AdminApi::Reply AdminApi::Revoke(const DeviceId& device, Caller& caller) {
   const Time now = context_.clock->Now();
   std::string serial;
   bool revoked = false;
-  const Status status = Act(AuditKind::kDeviceRevoked, device.value(), from, [&](AuditEvent&) -> Status {
+  const Status status = Act(AuditKind::kDeviceRevoked, device.value(), caller, [&](AuditEvent&) -> Status {
     std::lock_guard writing(context_.directory->writing());
     HEDDLE_RETURN_IF_ERROR(context_.store->RevokeDevice(device, now));
     serial = context_.directory->Revoke(device, now);

@@ -4,8 +4,9 @@
 // browser, cannot). A request whose Host is not this machine's own name, or that a page of another origin made a
 // browser send, is refused whatever it asks: a page that rebinds its name to 127.0.0.1 must not even read.
 //
-// Whatever changes something is in the audit log before it is done, and its outcome before it is
-// answered; when the log cannot be written, nothing is changed.
+// Whatever changes something is in the audit log before it is done, and its outcome before it is answered; when the log
+// cannot be written, nothing is changed. A refused request is counted in the metrics, and in the log unless it is there
+// as an act or only asked to read what is not there.
 //
 // Thread-safety: as DeviceApi.
 #pragma once
@@ -52,12 +53,19 @@ class AdminApi {
     unsigned status = 200;
     std::string type = "application/json";
     std::string body;
+    Status refusal = {};  // what a Problem tells
+  };
+  struct Caller {
+    std::string address;
+    bool acted = false;  // the audit log has the beginning of an act of this request
   };
   // Blocking; on the disk or watch pool.
-  Reply Route(const std::string& method, const std::string& path, const std::string& body, const std::string& from,
+  Reply Route(const std::string& method, const std::string& path, const std::string& body, Caller& caller,
               uint64_t seen, Duration timeout);
-  // An act of the administrator at the address `from`, audited.
-  Status Act(AuditKind kind, const std::string& object, const std::string& from,
+  // Counts the answer where it refuses, and has it in the audit log unless it only reads or is in it as an act.
+  void NoteRefusal(const Reply& reply, const Caller& caller, bool reading);
+  // An act of the administrator, audited.
+  Status Act(AuditKind kind, const std::string& object, Caller& caller,
              const std::function<Status(AuditEvent& event)>& act);
   Reply ListRuns();
   Reply ShowRun(const RunId& id);
@@ -65,10 +73,10 @@ class AdminApi {
   void AddFolder(const RunId& id, boost::json::object* run);
   Reply ListRounds(const RunId& id);
   Reply Watch(const RunId& id, uint64_t seen, Duration timeout);
-  Reply Submit(const std::string& body, const std::string& from);
-  Reply StopRun(const RunId& id, const std::string& from);
+  Reply Submit(const std::string& body, Caller& caller);
+  Reply StopRun(const RunId& id, Caller& caller);
   Reply ListDevices();
-  Reply Revoke(const DeviceId& device, const std::string& from);
+  Reply Revoke(const DeviceId& device, Caller& caller);
   Reply Config();
   Reply MetricsText();
   static Reply Problem(const Status& status);

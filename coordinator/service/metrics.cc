@@ -61,6 +61,8 @@ struct Metrics::Impl {
   Family<Counter>& checkins = Counters("heddle_client_checkins_total", "Check-ins by their answer.");
   Family<Counter>& updates = Counters("heddle_client_updates_total", "Reports by their verdict.");
   Family<Counter>& refusals = Counters("heddle_refusals_total", "Refused requests and updates by reason.");
+  Family<Counter>& admin_refusals =
+      Counters("heddle_admin_refusals_total", "Refused requests of the loopback API by code.");
   Family<Counter>& limited =
       Counters("heddle_limited_requests_total", "Requests refused because one device or address asked for too much.");
   Family<Counter>& connections_refused =
@@ -152,6 +154,10 @@ void Metrics::CountUpdate(std::string_view verdict) {
 
 void Metrics::CountRefusal(std::string_view reason) {
   impl_->refusals.Add({{"reason", std::string(reason)}}).Increment();
+}
+
+void Metrics::CountAdminRefusal(std::string_view code) {
+  impl_->admin_refusals.Add({{"code", std::string(code)}}).Increment();
 }
 
 void Metrics::CountLimited(std::string_view limit) { impl_->limited.Add({{"limit", std::string(limit)}}).Increment(); }

@@ -25,6 +25,7 @@ class Metrics {
   void CountCheckin(std::string_view result);                     // assigned, rejected, too_little_memory
   void CountUpdate(std::string_view verdict);                     // accepted, late, invalid, superseded, noted
   void CountRefusal(std::string_view reason);                     // ReasonName()
+  void CountAdminRefusal(std::string_view code);                  // CodeName(), of the loopback API
   void CountLimited(std::string_view limit);  // requests, bytes_in_flight, unfinished_uploads, bad_tokens
   // Of an accepted report: directions that a device skipped, and whether its loss did not fall.
   void CountZerothOrder(uint64_t skipped_directions, bool loss_stalled);

@@ -47,6 +47,7 @@ std::set<std::string> ScrapedNames() {
   coordinator::Metrics metrics;
   metrics.CountRequest("/v1/checkin", 200);
   metrics.CountRefusal("UNSUPPORTED");
+  metrics.CountAdminRefusal("NOT_FOUND");
   std::set<std::string> names;
   std::istringstream lines(metrics.Text({}));
   for (std::string line; std::getline(lines, line);) {

@@ -4,6 +4,7 @@
 
 #include <boost/json.hpp>
 #include <fstream>
+#include <map>
 #include <sstream>
 #include <vector>
 
@@ -158,6 +159,62 @@ TEST_F(ServiceAuditTest, GathersRefusalsOfStrangersDevicesAndTheAdminApi) {
     EXPECT_EQ(named, record.event.from == "127.0.0.0/24");
   }
   EXPECT_FALSE(Pki::Value(CheckAudit(config_.audit())).fault);
+}
+
+TEST_F(ServiceAuditTest, HasEveryRefusalOfTheAdminApiOnceAndTheMetricsCountIt) {
+  enum class In { kRefusals, kActs, kMetricsOnly };
+  const struct {
+    std::string method, target, body;
+    bool token;
+    std::string code;
+    In in;
+  } requests[] = {
+      {"POST", "/v1/runs", "", true, "INVALID_ARGUMENT", In::kRefusals},
+      {"POST", "/v1/runs", "[]", true, "INVALID_ARGUMENT", In::kRefusals},
+      {"POST", "/v1/runs", R"({"recipe": "", "folder": "relative"})", true, "INVALID_ARGUMENT", In::kRefusals},
+      {"POST", "/v1/runs", std::string((1 << 20) + 1, ' '), true, "RESOURCE_EXHAUSTED", In::kRefusals},
+      {"POST", "/v1/runs", "{}", false, "UNAUTHENTICATED", In::kRefusals},
+      {"POST", "/", "", true, "NOT_FOUND", In::kRefusals},
+      {"POST", "/v1/runs/nothing:start", "", true, "NOT_FOUND", In::kRefusals},
+      {"POST", "/v1/clients", "", true, "NOT_FOUND", In::kRefusals},
+      {"DELETE", "/v1/runs/nothing", "", true, "NOT_FOUND", In::kRefusals},
+      {"POST", "/v1/runs", R"({"recipe": "", "folder": "/"})", true, "INVALID_ARGUMENT", In::kActs},
+      {"POST", "/v1/runs/nothing:stop", "", true, "NOT_FOUND", In::kActs},
+      {"POST", "/v1/clients/nobody:revoke", "", true, "NOT_FOUND", In::kActs},
+      {"GET", "/v1/nothing", "", false, "NOT_FOUND", In::kMetricsOnly},
+      {"HEAD", "/", "", false, "NOT_FOUND", In::kMetricsOnly},
+      {"GET", "/v1/runs/nothing", "", true, "NOT_FOUND", In::kMetricsOnly},
+  };
+  std::map<std::string, uint64_t> refused, expected;
+  std::vector<std::string> outcomes;
+  const std::string token = "Bearer " + AdminToken();
+  for (const auto& request : requests) {
+    SCOPED_TRACE(request.method + " " + request.target + " " + request.body.substr(0, 40));
+    const std::string metric = "heddle_admin_refusals_total{code=\"" + request.code + "\"}";
+    const double before = Metric(metric);
+    EXPECT_GE(Admin(request.method, request.target, request.body, request.token ? token : "").status, 400U);
+    EXPECT_EQ(Metric(metric), before + 1);
+    if (request.in == In::kRefusals) ++expected[request.code];
+    if (request.in == In::kActs) outcomes.insert(outcomes.end(), {"begun", "failed"});
+  }
+  service_->Stop();  // what is gathered is written
+  std::vector<std::string> of_acts;
+  for (const AuditRecord& record : Records()) {
+    if (record.event.kind == AuditKind::kRefusal) refused[record.event.outcome] += record.event.count;
+    if (record.event.actor == "admin") of_acts.push_back(record.event.outcome);
+  }
+  EXPECT_EQ(refused, expected);
+  EXPECT_EQ(of_acts, outcomes);
+}
+
+TEST_F(ServiceAuditTest, HasAnActThatItForbadeAsARefusalWhenItCanBeWrittenAgain) {
+  fs::rename(config_.audit(), temp_.path() / "away");
+  EXPECT_EQ(Post("/v1/clients/anna:revoke").status, 503U);
+  EXPECT_EQ(Metric(R"(heddle_admin_refusals_total{code="UNAVAILABLE"})"), 1);
+  fs::rename(temp_.path() / "away", config_.audit());
+  service_->Stop();
+  EXPECT_EQ(Refusals("UNAVAILABLE"), 1U);
+  EXPECT_THAT(Acts(), SizeIs(2)) << "of the authority alone";
 }
 
 TEST_F(ServiceAuditTest, ThatCannotBeWrittenForbidsEveryActUntilItCan) {
