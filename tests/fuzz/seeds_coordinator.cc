@@ -12,6 +12,7 @@
 #include "coordinator/store/run_spec_json.h"
 #include "coordinator/store/store.h"
 #include "tests/fuzz/seeds.h"
+#include "zo_optim/ledger/scalars.h"
 
 namespace heddle::fuzz {
 namespace {
@@ -201,57 +202,96 @@ void Databases() {
 }
 
 // Requests of fuzz_device_api. `body`: 0 the part alone, 1 the update, 2 a check-in, 3 a report, 4 an enrolment, 5 a
-// changed update, 6 a report with the update in it, 7 a check-in in the short form, or with an r before it a report.
-// `happens`: 1 the connection breaks, 2 a minute passes before, 6 eleven do.
+// changed update, 6 a report with the update in it, 7 a check-in in the short form, or with an r or an s before it a
+// report. `happens`: 1 the connection breaks, 2 a minute passes before, 6 eleven do.
 std::string Ask(int device, int body, const std::string& head, const std::string& part = "", int happens = 0) {
   return Number(static_cast<uint64_t>(device + 4 * body), 1) + Number(static_cast<uint64_t>(happens), 1) +
          Number(head.size(), 2) + head + Number(part.size(), 2) + part;
 }
 
+const std::string kDeviceHead = " HTTP/1.1\r\nHost: c";
+const std::string kCheckin = "POST /v1/checkin" + kDeviceHead, kReport = "POST /v1/reports" + kDeviceHead;
+const std::string kUpload =
+    "POST /v1/uploads" + kDeviceHead + "\r\nHeddle-Assignment: $A\r\nHeddle-Digest: $D\r\nUpload-Length: $L";
+
+std::string Task(int device, int happens = 0) { return Ask(device, 2, kCheckin, "", happens); }
+std::string Work(int device) { return Ask(device, 1, kUpload) + Ask(device, 3, kReport); }
+
+enum Method { kFedAvg, kLedger, kEncoded };  // as in fuzz/coordinator/service_world.h
+
+void WriteDevice(Method method, const std::string& name, const std::string& requests) {
+  Write("fuzz_device_api", name, Number(method, 1) + requests);
+}
+
 void DeviceRequests() {
-  const std::string one = " HTTP/1.1\r\nHost: c";
-  const std::string checkin = "POST /v1/checkin" + one, report = "POST /v1/reports" + one;
-  const std::string upload =
-      "POST /v1/uploads" + one + "\r\nHeddle-Assignment: $A\r\nHeddle-Digest: $D\r\nUpload-Length: $L";
+  const std::string one = kDeviceHead, checkin = kCheckin, report = kReport, upload = kUpload;
   const std::string offset = "PATCH $U" + one + "\r\nUpload-Offset: ";
-  const auto task = [&](int device) { return Ask(device, 2, checkin); };
-  const auto work = [&](int device) { return Ask(device, 1, upload) + Ask(device, 3, report); };
-  Write("fuzz_device_api", "round", task(1) + work(1) + task(2) + work(2));
-  Write("fuzz_device_api", "rounds", task(1) + work(1) + Ask(1, 2, checkin, "", 6) + work(1) + Ask(1, 3, report));
-  Write("fuzz_device_api", "inline",
-        task(1) + Ask(1, 6, report) + Ask(1, 6, report) + task(2) + Ask(2, 6, report, "\x32\x01x") + Ask(2, 6, report));
-  Write("fuzz_device_api", "short-forms",
-        Ask(1, 2, checkin, "\x28\x01") + Ask(1, 7, report, "r") + Ask(1, 7, checkin, "", 6) + Ask(1, 7, report, "r") +
-            Ask(1, 7, checkin, "\x3a\x20" + std::string(32, 'x'), 6) + Ask(1, 7, report, "r\x42\x04HDZS"));
-  Write("fuzz_device_api", "late",
-        task(1) + Ask(1, 1, upload) + Ask(1, 3, report, "", 6) + task(2) + Ask(1, 3, report));
-  Write("fuzz_device_api", "broken-upload",
-        task(1) + Ask(1, 1, upload, "", 1) + Ask(1, 0, "HEAD $U" + one) + Ask(1, 0, offset + "7", "rest") +
-            Ask(1, 0, upload) + Ask(1, 3, report));
-  Write("fuzz_device_api", "bad-update", task(1) + Ask(1, 5, upload, std::string(4, '\xff')) + Ask(1, 3, report));
+  WriteDevice(kFedAvg, "round", Task(1) + Work(1) + Task(2) + Work(2));
+  WriteDevice(kFedAvg, "rounds", Task(1) + Work(1) + Ask(1, 2, checkin, "", 6) + Work(1) + Ask(1, 3, report));
+  WriteDevice(
+      kFedAvg, "inline",
+      Task(1) + Ask(1, 6, report) + Ask(1, 6, report) + Task(2) + Ask(2, 6, report, "\x32\x01x") + Ask(2, 6, report));
+  WriteDevice(kFedAvg, "short-forms",
+              Ask(1, 2, checkin, "\x28\x01") + Ask(1, 7, report, "r") + Ask(1, 7, checkin, "", 6) +
+                  Ask(1, 7, report, "r") + Ask(1, 7, checkin, "\x3a\x20" + std::string(32, 'x'), 6) +
+                  Ask(1, 7, report, "r\x42\x04HDZS"));
+  WriteDevice(kFedAvg, "late", Task(1) + Ask(1, 1, upload) + Ask(1, 3, report, "", 6) + Task(2) + Ask(1, 3, report));
+  WriteDevice(kFedAvg, "broken-upload",
+              Task(1) + Ask(1, 1, upload, "", 1) + Ask(1, 0, "HEAD $U" + one) + Ask(1, 0, offset + "7", "rest") +
+                  Ask(1, 0, upload) + Ask(1, 3, report));
+  WriteDevice(kFedAvg, "bad-update", Task(1) + Ask(1, 5, upload, std::string(4, '\xff')) + Ask(1, 3, report));
   const std::string nan = std::string("\x00\x00\xc0\x7f", 4);
-  Write("fuzz_device_api", "other-digest",
-        task(1) + Ask(1, 5, Replace(upload, "$D", std::string(64, 'a')), nan) + Ask(1, 3, report, "\x10\x02"));
-  Write("fuzz_device_api", "strangers",
-        Ask(0, 2, checkin) + Ask(3, 2, checkin) + Ask(0, 4, "POST /v1/enroll" + one) +
-            Ask(0, 4, "POST /v1/enroll" + one, "\x0a\x03xyz") + Ask(1, 4, "POST /v1/enroll" + one));
-  Write("fuzz_device_api", "another's",
-        task(1) + task(2) + Ask(1, 1, upload) + Ask(2, 3, report) + Ask(2, 0, "GET /v1/uploads/0123" + one) +
-            Ask(2, 0, Replace(Replace(upload, "$A", std::string(32, 'b')), "$L", "5"), "hello"));
-  Write("fuzz_device_api", "blobs",
-        task(1) + Ask(1, 0, "GET /v1/blobs/$M" + one) + Ask(1, 0, "HEAD /v1/blobs/$M" + one) +
-            Ask(1, 0, "GET /v1/blobs/$M" + one + "\r\nRange: bytes=5-9\r\nIf-Range: \"$M\"") +
-            Ask(1, 0, "GET /v1/blobs/$M" + one + "\r\nRange: bytes=999999-") +
-            Ask(1, 0, "GET /v1/blobs/$M" + one + "\r\nIf-None-Match: \"$M\"") +
-            Ask(1, 0, "GET /v1/blobs/$M/weights" + one) + Ask(1, 0, "HEAD /v1/blobs/$M/weights" + one) +
-            Ask(1, 0, "GET /v1/blobs/../../coordinator.db" + one));
-  Write("fuzz_device_api", "polls",
-        task(1) + task(1) + Ask(1, 2, checkin, "\x08\x02") + Ask(1, 2, checkin, "", 2) + Ask(2, 2, checkin, "", 1) +
-            Ask(2, 2, checkin, "\x1a\x06zo_sgd"));
-  Write("fuzz_device_api", "lengths",
-        Ask(1, 2, checkin + "\r\nContent-Length: 99999999") + Ask(1, 0, "DELETE /v1/uploads/x" + one) +
-            Ask(1, 0, "POST /v1/uploads" + one + "\r\nUpload-Length: 18446744073709551615") +
-            Ask(1, 0, checkin, "\xff"));
+  WriteDevice(kFedAvg, "other-digest",
+              Task(1) + Ask(1, 5, Replace(upload, "$D", std::string(64, 'a')), nan) + Ask(1, 3, report, "\x10\x02"));
+  WriteDevice(kFedAvg, "strangers",
+              Ask(0, 2, checkin) + Ask(3, 2, checkin) + Ask(0, 4, "POST /v1/enroll" + one) +
+                  Ask(0, 4, "POST /v1/enroll" + one, "\x0a\x03xyz") + Ask(1, 4, "POST /v1/enroll" + one));
+  WriteDevice(kFedAvg, "another's",
+              Task(1) + Task(2) + Ask(1, 1, upload) + Ask(2, 3, report) + Ask(2, 0, "GET /v1/uploads/0123" + one) +
+                  Ask(2, 0, Replace(Replace(upload, "$A", std::string(32, 'b')), "$L", "5"), "hello"));
+  WriteDevice(kFedAvg, "blobs",
+              Task(1) + Ask(1, 0, "GET /v1/blobs/$M" + one) + Ask(1, 0, "HEAD /v1/blobs/$M" + one) +
+                  Ask(1, 0, "GET /v1/blobs/$M" + one + "\r\nRange: bytes=5-9\r\nIf-Range: \"$M\"") +
+                  Ask(1, 0, "GET /v1/blobs/$M" + one + "\r\nRange: bytes=999999-") +
+                  Ask(1, 0, "GET /v1/blobs/$M" + one + "\r\nIf-None-Match: \"$M\"") +
+                  Ask(1, 0, "GET /v1/blobs/$M/weights" + one) + Ask(1, 0, "HEAD /v1/blobs/$M/weights" + one) +
+                  Ask(1, 0, "GET /v1/blobs/../../coordinator.db" + one));
+  WriteDevice(kFedAvg, "polls",
+              Task(1) + Task(1) + Ask(1, 2, checkin, "\x08\x02") + Ask(1, 2, checkin, "", 2) +
+                  Ask(2, 2, checkin, "", 1) + Ask(2, 2, checkin, "\x1a\x06zo_sgd"));
+  WriteDevice(kFedAvg, "lengths",
+              Ask(1, 2, checkin + "\r\nContent-Length: 99999999") + Ask(1, 0, "DELETE /v1/uploads/x" + one) +
+                  Ask(1, 0, "POST /v1/uploads" + one + "\r\nUpload-Length: 18446744073709551615") +
+                  Ask(1, 0, checkin, "\xff"));
+}
+
+// Rounds of ledgers, whose scalars come whole, uploaded, and in the short form, and of updates as int8.
+void MethodRequests() {
+  const std::string get = "GET /v1/blobs/", one = kDeviceHead;
+  const auto scalars = [](const std::string& part = "") { return Ask(1, 7, kReport, "s" + part); };
+  // When the round before is over.
+  const auto next_short = [](const std::string& part = "") { return Ask(1, 7, kCheckin, part, 6); };
+  WriteDevice(kLedger, "ledger-patch",
+              Task(1) + Ask(1, 6, kReport) + Task(1, 6) + Work(1) + Task(1, 6) + Ask(1, 0, get + "$M/from/$P" + one) +
+                  Ask(1, 0, get + "$P/from/$M" + one) + Ask(1, 0, "HEAD /v1/blobs/$M/from/$P" + one) +
+                  Ask(1, 0, get + "$M/from/" + std::string(64, 'a') + one) + Ask(1, 0, get + "$M/from/../$P" + one) +
+                  Ask(1, 0, get + "$M/weights" + one) + Ask(1, 0, get + "$P/weights" + one) +
+                  Ask(1, 0, get + "$M" + one) + Ask(1, 6, kReport));
+  WriteDevice(kLedger, "ledger-short-forms",
+              Ask(1, 2, kCheckin, "\x28\x01") + scalars() + next_short() + scalars() + next_short() + scalars() +
+                  scalars() + next_short());
+  WriteDevice(kLedger, "ledger-other-patch",
+              Ask(1, 2, kCheckin, "\x28\x01") + scalars() + next_short() + scalars() +
+                  next_short("\x3a\x20" + std::string(32, 'x')) + scalars());
+  WriteDevice(kLedger, "ledger-two-devices", Task(1) + Task(2) + Work(1) + Work(2) + Task(1) + Task(2) + scalars());
+  const std::string other =
+      zo::EncodeScalars({.steps = {{3, 0.5F}}, .weights = Sha256("other"), .skipped = 0}, zo::ScalarFormat::kFloat32);
+  WriteDevice(kLedger, "ledger-bad", Task(1) + scalars("\x42\x04HDZS") + Task(2) + Ask(2, 0, kReport, "\x42\x01x"));
+  WriteDevice(kLedger, "ledger-other-weights", Task(1) + scalars("\x42" + Number(other.size(), 1) + other));
+  WriteDevice(
+      kEncoded, "encoded",
+      Task(1) + Work(1) + Task(1, 6) + Ask(1, 6, kReport) + Ask(1, 6, kReport) + Task(1, 6) + Ask(1, 7, kReport, "r"));
+  WriteDevice(kEncoded, "encoded-bad", Task(1) + Ask(1, 1, kUpload, "", 1) + Ask(1, 7, kReport, "r\x32\x04HDCU"));
 }
 
 void AdminRequests() {
@@ -290,6 +330,7 @@ void AdminRequests() {
 
 void CoordinatorSeeds() {
   DeviceRequests();
+  MethodRequests();
   AdminRequests();
   Updates();
   Rounds();

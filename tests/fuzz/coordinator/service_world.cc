@@ -1,6 +1,7 @@
 #include "tests/fuzz/coordinator/service_world.h"
 
 #include <algorithm>
+#include <iterator>
 #include <set>
 #include <utility>
 
@@ -18,19 +19,11 @@ using namespace coordinator;
 
 namespace {
 
-// What a process makes once: the authority, a base model, and the state that each World begins from.
+// What a process makes once: the authority and a base model.
 struct Template {
   Scratch scratch;
   protocol::CertificateAuthority authority;
   std::string csr;
-  // One for all Worlds, each of which throws away what the one before it left: making its 256 folders anew would cost
-  // more than all requests of an input.
-  std::unique_ptr<BlobStore> blobs;
-  std::set<Sha256Digest> kept;
-  std::string recipe =
-      "name = 'fuzzed'\n[model]\nbase = 'base'\n[lora]\nr = 1\ntarget_modules = ['q_proj']\n[train]\n"
-      "local_steps = 2\nbatch_size = 2\nsequence_length = 8\n[strategy]\nnum_server_rounds = 3\ncohort_size = 2\n"
-      "min_reports = 1\nmin_available_devices = 1\nreport_deadline_s = 600\nmax_abs = 4.0\n";
 
   Template() {
     WriteBase();
@@ -40,20 +33,7 @@ struct Template {
     authority = *std::move(loaded);
     Require(protocol::GenerateKeyFile(scratch / "device.key").ok(), "a device's key can be made");
     csr = protocol::MakeCsrDer(scratch / "device.key", "whoever").value();
-    auto opened = BlobStore::Open({.root = scratch / "blobs", .max_upload_bytes = 1 << 20, .max_uploads = 16});
-    Require(opened.ok(), "the blobs can be opened", opened.status().message());
-    blobs = *std::move(opened);
-    WriteState();
-    for (const Sha256Digest& digest : Garbage({})) kept.insert(digest);
   }
-
-  // All blobs but these.
-  std::vector<Sha256Digest> Garbage(const std::set<Sha256Digest>& live) const {
-    auto found = blobs->ListGarbage(live, FarFuture());
-    Require(found.ok(), "the blobs can be listed", found.status().message());
-    return *std::move(found);
-  }
-  static Time FarFuture() { return SystemClock().Now() + Seconds(1e9); }
 
  private:
   void WriteBase() {
@@ -79,11 +59,55 @@ struct Template {
     scratch.Write("base/tokenizer.json", *tokenizer);
     scratch.Write("base/model.safetensors", SerializeSafetensors(weights));
   }
+};
 
-  void WriteState() {
+const Template& TheTemplate() {
+  static const Template made;
+  return made;
+}
+
+struct Words {
+  const char *name, *strategy, *tables;
+};
+constexpr Words kWords[] = {{"fedavg", "", ""},
+                            {"ledger", "name = 'FedKSeed'\npool_size = 64\n", "[zo]\ndistribution = 'rademacher'\n"},
+                            {"encoded", "", "[compression]\nupload = ['int8']\n"}};
+
+// The state that each World of a method begins from.
+struct Beginning {
+  std::string recipe;
+  fs::path folder;
+  // One for all Worlds, each of which throws away what the one before it left: making its 256 folders anew would cost
+  // more than all requests of an input.
+  std::unique_ptr<BlobStore> blobs;
+  std::set<Sha256Digest> kept;
+
+  explicit Beginning(const Words& words)
+      : recipe(std::string("name = 'fuzzed'\n[model]\nbase = 'base'\n[lora]\nr = 1\ntarget_modules = ['q_proj']\n") +
+               "[train]\nlocal_steps = 2\nbatch_size = 2\nsequence_length = 8\n[strategy]\nnum_server_rounds = 3\n" +
+               "cohort_size = 2\nmin_reports = 1\nmin_available_devices = 1\nreport_deadline_s = 600\nmax_abs = 4.0\n" +
+               words.strategy + words.tables),
+        folder(TheTemplate().scratch / words.name) {
     std::error_code ignored;
-    fs::create_directories(scratch / "template", ignored);
-    auto store = Store::Open(scratch / "template/coordinator.db");
+    fs::create_directories(folder / "state", ignored);
+    auto opened = BlobStore::Open({.root = folder / "blobs", .max_upload_bytes = 1 << 20, .max_uploads = 16});
+    Require(opened.ok(), "the blobs can be opened", opened.status().message());
+    blobs = *std::move(opened);
+    WriteState();
+    for (const Sha256Digest& digest : Garbage({})) kept.insert(digest);
+  }
+
+  // All blobs but these.
+  std::vector<Sha256Digest> Garbage(const std::set<Sha256Digest>& live) const {
+    auto found = blobs->ListGarbage(live, FarFuture());
+    Require(found.ok(), "the blobs can be listed", found.status().message());
+    return *std::move(found);
+  }
+  static Time FarFuture() { return SystemClock().Now() + Seconds(1e9); }
+
+ private:
+  void WriteState() {
+    auto store = Store::Open(folder / "state/coordinator.db");
     Require(store.ok(), "the test's state can be made");
     const TestClock clock;
     const Time later = clock.Now() + Seconds(1e6);
@@ -103,18 +127,20 @@ struct Template {
     options.store = store->get();
     options.blobs = blobs.get();
     options.clock = &clock;
-    options.runs_folder = scratch / "template/runs";
+    options.runs_folder = folder / "state/runs";
     Submission submission;
     submission.recipe_text = recipe;
-    submission.folder = scratch.path();
+    submission.folder = TheTemplate().scratch.path();
     const auto core = RunCore::Create(options, submission);
     Require(core.ok(), "the test's run can be made", core.status().message());
   }
 };
 
-const Template& TheTemplate() {
-  static const Template made;
-  return made;
+const Beginning& BeginningOf(World::Method method) {
+  static std::unique_ptr<Beginning> made[std::size(kWords)];
+  const auto which = static_cast<size_t>(method);
+  if (!made[which]) made[which] = std::make_unique<Beginning>(kWords[which]);
+  return *made[which];
 }
 
 fs::path StateFolder() { return TheTemplate().scratch / "state"; }
@@ -122,21 +148,22 @@ fs::path StateFolder() { return TheTemplate().scratch / "state"; }
 }  // namespace
 
 const fs::path& World::Folder() { return TheTemplate().scratch.path(); }
-const std::string& World::Recipe() { return TheTemplate().recipe; }
+const std::string& World::Recipe() { return BeginningOf(Method::kFedAvg).recipe; }
 const std::string& World::CsrDer() { return TheTemplate().csr; }
 
-World::World() {
+World::World(Method method) {
+  const Beginning& beginning = BeginningOf(method);
   const fs::path state = StateFolder();
   std::error_code error;
   fs::remove_all(state, error);
-  fs::copy(TheTemplate().scratch / "template", state, fs::copy_options::recursive, error);
+  fs::copy(beginning.folder / "state", state, fs::copy_options::recursive, error);
   Require(!error, "the state can be copied", error.message());
   auto store = Store::Open(state / "coordinator.db");
   Require(store.ok(), "the state can be opened");
   store_ = *std::move(store);
-  blobs_ = TheTemplate().blobs.get();
-  Require(blobs_->DiscardStaleUploads(Template::FarFuture()).ok() && blobs_->num_uploads() == 0, "no upload is left");
-  for (const Sha256Digest& digest : TheTemplate().Garbage(TheTemplate().kept)) {
+  blobs_ = beginning.blobs.get();
+  Require(blobs_->DiscardStaleUploads(Beginning::FarFuture()).ok() && blobs_->num_uploads() == 0, "no upload is left");
+  for (const Sha256Digest& digest : beginning.Garbage(beginning.kept)) {
     Require(blobs_->Delete(digest).ok(), "a blob can be deleted");
   }
   Require(directory_.Load(*store_).ok(), "the devices can be read");

@@ -1,6 +1,6 @@
 // A whole coordinator without sockets and threads for fuzz targets: the real APIs, driver, store and blobs over a
-// folder in memory, a fixed clock that the test moves, and requests made of bytes. Each World begins from the same
-// state, so that an input does the same in every process:
+// folder in memory, a fixed clock that the test moves, and requests made of bytes. Each World of a method begins from
+// the same state, so that an input does the same in every process:
 //
 //   a run of three rounds that two reports close is selecting; devices phone-1 and phone-2 are enrolled, phone-3 is
 //   revoked, and the token "token" enrols phone-4.
@@ -52,7 +52,10 @@ class World {
  public:
   enum class Listener { kDevices, kAdmin };
 
-  World();
+  // Of the run: means of adapters; scalars of shared seeds, whose models are ledgers; adapters as int8.
+  enum class Method { kFedAvg, kLedger, kEncoded };
+
+  explicit World(Method method = Method::kFedAvg);
   ~World();
   World(const World&) = delete;
   World& operator=(const World&) = delete;
@@ -69,7 +72,7 @@ class World {
   coordinator::Store& store() { return *store_; }
   coordinator::BlobStore& blobs() { return *blobs_; }
   coordinator::RunDriver& driver() { return *driver_; }
-  // Of the base model and recipe that the run was made of.
+  // Of the base model, and the recipe that a run of kFedAvg was made of.
   static const std::filesystem::path& Folder();
   static const std::string& Recipe();
   // A request for a certificate, made once a process.
