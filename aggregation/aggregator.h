@@ -95,6 +95,7 @@ struct AggregatorOptions {
 // Why an update is refused. The numbers are those of heddle.v1.RefusalReason.
 enum class Refusal : int {
   kNone = 0,
+  kBadUpdate = 10,
   kNotFinite = 11,
   kOutOfBounds = 12,
   kBadNumExamples = 13,

@@ -33,6 +33,12 @@ uint32_t ResolutionBits(const AggregatorOptions& options) {
   return static_cast<uint32_t>(std::clamp(std::ceil(std::log2(512 / rate)), 1.0, 60.0));
 }
 
+// Of scalars that could not be decoded.
+Refusal RefusalOf(Code code) {
+  if (code == Code::kOutOfRange) return Refusal::kNotFinite;
+  return code == Code::kFailedPrecondition ? Refusal::kOutOfBounds : Refusal::kBadUpdate;
+}
+
 }  // namespace
 
 SharedSeeds SeedsOf(const AggregatorOptions& options, const LedgerForm& form) {
@@ -126,7 +132,7 @@ std::pair<Validity, LedgerAggregator::Share> LedgerAggregator::Check(const State
   const Tensor& packed = update.begin()->second;
   if (packed.dtype() != DType::kU8) return refused(Refusal::kWrongDtype, "the scalars are not bytes");
   const auto scalars = zo::DecodeScalars(packed.bytes(), options_.zo.DirectionsPerTask(), LastRef());
-  if (!scalars.ok()) return refused(Refusal::kOutOfBounds, scalars.status().message());
+  if (!scalars.ok()) return refused(RefusalOf(scalars.status().code()), scalars.status().message());
   if (scalars->weights != ledger_.weights && !HEDDLE_PLANTED(kSkipStateProof)) {
     return refused(Refusal::kWrongState, "the device's rebuilt weights have the digest " + scalars->weights.ToHex() +
                                              "; the round's are " + ledger_.weights.ToHex());

@@ -84,8 +84,8 @@ Result<Scalars> DecodeScalars(std::span<const std::byte> bytes, size_t max_steps
   HEDDLE_ASSIGN_OR_RETURN(const uint64_t skipped, reader.Varint());
   HEDDLE_ASSIGN_OR_RETURN(const uint64_t count, reader.Varint());
   if (skipped > kMaxScalars || count > std::min(max_steps, kMaxScalars)) {
-    return InvalidArgument("there are " + std::to_string(count) + " scalars; at most " + std::to_string(max_steps) +
-                           " were asked for");
+    return FailedPrecondition("there are " + std::to_string(count) + " scalars; at most " + std::to_string(max_steps) +
+                              " were asked for");
   }
   out.skipped = static_cast<uint32_t>(skipped);
   HEDDLE_ASSIGN_OR_RETURN(const std::vector<uint64_t> gaps, GetNumbers(reader, count));
@@ -93,14 +93,14 @@ Result<Scalars> DecodeScalars(std::span<const std::byte> bytes, size_t max_steps
   uint64_t ref = 0;
   for (const uint64_t gap : gaps) {
     if (gap > max_ref || ref + gap > max_ref) {
-      return InvalidArgument("a scalar is of direction " + std::to_string(gap > max_ref ? gap : ref + gap) +
-                             ", which is none of the round's; the last is " + std::to_string(max_ref));
+      return FailedPrecondition("a scalar is of direction " + std::to_string(gap > max_ref ? gap : ref + gap) +
+                                ", which is none of the round's; the last is " + std::to_string(max_ref));
     }
     ref += gap;
     HEDDLE_ASSIGN_OR_RETURN(const uint64_t bits, reader.Fixed(size));
     const auto value = std::bit_cast<float>(static_cast<uint32_t>(size == 2 ? bits << 16 : bits));
     if (!std::isfinite(value)) {
-      return InvalidArgument("the scalar of direction " + std::to_string(ref) + " is not finite");
+      return OutOfRange("the scalar of direction " + std::to_string(ref) + " is not finite");
     }
     out.steps.push_back({ref, value});
   }

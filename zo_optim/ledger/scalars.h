@@ -47,8 +47,9 @@ Result<int64_t> StepOf(double rate, float gradient, uint8_t resolution_bits);
 
 // The packed form. Refs must not fall and gradients be finite and representable in the format (asserted).
 std::string EncodeScalars(const Scalars& scalars, ScalarFormat format);
-// Errors: kInvalidArgument, one sentence: bytes that EncodeScalars did not write, another version of the format or of
-// the directions, more than `max_steps` steps, a ref above `max_ref`, a value that is not finite.
+// Errors, one sentence each: kInvalidArgument: bytes that EncodeScalars did not write, another version of the format or
+// of the directions; kFailedPrecondition: more than `max_steps` steps, a ref above `max_ref`; kOutOfRange: a value that
+// is not finite.
 Result<Scalars> DecodeScalars(std::span<const std::byte> bytes, size_t max_steps, uint64_t max_ref);
 
 // ---- as an update ----

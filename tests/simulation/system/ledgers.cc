@@ -132,10 +132,11 @@ zo::Ledger EmptyLedger(const v1::TrainPlan& plan, const Sha256Digest& start_file
 }
 
 const std::set<int>& LedgerReasonsFor(Flaw flaw) {
-  static const std::set<int> kBounds = {12}, kState = {26};
+  static const std::set<int> kNotFinite = {11}, kBounds = {12}, kState = {26};
   switch (flaw) {
     case Flaw::kNan:
     case Flaw::kInfinity:
+      return kNotFinite;
     case Flaw::kElementTooLarge:
     case Flaw::kNormTooLarge:
     case Flaw::kWrongRank:
