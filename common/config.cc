@@ -267,7 +267,7 @@ struct ConfigSchema::Impl {
     if (std::holds_alternative<std::vector<int64_t>*>(k.target) && (text.empty() || text[0] != '['))
       value = "[" + text + "]";
     try {
-      toml::table table = toml::parse("v = " + value);
+      toml::table table = toml::parse("v = " + (LineTooDeep(value) == 0 ? value : ""));
       if (table.size() == 1) {
         Set(where, key, *table.get("v"), source, false);
         return;
@@ -369,7 +369,7 @@ struct ConfigSchema::Impl {
   // A whole free-form table from a flag, "{ a = 1 }", in place of the file's.
   void SetTable(const std::string& key, const std::string& text, std::map<std::string, std::string>* target) {
     try {
-      const toml::table parsed = toml::parse("v = " + text);
+      const toml::table parsed = toml::parse("v = " + (LineTooDeep(text) == 0 ? text : ""));
       if (const toml::table* table = parsed.get_as<toml::table>("v"); table != nullptr && parsed.size() == 1) {
         target->clear();
         CollectTable(*table, "", target);
@@ -427,6 +427,10 @@ Status ConfigSchema::LoadText(std::string_view toml_text, std::string_view name,
                               const std::map<std::string, std::string>& overrides, bool use_environment) {
   impl_->errors.clear();
   impl_->name = std::string(name);
+  if (const size_t line = LineTooDeep(toml_text); line > 0) {
+    return InvalidArgument(impl_->name + ":" + std::to_string(line) +
+                           ": this is not valid TOML: a key has too many parts");
+  }
   try {
     impl_->Walk(toml::parse(toml_text, name), "");
   } catch (const toml::parse_error& error) {

@@ -13,6 +13,7 @@ namespace heddle {
 namespace {
 
 constexpr size_t kMistypedLetters = 2;
+constexpr size_t kMostParts = 1000;  // of a key; lists of numbers have more points, but commas between them
 
 // Levenshtein, one row.
 size_t EditDistance(std::string_view from, std::string_view to) {
@@ -31,6 +32,16 @@ size_t EditDistance(std::string_view from, std::string_view to) {
 }
 
 }  // namespace
+
+size_t LineTooDeep(std::string_view toml) {
+  size_t line = 1, points = 0;
+  for (const char c : toml) {
+    if (c == '.' && ++points > kMostParts) return line;
+    if (c == ',' || c == '\n') points = 0;
+    if (c == '\n') ++line;
+  }
+  return 0;
+}
 
 // A JSON string is one of TOML too, but for the one control character that JSON does not escape.
 std::string TomlText(std::string_view text) {

@@ -228,6 +228,10 @@ TEST(Config, TextThatIsNotTomlIsRefusedWithItsLine) {
   EXPECT_THAT(c.Errors("\n\nlisten = {"), HasSubstr("c.toml:3: this is not valid TOML"));
   EXPECT_THAT(c.Errors("a = 1\na = 2"), HasSubstr("not valid TOML"));
   EXPECT_THAT(c.Errors("a = \"\xFF\""), HasSubstr("not valid TOML"));
+  std::string parts;
+  for (int i = 0; i < 100'000; ++i) parts += "a.";
+  EXPECT_THAT(c.Errors("\n" + parts + "a = 1"),
+              HasSubstr("c.toml:2: this is not valid TOML: a key has too many parts"));
   EXPECT_EQ(c.Load("x = " + std::string(100'000, '[')).code(), Code::kInvalidArgument);
 }
 
