@@ -324,8 +324,10 @@ Result<std::string> DeviceApi::MakePatch(const Sha256Digest& from, const Sha256D
     return zo::DecodeLedger(mapped->bytes());
   };
   HEDDLE_ASSIGN_OR_RETURN(const uint64_t whole, context_.blobs->Size(to));
-  HEDDLE_ASSIGN_OR_RETURN(zo::Ledger earlier, read(from));
+  // First the one that is the run's: the other may be a device's update, of which entries may take far more memory than
+  // bytes, and only where there are ledgers are updates too short for that.
   HEDDLE_ASSIGN_OR_RETURN(const zo::Ledger later, read(to));
+  HEDDLE_ASSIGN_OR_RETURN(zo::Ledger earlier, read(from));
   if (!(earlier.head == later.head)) return NotFound("ledgers of two runs");
   if (HEDDLE_PLANTED(kPatchFromStart)) earlier.entries.clear();
   std::string patch = zo::EncodePatch(earlier, later);
