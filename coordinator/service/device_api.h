@@ -103,7 +103,8 @@ class DeviceApi {
 
   // The device's upload of this id, or nothing and what to refuse with.
   std::unique_ptr<Upload> FindOwnUpload(const DeviceId& device, const std::string& id, Refused* refused);
-  Awaitable<void> ReceiveInto(Exchange& exchange, Upload& upload, unsigned status, protocol::Headers headers);
+  Awaitable<void> ReceiveInto(Exchange& exchange, Upload& upload, uint64_t position, unsigned status,
+                              protocol::Headers headers);
   Awaitable<Status> CheckUpdate(const v1::ReportRequest& request, InlineContent content, ReportEvent* event,
                                 bool* looked_at, UpdatesInUse::Hold* hold);
   // The update's file as tensors: from the report itself, or from what was uploaded for its assignment. Errors:

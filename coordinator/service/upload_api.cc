@@ -42,15 +42,16 @@ protocol::Headers OffsetHeaders(const Upload& upload) {
 
 }  // namespace
 
-// Streams the body into the upload and answers. What arrived before a break stays, for the device to go on from.
-Awaitable<void> DeviceApi::ReceiveInto(Exchange& exchange, Upload& upload, unsigned status, protocol::Headers headers) {
+// Streams the body, which goes on at `position`, into the upload and answers. What arrived before a break stays, for
+// the device to go on from.
+Awaitable<void> DeviceApi::ReceiveInto(Exchange& exchange, Upload& upload, uint64_t position, unsigned status,
+                                       protocol::Headers headers) {
   const size_t piece = static_cast<size_t>(std::clamp<uint64_t>(
       exchange.content_length().value_or(protocol::kServerIoBufferBytes), 1, protocol::kServerIoBufferBytes));
   const auto storage = std::make_unique_for_overwrite<std::byte[]>(piece);
   const std::span<std::byte> buffer(storage.get(), piece);
-  // This body's own place in the file: a device that came back over another connection may be writing to the same
-  // upload, and the bytes of two bodies must not stand one behind the other.
-  uint64_t position = upload.offset();
+  // `position` is this body's own place in the file: a device that came back over another connection may be writing to
+  // the same upload, and the bytes of two bodies must not stand one behind the other.
   for (;;) {
     Result<size_t> got = co_await exchange.ReadBody(buffer);
     if (!got.ok()) co_return;  // the connection broke: nobody hears an answer
@@ -173,7 +174,7 @@ Awaitable<void> DeviceApi::BeginUpload(Exchange& exchange, DeviceId device) {
   const unsigned status = begun_before ? 200 : 201;
   // A body is the beginning of the file: of use only where nothing is there yet.
   if (upload->offset() == 0 && exchange.content_length().value_or(0) > 0) {
-    co_return co_await ReceiveInto(exchange, *upload, status, std::move(headers));
+    co_return co_await ReceiveInto(exchange, *upload, /*position=*/0, status, std::move(headers));
   }
   for (auto& header : OffsetHeaders(*upload)) headers.push_back(std::move(header));
   context_.metrics->CountRequest("/v1/uploads", status);
@@ -218,7 +219,7 @@ Awaitable<void> DeviceApi::ContinueUpload(Exchange& exchange, DeviceId device, s
     co_return co_await Refuse(exchange, std::move(refused));
   }
   protocol::Headers headers;
-  co_await ReceiveInto(exchange, *upload, 204, std::move(headers));
+  co_await ReceiveInto(exchange, *upload, *offset, 204, std::move(headers));
 }
 
 }  // namespace heddle::coordinator
