@@ -6,8 +6,10 @@
 #include <boost/json.hpp>
 #include <thread>
 
+#include "aggregation/ledger/ledger_model.h"
 #include "common/safetensors.h"
 #include "protocol/validate.h"
+#include "zo_optim/ledger/scalars.h"
 
 namespace heddle::coordinator {
 
@@ -22,17 +24,24 @@ const std::array<std::string, 4> kDevices = {"anna", "bert", "carl", "mallory"};
 
 }  // namespace
 
-AttackWorld::AttackWorld(const std::function<void(CoordinatorConfig&)>& adjust)
+AttackWorld::AttackWorld(const std::function<void(CoordinatorConfig&)>& adjust,
+                         const std::map<std::string, std::string>& strategy, const std::string& tables)
     : ServiceTest([&adjust](CoordinatorConfig& config) {
         config.device_requests_per_s = 0;  // the floods set it
         config.max_connections_per_address = 0;
         if (adjust) adjust(config);
-      }) {
+      }),
+      adjust_(adjust),
+      strategy_(strategy),
+      tables_(tables) {
   ::signal(SIGPIPE, SIG_IGN);  // raw peers write to connections that have been closed
   for (const std::string& device : kDevices) Device(device);
   Device("");
   // Of four that have the task the first three reports commit the round: mallory is never needed.
-  SubmitRun({{"num_server_rounds", std::to_string(kRounds)}, {"cohort_size", "3"}, {"over_selection", "1.33"}});
+  std::map<std::string, std::string> whole = {
+      {"num_server_rounds", std::to_string(kRounds)}, {"cohort_size", "3"}, {"over_selection", "1.33"}};
+  whole.insert(strategy.begin(), strategy.end());
+  SubmitRun(whole, tables);
 }
 
 // ---- the run ----
@@ -61,15 +70,34 @@ void AttackWorld::BeginRound() {
     ASSERT_TRUE(response.has_assignment()) << device << ": " << response.ShortDebugString();
     tasks_[device] = response.assignment();
   }
-  const v1::BlobRef& ref = tasks_["anna"].plan().adapter(1);
-  HttpResponse fetched = SendAs("anna", HttpRequest("GET", "/v1/blobs/" + Pki::Value(protocol::DigestOf(ref)).ToHex()));
-  ASSERT_EQ(fetched.status, 200U);
-  const auto bytes = std::make_shared<std::string>(std::move(fetched.body));
+  FetchModel();
+}
+
+void AttackWorld::FetchModel() {
+  const v1::TaskPlan& plan = tasks_["anna"].plan();
+  const auto fetch = [this](const v1::BlobRef& ref) {
+    HttpRequest get("GET", "/v1/blobs/" + Pki::Value(protocol::DigestOf(ref)).ToHex());
+    get.max_body = ref.size_bytes();
+    HttpResponse fetched = SendAs("anna", std::move(get));
+    EXPECT_EQ(fetched.status, 200U);
+    return std::make_shared<const std::string>(std::move(fetched.body));
+  };
+  const auto bytes = fetch(plan.adapter(1));
   adapter_ = Pki::Value(ParseSafetensors(std::as_bytes(std::span(*bytes)), bytes)).tensors;
+  if (plan.local_task() != "zo_ledger") return;
+  if (plan.adapter_size() == 2) {  // no ledger before the first commit
+    weights_ = zo::DigestOfWeights(Pki::Value(aggregation::WeightsOf(adapter_, plan.train().zo().zo_eps())).parameters);
+  } else {
+    weights_ = Pki::Value(zo::DecodeLedger(std::as_bytes(std::span(*fetch(plan.adapter(2)))))).weights;
+  }
 }
 
 std::string AttackWorld::UpdateOf(const std::string& device) {
   const float value = 0.001F * static_cast<float>(current_) + 0.0001F * static_cast<float>(device[0]);
+  if (weights_) {
+    const zo::Scalars scalars{.steps = {{1, 100 * value}, {77, -50 * value}}, .weights = *weights_, .skipped = 0};
+    return zo::UpdateOfScalars(zo::EncodeScalars(scalars, zo::ScalarFormat::kFloat32));
+  }
   StateDict update;
   for (const auto& [name, tensor] : adapter_) {
     update.emplace(name,
@@ -83,8 +111,9 @@ void AttackWorld::WorkAs(const std::string& device) {
   const std::string bytes = UpdateOf(device);
   const HttpResponse uploaded = SendAs(device, UploadRequest(task.assignment_id(), bytes));
   EXPECT_TRUE(uploaded.status == 200 || uploaded.status == 201) << device << " " << uploaded.status;
-  const HttpResponse reported =
-      SendAs(device, HttpRequest("POST", "/v1/reports", ReportOf(task, bytes).SerializeAsString()));
+  v1::ReportRequest report = ReportOf(task, bytes);
+  report.set_parent_sha256(task.plan().adapter().rbegin()->sha256());  // the ledger, where there is one
+  const HttpResponse reported = SendAs(device, HttpRequest("POST", "/v1/reports", report.SerializeAsString()));
   v1::ReportResponse verdict;
   EXPECT_TRUE(reported.status == 200 && verdict.ParseFromString(reported.body)) << device << " " << reported.status;
   EXPECT_EQ(verdict.verdict(), v1::REPORT_VERDICT_ACCEPTED) << device << ": " << verdict.ShortDebugString();
@@ -123,13 +152,17 @@ void AttackWorld::Withstand(const std::vector<Attack>& attacks) {
   EXPECT_TRUE(Eventually([this] { return Metric("heddle_clients_connected") == 0; }));
 }
 
-std::string AttackWorld::ExpectedModel() {
-  static const std::string model = [] {
-    AttackWorld quiet;
+std::string AttackWorld::ExpectedModel() const {
+  static std::map<std::string, std::string> models;  // by what is more in the recipe
+  std::string more = tables_;
+  for (const auto& [key, value] : strategy_) more += "\n" + key + " = " + value;
+  std::string& model = models[more];
+  if (model.empty()) {
+    AttackWorld quiet(adjust_, strategy_, tables_);
     for (int round = 0; round < kRounds; ++round) quiet.Besiege({}, 0, 0);
     EXPECT_TRUE(Eventually([&] { return quiet.Run().at("state").as_string() == "complete"; }));
-    return json::value_to<std::string>(quiet.Run().at("model_sha256"));
-  }();
+    model = json::value_to<std::string>(quiet.Run().at("model_sha256"));
+  }
   return model;
 }
 
@@ -148,6 +181,8 @@ std::shared_ptr<boost::asio::ssl::context> AttackWorld::TlsOf(const std::string&
 std::unique_ptr<RawPeer> AttackWorld::Peer(const std::string& device) {
   return std::make_unique<RawPeer>(port(), TlsOf(device).get());
 }
+
+void AttackWorld::Reconnect(const std::string& device) { clients_.at(device) = ClientOf(device); }
 
 std::unique_ptr<HttpClient> AttackWorld::ClientOf(const std::string& device) {
   protocol::ClientOptions options;

@@ -9,6 +9,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -26,13 +27,15 @@ struct Attack {
 
 class AttackWorld : public ServiceTest {
  public:
-  explicit AttackWorld(const std::function<void(CoordinatorConfig&)>& adjust = {});
+  // `strategy`, `tables`: more of the recipe, as for SubmitRun; of plain adapters or with shared seeds.
+  explicit AttackWorld(const std::function<void(CoordinatorConfig&)>& adjust = {},
+                       const std::map<std::string, std::string>& strategy = {}, const std::string& tables = "");
 
   // Runs the attacks while the run's rounds are open, and expects that each round commits, the run completes with the
   // right model, nobody was told that something failed inside, and the connections of the attackers are gone.
   void Withstand(const std::vector<Attack>& attacks);
   // The model of the same run without attacks, in hex.
-  static std::string ExpectedModel();
+  std::string ExpectedModel() const;
 
   // ---- what attacks are made of ----
   uint16_t port() const { return service_->device_port(); }
@@ -47,14 +50,18 @@ class AttackWorld : public ServiceTest {
   const std::map<std::string, v1::TaskAssignment>& last_tasks() const { return last_tasks_; }
   // The update that `device` sends in the open round.
   std::string UpdateOf(const std::string& device);
+  // Connects the device anew, with the certificate that it has now.
+  void Reconnect(const std::string& device);
   // A connection of its own: for attacks from other threads, which may not share one.
   std::unique_ptr<HttpClient> ClientOf(const std::string& device);
 
   using ServiceTest::Admin;
   using ServiceTest::admin;
   using ServiceTest::AdminToken;
+  using ServiceTest::Ask;
   using ServiceTest::CheckinRequestOf;
   using ServiceTest::config_;
+  using ServiceTest::Connect;
   using ServiceTest::Device;
   using ServiceTest::Enroll;
   using ServiceTest::Metric;
@@ -71,11 +78,16 @@ class AttackWorld : public ServiceTest {
  private:
   void TestBody() override {}
   void BeginRound();                       // everybody has a task
+  void FetchModel();                       // of the open round
   void WorkAs(const std::string& device);  // fetches, uploads, reports; accepted
   void Besiege(const std::vector<Attack>& attacks, size_t begin, size_t end);
 
   std::map<std::string, v1::TaskAssignment> tasks_, last_tasks_;
-  StateDict adapter_;  // of the open round
+  StateDict adapter_;                    // of the open round
+  std::optional<Sha256Digest> weights_;  // with shared seeds: of the model of the open round
+  std::function<void(CoordinatorConfig&)> adjust_;
+  std::map<std::string, std::string> strategy_;
+  std::string tables_;
   int current_ = 0;
 };
 
