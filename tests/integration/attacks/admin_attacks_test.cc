@@ -1,6 +1,9 @@
 // The loopback API: every route and method, by who asks. Who may read may not change, and a browser may do neither.
 // What is administered has no owner: there is one administrator, whose token is for every object. What belongs to one
 // device and is closed to the others is in device_attacks_test.cc.
+#include <algorithm>
+#include <boost/json.hpp>
+#include <memory>
 #include <optional>
 
 #include "protocol/validate.h"
@@ -9,6 +12,7 @@
 namespace heddle::coordinator {
 namespace {
 
+using protocol::Eventually;
 using protocol::RawPeer;
 
 struct Route {
@@ -177,6 +181,78 @@ TEST(Attacks, WhatOpensOneListenerDoesNotOpenTheOther) {
                        }
                      }});
   world.Withstand(attacks);
+}
+
+// ---- too many at once ----
+
+std::string GetBytes(const std::string& target) { return "GET " + target + " HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"; }
+
+// Who may read without a token may read often.
+TEST(Attacks, ManyReadersAtOnceAreAnsweredAndDoNotDisturbTheRun) {
+  AttackWorld world;
+  // There may be 256 connections, of which the administrator's own is one: what is beyond them is closed at once.
+  const auto read = [&world](const std::vector<std::string>& targets, size_t count) {
+    std::vector<std::unique_ptr<RawPeer>> readers;
+    for (size_t i = 0; i < count; ++i) {
+      readers.push_back(std::make_unique<RawPeer>(world.admin_port()));
+      readers.back()->Send(GetBytes(targets[i % targets.size()]));
+    }
+    size_t answered = 0;
+    for (const auto& reader : readers) {
+      const int status = reader->ReadStatus();
+      EXPECT_TRUE(status == 200 || status == 0) << status;
+      answered += status == 200 ? 1 : 0;
+    }
+    EXPECT_GE(answered, std::min<size_t>(count, 220));
+    readers.clear();
+    EXPECT_TRUE(Eventually([&] {
+      RawPeer peer(world.admin_port());
+      peer.Send(GetBytes("/healthz"));
+      return peer.ReadStatus() == 200;
+    }));
+  };
+  const auto watch = [&world] {  // of what has not changed yet: answered when it does, or a second later
+    const auto now = boost::json::parse(world.Admin("GET", Target(world, "/v1/runs/RUN:watch")).body);
+    return Target(world, "/v1/runs/RUN:watch?timeout_s=1&version=") + boost::json::serialize(now.at("version"));
+  };
+  const std::vector<std::string> targets = {"/metrics",    "/healthz",
+                                            "/readyz",     "/v1/config",
+                                            "/v1/runs",    Target(world, "/v1/runs/RUN"),
+                                            "/v1/clients", Target(world, "/v1/runs/RUN/rounds")};
+  const auto watch_and_read = [&](bool at_rest) {
+    // With two reports nothing changes until the third, which comes when this is over: they are held for their second.
+    const auto rests = [&world] { return world.Run().at("reports_accepted").to_number<int>() == 2; };
+    EXPECT_TRUE(!at_rest || Eventually(rests));
+    const std::string target = watch();
+    std::vector<std::unique_ptr<RawPeer>> watchers;
+    for (int i = 0; i < 16; ++i) {
+      watchers.push_back(std::make_unique<RawPeer>(world.admin_port()));
+      watchers.back()->Send(GetBytes(target));
+    }
+    read(targets, 200);
+    // A device is served meanwhile.
+    ExpectRefused(world.SendAs("mallory", HttpRequest("GET", "/v1/blobs/" + std::string(64, 'a'))),
+                  v1::REFUSAL_REASON_NOT_FOUND);
+    for (const auto& watcher : watchers) {
+      const std::string answer = watcher->ReadAnswer();
+      EXPECT_TRUE(answer.starts_with("HTTP/1.1 200 ")) << answer;
+      EXPECT_NE(answer.find("\"version\""), std::string::npos) << answer;
+    }
+  };
+  const auto watch_and_leave = [&] {
+    const std::string target = watch();
+    for (int i = 0; i < 16; ++i) {
+      RawPeer watcher(world.admin_port());
+      watcher.Send(GetBytes(target));
+      if (i % 2 == 0) watcher.Reset();
+    }
+  };
+  world.Withstand(
+      {{"two hundred readers", [&] { read(targets, 200); }},
+       {"more readers than there may be", [&] { read(targets, 300); }},
+       {"sixteen that watch devices at work, and readers beside them", [&] { watch_and_read(false); }},
+       {"sixteen that watch and go", watch_and_leave},
+       {"sixteen that watch where nothing changes, and readers beside them", [&] { watch_and_read(true); }}});
 }
 
 }  // namespace

@@ -125,6 +125,82 @@ TEST(Attacks, CertificatesThatPassTheHandshakeButAreNotTheDevicesAreStrangers) {
   world.Withstand(attacks);
 }
 
+// ---- what was a device's own ----
+
+// Everything that mallory may do with what is its own: none of it may still be done once its certificate is not good.
+std::vector<HttpRequest> WithWhatIsItsOwn(AttackWorld& world, const std::string& upload) {
+  const v1::TaskAssignment& task = world.TaskOf("mallory");
+  const std::string bytes = world.UpdateOf("mallory");
+  v1::ReportRequest completed = world.ReportOf(task, bytes), failed;
+  completed.set_inline_update(bytes);
+  failed.set_assignment_id(task.assignment_id());
+  failed.set_outcome(v1::TASK_OUTCOME_FAILED);
+  HttpRequest go_on("PATCH", upload, "more");
+  go_on.headers.emplace_back("Upload-Offset", "100");
+  const std::string adapter = Pki::Value(protocol::DigestOf(task.plan().adapter(1))).ToHex();
+  return {{"HEAD", upload},
+          {"GET", upload},
+          go_on,
+          world.UploadRequest(task.assignment_id(), bytes),
+          {"GET", "/v1/blobs/" + adapter},
+          {"HEAD", "/v1/blobs/" + adapter},
+          {"GET", "/v1/blobs/" + adapter + "/weights"},
+          {"GET", "/v1/blobs/" + adapter + "/from/" + adapter},
+          {"POST", "/v1/reports", completed.SerializeAsString()},
+          {"POST", "/v1/reports", failed.SerializeAsString()},
+          AttackWorld::CheckinRequestOf()};
+}
+
+// An upload of mallory's with its first hundred bytes.
+std::string BeginOwnUpload(AttackWorld& world) {
+  HttpRequest begin = world.UploadRequest(world.TaskOf("mallory").assignment_id(), protocol::MakeBytes(3000, 4));
+  begin.body.resize(100);
+  return std::string(world.SendAs("mallory", std::move(begin)).Header("Location").value_or("/none"));
+}
+
+uint64_t OffsetOf(AttackWorld& world, const std::string& upload) {
+  const HttpResponse answer = world.SendAs("mallory", HttpRequest("HEAD", upload));
+  EXPECT_EQ(answer.status, 200U);
+  return std::stoull(std::string(answer.Header("Upload-Offset").value_or("0")));
+}
+
+void ExpectClosed(AttackWorld& world, HttpClient& client, const std::string& upload, v1::RefusalReason reason) {
+  for (const HttpRequest& request : WithWhatIsItsOwn(world, upload)) {
+    SCOPED_TRACE(request.method + " " + request.target);
+    const HttpResponse answer = Persist(world, client, request);
+    EXPECT_EQ(answer.status, protocol::HttpStatusOf(reason));
+    if (request.method != "HEAD") ExpectRefused(answer, reason);
+  }
+}
+
+TEST(Attacks, WhatWasADevicesOwnIsClosedToACertificateThatIsNoLongerGood) {
+  AttackWorld world;
+  const fs::path old = world.temp_.path() / "old.crt", key = world.temp_.path() / "mallory.key";
+  const auto replaced = [&] {
+    fs::copy_file(world.temp_.path() / "mallory.crt", old, fs::copy_options::overwrite_existing);
+    const std::string upload = BeginOwnUpload(world);
+    const auto before = Showing(world, old, key);
+    EXPECT_EQ(Pki::Value(world.TrySend(*before, HttpRequest("HEAD", upload))).status, 200U);
+    ASSERT_EQ(world.Enroll("mallory", world.Token("mallory")).status, 200U);
+    ExpectClosed(world, *before, upload, v1::REFUSAL_REASON_UNAUTHENTICATED);
+    ExpectClosed(world, *Showing(world, old, key), upload, v1::REFUSAL_REASON_UNAUTHENTICATED);
+    // The device itself goes on where it was, with the new one.
+    world.Reconnect("mallory");
+    EXPECT_EQ(OffsetOf(world, upload), 100U);
+  };
+  const auto revoked = [&] {
+    const std::string upload = BeginOwnUpload(world);
+    Pki::Check(world.admin().Post("/v1/clients/mallory:revoke", "").status());
+    const auto anew = world.ClientOf("mallory");
+    ExpectClosed(world, *anew, upload, v1::REFUSAL_REASON_REVOKED);
+    // Nor with the one that had been replaced before.
+    ExpectClosed(world, *Showing(world, old, key), upload, v1::REFUSAL_REASON_REVOKED);
+  };
+  world.Withstand({{"a certificate that was replaced", replaced},
+                   {"one that was replaced again", replaced},
+                   {"one that was revoked, in the last round", revoked}});
+}
+
 // ---- what is no TLS 1.3 ----
 
 // A handshake of a client as `adjust` makes it. False: it did not come about.
