@@ -215,6 +215,10 @@ std::vector<RunRow> Submissions() {
                   {{"recipe", RecipeOf("climb", "nowhere")},
                    {"folder", "/"},
                    {"overrides", {{Repeated("a.", 100'000) + "a", "1"}}}}});
+  rows.push_back({"an override of a table whose key has many parts",
+                  {{"recipe", RecipeOf("climb", "nowhere")},
+                   {"folder", "/"},
+                   {"overrides", {{"lora.rank_pattern", "{" + Repeated("a.", 100'000) + "a = 1}"}}}}});
   rows.push_back({"an override of lists in one another",
                   {{"recipe", RecipeOf("climb", "nowhere")},
                    {"folder", "/"},
