@@ -13,7 +13,7 @@ namespace heddle {
 namespace {
 
 constexpr size_t kMistypedLetters = 2;
-constexpr size_t kMostParts = 1000;  // of a key; lists of numbers have more points, but commas between them
+constexpr size_t kMostParts = 1000;  // of keys within one another
 
 // Levenshtein, one row.
 size_t EditDistance(std::string_view from, std::string_view to) {
@@ -31,14 +31,62 @@ size_t EditDistance(std::string_view from, std::string_view to) {
   return row.back();
 }
 
+// The last place of the text or comment that begins at `at`: its closing quotes, or the end of its line.
+size_t EndOfText(std::string_view toml, size_t at) {
+  const char quote = toml[at];
+  const bool is_long = quote != '#' && toml.substr(at + 1, 2) == std::string(2, quote);
+  for (size_t i = at + (is_long ? 3 : 1); i < toml.size(); ++i) {
+    if (toml[i] == '\\' && quote == '"') {
+      ++i;
+    } else if (toml[i] == '\n' && !is_long) {
+      return i - 1;
+    } else if (toml[i] == quote && quote != '#' && (!is_long || toml.substr(i, 3) == std::string(3, quote))) {
+      return i + (is_long ? 2 : 0);
+    }
+  }
+  return toml.size() - 1;
+}
+
 }  // namespace
 
 size_t LineTooDeep(std::string_view toml) {
-  size_t line = 1, points = 0;
-  for (const char c : toml) {
-    if (c == '.' && ++points > kMostParts) return line;
-    if (c == ',' || c == '\n') points = 0;
-    if (c == '\n') ++line;
+  size_t around = 0, points = 0;  // of what is open, and of the present key or value
+  std::vector<size_t> open;
+  for (size_t i = 0; i < toml.size(); ++i) {
+    switch (toml[i]) {
+      case '"':
+      case '\'':
+      case '#':
+        i = EndOfText(toml, i);
+        break;
+      case '.':
+        ++points;
+        break;
+      case '[':
+      case '{':
+        open.push_back(points);
+        around += points;
+        points = 0;
+        break;
+      case ']':
+      case '}':
+        if (open.empty()) break;
+        points = open.back();
+        around -= points;
+        open.pop_back();
+        break;
+      case ',':
+        points = 0;
+        break;
+      case '\n':
+        if (open.empty()) points = 0;
+        break;
+      default:
+        break;
+    }
+    if (around + points > kMostParts) {
+      return 1 + static_cast<size_t>(std::count(toml.begin(), toml.begin() + static_cast<ptrdiff_t>(i), '\n'));
+    }
   }
   return 0;
 }

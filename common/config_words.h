@@ -13,8 +13,9 @@ namespace heddle {
 // one.
 std::map<std::string, std::string> MistypedVariables(const std::vector<std::string>& known);
 
-// The first line, counted from 1, with a key of more parts than any has; 0: there is none. The parser makes a table of
-// each part and goes into them by recursion, so that the stack would end.
+// The first line, counted from 1, with a key of more parts than any has, those of the tables and lists around it in the
+// same value included; 0: there is none. The parser makes a table of each part and goes into them by recursion, so that
+// the stack would end.
 size_t LineTooDeep(std::string_view toml);
 
 // With its quotes.

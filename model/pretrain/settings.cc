@@ -2,6 +2,7 @@
 
 #include <toml++/toml.h>
 
+#include "common/config_words.h"
 #include "common/file.h"
 #include "model/config/registry.h"
 
@@ -116,6 +117,9 @@ Status ReadSources(const toml::table& root, PretrainSettings* settings) {
 
 Result<PretrainSettings> PretrainSettings::Read(const std::filesystem::path& path) {
   HEDDLE_ASSIGN_OR_RETURN(const std::string text, ReadFile(path, size_t{1} << 20));
+  if (const size_t line = LineTooDeep(text); line > 0) {
+    return InvalidArgument(path.string() + ":" + std::to_string(line) + ": a key has too many parts");
+  }
   try {
     const toml::table root = toml::parse(text);
     PretrainSettings settings;

@@ -6,6 +6,7 @@
 #include <boost/json/parse.hpp>
 #include <cstdlib>
 
+#include "common/config_words.h"
 #include "tests/unit/common/temp_dir.h"
 
 namespace heddle {
@@ -233,6 +234,24 @@ TEST(Config, TextThatIsNotTomlIsRefusedWithItsLine) {
   EXPECT_THAT(c.Errors("\n" + parts + "a = 1"),
               HasSubstr("c.toml:2: this is not valid TOML: a key has too many parts"));
   EXPECT_EQ(c.Load("x = " + std::string(100'000, '[')).code(), Code::kInvalidArgument);
+  // A little in each of many tables within one another, a line and a comma in between.
+  std::string nested = "x = [";
+  for (int i = 0; i < 200; ++i) nested += "0,\n{" + parts.substr(0, 1600) + "a = [\"]]]}}}\", ";
+  EXPECT_THAT(c.Errors(nested), HasSubstr("c.toml:3: this is not valid TOML: a key has too many parts"));
+}
+
+TEST(Config, PointsInTextsAndListsAreNoParts) {
+  const std::string points(5000, '.');
+  for (const std::string& text :
+       {"a = \"" + points + "\"", "a = \"\\\"" + points + "\"", "a = '''" + points + "\n''' # " + points,
+        "a = \"\"\"\\\"\"\" \" " + points + "\"\"\"", "'" + points + "' = 1"}) {
+    EXPECT_EQ(LineTooDeep(text), 0u) << text.substr(0, 20);
+  }
+  std::string list = "a = [";
+  for (int i = 0; i < 5000; ++i) list += "0.5, ";
+  EXPECT_EQ(LineTooDeep(list + "]"), 0u);
+  EXPECT_EQ(LineTooDeep("a = '.'\nb.c = 1\n" + std::string(1001, '.')), 3u);
+  for (const char* cut_off : {"", "\"", "'''", "\"\\", "#", "]]"}) EXPECT_EQ(LineTooDeep(cut_off), 0u) << cut_off;
 }
 
 TEST(Config, AFreeTableCollectsItsKeysAsText) {
