@@ -41,7 +41,10 @@ size_t EndOfText(std::string_view toml, size_t at) {
     } else if (toml[i] == '\n' && !is_long) {
       return i - 1;
     } else if (toml[i] == quote && quote != '#' && (!is_long || toml.substr(i, 3) == std::string(3, quote))) {
-      return i + (is_long ? 2 : 0);
+      if (!is_long) return i;
+      for (i += 2; i + 1 < toml.size() && toml[i + 1] == quote; ++i) {
+      }  // one or two more belong to the text
+      return i;
     }
   }
   return toml.size() - 1;

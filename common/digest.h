@@ -57,7 +57,7 @@ class Sha256Hasher {
 
 Sha256Digest Sha256(std::span<const std::byte> data);
 Sha256Digest Sha256(std::string_view data);
-// Hashes the file in pieces of 1 MiB. Errors: kNotFound, kInternal (read error), with the path in the message.
+// Hashes the file in pieces of 1 MiB. Errors: those of files (common/file.h: ErrnoStatus), with the path.
 Result<Sha256Digest> Sha256File(const std::filesystem::path& path);
 
 }  // namespace heddle

@@ -65,6 +65,7 @@ struct DeviceApiContext {
   std::function<void(const std::string& serial)> close_connections;
 };
 
+// Life cycle: outlives its requests and the driver, whose answers hold on to updates (updates_in_use.h).
 class DeviceApi {
  public:
   explicit DeviceApi(DeviceApiContext context);

@@ -43,7 +43,9 @@ std::optional<Duration> DeviceLimits::CountRequest(const DeviceId& device, doubl
   if (options_.requests.per_s <= 0) return std::nullopt;
   const Time now = clock_->Now();
   std::lock_guard lock(mutex_);
-  return RowOf(device, now).bucket.Take(options_.requests, now, as_many);
+  // What is left of a full bucket when the request itself has been counted is enough for any.
+  const double most = std::max(1.0, options_.requests.burst - 1);
+  return RowOf(device, now).bucket.Take(options_.requests, now, std::min(as_many, most));
 }
 
 std::optional<DeviceLimits::Flight> DeviceLimits::BeginFlight(const DeviceId& device, uint64_t bytes) {

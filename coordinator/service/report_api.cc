@@ -117,7 +117,7 @@ Awaitable<void> DeviceApi::Report(Exchange& exchange, DeviceId device) {
   }
   bool looked_at = false;
   InlineContent content;
-  UpdatesInUse::Hold hold;  // until the verdict
+  UpdatesInUse::Hold hold;
   ReportEvent event;
   event.assignment = AssignmentId(request->assignment_id());
   event.device = std::move(device);
@@ -150,7 +150,13 @@ Awaitable<void> DeviceApi::Report(Exchange& exchange, DeviceId device) {
     context_.metrics->ObserveUpdateBytes(event.update_bytes);
   }
   auto pending = std::make_shared<Pending>(co_await asio::this_coro::executor);
-  context_.driver->Report(std::move(event), looked_at, std::move(content), Pending::Callback(pending));
+  // Until the verdict, also when the device does not wait for it.
+  AnswerCallback answer = [held = std::make_shared<UpdatesInUse::Hold>(std::move(hold)),
+                           callback = Pending::Callback(pending)](coordinator::Answer verdict) {
+    callback(std::move(verdict));
+    *held = {};
+  };
+  context_.driver->Report(std::move(event), looked_at, std::move(content), std::move(answer));
   while (!pending->answer) {  // the driver always answers
     boost::system::error_code ignored;
     co_await pending->timer.async_wait(asio::redirect_error(asio::use_awaitable, ignored));

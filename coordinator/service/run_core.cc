@@ -39,7 +39,7 @@ Status UnknownStatus(const UnknownAssignmentEffect& effect) {
 // A folder that could not be written: what stands in its way lasts minutes, and an attempt costs a read of the history.
 constexpr Duration kMendFolderEvery = std::chrono::seconds(5);
 // After storage failed under a step.
-constexpr Duration kRebuildAfter = std::chrono::seconds(1);
+constexpr Duration kRebuildAfter = std::chrono::seconds(1), kMostRebuildPause = std::chrono::seconds(15);
 // Bytes of checkpoints that are written before devices are answered again.
 constexpr uint64_t kMendAtOnce = uint64_t{64} << 20;
 
@@ -226,7 +226,10 @@ Result<std::vector<AddressedAnswer>> RunCore::Commit() {
   if (status.ok()) status = Execute(std::move(steps), &answers);
   contents_.clear();
   MendFolder();
-  if (status.ok()) return answers;
+  if (status.ok()) {
+    rebuild_pause_ = kRebuildAfter;
+    return answers;
+  }
   GoOnFromWhatIsStored(status);
   return status;
 }
@@ -235,7 +238,8 @@ void RunCore::GoOnFromWhatIsStored(const Status& status) {
   Log(Severity::kError, "storage failed under a step; the run goes on from what is stored",
       {{"run_id", id().value()}, {"error", status.message()}});
   engine_.reset();
-  rebuild_at_ = options_.clock->Now() + kRebuildAfter;
+  rebuild_at_ = options_.clock->Now() + rebuild_pause_;
+  rebuild_pause_ = std::min<Duration>(2 * rebuild_pause_, kMostRebuildPause);
 }
 
 Result<std::vector<AddressedAnswer>> RunCore::Handle(const Event& event, InlineContent content) {
@@ -244,7 +248,7 @@ Result<std::vector<AddressedAnswer>> RunCore::Handle(const Event& event, InlineC
 }
 
 std::optional<Time> RunCore::NextDeadline() const {
-  std::optional<Time> next = engine_ ? engine_->NextDeadline() : NotLaterThanIn(kRebuildAfter, rebuild_at_);
+  std::optional<Time> next = engine_ ? engine_->NextDeadline() : NotLaterThanIn(kMostRebuildPause, rebuild_at_);
   if (folder_state_.ok()) return next;
   const Time mend = NotLaterThanIn(kMendFolderEvery, mend_folder_at_);
   return next ? std::min(*next, mend) : mend;

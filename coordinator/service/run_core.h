@@ -195,6 +195,8 @@ class RunCore {
   Status Fold(const AssignmentRecord& assignment);
   Result<Sha256Digest> MakeModel();
   Status ResetSum(const Sha256Digest& parent, uint32_t round);
+  // One of the blobs that every attempt of the round starts from, held against its digest.
+  Result<std::shared_ptr<const MappedFile>> MapStart(const Sha256Digest& digest);
   // The sum or the model could not be made. Where the disk is to blame for the moment (full, no descriptors, not
   // writable), the step fails, and the next one rebuilds and tries again: accepted updates are not thrown away.
   // `for_good`: what every attempt of the round starts from is lost.
@@ -241,8 +243,11 @@ class RunCore {
   // What the run folder could not take up: why, when to try again, and what of it the store does not know.
   Status folder_state_;
   Time mend_folder_at_{};
-  Time rebuild_at_{};       // while there is no engine
-  bool restoring_ = false;  // what was accepted earlier is folded again
+  Time rebuild_at_{};                    // while there is no engine
+  bool restoring_ = false;               // what was accepted earlier is folded again
+  bool start_lost_ = false;              // what every attempt starts from is gone, or damaged
+  std::set<Sha256Digest> just_put_;      // by the commit before: not read again
+  Duration rebuild_pause_ = Seconds(1);  // doubled each time in vain
   TrafficOfRounds unwritten_traffic_;
 };
 

@@ -151,9 +151,16 @@ Result<StateDict> RunCore::LoadState(const StateDict& model) {
   HEDDLE_ASSIGN_OR_RETURN(const Sha256Digest digest, StateDigestOf(named->second));
   while (states_.size() > 1 && !states_.contains(digest)) states_.erase(states_.begin());
   states_.insert(digest);
-  HEDDLE_ASSIGN_OR_RETURN(const auto mapped, options_.blobs->MapChecked(digest));
+  HEDDLE_ASSIGN_OR_RETURN(const auto mapped, MapStart(digest));
   HEDDLE_ASSIGN_OR_RETURN(SafetensorsFile file, ParseSafetensors(mapped->bytes(), mapped));
   return std::move(file.tensors);
+}
+
+Result<std::shared_ptr<const MappedFile>> RunCore::MapStart(const Sha256Digest& digest) {
+  if (just_put_.contains(digest)) return options_.blobs->Map(digest);
+  auto mapped = options_.blobs->MapChecked(digest);
+  start_lost_ = start_lost_ || mapped.status().code() == Code::kDataLoss || mapped.status().code() == Code::kNotFound;
+  return mapped;
 }
 
 Result<StateDict> RunCore::LoadModel(const Sha256Digest& digest) const {
@@ -165,8 +172,13 @@ Result<StateDict> RunCore::LoadModel(const Sha256Digest& digest) const {
 Status RunCore::ResetSum(const Sha256Digest& parent, uint32_t round) {
   if (HEDDLE_PLANTED(kKeepAbandonedSum) && aggregator_ && engine_ && engine_->round()->attempt > 1) return OkStatus();
   aggregator_.reset();  // first, so that two sums are never there at once
-  HEDDLE_ASSIGN_OR_RETURN(const auto mapped, options_.blobs->MapChecked(parent));
+  start_lost_ = false;
+  HEDDLE_ASSIGN_OR_RETURN(const auto mapped, MapStart(parent));
   HEDDLE_ASSIGN_OR_RETURN(const SafetensorsFile model, ParseSafetensors(mapped->bytes(), mapped));
+  if (aggregation::HoldsLedger(model.tensors)) {
+    HEDDLE_ASSIGN_OR_RETURN(const zo::Ledger ledger, aggregation::LedgerOf(model.tensors));
+    HEDDLE_RETURN_IF_ERROR(MapStart(ledger.head.start).status());
+  }
   HEDDLE_ASSIGN_OR_RETURN(const StateDict state, LoadState(model.tensors));
   aggregation::AggregatorOptions options = recipe_.AggregatorOf(round);
   options.fresh_adapter = [recipe = recipe_, spec = SpecOf(model.tensors)](uint32_t of) -> Result<StateDict> {
@@ -179,6 +191,7 @@ Status RunCore::ResetSum(const Sha256Digest& parent, uint32_t round) {
   aggregator_ = std::move(made);
   reader_ = std::make_shared<const UpdateReader>(recipe_, round, SpecOf(model.tensors));
   mapped->DropPages();  // it was read to be checked, and is not needed before the commit
+  just_put_.clear();
   return OkStatus();
 }
 
@@ -226,15 +239,19 @@ Result<Sha256Digest> RunCore::MakeModel() {
       std::span<std::byte> place;
       Tensor digest = Tensor::Allocate({DType::kU8, {Sha256Digest::kSize}}, &place);
       std::memcpy(place.data(), state.raw().data(), place.size());
+      just_put_.insert(state);
       made.model.insert_or_assign(std::string(aggregation::kStateDigestName), std::move(digest));
     }
     bytes = SerializeSafetensors(made.model);
   }
-  return options_.blobs->Put(bytes);
+  HEDDLE_ASSIGN_OR_RETURN(const Sha256Digest model, options_.blobs->Put(bytes));
+  just_put_.insert(model);
+  return model;
 }
 
 void RunCore::SpoilSum(const Status& status, uint32_t round, uint32_t attempt, std::vector<Event>* next,
                        bool for_good) {
+  if (!storage_.ok()) return;  // the step has failed already
   Log(Severity::kError, "the sum of a round failed",
       {{"run_id", id().value()}, {"round", round}, {"attempt", attempt}, {"error", status.message()}});
   if (sum_state_.ok()) sum_state_ = status;
@@ -250,9 +267,16 @@ void RunCore::On(const ResetSumEffect& effect, std::vector<AddressedAnswer>*, st
   round_traffic_ = TrafficNow();
   sum_state_ = ResetSum(effect.parent, effect.round);
   if (sum_state_.ok()) return;
-  // Without a sum no update can be looked at.
-  const bool lost = sum_state_.code() == Code::kDataLoss || sum_state_.code() == Code::kNotFound;
-  SpoilSum(sum_state_.Annotate("beginning the sum"), effect.round, effect.attempt, next, lost);
+  // Without a sum no update can be looked at. Where what it starts from is lost, or does not fit, no attempt has one;
+  // anything else may be otherwise the next time.
+  const Status status = sum_state_.Annotate("beginning the sum");
+  const bool for_good =
+      start_lost_ || status.code() == Code::kInvalidArgument || status.code() == Code::kFailedPrecondition;
+  if (for_good || MayPass(status.code())) {
+    SpoilSum(status, effect.round, effect.attempt, next, for_good);
+  } else {
+    storage_ = status;
+  }
 }
 
 void RunCore::On(const FoldEffect& effect, std::vector<AddressedAnswer>*, std::vector<Event>* next) {

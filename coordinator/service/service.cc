@@ -67,6 +67,9 @@ struct Service::Impl {
   std::unique_ptr<AuditTrail> audit;
   std::optional<protocol::CertificateAuthority> authority;
   std::atomic<bool> ready{false};
+  // Before io and the threads: requests that have not ended then hold shares of these.
+  std::unique_ptr<DeviceApi> device_api;
+  std::unique_ptr<AdminApi> admin_api;
 
   asio::thread_pool disk{4};
   asio::thread_pool check{2};
@@ -77,8 +80,6 @@ struct Service::Impl {
   asio::steady_timer housekeeping{io};
   asio::steady_timer audit_timer{io};
   protocol::ServerStats audited;  // what FlushAudit, one at a time, has told of
-  std::unique_ptr<DeviceApi> device_api;
-  std::unique_ptr<AdminApi> admin_api;
   std::unique_ptr<protocol::Server> devices;
   std::unique_ptr<protocol::Server> admin;
   std::vector<std::thread> threads;

@@ -6,12 +6,13 @@
 // Life cycle: outlives its holds. Thread-safety: every method from any thread.
 #pragma once
 
+#include <condition_variable>
 #include <functional>
 #include <map>
 #include <mutex>
+#include <set>
 #include <span>
 #include <utility>
-#include <vector>
 
 #include "coordinator/store/blob_store.h"
 #include "coordinator/store/store.h"
@@ -47,10 +48,10 @@ class UpdatesInUse {
   // May wait for a blob to be deleted.
   Hold Take(const Sha256Digest& digest);
 
-  // Deletes those that no row names. One that is held is looked at again by the next call after it has been let go:
-  // each upload is followed by one, so that no device leaves more behind than it has requests under way. Errors: the
-  // storage's; what was not deleted then is left to CleanUp (clean_up.h).
-  Status DeleteUnneeded(std::span<const Sha256Digest> digests);
+  // Deletes those that no row names. One that is held, or that the storage did not let be deleted, is looked at again
+  // by a later call, once it has been let go: each upload is followed by one, so that no device leaves more behind than
+  // it has requests under way. What is left of all goes with CleanUp (clean_up.h).
+  void DeleteUnneeded(std::span<const Sha256Digest> digests);
 
  private:
   struct Use {
@@ -58,13 +59,16 @@ class UpdatesInUse {
     bool unneeded = false;  // somebody wanted to delete it
   };
   void LetGo(const Sha256Digest& digest);
+  Status DeleteUnnamed(const Sha256Digest& digest);
 
   Store* store_;
   BlobStore* blobs_;
   std::function<bool(const Sha256Digest&)> is_needed_;
-  std::mutex mutex_;
+  std::mutex mutex_;  // never held while something may block
+  std::condition_variable deleted_;
   std::map<Sha256Digest, Use> uses_;
-  std::vector<Sha256Digest> let_go_;  // unneeded when it was held
+  std::set<Sha256Digest> deleting_;
+  std::set<Sha256Digest> later_;  // to be looked at by the next DeleteUnneeded
 };
 
 }  // namespace heddle::coordinator

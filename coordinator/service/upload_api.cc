@@ -83,6 +83,8 @@ Awaitable<void> DeviceApi::ReceiveInto(Exchange& exchange, Upload& upload, uint6
       // Until a row names it, nobody else may find that none does.
       UpdatesInUse::Hold hold = in_use_.Take(upload.spec().digest);
       HEDDLE_RETURN_IF_ERROR(upload.Finish());
+      // Finished by an earlier request, and replaced by another upload since.
+      if (!context_.blobs->Has(upload.spec().digest)) return NotFound("what was uploaded is gone; begin it again");
       HEDDLE_ASSIGN_OR_RETURN(const RecordedUpload recorded,
                               context_.store->RecordUpload(upload.spec().assignment, upload.spec().digest,
                                                            upload.spec().size_bytes, context_.clock->Now()));
@@ -90,7 +92,8 @@ Awaitable<void> DeviceApi::ReceiveInto(Exchange& exchange, Upload& upload, uint6
       // A device that sends one update after the other, for one task or for many, keeps one on the disk. What it sent
       // may be a file of the run, which stays.
       hold = {};
-      return in_use_.DeleteUnneeded(recorded.unneeded);
+      in_use_.DeleteUnneeded(recorded.unneeded);
+      return OkStatus();
     };
     Status finished = co_await protocol::RunBlocking(context_.disk, finish);
     if (finished.code() == Code::kDataLoss) {

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cerrno>
 
+#include "common/passing.h"
 #include "common/test_hooks.h"
 
 namespace heddle::coordinator {
@@ -86,18 +87,24 @@ Result<std::shared_ptr<const MappedFile>> BlobStore::Map(const Sha256Digest& dig
   return files_->Map(Path(digest));
 }
 
-Result<std::shared_ptr<const MappedFile>> BlobStore::MapChecked(const Sha256Digest& digest) const {
-  std::error_code error;
-  if (!fs::is_directory(Path(digest).parent_path(), error)) {
-    return Unavailable("the folder " + Path(digest).parent_path().string() + " is not there");
-  }
+Result<std::shared_ptr<const MappedFile>> BlobStore::MapChecked(const Sha256Digest& digest) {
+  const Status mounted = [&]() -> Status {
+    std::error_code error;
+    const fs::path folder = Path(digest).parent_path();
+    if (!fs::is_directory(folder, error)) return Unavailable("the folder " + folder.string() + " is not there");
+    return total_bytes() == 0 ? Unavailable("there are no blobs in " + blobs_.string()) : OkStatus();
+  }();
+  HEDDLE_RETURN_IF_ERROR(mounted);
   HEDDLE_ASSIGN_OR_RETURN(auto mapped, Map(digest));
   const Result<Sha256Digest> found = Sha256File(Path(digest));
-  if (!found.ok())
-    return found.status().code() == Code::kInternal ? Unavailable(found.status().message()) : found.status();
-  if (*found != digest)
-    return DataLoss("the blob " + digest.ToHex() + " is damaged: it has other bytes than its name says");
-  return mapped;
+  if (!found.ok()) {  // of a disk that cannot be read now nothing is lost
+    const Code code = found.status().code();
+    return code == Code::kNotFound || MayPass(code) ? found.status() : Unavailable(found.status().message());
+  }
+  if (*found == digest) return mapped;
+  std::lock_guard lock(FolderMutex(digest));
+  Doubtful(digest).insert(digest);
+  return DataLoss("the blob " + digest.ToHex() + " is damaged: it has other bytes than its name says");
 }
 
 // True when the blob is there. Its name is durable then: a rename and the fsync of the folder happen under one lock.
@@ -144,6 +151,7 @@ Status BlobStore::MoveIntoPlace(const fs::path& from, const Sha256Digest& digest
     return status;
   }
   total_bytes_ += size;
+  files_->Touch(to);  // it may have taken days to come
   HEDDLE_FAILPOINT(kBlobRenamed);
   if (!HEDDLE_PLANTED(kSkipFolderSync)) status = files_->SyncFolder(to.parent_path());
   HEDDLE_FAILPOINT(kBlobDurable);
@@ -154,6 +162,7 @@ Status BlobStore::MoveIntoPlace(const fs::path& from, const Sha256Digest& digest
 
 Result<Sha256Digest> BlobStore::Put(std::string_view content) {
   Sha256Digest digest = Sha256(content);
+  NotePut(digest);
   HEDDLE_ASSIGN_OR_RETURN(bool have, TakeExisting(digest));
   if (have) return digest;
   fs::path temporary = TemporaryPath();
@@ -173,6 +182,7 @@ Result<Sha256Digest> BlobStore::Put(std::string_view content) {
 
 Result<Sha256Digest> BlobStore::PutCopyOf(const fs::path& path) {
   HEDDLE_ASSIGN_OR_RETURN(Sha256Digest expected, Sha256File(path));
+  NotePut(expected);
   HEDDLE_ASSIGN_OR_RETURN(bool have, TakeExisting(expected));
   if (have) return expected;
   fs::path temporary = TemporaryPath();
@@ -213,6 +223,20 @@ Status BlobStore::PutFile(const fs::path& temporary, const Sha256Digest& digest)
     return synced;
   }
   return MoveIntoPlace(temporary, digest);
+}
+
+void BlobStore::NotePut(const Sha256Digest& digest) {
+  constexpr size_t kKept = 64;  // far more than are put in one folder between a blob and what names it
+  std::lock_guard lock(FolderMutex(digest));
+  auto& put = put_[digest.bytes()[0]];
+  put.push_back(digest);
+  if (put.size() > kKept) put.pop_front();
+}
+
+Status BlobStore::DeleteUpload(const Sha256Digest& digest) {
+  std::lock_guard lock(FolderMutex(digest));
+  const auto& put = put_[digest.bytes()[0]];
+  return std::find(put.begin(), put.end(), digest) != put.end() ? OkStatus() : Drop(digest);
 }
 
 Status BlobStore::Delete(const Sha256Digest& digest, std::optional<Time> unless_younger_than) {

@@ -12,12 +12,13 @@
 // Thread-safety: all methods of BlobStore and Upload may be called from any thread. Uploads do not wait for each other;
 // calls on the same upload run one at a time. One process owns the folder.
 //
-// Errors of every method, beside its own: kResourceExhausted (disk full, quota), kPermissionDenied, kInternal (the disk
-// failed), with the path in the message.
+// Errors of every method, beside its own: kResourceExhausted (disk full, quota), kPermissionDenied, kUnavailable
+// (the disk answers with an error), with the path in the message.
 #pragma once
 
 #include <array>
 #include <atomic>
+#include <deque>
 #include <filesystem>
 #include <map>
 #include <memory>
@@ -122,13 +123,17 @@ class BlobStore {
   Result<std::shared_ptr<const MappedFile>> Map(const Sha256Digest& digest) const;
   // The same, if its bytes still have that digest: for what goes into a model, whatever the disk did to it meanwhile.
   // Read whole first, so that a disk's error is a status and not a signal. Errors: kNotFound; kDataLoss: damaged;
-  // kUnavailable also when the folder of blobs is not there (a disk that is not mounted).
-  Result<std::shared_ptr<const MappedFile>> MapChecked(const Sha256Digest& digest) const;
+  // kUnavailable also when there are no blobs at all (a disk that is not mounted). A damaged one is replaced when its
+  // bytes are put or uploaded again.
+  Result<std::shared_ptr<const MappedFile>> MapChecked(const Sha256Digest& digest);
   // Of all blobs; kept up to date without scanning.
   uint64_t total_bytes() const { return total_bytes_.load(); }
   // Ok when there is none. Readers that have it open or mapped keep their data. `unless_younger_than`: one that was
   // written, or found again by Put or an upload, at that time or later stays.
   Status Delete(const Sha256Digest& digest, std::optional<Time> unless_younger_than = {});
+  // The same for what a device has uploaded; what was put here by this process too, and may be about to be named,
+  // stays.
+  Status DeleteUpload(const Sha256Digest& digest);
   // Blobs that are not in `live` and were written before `before` (younger ones may be about to be named), sorted.
   Result<std::vector<Sha256Digest>> ListGarbage(const std::set<Sha256Digest>& live, Time before) const;
 
@@ -167,6 +172,7 @@ class BlobStore {
   Status MoveIntoPlace(const std::filesystem::path& from, const Sha256Digest& digest);
   std::mutex& FolderMutex(const Sha256Digest& digest) { return folder_mutexes_[digest.bytes()[0]]; }
   std::set<Sha256Digest>& Doubtful(const Sha256Digest& digest) { return doubtful_[digest.bytes()[0]]; }
+  void NotePut(const Sha256Digest& digest);
 
   // Uploads. Except for the first six the entry's mutex is held.
   Result<std::shared_ptr<Entry>> NewEntry(const UploadSpec& spec, std::string id);  // mutex_ is held
@@ -191,6 +197,7 @@ class BlobStore {
   std::array<std::mutex, 256> folder_mutexes_;
   // Blobs whose folder could not be fsynced after their rename. Guarded by the folder's mutex.
   std::array<std::set<Sha256Digest>, 256> doubtful_;
+  std::array<std::deque<Sha256Digest>, 256> put_;  // the last ones that were put here, in a folder
 
   // Guards what follows; never held while data moves. Lock order: an entry's mutex, then this.
   mutable std::mutex mutex_;

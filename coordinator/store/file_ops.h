@@ -17,8 +17,8 @@
 
 namespace heddle::coordinator {
 
-// The Status of an errno value in the store: ErrnoStatus, but a failing disk (EIO) is kInternal. kDataLoss is kept for
-// bytes that are not what their sender declared.
+// The Status of an errno value in the store: ErrnoStatus, but a failing disk (EIO) is kUnavailable. kDataLoss is kept
+// for bytes that are not what their sender declared.
 Status DiskStatus(int error, std::string_view what);
 
 // Thread-safety: any thread. Errors: DiskStatus of the system's error, with the path.

@@ -8,8 +8,8 @@
 // Thread-safety: all methods may be called from any thread; they run one at a time.
 //
 // Errors of every method, beside its own: kResourceExhausted (disk full, no memory), kDataLoss (the file is damaged),
-// kUnavailable (another process holds the lock), kPermissionDenied (read-only), kInternal (the disk failed). After
-// kResourceExhausted, kUnavailable or kInternal the same call may be tried again.
+// kUnavailable (another process holds the lock, the disk answers with an error), kPermissionDenied (read-only),
+// kInternal. After kResourceExhausted or kUnavailable the same call may be tried again.
 #pragma once
 
 #include <filesystem>

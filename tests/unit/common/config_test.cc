@@ -247,6 +247,10 @@ TEST(Config, PointsInTextsAndListsAreNoParts) {
         "a = \"\"\"\\\"\"\" \" " + points + "\"\"\"", "'" + points + "' = 1"}) {
     EXPECT_EQ(LineTooDeep(text), 0u) << text.substr(0, 20);
   }
+  for (const std::string quotes : {"\"\"\"\"", "\"\"\"\"\"", "''''", "'''''"}) {
+    const std::string text = "a = {s = " + quotes.substr(0, 3) + "x" + quotes + ", b" + points + "= 1}";
+    EXPECT_EQ(LineTooDeep(text), 1u) << "a text may end in quotes of its own: " << quotes;
+  }
   std::string list = "a = [";
   for (int i = 0; i < 5000; ++i) list += "0.5, ";
   EXPECT_EQ(LineTooDeep(list + "]"), 0u);

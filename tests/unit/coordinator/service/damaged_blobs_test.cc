@@ -66,6 +66,30 @@ TEST_F(DamagedBlobs, WithoutTheFolderOfBlobsTheRunIsTakenUpLater) {
   EXPECT_EQ(run_.run().committed_rounds, 2u);
 }
 
+// The next start makes the folders.
+TEST_F(DamagedBlobs, WithoutAnyBlobTheRunIsTakenUpLater) {
+  const auto blobs = run_.blobs().Path(run_.run().model).parent_path().parent_path();
+  std::filesystem::rename(blobs, folder_.path() / "aside");
+  testing::SmallRun empty(folder_.path() / "state");
+  ASSERT_TRUE(empty.Open().ok());
+  EXPECT_ANY_THROW(empty.Resume());
+  std::filesystem::remove_all(blobs);
+  std::filesystem::rename(folder_.path() / "aside", blobs);
+  testing::SmallRun mounted(folder_.path() / "state");
+  ASSERT_TRUE(mounted.Open().ok());
+  mounted.Resume();
+  mounted.Round();
+  EXPECT_EQ(mounted.run().committed_rounds, 2u);
+}
+
+TEST_F(DamagedBlobs, ADamagedBlobIsReplacedWhenItsBytesComeAgain) {
+  const Sha256Digest digest = run_.blobs().Put("right").value();
+  Damage(digest);
+  EXPECT_EQ(run_.blobs().MapChecked(digest).status().code(), Code::kDataLoss);
+  EXPECT_EQ(run_.blobs().Put("right").value(), digest);
+  EXPECT_TRUE(run_.blobs().MapChecked(digest).ok());
+}
+
 TEST_F(DamagedBlobs, ADamagedUpdateIsNotFoldedAgain) {
   run_.CheckinBoth();
   run_.Report(testing::SmallRun::kFirst);
