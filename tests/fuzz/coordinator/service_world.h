@@ -88,7 +88,8 @@ class World {
   coordinator::Metrics metrics_;
   coordinator::DeviceDirectory directory_;
   std::atomic<bool> ready_{true};
-  // In the order of what holds on to what: requests in io, and answers under way in the driver, hold shares of devices_.
+  // In the order of what holds on to what: requests in io, and answers under way in the driver, hold shares of
+  // devices_.
   std::unique_ptr<coordinator::DeviceApi> devices_;
   std::unique_ptr<coordinator::AdminApi> admin_;
   boost::asio::io_context io_;
