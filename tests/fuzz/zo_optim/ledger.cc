@@ -34,7 +34,12 @@ void CheckLedger(const Result<zo::Ledger>& ledger) {
 
 void CheckScalars(std::string_view bytes) {
   const auto scalars = zo::DecodeScalars(Bytes(bytes), 100, 4095);
-  if (!scalars.ok()) return CheckRefused(scalars.status());
+  if (!scalars.ok()) {
+    const Code code = scalars.status().code();  // no scalars; beyond what was asked for; not finite
+    Require(code == Code::kInvalidArgument || code == Code::kFailedPrecondition || code == Code::kOutOfRange,
+            "what is refused gets its own code");
+    return Require(!scalars.status().message().empty(), "and a sentence");
+  }
   Require(scalars->steps.size() <= 100, "no more steps than were asked for");
   for (size_t i = 0; i < scalars->steps.size(); ++i) {
     Require(scalars->steps[i].ref <= 4095 && std::isfinite(scalars->steps[i].gradient), "each within bounds");
