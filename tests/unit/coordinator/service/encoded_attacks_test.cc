@@ -250,7 +250,7 @@ class ForgedScalars : public EncodedAttacks {
 TEST_F(ForgedScalars, ScalarsThatAreNotThere) {
   SubmitRun({{"name", "\"FedKSeed\""}, {"pool_size", "512"}}, "[zo]\nzo_eps = 1e-3\ndistribution = \"rademacher\"\n");
   constexpr size_t kFormat = 6, kProof = 7, kCounts = 39;  // skipped and count, in a byte each where they are small
-  constexpr auto kBounds = v1::REFUSAL_REASON_OUT_OF_BOUNDS;
+  constexpr auto kBounds = v1::REFUSAL_REASON_OUT_OF_BOUNDS, kBad = v1::REFUSAL_REASON_BAD_UPDATE;
   const auto counts = [](uint64_t skipped, uint64_t count, const std::string& rest) {
     return [=](const std::string& good) {
       std::string out = good.substr(0, kCounts);
@@ -264,27 +264,26 @@ TEST_F(ForgedScalars, ScalarsThatAreNotThere) {
       {"2^64 - 1 scalars", counts(0, ~uint64_t{0}, room), kBounds},
       {"2^20 scalars", counts(0, 1 << 20, room), kBounds},
       {"a scalar more than were asked for", counts(0, 3, room), kBounds},
-      {"two scalars, and no bytes", counts(0, 2, ""), kBounds},
+      {"two scalars, and no bytes", counts(0, 2, ""), kBad},
       {"2^63 steps that were left out", counts(uint64_t{1} << 63, 0, room), kBounds},
       {"a count in eleven bytes",
-       [](const std::string& good) { return good.substr(0, kCounts) + std::string(11, '\xff'); }, kBounds},
-      {"a list whose parameter is 255", counts(0, 2, '\xff' + room), kBounds},
+       [](const std::string& good) { return good.substr(0, kCounts) + std::string(11, '\xff'); }, kBad},
+      {"a list whose parameter is 255", counts(0, 2, '\xff' + room), kBad},
       {"directions of 64 bits", counts(0, 2, '\x28' + std::string(3000, '\xff')), kBounds},
-      {"a direction behind the last", counts(0, 2, '\x0a' + std::string(3000, '\x7f')), kBounds},
-      {"three thousand bytes behind the end", [room](const std::string& good) { return good + room; }, kBounds},
-      {"an unknown format", [](const std::string& good) { return Put(good, kFormat, "\x02"); }, kBounds},
-      {"bfloat16, in the bytes of float32", [](const std::string& good) { return Put(good, kFormat, "\x01"); },
-       kBounds},
+      {"bits behind the last direction", counts(0, 2, '\x0a' + std::string(3000, '\x7f')), kBad},
+      {"three thousand bytes behind the end", [room](const std::string& good) { return good + room; }, kBad},
+      {"an unknown format", [](const std::string& good) { return Put(good, kFormat, "\x02"); }, kBad},
+      {"bfloat16, in the bytes of float32", [](const std::string& good) { return Put(good, kFormat, "\x01"); }, kBad},
       {"a scalar that is no number",
        [](const std::string& good) { return Put(good, good.size() - 4, Raw(std::numeric_limits<float>::quiet_NaN())); },
-       kBounds},
+       v1::REFUSAL_REASON_NOT_FINITE},
       {"a scalar larger than any",
        [](const std::string& good) { return Put(good, good.size() - 4, Raw(std::numeric_limits<float>::max())); },
        kBounds},
       {"weights that are not the round's",
        [](const std::string& good) { return Put(good, kProof, std::string(32, 'w')); }, v1::REFUSAL_REASON_WRONG_STATE},
-      {"nothing", [](const std::string&) { return std::string(); }, kBounds},
-      {"one byte", [](const std::string&) { return std::string("H"); }, kBounds},
+      {"nothing", [](const std::string&) { return std::string(); }, kBad},
+      {"one byte", [](const std::string&) { return std::string("H"); }, kBad},
   };
   std::vector<Forgery> twice;  // in both forms
   for (const Forgery& row : rows) twice.insert(twice.end(), {row, row});
