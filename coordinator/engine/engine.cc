@@ -189,9 +189,7 @@ void Engine::On(Time now, const RoundModelReady& event, Step* step) {
 void Engine::On(Time now, const RoundModelFailed& event, Step* step) {
   if (!running() || event.round != round_->round || event.attempt != round_->attempt) return;
   if (event.for_good) {
-    ExpireOpen(step);
-    round_->reason = event.reason;
-    RecordEnd(now, RoundPhase::kAbandoned, step);
+    EndAttempt(now, event.reason, step);
     EndRun(now, RunState::kFailed, "round " + std::to_string(round_->round) + ": " + event.reason, step);
     return;
   }
@@ -216,9 +214,7 @@ void Engine::On(Time now, const DeviceRevokedEvent& event, Step* step) {
 
 void Engine::On(Time now, const StopRunEvent& event, Step* step) {
   if (!running()) return;
-  ExpireOpen(step);
-  round_->reason = "the run was stopped";
-  RecordEnd(now, RoundPhase::kAbandoned, step);
+  EndAttempt(now, "the run was stopped", step);
   EndRun(now, RunState::kStopped, event.reason, step);
 }
 
@@ -274,10 +270,14 @@ void Engine::Close(Time now, Step* step) {
   step->effects.emplace_back(std::move(commit));
 }
 
-void Engine::Abandon(Time now, const std::string& reason, Step* step) {
+void Engine::EndAttempt(Time now, const std::string& reason, Step* step) {
   ExpireOpen(step);
   round_->reason = reason;
   RecordEnd(now, RoundPhase::kAbandoned, step);
+}
+
+void Engine::Abandon(Time now, const std::string& reason, Step* step) {
+  EndAttempt(now, reason, step);
   uint32_t limit = spec_.max_abandoned_attempts == 0 ? kMostAttempts : spec_.max_abandoned_attempts;
   if (round_->attempt >= limit) {
     EndRun(now, RunState::kFailed,

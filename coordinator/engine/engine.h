@@ -272,6 +272,8 @@ class Engine {
   void Select(Time now, Step* step);
   void FillSlots(Time now, Step* step);
   void Close(Time now, Step* step);
+  // Without a model; what follows is the caller's.
+  void EndAttempt(Time now, const std::string& reason, Step* step);
   void Abandon(Time now, const std::string& reason, Step* step);
   void EndRun(Time now, RunState state, const std::string& reason, Step* step);
   void ExpireOpen(Step* step);

@@ -346,9 +346,9 @@ Awaitable<void> DeviceApi::GetPatch(Exchange& exchange, DeviceId device, std::st
       const auto size = context_.blobs->Size(ledger);
       return size.ok() ? std::min<uint64_t>(*size, protocol::kMaxPatchedLedgerBytes) : 0;
     };
-    const auto wait =
-        limits_.CountRequest(device, static_cast<double>((size_of(*to) + size_of(*from)) / kPatchedBytesOfARequest));
-    if (!wait) flight = limits_.BeginFlight(device, size_of(*to));
+    const uint64_t later = size_of(*to), both = later + size_of(*from);
+    const auto wait = limits_.CountRequest(device, static_cast<double>(both / kPatchedBytesOfARequest));
+    if (!wait) flight = limits_.BeginFlight(device, later);
     if (!flight) {
       co_return co_await RefuseLimited(exchange, wait ? "requests" : "bytes_in_flight",
                                        "the device asks for too many patches; come back later",
