@@ -243,10 +243,10 @@ class RunCore {
   // What the run folder could not take up: why, when to try again, and what of it the store does not know.
   Status folder_state_;
   Time mend_folder_at_{};
-  Time rebuild_at_{};                    // while there is no engine
-  bool restoring_ = false;               // what was accepted earlier is folded again
-  bool start_lost_ = false;              // what every attempt starts from is gone, or damaged
-  std::set<Sha256Digest> just_put_;      // by the commit before: not read again
+  Time rebuild_at_{};             // while there is no engine
+  bool restoring_ = false;        // what was accepted earlier is folded again
+  bool start_lost_ = false;       // what every attempt starts from is gone, or damaged
+  std::set<Sha256Digest> known_;  // not hashed again: put by the commit before, or hashed when a round before began
   Duration rebuild_pause_ = Seconds(1);  // doubled each time in vain
   TrafficOfRounds unwritten_traffic_;
 };

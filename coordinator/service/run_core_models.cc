@@ -157,7 +157,10 @@ Result<StateDict> RunCore::LoadState(const StateDict& model) {
 }
 
 Result<std::shared_ptr<const MappedFile>> RunCore::MapStart(const Sha256Digest& digest) {
-  if (just_put_.contains(digest)) return options_.blobs->Map(digest);
+  if (known_.contains(digest)) {
+    auto mapped = options_.blobs->Map(digest);
+    if (mapped.ok()) return mapped;
+  }
   auto mapped = options_.blobs->MapChecked(digest);
   start_lost_ = start_lost_ || mapped.status().code() == Code::kDataLoss || mapped.status().code() == Code::kNotFound;
   return mapped;
@@ -175,9 +178,11 @@ Status RunCore::ResetSum(const Sha256Digest& parent, uint32_t round) {
   start_lost_ = false;
   HEDDLE_ASSIGN_OR_RETURN(const auto mapped, MapStart(parent));
   HEDDLE_ASSIGN_OR_RETURN(const SafetensorsFile model, ParseSafetensors(mapped->bytes(), mapped));
+  std::set<Sha256Digest> known;
   if (aggregation::HoldsLedger(model.tensors)) {
     HEDDLE_ASSIGN_OR_RETURN(const zo::Ledger ledger, aggregation::LedgerOf(model.tensors));
     HEDDLE_RETURN_IF_ERROR(MapStart(ledger.head.start).status());
+    known.insert(ledger.head.start);  // the same in every round
   }
   HEDDLE_ASSIGN_OR_RETURN(const StateDict state, LoadState(model.tensors));
   aggregation::AggregatorOptions options = recipe_.AggregatorOf(round);
@@ -191,7 +196,7 @@ Status RunCore::ResetSum(const Sha256Digest& parent, uint32_t round) {
   aggregator_ = std::move(made);
   reader_ = std::make_shared<const UpdateReader>(recipe_, round, SpecOf(model.tensors));
   mapped->DropPages();  // it was read to be checked, and is not needed before the commit
-  just_put_.clear();
+  known_ = std::move(known);
   return OkStatus();
 }
 
@@ -239,13 +244,13 @@ Result<Sha256Digest> RunCore::MakeModel() {
       std::span<std::byte> place;
       Tensor digest = Tensor::Allocate({DType::kU8, {Sha256Digest::kSize}}, &place);
       std::memcpy(place.data(), state.raw().data(), place.size());
-      just_put_.insert(state);
+      known_.insert(state);
       made.model.insert_or_assign(std::string(aggregation::kStateDigestName), std::move(digest));
     }
     bytes = SerializeSafetensors(made.model);
   }
   HEDDLE_ASSIGN_OR_RETURN(const Sha256Digest model, options_.blobs->Put(bytes));
-  just_put_.insert(model);
+  known_.insert(model);
   return model;
 }
 
