@@ -6,7 +6,8 @@
 #include <unistd.h>
 #include <algorithm>
 #include <cerrno>
-#include <vector>
+#include <memory>
+#include <span>
 
 #include "common/assert.h"
 #include "common/file.h"
@@ -82,7 +83,7 @@ Sha256Digest Sha256Hasher::Finish() {
 }
 
 Sha256Digest Sha256(std::span<const std::byte> data) {
-  Sha256Hasher hasher;
+  thread_local Sha256Hasher hasher;  // Finish leaves it as it began; most of what is hashed is short
   hasher.Update(data);
   return hasher.Finish();
 }
@@ -93,13 +94,14 @@ Result<Sha256Digest> Sha256File(const std::filesystem::path& path) {
   UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
   if (!fd.valid()) return ErrnoStatus(errno, "cannot open " + path.string());
   Sha256Hasher hasher;
-  std::vector<std::byte> buffer(size_t{1} << 20);
+  constexpr size_t kPiece = size_t{1} << 18;
+  const auto buffer = std::make_unique_for_overwrite<std::byte[]>(kPiece);  // most files are far smaller
   while (true) {
-    ssize_t n = ::read(fd.get(), buffer.data(), buffer.size());
+    ssize_t n = ::read(fd.get(), buffer.get(), kPiece);
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) return ErrnoStatus(errno, "cannot read " + path.string());
     if (n == 0) return hasher.Finish();
-    hasher.Update(std::span(buffer).first(static_cast<size_t>(n)));
+    hasher.Update(std::span(buffer.get(), static_cast<size_t>(n)));
   }
 }
 

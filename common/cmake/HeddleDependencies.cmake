@@ -27,6 +27,7 @@ if(HEDDLE_BUILD_TESTS)
   add_library(heddle_rapidcheck INTERFACE)
   target_include_directories(heddle_rapidcheck SYSTEM INTERFACE ${HEDDLE_RAPIDCHECK_INCLUDE})
   target_link_libraries(heddle_rapidcheck INTERFACE ${HEDDLE_RAPIDCHECK_LIBRARY})
+  find_package(mimalloc REQUIRED)  # for what makes many worlds; no program that we ship has it
 endif()
 if(HEDDLE_BUILD_BENCH)
   find_package(benchmark REQUIRED)

@@ -59,6 +59,7 @@ Status CoordinatorHost::OpenLife(Life& life) {
   options.core.blobs = life.blobs.get();
   options.core.clock = &time_;
   options.core.runs_folder = runs_;
+  options.core.scratch = stage_.state();
   options.core.observer.round_ended = [this](const coordinator::RoundRecord& round,
                                              std::span<const coordinator::AssignmentRecord>) {
     if (!dying_ && round_ended) round_ended(round);
