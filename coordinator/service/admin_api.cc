@@ -45,6 +45,7 @@ json::object ProgressObject(const RunProgress& p) {
   out["loss_stalled"] = p.loss_stalled;
   out["bytes_down"] = p.traffic.down;
   out["bytes_up"] = p.traffic.up;
+  if (!p.storage_error.empty()) out["storage_error"] = p.storage_error;
   return out;
 }
 
@@ -389,6 +390,7 @@ AdminApi::Reply AdminApi::MetricsText() {
   }
   if (auto progress = context_.driver->Progress()) {
     gauges.round = progress->round;
+    gauges.storage_failing = !progress->storage_error.empty();
     gauges.loss_stalled = progress->loss_stalled;
   }
   return {200, "text/plain; version=0.0.4", context_.metrics->Text(gauges)};

@@ -96,6 +96,8 @@ struct Metrics::Impl {
           .Add({}, prometheus::Histogram::BucketBoundaries{1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9});
   Gauge& round = OneGauge("heddle_round_current", "The round being run; 0 without a run.");
   Gauge& run_active = OneGauge("heddle_run_active", "1 while a run is active.");
+  Gauge& storage_failing =
+      OneGauge("heddle_run_storage_failing", "1 while the active run stands still because the storage failed.");
   Gauge& train_loss =
       OneGauge("heddle_round_train_loss", "Mean training loss of the newest committed round, nats a token.");
   Gauge& loss_stalled = OneGauge("heddle_round_train_loss_stalled",
@@ -214,6 +216,7 @@ std::string Metrics::Text(const Gauges& gauges) {
   m.ShowConnections(gauges.server);
   m.round.Set(gauges.run_active ? gauges.round : 0);
   m.run_active.Set(gauges.run_active ? 1 : 0);
+  m.storage_failing.Set(gauges.storage_failing ? 1 : 0);
   m.loss_stalled.Set(gauges.run_active && gauges.loss_stalled ? 1 : 0);
   m.connected.Set(static_cast<double>(gauges.server.connections_open));
   m.handshakes_failed.Set(static_cast<double>(gauges.server.handshakes_failed));

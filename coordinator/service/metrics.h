@@ -43,7 +43,7 @@ class Metrics {
     uint64_t audit_lines = 0, audit_failures = 0, audit_last_sequence = 0;
     uint64_t devices_enrolled = 0, polls_waiting = 0, blob_bytes = 0, uploads_unfinished = 0;
     uint64_t folders_incomplete = 0;
-    bool run_active = false, loss_stalled = false;
+    bool run_active = false, loss_stalled = false, storage_failing = false;
     uint32_t round = 0;
   };
   std::string Text(const Gauges& gauges);

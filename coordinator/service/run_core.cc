@@ -4,8 +4,10 @@
 #include <cstring>
 #include <utility>
 
+#include "common/assert.h"
 #include "common/file.h"
 #include "common/logging.h"
+#include "common/passing.h"
 #include "common/safetensors.h"
 #include "common/test_hooks.h"
 #include "coordinator/service/run_json.h"
@@ -36,12 +38,8 @@ Status UnknownStatus(const UnknownAssignmentEffect& effect) {
                              : NotFound("there is no assignment with this id");
 }
 
-// A folder that could not be written: what stands in its way lasts minutes, and an attempt costs a read of the history.
-constexpr Duration kMendFolderEvery = std::chrono::seconds(5);
 // After storage failed under a step.
 constexpr Duration kRebuildAfter = std::chrono::seconds(1), kMostRebuildPause = std::chrono::seconds(15);
-// Bytes of checkpoints that are written before devices are answered again.
-constexpr uint64_t kMendAtOnce = uint64_t{64} << 20;
 
 }  // namespace
 
@@ -122,9 +120,12 @@ Result<std::unique_ptr<RunCore>> RunCore::Resume(RunCoreOptions options, const R
   core->material_.spec = stored.origin.spec;
   HEDDLE_RETURN_IF_ERROR(core->TakeUp(stored));
   HEDDLE_FAILPOINT(kRecoveryRunRepaired);
-  std::vector<AddressedAnswer> none;
-  HEDDLE_RETURN_IF_ERROR(core->Rebuild(&none));
   HEDDLE_RETURN_IF_ERROR(core->RecallLosses());
+  std::vector<AddressedAnswer> none;
+  if (Status rebuilt = core->Rebuild(&none); !rebuilt.ok()) {
+    if (!MayPass(rebuilt.code())) return rebuilt;
+    core->GoOnFromWhatIsStored(rebuilt);
+  }
   HEDDLE_FAILPOINT(kRecoveryRunRebuilt);
   return core;
 }
@@ -132,6 +133,7 @@ Result<std::unique_ptr<RunCore>> RunCore::Resume(RunCoreOptions options, const R
 // What Create and Resume have in common: the folder and what devices may fetch.
 Status RunCore::TakeUp(const StoredRun& stored) {
   origin_ = stored.origin;
+  taken_up_ = stored.run;
   files_ = RunFiles(FolderOf(origin_.spec.id), BaseModelJsonOf(material_));
   for (const auto& [ref, path] : material_.base_model) {
     HEDDLE_ASSIGN_OR_RETURN(const Sha256Digest digest, protocol::DigestOf(ref));
@@ -151,18 +153,6 @@ Status RunCore::TakeUp(const StoredRun& stored) {
   return OkStatus();
 }
 
-Result<bool> RunCore::WriteFolder(uint64_t most_bytes) {
-  HEDDLE_ASSIGN_OR_RETURN(const StoredRun stored, options_.store->GetRun(id()));
-  HEDDLE_ASSIGN_OR_RETURN(const bool whole,
-                          files_.Repair(id(), *options_.store, *options_.blobs, material_.adapter_config_json,
-                                        unwritten_traffic_, most_bytes));
-  if (!whole) return false;
-  const Traffic now = TrafficNow();
-  HEDDLE_RETURN_IF_ERROR(
-      files_.WriteRun(stored.run, origin_, {now.down - start_traffic_.down, now.up - start_traffic_.up}));
-  return true;
-}
-
 // The engine anew from what is stored: at a restart, and after storage failed under a step.
 Status RunCore::Rebuild(std::vector<AddressedAnswer>* answers) {
   engine_.reset();
@@ -175,8 +165,9 @@ Status RunCore::Rebuild(std::vector<AddressedAnswer>* answers) {
   open_assignments_->Clear();
   for (const auto& [id, assignment] : engine_->assignments()) {
     if (assignment.state != AssignmentState::kOpen) continue;
-    // Devices are at work on it: what they started from must be known.
-    if (Status status = NoteOpen(assignment, engine_->round()->parent); !status.ok()) {
+    // Devices are at work on it: what they started from must be known. Where it is lost, the sum says so, and what
+    // then.
+    if (Status status = NoteOpen(assignment, engine_->round()->parent); MayPass(status.code())) {
       engine_.reset();
       return status;
     }
@@ -228,6 +219,7 @@ Result<std::vector<AddressedAnswer>> RunCore::Commit() {
   MendFolder();
   if (status.ok()) {
     rebuild_pause_ = kRebuildAfter;
+    storage_state_ = OkStatus();
     return answers;
   }
   GoOnFromWhatIsStored(status);
@@ -235,9 +227,10 @@ Result<std::vector<AddressedAnswer>> RunCore::Commit() {
 }
 
 void RunCore::GoOnFromWhatIsStored(const Status& status) {
-  Log(Severity::kError, "storage failed under a step; the run goes on from what is stored",
+  Log(Severity::kError, "storage failed under a step; the run goes on from what is stored when that can be read",
       {{"run_id", id().value()}, {"error", status.message()}});
   engine_.reset();
+  storage_state_ = status;
   rebuild_at_ = options_.clock->Now() + rebuild_pause_;
   rebuild_pause_ = std::min<Duration>(2 * rebuild_pause_, kMostRebuildPause);
 }
@@ -250,7 +243,7 @@ Result<std::vector<AddressedAnswer>> RunCore::Handle(const Event& event, InlineC
 std::optional<Time> RunCore::NextDeadline() const {
   std::optional<Time> next = engine_ ? engine_->NextDeadline() : NotLaterThanIn(kMostRebuildPause, rebuild_at_);
   if (folder_state_.ok()) return next;
-  const Time mend = NotLaterThanIn(kMendFolderEvery, mend_folder_at_);
+  const Time mend = NextMend();
   return next ? std::min(*next, mend) : mend;
 }
 
@@ -271,31 +264,6 @@ Status RunCore::Write(const std::vector<Step>& steps) {
   if (!written.ok() && !HEDDLE_PLANTED(kAnswerAfterFailedWrite)) return written;
   for (const Step& step : steps) NoteOpenAssignments(step);
   return OkStatus();
-}
-
-Status RunCore::NoteOpen(const AssignmentRecord& assignment, const Sha256Digest& parent) {
-  const DeviceView of = recipe_.ViewFor(assignment.device, assignment.round, assignment.layers);
-  const Result<Sha256Digest> start = StartOf(parent, of);
-  // The device may ask again while it is at work and the model cannot be read: what it was told still holds.
-  if (!start.ok() && open_assignments_->Find(assignment.id)) return start.status();
-  open_assignments_->Add(assignment, start.ok() ? std::optional(*start) : std::nullopt, of);
-  return start.status();
-}
-
-// Step by step, in order: an assignment that is given out and closed within one commit is not open afterwards.
-void RunCore::NoteOpenAssignments(const Step& step) {
-  for (const Effect& effect : step.effects) {
-    const auto* assign = std::get_if<AssignEffect>(&effect);
-    if (assign == nullptr) continue;
-    const AssignmentRecord& given = assign->assignment;
-    static_cast<void>(ViewOf(assign->parent, recipe_.ViewFor(given.device, given.round, given.layers)));
-    // Where the model cannot be read, the assignment is answered so (On AssignEffect), and a report on it told to wait.
-    static_cast<void>(NoteOpen(given, assign->parent));
-  }
-  for (const Record& record : step.writes) {
-    const auto* assignment = std::get_if<AssignmentRecord>(&record);
-    if (assignment != nullptr && assignment->state != AssignmentState::kOpen) open_assignments_->Remove(assignment->id);
-  }
 }
 
 // Effects may be events of their own (a model is ready), which make further steps.
@@ -351,98 +319,23 @@ void RunCore::On(const UnknownAssignmentEffect& effect, std::vector<AddressedAns
   answers->push_back({effect.token, UnknownStatus(effect)});
 }
 
-// ---- effects for people: a failure here is logged, and mended when the folder can be written again ----
-
-void RunCore::FolderIs(Status status) {
-  const bool new_trouble = !status.ok() && status.message() != folder_state_.message();
-  if (!HEDDLE_PLANTED(kForgetFolder)) folder_state_ = std::move(status);
-  mend_folder_at_ = options_.clock->Now() + kMendFolderEvery;
-  if (!new_trouble) return;
-  Log(Severity::kError, "the run folder could not be written; it is tried again",
-      {{"run_id", id().value()}, {"error", folder_state_.message()}});
-}
-
-void RunCore::MendFolder(bool now_too) {
-  if (folder_state_.ok()) return;
+// By an engine that never acts on its first step: what cannot be read is not needed to end.
+Status RunCore::StopUnready(const std::string& reason) {
+  HEDDLE_ASSERT(!ready(), "an engine that is there stops its run itself");
   const Time now = options_.clock->Now();
-  if (!now_too && now < NotLaterThanIn(kMendFolderEvery, mend_folder_at_)) return;
-  const Result<bool> whole = WriteFolder(kMendAtOnce);
-  if (whole.ok() && !*whole) {
-    mend_folder_at_ = now;  // the rest of it, after what has come in meanwhile
-    return;
+  HEDDLE_ASSIGN_OR_RETURN(Snapshot snapshot, options_.store->LoadSnapshot(id()));
+  Step first;
+  HEDDLE_ASSIGN_OR_RETURN(Engine engine, Engine::Restore(origin_.spec, std::move(snapshot), now, &first));
+  const Step last = engine.Handle(now, StopRunEvent{reason});
+  std::vector<Record> writes = first.writes;
+  writes.insert(writes.end(), last.writes.begin(), last.writes.end());
+  HEDDLE_RETURN_IF_ERROR(options_.store->Apply(writes));
+  open_assignments_->Clear();
+  for (const Effect& effect : last.effects) {
+    if (const auto* round = std::get_if<RoundEndedEffect>(&effect)) On(*round, nullptr, nullptr);
   }
-  FolderIs(whole.status());
-  if (!folder_state_.ok()) return;
-  unwritten_traffic_.clear();
-  Log(Severity::kInfo, "the run folder is whole again", {{"run_id", id().value()}});
-}
-
-Time RunCore::NotLaterThanIn(Duration most, Time at) const {
-  const Time now = options_.clock->Now();
-  return at > now + most ? now : at;
-}
-
-// After a failure everything goes by way of MendFolder: a line must not be added to a torn one, and lines are in order.
-void RunCore::WriteRound(const RoundEndedEffect& effect, const Traffic& traffic) {
-  const RoundRecord& round = effect.round;
-  const bool committed = round.phase == RoundPhase::kCommitted;
-  if (folder_state_.ok()) {
-    const RoundFigures figures = committed ? FiguresOfModel(round.model, *options_.blobs) : RoundFigures{};
-    Status status = files_.AppendHistory(round, HistoryLine(round, effect.assignments, traffic, figures));
-    if (committed && status.ok()) {
-      status = files_.WriteCheckpoint(round.round, material_.adapter_config_json, round.model, *options_.blobs);
-    }
-    FolderIs(std::move(status));
-    if (folder_state_.ok()) return;
-  }
-  unwritten_traffic_[{round.round, round.attempt}] = traffic;
-}
-
-void RunCore::On(const RoundEndedEffect& effect, std::vector<AddressedAnswer>*, std::vector<Event>*) {
-  const RoundRecord& round = effect.round;
-  const Traffic now = TrafficNow();
-  const Traffic traffic{now.down - round_traffic_.down, now.up - round_traffic_.up};
-  const bool committed = round.phase == RoundPhase::kCommitted;
-  WriteRound(effect, traffic);
-  const RoundLosses losses = LossesOf(effect.assignments);
-  if (committed) {
-    PublishAround(round.parent, round.model);
-    last_train_loss_ = losses.told() ? std::optional(losses.train_loss) : std::nullopt;
-    Log(Severity::kInfo, "round committed",
-        {{"run_id", id().value()},
-         {"round", round.round},
-         {"attempt", round.attempt},
-         {"updates", losses.num_accepted},
-         {"train_loss", losses.train_loss},
-         {"seconds", ToSeconds(round.ended_at - round.started_at)},
-         {"model_sha256", round.model.ToHex()}});
-    if (losses.told() && loss_watch_.Add(losses.train_loss)) {
-      Log(Severity::kWarning, loss_watch_.Sentence(recipe_.train.zo().zo_eps() > 0),
-          {{"run_id", id().value()}, {"round", round.round}});
-    }
-  } else {
-    Log(Severity::kWarning, "round abandoned",
-        {{"run_id", id().value()}, {"round", round.round}, {"attempt", round.attempt}, {"reason", round.reason}});
-  }
-  if (options_.observer.round_ended) options_.observer.round_ended(round, effect.assignments);
-}
-
-void RunCore::On(const RunEndedEffect& effect, std::vector<AddressedAnswer>*, std::vector<Event>*) {
-  HEDDLE_FAILPOINT(kRunEndUnwritten);
-  if (folder_state_.ok()) {
-    const Result<bool> whole = WriteFolder(kMendAtOnce);
-    FolderIs(whole.ok() && !*whole ? Unavailable("there is more to write") : whole.status());
-  } else {
-    MendFolder(true);
-  }
-  Log(Severity::kInfo, "run ended",
-      {{"run_id", id().value()},
-       {"state", StateName(effect.run.state)},
-       {"rounds", effect.run.committed_rounds},
-       {"reason", effect.run.reason},
-       {"model_sha256", effect.run.model.ToHex()}});
-  aggregator_.reset();
-  if (options_.observer.run_ended) options_.observer.run_ended(effect.run);
+  On(RunEndedEffect{engine.run()}, nullptr, nullptr);
+  return OkStatus();
 }
 
 // ---- questions ----
@@ -465,8 +358,11 @@ RunProgress RunCore::Progress() const {
   out.loss_stalled = loss_watch_.stalled();
   const Traffic now = TrafficNow();
   out.traffic = {now.down - start_traffic_.down, now.up - start_traffic_.up};
+  out.storage_error = storage_state_.message();
   if (!engine_) {
-    out.run.id = id();
+    out.run = taken_up_;
+    out.round = std::min(taken_up_.committed_rounds + 1, out.rounds);
+    out.attempt = 1;
     return out;
   }
   out.run = engine_->run();

@@ -82,6 +82,7 @@ struct RunProgress {
   uint64_t max_update_bytes = 0;
   std::optional<double> last_train_loss;  // of the newest committed round; none where no device told one
   bool loss_stalled = false;              // round_loss_watch.h
+  std::string storage_error;              // why the run stands still, as storage_state() has it; empty: it does not
   Traffic traffic;                        // since this program took the run up
 };
 
@@ -106,7 +107,8 @@ class RunCore {
   // the same recipe with the same seed has been run here; kFailedPrecondition: another run is active).
   static Result<std::unique_ptr<RunCore>> Create(RunCoreOptions options, const Submission& submission);
 
-  // Takes up a stored run; also where its folder cannot be written (folder_state). Errors: kNotFound, kDataLoss.
+  // Takes up a stored run; also where its folder cannot be written (folder_state), and where its blobs cannot be read
+  // for the moment (ready). Errors: kNotFound, kDataLoss; the store's.
   static Result<std::unique_ptr<RunCore>> Resume(RunCoreOptions options, const RunId& id);
 
   // The engine takes the event up; nothing of it is written or answered before Commit. `content` goes with a report.
@@ -116,12 +118,19 @@ class RunCore {
   // Take and Commit.
   Result<std::vector<AddressedAnswer>> Handle(const Event& event, InlineContent content = nullptr);
   std::optional<Time> NextDeadline() const;
+  // Stops a run while it is not ready: what keeps its engine from being rebuilt may last. Afterwards only MendFolder
+  // and questions. Errors: the store's; kDataLoss: rows that make no engine, which end the run as failed at the next
+  // start.
+  Status StopUnready(const std::string& reason);
 
   const RunId& id() const { return origin_.spec.id; }
   const RunSpec& spec() const { return origin_.spec; }
   bool running() const { return !engine_ || engine_->run().state == RunState::kRunning; }
   // False after storage failed under a step, until the next Handle has rebuilt the engine.
   bool ready() const { return engine_.has_value(); }
+  // What failed; ok while ready.
+  const Status& storage_state() const { return storage_state_; }
+  // As it was when it was taken up, and without rounds, while not ready.
   RunProgress Progress() const;
   const std::filesystem::path& folder() const { return files_.folder(); }
   // Why the folder does not tell all that is stored; ok when it does. It is tried again by itself (NextDeadline), and
@@ -206,6 +215,7 @@ class RunCore {
   // Writes what the folder lacks. False: not all of it yet.
   Result<bool> WriteFolder(uint64_t most_bytes);
   void FolderIs(Status status);
+  Time NextMend() const;
   // `at`; now, where it lies further off than it can: it was set when the clock stood elsewhere.
   Time NotLaterThanIn(Duration most, Time at) const;
   std::filesystem::path FolderOf(const RunId& run) const {
@@ -218,6 +228,7 @@ class RunCore {
   RunCoreOptions options_;
   Recipe recipe_;
   RunOrigin origin_;
+  RunRecord taken_up_;  // as it was then
   RunMaterial material_;
   RunFiles files_;
   std::optional<Engine> engine_;  // empty after storage failed, until it has been rebuilt
@@ -232,6 +243,7 @@ class RunCore {
   std::shared_ptr<const UpdateReader> reader_;  // of the same round
   Status sum_state_;                            // why the sum of this attempt is of no use
   Status storage_;                              // what the disk would not do for an effect of the step under way
+  Status storage_state_;                        // why there is no engine
   std::set<Sha256Digest> always_published_;     // the base model, the adapter's configuration
   std::set<Sha256Digest> published_;
   std::map<std::pair<Sha256Digest, DeviceView>, AdapterBlobs> views_;

@@ -131,6 +131,31 @@ Result<Sha256Digest> RunCore::StartOf(const Sha256Digest& parent, const DeviceVi
   return Sha256(SerializeSafetensors(view.tensors));
 }
 
+Status RunCore::NoteOpen(const AssignmentRecord& assignment, const Sha256Digest& parent) {
+  const DeviceView of = recipe_.ViewFor(assignment.device, assignment.round, assignment.layers);
+  const Result<Sha256Digest> start = StartOf(parent, of);
+  // The device may ask again while it is at work and the model cannot be read: what it was told still holds.
+  if (!start.ok() && open_assignments_->Find(assignment.id)) return start.status();
+  open_assignments_->Add(assignment, start.ok() ? std::optional(*start) : std::nullopt, of);
+  return start.status();
+}
+
+// Step by step, in order: an assignment that is given out and closed within one commit is not open afterwards.
+void RunCore::NoteOpenAssignments(const Step& step) {
+  for (const Effect& effect : step.effects) {
+    const auto* assign = std::get_if<AssignEffect>(&effect);
+    if (assign == nullptr) continue;
+    const AssignmentRecord& given = assign->assignment;
+    static_cast<void>(ViewOf(assign->parent, recipe_.ViewFor(given.device, given.round, given.layers)));
+    // Where the model cannot be read, the assignment is answered so (On AssignEffect), and a report on it told to wait.
+    static_cast<void>(NoteOpen(given, assign->parent));
+  }
+  for (const Record& record : step.writes) {
+    const auto* assignment = std::get_if<AssignmentRecord>(&record);
+    if (assignment != nullptr && assignment->state != AssignmentState::kOpen) open_assignments_->Remove(assignment->id);
+  }
+}
+
 // Of the models, nobody needs more than the next round's and, in the middle of a download, the one before.
 void RunCore::PublishAround(const Sha256Digest& parent, const Sha256Digest& model) {
   std::erase_if(views_, [&](const auto& view) { return view.first.first != parent && view.first.first != model; });

@@ -78,9 +78,10 @@ class RunDriver {
 
   // Errors: those of RunCore::Create.
   Result<RunId> Submit(const Submission& submission);
-  // Errors: kNotFound when it is not the active run; kUnavailable.
+  // Also a run that stands still because its engine cannot be rebuilt. Errors: kNotFound when it is not the active run;
+  // the store's; kUnavailable.
   Status StopRun(const RunId& id, const std::string& reason);
-  // The active run, or the one that ended last since the start.
+  // The active run, or the one that ended last since the start; nothing after one that was stopped standing still.
   std::optional<RunProgress> Progress();
   // Blocks until the progress is not `seen` any more, the run has ended or the time ran out. For watchers of a run.
   struct Watch {
@@ -120,6 +121,7 @@ class RunDriver {
   void RunJobs(std::deque<Job> jobs);
   void Tick();
   void LeaveRun();
+  Status StopUnready(const std::string& reason);
   void OnCheckin(PollToken token);
   // To be written and answered by the next Flush, together with what else is fed before it.
   void Feed(const Event& event, InlineContent content = nullptr);

@@ -84,17 +84,17 @@ Result<uint64_t> BlobStore::Size(const Sha256Digest& digest) const {
 }
 
 Result<std::shared_ptr<const MappedFile>> BlobStore::Map(const Sha256Digest& digest) const {
-  return files_->Map(Path(digest));
+  auto mapped = files_->Map(Path(digest));
+  std::error_code error;
+  const fs::path folder = Path(digest).parent_path();
+  if (mapped.status().code() == Code::kNotFound && !fs::is_directory(folder, error)) {
+    return Unavailable("the folder " + folder.string() + " is not there");  // a disk that is not mounted may be
+  }
+  return mapped;
 }
 
 Result<std::shared_ptr<const MappedFile>> BlobStore::MapChecked(const Sha256Digest& digest) {
-  const Status mounted = [&]() -> Status {
-    std::error_code error;
-    const fs::path folder = Path(digest).parent_path();
-    if (!fs::is_directory(folder, error)) return Unavailable("the folder " + folder.string() + " is not there");
-    return total_bytes() == 0 ? Unavailable("there are no blobs in " + blobs_.string()) : OkStatus();
-  }();
-  HEDDLE_RETURN_IF_ERROR(mounted);
+  if (total_bytes() == 0) return Unavailable("there are no blobs in " + blobs_.string());
   HEDDLE_ASSIGN_OR_RETURN(auto mapped, Map(digest));
   const Result<Sha256Digest> found = Sha256File(Path(digest));
   if (!found.ok()) {  // of a disk that cannot be read now nothing is lost

@@ -119,7 +119,7 @@ class BlobStore {
   std::filesystem::path Path(const Sha256Digest& digest) const;  // whether it exists or not
   bool Has(const Sha256Digest& digest) const;
   Result<uint64_t> Size(const Sha256Digest& digest) const;  // kNotFound
-  // Maps the blob. Errors: kNotFound.
+  // Maps the blob. Errors: kNotFound; kUnavailable: its folder is not there either (a disk that is not mounted).
   Result<std::shared_ptr<const MappedFile>> Map(const Sha256Digest& digest) const;
   // The same, if its bytes still have that digest: for what goes into a model, whatever the disk did to it meanwhile.
   // Read whole first, so that a disk's error is a status and not a signal. Errors: kNotFound; kDataLoss: damaged;
