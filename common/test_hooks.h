@@ -117,6 +117,7 @@ namespace heddle::test_hooks {
   X(kIgnoreSerial, "lets a device in whose certificate was replaced")                         \
   X(kForgetDeadline, "gives a round a new deadline when the coordinator restarts")            \
   X(kAbandonEnough, "abandons an attempt with enough updates for want of more")               \
+  X(kStopNeedsEngine, "cannot stop a run that stands still")                                  \
   X(kCallLate, "calls a report late that came in time")                                       \
   X(kWaitForStragglers, "keeps a round open beyond its deadline while a device is at work")   \
   X(kFoldTwiceOnRestore, "folds an accepted update twice after a restart")                    \

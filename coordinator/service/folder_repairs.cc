@@ -81,7 +81,7 @@ void FolderRepairs::Add(const RunId& run, std::string why) {
 void FolderRepairs::Tick() {
   const Time now = options_.clock->Now();
   // Later than it can be: the clock was set back.
-  if (!next_ || (*next_ > now && *next_ <= now + kMaxPause)) return;
+  if (!next_ || (*next_ > now && *next_ <= now + pause_)) return;
   if (!listed_) {
     const auto untold = UntoldRuns(options_);
     listed_ = untold.ok();

@@ -320,7 +320,7 @@ void RunCore::On(const UnknownAssignmentEffect& effect, std::vector<AddressedAns
 }
 
 // By an engine that never acts on its first step: what cannot be read is not needed to end.
-Status RunCore::StopUnready(const std::string& reason) {
+Result<RunState> RunCore::StopUnready(const std::string& reason) {
   HEDDLE_ASSERT(!ready(), "an engine that is there stops its run itself");
   const Time now = options_.clock->Now();
   HEDDLE_ASSIGN_OR_RETURN(Snapshot snapshot, options_.store->LoadSnapshot(id()));
@@ -335,7 +335,7 @@ Status RunCore::StopUnready(const std::string& reason) {
     if (const auto* round = std::get_if<RoundEndedEffect>(&effect)) On(*round, nullptr, nullptr);
   }
   On(RunEndedEffect{engine.run()}, nullptr, nullptr);
-  return OkStatus();
+  return engine.run().state;
 }
 
 // ---- questions ----

@@ -118,10 +118,10 @@ class RunCore {
   // Take and Commit.
   Result<std::vector<AddressedAnswer>> Handle(const Event& event, InlineContent content = nullptr);
   std::optional<Time> NextDeadline() const;
-  // Stops a run while it is not ready: what keeps its engine from being rebuilt may last. Afterwards only MendFolder
-  // and questions. Errors: the store's; kDataLoss: rows that make no engine, which end the run as failed at the next
-  // start.
-  Status StopUnready(const std::string& reason);
+  // Stops a run while it is not ready: what keeps its engine from being rebuilt may last. Returns how it has ended,
+  // which may have been stored before. Afterwards only MendFolder and questions. Errors: the store's; kDataLoss: rows
+  // that make no engine, which end the run as failed at the next start.
+  Result<RunState> StopUnready(const std::string& reason);
 
   const RunId& id() const { return origin_.spec.id; }
   const RunSpec& spec() const { return origin_.spec; }

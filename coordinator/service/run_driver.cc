@@ -159,6 +159,7 @@ void RunDriver::Publish() {
       };
       changed = changed || !progress_ || !same(*progress_, now);
       progress_ = std::move(now);
+      stands_still_ = !core_->ready();
       validator_ = core_->validator();
       reader_ = core_->reader();
       open_assignments_ = core_->open_assignments();
@@ -364,7 +365,7 @@ std::map<RunId, std::string> RunDriver::FolderErrors() const {
 
 bool RunDriver::IsNeeded(const Sha256Digest& digest) const {
   std::lock_guard lock(shared_mutex_);
-  return published_.contains(digest) || states_.contains(digest);
+  return stands_still_ || published_.contains(digest) || states_.contains(digest);
 }
 
 bool RunDriver::IsPublished(const Sha256Digest& digest) const {

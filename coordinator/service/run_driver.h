@@ -95,7 +95,7 @@ class RunDriver {
   bool IsPublished(const Sha256Digest& digest) const;
   // The weights that a published ledger stands for, where they are kept.
   std::optional<WeightsBlob> WeightsOf(const Sha256Digest& ledger) const;
-  // Whether the active run needs the blob, though no row names it.
+  // Whether the active run needs the blob, though no row names it. Of one that stands still it is not known: each then.
   bool IsNeeded(const Sha256Digest& digest) const;
   // Whether a run is active.
   bool busy() const { return busy_.load(); }
@@ -167,6 +167,7 @@ class RunDriver {
   std::optional<RunProgress> progress_;
   std::map<RunId, std::string> folder_errors_;
   uint64_t version_ = 0;
+  bool stands_still_ = false;  // the active run
   bool stopped_ = false;  // nobody needs to wait for changes any more
 
   std::thread thread_;

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "common/logging.h"
+#include "common/test_hooks.h"
 #include "coordinator/service/run_driver.h"
 
 namespace heddle::coordinator {
@@ -97,7 +98,8 @@ Result<RunId> RunDriver::Submit(const Submission& submission) {
 }
 
 Status RunDriver::StopUnready(const std::string& reason) {
-  HEDDLE_RETURN_IF_ERROR(core_->StopUnready(reason));
+  const RunId id = core_->id();
+  HEDDLE_ASSIGN_OR_RETURN(const RunState state, core_->StopUnready(reason));
   LeaveRun();
   core_.reset();
   {
@@ -106,11 +108,12 @@ Status RunDriver::StopUnready(const std::string& reason) {
     open_assignments_.reset();
     validator_.reset();
     reader_.reset();
+    stands_still_ = false;
     ++version_;
   }
   changed_.notify_all();
   Publish();
-  return OkStatus();
+  return state == RunState::kStopped ? OkStatus() : NotFound("run " + id.value() + " is not active");
 }
 
 Status RunDriver::StopRun(const RunId& id, const std::string& reason) {
@@ -123,7 +126,10 @@ Status RunDriver::StopRun(const RunId& id, const std::string& reason) {
         auto answers = core_->Handle(StopRunEvent{reason});
         Status status = answers.status();
         Deliver(std::move(answers));
-        return status.ok() || core_->ready() ? status : StopUnready(reason);
+        if (!status.ok() && !core_->ready() && !HEDDLE_PLANTED(kStopNeedsEngine)) return StopUnready(reason);
+        if (!status.ok() || core_->Progress().run.state == RunState::kStopped) return status;
+        // Its end was stored before, by a step of which it was only heard that it failed.
+        return NotFound("run " + id.value() + " is not active");
       },
       Unavailable("the coordinator is shutting down"));
 }

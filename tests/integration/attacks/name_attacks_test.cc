@@ -245,7 +245,7 @@ TEST(Attacks, NamesInASubmittedRunLeadNowhere) {
       {"overrides that are none", "{\"recipe\": \"\", \"folder\": \"/\", \"overrides\": [\"..\"]}"}};
   for (const RunRow& row : Submissions()) bodies.emplace_back(row.name, json::serialize(row.body));
   for (const auto& [name, body] : bodies) {
-    attacks.push_back({name, [&submit, body] { submit(body, 409); }});
+    attacks.push_back({name, [&submit, body = body] { submit(body, 409); }});
   }
   world.Withstand(attacks);
   for (const auto& [name, body] : bodies) {  // and again, where no run is in the way

@@ -105,6 +105,7 @@ void CoordinatorHost::ArmCrash(uint64_t n, bool power_cut) {
   };
   disk_.OnFault(met);
   files().OnFault(met);
+  database_trouble_ = true;
   // One of the two gets there first.
   if (time_.Chance(0.6)) {
     disk_.FailAt(n, SQLITE_IOERR_WRITE, true);
@@ -118,6 +119,7 @@ void CoordinatorHost::Heal() {
   files().OnFault(nullptr);
   disk_.Heal();
   files().Heal();
+  database_trouble_ = false;
 }
 
 void CoordinatorHost::FailOnce() {
@@ -125,6 +127,7 @@ void CoordinatorHost::FailOnce() {
   // One draw after the other: in one call's arguments each compiler would have an order of its own.
   const bool database = time_.Chance(0.6), full = time_.Chance(0.5);
   const uint64_t n = 1 + time_.Below(database ? 30 : 12);
+  database_trouble_ = database;
   if (database) {
     disk_.FailAt(n, full ? SQLITE_FULL : SQLITE_IOERR_WRITE, false);
   } else {
@@ -134,6 +137,7 @@ void CoordinatorHost::FailOnce() {
 
 void CoordinatorHost::FillDisk() {
   Heal();
+  database_trouble_ = true;
   disk_.FailAt(1, SQLITE_FULL, true);
   files().FailAt(1, ENOSPC, true);
 }
@@ -141,12 +145,14 @@ void CoordinatorHost::FillDisk() {
 void CoordinatorHost::FailReads() {
   Heal();
   const uint32_t which = time_.Below(3);  // the database, the blobs, or both
+  database_trouble_ = which != 1;
   if (which != 1) disk_.FailReads();
   if (which != 0) files().FailReads();
 }
 
 void CoordinatorHost::LockDatabase() {
   Heal();
+  database_trouble_ = true;
   disk_.LockOut();
 }
 
@@ -189,7 +195,7 @@ void CoordinatorHost::Die(bool power_cut) {
     PhiloxStream random(time_.Bits());
     files().PowerCut(random);
   }
-  dying_ = false;
+  dying_ = database_trouble_ = false;
 }
 
 void CoordinatorHost::Stop() {
@@ -293,6 +299,12 @@ void CoordinatorHost::Revoke(const DeviceId& device) {
   if (!life_->store->RevokeDevice(device, time_.Now()).ok()) return;
   life_->directory.Revoke(device, time_.Now());
   life_->driver->DeviceRevoked(device);
+}
+
+Status CoordinatorHost::StopRun(const RunId& run) {
+  const Status stopped = life_->driver->StopRun(run, "its owner has enough");
+  Pump();
+  return stopped;
 }
 
 bool CoordinatorHost::MakeToken(const Sha256Digest& hash, const DeviceId& device, Time expires_at) {

@@ -67,6 +67,10 @@ class CoordinatorHost {
   // Deletes what nothing needs, of blobs those that are older than this. Returns how many.
   size_t CleanUp(Duration age);
   void Revoke(const DeviceId& device);
+  // As its owner asks. Errors: those of RunDriver::StopRun.
+  Status StopRun(const RunId& run);
+  // Whether the database can be written and read now; what is wrong with the blobs is not asked.
+  bool database_works() const { return up() && !database_trouble_; }
   void EnrolAgain(size_t device, const std::string& serial);
   // As an operator makes one. False: the disk.
   bool MakeToken(const Sha256Digest& hash, const DeviceId& device, Time expires_at);
@@ -102,7 +106,7 @@ class CoordinatorHost {
   bool slow_workers_;  // work off the io threads takes its time
   std::unique_ptr<Life> life_;
   uint64_t lives_ = 0;
-  bool dying_ = false, power_cut_ = false;
+  bool dying_ = false, power_cut_ = false, database_trouble_ = false;
   std::optional<Time> wake_;  // planned, in true time
   bool work_planned_ = false;
 };

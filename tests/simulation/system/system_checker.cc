@@ -362,6 +362,7 @@ void SystemChecker::OnRestart() {
   if (run->run.state == RunState::kFailed && spec_.max_abandoned_attempts == 0) {
     return Breach("the run has failed: " + run->run.reason);
   }
+  CheckState(run->run.state);
   for (const auto& [id, verdict] : verdicts_) CheckRow(id, verdict);
   auto rounds = host_.store().ListRounds(*run_);
   if (!rounds.ok() || rounds->empty()) return;
@@ -463,6 +464,7 @@ void SystemChecker::CheckAbandoned(const RoundRecord& round) {
 void SystemChecker::OnRoundEnded(const RoundRecord& round) {
   const bool committed = round.phase == RoundPhase::kCommitted;
   ++(committed ? counts.committed : counts.abandoned);
+  if (committed && stopped_) Breach("a round was committed after the owner was told that the run is stopped");
   if (!committed) {
     CheckAbandoned(round);
   } else if (auto parent = models_.find(round.parent); parent == models_.end()) {

@@ -80,6 +80,8 @@ class SystemChecker {
     power_cut_at_ = time_.true_now();
   }
   void ClockWasSetBack(Duration by) { set_back_ += by; }
+  // The owner was told that the run is stopped.
+  void WasStopped() { stopped_ = true; }
   void WasRevoked(const std::string& device) { revoked_.insert(device); }
   // No fault from now on but those of malicious devices.
   void FaultsEnd() { faults_ended_at_ = time_.true_now(); }
@@ -89,6 +91,8 @@ class SystemChecker {
   void OnRestart();
   void OnRoundEnded(const coordinator::RoundRecord& round);
   void AfterPump();
+  // The run's state may be this, as far as the owner has been told anything.
+  void CheckState(coordinator::RunState state);
   void AtEnd();
 
   Duration set_back() const { return set_back_; }
@@ -163,7 +167,7 @@ class SystemChecker {
   CoordinatorHost& host_;
   uint64_t seed_;
   Method method_;
-  bool cleans_, rounds_downloads_;
+  bool cleans_, rounds_downloads_, stopped_ = false;
   std::optional<SecondStage> second_stage_;
   std::optional<std::string> breach_;
   std::optional<RunId> run_;

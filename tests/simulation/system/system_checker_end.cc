@@ -29,6 +29,10 @@ std::pair<uint32_t, Sha256Digest> SystemChecker::CheckChain(const std::vector<Ro
   return {version, model};
 }
 
+void SystemChecker::CheckState(RunState state) {
+  if (stopped_ && state != RunState::kStopped) Breach("the run goes on although its owner was told that it is stopped");
+}
+
 // From the store alone, as an auditor would.
 void SystemChecker::AtEnd() {
   auto run = host_.store().GetRun(*run_);
@@ -37,6 +41,7 @@ void SystemChecker::AtEnd() {
   if (rounds->back().phase != RoundPhase::kCommitted && rounds->back().phase != RoundPhase::kAbandoned) {
     return Breach("a round is open after the end of the run");
   }
+  CheckState(run->run.state);
   const auto [version, model] = CheckChain(*rounds, run->run.state);
   if (run->run.state == RunState::kComplete && version != spec_.rounds) Breach("rounds are missing");
   if (run->run.model != model || run->run.committed_rounds != version) Breach("the run does not name its last model");

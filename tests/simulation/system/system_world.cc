@@ -35,7 +35,8 @@ SystemWorld::SystemWorld(Stage& stage, uint64_t seed)
                DrawSecondStage(seed)),
       rogue_(time_, network_, checker_, machines_),
       enrolments_(stage, time_, host_, network_, checker_),
-      folder_troubles_(DrawFolderTroubles(seed)) {
+      folder_troubles_(DrawFolderTroubles(seed)),
+      stop_(DrawStop(seed)) {
   DrawWeather();
   DrawMachines();
   DrawTroubles();
@@ -222,6 +223,10 @@ std::optional<std::string> SystemWorld::Run() {
     checker_.RunBegan(*run);
     host_.Pump();
     PlanFolderTroubles();
+    if (stop_) {
+      const Time impatient_at = time_.true_now() + stop_->after + stop_->patience;
+      time_.After(stop_->after, [this, impatient_at] { TryToStop(impatient_at); });
+    }
     time_.After(time_.Between(0.1, 5), [this] { NextTrouble(); });
   });
   time_.After(kFaultsEnd, [this] { EndFaults(); });
@@ -282,21 +287,6 @@ std::string SystemWorld::State() {
          std::to_string(static_cast<int>(progress->phase)) + ", " + std::to_string(progress->waiting) + " waiting, " +
          std::to_string(progress->open) + " at work, " + std::to_string(progress->accepted) + " accepted, cohort " +
          std::to_string(progress->cohort_size);
-}
-
-bool SystemWorld::RunHasEnded() {
-  if (!submitted_ || !host_.up()) return false;
-  coordinator::RunRecord run;
-  if (const auto progress = host_.driver().Progress()) {
-    run = progress->run;
-  } else if (const auto stored = host_.store().GetRun(*checker_.run()); stored.ok()) {
-    run = stored->run;  // it ended before a restart
-  }
-  if (run.state == coordinator::RunState::kRunning) return false;
-  if (run.state != coordinator::RunState::kComplete) {
-    checker_.Breach("the run ended otherwise than complete: " + run.reason);
-  }
-  return true;
 }
 
 // ---- the coordinator ----

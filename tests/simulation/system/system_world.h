@@ -17,6 +17,11 @@
 
 namespace heddle::system_simulation {
 
+// The owner gives the run up: so long after it began, or up to `patience` later, as soon as it stands still.
+struct OwnersStop {
+  Duration after, patience;
+};
+
 class SystemWorld {
  public:
   SystemWorld(Stage& stage, uint64_t seed);
@@ -41,6 +46,7 @@ class SystemWorld {
   static std::optional<SecondStage> DrawSecondStage(uint64_t seed);
   static bool HasNewerTroubles(uint64_t seed);
   static std::optional<PhiloxStream> DrawFolderTroubles(uint64_t seed);
+  static std::optional<OwnersStop> DrawStop(uint64_t seed);
   std::string DrawRecipe();
 
   // ---- the coordinator ----
@@ -49,6 +55,7 @@ class SystemWorld {
   void CoordinatorDies(bool power_cut);
   void HasDied();
   bool RunHasEnded();
+  void TryToStop(Time impatient_at);
   void CleanUpNowAndThen();
   void LetFoldersBeMended();
   void CheckFolder();
@@ -89,7 +96,8 @@ class SystemWorld {
   Enrolments enrolments_;
   std::string recipe_;
   std::optional<PhiloxStream> folder_troubles_;  // their own chance
-  std::vector<Trouble> troubles_;                // those of this world, the frequent ones several times
+  std::optional<OwnersStop> stop_;
+  std::vector<Trouble> troubles_;  // those of this world, the frequent ones several times
   double trouble_pause_s_ = 10;
   bool submitted_ = false, disk_trouble_ = false, faults_over_ = false;
   uint64_t trouble_number_ = 0;

@@ -244,6 +244,22 @@ TEST_F(FoldersOfTwoRuns, AreMendedAlsoWhenTheNextRunHasBegun) {
   driver_->Stop();
 }
 
+TEST_F(FoldersOfTwoRuns, AreMendedAtOnceWhenTheClockWasSetBack) {
+  const RunId run = driver_->Submit(testing::SmallRun::Prepare(folder_.path())).value();
+  const auto away = folder_.path() / "away";
+  std::filesystem::rename(Runs() / run.value(), away);
+  ASSERT_TRUE(driver_->StopRun(run, "enough").ok());
+  ASSERT_TRUE(driver_->Submit(testing::SmallRun::Prepare(folder_.path(), {{"seed", "12"}})).ok());
+  driver_->RunPending();
+  EXPECT_EQ(driver_->FolderErrors().count(run), 1u);
+  std::filesystem::rename(away, Runs() / run.value());
+  clock_.now -= Seconds(1800);
+  driver_->RunPending();
+  EXPECT_EQ(StateTold(run), "stopped");
+  EXPECT_TRUE(driver_->FolderErrors().empty());
+  driver_->Stop();
+}
+
 // An operator makes room.
 TEST_F(FoldersOfTwoRuns, ThatWereThrownAwayStayAway) {
   const RunId run = driver_->Submit(testing::SmallRun::Prepare(folder_.path())).value();

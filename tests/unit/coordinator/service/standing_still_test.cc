@@ -71,6 +71,7 @@ TEST_F(StandingStill, IsSaidAndEndsByItselfWhenTheStorageIsBack) {
   EXPECT_EQ(progress->run.id, run_);
   EXPECT_EQ(progress->round, 1u);
   EXPECT_TRUE(driver_->busy());
+  EXPECT_TRUE(driver_->IsNeeded(Sha256("what its method remembers"))) << "nothing is thrown away meanwhile";
   const Answer refused = Checkin("carl");
   const auto* status = std::get_if<Status>(&refused);
   ASSERT_NE(status, nullptr);
@@ -82,6 +83,7 @@ TEST_F(StandingStill, IsSaidAndEndsByItselfWhenTheStorageIsBack) {
   driver_->RunPending();
   progress = driver_->Progress();
   EXPECT_EQ(progress->storage_error, "");
+  EXPECT_FALSE(driver_->IsNeeded(Sha256("what its method remembers")));
   EXPECT_EQ(progress->open, 2u) << "both devices are still at work";
   const Answer task = Checkin(testing::SmallRun::kFirst);
   ASSERT_TRUE(std::holds_alternative<v1::CheckinResponse>(task));
