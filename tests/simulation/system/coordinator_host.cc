@@ -150,6 +150,11 @@ void CoordinatorHost::FailReads() {
   if (which != 0) files().FailReads();
 }
 
+void CoordinatorHost::FailReadsOfBlobs() {
+  Heal();
+  files().FailReads();
+}
+
 void CoordinatorHost::LockDatabase() {
   Heal();
   database_trouble_ = true;

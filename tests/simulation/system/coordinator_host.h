@@ -49,6 +49,7 @@ class CoordinatorHost {
   void FailOnce();
   void FillDisk();
   void FailReads();
+  void FailReadsOfBlobs();
   void LockDatabase();
   void Heal();
   // The folders of runs cannot be written, or can again: beside all other troubles. Heal leaves it as it is.

@@ -223,10 +223,7 @@ std::optional<std::string> SystemWorld::Run() {
     checker_.RunBegan(*run);
     host_.Pump();
     PlanFolderTroubles();
-    if (stop_) {
-      const Time impatient_at = time_.true_now() + stop_->after + stop_->patience;
-      time_.After(stop_->after, [this, impatient_at] { TryToStop(impatient_at); });
-    }
+    PlanStop();
     time_.After(time_.Between(0.1, 5), [this] { NextTrouble(); });
   });
   time_.After(kFaultsEnd, [this] { EndFaults(); });

@@ -17,7 +17,8 @@
 
 namespace heddle::system_simulation {
 
-// The owner gives the run up: so long after it began, or up to `patience` later, as soon as it stands still.
+// The owner gives the run up: so long after it began, or up to `patience` later, as soon as it stands still. Then the
+// coordinator starts anew and cannot read its blobs.
 struct OwnersStop {
   Duration after, patience;
 };
@@ -55,6 +56,7 @@ class SystemWorld {
   void CoordinatorDies(bool power_cut);
   void HasDied();
   bool RunHasEnded();
+  void PlanStop();
   void TryToStop(Time impatient_at);
   void CleanUpNowAndThen();
   void LetFoldersBeMended();

@@ -9,8 +9,24 @@ std::optional<OwnersStop> SystemWorld::DrawStop(uint64_t seed) {
   if (draw % 10 != 5) return std::nullopt;
   PhiloxStream random(draw);
   const bool patient = random.NextBelow(4) != 0;
-  return OwnersStop{.after = std::chrono::milliseconds(random.NextBelow(patient ? 20'000 : 400'000)),
+  return OwnersStop{.after = std::chrono::milliseconds(random.NextBelow(patient ? 200'000 : 400'000)),
                     .patience = patient ? Seconds(400) : Seconds(0)};
+}
+
+void SystemWorld::PlanStop() {
+  if (!stop_) return;
+  const Time impatient_at = time_.true_now() + stop_->after + stop_->patience;
+  time_.After(stop_->after, [this, impatient_at] {
+    if (stop_->patience > Duration(0) && host_.up() && !faults_over_ && !disk_trouble_) {
+      Kill();
+      time_.Note("the blobs cannot be read");
+      ++checker_.counts.happened["read error"];
+      host_.FailReadsOfBlobs();
+      disk_trouble_ = true;
+      HealLater(Seconds(40));
+    }
+    TryToStop(impatient_at);
+  });
 }
 
 // Until it is stopped, or has ended before.

@@ -248,10 +248,12 @@ TEST_F(FoldersOfTwoRuns, AreMendedAtOnceWhenTheClockWasSetBack) {
   const RunId run = driver_->Submit(testing::SmallRun::Prepare(folder_.path())).value();
   const auto away = folder_.path() / "away";
   std::filesystem::rename(Runs() / run.value(), away);
+  std::ofstream(Runs() / run.value()) << "in the way";
   ASSERT_TRUE(driver_->StopRun(run, "enough").ok());
   ASSERT_TRUE(driver_->Submit(testing::SmallRun::Prepare(folder_.path(), {{"seed", "12"}})).ok());
   driver_->RunPending();
   EXPECT_EQ(driver_->FolderErrors().count(run), 1u);
+  std::filesystem::remove(Runs() / run.value());
   std::filesystem::rename(away, Runs() / run.value());
   clock_.now -= Seconds(1800);
   driver_->RunPending();
