@@ -8,9 +8,11 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 if [ "${1:-}" = --one ]; then
   bin=$2 work=$3 seconds=$4 target=$5
   mkdir -p "$work/corpus/$target" "$work/findings" "$work/logs"
+  # Without its weighing of inputs by the rarity of what they reach: of a target that is a whole service, which reaches
+  # ten thousand edges, that was three quarters of the time, eight executions of nine.
   # libFuzzer's own exit status says whether there was a finding; the table is made from its output.
   status=0
-  "$bin/$target" -max_total_time="$seconds" -rss_limit_mb=2048 -timeout=25 -print_final_stats=1 \
+  "$bin/$target" -max_total_time="$seconds" -entropic=0 -rss_limit_mb=2048 -timeout=25 -print_final_stats=1 \
     -artifact_prefix="$work/findings/$target-" "$work/corpus/$target" "$root/tests/fuzz/corpus/$target" \
     > "$work/logs/$target.log" 2>&1 || status=$?
   echo "exit status $status" >> "$work/logs/$target.log"
