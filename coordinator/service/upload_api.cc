@@ -133,25 +133,30 @@ Awaitable<void> DeviceApi::BeginUpload(Exchange& exchange, DeviceId device) {
   if (const uint64_t own = context_.config->max_device_upload_bytes; own > 0) limit = std::min(limit, own);
   const std::optional<RunProgress> progress = context_.driver->Progress();
   std::optional<AssignmentRecord> assignment;
-  bool begun_before = false;
+  bool begun_before = false, anothers = false;
   std::unique_ptr<Upload> upload;
   auto begin = [&]() -> Status {
     HEDDLE_ASSIGN_OR_RETURN(assignment, context_.store->FindAssignment(spec.assignment));
     if (!assignment) return NotFound("there is no assignment with this id");
-    if (assignment->device != spec.device) return NotFound("");
+    anothers = assignment->device != spec.device;
+    if (anothers) return NotFound("the assignment belongs to another device");
     if (progress && progress->run.id == assignment->run) limit = std::min(limit, progress->max_update_bytes);
     if (spec.size_bytes > limit) return OutOfRange("");
     if (assignment->state != AssignmentState::kOpen) return OkStatus();
     begun_before = context_.blobs->FindUpload(UploadId(spec)).ok();
     HEDDLE_ASSIGN_OR_RETURN(const auto uploaded, context_.store->FindUpload(spec.assignment));
-    HEDDLE_ASSIGN_OR_RETURN(upload, context_.blobs->BeginUpload(spec, uploaded == spec.digest));
+    const bool proven = uploaded == spec.digest;
+    auto made = context_.blobs->BeginUpload(spec, proven);
+    // Replaced in this moment by what the device sends over another connection.
+    if (proven && made.status().code() == Code::kNotFound) made = context_.blobs->BeginUpload(spec, false);
+    HEDDLE_ASSIGN_OR_RETURN(upload, std::move(made));
     return OkStatus();
   };
   Status begun = co_await protocol::RunBlocking(context_.disk, begin);
   if (!begun.ok()) {
     if (begun.code() == Code::kNotFound) {
-      refused.reason = assignment ? v1::REFUSAL_REASON_NOT_YOURS : v1::REFUSAL_REASON_NOT_FOUND;
-      refused.message = assignment ? "the assignment belongs to another device" : begun.message();
+      refused.reason = anothers ? v1::REFUSAL_REASON_NOT_YOURS : v1::REFUSAL_REASON_NOT_FOUND;
+      refused.message = begun.message();
     } else if (begun.code() == Code::kOutOfRange) {
       refused.reason = v1::REFUSAL_REASON_TOO_LARGE;
       refused.message = "the upload has " + std::to_string(spec.size_bytes) + " bytes; at most " +

@@ -144,7 +144,7 @@ class BlobStore {
   // bytes must come, though the blob may exist: to know a digest is not to own its content. Errors: kInvalidArgument
   // when a field is malformed or the same upload was begun with another size; kResourceExhausted beyond
   // max_upload_bytes or max_uploads, or without room on the disk; kFailedPrecondition beyond the limits of one device,
-  // whose older uploads make room as far as nobody has them open.
+  // whose older uploads make room as far as nobody has them open; kNotFound: proven, and replaced in this moment.
   Result<std::unique_ptr<Upload>> BeginUpload(const UploadSpec& spec, bool proven = false);
   // Errors: kNotFound (never begun, or discarded, or finished and closed: its device begins again and hears so).
   Result<std::unique_ptr<Upload>> FindUpload(const std::string& id);

@@ -75,6 +75,9 @@ class CoordinatorHost {
   void EnrolAgain(size_t device, const std::string& serial);
   // As an operator makes one. False: the disk.
   bool MakeToken(const Sha256Digest& hash, const DeviceId& device, Time expires_at);
+  const coordinator::CoordinatorConfig& config() const { return config_; }
+  // Of all its lives.
+  std::string MetricsText() { return metrics_.Text({}); }
   coordinator::Store& store() { return *life_->store; }
   coordinator::BlobStore& blobs() { return *life_->blobs; }
   coordinator::RunDriver& driver() { return *life_->driver; }

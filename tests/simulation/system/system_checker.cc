@@ -96,6 +96,7 @@ void SystemChecker::CheckTyped(const Request& request, const Network::Answer& an
   if (refusal->reason() == v1::REFUSAL_REASON_UNSPECIFIED || refusal->message().empty()) {
     return Breach(what + " without a reason or a sentence");
   }
+  ++refused_[std::string(protocol::ReasonName(refusal->reason()))];
   if (answer.status != 416 && protocol::HttpStatusOf(refusal->reason()) != answer.status) {
     return Breach(what + " with the reason " + std::string(protocol::ReasonName(refusal->reason())));
   }
@@ -211,6 +212,7 @@ void SystemChecker::OnReport(const std::string& device, const Request& request, 
         report->scalars().empty() ? report->inline_update() : zo::UpdateOfScalars(report->scalars());
     *report->mutable_update() = protocol::MakeBlobRef(Sha256(update), update.size(), "update.safetensors");
   }
+  if (response->has_refusal()) ++refused_[std::string(protocol::ReasonName(response->refusal().reason()))];
   const std::string& id = report->assignment_id();
   auto issued = issued_.find(id);
   // An assignment whose answer was lost with its process may still be reported on by nobody but its device.
@@ -482,6 +484,7 @@ void SystemChecker::OnRoundEnded(const RoundRecord& round) {
 
 void SystemChecker::AfterPump() {
   if (!host_.up()) return;
+  CheckBounds();
   const auto next = host_.driver().NextWake();
   if (!next) return;
   // What is due at this very instant may be the next thing to happen.

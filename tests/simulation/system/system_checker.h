@@ -137,6 +137,10 @@ class SystemChecker {
     v1::ReportVerdict verdict{};
   };
 
+  // What devices have left on the disk is within what the configuration lets each of them leave.
+  void CheckBounds();
+  // Each refusal that anybody heard is in the metrics, under its reason.
+  void CheckCounted();
   void CheckTyped(const Request& request, const Network::Answer& answer);
   void OnCheckin(const std::string& device, const Network::Answer& answer);
   void OnReport(const std::string& device, const Request& request, const Network::Answer& answer);
@@ -181,6 +185,7 @@ class SystemChecker {
   std::map<Sha256Digest, Known> updates_;
   std::map<std::string, std::set<uint32_t>> told_;  // how many layers devices ever had memory for, as they told it
   std::map<std::string, Issued> issued_;
+  std::map<std::string, uint64_t> refused_;         // by reason
   std::set<std::string> revoked_;                   // once, at least
   std::map<uint64_t, v1::TaskAssignment> lasting_;  // parts of assignments by their keys
   std::vector<std::pair<std::string, std::string>> issued_list_;

@@ -1,4 +1,6 @@
 // SystemChecker: the whole history of a run, at its end.
+#include <cstdlib>
+
 #include "tests/simulation/system/coordinator_host.h"
 #include "tests/simulation/system/system_checker.h"
 
@@ -33,6 +35,25 @@ void SystemChecker::CheckState(RunState state) {
   if (stopped_ && state != RunState::kStopped) Breach("the run goes on although its owner was told that it is stopped");
 }
 
+void SystemChecker::CheckBounds() {
+  const coordinator::CoordinatorConfig& config = host_.config();
+  if (host_.blobs().num_uploads() > kDevices * config.max_device_uploads) {
+    Breach("there are more unfinished uploads than the devices may leave");
+  }
+}
+
+void SystemChecker::CheckCounted() {
+  const std::string metrics = host_.MetricsText();
+  for (const auto& [reason, times] : refused_) {
+    const std::string name = "\nheddle_refusals_total{reason=\"" + reason + "\"} ";
+    const size_t at = metrics.find(name);
+    const double counted = at == std::string::npos ? 0 : std::strtod(metrics.c_str() + at + name.size(), nullptr);
+    if (counted < static_cast<double>(times)) {
+      Breach("the metrics know " + std::to_string(counted) + " of " + std::to_string(times) + " refusals " + reason);
+    }
+  }
+}
+
 // From the store alone, as an auditor would.
 void SystemChecker::AtEnd() {
   auto run = host_.store().GetRun(*run_);
@@ -42,6 +63,7 @@ void SystemChecker::AtEnd() {
     return Breach("a round is open after the end of the run");
   }
   CheckState(run->run.state);
+  CheckCounted();
   const auto [version, model] = CheckChain(*rounds, run->run.state);
   if (run->run.state == RunState::kComplete && version != spec_.rounds) Breach("rounds are missing");
   if (run->run.model != model || run->run.committed_rounds != version) Breach("the run does not name its last model");
