@@ -38,7 +38,8 @@ void SystemWorld::TryToStop(Time impatient_at) {
     const Status stopped = host_.StopRun(*checker_.run());
     time_.Note("the owner stops the run: " + std::string(CodeName(stopped.code())));
     if (stopped.ok()) {
-      ++checker_.counts.happened[stands_still ? "stopped run that stood still" : "stopped run"];
+      ++checker_.counts.happened["stopped run"];
+      if (stands_still) ++checker_.counts.happened["stopped run that stood still"];
       return checker_.WasStopped();
     }
     if (stopped.code() == Code::kNotFound) return;
