@@ -168,7 +168,7 @@ class RunDriver {
   std::map<RunId, std::string> folder_errors_;
   uint64_t version_ = 0;
   bool stands_still_ = false;  // the active run
-  bool stopped_ = false;  // nobody needs to wait for changes any more
+  bool stopped_ = false;       // nobody needs to wait for changes any more
 
   std::thread thread_;
 };
