@@ -24,6 +24,8 @@ bool IsPermanent(Code code) {
          code == Code::kUnimplemented;
 }
 
+Status NotActive(const RunId& run) { return NotFound("run " + run.value() + " is not active"); }
+
 }  // namespace
 
 Status RunDriver::Start() {
@@ -113,15 +115,13 @@ Status RunDriver::StopUnready(const std::string& reason) {
   }
   changed_.notify_all();
   Publish();
-  return state == RunState::kStopped ? OkStatus() : NotFound("run " + id.value() + " is not active");
+  return state == RunState::kStopped ? OkStatus() : NotActive(id);
 }
 
 Status RunDriver::StopRun(const RunId& id, const std::string& reason) {
   return Ask<Status>(
       [&]() -> Status {
-        if (!core_ || !core_->running() || core_->id() != id) {
-          return NotFound("run " + id.value() + " is not active");
-        }
+        if (!core_ || !core_->running() || core_->id() != id) return NotActive(id);
         Flush();
         auto answers = core_->Handle(StopRunEvent{reason});
         Status status = answers.status();
@@ -129,7 +129,7 @@ Status RunDriver::StopRun(const RunId& id, const std::string& reason) {
         if (!status.ok() && !core_->ready() && !HEDDLE_PLANTED(kStopNeedsEngine)) return StopUnready(reason);
         if (!status.ok() || core_->Progress().run.state == RunState::kStopped) return status;
         // Its end was stored before, by a step of which it was only heard that it failed.
-        return NotFound("run " + id.value() + " is not active");
+        return NotActive(id);
       },
       Unavailable("the coordinator is shutting down"));
 }

@@ -84,13 +84,13 @@ Result<uint64_t> BlobStore::Size(const Sha256Digest& digest) const {
 }
 
 Result<std::shared_ptr<const MappedFile>> BlobStore::Map(const Sha256Digest& digest) const {
-  auto mapped = files_->Map(Path(digest));
+  const fs::path path = Path(digest);
+  auto mapped = files_->Map(path);
+  if (mapped.status().code() != Code::kNotFound) return mapped;
   std::error_code error;
-  const fs::path folder = Path(digest).parent_path();
-  if (mapped.status().code() == Code::kNotFound && !fs::is_directory(folder, error)) {
-    return Unavailable("the folder " + folder.string() + " is not there");  // a disk that is not mounted may be
-  }
-  return mapped;
+  if (fs::is_directory(path.parent_path(), error)) return mapped;
+  // A disk that is not mounted may be.
+  return Unavailable("the folder " + path.parent_path().string() + " is not there");
 }
 
 Result<std::shared_ptr<const MappedFile>> BlobStore::MapChecked(const Sha256Digest& digest) {

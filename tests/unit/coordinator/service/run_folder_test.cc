@@ -193,11 +193,6 @@ TEST_F(UnwritableFolder, IsMendedWhenTheClockWasSetBack) {
 // A clock that is set by hand, and a driver without a thread.
 class FoldersOfTwoRuns : public ::testing::Test {
  protected:
-  class HandClock final : public Clock {
-   public:
-    Time Now() const override { return now; }
-    Time now = FromUnixMicros(1'764'000'000'000'000);
-  };
   FoldersOfTwoRuns() {
     EXPECT_TRUE(state_.Open().ok());
     driver_.emplace(Options());
@@ -218,7 +213,7 @@ class FoldersOfTwoRuns : public ::testing::Test {
     return text.ok() ? std::string(boost::json::parse(*text).at("state").as_string()) : "none";
   }
 
-  HandClock clock_;
+  testing::HandClock clock_;
   testing::TempFolder folder_;
   testing::SmallRun state_{folder_.path() / "state"};
   std::optional<RunDriver> driver_;

@@ -17,11 +17,6 @@ namespace fs = std::filesystem;
 // A clock that is set by hand, and a driver without a thread, over a run of which both devices have a task.
 class StandingStill : public ::testing::Test {
  protected:
-  class HandClock final : public Clock {
-   public:
-    Time Now() const override { return now; }
-    Time now = FromUnixMicros(1'764'000'000'000'000);
-  };
   StandingStill() {
     EXPECT_TRUE(state_.Open().ok());
     state_.Create(folder_.path());
@@ -54,7 +49,7 @@ class StandingStill : public ::testing::Test {
     return heard ? *std::move(heard) : Answer(Internal("nothing was heard"));
   }
 
-  HandClock clock_;
+  testing::HandClock clock_;
   testing::TempFolder folder_;
   testing::SmallRun state_{folder_.path() / "state"};
   RunId run_;

@@ -15,6 +15,13 @@
 
 namespace heddle::coordinator::testing {
 
+// Stands still until `now` is set.
+class HandClock final : public Clock {
+ public:
+  Time Now() const override { return now; }
+  Time now = FromUnixMicros(1'764'000'000'000'000);
+};
+
 class SmallRun {
  public:
   static constexpr uint32_t kRounds = 3;
